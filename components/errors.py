@@ -1,0 +1,139 @@
+"""Every error this project raises on purpose, in one tree; resources, ops and examples print their text as it is.
+
+* RerankerError
+  + ConfigError                  a value in the stack's config is not usable; names the key and what is accepted
+  + VastError                    the marketplace said no, or could not be asked
+    - ApiUnreachable             no answer: what was tried, which URL
+    - ApiError                   an answer that is an error (status, code, message)
+      . AuthError                the key is missing, wrong, expired or lacks a scope
+      . RateLimited              429, still, after the client's own patience
+      . OfferTaken               the offer went to someone else between search and rent
+      . CreateFailed             renting failed; `leaked_id` is set if a contract was made anyway
+    - MalformedAnswer            a body that is not what the API documents; never read as "nothing there"
+    - QueryError                 the offer query cannot be parsed; says where
+    - NoOffer                    no offer satisfies the query; says what each constraint removed
+    - InstanceFailed             a rented machine did not become a server (stage, last state, message)
+      . StageTimeout             a stage ran past its deadline, or its progress stalled
+    - RentalFailed               every candidate failed, or the spec itself is at fault; says what happened to each
+      . DestroyFailed            something may still be billed; carries the id and the command that removes it
+    - EngineGone                 the Pulumi CLI that asked for this died; what was rented is destroyed
+  + ServingError                 the server behind an instance is not what it should be
+    - ServerUnreachable          nothing answers at its URL
+    - ServerError                it answers with an error (status, message)
+    - ValidationFailed           a check on /rerank or /score failed; names the check, what it saw, what to do
+"""
+
+from __future__ import annotations
+
+
+class RerankerError(Exception):
+    """Root of all errors raised on purpose. The text says what, which id, the last state and the next step."""
+
+
+class ConfigError(RerankerError):
+    """One or more values of the stack's config are unusable; every problem is listed, by config key."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class VastError(RerankerError):
+    """Root of what can go wrong with the marketplace."""
+
+
+class ApiUnreachable(VastError):
+    """No usable answer came from the API: connection refused, reset or timed out."""
+
+
+class ApiError(VastError):
+    """The API answered with an error: HTTP status, Vast's `error` code and `msg`."""
+
+    def __init__(self, text: str, *, status: int, code: str = "", body: dict[str, object] | None = None) -> None:
+        self.status = status
+        self.code = code
+        self.body = body or {}
+        super().__init__(text)
+
+
+class AuthError(ApiError):
+    """The Vast key is missing, wrong, expired or lacks a scope. Never means that a resource is gone."""
+
+
+class RateLimited(ApiError):
+    """429 after all waits that the client grants; `retry_after_s` is what the server asked for, if it said."""
+
+    retry_after_s: float | None = None
+
+
+class OfferTaken(ApiError):
+    """The offer is no longer available (`no_such_ask`); another one may be."""
+
+
+class CreateFailed(ApiError):
+    """Renting was refused. `leaked_id` is the contract that Vast made anyway (a bid too low does that)."""
+
+    leaked_id: int | None = None
+
+
+class MalformedAnswer(VastError):
+    """The body is not JSON, or lacks what it must have. Never read as an empty list or a missing instance."""
+
+
+class QueryError(VastError):
+    """The offer query cannot be parsed; the text has the position and what is accepted there."""
+
+
+class NoOffer(VastError):
+    """No offer satisfies the query; the text counts what each constraint removed and names the nearest miss."""
+
+
+class InstanceFailed(VastError):
+    """A rented machine did not become a server. `stage`, `status` and `status_msg` are the last that was seen."""
+
+    def __init__(self, text: str, *, stage: str = "", status: str = "", status_msg: str = "") -> None:
+        self.stage = stage
+        self.status = status
+        self.status_msg = status_msg
+        super().__init__(text)
+
+
+class StageTimeout(InstanceFailed):
+    """A stage ran past its deadline, or showed no progress for the stall time."""
+
+
+class RentalFailed(VastError):
+    """No instance came of it, and nothing rented is left; the text says what happened to each candidate."""
+
+
+class DestroyFailed(RentalFailed):
+    """An instance could not be destroyed and may be billed; `instance_id` and the removing command are in the text."""
+
+    def __init__(self, text: str, *, instance_id: int) -> None:
+        self.instance_id = instance_id
+        super().__init__(text)
+
+
+class EngineGone(VastError):
+    """The Pulumi CLI that asked for this work has died, so no state would know the instance."""
+
+
+class ServingError(RerankerError):
+    """Root of what can go wrong with the server on an instance."""
+
+
+class ServerUnreachable(ServingError):
+    """Nothing answers at the server's URL."""
+
+
+class ServerError(ServingError):
+    """The server answered with an error; `status` and its own message are kept."""
+
+    def __init__(self, text: str, *, status: int, message: str = "") -> None:
+        self.status = status
+        self.message = message
+        super().__init__(text)
+
+
+class ValidationFailed(ServingError):
+    """A check failed; the text names the check, what it saw and what to do."""
