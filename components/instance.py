@@ -1,0 +1,273 @@
+"""Instance: a container on a rented machine, as a resource. Generic: image, command, ports, a readiness probe.
+
+This file translates between Pulumi's verbs and `components.vast`, where every decision is made: `rental` (create),
+`drift` (read), `change` (diff). Created means serving: `create` returns once the probe is answered as expected, and
+whenever it raises nothing that it rented is left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CheckResult, CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+
+from components.errors import ApiUnreachable, NoOffer
+from components.plugin.engine import ENGINE
+from components.plugin.verbs import VastProvider, known, verb
+from components.vast import cost
+from components.vast.change import plan
+from components.vast.drift import Drift, Watch, from_probe, from_state, from_terms
+from components.vast.label import Label
+from components.vast.market import Search
+from components.vast.models import Contract
+from components.vast.probe import HttpProbe, Sight
+from components.vast.ranking import Candidate
+from components.vast.rental import Order, Rental, Rented, destroy_surely
+from components.vast.spec import Deadlines, Spec
+from components.vast.status import Observation, observe
+
+RECORD_FRESH_S = 300  # a search older than this is made again before anything is rented
+PROBE_EVERY_S = 1.0
+
+
+@dataclass
+class InstanceArgs:
+    """What to run, where to look for a machine, and when it counts as serving.
+
+    `label_base`: <project>/<stack>/<name>. `owner`, `search`, `candidates`, `searched_at`: from an OfferQuery.
+    `env` and `image_login` are secret. `probe`: see components.vast.probe.HttpProbe. Deadlines in seconds by stage.
+    """
+
+    label_base: str
+    owner: pulumi.Input[str]
+    search: pulumi.Input[Mapping[str, Any]]
+    candidates: pulumi.Input[Sequence[Mapping[str, Any]]]
+    searched_at: pulumi.Input[int]
+    image: pulumi.Input[str]
+    disk_gb: pulumi.Input[float]
+    ports: Sequence[str]
+    probe: Mapping[str, Any]
+    runtype: str = "args"
+    onstart: pulumi.Input[str | None] = None
+    args: pulumi.Input[Sequence[str]] = ()
+    env: pulumi.Input[Mapping[str, pulumi.Input[str]]] = field(default_factory=dict)
+    image_login: pulumi.Input[str | None] = None
+    user: str | None = None
+    deadlines: Mapping[str, float] = field(default_factory=dict)
+    watch: Mapping[str, Any] = field(default_factory=dict)
+    max_tries: int = 5
+    poll_s: float = 5.0
+    spec_fault_logs: Sequence[str] = ()
+
+
+class InstanceProvider(VastProvider):
+    """Rents, watches, replaces and destroys one instance."""
+
+    @verb
+    def check(self, olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Say which offer would be rented, whenever something would be; a preview shows it before it costs anything."""
+        if not olds and known(news.get("search")) and known(news.get("candidates")):
+            ENGINE.log(f"first choice: {self._candidates(news)[0]}")
+        return CheckResult(news, [])
+
+    @verb
+    def diff(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
+        """Plan by the tables of `components.vast.change` and `components.vast.drift`."""
+        self.session.knows(_place(olds), int(id_))
+        unknown = [key for key in news if not known(news[key])]
+        certain = {key: value for key, value in news.items() if key not in unknown}
+        change = plan({key: value for key, value in olds.items() if key not in unknown}, certain, now=time.time())
+        if change.replaces:
+            ENGINE.log(f"will be replaced: {'; '.join(change.reasons)}", severity="warning")
+        replaces = change.replaces + [
+            key for key in unknown if key in ("env", "image_login", "args", "onstart", "image")
+        ]
+        return DiffResult(changes=bool(change.any or unknown), replaces=replaces, delete_before_replace=False)
+
+    @verb
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Rent the best candidate that serves. Raises RentalFailed, DestroyFailed, EngineGone, ApiError."""
+        spec, probe = _spec(props), HttpProbe.parse(props["probe"])
+        label = Label(props["label_base"], props["owner"], spec.digest())
+        place = _place(props)
+        rental = Rental(
+            self.session.client,
+            self.session.board,
+            Order(
+                spec=spec,
+                label=label,
+                container_port=probe.port,
+                deadlines=Deadlines.parse(props.get("deadlines") or {}),
+                max_tries=int(props.get("max_tries") or 5),
+                poll_s=float(props.get("poll_s") or 5.0),
+                spec_fault_logs=tuple(props.get("spec_fault_logs") or ()),
+            ),
+            probe=lambda ip, port: probe.ask(ip, port, spec.env),
+            candidates=self._candidates(props),
+            search=lambda: self.session.search(Search.parse(props["search"]), max_age_s=0.0),
+            known=lambda: self.session.known(place),
+            claim=lambda machine: self.session.claim(machine, place),
+            progress=lambda text: ENGINE.log(text, ephemeral=True),
+            notice=ENGINE.log,
+            engine_gone=ENGINE.gone,
+        )
+        rented = rental.run()
+        self.session.knows(place, rented.contract.id)
+        return CreateResult(str(rented.contract.id), _outputs(props, probe, label, rented))
+
+    @verb
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Look again: live state and drift, gone, or raise. Trouble with the API or the network is never "gone"."""
+        contract = self.session.board.contract(int(id_), max_age_s=1.0)
+        if contract is None:
+            gone = f"instance {id_} is gone: Vast.ai no longer lists it; `pulumi up` rents another"
+            ENGINE.log(gone, severity="warning")
+            return ReadResult(None, {})
+        probe = HttpProbe.parse(props["probe"])
+        watch = _watch(props)
+        seen = observe(contract, probe.port)
+        drift = from_state(contract, seen)
+        if drift is None:
+            drift = from_probe(contract, seen, self._sight(seen, probe, props), watch)
+        if drift is not None and (drift.action == "error" or watch.heal_on == "never"):
+            if watch.heal_on != "never":
+                raise ApiUnreachable(
+                    f"{drift.reason}. Nothing is planned on that ground: it may be this machine's own network. "
+                    "Look again, or set heal_on: unreachable to have it replaced"
+                )
+            ENGINE.log(f"{drift} (heal_on is never: nothing is done)", severity="warning")
+            drift = None
+        terms = from_terms(contract, seen, props, watch, now=time.time()) if drift is None else []
+        for one in terms:
+            ENGINE.log(str(one), severity="warning")
+        acting = drift or next((one for one in terms if one.action in ("replace", "update")), None)
+        outs = {**props, **_live(contract, seen, probe, props), "drift": str(acting) if acting else ""}
+        return ReadResult(id_, outs)
+
+    @verb
+    def update(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
+        """Update in place: the label on Vast's side, everything else in the record."""
+        label = Label(news["label_base"], news["owner"], _spec(news).digest())
+        drift = Drift.parse(olds.get("drift"))
+        if str(label) != olds.get("label") or (drift is not None and drift.kind == "label"):
+            self.session.client.set_label(int(id_), str(label))
+        return UpdateResult({**olds, **news, "label": str(label), "drift": ""})
+
+    @verb
+    def delete(self, id_: str, props: dict[str, Any]) -> None:
+        """Destroy the instance and see that it is gone. Gone already is success; anything else raises with the id."""
+        self.session.knows(_place(props), int(id_))
+        if not destroy_surely(self.session.client, int(id_)):
+            ENGINE.log(f"instance {id_} was gone already")
+
+    # ---- looking ---------------------------------------------------------------------------------------------------
+
+    def _candidates(self, props: Mapping[str, Any]) -> Sequence[Candidate]:
+        """Return the recorded candidates, or those of a new search where the record is old."""
+        if time.time() - float(props.get("searched_at") or 0) <= RECORD_FRESH_S:
+            return [Candidate.parse(one) for one in props["candidates"]]
+        try:
+            return self.session.search(Search.parse(props["search"]))
+        except NoOffer as error:
+            raise NoOffer(f"a machine has to be rented, but {error}") from None
+
+    @staticmethod
+    def _sight(seen: Observation, probe: HttpProbe, props: Mapping[str, Any]) -> Sight:
+        """Probe; what looks bad is asked again over a window, so that one lost packet costs no healthy instance."""
+        window_s = float((props.get("watch") or {}).get("probe_window_s") or 20.0)
+        deadline = time.monotonic() + window_s
+        while True:
+            sight = probe.ask(seen.ip, seen.port or 0, dict(props.get("env") or {}))
+            if sight.verdict == "ready" or time.monotonic() >= deadline:
+                return sight
+            ENGINE.log(f"probing again: {sight.detail}", ephemeral=True)
+            time.sleep(PROBE_EVERY_S)
+
+
+class Instance(Resource, module="vast", name="Instance"):
+    """A serving instance. Outputs are Vast's own names where Vast has one."""
+
+    instance_id: pulumi.Output[int]
+    machine_id: pulumi.Output[int]
+    host_id: pulumi.Output[int]
+    ip: pulumi.Output[str]
+    port: pulumi.Output[int]
+    url: pulumi.Output[str]
+    gpu: pulumi.Output[str]
+    geolocation: pulumi.Output[str]
+    status: pulumi.Output[str]
+    drift: pulumi.Output[str]
+    label: pulumi.Output[str]
+    hourly_cost_usd: pulumi.Output[dict[str, float]]
+    pull_cost_usd: pulumi.Output[float]
+    rejected_machines: pulumi.Output[list[dict[str, Any]]]
+    ready_s: pulumi.Output[float]
+
+    def __init__(self, name: str, args: InstanceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        inputs = {key: value for key, value in vars(args).items() if value is not None}
+        inputs["env"] = pulumi.Output.secret(args.env)
+        if args.image_login is not None:
+            inputs["image_login"] = pulumi.Output.secret(args.image_login)
+        outputs = dict.fromkeys(key for key in Instance.__annotations__)
+        super().__init__(InstanceProvider(), name, {**outputs, **inputs}, opts)
+
+
+def _spec(props: Mapping[str, Any]) -> Spec:
+    return Spec(
+        image=str(props["image"]),
+        disk_gb=float(props["disk_gb"]),
+        runtype=str(props.get("runtype") or "args"),
+        onstart=props.get("onstart"),
+        args=tuple(str(one) for one in props.get("args") or ()),
+        ports=tuple(str(one) for one in props.get("ports") or ()),
+        user=props.get("user"),
+        env={str(key): str(value) for key, value in (props.get("env") or {}).items()},
+        image_login=props.get("image_login"),
+    )
+
+
+def _watch(props: Mapping[str, Any]) -> Watch:
+    raw = props.get("watch") or {}
+    return Watch(heal_on=raw.get("heal_on") or "dead", renew_before_h=float(raw.get("renew_before_h") or 0.0))
+
+
+def _place(props: Mapping[str, Any]) -> str:
+    return f"{props.get('label_base')}@{props.get('owner')}"
+
+
+def _live(contract: Contract, seen: Observation, probe: HttpProbe, props: Mapping[str, Any]) -> dict[str, Any]:
+    """What is read anew each time."""
+    live: dict[str, Any] = {"status": contract.actual_status or "provisioning"}
+    if seen.port is not None:
+        live |= {"ip": seen.ip, "port": seen.port, "url": probe.url(seen.ip, seen.port)}
+    return live
+
+
+def _outputs(props: Mapping[str, Any], probe: HttpProbe, label: Label, rented: Rented) -> dict[str, Any]:
+    contract, candidate = rented.contract, rented.candidate
+    gpus = f"{contract.num_gpus}x {contract.gpu_name}" if contract.num_gpus > 1 else contract.gpu_name
+    return {
+        **props,
+        "instance_id": contract.id,
+        "machine_id": contract.machine_id,
+        "host_id": contract.host_id,
+        "ip": rented.ip,
+        "port": rented.port,
+        "url": probe.url(rented.ip, rented.port),
+        "gpu": gpus,
+        "geolocation": contract.geolocation,
+        "status": contract.actual_status,
+        "drift": "",
+        "label": str(label),
+        "dph_total_usd": contract.dph_total_usd,
+        "hourly_cost_usd": cost.of_contract(contract, float(props["disk_gb"])),
+        "pull_cost_usd": round(candidate.pull_cost_usd, 4) if candidate else 0.0,
+        "offer": candidate.offer.record() if candidate else {},
+        "rejected_machines": [one.record() for one in rented.rejected],
+        "adopted": rented.adopted,
+        "ready_s": round(rented.ready_s, 1),
+    }

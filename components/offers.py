@@ -1,0 +1,99 @@
+"""OfferQuery: the search of the market as a resource. The query is the input; the offers found are a record.
+
+Searched in `check`, which a preview runs: the offer and its price are known before a cent is spent. The record stays
+as it is while the query does, so a moving market is never a diff, and a running stack previews with an empty market.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, Resource, UpdateResult
+
+from components.errors import NoOffer, QueryError
+from components.plugin.verbs import VastProvider, known, verb
+from components.vast.change import same
+from components.vast.market import Search
+from components.vast.ranking import PREFERENCES
+
+
+@dataclass
+class OfferQueryArgs:
+    """What to look for.
+
+    `query`: the official CLI's syntax, or {field: {operator: value}}. `constraints`: conditions that the deployment
+    adds, each {field, op, value, because}. `pull_gb`: what a host has to download; `disk_gb`: what prices include.
+    """
+
+    query: str | Mapping[str, Any] | None
+    disk_gb: float
+    pull_gb: float
+    constraints: Sequence[Mapping[str, Any]] = ()
+    prefer: str = "balanced"
+    offer_type: str = "on-demand"
+    start_s: float = 90.0
+    keep: int = 8
+
+
+class OfferQueryProvider(VastProvider):
+    """Searches when there is no record yet or the query changed."""
+
+    @verb
+    def check(self, olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Validate the query and find offers; a query that nothing satisfies fails here, before anything is rented."""
+        search = news.get("search")
+        if not known(search) or not isinstance(search, dict):
+            return CheckResult(news, [])
+        if search.get("prefer") not in PREFERENCES:
+            reason = f"is {search.get('prefer')!r}; accepted: {', '.join(PREFERENCES)}"
+            return CheckResult(news, [CheckFailure("prefer", reason)])
+        if same(olds.get("search"), search) and olds.get("candidates"):
+            record: dict[str, Any] = {key: olds[key] for key in ("candidates", "searched_at") if key in olds}
+            return CheckResult({**news, **record}, [])
+        try:
+            found = self.session.search(Search.parse(search))
+        except (NoOffer, QueryError) as error:
+            return CheckResult(news, [CheckFailure("", str(error))])
+        record = {"candidates": [candidate.record() for candidate in found], "searched_at": int(time.time())}
+        return CheckResult({**news, **record}, [])
+
+    @verb
+    def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
+        """Only another query is a change."""
+        return DiffResult(changes=not same(olds.get("search"), news.get("search")))
+
+    @verb
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Record the offers. The id, random, is the mark by which this state knows its own instances."""
+        return CreateResult(secrets.token_hex(4), props)
+
+    @verb
+    def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
+        """Record the new offers."""
+        return UpdateResult(news)
+
+
+class OfferQuery(Resource, module="vast", name="OfferQuery"):
+    """Ranked offers for a query. Outputs: `search`, `candidates` (best first), `searched_at` (epoch seconds)."""
+
+    search: pulumi.Output[dict[str, Any]]
+    candidates: pulumi.Output[list[dict[str, Any]]]
+    searched_at: pulumi.Output[int]
+
+    def __init__(self, name: str, args: OfferQueryArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        search = {
+            "query": args.query,
+            "constraints": [dict(one) for one in args.constraints],
+            "pull_gb": args.pull_gb,
+            "disk_gb": args.disk_gb,
+            "start_s": args.start_s,
+            "prefer": args.prefer,
+            "offer_type": args.offer_type,
+            "keep": args.keep,
+        }
+        super().__init__(OfferQueryProvider(), name, {"search": search, "candidates": None, "searched_at": None}, opts)

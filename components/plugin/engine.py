@@ -1,0 +1,108 @@
+"""The engine that this plugin process serves: messages on a resource's own row, and whether it is still alive.
+
+The plugin is `python -m pulumi.dynamic <engine address>`; the engine takes log messages there over gRPC
+(pulumi/sdk: proto/pulumi/engine.proto). A killed CLI leaves the plugin running, so its address is watched.
+Used by `verbs` and the resources. Outside a plugin (tests, ops) messages go nowhere and the engine never dies.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal
+
+Severity = Literal["debug", "info", "warning", "error"]
+
+current_urn: contextvars.ContextVar[str] = contextvars.ContextVar("current_urn", default="")
+
+_WATCH_EVERY_S = 0.5
+_MISSES = 3  # refused connections in a row before the engine counts as gone
+
+
+def engine_address() -> str:
+    """Return the engine's host:port, or "" when this process is not a plugin."""
+    address = sys.argv[1] if len(sys.argv) > 1 else ""
+    host, colon, port = address.rpartition(":")
+    return address if colon and host and port.isdigit() else ""
+
+
+class Engine:
+    """The engine's log service and life sign."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._lock = threading.Lock()
+        self._stub: Any = None
+        self._gone = threading.Event()
+        self._busy = 0
+        self._watching = False
+
+    def log(self, text: str, *, severity: Severity = "info", urn: str | None = None, ephemeral: bool = False) -> None:
+        """Show `text` on the row of `urn` (by default the resource at work). Ephemeral text is replaced by the next."""
+        if not self.address:
+            return
+        from pulumi.runtime.proto import engine_pb2  # noqa: PLC0415 - a plugin has it loaded; other users need not
+
+        request = engine_pb2.LogRequest(
+            severity=getattr(engine_pb2, severity.upper()),
+            message=text,
+            urn=current_urn.get() if urn is None else urn,
+            ephemeral=ephemeral,
+        )
+        with suppress(Exception):  # a message that cannot be shown must not fail the work
+            self._log_stub().Log(request, timeout=2.0)
+
+    def _log_stub(self) -> Any:
+        with self._lock:
+            if self._stub is None:
+                import grpc  # noqa: PLC0415
+                from pulumi.runtime.proto import engine_pb2_grpc  # noqa: PLC0415
+
+                self._stub = engine_pb2_grpc.EngineStub(grpc.insecure_channel(self.address))
+            return self._stub
+
+    # ---- life sign ---------------------------------------------------------------------------------------------------
+
+    def gone(self) -> bool:
+        """Whether the engine has died, so that nobody will record what is made now."""
+        return self._gone.is_set()
+
+    def __enter__(self) -> Engine:
+        with self._lock:
+            self._busy += 1
+            if self.address and not self._watching:
+                self._watching = True
+                threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._busy -= 1
+
+    def _watch(self) -> None:
+        host, _, port = self.address.rpartition(":")
+        misses = 0
+        while misses < _MISSES:
+            time.sleep(_WATCH_EVERY_S)
+            try:
+                socket.create_connection((host, int(port)), 2.0).close()
+                misses = 0
+            except OSError:
+                misses += 1
+        self._gone.set()
+        _when(lambda: self._busy == 0)
+        os._exit(0)  # nobody is left to serve, and nothing else ends a plugin whose engine was killed
+
+
+def _when(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(_WATCH_EVERY_S)
+
+
+ENGINE = Engine(engine_address())

@@ -1,0 +1,105 @@
+"""What all resources of one plugin process share: the API client, its pacing, the board, who rents which machine.
+
+Made by `VastProvider.configure` from the stack's config and the environment; asked by the resources' verbs.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from components.vast.board import Board
+from components.vast.client import DEFAULT_API_URL, VastClient
+from components.vast.market import Search
+from components.vast.pacing import OFF, PUBLISHED, Pacer
+from components.vast.ranking import Candidate
+from components.vast.transport import RequestsTransport
+
+KEY_ENV = "VAST_API_KEY"
+FRESH_S = 120.0  # a search this recent is not repeated within one process
+
+
+@dataclass
+class Session:
+    """One account at one API address."""
+
+    client: VastClient
+    board: Board
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _claimed: dict[int, str] = field(default_factory=dict)
+    _known: dict[str, set[int]] = field(default_factory=dict)
+    _searches: dict[str, tuple[float, Sequence[Candidate]]] = field(default_factory=dict)
+
+    def claim(self, machine_id: int, owner: str) -> bool:
+        """Reserve a machine for one rental; False when another rental of this process has it."""
+        with self._lock:
+            return self._claimed.setdefault(machine_id, owner) == owner
+
+    def knows(self, place: str, instance_id: int) -> None:
+        """Remember that the state has this instance for the resource at `place` (a label without its digest)."""
+        with self._lock:
+            self._known.setdefault(place, set()).add(instance_id)
+
+    def known(self, place: str) -> set[int]:
+        """Return the instances that the state has for the resource at `place`."""
+        with self._lock:
+            return set(self._known.get(place, ()))
+
+    def search(self, search: Search, *, max_age_s: float = FRESH_S) -> Sequence[Candidate]:
+        """Return ranked candidates, from this process's last search of the same kind when it is recent enough."""
+        key = search.key()
+        with self._lock:
+            at, found = self._searches.get(key, (float("-inf"), ()))
+        if time.monotonic() - at <= max_age_s:
+            return found
+        found = search.run(self.client)
+        with self._lock:
+            self._searches[key] = (time.monotonic(), found)
+        return found
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is on this machine, as an emulator's is."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def choose_key(api_url: str, configured: str | None) -> str:
+    """Return the Vast key: the environment's first, since state may hold an old one; for an emulator the config's
+    first, so that a real key is never sent to it by accident."""
+    ambient = os.environ.get(KEY_ENV, "").strip()
+    mine = (configured or "").strip()
+    return (mine or ambient) if is_loopback(api_url) else (ambient or mine)
+
+
+_SESSIONS: dict[tuple[str, str, bool], Session] = {}
+_SESSIONS_LOCK = threading.Lock()
+
+
+def open_session(config: Callable[[str], str | None]) -> Session:
+    """Return this process's session for what `config` names (`api_url`, `vast_api_key`, `api_pacing`)."""
+    api_url = (config("api_url") or DEFAULT_API_URL).rstrip("/")
+    key = choose_key(api_url, config("vast_api_key"))
+    paced = (config("api_pacing") or "published") == "published"
+    patience_s = float(config("api_patience_s") or 30.0)
+    with _SESSIONS_LOCK:
+        session = _SESSIONS.get((api_url, key, paced))
+        if session is None:
+            client = VastClient(
+                key,
+                transport=RequestsTransport(),
+                pacer=Pacer(PUBLISHED if paced else OFF),
+                api_url=api_url,
+                patience_s=patience_s,
+            )
+            session = Session(client, Board(client))
+            _SESSIONS[(api_url, key, paced)] = session
+        return session

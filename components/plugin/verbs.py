@@ -1,0 +1,72 @@
+"""The base of our providers and the wrapper around each verb: session, width, clean errors, the row to write on.
+
+A provider's class and module path are pickled into every state: they never move. Providers have an empty `__init__`;
+what they need is made in `configure`, in the plugin process.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from pulumi.dynamic import ConfigureRequest, ResourceProvider
+from pulumi.output import Unknown
+
+from components.errors import RerankerError
+from components.plugin.engine import ENGINE, current_urn
+from components.plugin.pool import widen
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class VastProvider(ResourceProvider):
+    """A dynamic provider with the process's session behind it."""
+
+    serialize_as_secret_always = True
+
+    def configure(self, req: ConfigureRequest) -> None:
+        """Open the session that the stack's config names, and let as many operations run as are asked for."""
+        from components.plugin.session import open_session  # noqa: PLC0415 - the program's process never needs it
+
+        if ENGINE.address and not widen():
+            ENGINE.log(
+                "this Pulumi SDK runs four operations at a time; a wider stack boots in turns", severity="warning"
+            )
+        self.session = open_session(req.config.get)
+
+
+def verb(method: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a provider's verb: errors of ours become one line, real bugs keep their trace, messages find their row."""
+
+    @functools.wraps(method)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        request = sys._getframe(1).f_locals.get("request")
+        token = current_urn.set(str(getattr(request, "urn", "")))
+        try:
+            with ENGINE:
+                return method(*args, **kwargs)
+        except RerankerError as error:
+            # the servicer prints format_exc(): with no frames and no module what is left is "Name: text"
+            sys.tracebacklimit = 0
+            raise type(type(error).__name__, (Exception,), {"__module__": "builtins"})(str(error)) from None
+        except Exception:
+            sys.tracebacklimit = 100
+            raise
+        finally:
+            current_urn.reset(token)
+
+    return wrapped
+
+
+def known(value: Any) -> bool:
+    """Whether a value, and all in it, is known: in a preview an input may be unknown until something is created."""
+    if isinstance(value, Unknown):
+        return False
+    if isinstance(value, dict):
+        return all(known(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return all(known(item) for item in value)
+    return True

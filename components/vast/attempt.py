@@ -1,0 +1,157 @@
+"""One rented machine on its way to serving: which stage it is in, since when, and when to give it up.
+
+A state machine over looks at the contract: `rental` feeds it, it answers pending, ready or failed. Knows no HTTP, no
+clock and no API; time is passed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from components.vast.models import Contract
+from components.vast.probe import Probe, Sight
+from components.vast.ranking import Candidate, minutes
+from components.vast.spec import Deadlines
+from components.vast.status import STAGES, Failure, Observation, Stage, observe
+
+AWAY_S = 60.0  # a host without heartbeat this long is given up while it boots
+MISSING_S = 45.0  # a new contract may be missing from reads for moments
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a look came to."""
+
+    state: Literal["pending", "ready", "failed"]
+    text: str = ""
+    failure: Failure | None = None
+
+
+class Attempt:
+    """Follows one contract from rented to serving."""
+
+    def __init__(
+        self,
+        instance_id: int,
+        *,
+        container_port: int,
+        deadlines: Deadlines,
+        probe: Probe,
+        now: float,
+        candidate: Candidate | None = None,
+    ) -> None:
+        self.instance_id = instance_id
+        self.candidate = candidate
+        self.contract: Contract | None = None
+        self.stage: Stage = "rented"
+        self.sight: Sight | None = None
+        self.observation: Observation | None = None
+        self.rented_at = now
+        self._container_port = container_port
+        self._deadlines = deadlines
+        self._probe = probe
+        self._stage_since = now
+        self._progress = ""
+        self._progress_since = now
+        self._away_since: float | None = None
+        self._missing_since: float | None = now
+        self._silent_since: float | None = None
+
+    @property
+    def machine_id(self) -> int:
+        """The machine that this attempt runs on; 0 while unknown."""
+        if self.contract is not None:
+            return self.contract.machine_id
+        return self.candidate.offer.machine_id if self.candidate else 0
+
+    @property
+    def who(self) -> str:
+        """How to name it to people."""
+        gpu = self.contract.gpu_name if self.contract else (self.candidate.offer.gpu_name if self.candidate else "")
+        return f"instance {self.instance_id} on machine {self.machine_id}" + (f" ({gpu})" if gpu else "")
+
+    def step(self, contract: Contract | None, now: float) -> Outcome:
+        """Take one look. `contract` is None when the API does not show the instance (yet, or any more)."""
+        if contract is None:
+            return self._missing(now)
+        self._missing_since = None
+        self.contract = contract
+        seen = observe(contract, self._container_port)
+        self.observation = seen
+        if seen.failure is not None:
+            return self._failed(seen.failure)
+        self._advance(seen, now)
+        if seen.away:
+            self._away_since = now if self._away_since is None else self._away_since
+            if now - self._away_since > AWAY_S:
+                return self._failed(Failure("away", f"the host is {contract.actual_status} for over {AWAY_S:g} s"))
+        else:
+            self._away_since = None
+        if seen.stage == "serving" and seen.port is not None:
+            self.sight = self._probe(seen.ip, seen.port)
+            if self.sight.verdict == "ready":
+                return Outcome("ready", f"{self.who} serves after {minutes(now - self.rented_at)}")
+            silent = self.sight.verdict == "silent"
+            self._silent_since = (now if self._silent_since is None else self._silent_since) if silent else None
+        return self._late(now) or Outcome("pending", self.progress(now))
+
+    def progress(self, now: float) -> str:
+        """Return a line for the resource's row: who, stage, percent or message, seconds."""
+        seen = self.observation
+        detail = ""
+        if seen is not None and seen.percent is not None:
+            detail = f" {seen.percent}%"
+        elif self.stage == "serving" and self.sight is not None:
+            detail = f", {self.sight.detail}"
+        elif self._progress:
+            detail = f", {self._progress[:80]}"
+        words = {
+            "rented": "rented, waiting for the host",
+            "pulling": "pulling the image",
+            "starting": "starting the container",
+            "port": "waiting for its port",
+            "serving": "waiting for the server",
+        }[self.stage]
+        return f"{self.who}: {words}{detail} ({now - self.rented_at:.0f} s)"
+
+    def _advance(self, seen: Observation, now: float) -> None:
+        if STAGES.index(seen.stage) > STAGES.index(self.stage):
+            self.stage = seen.stage
+            self._stage_since = now
+        if seen.progress != self._progress:
+            self._progress = seen.progress
+            self._progress_since = now
+        self._progress_since = max(self._progress_since, self._stage_since)
+
+    def _late(self, now: float) -> Outcome | None:
+        limit = self._deadlines.of(self.stage)
+        if self._silent_since is not None and now - self._silent_since > self._deadlines.port_s:
+            limit = self._deadlines.port_s  # packets are dropped on the way: waiting for the server will not help
+        if now - self._stage_since > limit:
+            return self._failed(self._overdue(f"over its deadline of {minutes(limit)}"))
+        # a server that loads weights says nothing through the API: only the deadline ends that stage
+        if self.stage != "serving" and now - self._progress_since > self._deadlines.stall_s:
+            return self._failed(self._overdue(f"no progress for {minutes(self._deadlines.stall_s)}"))
+        return None
+
+    def _overdue(self, why: str) -> Failure:
+        last = f"; last seen: {self._progress[:200]}" if self._progress else ""
+        if self.stage == "port":
+            return Failure("port", f"no port was mapped, {why}{last}")
+        if self.stage == "serving":
+            saw = self.sight.detail if self.sight else "not probed"
+            silent = self.sight is not None and self.sight.verdict == "silent"
+            if silent:
+                return Failure("unreachable", f"its port is mapped but cannot be reached ({saw}), {why}")
+            return Failure("not-serving", f"the server does not answer as it should ({saw}), {why}", "either")
+        return Failure(self.stage, f"stage '{self.stage}' {why}{last}")
+
+    def _missing(self, now: float) -> Outcome:
+        self._missing_since = now if self._missing_since is None else self._missing_since
+        if now - self._missing_since > MISSING_S:
+            return self._failed(Failure("vanished", "the API does not know the instance any more"))
+        return Outcome("pending", self.progress(now))
+
+    def _failed(self, failure: Failure) -> Outcome:
+        return Outcome("failed", failure.text, failure)

@@ -1,0 +1,42 @@
+"""One shared look at all instances of the account: however many wait, the list is read once per interval.
+
+Asking for each instance by itself is what drives others into 429 storms. One Board per plugin process.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from components.vast.client import VastClient
+from components.vast.models import Contract
+
+
+class Board:
+    """Caches the list of contracts; threads that ask while a read is under way share its answer."""
+
+    def __init__(self, client: VastClient, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._read_at = float("-inf")
+        self._contracts: Mapping[int, Contract] = {}
+
+    def contracts(self, *, max_age_s: float = 0.0) -> Mapping[int, Contract]:
+        """Return all contracts by id, no older than `max_age_s` at the time of the call."""
+        asked_at = self._clock()
+        with self._lock:
+            if self._read_at < asked_at - max_age_s:
+                read_at = self._clock()
+                self._contracts = {contract.id: contract for contract in self._client.instances()}
+                self._read_at = read_at
+            return self._contracts
+
+    def contract(self, instance_id: int, *, max_age_s: float = 0.0) -> Contract | None:
+        """Return one contract; None only when the API says on its own authority that there is none.
+
+        The list lags behind a rent by moments and may lag behind a destroy, so absence is confirmed by a read.
+        """
+        found = self.contracts(max_age_s=max_age_s).get(instance_id)
+        return found if found is not None else self._client.instance(instance_id)

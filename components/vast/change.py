@@ -1,0 +1,113 @@
+"""What a changed input does to a running instance: replaces it, updates it in place, or nothing.
+
+The table is also in the README. Pure; called by the Instance resource's `diff`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from components.vast.drift import Drift
+from components.vast.market import Search
+from components.vast.query import unmet
+from components.vast.wire import Json, Wire
+
+Effect = Literal["replace", "update", "judge", "ignore"]
+
+TABLE: Mapping[str, Effect] = {
+    # a container is fixed for life: anything in it needs another one
+    "image": "replace",
+    "runtype": "replace",
+    "onstart": "replace",
+    "args": "replace",
+    "env": "replace",
+    "ports": "replace",
+    "disk_gb": "replace",
+    "user": "replace",
+    "image_login": "replace",
+    # how it is called, watched and waited for
+    "label_base": "update",
+    "owner": "update",
+    "probe": "update",
+    "deadlines": "update",
+    "watch": "update",
+    "poll_s": "update",
+    "max_tries": "update",
+    "spec_fault_logs": "update",
+    # what was asked of the market: the machine stays if it still satisfies
+    "search": "judge",
+    # the record of the search: a moving market is no change
+    "candidates": "ignore",
+    "searched_at": "ignore",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """The plan for one instance: which keys replace, which update, and why, in words."""
+
+    replaces: list[str] = field(default_factory=list)
+    updates: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is to be done."""
+        return bool(self.replaces or self.updates)
+
+
+def plan(olds: Wire, news: Wire, *, now: float) -> Change:
+    """Compare recorded outputs with checked inputs, and act on the drift that `read` recorded."""
+    change = Change()
+    for key, effect in TABLE.items():
+        old, new = olds.get(key), news.get(key)
+        if effect == "ignore" or same(old, new):
+            continue
+        if effect == "judge":
+            _judge(change, olds, news, now)
+        elif effect == "replace":
+            change.replaces.append(key)
+            change.reasons.append(f"{key} changed")
+        else:
+            change.updates.append(key)
+    drift = Drift.parse(olds.get("drift"))
+    if drift is not None and drift.action == "replace":
+        change.replaces.append("drift")
+        change.reasons.append(str(drift))
+    elif drift is not None and drift.action == "update":
+        change.updates.append("drift")
+        change.reasons.append(str(drift))
+    return change
+
+
+def _judge(change: Change, olds: Wire, news: Wire, now: float) -> None:
+    """Keep the machine if it satisfies the new search; otherwise say which condition it breaks."""
+    search = news.get("search")
+    offer = olds.get("offer") or {}
+    if not isinstance(search, Mapping):
+        change.updates.append("search")
+        return
+    # a machine that is rented is not on offer: what only offers have is not held against it
+    filters = {name: ops for name, ops in Search.parse(search).filters().items() if name not in ("rentable", "rented")}
+    broken = unmet(filters, offer, now=now)
+    if broken:
+        change.replaces.append("search")
+        change.reasons.append(f"the machine no longer satisfies: {'; '.join(broken)}")
+    else:
+        change.updates.append("search")
+
+
+def same(old: Json, new: Json) -> bool:
+    """Whether two values mean the same: engines turn ints into floats, tuples into lists, and drop nulls in maps."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = {key for key in (*old, *new) if old.get(key) is not None or new.get(key) is not None}
+        return all(same(old.get(key), new.get(key)) for key in keys)
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        return len(old) == len(new) and all(same(left, right) for left, right in zip(old, new, strict=True))
+    if isinstance(old, bool) or isinstance(new, bool):
+        return old is new
+    if isinstance(old, int | float) and isinstance(new, int | float):
+        return float(old) == float(new)
+    return bool(old == new)

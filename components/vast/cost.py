@@ -1,0 +1,33 @@
+"""What an instance costs, split the way Vast bills it: GPU, disk, bandwidth. Pure; shown in outputs and previews."""
+
+from __future__ import annotations
+
+from components.vast.models import HOURS_PER_MONTH, Contract, Offer
+from components.vast.ranking import Candidate
+from components.vast.wire import Json
+
+
+def of_offer(offer: Offer, disk_gb: float) -> dict[str, float]:
+    """Return dollars per hour for an offer quoted with `disk_gb` of storage."""
+    disk = min(offer.disk_dph_usd(disk_gb), offer.dph_total_usd)
+    return _split(offer.dph_total_usd - disk, disk)
+
+
+def of_contract(contract: Contract, disk_gb: float) -> dict[str, float]:
+    """Return dollars per hour for a contract."""
+    disk = min(contract.storage_cost_usd_gb_month * disk_gb / HOURS_PER_MONTH, contract.dph_total_usd)
+    return _split(contract.dph_total_usd - disk, disk)
+
+
+def _split(gpu: float, disk: float) -> dict[str, float]:
+    return {"gpu": round(gpu, 5), "disk": round(disk, 5), "total": round(gpu + disk, 5)}
+
+
+def monthly(hourly: dict[str, float]) -> float:
+    """Return dollars per month of 730 hours, bandwidth apart."""
+    return round(hourly["total"] * HOURS_PER_MONTH, 2)
+
+
+def pull(candidate: Candidate) -> dict[str, Json]:
+    """Return what fetching image and weights costs once."""
+    return {"once_usd": round(candidate.pull_cost_usd, 4), "ready_s": round(candidate.ready_s)}

@@ -1,0 +1,121 @@
+"""What is said of an instance that is looked at again: in order, or drifted, why, and what `up` does about it.
+
+The table (also in the README): what is seen -> what preview says -> what up does. Pure: a contract, a probe's verdict
+and the recorded outputs go in. Called by the Instance resource's `read`; its `diff` acts on the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from components.vast.label import Label
+from components.vast.models import Contract
+from components.vast.probe import Sight
+from components.vast.ranking import minutes
+from components.vast.status import Failure, Observation
+from components.vast.wire import Json
+
+Action = Literal["none", "update", "replace", "warn", "error"]
+HealOn = Literal["dead", "unreachable", "never"]
+HEAL_ON: tuple[str, ...] = get_args(HealOn)
+PRICE_TOLERANCE = 0.02  # share by which a price may differ before it is said
+
+# kind -> (what up does, what it means); the order is the order of the README's table
+TABLE: Mapping[str, tuple[Action, str]] = {
+    "gone": ("replace", "Vast.ai no longer lists the instance"),
+    "stopped": ("replace", "stopped by the host, by someone else or for want of credit; its GPU may be re-let"),
+    "outbid": ("replace", "an interruptible instance was outbid and paused"),
+    "exited": ("replace", "the container's process ended"),
+    "offline": ("replace", "the host sends no heartbeat"),
+    "not-running": ("replace", "the container is not running"),
+    "engine-dead": ("replace", "the container runs but its server does not serve"),
+    "unreachable": ("error", "nothing can be said: no answer comes from the host at all"),
+    "address": ("update", "the IP or port moved"),
+    "image": ("replace", "the image was changed by hand"),
+    "label": ("update", "the label was changed by hand"),
+    "price": ("warn", "the price was raised"),
+    "ending": ("replace", "the contract ends within renew_before_h"),
+}
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What differs from what was declared."""
+
+    kind: str
+    reason: str
+
+    @property
+    def action(self) -> Action:
+        """What `up` does about it."""
+        return TABLE[self.kind][0]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.reason}"
+
+    @classmethod
+    def parse(cls, text: object) -> Drift | None:
+        """Read a drift back from the outputs; None for none."""
+        kind, colon, reason = str(text or "").partition(": ")
+        return cls(kind, reason) if colon and kind in TABLE else None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How strictly an instance is watched."""
+
+    heal_on: HealOn = "dead"
+    renew_before_h: float = 0.0
+
+
+def from_state(contract: Contract, seen: Observation) -> Drift | None:
+    """Judge by what the API says alone; None when the container runs and its port is mapped."""
+    failure = seen.failure
+    if failure is not None:
+        return Drift(_kind(failure), f"instance {contract.id}: {failure.text}")
+    if seen.away:
+        return Drift("offline", f"instance {contract.id}: the host is {contract.actual_status}")
+    if seen.port is None:
+        said = contract.actual_status or "being provisioned"
+        return Drift("not-running", f"instance {contract.id} is {said}, with no address ({seen.progress[:120]})")
+    return None
+
+
+def from_probe(contract: Contract, seen: Observation, sight: Sight, watch: Watch) -> Drift | None:
+    """Judge by what the server itself answered, or did not."""
+    where = f"instance {contract.id} at {seen.ip}:{seen.port}"
+    if sight.verdict == "dead":
+        return Drift("engine-dead", f"{where} runs but does not serve: {sight.detail}")
+    if sight.verdict == "silent":
+        kind = "engine-dead" if watch.heal_on == "unreachable" else "unreachable"
+        return Drift(kind, f"{where} runs, says the API, but cannot be reached from here: {sight.detail}")
+    return None
+
+
+def from_terms(
+    contract: Contract, seen: Observation, outs: Mapping[str, Json], watch: Watch, *, now: float
+) -> list[Drift]:
+    """Judge a serving instance by its address, image, label, price and end date, against what was recorded."""
+    found = []
+    if outs.get("ip") and (seen.ip, seen.port) != (outs["ip"], outs.get("port")):
+        found.append(Drift("address", f"moved from {outs['ip']}:{outs.get('port')} to {seen.ip}:{seen.port}"))
+    if contract.image and outs.get("image") and contract.image != outs["image"]:
+        found.append(Drift("image", f"instance {contract.id} runs {contract.image}, not {outs['image']}"))
+    label = Label.parse(contract.label)
+    if outs.get("label") and contract.label != outs["label"] and (label is None or str(label) != outs["label"]):
+        found.append(Drift("label", f"the label is {contract.label!r}, not {outs['label']!r}"))
+    recorded = float(outs.get("dph_total_usd") or 0.0)
+    if recorded and contract.dph_total_usd > recorded * (1 + PRICE_TOLERANCE):
+        found.append(Drift("price", f"now ${contract.dph_total_usd:.4f}/h, was ${recorded:.4f}/h"))
+    left_s = contract.end_date - now
+    if watch.renew_before_h and contract.end_date and left_s < watch.renew_before_h * 3600:
+        found.append(Drift("ending", f"the contract ends in {minutes(max(left_s, 0))}"))
+    return found
+
+
+def _kind(failure: Failure) -> str:
+    return {"exited": "exited", "outbid": "outbid", "stopped": "stopped", "frozen": "stopped"}.get(
+        failure.sign, "not-running"
+    )

@@ -1,0 +1,44 @@
+"""What an instance's label says: whose it is, what it runs, and whether a state file knows it yet.
+
+`<project>/<stack>/<name>@<owner>:<digest>[~pending]`. `owner` is made once per state (the OfferQuery's id), so that
+two states with the same stack name on one account never touch each other's instances. `digest` names the spec. The
+pending mark stays until the resource is about to be recorded: whoever finds it knows that no state has the instance.
+Used by `rental`, `drift` and ops/orphans.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+PENDING = "~pending"
+MAX_CHARS = 256  # the limit at rent time (Vast.ai API reference, "create instance")
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label of ours, read or to be written."""
+
+    base: str
+    owner: str
+    digest: str
+    pending: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Label | None:
+        """Return the label, or None for one that is not of our making."""
+        head, colon, tail = text.strip().rpartition(":")
+        base, at, owner = head.rpartition("@")
+        if not colon or not at or base.count("/") < 2:
+            return None
+        return cls(base, owner, tail.removesuffix(PENDING), tail.endswith(PENDING))
+
+    def __str__(self) -> str:
+        return f"{self.base}@{self.owner}:{self.digest}{PENDING if self.pending else ''}"
+
+    def marked(self, *, pending: bool) -> Label:
+        """Return the same label with or without the pending mark."""
+        return replace(self, pending=pending)
+
+    def same_place(self, other: Label) -> bool:
+        """Whether both name the same resource of the same state, whatever they run."""
+        return (self.base, self.owner) == (other.base, other.owner)

@@ -1,0 +1,180 @@
+"""What the marketplace speaks of, as frozen records: Offer, Contract, Account. Made by `client`, read by everyone.
+
+Units are in the names: `_mb` as Vast lists them (MiB-ish), `_mbps` megabits, `dph` dollars per hour.
+Field meanings: Vast.ai API reference, "search offers" and "show instance".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from components.errors import MalformedAnswer
+from components.vast.wire import Json, Wire, integer, number, text
+
+HOURS_PER_MONTH = 730.0
+
+# What an offer is remembered by: enough to rank it again and to judge a later query against the machine.
+RECORDED = (
+    "ask_contract_id", "machine_id", "host_id", "gpu_name", "num_gpus", "gpu_ram", "gpu_total_ram", "compute_cap",
+    "cuda_max_good", "driver_version", "dph_base", "dph_total", "storage_cost", "inet_down", "inet_up",
+    "inet_down_cost", "inet_up_cost", "reliability", "score", "dlperf", "dlperf_per_dphtotal", "direct_port_count",
+    "static_ip", "public_ipaddr", "geolocation", "end_date", "verification", "hosting_type", "cpu_cores_effective",
+    "cpu_ram", "cpu_arch", "disk_space", "min_bid",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One line of the marketplace: a machine, or a share of one, that can be rented now."""
+
+    ask_id: int
+    machine_id: int
+    host_id: int
+    gpu_name: str
+    num_gpus: int
+    gpu_ram_mb: float
+    compute_cap: int
+    cuda_max_good: float
+    dph_base_usd: float
+    dph_total_usd: float
+    storage_cost_usd_gb_month: float
+    inet_down_mbps: float
+    inet_down_cost_usd_gb: float
+    inet_up_cost_usd_gb: float
+    reliability: float
+    public_ip: str
+    geolocation: str
+    end_date: float
+    min_bid_usd: float
+    raw: Mapping[str, Json]
+
+    @classmethod
+    def parse(cls, raw: Wire) -> Offer:
+        """Read an offer off the wire, or back from a record. Raises MalformedAnswer when it lacks id or price."""
+        return cls(
+            ask_id=integer(raw, "ask_contract_id", None if raw.get("id") is None else integer(raw, "id")),
+            machine_id=integer(raw, "machine_id"),
+            host_id=integer(raw, "host_id", 0),
+            gpu_name=text(raw, "gpu_name"),
+            num_gpus=integer(raw, "num_gpus", 1),
+            gpu_ram_mb=number(raw, "gpu_ram", 0.0),
+            compute_cap=integer(raw, "compute_cap", 0),
+            cuda_max_good=number(raw, "cuda_max_good", 0.0),
+            dph_base_usd=number(raw, "dph_base", number(raw, "dph_total")),
+            dph_total_usd=number(raw, "dph_total"),
+            storage_cost_usd_gb_month=number(raw, "storage_cost", 0.0),
+            inet_down_mbps=number(raw, "inet_down", 0.0),
+            inet_down_cost_usd_gb=number(raw, "inet_down_cost", 0.0),
+            inet_up_cost_usd_gb=number(raw, "inet_up_cost", 0.0),
+            reliability=number(raw, "reliability", number(raw, "reliability2", 0.0)),
+            public_ip=text(raw, "public_ipaddr"),
+            geolocation=text(raw, "geolocation"),
+            end_date=number(raw, "end_date", 0.0),
+            min_bid_usd=number(raw, "min_bid", 0.0),
+            raw=MappingProxyType(dict(raw)),
+        )
+
+    def record(self) -> dict[str, Json]:
+        """Return the JSON that state keeps of this offer; `parse` reads it back."""
+        kept = {key: self.raw[key] for key in RECORDED if self.raw.get(key) is not None}
+        if isinstance(kept.get("public_ipaddr"), str):
+            kept["public_ipaddr"] = kept["public_ipaddr"].strip()
+        return {**kept, "ask_contract_id": self.ask_id}
+
+    @property
+    def place(self) -> str:
+        """Where the machine stands, as Vast words it."""
+        return self.geolocation or "place unknown"
+
+    def disk_dph_usd(self, disk_gb: float) -> float:
+        """Return what `disk_gb` of storage costs per hour on this machine."""
+        return self.storage_cost_usd_gb_month * disk_gb / HOURS_PER_MONTH
+
+
+@dataclass(frozen=True)
+class Contract:
+    """An instance: what is rented, in what state, where it can be reached."""
+
+    id: int
+    machine_id: int
+    host_id: int
+    label: str
+    actual_status: str
+    intended_status: str
+    cur_state: str
+    next_state: str
+    status_msg: str
+    public_ip: str
+    ports: Mapping[str, int]
+    image: str
+    gpu_name: str
+    num_gpus: int
+    dph_total_usd: float
+    dph_base_usd: float
+    storage_cost_usd_gb_month: float
+    is_bid: bool
+    geolocation: str
+    start_date: float
+    end_date: float
+    raw: Mapping[str, Json]
+
+    @classmethod
+    def parse(cls, raw: Wire) -> Contract:
+        """Read an instance off the wire, from the single read or a row of the list."""
+        return cls(
+            id=integer(raw, "id"),
+            machine_id=integer(raw, "machine_id", 0),
+            host_id=integer(raw, "host_id", 0),
+            label=text(raw, "label"),
+            actual_status=text(raw, "actual_status"),
+            intended_status=text(raw, "intended_status"),
+            cur_state=text(raw, "cur_state"),
+            next_state=text(raw, "next_state"),
+            status_msg=text(raw, "status_msg"),
+            public_ip=text(raw, "public_ipaddr"),
+            ports=MappingProxyType(_host_ports(raw.get("ports"))),
+            image=text(raw, "image_uuid"),
+            gpu_name=text(raw, "gpu_name"),
+            num_gpus=integer(raw, "num_gpus", 1),
+            dph_total_usd=number(raw, "dph_total", 0.0),
+            dph_base_usd=number(raw, "dph_base", 0.0),
+            storage_cost_usd_gb_month=number(raw, "storage_cost", 0.0),
+            is_bid=bool(raw.get("is_bid")),
+            geolocation=text(raw, "geolocation"),
+            start_date=number(raw, "start_date", 0.0),
+            end_date=number(raw, "end_date", 0.0),
+            raw=MappingProxyType(dict(raw)),
+        )
+
+    def host_port(self, container_port: int) -> int | None:
+        """Return the external port that reaches `container_port` over TCP, once the host has mapped it."""
+        return self.ports.get(f"{container_port}/tcp")
+
+
+def _host_ports(raw: Json) -> dict[str, int]:
+    """Flatten Docker's port map {"8000/tcp": [{"HostPort": "40123"}]}; null entries are ports not mapped yet."""
+    if not isinstance(raw, Mapping):
+        return {}
+    mapped = {}
+    for name, bindings in raw.items():
+        if isinstance(bindings, list) and bindings and isinstance(bindings[0], Mapping):
+            try:
+                mapped[str(name)] = int(bindings[0]["HostPort"])
+            except (KeyError, TypeError, ValueError):
+                raise MalformedAnswer(f"the API's port map for {name!r} is unreadable: {bindings!r}") from None
+    return mapped
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who pays: the account behind the key, and the credit it has left."""
+
+    id: int
+    credit_usd: float
+
+    @classmethod
+    def parse(cls, raw: Wire) -> Account:
+        """Read the current user off the wire."""
+        return cls(id=integer(raw, "id", 0), credit_usd=number(raw, "credit", number(raw, "balance", 0.0)))

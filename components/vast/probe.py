@@ -1,0 +1,125 @@
+"""Does the server answer? One real request to an instance's address, and what its answer, or silence, proves.
+
+Generic over servers: method, path, headers, body, and what the answer must contain. Used by `rental` while an
+instance boots and by `drift` when it is looked at again.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from components.vast.wire import Json, Wire
+
+# ready: it served. dead: an answer that proves there is no such server. silent: nothing proves anything.
+Verdict = Literal["ready", "dead", "silent"]
+_PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What one probe saw."""
+
+    verdict: Verdict
+    detail: str
+
+
+Probe = Callable[[str, int], Sight]
+
+
+@dataclass(frozen=True)
+class HttpProbe:
+    """A request that only a working server answers as expected.
+
+    `headers` may hold ${NAME}, filled from the container's environment when sent, so that this record stays free of
+    secrets. `expect_body` is a regular expression that the answer's text must contain.
+    """
+
+    port: int
+    method: str = "GET"
+    path: str = "/"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Json = None
+    expect_body: str = ""
+    scheme: str = "http"
+    timeout_s: float = 10.0
+
+    @classmethod
+    def parse(cls, raw: Wire) -> HttpProbe:
+        """Read a probe from a resource's inputs."""
+        return cls(
+            port=int(raw["port"]),
+            method=str(raw.get("method") or "GET"),
+            path=str(raw.get("path") or "/"),
+            headers=dict(raw.get("headers") or {}),
+            body=raw.get("body"),
+            expect_body=str(raw.get("expect_body") or ""),
+            scheme=str(raw.get("scheme") or "http"),
+            timeout_s=float(raw.get("timeout_s") or 10.0),
+        )
+
+    def url(self, ip: str, host_port: int) -> str:
+        """Return the address of the server, without a path."""
+        return f"{self.scheme}://{ip}:{host_port}"
+
+    def ask(self, ip: str, host_port: int, env: Mapping[str, str]) -> Sight:
+        """Send the request once and judge the answer."""
+        import requests  # noqa: PLC0415 - only when something is probed
+
+        headers = {
+            name: _PLACEHOLDER.sub(lambda found: env.get(found[1], ""), value) for name, value in self.headers.items()
+        }
+        try:
+            answer = requests.request(
+                self.method,
+                self.url(ip, host_port) + self.path,
+                headers=headers,
+                json=self.body,
+                timeout=(min(self.timeout_s, 5.0), self.timeout_s),
+                allow_redirects=False,
+            )
+        except requests.exceptions.SSLError as error:
+            return Sight("dead", f"TLS fails: {_cause(error)}")
+        except requests.Timeout:
+            return Sight("silent", f"no answer within {self.timeout_s:g} s")
+        except requests.ConnectionError as error:
+            return _connection(_cause(error))
+        except requests.RequestException as error:
+            return Sight("dead", f"the request fails ({type(error).__name__})")
+        if answer.status_code != 200:
+            return Sight("dead", f"HTTP {answer.status_code} on {self.path}")
+        if self.expect_body and not re.search(self.expect_body, answer.text):
+            return Sight("dead", f"{self.path} answers 200 without {self.expect_body!r}")
+        return Sight("ready", "answers")
+
+
+def _cause(error: BaseException) -> str:
+    """Return the innermost cause of a requests error, as text."""
+    inner: BaseException = error
+    while True:
+        reason = getattr(inner, "reason", None) or next(
+            (arg for arg in inner.args if isinstance(arg, BaseException)), None
+        )
+        if not isinstance(reason, BaseException):
+            return f"{type(inner).__name__}: {inner}"
+        inner = reason
+
+
+def _connection(cause: str) -> Sight:
+    if "refused" in cause.lower():
+        return Sight("dead", "the connection is refused")
+    if any(sign in cause.lower() for sign in ("reset", "aborted", "remotedisconnected", "broken pipe")):
+        return Sight("dead", "the connection is cut off")
+    return Sight("silent", "the address cannot be reached")
+
+
+def port_open(ip: str, port: int, timeout_s: float = 3.0) -> bool:
+    """Whether a TCP connection to the address can be made at all."""
+    try:
+        with socket.create_connection((ip, port), timeout_s):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,120 @@
+"""Which offer to rent first: a documented order over price, one-off pull cost, time to ready and reliability.
+
+Called by the OfferQuery resource and again by a rental that must search anew. Pure: offers in, ranked candidates out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from components.vast.models import Offer
+from components.vast.wire import Json, Wire, number
+
+Prefer = Literal["cheapest", "fastest", "balanced"]
+PREFERENCES: tuple[str, ...] = get_args(Prefer)
+
+# A pull costs once; spread over a day it can be compared with a price per hour.
+PULL_SPREAD_H = 24.0
+# Share of the advertised bandwidth that a pull gets: layers unpack while they download, registries throttle.
+PULL_EFFICIENCY = 0.6
+# Container start, weights onto the GPU, first scored pair; the bench of a rented GPU is the way to replace it.
+START_S = 90.0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a rented machine has to fetch and hold before it serves."""
+
+    pull_gb: float
+    disk_gb: float
+    start_s: float = START_S
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An offer with what it would cost and how long it would take to be ready."""
+
+    offer: Offer
+    pull_cost_usd: float
+    ready_s: float
+
+    @classmethod
+    def of(cls, offer: Offer, work: Workload) -> Candidate:
+        """Price the pull by the host's `inet_down_cost`, time it by its `inet_down`."""
+        mbps = max(offer.inet_down_mbps, 1.0) * PULL_EFFICIENCY
+        return cls(
+            offer=offer,
+            pull_cost_usd=work.pull_gb * offer.inet_down_cost_usd_gb,
+            ready_s=work.pull_gb * 8000.0 / mbps + work.start_s,
+        )
+
+    @classmethod
+    def parse(cls, raw: Wire) -> Candidate:
+        """Read a candidate back from the record that state keeps."""
+        return cls(Offer.parse(raw), number(raw, "pull_cost_usd", 0.0), number(raw, "ready_s", 0.0))
+
+    def record(self) -> dict[str, Json]:
+        """Return the JSON that state keeps; `parse` reads it back."""
+        return {
+            **self.offer.record(),
+            "pull_cost_usd": round(self.pull_cost_usd, 4),
+            "ready_s": round(self.ready_s),
+        }
+
+    @property
+    def hourly_usd(self) -> float:
+        """Dollars per hour for GPU and disk, with the one-off pull spread over a day."""
+        return self.offer.dph_total_usd + self.pull_cost_usd / PULL_SPREAD_H
+
+    def __str__(self) -> str:
+        offer = self.offer
+        gpus = f"{offer.num_gpus}x " if offer.num_gpus > 1 else ""
+        return (
+            f"offer {offer.ask_id}: {gpus}{offer.gpu_name} on machine {offer.machine_id}, {offer.place}, "
+            f"${offer.dph_total_usd:.4f}/h, pull once ${self.pull_cost_usd:.2f}, ready in about {minutes(self.ready_s)}"
+        )
+
+
+def minutes(seconds: float) -> str:
+    """Return a duration the way people say it: 45 s, 3 min 20 s, 1 h 5 min."""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 and whole < 600 else "")
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def rank(offers: Iterable[Offer], work: Workload, prefer: Prefer) -> list[Candidate]:
+    """Return candidates, best first; the cheaper of two equals first, then the lower offer id, so it is repeatable.
+
+    * cheapest: $/h with the pull spread over a day, divided by reliability (an hour that a host fails is paid twice).
+    * fastest:  estimated time to ready, in steps of 15 s; price decides within a step.
+    * balanced: the cheapest rule, times 1 + time to ready in hours: half an hour of waiting weighs like 50 % more $/h.
+    """
+    candidates = [Candidate.of(offer, work) for offer in offers]
+    return sorted(candidates, key=lambda candidate: _score(candidate, prefer))
+
+
+def _score(candidate: Candidate, prefer: Prefer) -> tuple[float, float, int]:
+    cost = candidate.hourly_usd / max(candidate.offer.reliability, 0.5)
+    if prefer == "fastest":
+        first = float(round(candidate.ready_s / 15.0))
+    elif prefer == "balanced":
+        first = cost * (1.0 + candidate.ready_s / 3600.0)
+    else:
+        first = cost
+    return (first, cost, candidate.offer.ask_id)
+
+
+def distinct_machines(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Keep the best offer of each machine: a host that fails once is not worth a second try in the same run."""
+    seen: set[int] = set()
+    kept = []
+    for candidate in candidates:
+        if candidate.offer.machine_id not in seen:
+            seen.add(candidate.offer.machine_id)
+            kept.append(candidate)
+    return kept

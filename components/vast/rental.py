@@ -1,0 +1,423 @@
+"""Renting until something serves: adopt what a killed run left, else rent, watch, give up bad hosts, take the next.
+
+The money rule: whenever `run` raises, nothing that it rented is left; where a destroy failed, the error carries the id
+and the command that removes it. Called by the Instance resource's `create`; clock, sleep, probe and progress come in.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from components.errors import (
+    ApiError,
+    ApiUnreachable,
+    AuthError,
+    CreateFailed,
+    DestroyFailed,
+    EngineGone,
+    MalformedAnswer,
+    OfferTaken,
+    RateLimited,
+    RentalFailed,
+    VastError,
+)
+from components.vast.attempt import Attempt, Outcome
+from components.vast.board import Board
+from components.vast.client import AmbiguousRent, VastClient
+from components.vast.label import Label
+from components.vast.models import Contract
+from components.vast.probe import Probe
+from components.vast.ranking import Candidate, distinct_machines, minutes
+from components.vast.redaction import scrub, tail
+from components.vast.spec import Deadlines, Spec
+from components.vast.status import Failure
+from components.vast.wire import Json
+
+SPEC_FAULT_MACHINES = 2  # the same application error on this many machines is not the hosts' fault
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A machine that was tried, or an offer that was lost, and why."""
+
+    machine_id: int
+    offer_id: int
+    reason: str
+    after_s: float
+
+    def record(self) -> dict[str, Json]:
+        """Return the JSON that outputs keep."""
+        return {
+            "machine_id": self.machine_id,
+            "offer_id": self.offer_id,
+            "reason": self.reason,
+            "after_s": round(self.after_s, 1),
+        }
+
+
+@dataclass(frozen=True)
+class Rented:
+    """What serves now, and what it took."""
+
+    contract: Contract
+    ip: str
+    port: int
+    candidate: Candidate | None
+    adopted: bool
+    ready_s: float
+    rejected: tuple[Rejected, ...]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to rent and how long to try."""
+
+    spec: Spec
+    label: Label
+    container_port: int
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    max_tries: int = 5
+    poll_s: float = 5.0
+    resolve_s: float = 20.0
+    bid_usd: float | None = None
+    hedge: int = 1
+    spec_fault_logs: tuple[str, ...] = ()
+
+
+class Rental:
+    """One run of renting. Not reused."""
+
+    def __init__(
+        self,
+        client: VastClient,
+        board: Board,
+        order: Order,
+        *,
+        probe: Probe,
+        candidates: Sequence[Candidate],
+        search: Callable[[], Sequence[Candidate]],
+        known: Callable[[], Iterable[int]] = tuple,
+        claim: Callable[[int], bool] = lambda _machine: True,
+        progress: Callable[[str], None] = lambda _text: None,
+        notice: Callable[[str], None] = lambda _text: None,
+        engine_gone: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`known` are ids that the state has; `claim` reserves a machine against other rentals of this process."""
+        self._client = client
+        self._board = board
+        self._order = order
+        self._probe = probe
+        self._queue = distinct_machines(candidates)
+        self._search = search
+        self._known = known
+        self._claim = claim
+        self._progress = progress
+        self._notice = notice
+        self._engine_gone = engine_gone
+        self._clock = clock
+        self._sleep = sleep
+        self._secrets = order.spec.secrets()
+        self._active: list[Attempt] = []
+        self._rejected: list[Rejected] = []
+        self._signs: Counter[str] = Counter()
+        self._tried: set[int] = set()
+        self._searched_again = False
+        self._ambiguous = False
+
+    def run(self) -> Rented:
+        """Return a contract that serves and whose label no longer says pending.
+
+        Raises RentalFailed (what happened to each candidate), DestroyFailed (something may still be billed),
+        EngineGone, or the API's own error where it refuses everything.
+        """
+        started = self._clock()
+        try:
+            adopted = self._adopt()
+            if adopted is not None:
+                self._active.append(self._attempt(adopted.id, None))
+            winner = self._until_one_serves()
+            return self._keep(winner, adopted, started)
+        except BaseException as error:
+            self._release(error)
+            raise
+
+    # ---- the loop ------------------------------------------------------------------------------------------------
+
+    def _until_one_serves(self) -> Attempt:
+        while True:
+            self._stop_if_engine_gone()
+            while len(self._active) < self._order.hedge and self._rent_next():
+                pass
+            if not self._active:
+                raise RentalFailed(self._report())
+            contracts = self._look()
+            if contracts is not None:
+                for attempt in list(self._active):
+                    outcome = attempt.step(contracts.get(attempt.instance_id), self._clock())
+                    if outcome.state == "ready":
+                        self._notice(outcome.text)
+                        return attempt
+                    self._handle(attempt, outcome)
+            if self._active:
+                self._sleep(self._order.poll_s)
+
+    def _look(self) -> dict[int, Contract] | None:
+        """Read the list; None when the API cannot be asked just now, which is no reason to give a machine up."""
+        try:
+            contracts = dict(self._board.contracts(max_age_s=self._order.poll_s / 2))
+        except AuthError:
+            raise
+        except (ApiUnreachable, ApiError, MalformedAnswer) as error:
+            self._progress(f"the API cannot be asked, still waiting: {str(error)[:120]}")
+            for attempt in list(self._active):
+                if attempt.contract is not None:
+                    self._handle(attempt, attempt.step(attempt.contract, self._clock()))
+            return None
+        return contracts
+
+    def _handle(self, attempt: Attempt, outcome: Outcome) -> None:
+        if outcome.state == "pending":
+            self._progress(outcome.text)
+            return
+        if outcome.failure is None:
+            return
+        failure = self._with_log(attempt, outcome.failure)
+        self._destroy(attempt.instance_id)
+        self._active.remove(attempt)
+        offer_id = attempt.candidate.offer.ask_id if attempt.candidate else 0
+        text = scrub(failure.text, self._secrets)
+        took = self._clock() - attempt.rented_at
+        self._rejected.append(Rejected(attempt.machine_id, offer_id, text.partition("\n")[0], took))
+        self._notice(f"{attempt.who} given up and destroyed: {text.partition(chr(10))[0]}")
+        self._signs[failure.sign] += 1
+        repeated = failure.fault == "either" and self._signs[failure.sign] >= SPEC_FAULT_MACHINES
+        if failure.fault == "spec" or repeated:
+            why = "the same on two machines" if repeated else "no other machine would do better"
+            raise RentalFailed(f"what is deployed is at fault, not the hosts ({why}): {text}\n{self._report()}")
+
+    def _with_log(self, attempt: Attempt, failure: Failure) -> Failure:
+        """Add the end of the container's log, and let it decide whose fault it is."""
+        if failure.sign not in ("exited", "not-serving", "created-stopped"):
+            return failure
+        try:
+            log = tail(scrub(self._client.logs(attempt.instance_id, lines=60), self._secrets))
+        except VastError:
+            return failure
+        if not log:
+            return failure
+        for pattern in self._order.spec_fault_logs:
+            found = re.search(pattern, log, re.MULTILINE)
+            if found:
+                words = found[0].strip()[:200]
+                return Failure(f"log:{pattern}", f"{failure.text}: {words}\n{log}", "spec")
+        last = log.splitlines()[-1][-160:]
+        return Failure(f"{failure.sign}:{_shape(last)}", f"{failure.text}: {last}\n{log}", failure.fault)
+
+    # ---- renting -------------------------------------------------------------------------------------------------
+
+    def _rent_next(self) -> bool:
+        """Rent the next candidate that is still free; False when there is none or enough were tried."""
+        while len(self._tried) < self._order.max_tries:
+            if not self._queue and not self._searched_again:
+                self._searched_again = True
+                self._queue = distinct_machines(self._search())
+            if not self._queue:
+                return False
+            candidate = self._queue.pop(0)
+            machine = candidate.offer.machine_id
+            if machine in self._tried or not self._claim(machine):
+                continue
+            self._stop_if_engine_gone()
+            self._progress(f"renting {candidate}")
+            instance_id = self._rent(candidate)
+            if instance_id is not None:
+                self._tried.add(machine)
+                self._active.append(self._attempt(instance_id, candidate))
+                return True
+        return False
+
+    def _rent(self, candidate: Candidate) -> int | None:
+        """Rent one offer; None when it is not to be had. A lost answer is resolved by the label first."""
+        offer = candidate.offer
+        body = self._order.spec.body(self._order.label.marked(pending=True), bid_usd=self._order.bid_usd)
+        try:
+            return self._client.rent(offer.ask_id, body)
+        except OfferTaken as error:
+            self._lost(candidate, "taken by someone else", error)
+        except AmbiguousRent as error:
+            self._ambiguous = True
+            found = self._resolve()
+            if found is not None:
+                return found
+            self._lost(candidate, f"no answer to the rent call ({error}), and no such instance", error)
+        except CreateFailed as error:
+            if error.leaked_id is not None:
+                self._destroy(error.leaked_id)
+                self._lost(candidate, f"refused: {error}", error)
+            elif error.status in (400, 403) and "invalid" in f"{error.code} {error}":
+                raise RentalFailed(f"the API refuses what was asked for: {error}") from None
+            elif "credit" in str(error):
+                raise RentalFailed(
+                    f"the account cannot pay: {error}; add credit at https://cloud.vast.ai/billing/"
+                ) from None
+            else:
+                self._lost(candidate, f"refused: {error}", error)
+        return None
+
+    def _resolve(self) -> int | None:
+        """Find the contract that a rent call without an answer may have made."""
+        deadline = self._clock() + self._order.resolve_s
+        taken = {attempt.instance_id for attempt in self._active}
+        while True:
+            fresh = [found for found in self._ours() if found.id not in taken]
+            if fresh:
+                return fresh[0].id
+            if self._clock() >= deadline:
+                return None
+            self._sleep(min(2.0, self._order.poll_s))
+
+    def _lost(self, candidate: Candidate, reason: str, _error: Exception) -> None:
+        text = scrub(reason, self._secrets)[:300]
+        self._rejected.append(Rejected(candidate.offer.machine_id, candidate.offer.ask_id, text, 0.0))
+        self._tried.add(candidate.offer.machine_id)
+        self._progress(f"offer {candidate.offer.ask_id}: {text}; taking the next")
+
+    def _attempt(self, instance_id: int, candidate: Candidate | None) -> Attempt:
+        return Attempt(
+            instance_id,
+            container_port=self._order.container_port,
+            deadlines=self._order.deadlines,
+            probe=self._probe,
+            now=self._clock(),
+            candidate=candidate,
+        )
+
+    # ---- what a killed run left ----------------------------------------------------------------------------------
+
+    def _ours(self) -> list[Contract]:
+        """Return the contracts of this very resource that no state knows."""
+        known = set(self._known())
+        found = []
+        for contract in self._board.contracts().values():
+            label = Label.parse(contract.label)
+            if label is not None and label.same_place(self._order.label) and contract.id not in known:
+                found.append(contract)
+        return found
+
+    def _adopt(self) -> Contract | None:
+        """Keep one left-behind contract that runs this very spec; destroy the others."""
+        left = self._ours()
+        same = [contract for contract in left if _digest(contract) == self._order.label.digest]
+        same.sort(key=lambda contract: (contract.actual_status != "running", contract.id))
+        keep = same[0] if same else None
+        for contract in left:
+            if keep is None or contract.id != keep.id:
+                self._notice(
+                    f"instance {contract.id} was left by a run that was killed, and runs something else: destroyed"
+                )
+                self._destroy(contract.id)
+        if keep is not None:
+            self._notice(f"instance {keep.id} was left by a run that was killed: adopted, nothing rented anew")
+        return keep
+
+    # ---- the end -------------------------------------------------------------------------------------------------
+
+    def _keep(self, winner: Attempt, adopted: Contract | None, started: float) -> Rented:
+        for attempt in [other for other in self._active if other is not winner]:
+            self._destroy(attempt.instance_id)
+            self._active.remove(attempt)
+            self._notice(f"{attempt.who} destroyed: the other one was faster")
+        contract, seen = winner.contract, winner.observation
+        if contract is None or seen is None or seen.port is None:
+            raise RentalFailed(f"{winner.who} was ready without an address")
+        if self._ambiguous:
+            for stray in self._ours():
+                if stray.id != winner.instance_id:
+                    self._destroy(stray.id)
+        self._stop_if_engine_gone()
+        self._client.set_label(winner.instance_id, str(self._order.label.marked(pending=False)))
+        return Rented(
+            contract=contract,
+            ip=seen.ip,
+            port=seen.port,
+            candidate=winner.candidate,
+            adopted=adopted is not None and adopted.id == winner.instance_id,
+            ready_s=self._clock() - started,
+            rejected=tuple(self._rejected),
+        )
+
+    def _stop_if_engine_gone(self) -> None:
+        if self._engine_gone():
+            raise EngineGone("the Pulumi CLI that asked for this instance is gone; what was rented is destroyed")
+
+    def _release(self, error: BaseException) -> None:
+        """Destroy everything that is still rented; a failure to do so replaces the error."""
+        ids = [attempt.instance_id for attempt in self._active]
+        if self._ambiguous:
+            try:
+                ids.extend(stray.id for stray in self._ours() if stray.id not in ids)
+            except VastError as blind:
+                self._notice(f"whether a lost rent call made an instance could not be checked: {blind}")
+        for instance_id in ids:
+            try:
+                self._destroy(instance_id)
+            except DestroyFailed as failed:
+                raise DestroyFailed(
+                    f"{failed}\nthis came while cleaning up after: {error}", instance_id=instance_id
+                ) from None
+
+    def _destroy(self, instance_id: int) -> None:
+        destroy_surely(self._client, instance_id, clock=self._clock, sleep=self._sleep)
+
+    def _report(self) -> str:
+        if not self._rejected:
+            return "no candidate could be rented: the offers found are gone and a new search found none"
+        lines = [
+            f"  machine {one.machine_id}"
+            + (f" after {minutes(one.after_s)}" if one.after_s else "")
+            + f": {one.reason}"
+            for one in self._rejected
+        ]
+        counted = f"{len(self._rejected)} of at most {self._order.max_tries} candidates were tried, none serves"
+        return "\n".join([f"{counted}; nothing is left rented:", *lines, "next: run again, or widen the query"])
+
+
+def destroy_surely(
+    client: VastClient,
+    instance_id: int,
+    *,
+    verify_s: float = 60.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Destroy an instance and see that it is gone; False when it was gone before. Raises DestroyFailed, with the id."""
+    try:
+        existed = client.destroy(instance_id)
+        deadline = clock() + verify_s
+        while client.instance(instance_id) is not None:
+            if clock() >= deadline:
+                raise ApiError(f"it is still there {verify_s:g} s after it was destroyed", status=200)
+            sleep(1.0)
+    except (ApiError, ApiUnreachable, MalformedAnswer, RateLimited) as error:
+        raise DestroyFailed(
+            f"instance {instance_id} could not be destroyed and MAY STILL BE BILLED: {error}; "
+            f"remove it with `vastai destroy instance {instance_id}`",
+            instance_id=instance_id,
+        ) from None
+    return existed
+
+
+def _digest(contract: Contract) -> str:
+    label = Label.parse(contract.label)
+    return label.digest if label else ""
+
+
+def _shape(line: str) -> str:
+    """Return a log line without what differs between two runs of the same fault: numbers, ids, times."""
+    return re.sub(r"0x[0-9a-f]+|\d+", "#", line)[:120]

@@ -1,0 +1,82 @@
+"""What to run on a rented machine, and until when it may take. Built by the Instance resource, used by `rental`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from components.vast.label import Label
+from components.vast.wire import Json, Wire
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A container: image, command, environment, ports, disk. `env` and `image_login` are secret and not in the repr."""
+
+    image: str
+    disk_gb: float
+    runtype: str = "args"
+    onstart: str | None = None
+    args: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
+    user: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    image_login: str | None = field(default=None, repr=False)
+
+    def digest(self) -> str:
+        """Return 12 hex digits that change with anything that needs a new container, secrets included."""
+        content = json.dumps(
+            {
+                f.name: dict(self.env) if f.name == "env" else getattr(self, f.name)
+                for f in fields(self)
+                if f.name != "disk_gb"
+            }
+            | {"disk_gb": float(self.disk_gb)},
+            sort_keys=True,
+        )
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    def secrets(self) -> list[str]:
+        """Return the values that must not be shown."""
+        return [*self.env.values(), *(self.image_login or "").split()]
+
+    def body(self, label: Label, *, bid_usd: float | None = None) -> dict[str, Json]:
+        """Return the JSON for `PUT /api/v0/asks/{id}/`; `cancel_unavail` refuses to queue for a busy machine."""
+        env: dict[str, str] = {f"-p {mapping}": "1" for mapping in self.ports}
+        body: dict[str, Json] = {
+            "client_id": "me",
+            "image": self.image,
+            "env": env | dict(self.env),
+            "disk": float(self.disk_gb),
+            "label": str(label),
+            "runtype": self.runtype,
+            "args": list(self.args),
+            "cancel_unavail": True,
+            "target_state": "running",
+        }
+        optional = {"onstart": self.onstart, "image_login": self.image_login, "user": self.user, "price": bid_usd}
+        return body | {key: value for key, value in optional.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """How long each stage may take, in seconds, and how long progress may stand still (`stall_s`)."""
+
+    rented_s: float = 180.0
+    pulling_s: float = 1800.0
+    starting_s: float = 300.0
+    port_s: float = 180.0
+    serving_s: float = 900.0
+    stall_s: float = 420.0
+
+    @classmethod
+    def parse(cls, raw: Wire) -> Deadlines:
+        """Read deadlines from a resource's inputs; what is missing keeps its default."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: float(value) for key, value in raw.items() if key in known and value is not None})
+
+    def of(self, stage: str) -> float:
+        """Return the deadline of a stage by its name."""
+        return float(getattr(self, f"{stage}_s"))
