@@ -119,7 +119,8 @@ class VastClient:
         try:
             answer = self._call("show", "GET", f"/api/v0/instances/{instance_id}/?owner=me")
         except ApiError as error:
-            if error.code in ("no_such_instance", "not_found") and error.status == 404:
+            gone = error.code in ("no_such_instance", "not_found") and error.status == 404
+            if gone and not isinstance(error, AuthError):
                 return None
             raise
         data = self._object(answer, "instances")

@@ -1,0 +1,29 @@
+"""The stack, as a table of contents: config -> Reranker -> outputs."""
+
+import pulumi
+
+from components.errors import ConfigError
+from components.reranker import Reranker
+from components.settings import emulator_hub_reachable, load, stack_config
+from components.vllm.catalog import load_catalog
+
+try:
+    settings = load(stack_config(), load_catalog(), hub_reachable=emulator_hub_reachable)
+except ConfigError as error:
+    raise pulumi.RunError(str(error)) from None
+reranker = Reranker("reranker", settings)
+instance = reranker.instance
+
+pulumi.export("url", reranker.url)
+pulumi.export("ip", instance.ip)
+pulumi.export("port", instance.port)
+pulumi.export("api_key", reranker.api_key)
+pulumi.export("model", settings.model.name)
+pulumi.export("instance_id", instance.instance_id)
+pulumi.export("machine_id", instance.machine_id)
+pulumi.export("gpu", instance.gpu)
+pulumi.export("offer", reranker.first_choice())
+pulumi.export("hourly_cost_usd", instance.hourly_cost_usd)
+pulumi.export("rejected_machines", instance.rejected_machines)
+pulumi.export("validation", reranker.validation.report)
+pulumi.export("curl", reranker.curl())

@@ -1,0 +1,238 @@
+"""The stack's config as one frozen record. Called by `__main__.py`; every bad value is reported at once, by its key.
+
+The keys, their types and defaults are declared in Pulumi.yaml; what is checked here is what a type cannot say.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from dataclasses import field as fields_of
+from typing import Any, cast, get_args
+
+from components.errors import ConfigError, QueryError
+from components.vast.drift import HEAL_ON
+from components.vast.query import Constraint, parse
+from components.vast.ranking import PREFERENCES
+from components.vllm.catalog import Catalog, Image, Model
+from components.vllm.launch import Form
+
+NAMESPACE = "vast-reranker"
+KEYS = (
+    "model", "offline_model", "image", "form", "dtype", "extra_args", "query", "disk_gb", "max_dph_usd",
+    "min_reliability", "min_duration_h", "gpu_names", "countries", "prefer", "api_url", "api_pacing", "vast_api_key",
+    "api_key", "hub_token", "max_tries", "poll_s", "pulling_s", "serving_s", "stall_s", "probe_window_s", "heal_on",
+)  # fmt: skip
+FORMS: tuple[str, ...] = get_args(Form)
+DTYPES = ("auto", "half", "float16", "bfloat16", "float32")
+VAST_MIN_DISK_GB = 8
+MIN_KEY_CHARS = 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one stack wants. Keys and tokens are not in the repr."""
+
+    model: Model
+    image: Image
+    form: Form
+    dtype: str | None
+    extra_args: tuple[str, ...]
+    query: str
+    constraints: tuple[Constraint, ...]
+    disk_gb: float
+    prefer: str
+    max_tries: int
+    poll_s: float
+    deadlines: Mapping[str, float]
+    watch: Mapping[str, Any]
+    asked_model: str
+    api_key: str | None = fields_of(default=None, repr=False)
+    hub_token: str | None = fields_of(default=None, repr=False)
+
+
+def stack_config() -> dict[str, str]:
+    """Return the running program's config, its namespace taken off; defaults come from Pulumi.yaml."""
+    from pulumi.runtime.config import get_config_env  # noqa: PLC0415 - tests of `load` need no Pulumi
+
+    prefix = f"{NAMESPACE}:"
+    return {key.removeprefix(prefix): value for key, value in get_config_env().items() if key.startswith(prefix)}
+
+
+def load(raw: Mapping[str, str], catalog: Catalog, *, hub_reachable: Callable[[str], bool]) -> Settings:
+    """Read `raw`, the project's config with its namespace taken off. Raises ConfigError with every problem found.
+
+    `hub_reachable` is asked, with the API's address, only where `offline_model` is set.
+    """
+    reader = _Reader(raw)
+    reader.unknown_keys()
+    asked = reader.text("model")
+    name = asked
+    offline = reader.text("offline_model")
+    api_url = reader.url("api_url")
+    if offline and api_url and not hub_reachable(api_url):
+        name = offline
+    reader.add("offline_model" if name != asked else "model", catalog.problems_with_model(name))
+    ref = reader.text("image") or catalog.default_image.ref
+    reader.add("image", catalog.problems_with_image(ref))
+    query = reader.text("query")
+    try:
+        parse(query)
+    except QueryError as error:
+        reader.problem("query", str(error).removeprefix("query "))
+    prefer = reader.one_of("prefer", PREFERENCES)
+    form = cast(Form, reader.one_of("form", FORMS))
+    heal_on = reader.one_of("heal_on", HEAL_ON)
+    reader.one_of("api_pacing", ("published", "off"))
+    dtype = reader.one_of("dtype", ("", *DTYPES)) or None
+    disk_gb = reader.number("disk_gb", least=VAST_MIN_DISK_GB)
+    api_key = reader.text("api_key") or None
+    if api_key is not None and (len(api_key) < MIN_KEY_CHARS or not api_key.isascii() or not api_key.isprintable()):
+        reader.problem("api_key", f"needs at least {MIN_KEY_CHARS} printable ASCII characters (its value is not shown)")
+    deadlines = {key: reader.number(key, least=1) for key in ("pulling_s", "serving_s", "stall_s")}
+    poll_s = reader.number("poll_s", least=0.05)
+    watch = {"heal_on": heal_on, "probe_window_s": reader.number("probe_window_s", least=0)}
+    max_tries = int(reader.number("max_tries", least=1))
+    constraints = reader.constraints()
+    extra_args = reader.items("extra_args")
+    if not reader.problems:
+        needed = catalog.disk_needed_gb(catalog.image(ref), catalog.model(name))
+        if disk_gb < needed:
+            reader.problem("disk_gb", f"is {disk_gb:g}, but {ref} with {name} needs {math.ceil(needed)} GB at least")
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    model, image = catalog.model(name), catalog.image(ref)
+    return Settings(
+        model=model,
+        image=image,
+        form=form,
+        dtype=dtype,
+        extra_args=extra_args,
+        query=query,
+        constraints=(*constraints, *_imposed(image, disk_gb)),
+        disk_gb=disk_gb,
+        prefer=prefer,
+        max_tries=max_tries,
+        poll_s=poll_s,
+        deadlines=deadlines,
+        watch=watch,
+        asked_model=asked,
+        api_key=api_key,
+        hub_token=reader.text("hub_token") or None,
+    )
+
+
+def _imposed(image: Image, disk_gb: float) -> list[Constraint]:
+    """Return what the image and the disk demand of a machine."""
+    imposed = [
+        Constraint("cuda_max_good", "gte", image.cuda_min, f"image {image.ref}"),
+        Constraint("compute_cap", "gte", image.compute_cap_min, f"image {image.ref}"),
+        Constraint("disk_space", "gte", disk_gb, "disk_gb"),
+    ]
+    if image.compute_cap_max is not None:
+        imposed.append(Constraint("compute_cap", "lte", image.compute_cap_max, f"image {image.ref}"))
+    return imposed
+
+
+def emulator_hub_reachable(api_url: str) -> bool:
+    """Ask an emulator whether its containers reach the model hub; a real Vast.ai host does, so the answer is True."""
+    try:
+        with urllib.request.urlopen(f"{api_url}/_emulator/hub", timeout=5) as answer:
+            return bool(json.load(answer).get("reachable"))
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ConfigError(
+            [
+                f"{NAMESPACE}:api_url: cannot reach {api_url} ({reason}); "
+                "if it is the local emulator, start it with `make emulator-up`"
+            ]
+        ) from None
+
+
+class _Reader:
+    """Takes values out of the raw config and collects what is wrong with them."""
+
+    def __init__(self, raw: Mapping[str, str]) -> None:
+        self._raw = raw
+        self.problems: list[str] = []
+
+    def problem(self, key: str, text: str) -> None:
+        self.problems.append(f"{NAMESPACE}:{key}: {text}")
+
+    def add(self, key: str, texts: list[str]) -> None:
+        for text in texts:
+            self.problem(key, text)
+
+    def unknown_keys(self) -> None:
+        for key in self._raw:
+            if key not in KEYS:
+                near = difflib.get_close_matches(key, KEYS, 1)
+                self.problem(key, "is not a config key" + (f"; did you mean {near[0]}?" if near else ""))
+
+    def text(self, key: str) -> str:
+        return str(self._raw.get(key) or "").strip()
+
+    def one_of(self, key: str, accepted: tuple[str, ...]) -> str:
+        value = self.text(key)
+        if value not in accepted:
+            self.problem(key, f"is {value!r}; accepted: {', '.join(one for one in accepted if one)}")
+            return accepted[0]
+        return value
+
+    def number(self, key: str, *, least: float) -> float:
+        value = self.text(key)
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number >= least):
+            self.problem(key, f"is {value!r}; accepted: a number of at least {least:g}")
+            return least
+        return number
+
+    def items(self, key: str) -> tuple[str, ...]:
+        value = self._raw.get(key) or "[]"
+        try:
+            parsed = json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            parsed = None
+        if not isinstance(parsed, list):
+            self.problem(key, f"is {value!r}; accepted: a list")
+            return ()
+        return tuple(str(one) for one in parsed)
+
+    def url(self, key: str) -> str:
+        value = self.text(key).rstrip("/")
+        if not value.startswith(("https://", "http://")):
+            self.problem(key, f"is {value!r}; accepted: an http(s) address such as https://console.vast.ai")
+            return ""
+        return value
+
+    def constraints(self) -> list[Constraint]:
+        found = []
+        if self.text("max_dph_usd"):
+            price = self.number("max_dph_usd", least=0.001)
+            found.append(Constraint("dph_total", "lte", price, "max_dph_usd"))
+        if self.text("min_reliability"):
+            share = self.number("min_reliability", least=0)
+            if share > 1:
+                self.problem("min_reliability", f"is {share:g}; accepted: 0 to 1")
+            found.append(Constraint("reliability", "gte", share, "min_reliability"))
+        if self.text("min_duration_h"):
+            hours = self.number("min_duration_h", least=0)
+            found.append(Constraint("duration", "gte", hours * 3600.0, "min_duration_h"))
+        if gpus := self.items("gpu_names"):
+            found.append(Constraint("gpu_name", "in", [name.replace("_", " ") for name in gpus], "gpu_names"))
+        if countries := self.items("countries"):
+            wrong = [code for code in countries if not (len(code) == 2 and code.isalpha())]
+            if wrong:
+                self.problem("countries", f"has {', '.join(wrong)}; accepted: two-letter codes such as US or SE")
+            found.append(Constraint("geolocation", "in", [code.upper() for code in countries], "countries"))
+        return found

@@ -1,0 +1,76 @@
+"""RerankValidation: scores real pairs on the server after each deploy, as a resource; `pulumi up` fails if it fails.
+
+Runs again when the instance, its address, the model or the checks change, and on demand (`run`: any new text).
+The checks themselves are `components.vllm.checks`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
+
+from components.plugin.engine import ENGINE
+from components.plugin.verbs import VastProvider, known, verb
+from components.vast.change import same
+from components.vllm.catalog import load_catalog
+from components.vllm.checks import CHECKS_VERSION, run_checks
+from components.vllm.client import RerankClient
+
+WATCHED = ("url", "instance_id", "model", "checks_version", "run")
+
+
+@dataclass
+class RerankValidationArgs:
+    """What to validate: the server's address and key, the model it should serve, the instance it runs on."""
+
+    url: pulumi.Input[str]
+    api_key: pulumi.Input[str]
+    model: pulumi.Input[str]
+    instance_id: pulumi.Input[int]
+    run: str = ""
+    checks_version: int = CHECKS_VERSION
+
+
+class RerankValidationProvider(VastProvider):
+    """Runs the checks on create and on update."""
+
+    @verb
+    def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
+        """Compare what is validated; a new key alone needs no new scores, but its record does."""
+        keys = (*WATCHED, "api_key")
+        return DiffResult(changes=any(not known(news.get(key)) or not same(olds.get(key), news.get(key)) for key in keys))
+
+    @verb
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Run the checks. Raises ValidationFailed with each check that failed, ServerUnreachable, ServerError."""
+        return CreateResult(secrets.token_hex(4), _validated(props))
+
+    @verb
+    def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
+        """Run the checks again."""
+        return UpdateResult(_validated(news))
+
+
+def _validated(props: dict[str, Any]) -> dict[str, Any]:
+    model = load_catalog().model(props["model"])
+    ENGINE.log(f"scoring golden pairs of {model.name} on {props['url']}/rerank", ephemeral=True)
+    client = RerankClient(props["url"], props["api_key"], timeout_s=60.0)
+    report = run_checks(client, model)
+    report.raise_if_failed()
+    passed = f"{sum(check.passed for check in report.checks)} checks passed"
+    ENGINE.log(f"{passed}; weights that ran: {report.weights}")
+    return {**props, "report": report.as_dict()}
+
+
+class RerankValidation(Resource, module="vast", name="RerankValidation"):
+    """A validated endpoint. Output: `report` (checks with what they saw, latencies, the weights that ran)."""
+
+    report: pulumi.Output[dict[str, Any]]
+
+    def __init__(self, name: str, args: RerankValidationArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        inputs = {**vars(args), "api_key": pulumi.Output.secret(args.api_key)}
+        super().__init__(RerankValidationProvider(), name, {"report": None, **inputs}, opts)

@@ -1,0 +1,130 @@
+"""A Vast.ai in one class, behind the client's transport seam: what a test scripts is what the client meets."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from components.vast.board import Board
+from components.vast.client import VastClient
+from components.vast.pacing import OFF, Pacer
+from components.vast.transport import Answer, Unanswered
+from tests.unit.wire_samples import instance, offer
+
+KEY = "vast-key-that-must-not-leak-0123456789"
+
+
+class ManualClock:
+    """Time that passes only when something sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class ScriptedApi:
+    """Keeps contracts, rents offers, and lets a test decide what each rented machine goes through.
+
+    `life(machine_id, age_s)` gives the fields that override a running instance's at that age, or None for "absent".
+    `on_rent(ask_id, body)` may return an Answer or raise Unanswered instead of renting.
+    """
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.offers = [offer(1001 + n, dph_total=0.09 + n / 100) for n in range(6)]
+        self.contracts: dict[int, dict[str, Any]] = {}
+        self.rented_at: dict[int, float] = {}
+        self.destroyed: list[int] = []
+        self.calls: Counter[str] = Counter()
+        self.bodies: list[dict[str, Any]] = []
+        self.life: Callable[[int, float], dict[str, Any] | None] = lambda _machine, _age: {}
+        self.on_rent: Callable[[int, dict[str, Any]], Answer | None] = lambda _ask, _body: None
+        self.interrupt: Callable[[str, str], Answer | None] = lambda _method, _path: None
+        self.log = ""
+        self._next = 9001
+
+    def client(self, **options: Any) -> VastClient:
+        return VastClient(
+            options.pop("key", KEY),
+            transport=self,
+            pacer=Pacer(OFF),
+            api_url="http://api.test",
+            clock=self.clock,
+            sleep=self.clock.sleep,
+            **options,
+        )
+
+    def board(self, client: VastClient) -> Board:
+        return Board(client, clock=self.clock)
+
+    def add(self, label: str, **fields: Any) -> int:
+        """Put an instance there as if it had been rented before."""
+        instance_id, self._next = self._next, self._next + 1
+        self.contracts[instance_id] = instance(instance_id, label=label, **fields)
+        self.rented_at[instance_id] = self.clock.now
+        return instance_id
+
+    def __call__(self, method: str, url: str, *, body: Any = None, key: str = "", timeout_s: float = 30.0) -> Answer:
+        split = urlsplit(url)
+        path = split.path
+        self.calls[f"{method} {path.split('/')[3] if path.startswith('/api') else path}"] += 1
+        answer = self.interrupt(method, path)
+        if answer is not None:
+            return answer
+        if path == "/log":
+            return Answer(200, self.log)
+        if path.endswith("/bundles/"):
+            self.bodies.append(body)
+            return _json({"offers": self.offers})
+        if "/asks/" in path:
+            return self._rent(int(path.split("/")[4]), body)
+        if path == "/api/v1/instances/":
+            wanted = json.loads(parse_qs(split.query)["select_filters"][0]).get("label", {}).get("eq")
+            rows = [row for row in self._rows() if wanted is None or row["label"] == wanted]
+            return _json({"success": True, "instances": rows, "next_token": None})
+        if "/request_logs/" in path:
+            return _json({"success": True, "result_url": "http://api.test/log"})
+        return self._one(method, int(path.split("/")[4]), body)
+
+    def _rent(self, ask_id: int, body: dict[str, Any]) -> Answer:
+        answer = self.on_rent(ask_id, body)
+        if answer is not None:
+            return answer
+        return _json({"success": True, "new_contract": self.make(ask_id, body)})
+
+    def make(self, ask_id: int, body: dict[str, Any]) -> int:
+        return self.add(body["label"], machine_id=ask_id + 5000)
+
+    def _one(self, method: str, instance_id: int, body: Any) -> Answer:
+        if method == "GET":
+            rows = {row["id"]: row for row in self._rows()}
+            return _json({"instances": rows.get(instance_id)})
+        if method == "DELETE":
+            if self.contracts.pop(instance_id, None) is None:
+                return _json({"success": False, "error": "no_such_instance", "msg": "gone"}, 404)
+            self.destroyed.append(instance_id)
+            return _json({"success": True})
+        self.contracts[instance_id].update(body)
+        return _json({"success": True})
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for instance_id, row in self.contracts.items():
+            fields = self.life(row["machine_id"], self.clock.now - self.rented_at[instance_id])
+            if fields is not None:
+                rows.append(row | fields)
+        return rows
+
+
+def _json(body: Any, status: int = 200) -> Answer:
+    return Answer(status, json.dumps(body))
+
+
+def no_answer(reason: str = "the connection broke", *, sent: bool = True) -> Unanswered:
+    return Unanswered(reason, sent=sent)

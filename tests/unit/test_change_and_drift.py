@@ -1,0 +1,160 @@
+import pytest
+
+from components.vast import change, drift
+from components.vast.drift import Drift, Watch
+from components.vast.label import Label
+from components.vast.models import Contract
+from components.vast.probe import Sight
+from components.vast.redaction import scrub, tail
+from components.vast.spec import Spec
+from components.vast.status import observe
+from tests.unit.wire_samples import instance, offer
+
+NOW = 1_900_000_000.0
+SEARCH = {"query": "num_gpus=1", "constraints": [], "pull_gb": 12, "disk_gb": 40, "prefer": "balanced"}
+INPUTS = {
+    "image": "vllm/vllm-openai:v0.19.1",
+    "args": ["-c", "exec vllm serve m"],
+    "env": {"K": "v"},
+    "ports": ["8000:8000"],
+    "disk_gb": 40,
+    "search": SEARCH,
+    "candidates": [{"ask_contract_id": 1}],
+    "searched_at": 5,
+    "probe": {"port": 8000},
+    "label_base": "p/s/n",
+    "owner": "0a1b",
+}
+OUTS = {**INPUTS, "drift": "", "offer": offer(), "ip": "127.0.1.9", "port": 40123, "dph_total_usd": 0.09}
+
+
+def test_nothing_changed_is_no_change_even_after_the_engine_turned_ints_into_floats():
+    news = {**INPUTS, "disk_gb": 40.0, "search": {**SEARCH, "pull_gb": 12.0, "constraints": []}}
+    assert not change.plan(OUTS, news, now=NOW).any
+
+
+@pytest.mark.parametrize("key", [key for key, effect in change.TABLE.items() if effect == "replace"])
+def test_every_key_of_the_container_replaces(key):
+    assert change.plan(OUTS, {**INPUTS, key: "other"}, now=NOW).replaces == [key]
+
+
+@pytest.mark.parametrize("key", [key for key, effect in change.TABLE.items() if effect == "update"])
+def test_every_key_of_its_care_updates_in_place(key):
+    plan = change.plan(OUTS, {**INPUTS, key: "other"}, now=NOW)
+    assert (plan.replaces, plan.updates) == ([], [key])
+
+
+def test_a_moving_market_is_no_change():
+    news = {**INPUTS, "candidates": [{"ask_contract_id": 2}], "searched_at": 99}
+    assert not change.plan(OUTS, news, now=NOW).any
+
+
+def test_a_new_query_keeps_a_machine_that_still_satisfies_it():
+    plan = change.plan(OUTS, {**INPUTS, "search": {**SEARCH, "query": "num_gpus=1 gpu_ram>=16"}}, now=NOW)
+    assert (plan.replaces, plan.updates) == ([], ["search"])
+
+
+def test_a_new_query_replaces_a_machine_that_breaks_it_and_says_by_what():
+    cap = {"field": "dph_total", "op": "lte", "value": 0.05, "because": "max_dph_usd"}
+    plan = change.plan(OUTS, {**INPUTS, "search": {**SEARCH, "constraints": [cap]}}, now=NOW)
+    assert plan.replaces == ["search"]
+    assert "dph_total<=0.05 (it has 0.09)" in plan.reasons[0]
+
+
+@pytest.mark.parametrize(("kind", "row"), drift.TABLE.items())
+def test_what_up_does_about_drift_is_what_the_table_says(kind, row):
+    plan = change.plan({**OUTS, "drift": f"{kind}: because"}, INPUTS, now=NOW)
+    expected = {"replace": (["drift"], []), "update": ([], ["drift"])}.get(row[0], ([], []))
+    assert (plan.replaces, plan.updates) == expected
+
+
+def judge(**fields):
+    contract = Contract.parse(instance(**fields))
+    return drift.from_state(contract, observe(contract, 8000))
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"actual_status": "exited", "status_msg": "exit 137"}, "exited"),
+        ({"actual_status": "stopped"}, "stopped"),
+        ({"cur_state": "stopped", "intended_status": "stopped", "next_state": "stopped"}, "stopped"),
+        ({"actual_status": "offline"}, "offline"),
+        ({"actual_status": "unknown"}, "offline"),
+        ({"actual_status": "scheduling"}, "not-running"),
+        ({"is_bid": True, "cur_state": "stopped", "actual_status": "stopped"}, "outbid"),
+        ({"ports": {}}, "not-running"),
+    ],
+)
+def test_the_api_state_alone_tells_what_is_wrong(fields, kind):
+    found = judge(**fields)
+    assert found is not None
+    assert found.kind == kind
+    assert "9001" in found.reason
+
+
+def test_a_running_instance_with_a_port_is_in_order_as_far_as_the_api_can_tell():
+    assert judge() is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "heal_on", "kind"),
+    [
+        ("ready", "dead", None),
+        ("dead", "dead", "engine-dead"),
+        ("silent", "dead", "unreachable"),
+        ("silent", "unreachable", "engine-dead"),
+    ],
+)
+def test_silence_is_told_apart_from_a_dead_engine(verdict, heal_on, kind):
+    contract = Contract.parse(instance())
+    found = drift.from_probe(contract, observe(contract, 8000), Sight(verdict, "detail"), Watch(heal_on=heal_on))
+    assert (found.kind if found else None) == kind
+
+
+def terms(watch=None, **fields):
+    label = "p/s/n@0a1b:abc"
+    contract = Contract.parse(instance(**{"label": label} | fields))
+    recorded = {**OUTS, "label": label}
+    found = drift.from_terms(contract, observe(contract, 8000), recorded, watch or Watch(), now=NOW)
+    return [one.kind for one in found]
+
+
+def test_terms_that_moved_are_each_named():
+    assert terms() == []
+    assert terms(public_ipaddr="127.0.1.10") == ["address"]
+    assert terms(ports={"8000/tcp": [{"HostPort": "40999"}]}) == ["address"]
+    assert terms(image_uuid="vllm/vllm-openai:v0.18.0") == ["image"]
+    assert terms(label="mine now") == ["label"]
+    assert terms(dph_total=0.12) == ["price"]
+    assert terms(Watch(renew_before_h=24), end_date=NOW + 3600) == ["ending"]
+
+
+def test_a_drift_survives_the_trip_through_state():
+    assert Drift.parse(str(Drift("exited", "instance 1: exit 137"))) == Drift("exited", "instance 1: exit 137")
+    assert Drift.parse("") is None
+    assert Drift.parse("nonsense") is None
+
+
+def test_labels_are_read_back_and_strangers_are_not_ours():
+    label = Label("vast-reranker/dev/reranker", "0a1b2c3d", "abc", pending=True)
+    assert Label.parse(str(label)) == label
+    assert Label.parse(str(label.marked(pending=False))) == label.marked(pending=False)
+    for stranger in ("", "my box", "a/b:c", "a@b:c", "vast-reranker/dev/reranker"):
+        assert Label.parse(stranger) is None
+
+
+def test_the_digest_changes_with_secrets_but_shows_none():
+    spec = Spec(image="i:1", disk_gb=40, env={"KEY": "s3cret-value"})
+    assert spec.digest() != Spec(image="i:1", disk_gb=40, env={"KEY": "another"}).digest()
+    assert spec.digest() == Spec(image="i:1", disk_gb=40.0, env={"KEY": "s3cret-value"}).digest()
+    assert "s3cret" not in repr(spec) + spec.digest()
+
+
+def test_text_for_people_holds_no_secret():
+    log = "key=abc123secret Authorization: Bearer zzzz9999 HF_TOKEN=hf_abcdefghij VLLM_API_KEY='qqqqqqqq' done"
+    clean = scrub(log, ["abc123secret"])
+    for secret in ("abc123secret", "zzzz9999", "hf_abcdefghij", "qqqqqqqq"):
+        assert secret not in clean
+    assert clean.endswith("done")
+    assert tail("\n".join(map(str, range(100))), lines=3) == "97\n98\n99"

@@ -1,0 +1,182 @@
+import pytest
+
+from components.errors import (
+    ApiError,
+    ApiUnreachable,
+    AuthError,
+    CreateFailed,
+    MalformedAnswer,
+    OfferTaken,
+    RateLimited,
+)
+from components.vast.client import AmbiguousRent
+from components.vast.query import Query, parse
+from components.vast.transport import Answer
+from tests.unit.scripted_api import KEY, ScriptedApi, no_answer
+
+
+@pytest.fixture
+def api():
+    return ScriptedApi()
+
+
+def answers(api, *given):
+    """Let the API answer with these, one after the other, then as usual."""
+    left = list(given)
+
+    def interrupt(_method, _path):
+        one = left.pop(0) if left else None
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    api.interrupt = interrupt
+
+
+def test_reading_an_instance_that_was_destroyed_gives_none(api):
+    assert api.client().instance(1) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(401, '{"success": false, "error": "auth_error", "msg": "Invalid user key"}'),
+        Answer(404, '{"success": false, "error": "not_found", "msg": "Invalid user key"}'),
+        Answer(403, '{"msg": "missing scope instance_read"}'),
+        Answer(404, '{"msg": "Session expired. Please log in again."}'),
+    ],
+)
+def test_a_wrong_key_is_never_read_as_gone(api, answer):
+    answers(api, answer)
+    with pytest.raises(AuthError, match="VAST_API_KEY"):
+        api.client().instance(1)
+    answers(api, answer)
+    with pytest.raises(AuthError):
+        api.client().destroy(1)
+
+
+def test_a_missing_key_says_how_to_set_it_before_anything_is_sent(api):
+    with pytest.raises(AuthError, match="pulumi config set --secret vast_api_key"):
+        api.client(key="").account()
+    assert not api.calls
+
+
+@pytest.mark.parametrize("text", ["", "<html>Bad gateway</html>", "[]", '{"success": true}'])
+def test_a_malformed_list_is_an_error_and_never_no_instances(api, text):
+    answers(api, Answer(200, text))
+    with pytest.raises(MalformedAnswer):
+        api.client().instances()
+
+
+def test_every_page_of_the_list_is_read(api):
+    answers(
+        api,
+        Answer(200, '{"instances": [{"id": 1}], "next_token": "t"}'),
+        Answer(200, '{"instances": [{"id": 2}], "next_token": null}'),
+    )
+    assert [contract.id for contract in api.client().instances()] == [1, 2]
+
+
+def test_reads_are_repeated_through_rate_limits_and_gateways(api):
+    api.add("x")
+    plain = Answer(429, "slow down")
+    answers(api, plain, Answer(429, '{"retry_after": 7}'), Answer(502, "<html>"), no_answer())
+    assert [contract.id for contract in api.client(patience_s=60).instances()] == [9001]
+    assert api.clock.now - 1000 >= 7
+
+
+def test_the_servers_retry_after_is_waited_out(api):
+    answers(api, Answer(429, "", {"Retry-After": "12"}))
+    api.client().instances()
+    assert api.clock.now >= 1012
+
+
+def test_an_exhausted_search_quota_is_not_repeated(api):
+    answers(api, Answer(429, '{"error": "search_quota_exceeded", "msg": "daily quota"}'))
+    with pytest.raises(RateLimited):
+        api.client().search(Query(parse(None)))
+    assert sum(api.calls.values()) == 1
+
+
+def test_an_api_that_is_down_says_what_was_tried_and_where(api):
+    answers(api, *[no_answer("the connection was refused", sent=False)] * 50)
+    with pytest.raises(ApiUnreachable, match=r"http://api.test: the connection was refused \(GET /api/v1/instances/"):
+        api.client().instances()
+
+
+def test_the_rent_call_is_never_repeated_when_it_may_have_happened(api):
+    answers(api, no_answer("the connection broke", sent=True))
+    with pytest.raises(AmbiguousRent):
+        api.client().rent(1001, {"label": "x"})
+    assert api.calls["PUT asks"] == 1
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_gateway_error_on_the_rent_call_is_ambiguous(api, status):
+    answers(api, Answer(status, "<html>"))
+    with pytest.raises(AmbiguousRent):
+        api.client().rent(1001, {"label": "x"})
+
+
+def test_the_rent_call_is_repeated_after_a_429_and_a_connection_never_made(api):
+    answers(api, Answer(429, "slow"), no_answer("refused", sent=False))
+    assert api.client().rent(1001, {"label": "x"}) == 9001
+    assert len(api.contracts) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(410, '{"success": false, "error": "no_such_ask", "msg": "error 410/3907: no_such_ask"}'),
+        Answer(404, '{"success": false, "error": "invalid_args", "msg": "error 404/3603: no_such_ask"}'),
+        Answer(400, '{"success": false, "error": "invalid_args", "msg": "Instance type 5 is no longer available."}'),
+    ],
+)
+def test_a_taken_offer_is_recognised_by_its_words_whatever_the_status(api, answer):
+    answers(api, answer)
+    with pytest.raises(OfferTaken):
+        api.client().rent(1001, {})
+
+
+def test_a_refusal_that_made_a_contract_anyway_carries_its_id(api):
+    answers(
+        api, Answer(400, '{"success": false, "error": "invalid_price", "msg": "bid too low", "new_contract": 4711}')
+    )
+    with pytest.raises(CreateFailed) as caught:
+        api.client().rent(1001, {})
+    assert caught.value.leaked_id == 4711
+
+
+def test_success_false_with_status_200_is_an_error(api):
+    answers(api, Answer(200, '{"success": false, "msg": "Required resources are currently unavailable"}'))
+    with pytest.raises(ApiError, match="Required resources"):
+        api.client().set_label(1, "x")
+
+
+def test_destroying_what_is_gone_is_told_apart_from_destroying(api):
+    instance_id = api.add("x")
+    client = api.client()
+    assert client.destroy(instance_id) is True
+    assert client.destroy(instance_id) is False
+
+
+def test_destroy_repeats_through_rate_limits_longer_than_any_read(api):
+    instance_id = api.add("x")
+    answers(api, *[Answer(429, "slow")] * 12)
+    assert api.client(patience_s=20).destroy(instance_id) is True
+
+
+def test_a_redirect_names_the_host_to_set(api):
+    answers(api, Answer(308, "", {"Location": "https://console.vast.ai/api/v0/"}))
+    with pytest.raises(ApiError, match="config key api_url"):
+        api.client().account()
+
+
+def test_the_key_is_in_no_text_and_no_repr(api):
+    answers(api, Answer(400, f'{{"error": "bad", "msg": "you sent Bearer {KEY}"}}'))
+    client = api.client()
+    with pytest.raises(ApiError) as caught:
+        client.account()
+    assert KEY not in str(caught.value)
+    assert KEY not in repr(caught.value)
+    assert KEY not in repr(client)

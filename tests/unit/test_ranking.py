@@ -1,0 +1,108 @@
+import pytest
+
+from components.errors import NoOffer
+from components.vast.market import Search
+from components.vast.models import Contract, Offer
+from components.vast.query import Constraint
+from components.vast.ranking import Candidate, Workload, distinct_machines, minutes, rank
+from tests.unit.scripted_api import ScriptedApi
+from tests.unit.wire_samples import instance, offer
+
+WORK = Workload(pull_gb=12.0, disk_gb=40.0)
+NOW = 1_900_000_000.0
+
+
+def offers(*raw):
+    return [Offer.parse(one) for one in raw]
+
+
+def first(prefer, *raw):
+    return rank(offers(*raw), WORK, prefer)[0].offer.ask_id
+
+
+def test_cheapest_counts_the_pull_and_reliability_besides_the_hourly_price():
+    assert first("cheapest", offer(1, dph_total=0.10), offer(2, dph_total=0.09)) == 2
+    assert first("cheapest", offer(1, dph_total=0.10), offer(2, dph_total=0.09, inet_down_cost=0.05)) == 1
+    assert first("cheapest", offer(1, dph_total=0.10), offer(2, dph_total=0.095, reliability=0.80)) == 1
+
+
+def test_fastest_takes_bandwidth_first_and_price_among_equals():
+    assert first("fastest", offer(1, inet_down=900.0, dph_total=0.5), offer(2, inet_down=100.0)) == 1
+    assert first("fastest", offer(1, inet_down=900.0, dph_total=0.5), offer(2, inet_down=899.0)) == 2
+
+
+def test_balanced_pays_a_little_for_a_lot_of_time_but_not_a_lot_for_a_little():
+    slow, fast = offer(1, inet_down=40.0, dph_total=0.09), offer(2, inet_down=800.0, dph_total=0.11)
+    assert first("balanced", slow, fast) == 2
+    assert first("balanced", offer(1, inet_down=400.0, dph_total=0.09), offer(2, inet_down=800.0, dph_total=0.2)) == 1
+
+
+def test_equal_offers_are_ranked_the_same_way_every_time():
+    raw = [offer(n) for n in (5, 3, 4)]
+    assert [one.offer.ask_id for one in rank(offers(*raw), WORK, "balanced")] == [3, 4, 5]
+
+
+def test_a_machine_is_a_candidate_once():
+    ranked = rank(offers(offer(1, machine_id=7), offer(2, machine_id=7), offer(3)), WORK, "cheapest")
+    assert [one.offer.ask_id for one in distinct_machines(ranked)] == [1, 3]
+
+
+def test_a_candidate_survives_the_trip_through_state():
+    candidate = Candidate.of(Offer.parse(offer()), WORK)
+    again = Candidate.parse(candidate.record())
+    assert str(again) == str(candidate)
+    assert again.offer.public_ip == "127.0.1.9"
+
+
+def test_a_candidate_says_what_where_how_much_and_how_soon():
+    text = str(Candidate.of(Offer.parse(offer(geolocation="Sweden, SE")), WORK))
+    assert text == (
+        "offer 1001: RTX 3060 on machine 6001, Sweden, SE, $0.0900/h, pull once $0.02, ready in about 6 min 50 s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(45, "45 s"), (200, "3 min 20 s"), (1800, "30 min"), (7500, "2 h 5 min")]
+)
+def test_durations_are_said_the_way_people_say_them(seconds, text):
+    assert minutes(seconds) == text
+
+
+def search(*constraints):
+    return Search(query="num_gpus=1", constraints=constraints, work=WORK, prefer="cheapest")
+
+
+def test_a_search_rejudges_what_the_api_let_through():
+    api = ScriptedApi()
+    api.offers = [offer(1, dph_total=0.05, cuda_max_good=12.1), offer(2)]
+    found = search(Constraint("cuda_max_good", "gte", 12.9, "image")).run(api.client(), now=lambda: NOW)
+    assert [candidate.offer.ask_id for candidate in found] == [2]
+    assert api.bodies[0]["allocated_storage"] == 40.0
+    assert api.bodies[0]["cuda_max_good"] == {"gte": 12.9}
+
+
+def test_an_empty_search_counts_what_each_condition_removes_and_names_the_nearest_miss():
+    api = ScriptedApi()
+    api.offers = [offer(1, dph_total=0.071), offer(2, dph_total=0.2), offer(3, num_gpus=2, dph_total=0.04)]
+    with pytest.raises(NoOffer) as caught:
+        search(Constraint("dph_total", "lte", 0.05, "max_dph_usd")).run(api.client(), now=lambda: NOW)
+    text = str(caught.value)
+    assert "0 of 3 offers fit" in text
+    assert "dph_total<=0.05 alone removes 2 (the cheapest at $0.071/h)" in text
+    assert "num_gpus=1 alone removes 1" in text
+    assert "nearest miss" in text
+
+
+def test_an_empty_market_is_said_to_be_empty():
+    api = ScriptedApi()
+    api.offers = []
+    with pytest.raises(NoOffer, match="0 offers are on the market"):
+        search().run(api.client(), now=lambda: NOW)
+
+
+def test_a_contract_is_read_with_its_port_as_a_number_and_its_address_without_newline():
+    contract = Contract.parse(instance())
+    assert contract.public_ip == "127.0.1.9"
+    assert contract.host_port(8000) == 40123
+    assert Contract.parse(instance(ports={"22/tcp": None})).host_port(8000) is None
+    assert Contract.parse(instance(ports=None, actual_status=None)).actual_status == ""

@@ -1,0 +1,323 @@
+import pytest
+
+from components.errors import ApiUnreachable, DestroyFailed, EngineGone, RentalFailed
+from components.vast.label import Label
+from components.vast.models import Offer
+from components.vast.probe import Sight
+from components.vast.ranking import Workload, rank
+from components.vast.rental import Order, Rental
+from components.vast.spec import Deadlines, Spec
+from components.vast.transport import Answer
+from tests.unit.scripted_api import ScriptedApi, no_answer
+
+SPEC = Spec(image="vllm/vllm-openai:v0.19.1", disk_gb=40, ports=("8000:8000",), env={"VLLM_API_KEY": "s3cret-value-1"})
+LABEL = Label("vast-reranker/test/reranker", "0a1b2c3d", SPEC.digest())
+READY, DEAD, SILENT = Sight("ready", "answers"), Sight("dead", "refused"), Sight("silent", "no answer")
+DEADLINES = Deadlines(pulling_s=600, serving_s=300, stall_s=120, port_s=60)
+
+
+@pytest.fixture
+def api():
+    return ScriptedApi()
+
+
+def rental(api, *, probe=lambda _ip, _port: READY, known=(), engine_gone=lambda: False, notes=None, **order):
+    client = api.client(patience_s=10)
+    candidates = rank([Offer.parse(raw) for raw in api.offers], Workload(10, 40), "cheapest")
+    return Rental(
+        client,
+        api.board(client),
+        Order(spec=SPEC, label=LABEL, container_port=8000, deadlines=DEADLINES, poll_s=5.0, **order),
+        probe=probe,
+        candidates=candidates,
+        search=lambda: candidates,
+        known=lambda: known,
+        engine_gone=engine_gone,
+        notice=(notes if notes is not None else []).append,
+        clock=api.clock,
+        sleep=api.clock.sleep,
+    )
+
+
+def machine(n):
+    """The machine of the nth best offer."""
+    return 1001 + n + 5000
+
+
+def only(api):
+    (contract,) = api.contracts.values()
+    return contract
+
+
+def test_renting_returns_a_serving_contract_whose_label_no_longer_says_pending(api):
+    rented = rental(api).run()
+    assert (rented.contract.machine_id, rented.ip, rented.port) == (machine(0), "127.0.1.9", 40123)
+    assert only(api)["label"] == str(LABEL)
+    assert not rented.adopted
+    assert not rented.rejected
+
+
+def test_bringing_up_one_machine_takes_three_calls_besides_the_polls(api):
+    rental(api).run()
+    assert api.calls["PUT asks"] == 1
+    assert api.calls["PUT instances"] == 1  # the label
+    assert api.calls["GET instances"] <= 2  # who was left behind, and one look
+
+
+@pytest.mark.parametrize(
+    ("life", "says"),
+    [
+        (
+            {"actual_status": "created", "cur_state": "stopped", "status_msg": "OCI runtime create failed: CDI"},
+            "cannot create",
+        ),
+        ({"actual_status": "loading", "status_msg": "Error: pull access denied for x"}, "cannot be pulled"),
+        ({"actual_status": "exited", "status_msg": "exit 1"}, "exited"),
+        ({"actual_status": "loading", "status_msg": "4f4f: Pulling fs layer"}, "no progress for 2 min"),
+        ({"ports": {}}, "no port was mapped"),
+        ({"cur_state": "stopped", "intended_status": "stopped", "next_state": "stopped"}, "was stopped"),
+        ({"actual_status": "offline"}, "offline"),
+    ],
+)
+def test_a_bad_host_is_destroyed_remembered_and_the_next_one_taken(api, life, says):
+    api.life = lambda machine_id, _age: life if machine_id == machine(0) else {}
+    rented = rental(api).run()
+    assert rented.contract.machine_id == machine(1)
+    assert [(one.machine_id, says in one.reason) for one in rented.rejected] == [(machine(0), True)]
+    assert len(api.contracts) == 1
+
+
+def test_a_mapped_port_that_drops_packets_is_given_up_long_before_the_serving_deadline(api):
+    probe = lambda _ip, _port: SILENT if only(api)["machine_id"] == machine(0) else READY  # noqa: E731
+    rented = rental(api, probe=probe).run()
+    assert "cannot be reached" in rented.rejected[0].reason
+    assert rented.rejected[0].after_s < DEADLINES.serving_s
+
+
+def test_a_server_that_never_answers_ends_at_its_deadline(api):
+    probe = lambda _ip, _port: DEAD if only(api)["machine_id"] == machine(0) else READY  # noqa: E731
+    rented = rental(api, probe=probe).run()
+    assert "does not answer as it should (refused)" in rented.rejected[0].reason
+
+
+def test_progress_that_changes_is_not_a_stall(api):
+    def life(_machine, age):
+        return {"actual_status": "loading", "status_msg": f"layer: Downloading {age:.0f}%"} if age < 500 else {}
+
+    api.life = life
+    assert not rental(api).run().rejected
+
+
+def test_an_offer_taken_by_someone_else_costs_nothing(api):
+    taken = Answer(410, '{"success": false, "error": "no_such_ask", "msg": "no_such_ask"}')
+    api.on_rent = lambda ask, _body: taken if ask == 1001 else None
+    rented = rental(api).run()
+    assert rented.contract.machine_id == machine(1)
+    assert "taken" in rented.rejected[0].reason
+
+
+def test_a_lost_answer_is_resolved_by_the_label_before_anything_else_is_rented(api):
+    def lost(ask, body):
+        api.make(ask, body)
+        raise no_answer(sent=True)
+
+    api.on_rent = lost
+    rented = rental(api).run()
+    assert rented.contract.machine_id == machine(0)
+    assert api.calls["PUT asks"] == 1
+    assert len(api.contracts) == 1
+
+
+def test_a_lost_answer_that_rented_nothing_takes_the_next_offer(api):
+    def lost(ask, _body):
+        if ask == 1001:
+            raise no_answer(sent=True)
+
+    api.on_rent = lost
+    assert rental(api).run().contract.machine_id == machine(1)
+    assert len(api.contracts) == 1
+
+
+def test_a_lost_answer_whose_contract_shows_up_late_leaves_nothing_extra(api):
+    made = []
+
+    def lost(ask, body):
+        if ask == 1001:
+            made.append(api.make(ask, body))
+            raise no_answer(sent=True)
+
+    api.on_rent = lost
+    api.life = lambda machine_id, age: None if machine_id == machine(0) and age < 25 else {}
+    api.offers = api.offers[:2]
+    # the second machine takes a while, so the stray becomes visible before the end
+    probe = lambda _ip, _port: READY if api.clock.now > 1040 else DEAD  # noqa: E731
+    rented = rental(api, probe=probe).run()
+    assert list(api.contracts) == [rented.contract.id]
+    assert api.destroyed == made
+
+
+def test_a_contract_that_came_with_a_refusal_is_destroyed(api):
+    def refused(ask, body):
+        if ask != 1001:
+            return None
+        made = api.make(ask, body)
+        return Answer(400, f'{{"success": false, "error": "invalid_price", "msg": "too low", "new_contract": {made}}}')
+
+    api.on_rent = refused
+    assert rental(api).run().contract.machine_id == machine(1)
+    assert len(api.contracts) == 1
+
+
+def test_a_pending_instance_of_a_killed_run_is_adopted_and_nothing_rented(api):
+    left = api.add(str(LABEL.marked(pending=True)), machine_id=machine(4))
+    rented = rental(api).run()
+    assert rented.adopted
+    assert rented.contract.id == left
+    assert api.calls["PUT asks"] == 0
+    assert only(api)["label"] == str(LABEL)
+
+
+def test_an_unmarked_instance_that_no_state_knows_is_adopted_as_well(api):
+    left = api.add(str(LABEL))
+    assert rental(api).run().contract.id == left
+
+
+def test_the_instance_being_replaced_is_not_adopted(api):
+    old = api.add(str(LABEL))
+    rented = rental(api, known=[old]).run()
+    assert rented.contract.id != old
+    assert old in api.contracts
+
+
+def test_left_behind_instances_that_run_something_else_are_destroyed(api):
+    other = api.add(str(Label(LABEL.base, LABEL.owner, "0ddba11", pending=True)))
+    rented = rental(api).run()
+    assert other in api.destroyed
+    assert list(api.contracts) == [rented.contract.id]
+
+
+def test_instances_of_other_states_stacks_and_people_are_left_alone(api):
+    mine = str(LABEL.marked(pending=True))
+    others = [
+        api.add(mine.replace("@0a1b2c3d", "@ffffffff")),
+        api.add(mine.replace("/test/", "/prod/")),
+        api.add("my notebook"),
+        api.add(""),
+    ]
+    rental(api).run()
+    assert set(others) < set(api.contracts)
+
+
+def test_an_adopted_instance_that_never_serves_is_replaced(api):
+    api.add(str(LABEL.marked(pending=True)), machine_id=machine(4), actual_status="exited")
+    rented = rental(api).run()
+    assert not rented.adopted
+    assert len(api.contracts) == 1
+
+
+def test_when_every_candidate_fails_nothing_is_left_and_the_report_names_each(api):
+    api.life = lambda _machine, _age: {"actual_status": "offline"}
+    with pytest.raises(RentalFailed) as caught:
+        rental(api, max_tries=3).run()
+    assert not api.contracts
+    for n in range(3):
+        assert str(machine(n)) in str(caught.value)
+    assert api.calls["PUT asks"] == 3
+
+
+def test_when_the_candidates_run_out_the_market_is_searched_once_more(api):
+    searched = []
+    one = rental(api)
+    one._queue = []
+    fresh = rank([Offer.parse(api.offers[3])], Workload(10, 40), "cheapest")
+    one._search = lambda: searched.append(1) or fresh
+    assert one.run().contract.machine_id == machine(3)
+    assert searched == [1]
+
+
+def test_the_same_application_error_on_two_machines_is_the_specs_fault(api):
+    api.life = lambda _machine, _age: {"actual_status": "exited", "status_msg": "exit 1"}
+    api.log = "INFO start 12:01\nValueError: something is off at 0x7f12"
+    with pytest.raises(RentalFailed, match="the same on two machines"):
+        rental(api).run()
+    assert api.calls["PUT asks"] == 2
+    assert not api.contracts
+
+
+def test_an_error_that_the_log_names_as_the_specs_stops_at_the_first_machine_with_the_logs_end(api):
+    api.life = lambda _machine, _age: {"actual_status": "exited", "status_msg": "exit 2"}
+    api.log = "started with s3cret-value-1\nvllm: error: unrecognized arguments: --frobnicate"
+    with pytest.raises(RentalFailed, match="unrecognized arguments: --frobnicate") as caught:
+        rental(api, spec_fault_logs=(r"unrecognized arguments: .*",)).run()
+    assert api.calls["PUT asks"] == 1
+    assert "s3cret-value-1" not in str(caught.value)
+    assert not api.contracts
+
+
+def test_a_dead_engine_makes_the_plugin_destroy_what_it_rented(api):
+    asked = []
+
+    def gone():
+        asked.append(1)
+        return len(asked) > 3
+
+    with pytest.raises(EngineGone):
+        rental(api, probe=lambda _ip, _port: DEAD, engine_gone=gone).run()
+    assert not api.contracts
+    assert api.destroyed
+
+
+def test_a_bug_in_the_middle_leaves_nothing_rented(api):
+    def probe(_ip, _port):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        rental(api, probe=probe).run()
+    assert not api.contracts
+
+
+def test_a_failed_destroy_names_the_id_and_the_command_that_removes_it(api):
+    api.life = lambda _machine, _age: {"actual_status": "exited"}
+    broken = Answer(500, '{"msg": "database is down"}')
+    api.interrupt = lambda method, _path: broken if method == "DELETE" else None
+    with pytest.raises(DestroyFailed, match=r"MAY STILL BE BILLED.*vastai destroy instance 9001") as caught:
+        rental(api).run()
+    assert caught.value.instance_id == 9001
+
+
+def test_an_api_outage_while_a_machine_boots_does_not_cost_the_machine(api):
+    api.life = lambda _machine, age: {"actual_status": "loading", "status_msg": f"Pulling {age}"} if age < 200 else {}
+
+    def outage(method, path):
+        if method == "GET" and 1050 < api.clock.now < 1120:
+            raise no_answer("the connection was refused", sent=False)
+
+    api.interrupt = outage
+    assert not rental(api).run().rejected
+    assert len(api.contracts) == 1
+
+
+def test_an_api_that_is_down_from_the_start_rents_nothing(api):
+    def down(_method, _path):
+        raise no_answer("the connection was refused", sent=False)
+
+    api.interrupt = down
+    with pytest.raises(ApiUnreachable):
+        rental(api).run()
+
+
+def test_hedging_keeps_the_first_that_serves_and_destroys_the_other(api):
+    slow = machine(0)
+    api.life = lambda machine_id, age: (
+        {"actual_status": "loading", "status_msg": f"{age}"} if machine_id == slow else {}
+    )
+    rented = rental(api, hedge=2).run()
+    assert rented.contract.machine_id == machine(1)
+    assert len(api.contracts) == 1
+    assert api.calls["PUT asks"] == 2
+
+
+def test_no_two_rentals_of_one_process_take_the_same_machine(api):
+    one = rental(api)
+    one._claim = lambda machine_id: machine_id != machine(0)
+    assert one.run().contract.machine_id == machine(1)
