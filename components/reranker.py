@@ -50,7 +50,13 @@ class Reranker(pulumi.ComponentResource):
         )
 
         launch = plan_launch(
-            model, image, port=PORT, api_key=None, dtype=settings.dtype, extra_args=settings.extra_args, form=settings.form
+            model,
+            image,
+            port=PORT,
+            api_key=None,
+            dtype=settings.dtype,
+            extra_args=settings.extra_args,
+            form=settings.form,
         )
         env: dict[str, pulumi.Input[str]] = {**launch.env, KEY_ENV: self.api_key}
         if settings.hub_token is not None:
@@ -94,14 +100,17 @@ class Reranker(pulumi.ComponentResource):
         """Return the offer at the top of the list: known in a preview, before anything is rented."""
         return self.offers.candidates.apply(lambda found: dict(found[0]))
 
-
     def curl(self) -> pulumi.Output[str]:
         """Return a command that tries the endpoint; it reads the key from the stack, so it holds no secret."""
         key = f"$(pulumi stack output api_key --show-secrets --stack {pulumi.get_stack()})"
-        body = '{"query": "What is deep learning?", "documents": ["Deep learning is machine learning.", "I like pizza."]}'
+        body = (
+            '{"query": "What is deep learning?", "documents": ["Deep learning is machine learning.", "I like pizza."]}'
+        )
         return self.url.apply(
-            lambda url: f"curl -s {url}/rerank -H 'Content-Type: application/json' "
-            f'-H "Authorization: Bearer {key}" -d \'{body}\''
+            lambda url: (
+                f"curl -s {url}/rerank -H 'Content-Type: application/json' "
+                f"-H \"Authorization: Bearer {key}\" -d '{body}'"
+            )
         )
 
 
@@ -111,7 +120,7 @@ def rerank_probe(model: str) -> dict[str, Any]:
         "port": PORT,
         "method": "POST",
         "path": "/rerank",
-        "headers": {"Authorization": "Bearer ${%s}" % KEY_ENV},
+        "headers": {"Authorization": f"Bearer ${{{KEY_ENV}}}"},
         "body": {"model": model, "query": "ready?", "documents": ["yes"]},
         "expect_body": '"relevance_score"',
         "timeout_s": 15.0,

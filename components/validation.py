@@ -42,7 +42,9 @@ class RerankValidationProvider(VastProvider):
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """Compare what is validated; a new key alone needs no new scores, but its record does."""
         keys = (*WATCHED, "api_key")
-        return DiffResult(changes=any(not known(news.get(key)) or not same(olds.get(key), news.get(key)) for key in keys))
+        return DiffResult(
+            changes=any(not known(news.get(key)) or not same(olds.get(key), news.get(key)) for key in keys)
+        )
 
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:

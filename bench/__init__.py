@@ -1,0 +1,1 @@
+"""Measuring the project against its budgets; run by `make bench`."""

@@ -1,0 +1,52 @@
+import time
+
+import pytest
+import requests
+
+from emulator.server import EmulatorServer
+from tests.engine.stack import EngineStack
+
+
+@pytest.fixture
+def market(tmp_path):
+    """A Vast.ai of the test's own; its containers are real processes that speak as vLLM does."""
+    with EmulatorServer(runtime="stub", time="instant", state_dir=tmp_path / "emulator") as server:
+        yield server
+
+
+@pytest.fixture
+def stack(market, tmp_path):
+    return EngineStack(tmp_path / "stack", market.url).init()
+
+
+@pytest.fixture
+def ledger(market):
+    """Contracts by what is billed now."""
+    return Ledger(market.url)
+
+
+class Ledger:
+    """What the market says is rented."""
+
+    def __init__(self, url):
+        self.url = url
+
+    def contracts(self):
+        return requests.get(f"{self.url}/_emulator/ledger", timeout=10).json()["contracts"]
+
+    def billed(self):
+        return {one["id"] for one in self.contracts() if not one["destroyed_at"]}
+
+    def control(self, path, **body):
+        answer = requests.post(f"{self.url}/_emulator/{path}", json=body, timeout=10)
+        assert answer.ok, answer.text
+        return answer.json()
+
+
+def until(condition, *, within_s=30.0):
+    """Wait for a condition with a deadline; return its value."""
+    deadline = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"still not so after {within_s} s"
+        time.sleep(0.05)
+    return value

@@ -1,0 +1,197 @@
+"""The real engine, the real program, the real plugin process, against an emulator of the test's own."""
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.engine.stack import MODEL
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture
+def running(stack):
+    done = stack.up()
+    assert done.rc == 0, done.text
+    return stack
+
+
+def official_cli(market, home, *args):
+    vastai = sys.executable.rpartition("/")[0] + "/vastai"
+    env = {"HOME": str(home), "XDG_CONFIG_HOME": str(home), "PATH": "/usr/bin:/bin", "VASTAI_NO_UPDATE_CHECK": "1"}
+    command = [vastai, "--url", market.url, "--api-key", "emulator-key", *args]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
+
+
+def test_a_preview_of_a_new_stack_names_the_offer_and_rents_nothing(stack, ledger):
+    done = stack.preview()
+    assert done.rc == 0, done.text
+    line = next(line for line in done.text.splitlines() if "first choice: offer" in line)
+    for words in (" on machine ", "/h, pull once $", "ready in about"):
+        assert words in line
+    assert ledger.contracts() == []
+
+
+def test_up_ends_with_a_validated_server_and_the_outputs_that_people_need(running, ledger):
+    out = running.outputs()
+    assert ledger.billed() == {out["instance_id"]} == running.instances()
+    assert out["url"] == f"http://{out['ip']}:{out['port']}"
+    assert out["model"] == MODEL
+    assert len(out["api_key"]) == 64
+    assert out["machine_id"] > 0
+    assert out["gpu"]
+    cost = out["hourly_cost_usd"]
+    assert cost["total"] == pytest.approx(cost["gpu"] + cost["disk"], abs=1e-4)
+    assert out["validation"]["passed"] is True
+    assert out["api_key"] not in out["curl"]
+
+
+def test_a_healthy_stack_is_in_sync_and_a_second_up_changes_nothing(running, ledger):
+    assert running.drift().rc == 0
+    before = ledger.contracts()
+    done = running.up()
+    assert done.rc == 0
+    assert "unchanged" in done
+    assert [one["id"] for one in ledger.contracts()] == [one["id"] for one in before]
+
+
+def test_the_curl_output_works_as_printed(running):
+    out = running.outputs()
+    command = out["curl"].replace("$(pulumi stack output api_key --show-secrets --stack test)", out["api_key"])
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    assert "relevance_score" in done.stdout
+
+
+def test_an_instance_destroyed_by_the_official_cli_is_drift_and_up_heals_it(running, market, ledger, tmp_path):
+    first = running.outputs()["instance_id"]
+    official_cli(market, tmp_path, "destroy", "instance", str(first), "-y")
+
+    seen = running.drift()
+    assert seen.rc == 7, seen.text
+    assert f"instance {first} is gone: Vast.ai no longer lists it" in seen
+    assert "first choice: offer" in seen
+
+    assert running.up().rc == 0
+    second = running.outputs()["instance_id"]
+    assert second != first
+    assert ledger.billed() == {second}
+    assert running.drift().rc == 0
+
+
+def test_a_killed_server_process_is_drift_and_up_replaces_the_instance(running, ledger):
+    first = running.outputs()["instance_id"]
+    ledger.control(f"instances/{first}/kill")
+
+    seen = running.drift()
+    assert seen.rc == 7, seen.text
+    assert "will be replaced: exited" in seen
+
+    done = running.up()
+    assert done.rc == 0, done.text
+    second = running.outputs()["instance_id"]
+    assert second != first
+    assert ledger.billed() == {second}
+    assert running.drift().rc == 0
+
+
+def test_an_api_that_is_down_is_an_error_and_never_a_plan_to_create(running, market):
+    market.stop()
+    seen = running.drift()
+    assert seen.rc not in (0, 7), seen.text
+    assert "cannot reach" in seen
+    assert market.url in seen
+    assert "to create" not in seen
+    assert "+ create" not in seen
+
+
+def container_processes(instance_id):
+    """Pids of processes that were started as this instance's container."""
+    mark = f"CONTAINER_ID={instance_id}".encode()
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in environ.read_bytes().split(b"\0"):
+                found.append(int(environ.parent.name))
+    return found
+
+
+def test_destroy_leaves_nothing_billed_and_no_process(running, ledger):
+    instance_id = running.outputs()["instance_id"]
+    assert container_processes(instance_id)
+    done = running.destroy()
+    assert done.rc == 0, done.text
+    assert ledger.billed() == set()
+    assert container_processes(instance_id) == []
+
+
+def test_every_bad_config_value_is_reported_at_once_and_nothing_is_rented(stack, ledger):
+    stack.write_config(
+        model="BAAI/bge-reranker-bse",
+        image="vllm/vllm-openai:latest",
+        query="num_gpus=1 gpu_ramm>=16",
+        max_dph_usd="-1",
+        prefer="nicest",
+        disk_gb=4,
+        mdoel="x",
+    )
+    done = stack.up()
+    assert done.rc == 1
+    for words in (
+        "vast-reranker:model: ",
+        "BAAI/bge-reranker-base",
+        "vast-reranker:image: ",
+        "latest",
+        "vast-reranker:query: ",
+        "position 12",
+        "vast-reranker:max_dph_usd: is '-1'",
+        "vast-reranker:prefer: is 'nicest'; accepted: cheapest, fastest, balanced",
+        "vast-reranker:disk_gb: ",
+        "vast-reranker:mdoel: is not a config key; did you mean model?",
+    ):
+        assert words in done, words
+    assert "Traceback" not in done
+    assert ledger.contracts() == []
+
+
+def test_a_disk_below_the_images_need_is_refused_before_renting(stack, ledger):
+    stack.write_config(disk_gb=10)
+    done = stack.up()
+    assert done.rc == 1
+    assert "vast-reranker:disk_gb: is 10, but" in done
+    assert ledger.contracts() == []
+
+
+def test_a_query_that_nothing_satisfies_says_what_each_condition_removes(stack):
+    stack.write_config(max_dph_usd="0.001")
+    done = stack.preview()
+    assert done.rc != 0
+    assert "no offer fits: 0 of " in done
+    assert "dph_total<=0.001 alone removes" in done
+    assert "nearest miss" in done
+
+
+def test_a_wrong_key_is_named_as_such(stack):
+    stack.env["VAST_API_KEY"] = "not-the-key"
+    done = stack.preview()
+    assert done.rc != 0
+    assert "Vast.ai refuses the key" in done
+    assert "not-the-key" not in done
+
+
+def test_a_missing_key_says_how_to_set_it(stack):
+    del stack.env["VAST_API_KEY"]
+    done = stack.preview()
+    assert done.rc != 0
+    assert "no Vast.ai key; set it with" in done
+
+
+def test_the_state_and_the_output_hold_no_key_in_clear(stack):
+    done = stack.up("--diff")
+    assert done.rc == 0, done.text
+    out = stack.outputs()
+    for place in (done.text, stack.export(), stack.preview("--diff").text):
+        assert out["api_key"] not in place
+        assert "emulator-key" not in place

@@ -1,0 +1,165 @@
+"""Each verb through the plugin's own gRPC process: what comes back is what the engine would store."""
+
+import base64
+import contextlib
+import os
+import signal
+import threading
+
+import dill
+import grpc
+import pytest
+import requests
+
+from components.credentials import ApiKeyProvider
+from components.instance import InstanceProvider
+from components.offers import OfferQueryProvider
+from components.validation import RerankValidationProvider
+from tests.provider.conftest import until
+
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+GUIDE = "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true"
+SEARCH = {"query": GUIDE, "constraints": [], "pull_gb": 12, "disk_gb": 40, "prefer": "cheapest", "keep": 8}
+
+# Pickles as they stand in the states of stacks that exist. A provider's module and class never move.
+STORED = {
+    OfferQueryProvider: "gASVLwAAAAAAAACMEWNvbXBvbmVudHMub2ZmZXJzlIwST2ZmZXJRdWVyeVByb3ZpZGVylJOUKYGULg==",
+    ApiKeyProvider: "gASVMAAAAAAAAACMFmNvbXBvbmVudHMuY3JlZGVudGlhbHOUjA5BcGlLZXlQcm92aWRlcpSTlCmBlC4=",
+    InstanceProvider: "gASVLwAAAAAAAACME2NvbXBvbmVudHMuaW5zdGFuY2WUjBBJbnN0YW5jZVByb3ZpZGVylJOUKYGULg==",
+    RerankValidationProvider: "",
+}
+
+
+def instance_props(candidates, searched_at, **changes):
+    return {
+        "label_base": "vast-reranker/test/reranker",
+        "owner": "0a1b2c3d",
+        "search": SEARCH,
+        "candidates": candidates,
+        "searched_at": searched_at,
+        "image": "vllm/vllm-openai:v0.19.1",
+        "disk_gb": 40,
+        "ports": ["8000:8000"],
+        "runtype": "args",
+        "args": ["--model", MODEL],
+        "env": {"VLLM_API_KEY": "k" * 32},
+        "probe": {
+            "port": 8000,
+            "method": "POST",
+            "path": "/rerank",
+            "body": {"model": MODEL, "query": "q", "documents": ["d"]},
+            "expect_body": "relevance_score",
+        },
+        "poll_s": 0.1,
+        "watch": {"probe_window_s": 0.5},
+    } | changes
+
+
+@pytest.fixture
+def found(plugin):
+    inputs, failures = plugin.check(OfferQueryProvider(), {}, {"search": SEARCH})
+    assert failures == []
+    return inputs
+
+
+def billed(market):
+    contracts = requests.get(f"{market.url}/_emulator/ledger", timeout=10).json()["contracts"]
+    return {one["id"] for one in contracts if not one["destroyed_at"]}
+
+
+def test_check_finds_offers_and_keeps_them_while_the_query_stays(plugin, found, market):
+    searches = requests.get(f"{market.url}/_emulator/requests", timeout=10).json()
+    again, failures = plugin.check(OfferQueryProvider(), found, {"search": SEARCH})
+    assert failures == []
+    assert again["candidates"] == found["candidates"]
+    assert requests.get(f"{market.url}/_emulator/requests", timeout=10).json() == searches
+
+
+def test_a_query_that_cannot_be_read_is_a_check_failure_with_the_position(plugin):
+    _, failures = plugin.check(OfferQueryProvider(), {}, {"search": {**SEARCH, "query": "num_gpus=1 foo"}})
+    assert "position 12" in failures[0]
+
+
+def test_an_instance_is_created_read_and_deleted(plugin, found, market, engine):
+    provider = InstanceProvider()
+    props = instance_props(found["candidates"], found["searched_at"])
+    id_, outs = plugin.create(provider, props, urn="urn:pulumi:t::p::x::the-row")
+    assert billed(market) == {int(id_)}
+    assert outs["url"] == f"http://{outs['ip']}:{outs['port']:.0f}"
+    assert outs["drift"] == ""
+
+    same_id, read = plugin.read(provider, id_, outs)
+    assert (same_id, read["ip"], read["drift"]) == (id_, outs["ip"], "")
+    assert plugin.diff(provider, id_, read, props).changes == 1  # DIFF_NONE
+
+    plugin.delete(provider, id_, read)
+    assert billed(market) == set()
+    plugin.delete(provider, id_, read)  # gone already is success
+
+    gone_id, _ = plugin.read(provider, id_, outs)
+    assert gone_id == ""
+    rows = {message.urn for message in engine.messages if "serves after" in message.message}
+    assert rows == {"urn:pulumi:t::p::x::the-row"}
+    assert any(message.ephemeral for message in engine.messages)
+
+
+def test_an_error_is_one_clean_line_and_leaves_nothing_rented(plugin, found, market):
+    props = instance_props(found["candidates"], found["searched_at"], image="", disk_gb=40)
+    with pytest.raises(grpc.RpcError) as caught:
+        plugin.create(InstanceProvider(), props)
+    assert "Traceback" not in caught.value.details()
+    assert caught.value.details().startswith("RentalFailed: ")
+    assert billed(market) == set()
+
+
+def test_more_than_the_stock_four_creates_run_at_once(plugin, found, market):
+    # the market takes long enough that a pool of four would need a second turn
+    requests.post(f"{market.url}/_emulator/faults", json={"kind": "stuck_loading"}, timeout=10).raise_for_status()
+    provider = InstanceProvider()
+    many = 7
+    for n in range(many):
+        base = f"vast-reranker/test/replica-{n}"
+        props = instance_props(found["candidates"], found["searched_at"], label_base=base)
+        threading.Thread(target=lambda props=props: _ignore_error(plugin.create, provider, props), daemon=True).start()
+    until(lambda: len(billed(market)) == many)
+
+
+def _ignore_error(call, *args):
+    with contextlib.suppress(grpc.RpcError):
+        call(*args)
+
+
+def test_a_plugin_whose_engine_died_destroys_what_it_rented_and_ends(plugin, found, market, engine):
+    requests.post(f"{market.url}/_emulator/faults", json={"kind": "stuck_loading"}, timeout=10).raise_for_status()
+    props = instance_props(found["candidates"], found["searched_at"])
+    threading.Thread(target=lambda: _ignore_error(plugin.create, InstanceProvider(), props), daemon=True).start()
+    until(lambda: billed(market))
+    engine.die()
+    until(lambda: plugin.process.poll() is not None)
+    assert billed(market) == set()
+
+
+def test_a_create_after_a_killed_plugin_adopts_what_it_rented(plugin, found, market, engine, tmp_path):
+    from tests.provider.conftest import Plugin  # noqa: PLC0415
+
+    requests.post(f"{market.url}/_emulator/faults", json={"kind": "stuck_loading"}, timeout=10).raise_for_status()
+    props = instance_props(found["candidates"], found["searched_at"])
+    threading.Thread(target=lambda: _ignore_error(plugin.create, InstanceProvider(), props), daemon=True).start()
+    left = until(lambda: billed(market))
+    os.kill(plugin.process.pid, signal.SIGKILL)
+    plugin.process.wait(10)
+    requests.delete(f"{market.url}/_emulator/faults", timeout=10).raise_for_status()
+
+    config = {"api_url": market.url, "api_pacing": "off", "vast_api_key": "emulator-key"}
+    second = Plugin(engine, config, {"HOME": str(tmp_path)})
+    try:
+        id_, outs = second.create(InstanceProvider(), props)
+    finally:
+        second.stop()
+    assert {int(id_)} == left == billed(market)
+    assert outs["adopted"] is True
+
+
+@pytest.mark.parametrize("provider", STORED)
+def test_a_provider_stored_in_a_state_of_old_still_loads(provider):
+    assert isinstance(dill.loads(base64.b64decode(STORED[provider])), provider)
