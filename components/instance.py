@@ -13,20 +13,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CheckResult, CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
 from components.errors import ApiUnreachable, NoOffer
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, known, verb
 from components.vast import cost
-from components.vast.change import plan
+from components.vast.change import plan, same
 from components.vast.drift import Drift, Watch, from_probe, from_state, from_terms
 from components.vast.label import Label
 from components.vast.market import Search
 from components.vast.models import Contract
+from components.vast.money import Budget
 from components.vast.probe import HttpProbe, Sight
 from components.vast.ranking import Candidate
-from components.vast.rental import Order, Rental, Rented, destroy_surely
+from components.vast.rental import Bid, Order, Rental, Rented, destroy_surely
 from components.vast.spec import Deadlines, Spec
 from components.vast.status import Observation, observe
 
@@ -40,6 +41,8 @@ class InstanceArgs:
 
     `label_base`: <project>/<stack>/<name>. `owner`, `search`, `candidates`, `searched_at`: from an OfferQuery.
     `env` and `image_login` are secret. `probe`: see components.vast.probe.HttpProbe. Deadlines in seconds by stage.
+    `hedge`: how many machines race to be the one that stays. `replace`: blue_green (the new one serves before the old
+    one goes) or in_place (no double cost, a gap). `money`: see components.vast.money.Budget. `bid`: see rental.Bid.
     """
 
     label_base: str
@@ -61,6 +64,11 @@ class InstanceArgs:
     watch: Mapping[str, Any] = field(default_factory=dict)
     max_tries: int = 5
     poll_s: float = 5.0
+    hedge: int = 1
+    replace: str = "blue_green"
+    money: Mapping[str, Any] = field(default_factory=dict)
+    bid: Mapping[str, Any] | None = None
+    adopt_instance_id: int | None = None
     spec_fault_logs: Sequence[str] = ()
 
 
@@ -70,14 +78,30 @@ class InstanceProvider(VastProvider):
     @verb
     def check(self, olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         """Say which offer would be rented, whenever something would be; a preview shows it before it costs anything."""
-        if not olds and known(news.get("search")) and known(news.get("candidates")):
-            ENGINE.log(f"first choice: {self._candidates(news)[0]}")
-        return CheckResult(news, [])
+        if olds or not (known(news.get("search")) and known(news.get("candidates"))):
+            return CheckResult(news, [])
+        if news.get("adopt_instance_id"):
+            ENGINE.log(f"adopts instance {news['adopt_instance_id']:.0f}; nothing is rented")
+            return CheckResult(news, [])
+        try:
+            first = self._candidates(news)[0]
+        except NoOffer as error:
+            return CheckResult(news, [CheckFailure("", str(error))])
+        hedge = int(news.get("hedge") or 1)
+        extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
+        bid = _bid(news)
+        offered = f"; bid ${bid.on(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
+        ENGINE.log(f"first choice: {first}{offered}{extra}")
+        over = Budget.parse(news.get("money") or {}).over(first.offer.dph_total_usd, hedge)
+        return CheckResult(news, [CheckFailure("", f"{over}; nothing is rented")] if over else [])
 
     @verb
     def diff(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """Plan by the tables of `components.vast.change` and `components.vast.drift`."""
-        self.session.knows(_place(olds), int(id_))
+        place = _place(olds)
+        self.session.knows(place, int(id_))
+        if Drift.parse(olds.get("drift")):
+            self.session.failed(place, int(olds.get("machine_id") or 0))
         unknown = [key for key in news if not known(news[key])]
         certain = {key: value for key, value in news.items() if key not in unknown}
         change = plan({key: value for key, value in olds.items() if key not in unknown}, certain, now=time.time())
@@ -86,7 +110,11 @@ class InstanceProvider(VastProvider):
         replaces = change.replaces + [
             key for key in unknown if key in ("env", "image_login", "args", "onstart", "image")
         ]
-        return DiffResult(changes=bool(change.any or unknown), replaces=replaces, delete_before_replace=False)
+        return DiffResult(
+            changes=bool(change.any or unknown),
+            replaces=replaces,
+            delete_before_replace=news.get("replace") == "in_place",
+        )
 
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:
@@ -94,6 +122,14 @@ class InstanceProvider(VastProvider):
         spec, probe = _spec(props), HttpProbe.parse(props["probe"])
         label = Label(props["label_base"], props["owner"], spec.digest())
         place = _place(props)
+        hedge = int(props.get("hedge") or 1)
+        adopt = props.get("adopt_instance_id")
+        candidates = [] if adopt else self._candidates(props)
+        if candidates:
+            budget = Budget.parse(props.get("money") or {})
+            warning = budget.check(self.session.client.account(), candidates[0], hedge)
+            if warning:
+                ENGINE.log(warning, severity="warning")
         rental = Rental(
             self.session.client,
             self.session.board,
@@ -104,16 +140,20 @@ class InstanceProvider(VastProvider):
                 deadlines=Deadlines.parse(props.get("deadlines") or {}),
                 max_tries=int(props.get("max_tries") or 5),
                 poll_s=float(props.get("poll_s") or 5.0),
+                bid=_bid(props),
+                hedge=hedge,
+                adopt_instance_id=int(adopt) if adopt else None,
                 spec_fault_logs=tuple(props.get("spec_fault_logs") or ()),
             ),
             probe=lambda ip, port: probe.ask(ip, port, spec.env),
-            candidates=self._candidates(props),
+            candidates=candidates,
             search=lambda: self.session.search(Search.parse(props["search"]), max_age_s=0.0),
             known=lambda: self.session.known(place),
             claim=lambda machine: self.session.claim(machine, place),
             progress=lambda text: ENGINE.log(text, ephemeral=True),
             notice=ENGINE.log,
             engine_gone=ENGINE.gone,
+            avoid=self.session.avoid(place),
         )
         rented = rental.run()
         self.session.knows(place, rented.contract.id)
@@ -141,7 +181,7 @@ class InstanceProvider(VastProvider):
                 )
             ENGINE.log(f"{drift} (heal_on is never: nothing is done)", severity="warning")
             drift = None
-        terms = from_terms(contract, seen, props, watch, now=time.time()) if drift is None else []
+        terms = self._terms(contract, seen, props, watch) if drift is None else []
         for one in terms:
             ENGINE.log(str(one), severity="warning")
         acting = drift or next((one for one in terms if one.action in ("replace", "update")), None)
@@ -155,6 +195,9 @@ class InstanceProvider(VastProvider):
         drift = Drift.parse(olds.get("drift"))
         if str(label) != olds.get("label") or (drift is not None and drift.kind == "label"):
             self.session.client.set_label(int(id_), str(label))
+        bid = _bid(news)
+        if bid is not None and bid.price_usd is not None and not same(olds.get("bid"), news.get("bid")):
+            self.session.client.change_bid(int(id_), bid.price_usd)
         return UpdateResult({**olds, **news, "label": str(label), "drift": ""})
 
     @verb
@@ -168,12 +211,20 @@ class InstanceProvider(VastProvider):
 
     def _candidates(self, props: Mapping[str, Any]) -> Sequence[Candidate]:
         """Return the recorded candidates, or those of a new search where the record is old."""
+        avoid = self.session.avoid(_place(props))
         if time.time() - float(props.get("searched_at") or 0) <= RECORD_FRESH_S:
-            return [Candidate.parse(one) for one in props["candidates"]]
+            recorded = [Candidate.parse(one) for one in props["candidates"]]
+            if usable := [one for one in recorded if one.offer.machine_id not in avoid]:
+                return usable
         try:
-            return self.session.search(Search.parse(props["search"]))
+            found = self.session.search(Search.parse(props["search"]))
+            return [one for one in found if one.offer.machine_id not in avoid] or found
         except NoOffer as error:
             raise NoOffer(f"a machine has to be rented, but {error}") from None
+
+    def _terms(self, contract: Contract, seen: Observation, props: Mapping[str, Any], watch: Watch) -> list[Drift]:
+        announced = self.session.price_increases().get(contract.id)
+        return from_terms(contract, seen, props, watch, now=time.time(), announced_dph_usd=announced)
 
     @staticmethod
     def _sight(seen: Observation, probe: HttpProbe, props: Mapping[str, Any]) -> Sight:
@@ -235,6 +286,18 @@ def _watch(props: Mapping[str, Any]) -> Watch:
     return Watch(heal_on=raw.get("heal_on") or "dead", renew_before_h=float(raw.get("renew_before_h") or 0.0))
 
 
+def _bid(props: Mapping[str, Any]) -> Bid | None:
+    raw = props.get("bid")
+    if not raw:
+        return None
+    price, cap = raw.get("price_usd"), raw.get("cap_usd")
+    return Bid(
+        price_usd=None if price is None else float(price),
+        factor=float(raw.get("factor") or 1.25),
+        cap_usd=None if cap is None else float(cap),
+    )
+
+
 def _place(props: Mapping[str, Any]) -> str:
     return f"{props.get('label_base')}@{props.get('owner')}"
 
@@ -264,6 +327,8 @@ def _outputs(props: Mapping[str, Any], probe: HttpProbe, label: Label, rented: R
         "drift": "",
         "label": str(label),
         "dph_total_usd": contract.dph_total_usd,
+        "image_uuid": contract.image,
+        "command_digest": contract.command_digest,
         "hourly_cost_usd": cost.of_contract(contract, float(props["disk_gb"])),
         "pull_cost_usd": round(candidate.pull_cost_usd, 4) if candidate else 0.0,
         "offer": candidate.offer.record() if candidate else {},

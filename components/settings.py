@@ -20,15 +20,20 @@ from components.vast.drift import HEAL_ON
 from components.vast.query import Constraint, parse
 from components.vast.ranking import PREFERENCES
 from components.vllm.catalog import Catalog, Image, Model
-from components.vllm.launch import Form
+from components.vllm.launch import Form, problems_with_extra_args
 
 NAMESPACE = "vast-reranker"
 KEYS = (
     "model", "offline_model", "image", "form", "dtype", "extra_args", "query", "disk_gb", "max_dph_usd",
     "min_reliability", "min_duration_h", "gpu_names", "countries", "prefer", "api_url", "api_pacing", "vast_api_key",
-    "api_key", "hub_token", "max_tries", "poll_s", "pulling_s", "serving_s", "stall_s", "probe_window_s", "heal_on",
+    "api_key", "hub_token", "max_tries", "poll_s", "rented_s", "pulling_s", "starting_s", "port_s", "serving_s",
+    "stall_s", "probe_window_s", "heal_on", "renew_before_h", "replace", "hedge", "bid", "bid_factor",
+    "max_hourly_usd", "min_runway_h", "adopt_instance_id",
 )  # fmt: skip
 FORMS: tuple[str, ...] = get_args(Form)
+REPLACES = ("blue_green", "in_place")
+STAGE_DEADLINES = ("rented_s", "pulling_s", "starting_s", "port_s", "serving_s", "stall_s")
+MAX_HEDGE = 4
 DTYPES = ("auto", "half", "float16", "bfloat16", "float32")
 VAST_MIN_DISK_GB = 8
 MIN_KEY_CHARS = 16
@@ -51,6 +56,12 @@ class Settings:
     poll_s: float
     deadlines: Mapping[str, float]
     watch: Mapping[str, Any]
+    replace: str
+    hedge: int
+    money: Mapping[str, float]
+    offer_type: str
+    bid: Mapping[str, float] | None
+    adopt_instance_id: int | None
     asked_model: str
     api_key: str | None = fields_of(default=None, repr=False)
     hub_token: str | None = fields_of(default=None, repr=False)
@@ -94,12 +105,26 @@ def load(raw: Mapping[str, str], catalog: Catalog, *, hub_reachable: Callable[[s
     api_key = reader.text("api_key") or None
     if api_key is not None and (len(api_key) < MIN_KEY_CHARS or not api_key.isascii() or not api_key.isprintable()):
         reader.problem("api_key", f"needs at least {MIN_KEY_CHARS} printable ASCII characters (its value is not shown)")
-    deadlines = {key: reader.number(key, least=1) for key in ("pulling_s", "serving_s", "stall_s")}
+    deadlines = {key: reader.number(key, least=1) for key in STAGE_DEADLINES}
     poll_s = reader.number("poll_s", least=0.05)
-    watch = {"heal_on": heal_on, "probe_window_s": reader.number("probe_window_s", least=0)}
+    watch = {
+        "heal_on": heal_on,
+        "probe_window_s": reader.number("probe_window_s", least=0),
+        "renew_before_h": reader.number("renew_before_h", least=0),
+    }
+    replace = reader.one_of("replace", REPLACES)
+    hedge = int(reader.number("hedge", least=1))
+    if hedge > MAX_HEDGE:
+        reader.problem("hedge", f"is {hedge}; accepted: 1 to {MAX_HEDGE}")
+    money = {"min_runway_h": reader.number("min_runway_h", least=0)}
+    if reader.text("max_hourly_usd"):
+        money["max_hourly_usd"] = reader.number("max_hourly_usd", least=0.001)
+    bid = reader.bid()
+    adopt = int(reader.number("adopt_instance_id", least=0)) or None
     max_tries = int(reader.number("max_tries", least=1))
     constraints = reader.constraints()
     extra_args = reader.items("extra_args")
+    reader.add("extra_args", problems_with_extra_args(extra_args))
     if not reader.problems:
         needed = catalog.disk_needed_gb(catalog.image(ref), catalog.model(name))
         if disk_gb < needed:
@@ -121,6 +146,12 @@ def load(raw: Mapping[str, str], catalog: Catalog, *, hub_reachable: Callable[[s
         poll_s=poll_s,
         deadlines=deadlines,
         watch=watch,
+        replace=replace,
+        hedge=hedge,
+        money=money,
+        offer_type="on-demand" if bid is None else "bid",
+        bid=bid,
+        adopt_instance_id=adopt,
         asked_model=asked,
         api_key=api_key,
         hub_token=reader.text("hub_token") or None,
@@ -214,6 +245,18 @@ class _Reader:
             self.problem(key, f"is {value!r}; accepted: an http(s) address such as https://console.vast.ai")
             return ""
         return value
+
+    def bid(self) -> dict[str, float] | None:
+        """Read `bid` (empty, auto or $/h) with its factor, bounded by max_dph_usd."""
+        asked = self.text("bid")
+        if not asked:
+            return None
+        bid = {"factor": self.number("bid_factor", least=1)}
+        if asked != "auto":
+            bid["price_usd"] = self.number("bid", least=0.001)
+        if self.text("max_dph_usd"):
+            bid["cap_usd"] = self.number("max_dph_usd", least=0.001)
+        return bid
 
     def constraints(self) -> list[Constraint]:
         found = []

@@ -9,7 +9,7 @@ import ipaddress
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -33,6 +33,9 @@ class Session:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _claimed: dict[int, str] = field(default_factory=dict)
     _known: dict[str, set[int]] = field(default_factory=dict)
+    _failed: dict[str, set[int]] = field(default_factory=dict)
+    _prices: Mapping[int, float] = field(default_factory=dict)
+    _prices_at: float = float("-inf")
     _searches: dict[str, tuple[float, Sequence[Candidate]]] = field(default_factory=dict)
 
     def claim(self, machine_id: int, owner: str) -> bool:
@@ -49,6 +52,24 @@ class Session:
         """Return the instances that the state has for the resource at `place`."""
         with self._lock:
             return set(self._known.get(place, ()))
+
+    def price_increases(self, *, max_age_s: float = FRESH_S) -> Mapping[int, float]:
+        """Return announced prices by contract ($/h), read once for all instances of a refresh."""
+        with self._lock:
+            if time.monotonic() - self._prices_at > max_age_s:
+                self._prices = self.client.price_increases()
+                self._prices_at = time.monotonic()
+            return self._prices
+
+    def failed(self, place: str, machine_id: int) -> None:
+        """Remember that this machine has just failed the resource at `place`, so that a heal looks elsewhere."""
+        with self._lock:
+            self._failed.setdefault(place, set()).add(machine_id)
+
+    def avoid(self, place: str) -> set[int]:
+        """Return the machines that have just failed the resource at `place`."""
+        with self._lock:
+            return set(self._failed.get(place, ()))
 
     def search(self, search: Search, *, max_age_s: float = FRESH_S) -> Sequence[Candidate]:
         """Return ranked candidates, from this process's last search of the same kind when it is recent enough."""

@@ -36,6 +36,12 @@ TABLE: Mapping[str, Effect] = {
     "poll_s": "update",
     "max_tries": "update",
     "spec_fault_logs": "update",
+    "replace": "update",
+    "hedge": "update",
+    "money": "update",
+    "bid": "update",
+    # what only matters at the moment of renting
+    "adopt_instance_id": "ignore",
     # what was asked of the market: the machine stays if it still satisfies
     "search": "judge",
     # the record of the search: a moving market is no change

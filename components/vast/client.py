@@ -27,7 +27,7 @@ from components.vast.pacing import Pacer
 from components.vast.query import Query
 from components.vast.redaction import scrub
 from components.vast.transport import Answer, Transport, Unanswered
-from components.vast.wire import Json
+from components.vast.wire import Json, integer, number
 
 DEFAULT_API_URL: Final = "https://console.vast.ai"
 KEY_HELP: Final = (
@@ -148,6 +148,24 @@ class VastClient:
             token = data.get("next_token")
             if not token:
                 return rows
+
+    def price_increases(self) -> dict[int, float]:
+        """Return the price increases that hosts have announced: contract id -> new $/h for GPU and disk.
+
+        Source: the official SDK's price_increase module; prices there are per second. {} where the API has no such
+        endpoint.
+        """
+        try:
+            answer = self._call("list", "GET", "/api/v0/instances/pending-price-increases/")
+        except AuthError:
+            raise
+        except ApiError as error:
+            if error.status == 404:
+                return {}
+            raise
+        rows = self._object(answer, "price increases").get("pending_price_increases") or []
+        parts = ("new_gpu_costpersec", "new_disk_ram_costpersec")
+        return {integer(row, "contract_id"): sum(number(row, part, 0.0) for part in parts) * 3600.0 for row in rows}
 
     def set_label(self, instance_id: int, label: str) -> None:
         """Give an instance another label."""

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from components.vast.label import Label
 from components.vast.models import Contract
 from components.vast.probe import Sight
 from components.vast.ranking import minutes
@@ -35,7 +34,8 @@ TABLE: Mapping[str, tuple[Action, str]] = {
     "address": ("update", "the IP or port moved"),
     "image": ("replace", "the image was changed by hand"),
     "label": ("update", "the label was changed by hand"),
-    "price": ("warn", "the price was raised"),
+    "command": ("replace", "the container's command was changed by hand"),
+    "price": ("warn", "the price was raised, or a raise is announced"),
     "ending": ("replace", "the contract ends within renew_before_h"),
 }
 
@@ -95,20 +95,31 @@ def from_probe(contract: Contract, seen: Observation, sight: Sight, watch: Watch
 
 
 def from_terms(
-    contract: Contract, seen: Observation, outs: Mapping[str, Json], watch: Watch, *, now: float
+    contract: Contract,
+    seen: Observation,
+    outs: Mapping[str, Json],
+    watch: Watch,
+    *,
+    now: float,
+    announced_dph_usd: float | None = None,
 ) -> list[Drift]:
-    """Judge a serving instance by its address, image, label, price and end date, against what was recorded."""
+    """Judge a serving instance by its address, image, command, label, price and end, against what was recorded."""
     found = []
-    if outs.get("ip") and (seen.ip, seen.port) != (outs["ip"], outs.get("port")):
-        found.append(Drift("address", f"moved from {outs['ip']}:{outs.get('port')} to {seen.ip}:{seen.port}"))
-    if contract.image and outs.get("image") and contract.image != outs["image"]:
-        found.append(Drift("image", f"instance {contract.id} runs {contract.image}, not {outs['image']}"))
-    label = Label.parse(contract.label)
-    if outs.get("label") and contract.label != outs["label"] and (label is None or str(label) != outs["label"]):
+    if outs.get("ip") and (seen.ip, seen.port) != (outs["ip"], int(outs.get("port") or 0)):
+        found.append(Drift("address", f"moved from {outs['ip']}:{outs.get('port'):.0f} to {seen.ip}:{seen.port}"))
+    if contract.image and outs.get("image_uuid") and contract.image != outs["image_uuid"]:
+        found.append(Drift("image", f"instance {contract.id} runs {contract.image}, not {outs['image_uuid']}"))
+    if outs.get("command_digest") and contract.command_digest not in ("", outs["command_digest"]):
+        found.append(Drift("command", f"the command of instance {contract.id} is not the one it was rented with"))
+    if outs.get("label") and contract.label != outs["label"]:
         found.append(Drift("label", f"the label is {contract.label!r}, not {outs['label']!r}"))
     recorded = float(outs.get("dph_total_usd") or 0.0)
     if recorded and contract.dph_total_usd > recorded * (1 + PRICE_TOLERANCE):
-        found.append(Drift("price", f"now ${contract.dph_total_usd:.4f}/h, was ${recorded:.4f}/h"))
+        found.append(Drift("price", f"now ${contract.dph_total_usd:.4f}/h, was ${recorded:.4f}/h when it was rented"))
+    if announced_dph_usd is not None:
+        found.append(
+            Drift("price", f"the host announces ${announced_dph_usd:.4f}/h, now ${contract.dph_total_usd:.4f}/h")
+        )
     left_s = contract.end_date - now
     if watch.renew_before_h and contract.end_date and left_s < watch.renew_before_h * 3600:
         found.append(Drift("ending", f"the contract ends in {minutes(max(left_s, 0))}"))

@@ -6,6 +6,8 @@ Field meanings: Vast.ai API reference, "search offers" and "show instance".
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -147,6 +149,12 @@ class Contract:
             end_date=number(raw, "end_date", 0.0),
             raw=MappingProxyType(dict(raw)),
         )
+
+    @property
+    def command_digest(self) -> str:
+        """A digest of entrypoint and arguments as the API reports them, or "" where it reports none."""
+        parts = [self.raw.get("onstart"), self.raw.get("image_args")]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12] if any(parts) else ""
 
     def host_port(self, container_port: int) -> int | None:
         """Return the external port that reaches `container_port` over TCP, once the host has mapped it."""

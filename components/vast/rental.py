@@ -29,7 +29,7 @@ from components.vast.attempt import Attempt, Outcome
 from components.vast.board import Board
 from components.vast.client import AmbiguousRent, VastClient
 from components.vast.label import Label
-from components.vast.models import Contract
+from components.vast.models import Contract, Offer
 from components.vast.probe import Probe
 from components.vast.ranking import Candidate, distinct_machines, minutes
 from components.vast.redaction import scrub, tail
@@ -83,9 +83,24 @@ class Order:
     max_tries: int = 5
     poll_s: float = 5.0
     resolve_s: float = 20.0
-    bid_usd: float | None = None
+    bid: Bid | None = None
     hedge: int = 1
+    adopt_instance_id: int | None = None
     spec_fault_logs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bid:
+    """What to offer for an interruptible instance: a price, or the floor times `factor`; never over `cap_usd`."""
+
+    price_usd: float | None = None
+    factor: float = 1.25
+    cap_usd: float | None = None
+
+    def on(self, offer: Offer) -> float:
+        """Return the bid for an offer, in $/h."""
+        price = offer.min_bid_usd * self.factor if self.price_usd is None else self.price_usd
+        return round(price if self.cap_usd is None else min(price, self.cap_usd), 5)
 
 
 class Rental:
@@ -105,10 +120,12 @@ class Rental:
         progress: Callable[[str], None] = lambda _text: None,
         notice: Callable[[str], None] = lambda _text: None,
         engine_gone: Callable[[], bool] = lambda: False,
+        avoid: Iterable[int] = (),
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`known` are ids that the state has; `claim` reserves a machine against other rentals of this process."""
+        """`known` are ids that the state has; `claim` reserves a machine against other rentals of this process;
+        machines to `avoid` have just failed."""
         self._client = client
         self._board = board
         self._order = order
@@ -127,6 +144,7 @@ class Rental:
         self._rejected: list[Rejected] = []
         self._signs: Counter[str] = Counter()
         self._tried: set[int] = set()
+        self._avoid = set(avoid)
         self._searched_again = False
         self._ambiguous = False
 
@@ -188,6 +206,10 @@ class Rental:
         if outcome.failure is None:
             return
         failure = self._with_log(attempt, outcome.failure)
+        if attempt.instance_id == self._order.adopt_instance_id:
+            raise RentalFailed(
+                f"{attempt.who} was to be adopted but does not serve: {failure.text}; it is left as it is"
+            )
         self._destroy(attempt.instance_id)
         self._active.remove(attempt)
         offer_id = attempt.candidate.offer.ask_id if attempt.candidate else 0
@@ -231,7 +253,7 @@ class Rental:
                 return False
             candidate = self._queue.pop(0)
             machine = candidate.offer.machine_id
-            if machine in self._tried or not self._claim(machine):
+            if machine in self._tried | self._avoid or not self._claim(machine):
                 continue
             self._stop_if_engine_gone()
             self._progress(f"renting {candidate}")
@@ -245,7 +267,8 @@ class Rental:
     def _rent(self, candidate: Candidate) -> int | None:
         """Rent one offer; None when it is not to be had. A lost answer is resolved by the label first."""
         offer = candidate.offer
-        body = self._order.spec.body(self._order.label.marked(pending=True), bid_usd=self._order.bid_usd)
+        bid_usd = self._order.bid.on(offer) if self._order.bid else None
+        body = self._order.spec.body(self._order.label.marked(pending=True), bid_usd=bid_usd)
         try:
             return self._client.rent(offer.ask_id, body)
         except OfferTaken as error:
@@ -312,6 +335,8 @@ class Rental:
 
     def _adopt(self) -> Contract | None:
         """Keep one left-behind contract that runs this very spec; destroy the others."""
+        if self._order.adopt_instance_id is not None:
+            return self._adopt_named(self._order.adopt_instance_id)
         left = self._ours()
         same = [contract for contract in left if _digest(contract) == self._order.label.digest]
         same.sort(key=lambda contract: (contract.actual_status != "running", contract.id))
@@ -325,6 +350,18 @@ class Rental:
         if keep is not None:
             self._notice(f"instance {keep.id} was left by a run that was killed: adopted, nothing rented anew")
         return keep
+
+    def _adopt_named(self, instance_id: int) -> Contract:
+        """Return the instance that the config names. Raises RentalFailed when it is not there or not free."""
+        contract = self._client.instance(instance_id)
+        if contract is None:
+            raise RentalFailed(
+                f"instance {instance_id} does not exist: take adopt_instance_id out of the config to rent one"
+            )
+        label = Label.parse(contract.label)
+        if label is not None and not label.same_place(self._order.label) and not label.pending:
+            raise RentalFailed(f"instance {instance_id} belongs to {label.base} by its label; destroy that stack first")
+        return contract
 
     # ---- the end -------------------------------------------------------------------------------------------------
 
@@ -358,7 +395,8 @@ class Rental:
 
     def _release(self, error: BaseException) -> None:
         """Destroy everything that is still rented; a failure to do so replaces the error."""
-        ids = [attempt.instance_id for attempt in self._active]
+        named = self._order.adopt_instance_id  # somebody else's work: left as it is when it cannot be adopted
+        ids = [attempt.instance_id for attempt in self._active if attempt.instance_id != named]
         if self._ambiguous:
             try:
                 ids.extend(stray.id for stray in self._ours() if stray.id not in ids)

@@ -25,7 +25,15 @@ INPUTS = {
     "label_base": "p/s/n",
     "owner": "0a1b",
 }
-OUTS = {**INPUTS, "drift": "", "offer": offer(), "ip": "127.0.1.9", "port": 40123, "dph_total_usd": 0.09}
+OUTS = {
+    **INPUTS,
+    "drift": "",
+    "image_uuid": "vllm/vllm-openai:v0.19.1",
+    "offer": offer(),
+    "ip": "127.0.1.9",
+    "port": 40123,
+    "dph_total_usd": 0.09,
+}
 
 
 def test_nothing_changed_is_no_change_even_after_the_engine_turned_ints_into_floats():

@@ -1,0 +1,57 @@
+"""Can it be paid? The stack's cap per hour and the account's credit, judged before anything is rented. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from components.errors import RentalFailed
+from components.vast.models import Account
+from components.vast.ranking import Candidate, minutes
+from components.vast.wire import Json
+
+BILLING = "https://cloud.vast.ai/billing/"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the stack may cost per hour in all (None for no cap), and how many hours the credit should last."""
+
+    max_hourly_usd: float | None = None
+    min_runway_h: float = 24.0
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Json]) -> Budget:
+        """Read a budget from a resource's inputs."""
+        cap = raw.get("max_hourly_usd")
+        return cls(None if cap is None else float(cap), float(raw.get("min_runway_h") or 0.0))
+
+    def over(self, hourly_usd: float, count: int) -> str | None:
+        """Return why `count` machines at this price are too much, or None."""
+        total = hourly_usd * count
+        if self.max_hourly_usd is None or total <= self.max_hourly_usd:
+            return None
+        of = f"{count} machines at ${hourly_usd:.4f}/h cost ${total:.4f}/h" if count > 1 else f"${total:.4f}/h"
+        return f"max_hourly_usd allows ${self.max_hourly_usd:g}/h, but {of}"
+
+    def check(self, account: Account, candidate: Candidate, count: int) -> str | None:
+        """Return a warning when the credit lasts less than `min_runway_h`, or None.
+
+        Raises RentalFailed when the price is over the cap, or the credit does not even last until it serves.
+        """
+        hourly = candidate.offer.dph_total_usd
+        if over := self.over(hourly, count):
+            raise RentalFailed(f"{over}; nothing was rented")
+        boot = count * (candidate.pull_cost_usd + hourly * candidate.ready_s / 3600.0)
+        if account.credit_usd < boot:
+            raise RentalFailed(
+                f"the credit is ${account.credit_usd:.2f}, but until it serves {candidate} costs about ${boot:.2f}; "
+                f"nothing was rented; add credit at {BILLING}"
+            )
+        hours = (account.credit_usd - boot) / max(hourly, 1e-6)
+        if hours < self.min_runway_h:
+            left = minutes(hours * 3600.0)
+            return (
+                f"the credit of ${account.credit_usd:.2f} lasts for {left} at ${hourly:.4f}/h; add credit at {BILLING}"
+            )
+        return None
