@@ -25,7 +25,8 @@ from components.vllm.launch import Form, problems_with_extra_args
 NAMESPACE = "vast-reranker"
 KEYS = (
     "model", "offline_model", "image", "form", "dtype", "extra_args", "query", "disk_gb", "max_dph_usd",
-    "min_reliability", "min_duration_h", "gpu_names", "countries", "prefer", "api_url", "api_pacing", "vast_api_key",
+    "min_reliability", "min_duration_h", "gpu_names", "countries", "prefer", "api_url", "api_pacing", "api_patience_s",
+    "vast_api_key",
     "api_key", "hub_token", "max_tries", "poll_s", "rented_s", "pulling_s", "starting_s", "port_s", "serving_s",
     "stall_s", "probe_window_s", "heal_on", "renew_before_h", "replace", "hedge", "bid", "bid_factor",
     "max_hourly_usd", "min_runway_h", "adopt_instance_id",
@@ -100,6 +101,7 @@ def load(raw: Mapping[str, str], catalog: Catalog, *, hub_reachable: Callable[[s
     form = cast(Form, reader.one_of("form", FORMS))
     heal_on = reader.one_of("heal_on", HEAL_ON)
     reader.one_of("api_pacing", ("published", "off"))
+    reader.number("api_patience_s", least=1)
     dtype = reader.one_of("dtype", ("", *DTYPES)) or None
     disk_gb = reader.number("disk_gb", least=VAST_MIN_DISK_GB)
     api_key = reader.text("api_key") or None

@@ -1,0 +1,83 @@
+"""`python -m chaos --runs 200` (or `make chaos`): many seeded runs, and what they left billed that no state knows.
+
+A failing seed is printed and can be replayed: `python -m chaos --first-seed SEED --runs 1`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import requests
+
+from chaos.run import Arena, Draw, Result
+from emulator.server import EmulatorServer
+
+
+def work(folder: Path, seeds: list[int]) -> Iterator[Result]:
+    """Run seeds one after the other on one market and one stack."""
+    with EmulatorServer(runtime="none", time="instant", state_dir=folder / "emulator") as market:
+        requests.post(f"{market.url}/_emulator/credit", json={"credit": 1e6}, timeout=10)
+        arena = Arena(folder / "stack", market.url)
+        for seed in seeds:
+            result = arena.run(Draw.of(seed))
+            yield result
+            if not result.good:  # a fresh stack: one fault must not be counted again in the runs after it
+                arena.stack.destroy()
+                for instance_id in arena.billed():
+                    requests.delete(
+                        f"{market.url}/api/v0/instances/{instance_id}/",
+                        headers={"Authorization": "Bearer emulator-key"},
+                        json={},
+                        timeout=10,
+                    )
+
+
+def main() -> int:
+    """Run, print a line per failing run and the totals."""
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument("--runs", type=int, default=200, help="how many runs (default 200)")
+    parser.add_argument("--first-seed", type=int, default=1, help="seed of the first run; the others count up from it")
+    parser.add_argument("--workers", type=int, default=2, help="markets and stacks side by side (default 2)")
+    args = parser.parse_args()
+    seeds = list(range(args.first_seed, args.first_seed + args.runs))
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="vast-reranker-chaos-") as folder:
+
+        def share(worker: int) -> list[Result]:
+            results = []
+            for result in work(Path(folder) / str(worker), seeds[worker :: args.workers]):
+                results.append(result)
+                mark = "ok  " if result.good else "FAIL"
+                print(f"{mark} {result.draw}", flush=True)
+                if not result.good:
+                    print(f"     leaked {result.leaked} missing {result.missing} {result.stuck}", flush=True)
+            return results
+
+        with ThreadPoolExecutor(args.workers) as pool:
+            results = [one for part in pool.map(share, range(args.workers)) for one in part]
+    return report(results, time.monotonic() - start)
+
+
+def report(results: list[Result], took_s: float) -> int:
+    """Print the totals; 0 when nothing leaked and nothing is stuck."""
+    leaked = sum(len(one.leaked) for one in results)
+    stuck = sum(bool(one.stuck) for one in results)
+    print(f"{len(results)} runs in {took_s:.0f} s: {leaked} contracts leaked, {stuck} stacks stuck")
+    for name in ("operation", "fault", "kill"):
+        counts = Counter(getattr(one.draw, name) for one in results)
+        print(f"  by {name}: " + ", ".join(f"{key} {count}" for key, count in sorted(counts.items())))
+    bad = [one.draw.seed for one in results if not one.good]
+    if bad:
+        print(f"  failing seeds: {bad}; replay one with: python -m chaos --workers 1 --runs 1 --first-seed {bad[0]}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

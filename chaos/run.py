@@ -1,0 +1,198 @@
+"""One chaos run: an operation on a stack, under a fault of the market and a kill of the CLI, then one clean `up`.
+
+What must hold after it: what is billed is exactly what the state declares. Called by `chaos.__main__` and by a test.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.engine.stack import EngineStack
+
+OPERATIONS = ("up", "update", "replace", "heal", "destroy")
+KILLS = ("none", "sigint", "sigint-twice", "sigterm", "sigkill-cli", "sigkill-plugin", "power-loss")
+# fault -> its parameters; each is a rule of the emulator that fires a bounded number of times
+FAULTS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "lost_answer_before": {"endpoint": "rent"},
+    "lost_answer_after": {"endpoint": "rent"},
+    "offer_taken": {},
+    "http_429": {},
+    "http_502_html": {},
+    "malformed_json": {},
+    "lag": {},
+    "oci_error": {},
+    "pull_error": {},
+    "stuck_loading": {},
+    "exited_at_boot": {},
+    "port_never_mapped": {},
+    "lost_destroy_answer": {"endpoint": "destroy"},
+}
+PATIENT = {
+    "rented_s": 3,
+    "pulling_s": 5,
+    "starting_s": 3,
+    "port_s": 3,
+    "serving_s": 5,
+    "stall_s": 4,
+    "min_runway_h": 0,
+    "max_tries": 8,
+}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one run does, all of it decided by the seed."""
+
+    seed: int
+    operation: str
+    fault: str
+    times: int
+    kill: str
+    after_s: float
+
+    @classmethod
+    def of(cls, seed: int) -> Draw:
+        """Draw a run."""
+        dice = random.Random(seed)
+        return cls(
+            seed=seed,
+            operation=dice.choice(OPERATIONS),
+            fault=dice.choice(list(FAULTS)),
+            times=dice.choice((1, 1, 2, 3)),
+            kill=dice.choice(KILLS),
+            after_s=dice.uniform(0.3, 5.0),
+        )
+
+
+@dataclass
+class Result:
+    """What a run came to."""
+
+    draw: Draw
+    leaked: set[int] = field(default_factory=set)
+    missing: set[int] = field(default_factory=set)
+    stuck: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether exactly the declared instances are billed."""
+        return not (self.leaked or self.missing or self.stuck)
+
+
+class Arena:
+    """A market and a stack that live through many runs."""
+
+    def __init__(self, folder: Path, url: str, name: str = "chaos") -> None:
+        self.url = url
+        self.stack = EngineStack(folder, url, name=name, config={**PATIENT, "api_patience_s": "4"}).init()
+        self._variant = 0
+
+    def run(self, draw: Draw) -> Result:
+        """Do one run and judge it."""
+        self._control("POST", "reset-faults")
+        self._prepare(draw)
+        if draw.fault != "none":
+            self._control("POST", "faults", self._rule(draw))
+        process = self._operate(draw)
+        self._kill(process, draw)
+        self._control("POST", "reset-faults")
+        return self._judge(draw)
+
+    def billed(self) -> set[int]:
+        """Return the contracts that cost something now."""
+        ledger = requests.get(f"{self.url}/_emulator/ledger", timeout=10).json()
+        return {one["id"] for one in ledger["contracts"] if not one["destroyed_at"]}
+
+    # ---- one step each -------------------------------------------------------------------------------------------
+
+    def _prepare(self, draw: Draw) -> None:
+        if draw.operation in ("update", "replace"):
+            self._variant += 1
+        if draw.operation == "update":
+            self.stack.write_config(probe_window_s=1 + self._variant % 3)
+        if draw.operation == "replace":
+            self.stack.write_config(serving_s=5, dtype=("float32", "half")[self._variant % 2])
+        if draw.operation == "heal":
+            for instance_id in self.billed():
+                self._control("POST", f"instances/{instance_id}/kill")
+
+    def _rule(self, draw: Draw) -> dict[str, Any]:
+        params = dict(FAULTS[draw.fault])
+        kind = "lost_answer_after" if draw.fault == "lost_destroy_answer" else draw.fault
+        match = {"endpoint": params.pop("endpoint")} if "endpoint" in params else {}
+        return {"kind": kind, "match": match, "times": draw.times, **params}
+
+    def _operate(self, draw: Draw) -> subprocess.Popen[str]:
+        if draw.operation == "destroy":
+            return self.stack.start("destroy", "--yes", "--skip-preview")
+        return self.stack.start("up", "--yes", "--skip-preview")
+
+    def _kill(self, process: subprocess.Popen[str], draw: Draw) -> None:
+        if draw.kill != "none":
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=draw.after_s)
+        if process.poll() is None:
+            plugins = plugin_pids(self.stack.project)
+            if draw.kill == "sigint":
+                process.send_signal(signal.SIGINT)
+            elif draw.kill == "sigint-twice":
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.3)
+                process.send_signal(signal.SIGINT)
+            elif draw.kill == "sigterm":
+                process.terminate()
+            if draw.kill in ("sigkill-cli", "power-loss"):
+                process.kill()
+            if draw.kill in ("sigkill-plugin", "power-loss"):
+                for pid in plugins:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+        process.communicate(timeout=180)
+        deadline = time.monotonic() + 60
+        while plugin_pids(self.stack.project):  # a plugin that lost its engine cleans up and ends by itself
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"seed {draw.seed}: a plugin lives on without its engine")
+            time.sleep(0.1)
+
+    def _judge(self, draw: Draw) -> Result:
+        result = Result(draw)
+        self.stack.run("cancel", "--yes")
+        done = self.stack.up()
+        if done.rc != 0:
+            result.stuck = done.text[-2000:]
+            return result
+        declared, billed = self.stack.instances(), self.billed()
+        result.leaked = billed - declared
+        result.missing = declared - billed
+        if len(declared) != 1:
+            result.stuck = f"the state declares {len(declared)} instances, one is wanted"
+        return result
+
+    def _control(self, method: str, path: str, body: dict[str, Any] | None = None) -> None:
+        if path == "reset-faults":
+            method, path = "DELETE", "faults"
+        answer = requests.request(method, f"{self.url}/_emulator/{path}", json=body or {}, timeout=10)
+        if answer.status_code >= 500:
+            answer.raise_for_status()
+
+
+def plugin_pids(project: Path) -> list[int]:
+    """Return the plugin processes of a project: `python -m pulumi.dynamic` with its folder as working directory."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"pulumi.dynamic" in arguments and (entry / "cwd").resolve() == project.resolve():
+                found.append(int(entry.name))
+    return found
