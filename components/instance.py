@@ -198,6 +198,7 @@ class InstanceProvider(VastProvider):
         bid = _bid(news)
         if bid is not None and bid.price_usd is not None and not same(olds.get("bid"), news.get("bid")):
             self.session.client.change_bid(int(id_), bid.price_usd)
+        self.session.board.forget()
         return UpdateResult({**olds, **news, "label": str(label), "drift": ""})
 
     @verb
@@ -206,6 +207,7 @@ class InstanceProvider(VastProvider):
         self.session.knows(_place(props), int(id_))
         if not destroy_surely(self.session.client, int(id_)):
             ENGINE.log(f"instance {id_} was gone already")
+        self.session.board.forget()
 
     # ---- looking ---------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,11 @@ class Board:
                 self._read_at = read_at
             return self._contracts
 
+    def forget(self) -> None:
+        """Let the next look read anew: something was just changed."""
+        with self._lock:
+            self._read_at = float("-inf")
+
     def contract(self, instance_id: int, *, max_age_s: float = 0.0) -> Contract | None:
         """Return one contract; None only when the API says on its own authority that there is none.
 

@@ -379,6 +379,7 @@ class Rental:
                     self._destroy(stray.id)
         self._stop_if_engine_gone()
         self._client.set_label(winner.instance_id, str(self._order.label.marked(pending=False)))
+        self._board.forget()
         return Rented(
             contract=contract,
             ip=seen.ip,

@@ -1,6 +1,6 @@
 module vast-reranker/tools/pulumi/language
 
-go 1.26.8
+go 1.25.0
 
 tool github.com/pulumi/pulumi/sdk/v3/python/cmd/pulumi-language-python
 

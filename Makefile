@@ -1,0 +1,46 @@
+# Every target works on a fresh clone: it sets up what it needs first, which takes no time when that is there already.
+SHELL := bash
+.DEFAULT_GOAL := help
+# The project's tools on PATH and nothing of the real Vast.ai within reach.
+LOCAL := . scripts/env.sh local &&
+LINT := ruff check . && ruff format --check . && mypy
+TEST := env -u VAST_API_KEY -u VAST_URL pytest -q --durations=10
+
+.PHONY: help setup setup-vllm demo demo-down emulator test test-fast lint bench clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Python packages (.venv) and the Pulumi engine (.tools/bin): about 1 minute, 6 where Pulumi has to be built
+	@scripts/setup.sh
+
+setup-vllm: ## the same and real vLLM for CPU (.tools/vllm-*): 3 minutes and 6 GB more
+	@scripts/setup.sh --vllm
+
+demo: ## from nothing to scores on this machine: setup, local Vast.ai, `pulumi up`, rerank
+	@scripts/demo.sh up
+
+demo-down: ## `pulumi destroy` of the demo, then stop the local Vast.ai
+	@scripts/demo.sh down
+
+emulator: setup-vllm ## the local Vast.ai in the foreground (EMULATOR_RUNTIME=none|stub|vllm, EMULATOR_PORT=8585)
+	@$(LOCAL) scripts/emulator.sh foreground
+
+test: setup-vllm ## lint, types and every test, with the real Pulumi engine and real vLLM
+	@$(LOCAL) $(LINT) && $(TEST)
+
+test-fast: setup ## lint, types and the tests that need neither vLLM nor the engine
+	@$(LOCAL) $(LINT) && $(TEST) -m "not vllm and not engine"
+
+lint: setup ## ruff and mypy
+	@$(LOCAL) $(LINT)
+
+bench: setup ## measure the budgets: preview, up, API calls, guard
+	@$(LOCAL) python -m bench
+
+clean: ## stop the demo and remove .local (state, logs); the tools stay
+	@if [ -d .local ]; then scripts/demo.sh down; fi
+	rm -rf .local .mypy_cache .ruff_cache .pytest_cache
+
+distclean: clean ## also remove .venv and .tools
+	rm -rf .venv .tools

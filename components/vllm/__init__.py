@@ -1,0 +1,1 @@
+"""Serving rerankers with vLLM, as a library: what to launch, how to ask it, how to check it. Knows no Pulumi."""

@@ -1,0 +1,197 @@
+"""The catalog of images and models: what each needs of a machine, how each is launched, what each must get right.
+
+Data in components/catalog/*.yaml; read by settings (is this name usable?), launch (flags), validation (golden pairs).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from components.errors import ConfigError
+
+Kind = Literal["cross-encoder", "decoder-reranker", "bi-encoder"]
+ScoreRange = Literal["sigmoid 0..1", "cosine -1..1"]
+
+FOLDER = Path(__file__).parents[1] / "catalog"
+# Beside image and weights: the hub's cache of small files, compiled kernels, logs.
+DISK_MARGIN_GB = 5.0
+# Tags that name another image every few days.
+MOVING = re.compile(r"(^|[-_.])(latest|nightly|main|dev)($|[-_.])")
+VERSION = re.compile(r"(?:^|[^0-9.])(\d+\.\d+\.\d+)")
+UNKNOWN_VERSION = "unknown"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A container image with vLLM in it. `known` is False for one that the user gave and the catalog does not have."""
+
+    ref: str
+    vllm_version: str
+    cuda_min: float
+    compute_cap_min: int
+    compute_cap_max: int | None
+    download_gb: float
+    disk_gb: float
+    note: str
+    source: str
+    known: bool = True
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """A query, texts that answer it and texts that do not: each of the first must score above each of the second."""
+
+    query: str
+    relevant: tuple[str, ...]
+    irrelevant: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that vLLM serves on /rerank and /score. `max_model_len` counts tokens of query and document together."""
+
+    name: str
+    kind: Kind
+    parameters_m: float
+    weights_gb: float
+    max_model_len: int
+    languages: str
+    flags: tuple[str, ...]
+    hf_overrides: dict[str, Any] | None
+    chat_template: str | None
+    score_range: ScoreRange
+    golden: tuple[GoldenCase, ...]
+    note: str
+    source: str
+
+
+class Catalog:
+    """What is known: `images` and `models`, by name.
+
+    >>> catalog = load_catalog()
+    >>> catalog.image("vllm/vllm-openai:v0.19.1").cuda_min
+    12.9
+    """
+
+    def __init__(self, images: Mapping[str, Image], models: Mapping[str, Model], default_image: str) -> None:
+        self.images = dict(images)
+        self.models = dict(models)
+        self.default_image = self.images[default_image]
+
+    def model(self, name: str) -> Model:
+        """Return a model by its hub name. Raises ConfigError, with the nearest names, for one that is not known."""
+        if problems := self.problems_with_model(name):
+            raise ConfigError(problems)
+        return self.models[name]
+
+    def image(self, ref: str) -> Image:
+        """Return an image by its reference; a pinned one without an entry gets the strictest of the known demands.
+
+        Raises ConfigError for a reference that is not pinned.
+        """
+        if problems := self.problems_with_image(ref):
+            raise ConfigError(problems)
+        return self.images.get(ref) or self._stranger(ref)
+
+    def problems_with_model(self, name: str) -> list[str]:
+        """Return what is wrong with a model name: nothing, or one line with the nearest names."""
+        if name in self.models:
+            return []
+        everything = ", ".join(self.models)
+        near = nearest(name, self.models)
+        hint = f"nearest: {', '.join(near)}; all: {everything}" if near else f"known: {everything}"
+        return [f"unknown model {name!r}; {hint}"]
+
+    def problems_with_image(self, ref: str) -> list[str]:
+        """Return what is wrong with an image reference: it must name one image for good, by tag or digest."""
+        if ref in self.images:
+            return []
+        known = f"known: {', '.join(self.images)}"
+        if not ref or ref != ref.strip() or re.search(r"\s", ref):
+            return [f"image {ref!r} is not an image reference (repository:tag); {known}"]
+        name, _, digest = ref.partition("@")
+        if digest:
+            if re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+                return []
+            return [f"image {ref!r} has a digest that is not sha256: and 64 hex digits; {known}"]
+        tag = _tag(name)
+        if not tag:
+            return [f"image {ref!r} has no tag, which means latest: another vLLM and CUDA any day; {known}"]
+        if MOVING.search(tag):
+            return [f"image {ref!r} has a tag that moves: another vLLM and CUDA any day; give a pinned tag; {known}"]
+        if not re.fullmatch(r"\w[\w.-]{0,127}", tag, re.ASCII):
+            return [f"image {ref!r} has a malformed tag; {known}"]
+        return []
+
+    def disk_needed_gb(self, image: Image, model: Model) -> float:
+        """Return the disk to rent, in GB: the unpacked image, the weights, and room for caches and logs."""
+        return image.disk_gb + model.weights_gb + DISK_MARGIN_GB
+
+    def _stranger(self, ref: str) -> Image:
+        known = list(self.images.values())
+        caps = [image.compute_cap_max for image in known if image.compute_cap_max is not None]
+        version = VERSION.search(_tag(ref.partition("@")[0]))
+        return Image(
+            ref=ref,
+            vllm_version=version[1] if version else UNKNOWN_VERSION,
+            cuda_min=max(image.cuda_min for image in known),
+            compute_cap_min=max(image.compute_cap_min for image in known),
+            compute_cap_max=min(caps) if caps else None,
+            download_gb=max(image.download_gb for image in known),
+            disk_gb=max(image.disk_gb for image in known),
+            note="not in the catalog: its CUDA floor, GPU range and sizes are the strictest of the known images",
+            source="given by the user",
+            known=False,
+        )
+
+
+def nearest(name: str, known: Mapping[str, object]) -> list[str]:
+    """Return up to three known hub names like `name`; the owner's half counts little, and case not at all."""
+    lowered = {one.lower(): one for one in known}
+    short = {one.rpartition("/")[2]: one for one in lowered}
+    asked = name.lower()
+    close = difflib.get_close_matches(asked, lowered, n=3, cutoff=0.6)
+    close += [short[one] for one in difflib.get_close_matches(asked.rpartition("/")[2], short, n=3, cutoff=0.6)]
+    return [lowered[one] for one in dict.fromkeys(close)][:3]
+
+
+@lru_cache(maxsize=1)
+def load_catalog() -> Catalog:
+    """Read the catalog that ships with the project; once per process."""
+    return parse_catalog(_yaml(FOLDER / "images.yaml"), _yaml(FOLDER / "models.yaml"))
+
+
+def parse_catalog(images: Mapping[str, Any], models: Mapping[str, Any]) -> Catalog:
+    """Build a catalog from the two YAML documents. A missing or unknown field is a TypeError: a bug in the data."""
+    read_images = [Image(**{**images["sizes"], **entry}) for entry in images["images"]]
+    read_models = [_model(entry) for entry in models["models"]]
+    return Catalog(
+        {image.ref: image for image in read_images}, {model.name: model for model in read_models}, images["default"]
+    )
+
+
+def _model(entry: Mapping[str, Any]) -> Model:
+    shaped = {"hf_overrides": None, "chat_template": None, **entry}
+    shaped["flags"] = tuple(entry["flags"])
+    shaped["golden"] = tuple(
+        GoldenCase(case["query"], tuple(case["relevant"]), tuple(case["irrelevant"])) for case in entry["golden"]
+    )
+    return Model(**shaped)
+
+
+def _tag(name: str) -> str:
+    """Return the tag of a reference without digest; a colon before the last slash is a registry's port."""
+    return name.rpartition("/")[2].partition(":")[2]
+
+
+def _yaml(path: Path) -> Mapping[str, Any]:
+    import yaml  # noqa: PLC0415 - 20 ms that only a reader of the catalog pays
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return cast("Mapping[str, Any]", yaml.load(path.read_text(encoding="utf-8"), Loader=loader))  # noqa: S506 - safe loader

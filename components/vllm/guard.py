@@ -1,0 +1,136 @@
+"""The door of the server: runs inside the container, as vLLM's `--middleware guard.Guard`. Standard library only.
+
+Every path but an allow list is 404; every allowed path needs a key. vLLM's own key covers /v1 and /v2 alone.
+Options come as JSON in GUARD, keys as a comma-separated list in GUARD_KEYS. No key and no document is ever logged.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from hashlib import sha256
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+SCORED = ("/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score")
+ALLOW = (*SCORED, "/v1/models", "/metrics")
+LISTS = ("documents", "text_1", "text_2", "queries", "data_1", "data_2")
+
+
+class Refusal(Exception):
+    """An answer that is given instead of vLLM's: status and message."""
+
+
+class Guard:
+    """ASGI middleware. `options` and `keys` are for tests; in a container they come from the environment."""
+
+    def __init__(self, app: Any, options: dict[str, Any] | None = None, keys: list[str] | None = None) -> None:
+        options = json.loads(os.environ.get("GUARD") or "{}") if options is None else options
+        keys = os.environ.get("GUARD_KEYS", "").split(",") if keys is None else keys
+        self.app = app
+        self.keys = [sha256(key.encode()).digest() for key in keys if key]
+        self.allow = frozenset(options.get("allow", ALLOW))
+        self.open = frozenset(["/health"] if options.get("open_health") else [])
+        self.max_bytes = options.get("max_bytes", 8 << 20)
+        self.max_documents = options.get("max_documents", 1000)
+        self.truncate = options.get("truncate")
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        try:
+            path = self.admit(scope)
+            if path in SCORED and scope["method"] == "POST":
+                body = self.checked(await self.read(scope, receive))
+                scope, receive = replaced(scope, receive, body)
+        except Refusal as refusal:
+            await answer(send, *refusal.args)
+        except ConnectionError:
+            return
+        else:
+            await self.app(scope, receive, send)
+
+    def admit(self, scope: Message) -> str:
+        """Return the path that is asked for, if it may be."""
+        path: str = scope["path"]
+        raw = scope.get("raw_path")
+        plain = raw is None or raw.partition(b"?")[0] == path.encode("utf-8", "replace")
+        if plain and path in self.open and scope["method"] in ("GET", "HEAD"):
+            return path
+        if not plain or path not in self.allow:
+            raise Refusal(404, "Not Found")
+        given = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+        scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        digest = sha256(key).digest()
+        # every key is compared, in constant time: neither which one nor how much of it matched can be measured
+        valid = [hmac.compare_digest(digest, known) for known in self.keys]
+        if scheme.lower() != b"bearer" or not any(valid):
+            raise Refusal(401, "a valid key is needed: Authorization: Bearer <key>")
+        return path
+
+    async def read(self, scope: Message, receive: Receive) -> bytes:
+        """Return the body, as long as it is not larger than allowed."""
+        too_large = Refusal(413, f"the body is larger than {self.max_bytes} bytes")
+        declared = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
+        if any(value.isdigit() and int(value[:20]) > self.max_bytes for value in declared):
+            raise too_large
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionError
+            body += message.get("body", b"")
+            if len(body) > self.max_bytes:
+                raise too_large
+            if not message.get("more_body"):
+                return bytes(body)
+
+    def checked(self, body: bytes) -> bytes:
+        """Return the body as vLLM is to get it: JSON that can be encoded again, of allowed size."""
+        try:
+            asked = json.loads(body)
+            clean = json.dumps(asked, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            raise Refusal(400, "the body is not valid JSON in UTF-8") from None
+        if not isinstance(asked, dict):
+            return clean
+        count = max(len(asked[name]) if isinstance(asked.get(name), list) else 0 for name in LISTS)
+        if count > self.max_documents:
+            raise Refusal(400, f"{count} documents in one request; at most {self.max_documents} are taken")
+        if self.truncate is not None and "truncate_prompt_tokens" not in asked:
+            clean = json.dumps({**asked, "truncate_prompt_tokens": self.truncate}, ensure_ascii=False).encode()
+        return clean
+
+
+def replaced(scope: Message, receive: Receive, body: bytes) -> tuple[Message, Receive]:
+    """Return scope and receive for the same request with another body."""
+    drop = (b"content-length", b"transfer-encoding")
+    headers = [(name, value) for name, value in scope["headers"] if name.lower() not in drop]
+    headers.append((b"content-length", str(len(body)).encode()))
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return {**scope, "headers": headers}, replay
+
+
+async def answer(send: Send, status: int, message: str) -> None:
+    """Send an error in vLLM's own shape."""
+    kinds = {401: "AuthenticationError", 404: "NotFoundError", 413: "RequestTooLarge"}
+    error = {"message": message, "type": kinds.get(status, "BadRequestError"), "param": None, "code": status}
+    body = json.dumps({"error": error}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

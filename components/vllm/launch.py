@@ -1,0 +1,174 @@
+"""The launch of a server: image, command, environment, ports, as a function of model and image. No secret in a command.
+
+Called by the Reranker component, which adds the API key to the environment and hands the rest to the Instance.
+
+Two forms. "script": bash writes what the server needs to files and then becomes vLLM, so chat templates (and whatever
+else must sit beside the server) need no image of our own. "plain": the form of Vast's guide, the image's own
+entrypoint with `--model NAME` and flags.
+
+Flags are the same for vLLM 0.19.1 and 0.32.0; tests/serving asks both parsers. Sources: `vllm serve --help` of both.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from components.errors import ConfigError
+from components.vllm.catalog import Image, Model
+
+Form = Literal["script", "plain"]
+
+# vLLM reads its key from here; it guards /v1 and /v2 only (measured: /rerank and /score answer without one).
+KEY_ENV = "VLLM_API_KEY"
+HUB_TOKEN_ENV = "HF_TOKEN"  # noqa: S105 - a variable's name
+# Vast.ai API, create instance: args, args_str and onstart share 4,096 characters; an env value may be cut at 256.
+COMMAND_LIMIT_CHARS = 4096
+ENV_VALUE_LIMIT_CHARS = 256
+# Half precision needs no bfloat16, which GPUs below compute capability 8.0 do not have.
+BFLOAT16_FROM_COMPUTE_CAP = 800
+# Flags that the stack itself sets and relies on (probe, validation, outputs); a second opinion would break those.
+OWN_FLAGS = ("--api-key", "--host", "--port", "--model", "--served-model-name")
+# Lines of a server's log (regular expressions) that another machine would write as well: the command is at fault.
+# From vLLM's argument parser and model config, and from transformers' hub access.
+SPEC_FAULT_LOGS = (
+    r"error: unrecognized arguments: .*",
+    r"error: argument .*: (invalid|expected|not allowed).*",
+    r"User-specified max_model_len .* is greater than the derived max_model_len.*",
+    r"Model architectures .* are not supported for now.*",
+    r".* is not a local folder and is not a valid model identifier.*",
+    r".*(RepositoryNotFoundError|GatedRepoError).*",
+    r"The model does not support (Score|Rerank \(Score\)) API.*",
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a container runs. `ports` are "external:internal" as in docker's -p; values of `env` are secret."""
+
+    image: str
+    runtype: str
+    onstart: str | None
+    args: tuple[str, ...]
+    env: dict[str, str] = field(repr=False)
+    ports: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.env) or "none"
+        shown = f"image={self.image!r}, runtype={self.runtype!r}, onstart={self.onstart!r}, args={self.args!r}"
+        return f"Launch({shown}, env=<{names}>, ports={self.ports!r})"
+
+
+def plan_launch(
+    model: Model,
+    image: Image,
+    *,
+    port: int = 8000,
+    api_key: str | None,
+    dtype: str | None = None,
+    extra_args: Sequence[str] = (),
+    form: Form = "script",
+    hf_token: str | None = None,
+) -> Launch:
+    """Return the launch of `model` on `image`, listening on `port` inside the container.
+
+    `dtype` None takes what suits every GPU that the image runs on. `extra_args` come last, so they win.
+    Raises ConfigError when extra_args sets what the stack owns, or when the result is larger than Vast takes.
+    """
+    if problems := problems_with_extra_args(extra_args):
+        raise ConfigError(problems)
+    flags = [*serve_flags(model, port=port, dtype=dtype or dtype_for(model, None)), *extra_args]
+    if form == "plain":
+        onstart = None
+        args = ["--model", model.name, *flags]
+        if model.chat_template is not None:
+            args += ["--chat-template", model.chat_template]  # vLLM takes the text as well as a path
+    else:
+        onstart = "bash"
+        args = ["-c", boot_script(model, flags)]
+    env = {name: value for name, value in ((KEY_ENV, api_key), (HUB_TOKEN_ENV, hf_token)) if value is not None}
+    _within_limits(onstart, args, env)
+    return Launch(image.ref, "args", onstart, tuple(args), env, (f"{port}:{port}",))
+
+
+def dtype_for(model: Model, compute_cap: int | None) -> str:
+    """Return vLLM's --dtype for a model on a GPU (Vast's form: 750 is 7.5), or on any GPU when None.
+
+    Encoders run in half precision everywhere, so that scores do not depend on the machine. Language models were
+    trained in bfloat16: "auto" keeps that where the GPU has it and falls back to half by itself.
+    """
+    if model.kind != "decoder-reranker":
+        return "half"
+    if compute_cap is None:
+        return "auto"
+    return "half" if compute_cap < BFLOAT16_FROM_COMPUTE_CAP else "bfloat16"
+
+
+def serve_flags(model: Model, *, port: int, dtype: str) -> list[str]:
+    """Return the flags of `vllm serve` for a model, without the chat template."""
+    everywhere = "0.0.0.0"  # noqa: S104 - the container's port is published on purpose
+    flags = ["--host", everywhere, "--port", str(port), "--max-model-len", str(model.max_model_len), "--dtype", dtype]
+    flags += model.flags
+    if model.hf_overrides is not None:
+        flags += ["--hf-overrides", json.dumps(model.hf_overrides, separators=(",", ":"))]
+    return flags
+
+
+def boot_script(model: Model, flags: Sequence[str]) -> str:
+    """Return the bash script that writes the server's files and becomes the server."""
+    lines = ["set -eu"]
+    command = shlex.join(["exec", "vllm", "serve", model.name, *flags])
+    if model.chat_template is not None:
+        lines += ['files="${TMPDIR:-/tmp}/reranker"', 'mkdir -p "$files"']
+        lines += write_file("chat_template.jinja", model.chat_template)
+        command += ' --chat-template "$files/chat_template.jinja"'
+    return "\n".join([*lines, command, ""])
+
+
+def write_file(name: str, content: str) -> list[str]:
+    """Return the lines of bash that write `content` to `$files/name`. The file ends in a newline, as text files do."""
+    end = "END"
+    while end in content.splitlines():
+        end += "_"
+    return [f"cat >\"$files/{name}\" <<'{end}'", content.removesuffix("\n"), end]
+
+
+def problems_with_extra_args(extra_args: Sequence[str]) -> list[str]:
+    """Return what is wrong with extra flags: those that the stack sets itself, and relies on."""
+    asked = {"--" + arg[2:].partition("=")[0].replace("_", "-") for arg in extra_args if arg.startswith("--")}
+    return [
+        f"{flag} is set by the stack; "
+        + ("give the key as config api_key, never in a command" if flag == "--api-key" else "take it out of extra_args")
+        for flag in OWN_FLAGS
+        if flag in asked
+    ]
+
+
+def redact(text: str, secrets: Iterable[str | None]) -> str:
+    """Return `text` with every secret replaced, the longest first, so that no part of one is left."""
+    for secret in sorted({secret for secret in secrets if secret}, key=len, reverse=True):
+        text = text.replace(secret, "[redacted]")
+    return text
+
+
+def _within_limits(onstart: str | None, args: Sequence[str], env: Mapping[str, str]) -> None:
+    size = sum(map(len, args)) + len(onstart or "")
+    problems = []
+    if size > COMMAND_LIMIT_CHARS:
+        over = size - COMMAND_LIMIT_CHARS
+        problems.append(
+            f"the command is {size} characters, {over} more than the {COMMAND_LIMIT_CHARS} that Vast.ai takes "
+            "(args and onstart together); shorten extra_args"
+        )
+    problems += [
+        f"the value of environment variable {name} is {len(value)} characters; Vast.ai takes {ENV_VALUE_LIMIT_CHARS}"
+        for name, value in env.items()
+        if len(value) > ENV_VALUE_LIMIT_CHARS
+    ]
+    problems += [f"{name} is not a name for an environment variable" for name in env if not re.fullmatch(r"\w+", name)]
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Runs the local Vast.ai in the background: scripts/emulator.sh start|stop|status. Called by demo.sh and `make
+# demo-down`; `make emulator` runs the same in the foreground instead. Safe to repeat.
+# EMULATOR_PORT (8585) and EMULATOR_RUNTIME (vllm; stub and none need no vLLM) change what is started.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+port="${EMULATOR_PORT:-8585}"
+runtime="${EMULATOR_RUNTIME:-vllm}"
+pid_file=.local/emulator.pid # the process's id and start time: an id alone may long be another process's
+log=.local/emulator.log
+ready_within_s=60
+stopped_within_s=30
+
+say() { echo "emulator: $*"; }
+die() { echo "emulator: $*" >&2; exit 1; }
+
+command_line() {
+  if [ "$runtime" = vllm ] && [ ! -x .tools/vllm-0.32.0/bin/python ]; then die "no vLLM yet: make setup-vllm"; fi
+  command=(.venv/bin/python -m emulator --port "$port" --runtime "$runtime" --time scaled --state .local/emulator
+    --vllm-python .tools/vllm-0.32.0/bin/python --models .tools/models.json --keep-containers)
+}
+
+start_time() {
+  if [ -r "/proc/$1/stat" ]; then
+    sed 's/.*) //' "/proc/$1/stat" | cut -d ' ' -f 20
+  else
+    ps -o lstart= -p "$1" | tr -s ' ' '-'
+  fi
+}
+
+# The id of the emulator that this script started, if that very process still lives.
+running() {
+  local pid started
+  read -r pid started 2>/dev/null <"$pid_file" || return 1
+  kill -0 "$pid" 2>/dev/null || return 1
+  [ "$(start_time "$pid")" = "$started" ] || return 1
+  case "$(ps -o args= -p "$pid")" in *" -m emulator "*) echo "$pid" ;; *) return 1 ;; esac
+}
+
+start() {
+  local pid command deadline=$((SECONDS + ready_within_s))
+  if pid="$(running)"; then say "already running (pid $pid)"; return; fi
+  command_line
+  mkdir -p .local
+  set -m # a process group of its own, so that ^C on whatever called this does not reach it
+  PYTHONUNBUFFERED=1 nohup "${command[@]}" </dev/null >"$log" 2>&1 &
+  pid=$!
+  set +m
+  echo "$pid $(start_time "$pid")" >"$pid_file"
+  until grep -q "emulator ready at" "$log"; do
+    if ! running >/dev/null; then tail -n 20 "$log" >&2; die "ended before it was ready; its log is $log"; fi
+    if [ "$SECONDS" -ge "$deadline" ]; then stop; die "not ready within $ready_within_s s; its log is $log"; fi
+    sleep 0.1
+  done
+  say "$(grep -m 1 "emulator ready at" "$log") (pid $pid, log $log)"
+}
+
+stop() {
+  local pid deadline=$((SECONDS + stopped_within_s))
+  if ! pid="$(running)"; then say "not running"; rm -f "$pid_file"; return; fi
+  kill "$pid"
+  while running >/dev/null; do
+    [ "$SECONDS" -lt "$deadline" ] || die "pid $pid does not end within $stopped_within_s s of SIGTERM"
+    sleep 0.1
+  done
+  rm -f "$pid_file"
+  say "stopped (pid $pid)"
+}
+
+status() {
+  local pid
+  if ! pid="$(running)"; then say "not running"; return 1; fi
+  say "running (pid $pid): $(grep -m 1 "emulator ready at" "$log" || echo "not ready yet")"
+}
+
+case "${1:-}" in
+  start | stop | status) "$1" ;;
+  foreground) command_line && exec "${command[@]}" ;;
+  *) die "usage: scripts/emulator.sh start|stop|status" ;;
+esac

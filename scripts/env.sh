@@ -1,0 +1,59 @@
+# shellcheck shell=bash
+# A shell in which `pulumi`, `vastai` and `python` are this project's. To be sourced, from bash or zsh, in any folder:
+#   . scripts/env.sh         they work on the local stack: the emulator on this machine, no account, no cost
+#   . scripts/env.sh real    they work on whatever you are logged in to: only PATH is set
+# Also used by the Makefile and demo.sh. Changes the environment and nothing else (and makes the folder .local/state).
+
+if [ -n "${BASH_VERSION:-}" ]; then _vr_file="${BASH_SOURCE[0]}"; else eval '_vr_file="${(%):-%x}"'; fi
+_vr_repo="$(CDPATH='' cd "$(dirname "$_vr_file")/.." && pwd)"
+_vr_mode="${1:-local}"
+
+# Sets a variable in local mode; in real mode drops it where it still has the local value.
+_vr_set() {
+  if [ "$_vr_mode" = local ]; then
+    export "$1=$2"
+  elif eval "[ \"\${$1:-}\" = \"\$2\" ]"; then
+    unset "$1"
+  fi
+}
+
+# One line, and an exit code that says whether the environment was set.
+_vr_main() {
+  local dir search=":$PATH:"
+  case "$_vr_mode" in local | real) ;; *)
+    echo "env: unknown mode '$_vr_mode'; known: local (the default), real" >&2
+    return 2
+    ;;
+  esac
+
+  for dir in tools/local .tools/bin .venv/bin; do
+    dir=":$_vr_repo/$dir:"
+    search="${search//$dir/:}"
+  done
+  search="${search#:}"
+  search="$_vr_repo/.tools/bin:$_vr_repo/.venv/bin:${search%:}"
+  if [ "$_vr_mode" = local ]; then search="$_vr_repo/tools/local:$search"; fi
+  export PATH="$search" PULUMI_SKIP_UPDATE_CHECK=true VASTAI_NO_UPDATE_CHECK=1
+
+  _vr_set PULUMI_BACKEND_URL "file://$_vr_repo/.local/state"
+  _vr_set PULUMI_HOME "$_vr_repo/.local/pulumi-home"
+  _vr_set PULUMI_CONFIG_PASSPHRASE local # public on purpose: it protects the state of an emulator's stack
+  _vr_set VAST_URL "http://127.0.0.1:${EMULATOR_PORT:-8585}"
+  _vr_set VAST_API_KEY emulator-key
+
+  if [ "$_vr_mode" = local ]; then
+    mkdir -p "$_vr_repo/.local/state" # Pulumi does not make it
+    echo "env: LOCAL: Pulumi's state in .local/state, Vast.ai is the emulator at $VAST_URL" >&2
+  elif [ -n "${VAST_API_KEY:-}" ]; then
+    echo "env: REAL: rents on Vast.ai with your VAST_API_KEY; your own Pulumi backend and passphrase" >&2
+  else
+    echo "env: REAL: your own Pulumi backend and passphrase; VAST_API_KEY is not set" >&2
+  fi
+  [ -x "$_vr_repo/.tools/bin/pulumi" ] || echo "env: the tools are not installed yet: make setup" >&2
+}
+
+if _vr_main; then _vr_mode=0; else _vr_mode=$?; fi
+unset -f _vr_set _vr_main
+unset _vr_file _vr_repo
+# The last word is the exit code; the variable that holds it goes with it.
+eval "unset _vr_mode; (exit $_vr_mode)"
