@@ -26,7 +26,9 @@ STORED = {
     OfferQueryProvider: "gASVLwAAAAAAAACMEWNvbXBvbmVudHMub2ZmZXJzlIwST2ZmZXJRdWVyeVByb3ZpZGVylJOUKYGULg==",
     ApiKeyProvider: "gASVMAAAAAAAAACMFmNvbXBvbmVudHMuY3JlZGVudGlhbHOUjA5BcGlLZXlQcm92aWRlcpSTlCmBlC4=",
     InstanceProvider: "gASVLwAAAAAAAACME2NvbXBvbmVudHMuaW5zdGFuY2WUjBBJbnN0YW5jZVByb3ZpZGVylJOUKYGULg==",
-    RerankValidationProvider: "",
+    RerankValidationProvider: (
+        "gASVOQAAAAAAAACMFWNvbXBvbmVudHMudmFsaWRhdGlvbpSMGFJlcmFua1ZhbGlkYXRpb25Qcm92aWRlcpSTlCmBlC4="
+    ),
 }
 
 

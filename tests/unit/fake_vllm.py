@@ -1,0 +1,135 @@
+"""A vLLM in one class, for tests: routes, forms and error bodies of 0.32, scores by shared words, faults on request.
+
+`session()` puts it behind the client's transport seam; `listening()` puts it on a loopback port for other processes.
+"""
+
+import contextlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import requests
+from requests.adapters import BaseAdapter
+
+KEY = "serving-key-that-must-not-leak-0123456789"
+URL = "http://vllm.test:8000"
+Answer = tuple[int, Any]
+
+
+class FakeVllm(BaseAdapter):
+    """Answers as vLLM does. `fault(path, body, answer)` may return another answer, or raise what a transport raises."""
+
+    def __init__(self, model: str = "BAAI/bge-reranker-base", *, context: int = 64, key: str = KEY) -> None:
+        super().__init__()
+        self.model, self.context, self.key = model, context, key
+        self.fault: Callable[[str, dict[str, Any], Answer], Answer] = lambda _path, _body, answer: answer
+        self.requests: list[tuple[str, str, dict[str, Any], dict[str, str]]] = []
+        self.options: list[dict[str, Any]] = []
+
+    # ---- what it says --------------------------------------------------------------------------------------------
+
+    def answer(self, method: str, path: str, body: dict[str, Any], headers: dict[str, str]) -> Answer:
+        self.requests.append((method, path, body, headers))
+        return self.fault(path, body, self._answer(path, body, headers))
+
+    def _answer(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Answer:
+        if headers.get("Authorization") != f"Bearer {self.key}":
+            return 401, {"error": "Unauthorized"}
+        if path == "/v1/models":
+            listed = {"id": self.model, "object": "model", "root": "/weights/it", "max_model_len": self.context}
+            return 200, {"object": "list", "data": [listed]}
+        if body.get("model") not in (None, self.model):
+            return 404, _error(f"The model `{body['model']}` does not exist.", "NotFoundError", 404)
+        if path in ("/rerank", "/v2/rerank"):
+            return self._rerank(body)
+        if path == "/score":
+            firsts, seconds = (x if isinstance(x, list) else [x] for x in (body["text_1"], body["text_2"]))
+            firsts = firsts * len(seconds) if len(firsts) == 1 else firsts
+            scores = [score(one, two) for one, two in zip(firsts, seconds, strict=True)]
+            data = [{"index": index, "object": "score", "score": each} for index, each in enumerate(scores)]
+            return 200, {"id": "score-1", "object": "list", "model": self.model, "data": data}
+        return 404, {"detail": "Not Found"}
+
+    def _rerank(self, body: dict[str, Any]) -> Answer:
+        longest = max(len(text.split()) for text in body["documents"])
+        if longest > self.context and body.get("truncate_prompt_tokens") != -1:
+            said = f"This model's maximum context length is {self.context} tokens. However, your prompt contains more."
+            return 400, _error(said, "BadRequestError", 400)
+        results = [
+            {
+                "index": index,
+                "document": {"text": text, "multi_modal": None},
+                "relevance_score": score(body["query"], text),
+            }
+            for index, text in enumerate(body["documents"])
+        ]
+        results.sort(key=lambda one: one["relevance_score"], reverse=True)
+        return 200, {"id": "score-2", "model": self.model, "results": results[: body.get("top_n") or None]}
+
+    # ---- how it is reached ---------------------------------------------------------------------------------------
+
+    def session(self) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False
+        session.mount("http://", self)
+        return session
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
+        self.options.append(options)
+        body = json.loads(request.body) if request.body else {}
+        status, said = self.answer(str(request.method), request.path_url, body, dict(request.headers))
+        response = requests.Response()
+        response.status_code, response.request, response.url = status, request, str(request.url)
+        response._content = said if isinstance(said, bytes) else json.dumps(said).encode()
+        return response
+
+    def close(self) -> None:
+        pass
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[str]:
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                status, said = fake.answer(
+                    self.command,
+                    self.path,
+                    json.loads(body) if body else {},
+                    {k.title(): v for k, v in self.headers.items()},
+                )
+                content = json.dumps(said).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = handle_any
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join(5)
+
+
+def score(query: str, text: str) -> float:
+    """Return the share of the query's words that a text has, less a little for length, so that texts differ."""
+    asked, given = (set(re.findall(r"[a-z]{4,}", each.lower())) for each in (query, text))
+    return round(0.01 + 0.95 * len(asked & given) / max(1, len(asked)) - 0.00001 * min(len(text), 900), 6)
+
+
+def _error(message: str, kind: str, code: int) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}

@@ -1,0 +1,177 @@
+"""The client: what it sends, what it makes of answers, and what it says when there is none."""
+
+import socket
+
+import pytest
+import requests
+
+from components.errors import ServerError, ServerUnreachable
+from components.vllm.client import RerankClient, ServedModel
+from tests.unit.fake_vllm import KEY, URL, Answer, FakeVllm
+
+MODEL = "BAAI/bge-reranker-base"
+
+
+def client(fake: FakeVllm, key: str | None = KEY) -> RerankClient:
+    return RerankClient(URL + "/", key, session=fake.session(), timeout_s=7)
+
+
+def answering(status: int, body: object) -> RerankClient:
+    fake = FakeVllm()
+    fake.fault = lambda _path, _body, _answer: (status, body)
+    return client(fake)
+
+
+def test_rerank_returns_documents_as_the_server_ordered_them_with_index_and_text() -> None:
+    answer = client(FakeVllm()).rerank("deep learning", ["pizza", "deep learning is deep"], MODEL)
+    assert answer.model == MODEL
+    assert [(one.index, one.text) for one in answer.results] == [(1, "deep learning is deep"), (0, "pizza")]
+    assert answer.results[0].score > answer.results[1].score
+
+
+def test_rerank_sends_only_what_was_asked_for() -> None:
+    fake = FakeVllm()
+    asked = client(fake)
+    asked.rerank("q", ("a", "b"))
+    asked.rerank("q", ["a"], MODEL, top_n=1, truncate_prompt_tokens=-1)
+    bodies = [body for _method, _path, body, _headers in fake.requests]
+    assert bodies[0] == {"query": "q", "documents": ["a", "b"]}
+    assert bodies[1] == {"query": "q", "documents": ["a"], "model": MODEL, "top_n": 1, "truncate_prompt_tokens": -1}
+
+
+def test_key_goes_as_a_bearer_header_and_timeout_and_certificate_reach_the_transport() -> None:
+    fake = FakeVllm()
+    RerankClient(URL, KEY, session=fake.session(), verify="/ca.pem", timeout_s=7).models()
+    assert fake.requests[0][3]["Authorization"] == f"Bearer {KEY}"
+    assert fake.options[0]["timeout"] == 7
+    assert fake.options[0]["verify"] == "/ca.pem"
+
+
+def test_score_comes_in_the_order_of_the_texts_whatever_order_the_server_lists() -> None:
+    shuffled = {"data": [{"index": 1, "score": 0.2}, {"index": 0, "score": 0.9}]}
+    assert answering(200, shuffled).score("q", ["a", "b"]) == (0.9, 0.2)
+
+
+def test_score_takes_one_text_many_texts_or_pairs() -> None:
+    asked = client(FakeVllm())
+    assert len(asked.score("deep", "deep")) == 1
+    assert len(asked.score("deep", ["deep", "pizza"])) == 2
+    assert len(asked.score(["deep", "pizza"], ["deep", "pizza"], MODEL)) == 2
+
+
+def test_models_tell_name_weights_and_context() -> None:
+    assert client(FakeVllm()).models() == (ServedModel(MODEL, "/weights/it", 64),)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"error": {"message": "The model `x` does not exist.", "code": 404}}, "The model `x` does not exist."),
+        ({"error": "Unauthorized"}, "Unauthorized"),
+        ({"detail": "Not Found"}, "Not Found"),
+        (b"Internal Server Error", "Internal Server Error"),
+        (["odd"], "odd"),
+    ],
+)
+def test_error_carries_status_and_the_servers_own_words(body: object, words: str) -> None:
+    with pytest.raises(ServerError, match=r"POST http://vllm.test:8000/rerank: HTTP 418") as caught:
+        answering(418, body).rerank("q", ["d"])
+    assert caught.value.status == 418
+    assert words in caught.value.message
+
+
+def test_refused_key_is_named_as_the_likely_cause() -> None:
+    with pytest.raises(ServerError, match="HTTP 401: Unauthorized; the API key is missing or not this server's"):
+        client(FakeVllm(), "wrong").models()
+
+
+GOOD = {"index": 0, "document": {"text": "a"}, "relevance_score": 0.5}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>hello</html>",
+        [],
+        {},
+        {"results": None},
+        {"results": ["x"]},
+        {"results": [{**GOOD, "index": "0"}]},
+        {"results": [{**GOOD, "index": True}]},
+        {"results": [{**GOOD, "relevance_score": None}]},
+        {"results": [{**GOOD, "relevance_score": "0.5"}]},
+        {"results": [{"index": 0}]},
+    ],
+)
+def test_rerank_body_that_is_not_vllms_is_an_error_that_says_so(body: object) -> None:
+    with pytest.raises(ServerError, match="HTTP 200 with a body that is not vLLM's") as caught:
+        answering(200, body).rerank("q", ["a"])
+    assert caught.value.status == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"data": 3},
+        {"data": [{"index": 1, "score": 0.5}]},
+        {"data": [{"index": 0}]},
+        {"data": [{"index": 0, "score": "x"}]},
+    ],
+)
+def test_score_body_that_is_not_vllms_is_an_error_that_says_so(body: object) -> None:
+    with pytest.raises(ServerError, match="/score: HTTP 200 with a body that is not vLLM's"):
+        answering(200, body).score("q", ["a"])
+
+
+@pytest.mark.parametrize("body", [{}, {"data": [{"root": "x"}]}, {"data": [{"id": "x", "max_model_len": "many"}]}])
+def test_models_body_that_is_not_vllms_is_an_error_that_says_so(body: object) -> None:
+    with pytest.raises(ServerError, match="/v1/models: HTTP 200 with a body that is not vLLM's"):
+        answering(200, body).models()
+
+
+def test_score_that_is_not_a_number_in_json_reaches_the_checks_as_nan() -> None:
+    body = b'{"model": "m", "results": [{"index": 0, "relevance_score": NaN}]}'
+    (one,) = answering(200, body).rerank("q", ["a"]).results
+    assert one.score != one.score
+    assert one.text is None
+
+
+def test_silence_is_unreachable_and_says_how_long_was_waited() -> None:
+    fake = FakeVllm()
+
+    def silent(_path: str, _body: dict[str, object], _answer: Answer) -> Answer:
+        raise requests.ReadTimeout("read timed out")
+
+    fake.fault = silent
+    with pytest.raises(ServerUnreachable, match=r"POST http://vllm.test:8000/score: no answer within 7 s"):
+        client(fake).score("q", ["d"])
+
+
+def test_closed_port_is_unreachable_and_says_refused() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(ServerUnreachable, match=rf"GET http://127.0.0.1:{port}/v1/models: .*refused"):
+        RerankClient(f"http://127.0.0.1:{port}", KEY).models()
+
+
+def test_address_that_is_no_address_is_unreachable() -> None:
+    with pytest.raises(ServerUnreachable, match="GET nonsense/v1/models"):
+        RerankClient("nonsense", KEY).models()
+
+
+def test_key_is_in_no_repr_and_in_no_error_even_when_the_server_echoes_it() -> None:
+    echoes = [answering(400, {"error": {"message": f"bad header Bearer {KEY}"}}), answering(200, {"you sent": KEY})]
+    for asked in echoes:
+        with pytest.raises(ServerError) as caught:
+            asked.rerank("q", ["d"])
+        assert KEY not in str(caught.value) + caught.value.message + repr(caught.value)
+        assert "[redacted]" in str(caught.value)
+        assert KEY not in repr(asked)
+
+
+def test_long_error_bodies_are_cut() -> None:
+    with pytest.raises(ServerError) as caught:
+        answering(500, {"error": {"message": "x" * 5000}}).rerank("q", ["d"])
+    assert len(str(caught.value)) < 450

@@ -1,0 +1,196 @@
+"""The launch: commands that a shell really runs, flags, limits, and secrets that stay out of sight."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.errors import ConfigError
+from components.vllm.catalog import Model, load_catalog
+from components.vllm.launch import (
+    COMMAND_LIMIT_CHARS,
+    HUB_TOKEN_ENV,
+    KEY_ENV,
+    OWN_FLAGS,
+    SPEC_FAULT_LOGS,
+    Launch,
+    dtype_for,
+    plan_launch,
+    redact,
+    write_file,
+)
+
+CATALOG = load_catalog()
+IMAGE = CATALOG.default_image
+BGE = CATALOG.model("BAAI/bge-reranker-base")
+QWEN3 = CATALOG.model("Qwen/Qwen3-Reranker-0.6B")
+KEY = "k3y" * 20
+# A `vllm` that writes down what it was started with, and shows the chat template it was given.
+RECORDER = """#!/bin/sh
+printf '%s\\n' "$#" "$@" >"$RECORD"
+while [ $# -gt 0 ]; do [ "$1" = --chat-template ] && cp "$2" "$RECORD.template"; shift; done
+"""
+
+
+def run(launch: Launch, folder: Path) -> list[str]:
+    """Run a launch as a container would, with a recorder for `vllm`; return the arguments that it got."""
+    (folder / "bin").mkdir()
+    (folder / "tmp dir").mkdir()
+    recorder = folder / "bin" / "vllm"
+    recorder.write_text(RECORDER)
+    recorder.chmod(0o755)
+    env = {
+        "PATH": f"{recorder.parent}:{os.environ['PATH']}",
+        "TMPDIR": f"{folder}/tmp dir",
+        "RECORD": f"{folder}/record",
+    }
+    assert launch.onstart == "bash"
+    subprocess.run([launch.onstart, *launch.args], env=env, check=True, capture_output=True)
+    count, *given = (folder / "record").read_text().split("\n")
+    assert given.pop() == ""
+    assert len(given) == int(count), "an argument was torn apart"
+    return given
+
+
+def test_script_becomes_vllm_serve_with_the_models_flags(tmp_path: Path) -> None:
+    launch = plan_launch(BGE, IMAGE, port=8123, api_key=KEY)
+    expected = "serve BAAI/bge-reranker-base --host 0.0.0.0 --port 8123 --max-model-len 512 --dtype half"
+    assert run(launch, tmp_path) == shlex.split(expected)
+    assert launch.ports == ("8123:8123",)
+    assert launch.runtype == "args"
+    assert launch.image == IMAGE.ref
+
+
+def test_script_hands_over_overrides_as_json_and_the_chat_template_byte_for_byte(tmp_path: Path) -> None:
+    given = run(plan_launch(QWEN3, IMAGE, api_key=KEY), tmp_path)
+    assert json.loads(given[given.index("--hf-overrides") + 1]) == QWEN3.hf_overrides
+    assert given[given.index("--runner") + 1] == "pooling"
+    assert (tmp_path / "record.template").read_text() == QWEN3.chat_template
+    assert given[given.index("--chat-template") + 1].startswith(f"{tmp_path}/tmp dir/")
+
+
+def test_extra_args_come_last_so_that_they_win_and_survive_the_shell(tmp_path: Path) -> None:
+    extra = ("--max-num-seqs", "256", "--middleware", 'it\'s a "$HOME" `id` \\ test')
+    assert run(plan_launch(BGE, IMAGE, api_key=KEY, extra_args=extra), tmp_path)[-4:] == list(extra)
+
+
+def test_plain_form_is_the_guides_without_a_script() -> None:
+    launch = plan_launch(BGE, IMAGE, api_key=KEY, form="plain")
+    assert launch.onstart is None
+    assert launch.args[:2] == ("--model", "BAAI/bge-reranker-base")
+    assert plan_launch(QWEN3, IMAGE, api_key=KEY, form="plain").args[-1] == QWEN3.chat_template
+
+
+@pytest.mark.parametrize("form", ["script", "plain"])
+@pytest.mark.parametrize("name", sorted(CATALOG.models))
+def test_secrets_are_in_the_environment_only_and_never_shown(name: str, form: str) -> None:
+    launch = plan_launch(CATALOG.model(name), IMAGE, api_key=KEY, hf_token="hf_" + "x" * 34, form=form)  # type: ignore[arg-type]
+    assert launch.env == {KEY_ENV: KEY, HUB_TOKEN_ENV: "hf_" + "x" * 34}
+    for shown in (repr(launch), str(launch), " ".join(launch.args)):
+        assert KEY not in shown
+        assert "hf_x" not in shown
+    assert KEY_ENV in repr(launch)
+
+
+def test_without_secrets_the_environment_is_empty() -> None:
+    assert plan_launch(BGE, IMAGE, api_key=None).env == {}
+
+
+@pytest.mark.parametrize("flag", OWN_FLAGS)
+def test_extra_args_may_not_set_what_the_stack_owns(flag: str) -> None:
+    for spelling in ([flag, "x"], [f"{flag}=x"], [flag.replace("-", "_").replace("__", "--", 1), "x"]):
+        with pytest.raises(ConfigError, match=f"{flag} is set by the stack"):
+            plan_launch(BGE, IMAGE, api_key=KEY, extra_args=spelling)
+
+
+def test_key_in_extra_args_is_refused_without_being_shown() -> None:
+    with pytest.raises(ConfigError, match="give the key as config api_key") as caught:
+        plan_launch(BGE, IMAGE, api_key=None, extra_args=[f"--api-key={KEY}"])
+    assert KEY not in str(caught.value)
+
+
+def test_command_of_exactly_the_limit_passes_and_one_more_character_names_both_sizes() -> None:
+    used = sum(map(len, plan_launch(BGE, IMAGE, api_key=KEY).args)) + len("bash")
+    room = COMMAND_LIMIT_CHARS - used - len(" --x ")
+    assert plan_launch(BGE, IMAGE, api_key=KEY, extra_args=["--x", "a" * room])
+    with pytest.raises(ConfigError, match=r"the command is 4097 characters, 1 more than the 4096"):
+        plan_launch(BGE, IMAGE, api_key=KEY, extra_args=["--x", "a" * (room + 1)])
+
+
+def test_environment_value_that_vast_would_cut_is_refused_without_being_shown() -> None:
+    with pytest.raises(ConfigError, match=f"{KEY_ENV} is 257 characters; Vast.ai takes 256") as caught:
+        plan_launch(BGE, IMAGE, api_key="z" * 257)
+    assert "zzz" not in str(caught.value)
+
+
+def test_every_model_leaves_half_of_the_command_limit_free() -> None:
+    for model in CATALOG.models.values():
+        launch = plan_launch(model, IMAGE, api_key=KEY)
+        assert sum(map(len, launch.args)) < COMMAND_LIMIT_CHARS / 2, model.name
+
+
+@pytest.mark.parametrize(
+    ("model", "compute_cap", "dtype"),
+    [
+        (BGE, 750, "half"),
+        (BGE, 1200, "half"),
+        (BGE, None, "half"),
+        (QWEN3, 750, "half"),
+        (QWEN3, 799, "half"),
+        (QWEN3, 800, "bfloat16"),
+        (QWEN3, 890, "bfloat16"),
+        (QWEN3, None, "auto"),
+    ],
+)
+def test_dtype_needs_no_bfloat16_below_compute_capability_8(model: Model, compute_cap: int | None, dtype: str) -> None:
+    assert dtype_for(model, compute_cap) == dtype
+
+
+def test_dtype_from_config_replaces_the_models_own() -> None:
+    args = plan_launch(BGE, IMAGE, api_key=KEY, dtype="float32", form="plain").args
+    assert args[args.index("--dtype") + 1] == "float32"
+    assert "half" not in args
+
+
+def test_file_that_holds_the_end_mark_of_its_own_heredoc_is_written_whole(tmp_path: Path) -> None:
+    content = "one\nEND\n$HOME `id` \\n 'two'\nEND_\n"
+    script = "\n".join([f"files={shlex.quote(str(tmp_path))}", *write_file("it", content)])
+    subprocess.run(["bash", "-c", script], check=True)
+    assert (tmp_path / "it").read_text() == content
+
+
+def test_redact_takes_out_long_secrets_before_the_short_ones_inside_them() -> None:
+    assert redact("a secret-long and a secret", ["secret", "secret-long", None, ""]) == "a [redacted] and a [redacted]"
+    assert redact("nothing", []) == "nothing"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vllm: error: unrecognized arguments: --tsk score",
+        "api_server.py: error: argument --dtype: invalid choice: 'hlf' (choose from 'auto')",
+        "ValueError: User-specified max_model_len (9999) is greater than the derived max_model_len (x=514)",
+        "OSError: BAAI/nope is not a local folder and is not a valid model identifier listed on the hub",
+        "huggingface_hub.errors.RepositoryNotFoundError: 401 Client Error.",
+    ],
+)
+def test_log_lines_of_a_wrong_command_are_recognised(line: str) -> None:
+    assert any(re.search(pattern, line, re.MULTILINE) for pattern in SPEC_FAULT_LOGS)
+
+
+@pytest.mark.parametrize(
+    "line", ["RuntimeError: CUDA error: no kernel image is available", "torch.OutOfMemoryError: CUDA out of memory"]
+)
+def test_log_lines_of_a_bad_machine_are_not_blamed_on_the_command(line: str) -> None:
+    assert not any(re.search(pattern, line, re.MULTILINE) for pattern in SPEC_FAULT_LOGS)
+
+
+def test_launch_with_another_image_changes_only_the_image() -> None:
+    other = CATALOG.image("vllm/vllm-openai:v0.32.0")
+    one, two = (plan_launch(BGE, image, api_key=KEY) for image in (IMAGE, other))
+    assert replace(one, image=other.ref) == two
