@@ -4,11 +4,11 @@ import pulumi
 
 from components.errors import ConfigError
 from components.reranker import Reranker
-from components.settings import emulator_hub_reachable, load, stack_config
+from components.settings import emulator_hub_reachable, keys_in_clear, load, stack_config
 from components.vllm.catalog import load_catalog
 
 try:
-    settings = load(stack_config(), load_catalog(), hub_reachable=emulator_hub_reachable)
+    settings = load(stack_config(), load_catalog(), hub_reachable=emulator_hub_reachable, in_clear=keys_in_clear())
 except ConfigError as error:
     raise pulumi.RunError(str(error)) from None
 reranker = Reranker("reranker", settings)

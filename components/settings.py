@@ -10,7 +10,7 @@ import json
 import math
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as fields_of
 from typing import Any, cast, get_args
@@ -31,6 +31,7 @@ KEYS = (
     "stall_s", "probe_window_s", "heal_on", "renew_before_h", "replace", "hedge", "bid", "bid_factor",
     "max_hourly_usd", "min_runway_h", "adopt_instance_id",
 )  # fmt: skip
+SECRET_KEYS = ("vast_api_key", "api_key", "hub_token")
 FORMS: tuple[str, ...] = get_args(Form)
 REPLACES = ("blue_green", "in_place")
 STAGE_DEADLINES = ("rented_s", "pulling_s", "starting_s", "port_s", "serving_s", "stall_s")
@@ -76,13 +77,30 @@ def stack_config() -> dict[str, str]:
     return {key.removeprefix(prefix): value for key, value in get_config_env().items() if key.startswith(prefix)}
 
 
-def load(raw: Mapping[str, str], catalog: Catalog, *, hub_reachable: Callable[[str], bool]) -> Settings:
+def keys_in_clear() -> list[str]:
+    """Return the config keys that are stored in clear although they are secrets."""
+    from pulumi.runtime.config import get_config_secret_keys_env  # noqa: PLC0415
+
+    encrypted = {key.rpartition(":")[2] for key in get_config_secret_keys_env()}
+    return [key for key in SECRET_KEYS if key in stack_config() and key not in encrypted]
+
+
+def load(
+    raw: Mapping[str, str],
+    catalog: Catalog,
+    *,
+    hub_reachable: Callable[[str], bool],
+    in_clear: Sequence[str] = (),
+) -> Settings:
     """Read `raw`, the project's config with its namespace taken off. Raises ConfigError with every problem found.
 
-    `hub_reachable` is asked, with the API's address, only where `offline_model` is set.
+    `hub_reachable` is asked, with the API's address, only where `offline_model` is set. `in_clear` names keys that are
+    secrets but stored in clear.
     """
     reader = _Reader(raw)
     reader.unknown_keys()
+    for key in in_clear:
+        reader.problem(key, f"is a secret but stored in clear; set it with `pulumi config set --secret {key} ...`")
     asked = reader.text("model")
     name = asked
     offline = reader.text("offline_model")

@@ -47,7 +47,7 @@ class EngineStack:
         self.project = self.folder / "project"
         for part in ("project", "home", "state", "pulumi-home"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
-        for part in ("Pulumi.yaml", "__main__.py", "components"):
+        for part in ("Pulumi.yaml", "__main__.py", "components", ".venv"):
             link = self.project / part
             if not link.exists():
                 link.symlink_to(REPO / part)
@@ -65,6 +65,7 @@ class EngineStack:
             "model": MODEL,
             "api_url": self.api_url,
             "api_pacing": "off",
+            "api_patience_s": "3",
             "poll_s": "0.1",
             "probe_window_s": 1,
             "prefer": "cheapest",
