@@ -6,10 +6,13 @@ Called by the world when a contract's container is to start or stop. Only `none`
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import shutil
 import socket
 import stat
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -50,11 +53,18 @@ class Containers:
             await self._listen(contract_id, body, ip, ports)
             return None
         folder = self.settings.folder / "containers" / str(contract_id)
-        (folder / "tmp").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._temporary(contract_id).mkdir(exist_ok=True)
         return Process.start(self._argv(body), self._env(contract_id, body, ip, ports, folder), folder)
 
+    def _temporary(self, contract_id: int) -> Path:
+        """Return a container's /tmp: a short path, since servers make sockets there and 107 characters are the limit."""
+        mark = hashlib.sha256(str(self.settings.folder).encode()).hexdigest()[:6]
+        return Path(tempfile.gettempdir()) / f"vast-{mark}-{contract_id}"
+
     async def stop(self, contract_id: int) -> None:
-        """Stop answering for a container of the `none` runtime."""
+        """Remove a container's /tmp, and stop answering for it where the emulator itself does."""
+        shutil.rmtree(self._temporary(contract_id), ignore_errors=True)
         server = self._sites.pop(contract_id, None)
         if server is not None:
             listener, handler = server
@@ -101,7 +111,7 @@ class Containers:
         return {
             "PATH": f"{self._bin()}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(folder),
-            "TMPDIR": str(folder / "tmp"),
+            "TMPDIR": str(self._temporary(contract_id)),
             "LANG": "C.UTF-8",
             "CONTAINER_ID": str(contract_id),
             "PUBLIC_IPADDR": ip,

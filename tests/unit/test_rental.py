@@ -237,7 +237,14 @@ def test_when_the_candidates_run_out_the_market_is_searched_once_more(api):
 
 def test_the_same_application_error_on_two_machines_is_the_specs_fault(api):
     api.life = lambda _machine, _age: {"actual_status": "exited", "status_msg": "exit 1"}
-    api.log = "INFO start 12:01\nValueError: something is off at 0x7f12"
+    runs = iter(("at 12:01 in /tmp/bd556b73-a497", "at 12:09 in /tmp/95e84ff1-5ae5"))
+
+    def log(_method, path):
+        if path == "/log":
+            return Answer(200, f"INFO start\nValueError: something is off {next(runs)}")
+        return None
+
+    api.interrupt = log
     with pytest.raises(RentalFailed, match="the same on two machines"):
         rental(api).run()
     assert api.calls["PUT asks"] == 2
