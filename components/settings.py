@@ -117,7 +117,6 @@ def load(
         reader.problem("query", str(error).removeprefix("query "))
     prefer = reader.one_of("prefer", PREFERENCES)
     form = cast(Form, reader.one_of("form", FORMS))
-    heal_on = reader.one_of("heal_on", HEAL_ON)
     reader.one_of("api_pacing", ("published", "off"))
     reader.number("api_patience_s", least=1)
     dtype = reader.one_of("dtype", ("", *DTYPES)) or None
@@ -127,18 +126,12 @@ def load(
         reader.problem("api_key", f"needs at least {MIN_KEY_CHARS} printable ASCII characters (its value is not shown)")
     deadlines = {key: reader.number(key, least=1) for key in STAGE_DEADLINES}
     poll_s = reader.number("poll_s", least=0.05)
-    watch = {
-        "heal_on": heal_on,
-        "probe_window_s": reader.number("probe_window_s", least=0),
-        "renew_before_h": reader.number("renew_before_h", least=0),
-    }
+    watch = reader.watch()
     replace = reader.one_of("replace", REPLACES)
     hedge = int(reader.number("hedge", least=1))
     if hedge > MAX_HEDGE:
         reader.problem("hedge", f"is {hedge}; accepted: 1 to {MAX_HEDGE}")
-    money = {"min_runway_h": reader.number("min_runway_h", least=0)}
-    if reader.text("max_hourly_usd"):
-        money["max_hourly_usd"] = reader.number("max_hourly_usd", least=0.001)
+    money = reader.money()
     bid = reader.bid()
     adopt = int(reader.number("adopt_instance_id", least=0)) or None
     max_tries = int(reader.number("max_tries", least=1))
@@ -265,6 +258,21 @@ class _Reader:
             self.problem(key, f"is {value!r}; accepted: an http(s) address such as https://console.vast.ai")
             return ""
         return value
+
+    def watch(self) -> dict[str, Any]:
+        """Read how strictly the instance is watched."""
+        return {
+            "heal_on": self.one_of("heal_on", HEAL_ON),
+            "probe_window_s": self.number("probe_window_s", least=0),
+            "renew_before_h": self.number("renew_before_h", least=0),
+        }
+
+    def money(self) -> dict[str, float]:
+        """Read the cap and how long the credit should last."""
+        money = {"min_runway_h": self.number("min_runway_h", least=0)}
+        if self.text("max_hourly_usd"):
+            money["max_hourly_usd"] = self.number("max_hourly_usd", least=0.001)
+        return money
 
     def bid(self) -> dict[str, float] | None:
         """Read `bid` (empty, auto or $/h) with its factor, bounded by max_dph_usd."""

@@ -65,14 +65,21 @@ def _validated(props: dict[str, Any]) -> dict[str, Any]:
     report.raise_if_failed()
     passed = f"{sum(check.passed for check in report.checks)} checks passed"
     ENGINE.log(f"{passed}; weights that ran: {report.weights}")
-    return {**props, "report": report.as_dict()}
+    summary = {
+        "passed": report.passed,
+        "model": model.name,
+        "weights": report.weights,
+        "checks": {check.name: check.saw for check in report.checks},
+    }
+    return {**props, "report": report.as_dict(), "summary": summary}
 
 
 class RerankValidation(Resource, module="vast", name="RerankValidation"):
-    """A validated endpoint. Output: `report` (checks with what they saw, latencies, the weights that ran)."""
+    """A validated endpoint. Outputs: `report` (all of it, with latencies) and `summary` (what each check saw)."""
 
     report: pulumi.Output[dict[str, Any]]
+    summary: pulumi.Output[dict[str, Any]]
 
     def __init__(self, name: str, args: RerankValidationArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         inputs = {**vars(args), "api_key": pulumi.Output.secret(args.api_key)}
-        super().__init__(RerankValidationProvider(), name, {"report": None, **inputs}, opts)
+        super().__init__(RerankValidationProvider(), name, {"report": None, "summary": None, **inputs}, opts)

@@ -58,7 +58,7 @@ class Containers:
         return Process.start(self._argv(body), self._env(contract_id, body, ip, ports, folder), folder)
 
     def _temporary(self, contract_id: int) -> Path:
-        """Return a container's /tmp: a short path, since servers make sockets there and 107 characters are the limit."""
+        """Return a container's /tmp: a short path, since servers make sockets there, which take 107 characters."""
         mark = hashlib.sha256(str(self.settings.folder).encode()).hexdigest()[:6]
         return Path(tempfile.gettempdir()) / f"vast-{mark}-{contract_id}"
 

@@ -32,7 +32,9 @@ def main() -> None:
     endpoint, args = endpoint_from_args(parser)
     client = cohere.ClientV2(endpoint.api_key, base_url=endpoint.url, timeout=TIMEOUT_S)
     try:
-        answer = client.rerank(model=endpoint.model, query=args.query, documents=args.documents, top_n=args.top_n)
+        # the client sends null for a top_n that is not given, which vLLM refuses
+        top_n = args.top_n or len(args.documents)
+        answer = client.rerank(model=endpoint.model, query=args.query, documents=args.documents, top_n=top_n)
     except ApiError as error:
         sys.exit(f"{endpoint.url}/v2/rerank answered {error.status_code}: {error.body}")
     except httpx.HTTPError as error:

@@ -41,6 +41,7 @@ class Guard:
         self.truncate = options.get("truncate")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Refuse, or hand the request on."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
