@@ -104,7 +104,7 @@ class Reranker(pulumi.ComponentResource):
 
     def first_choice(self) -> pulumi.Output[dict[str, Any]]:
         """Return the offer at the top of the list: known in a preview, before anything is rented."""
-        return self.offers.candidates.apply(lambda found: dict(found[0]))
+        return self.offers.candidates.apply(lambda found: _in_short(found[0]))
 
     def curl(self) -> pulumi.Output[str]:
         """Return a command that tries the endpoint; it reads the key from the stack, so it holds no secret."""
@@ -118,6 +118,19 @@ class Reranker(pulumi.ComponentResource):
                 f"-H \"Authorization: Bearer {key}\" -d '{body}'"
             )
         )
+
+
+def _in_short(candidate: dict[str, Any]) -> dict[str, Any]:
+    names = {
+        "ask_contract_id": "offer_id",
+        "machine_id": "machine_id",
+        "gpu_name": "gpu",
+        "geolocation": "geolocation",
+        "dph_total": "dph_total_usd",
+        "pull_cost_usd": "pull_cost_usd",
+        "ready_s": "ready_s",
+    }
+    return {name: candidate.get(key) for key, name in names.items()}
 
 
 def rerank_probe(model: str) -> dict[str, Any]:
