@@ -6,6 +6,7 @@ A failing seed is printed and can be replayed: `python -m chaos --first-seed SEE
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +27,10 @@ def work(folder: Path, seeds: list[int]) -> Iterator[Result]:
         requests.post(f"{market.url}/_emulator/credit", json={"credit": 1e6}, timeout=10)
         arena = Arena(folder / "stack", market.url)
         for seed in seeds:
-            result = arena.run(Draw.of(seed))
+            try:
+                result = arena.run(Draw.of(seed))
+            except (TimeoutError, subprocess.TimeoutExpired) as error:
+                result = Result(Draw.of(seed), stuck=str(error))
             yield result
             if not result.good:  # a fresh stack: one fault must not be counted again in the runs after it
                 arena.stack.destroy()
@@ -69,14 +73,24 @@ def report(results: list[Result], took_s: float) -> int:
     """Print the totals; 0 when nothing leaked and nothing is stuck."""
     leaked = sum(len(one.leaked) for one in results)
     stuck = sum(bool(one.stuck) for one in results)
-    print(f"{len(results)} runs in {took_s:.0f} s: {leaked} contracts leaked, {stuck} stacks stuck")
-    for name in ("operation", "fault", "kill"):
-        counts = Counter(getattr(one.draw, name) for one in results)
-        print(f"  by {name}: " + ", ".join(f"{key} {count}" for key, count in sorted(counts.items())))
+    dollars = sum(one.leaked_usd for one in results)
+    print(f"{len(results)} runs in {took_s:.0f} s: {leaked} contracts leaked (${dollars:.4f}), {stuck} stacks stuck")
+    print("  operations:  " + _counted(Counter(one.draw.operation for one in results)))
+    print("  kills drawn: " + _counted(Counter(one.draw.kill for one in results)))
+    print("  kills hit:   " + _counted(Counter(one.draw.kill for one in results if one.killed)))
+    print("  faults drawn: " + _counted(Counter(one.draw.fault for one in results)))
+    fired: Counter[str] = Counter()
+    for one in results:
+        fired.update(one.fired)
+    print("  faults hit:   " + _counted(fired))
     bad = [one.draw.seed for one in results if not one.good]
     if bad:
         print(f"  failing seeds: {bad}; replay one with: python -m chaos --workers 1 --runs 1 --first-seed {bad[0]}")
     return 1 if bad else 0
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{key} {count}" for key, count in sorted(counts.items()) if count)
 
 
 if __name__ == "__main__":

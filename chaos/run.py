@@ -19,7 +19,7 @@ import requests
 
 from tests.engine.stack import EngineStack
 
-OPERATIONS = ("up", "update", "replace", "heal", "destroy")
+OPERATIONS = ("create", "create", "update", "replace", "replace", "heal", "heal", "destroy")
 KILLS = ("none", "sigint", "sigint-twice", "sigterm", "sigkill-cli", "sigkill-plugin", "power-loss")
 # fault -> its parameters; each is a rule of the emulator that fires a bounded number of times
 FAULTS: dict[str, dict[str, Any]] = {
@@ -71,7 +71,7 @@ class Draw:
             fault=dice.choice(list(FAULTS)),
             times=dice.choice((1, 1, 2, 3)),
             kill=dice.choice(KILLS),
-            after_s=dice.uniform(0.3, 5.0),
+            after_s=dice.uniform(0.5, 4.5),
         )
 
 
@@ -82,7 +82,10 @@ class Result:
     draw: Draw
     leaked: set[int] = field(default_factory=set)
     missing: set[int] = field(default_factory=set)
+    leaked_usd: float = 0.0
     stuck: str = ""
+    fired: dict[str, int] = field(default_factory=dict)
+    killed: bool = False
 
     @property
     def good(self) -> bool:
@@ -97,6 +100,7 @@ class Arena:
         self.url = url
         self.stack = EngineStack(folder, url, name=name, config={**PATIENT, "api_patience_s": "4"}).init()
         self._variant = 0
+        self._fired: dict[str, int] = {}
 
     def run(self, draw: Draw) -> Result:
         """Do one run and judge it."""
@@ -105,24 +109,35 @@ class Arena:
         if draw.fault != "none":
             self._control("POST", "faults", self._rule(draw))
         process = self._operate(draw)
-        self._kill(process, draw)
+        killed = self._kill(process, draw)
         self._control("POST", "reset-faults")
-        return self._judge(draw)
+        result = self._judge(draw)
+        result.killed = killed
+        result.fired = {kind: count - self._fired.get(kind, 0) for kind, count in self._count_fired().items()}
+        self._fired = self._count_fired()
+        return result
+
+    def _ledger(self) -> dict[str, Any]:
+        return dict(requests.get(f"{self.url}/_emulator/ledger", timeout=10).json())
+
+    def _count_fired(self) -> dict[str, int]:
+        return dict(self._ledger()["fired"])
 
     def billed(self) -> set[int]:
         """Return the contracts that cost something now."""
-        ledger = requests.get(f"{self.url}/_emulator/ledger", timeout=10).json()
-        return {one["id"] for one in ledger["contracts"] if not one["destroyed_at"]}
+        return {one["id"] for one in self._ledger()["contracts"] if not one["destroyed_at"]}
 
     # ---- one step each -------------------------------------------------------------------------------------------
 
     def _prepare(self, draw: Draw) -> None:
+        if draw.operation == "create":
+            self.stack.destroy()
         if draw.operation in ("update", "replace"):
             self._variant += 1
         if draw.operation == "update":
             self.stack.write_config(probe_window_s=1 + self._variant % 3)
         if draw.operation == "replace":
-            self.stack.write_config(serving_s=5, dtype=("float32", "half")[self._variant % 2])
+            self.stack.write_config(dtype=("float32", "half")[self._variant % 2])
         if draw.operation == "heal":
             for instance_id in self.billed():
                 self._control("POST", f"instances/{instance_id}/kill")
@@ -138,11 +153,13 @@ class Arena:
             return self.stack.start("destroy", "--yes", "--skip-preview")
         return self.stack.start("up", "--yes", "--skip-preview")
 
-    def _kill(self, process: subprocess.Popen[str], draw: Draw) -> None:
+    def _kill(self, process: subprocess.Popen[str], draw: Draw) -> bool:
+        """Kill as drawn, wait for the end of it; whether there was still something to kill."""
         if draw.kill != "none":
             with suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=draw.after_s)
-        if process.poll() is None:
+        alive = draw.kill != "none" and process.poll() is None
+        if alive:
             plugins = plugin_pids(self.stack.project)
             if draw.kill == "sigint":
                 process.send_signal(signal.SIGINT)
@@ -159,8 +176,18 @@ class Arena:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
         process.communicate(timeout=180)
+        self._wait_for_plugins(draw)
+        return alive
+
+    def _wait_for_plugins(self, draw: Draw) -> None:
+        """A plugin that lost its engine cleans up and ends by itself; one that never came to run a verb of ours knows
+        nothing to clean up, and idles for ever, as Pulumi's do: it is ended here."""
         deadline = time.monotonic() + 60
-        while plugin_pids(self.stack.project):  # a plugin that lost its engine cleans up and ends by itself
+        while pids := plugin_pids(self.stack.project):
+            for pid in pids:
+                if time.monotonic() > deadline - 50 and not has_called_out(pid):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"seed {draw.seed}: a plugin lives on without its engine")
             time.sleep(0.1)
@@ -175,6 +202,7 @@ class Arena:
         declared, billed = self.stack.instances(), self.billed()
         result.leaked = billed - declared
         result.missing = declared - billed
+        result.leaked_usd = sum(one["cost_usd"] for one in self._ledger()["contracts"] if one["id"] in result.leaked)
         if len(declared) != 1:
             result.stuck = f"the state declares {len(declared)} instances, one is wanted"
         return result
@@ -196,3 +224,10 @@ def plugin_pids(project: Path) -> list[int]:
             if b"pulumi.dynamic" in arguments and (entry / "cwd").resolve() == project.resolve():
                 found.append(int(entry.name))
     return found
+
+
+def has_called_out(pid: int) -> bool:
+    """Whether a plugin has made an HTTP call: the library that does has a native module, which its maps then show."""
+    with suppress(OSError):
+        return "charset_normalizer" in Path(f"/proc/{pid}/maps").read_text()
+    return False

@@ -77,7 +77,7 @@ class Reranker(pulumi.ComponentResource):
                 onstart=launch.onstart,
                 args=list(launch.args),
                 env=env,
-                probe=rerank_probe(model.name),
+                probe=rerank_probe(model.name, settings.probe_timeout_s),
                 deadlines=settings.deadlines,
                 watch=settings.watch,
                 max_tries=settings.max_tries,
@@ -133,7 +133,7 @@ def _in_short(candidate: dict[str, Any]) -> dict[str, Any]:
     return {name: candidate.get(key) for key, name in names.items()}
 
 
-def rerank_probe(model: str) -> dict[str, Any]:
+def rerank_probe(model: str, timeout_s: float) -> dict[str, Any]:
     """Return the readiness probe of a reranker: one scored pair. `/health` says 200 on a dead engine."""
     return {
         "port": PORT,
@@ -142,5 +142,5 @@ def rerank_probe(model: str) -> dict[str, Any]:
         "headers": {"Authorization": f"Bearer ${{{KEY_ENV}}}"},
         "body": {"model": model, "query": "ready?", "documents": ["yes"]},
         "expect_body": '"relevance_score"',
-        "timeout_s": 15.0,
+        "timeout_s": timeout_s,
     }

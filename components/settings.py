@@ -28,8 +28,8 @@ KEYS = (
     "min_reliability", "min_duration_h", "gpu_names", "countries", "prefer", "api_url", "api_pacing", "api_patience_s",
     "vast_api_key",
     "api_key", "hub_token", "max_tries", "poll_s", "rented_s", "pulling_s", "starting_s", "port_s", "serving_s",
-    "stall_s", "probe_window_s", "heal_on", "renew_before_h", "replace", "hedge", "bid", "bid_factor",
-    "max_hourly_usd", "min_runway_h", "adopt_instance_id",
+    "stall_s", "probe_window_s", "probe_timeout_s", "heal_on", "renew_before_h", "replace", "hedge", "bid",
+    "bid_factor", "max_hourly_usd", "min_runway_h", "adopt_instance_id",
 )  # fmt: skip
 SECRET_KEYS = ("vast_api_key", "api_key", "hub_token")
 FORMS: tuple[str, ...] = get_args(Form)
@@ -56,6 +56,7 @@ class Settings:
     prefer: str
     max_tries: int
     poll_s: float
+    probe_timeout_s: float
     deadlines: Mapping[str, float]
     watch: Mapping[str, Any]
     replace: str
@@ -157,6 +158,7 @@ def load(
         prefer=prefer,
         max_tries=max_tries,
         poll_s=poll_s,
+        probe_timeout_s=reader.number("probe_timeout_s", least=0.1),
         deadlines=deadlines,
         watch=watch,
         replace=replace,

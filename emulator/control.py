@@ -134,8 +134,8 @@ class Control:
         if what == "kill":
             await self.world.kill(contract.id)
         elif what == "outbid":
+            contract.is_bid, contract.price_usd = True, contract.price_usd or contract.dph_base_usd
             await self.world.stop(contract, by_market=True)
-            contract.is_bid = True
         elif what == "end":
             contract.end_date = self.world.now() + float(body.get("seconds", 0))
         elif what == "raise-price":
@@ -147,6 +147,9 @@ class Control:
                 contract.process.kill()
                 contract.process = None
             await self.world.containers.stop(contract.id)
+        elif what == "fields":  # what the API says of it, word for word
+            for name in ("actual_status", "intended_status", "cur_state", "next_state", "status_msg"):
+                setattr(contract, name, body.get(name, getattr(contract, name)))
         elif what == "image":
             contract.body["image"] = body["image"]
         elif what == "args":

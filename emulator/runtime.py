@@ -65,6 +65,7 @@ class Containers:
     async def stop(self, contract_id: int) -> None:
         """Remove a container's /tmp, and stop answering for it where the emulator itself does."""
         shutil.rmtree(self._temporary(contract_id), ignore_errors=True)
+        self._silent.discard(contract_id)  # whoever waits for an answer is let go
         server = self._sites.pop(contract_id, None)
         if server is not None:
             listener, handler = server

@@ -89,8 +89,9 @@ def _failure(contract: Contract, status: str, message: str) -> Failure | None:
     if status == "exited":
         return Failure("exited", f"the container exited: {message}", "either")
     if contract.cur_state == contract.intended_status == contract.next_state == "stopped":
-        why = "outbid" if contract.is_bid else "stopped by the host, by someone else or for want of credit"
-        return Failure("stopped", f"the instance was stopped ({why})")
+        if contract.is_bid:
+            return Failure("outbid", "the instance was outbid and paused")
+        return Failure("stopped", "the instance was stopped by the host, by someone else or for want of credit")
     if status == "created" and contract.cur_state == "stopped":
         return Failure(
             "created-stopped", f"the container was made but stopped at once: {message or 'no message'}", "either"

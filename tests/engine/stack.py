@@ -77,8 +77,15 @@ class EngineStack:
         self.config |= changes
         path = self.project / f"Pulumi.{self.name}.yaml"
         kept = yaml.safe_load(path.read_text()) if path.exists() else {}
-        kept["config"] = {f"vast-reranker:{key}": value for key, value in self.config.items() if value is not None}
+        secrets = {key: value for key, value in (kept.get("config") or {}).items() if isinstance(value, dict)}
+        plain = {f"vast-reranker:{key}": value for key, value in self.config.items() if value is not None}
+        kept["config"] = secrets | plain
         path.write_text(yaml.safe_dump(kept))
+
+    def set_secret(self, key: str, value: str) -> None:
+        """Set a secret config value, as a user would."""
+        done = self.run("config", "set", "--secret", key, value)
+        assert done.rc == 0, done.text
 
     def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
         """Start a pulumi command on this stack without waiting for it."""
