@@ -4,7 +4,7 @@ SHELL := bash
 # The project's tools on PATH and nothing of the real Vast.ai within reach.
 LOCAL := . scripts/env.sh local &&
 LINT := ruff check . && ruff format --check . && mypy
-TEST := env -u VAST_API_KEY -u VAST_URL pytest -q --durations=10
+TEST := env -u VAST_API_KEY -u VAST_URL pytest -q -n 2 --dist loadfile --durations=10
 
 .PHONY: help setup setup-vllm demo demo-down emulator test test-fast lint bench clean distclean
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import secrets
 import shutil
 import socket
 import stat
@@ -156,10 +157,10 @@ def _model_of(body: dict[str, Any]) -> str:
     return "model"
 
 
-def free_port(ip: str, dice: Any) -> int:
-    """Return a random port that can be bound on an address."""
+def free_port(ip: str) -> int:
+    """Return a random port that can be bound on an address; random for good, so that two markets do not collide."""
     while True:
-        port = int(dice.randint(20000, 59999))
+        port = 20000 + secrets.randbelow(40000)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

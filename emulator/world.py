@@ -21,6 +21,7 @@ from emulator.runtime import Containers, free_port
 
 COMMAND_LIMIT = 4096
 MIN_DISK_GB = 8
+FIRST_CONTRACT = 31_000_001
 IMAGE_GB = 12.6
 QUEUED = "Required resources are currently unavailable, state change queued."
 
@@ -43,7 +44,7 @@ class World:
         self.contracts: dict[int, Contract] = {}
         self.faults = Faults()
         self.credit_usd = 25.0
-        self.next_id = 31000001
+        self.next_id = FIRST_CONTRACT + secrets.randbelow(900_000) * 10  # no two markets share ids
         self.now = now
         self._timing = timing
         self._dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
@@ -319,7 +320,7 @@ class World:
             for key in contract.body.get("env") or {}
             if key.startswith("-p ")
         ]
-        contract.ports = {port: free_port(machine.ip, self._dice) for port in inner}
+        contract.ports = {port: free_port(machine.ip) for port in inner}
         contract.started = True
         if fault in ("exited_at_boot", "app_error"):
             log = contract.fault_params.get("log") or "RuntimeError: the engine core failed to start"

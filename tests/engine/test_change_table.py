@@ -47,6 +47,7 @@ UPDATING = {
 def test_this_updates_in_place(scene, key):
     stack, ledger, _ = scene
     first = stack.outputs()["instance_id"]
+    before = {name: stack.config.get(name) for name in UPDATING[key]}
     stack.write_config(**UPDATING[key])
     seen = stack.drift()
     assert seen.rc == 7, seen.text
@@ -55,6 +56,7 @@ def test_this_updates_in_place(scene, key):
     assert done.rc == 0, done.text
     assert stack.outputs()["instance_id"] == first
     assert ledger.billed() == {first}
+    stack.write_config(**before)
 
 
 @pytest.mark.parametrize("key", REPLACING)

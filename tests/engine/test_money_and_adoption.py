@@ -1,0 +1,164 @@
+"""What is paid and what is taken over: credit, caps, bids, an instance made by hand, and instances nobody knows."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import requests
+
+from emulator.server import EmulatorServer
+from tests.engine.stack import EMULATOR_KEY, MODEL, REPO, EngineStack
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture
+def market(tmp_path):
+    with EmulatorServer(runtime="none", time="instant", state_dir=tmp_path / "emulator") as server:
+        yield server
+
+
+def vastai(market, home, *args):
+    """Run the official CLI."""
+    command = [sys.executable.rpartition("/")[0] + "/vastai", "--url", market.url, "--api-key", EMULATOR_KEY, *args]
+    env = {"HOME": str(home), "XDG_CONFIG_HOME": str(home), "PATH": "/usr/bin:/bin", "VASTAI_NO_UPDATE_CHECK": "1"}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def orphans(market, *args):
+    return subprocess.run(
+        [sys.executable, "-m", "ops.orphans", "--api-url", market.url, "--min-age-min", "0", *args],
+        cwd=REPO,
+        env={"PATH": "/usr/bin:/bin", "VAST_API_KEY": EMULATOR_KEY},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_too_little_credit_for_the_boot_is_an_error_before_anything_is_rented(stack, ledger):
+    ledger.control("credit", credit=0.02)
+    done = stack.up()
+    assert done.rc != 0
+    assert "the credit is $0.02, but until it serves" in done
+    assert ledger.contracts() == []
+
+
+def test_little_credit_is_a_warning_with_the_hours_that_are_left(stack, ledger):
+    ledger.control("credit", credit=1.0)
+    done = stack.up()
+    assert done.rc == 0, done.text
+    assert "warning: the credit of $1.00 lasts for" in done
+
+
+def test_a_stack_over_its_hourly_cap_is_refused_in_the_preview(stack, ledger):
+    stack.write_config(max_hourly_usd="0.05")
+    done = stack.preview()
+    assert done.rc != 0
+    assert "max_hourly_usd allows $0.05/h, but $0.0" in done
+    assert ledger.contracts() == []
+
+
+def test_a_bid_is_the_floor_times_the_factor_and_an_outbid_instance_is_renewed_elsewhere(stack, ledger, market):
+    stack.write_config(bid="auto", bid_factor="1.2")
+    done = stack.up()
+    assert done.rc == 0, done.text
+    assert "; bid $" in done
+    out = stack.outputs()
+    row = instance(market, out["instance_id"])
+    assert row["is_bid"] is True
+    assert row["dph_base"] == pytest.approx(1.2 * row["min_bid"], rel=1e-3)
+
+    ledger.control(f"instances/{out['instance_id']}/outbid")
+    seen = stack.drift()
+    assert seen.rc == 7
+    assert "was outbid and paused" in seen
+    assert stack.up().rc == 0
+    second = stack.outputs()
+    assert second["machine_id"] != out["machine_id"]
+    assert ledger.billed() == {second["instance_id"]}
+
+
+def test_the_stopped_instance_that_a_bid_too_low_leaves_behind_is_destroyed(stack, ledger):
+    stack.write_config(bid="0.002", max_tries=2)
+    done = stack.up()
+    assert done.rc != 0
+    assert "bid 0.002 is below" in done
+    assert len(ledger.contracts()) == 2
+    assert ledger.billed() == set()
+
+
+def test_a_hand_made_instance_is_adopted_and_nothing_is_rented_anew(stack, ledger, market, tmp_path):
+    query = "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true"
+    offer = json.loads(vastai(market, tmp_path, "search", "offers", query, "--raw"))[0]["id"]
+    options = ["--image", "vllm/vllm-openai:latest", "--env", "-p 8000:8000 -e VLLM_API_KEY=abc", "--disk", "40"]
+    vastai(market, tmp_path, "create", "instance", str(offer), *options, "--args", "--model", MODEL)
+    (made,) = ledger.billed()
+
+    stack.write_config(adopt_instance_id=made)
+    assert f"adopts instance {made}; nothing is rented" in stack.preview()
+    done = stack.up()
+    assert done.rc == 0, done.text
+    assert stack.outputs()["instance_id"] == made
+    assert ledger.billed() == {made}
+    assert stack.drift().rc == 0
+    stack.write_config(adopt_instance_id=None)
+    assert stack.drift().rc == 0
+    assert stack.destroy().rc == 0
+    assert ledger.billed() == set()
+
+
+def test_an_instance_that_cannot_be_adopted_is_left_as_it_is(stack, ledger):
+    stack.write_config(adopt_instance_id=4711)
+    done = stack.up()
+    assert done.rc != 0
+    assert "instance 4711 does not exist" in done
+    assert ledger.contracts() == []
+
+
+def test_orphans_are_those_with_our_labels_that_no_given_state_knows(stack, ledger, market, tmp_path):
+    assert stack.up().rc == 0
+    known = stack.outputs()["instance_id"]
+    export = tmp_path / "state.json"
+    export.write_text(stack.export())
+    assert orphans(market, str(export)).returncode == 0
+
+    stray = rent(market, "vast-reranker/old/reranker@0a1b2c3d:abcdef~pending")
+    notebook = rent(market, "my notebook")
+    found = orphans(market, str(export))
+    assert found.returncode == 3
+    assert f"instance {stray}: " in found.stdout
+    assert str(known) not in found.stdout
+    assert str(notebook) not in found.stdout
+    assert ledger.billed() == {known, stray, notebook}
+
+    assert orphans(market, str(export), "--destroy", "--yes").returncode == 0
+    assert ledger.billed() == {known, notebook}
+
+
+def instance(market, instance_id):
+    url = f"{market.url}/api/v0/instances/{instance_id}/"
+    return requests.get(url, headers={"Authorization": f"Bearer {EMULATOR_KEY}"}, timeout=10).json()["instances"]
+
+
+def rent(market, label):
+    """Rent any offer with a label, past our own code."""
+    headers = {"Authorization": f"Bearer {EMULATOR_KEY}"}
+    offers = requests.post(f"{market.url}/api/v0/bundles/", json={}, headers=headers, timeout=10).json()["offers"]
+    body = {"image": "busybox:1.36", "disk": 10, "label": label, "env": {"-p 80:80": "1"}}
+    offer = next(one for one in offers if one["disk_space"] > 50)
+    url = f"{market.url}/api/v0/asks/{offer['id']}/"
+    return requests.put(url, json=body, headers=headers, timeout=10).json()["new_contract"]
+
+
+def test_two_states_with_the_same_stack_name_on_one_account_leave_each_other_alone(stack, market, ledger, tmp_path):
+    other = EngineStack(tmp_path / "other", market.url).init()
+    assert stack.up().rc == 0
+    assert other.up().rc == 0
+    ids = {stack.outputs()["instance_id"], other.outputs()["instance_id"]}
+    assert len(ids) == 2
+    assert ledger.billed() == ids
+    assert other.destroy().rc == 0
+    assert stack.drift().rc == 0

@@ -1,0 +1,54 @@
+import pytest
+
+from components.errors import RentalFailed
+from components.vast import cost
+from components.vast.models import Account, Contract, Offer
+from components.vast.money import Budget
+from components.vast.pacing import Limit, Pacer
+from components.vast.ranking import Candidate, Workload
+from components.vast.rental import Bid
+from tests.unit.scripted_api import ManualClock
+from tests.unit.wire_samples import instance, offer
+
+CANDIDATE = Candidate.of(Offer.parse(offer(dph_total=0.10, inet_down_cost=0.01)), Workload(12, 40))
+
+
+def test_credit_that_does_not_last_until_it_serves_is_an_error():
+    with pytest.raises(RentalFailed, match=r"the credit is \$0.10, but until it serves .* nothing was rented"):
+        Budget().check(Account(1, 0.10), CANDIDATE, 1)
+
+
+def test_credit_for_less_than_the_runway_is_a_warning_with_the_time_left():
+    assert "lasts for 8 h" in (Budget(min_runway_h=24).check(Account(1, 1.0), CANDIDATE, 1) or "")
+    assert Budget(min_runway_h=4).check(Account(1, 1.0), CANDIDATE, 1) is None
+
+
+def test_the_cap_counts_every_machine_that_runs_at_once():
+    assert Budget(max_hourly_usd=0.15).over(0.10, 1) is None
+    assert (
+        Budget(max_hourly_usd=0.15).over(0.10, 2)
+        == "max_hourly_usd allows $0.15/h, but 2 machines at $0.1000/h cost $0.2000/h"
+    )
+    with pytest.raises(RentalFailed, match="max_hourly_usd"):
+        Budget(max_hourly_usd=0.05).check(Account(1, 99.0), CANDIDATE, 1)
+
+
+def test_costs_are_split_into_gpu_and_disk():
+    split = cost.of_contract(Contract.parse(instance(dph_total=0.09, storage_cost=0.15)), 40)
+    assert split == {"gpu": 0.08178, "disk": 0.00822, "total": 0.09}
+    assert cost.monthly(split) == 65.7
+
+
+def test_a_bid_stays_under_its_cap():
+    floor = Offer.parse(offer(min_bid=0.04))
+    assert Bid(factor=1.5).on(floor) == 0.06
+    assert Bid(factor=1.5, cap_usd=0.05).on(floor) == 0.05
+    assert Bid(price_usd=0.07).on(floor) == 0.07
+
+
+def test_pacing_spreads_calls_and_lets_the_first_through_at_once():
+    clock = ManualClock()
+    pacer = Pacer({"rent": Limit(1, 4.5), "search": Limit(2, 60.0)}, clock=clock, sleep=clock.sleep)
+    assert [pacer.wait("rent") for _ in range(3)] == [0.0, 4.5, 4.5]
+    assert [pacer.wait("search") for _ in range(3)] == [0.0, 0.0, 60.0]
+    assert pacer.wait("unlimited") == 0.0
