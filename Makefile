@@ -6,7 +6,7 @@ LOCAL := . scripts/env.sh local &&
 LINT := ruff check . && ruff format --check . && mypy
 TEST := env -u VAST_API_KEY -u VAST_URL pytest -q -n 2 --dist loadfile --durations=10
 
-.PHONY: help setup setup-vllm demo demo-down emulator test test-fast lint bench clean distclean
+.PHONY: help setup setup-vllm demo demo-down emulator test test-fast lint bench chaos clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ lint: setup ## ruff and mypy
 
 bench: setup ## measure the budgets: preview, up, API calls, guard
 	@$(LOCAL) python -m bench
+
+chaos: setup ## 200 seeded runs of faults and kills against the emulator; what leaked, in contracts and dollars
+	@$(LOCAL) python -m chaos --runs 200
 
 clean: ## stop the demo and remove .local (state, logs); the tools stay
 	@if [ -d .local ]; then scripts/demo.sh down; fi

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import requests
 
+from bench import failover
 from emulator.server import EmulatorServer
 from tests.engine.stack import EngineStack
 
@@ -116,6 +117,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="vast-reranker-bench-") as folder:
         rows = measure(Path(folder), runs=args.runs, boot_s=args.boot_s)
     print(table(rows))
+    print(f"\nFrom the sign of a bad first host to the next rent (polled every {failover.POLL_S:g} s):\n")
+    print("| sign | rent to rent | deadline in it | beyond it |\n| --- | --- | --- | --- |")
+    for one in failover.measure():
+        print(f"| {one.sign} | {one.rent_to_rent_s:.2f} s | {one.deadline_s:g} s | {one.beyond_s:.2f} s |")
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps([asdict(row) | {"kept": row.kept} for row in rows], indent=2) + "\n")
     return 0 if all(row.kept for row in rows) else 1

@@ -1,6 +1,6 @@
 """`python -m chaos --runs 200` (or `make chaos`): many seeded runs, and what they left billed that no state knows.
 
-A failing seed is printed and can be replayed: `python -m chaos --first-seed SEED --runs 1`.
+A failing seed is printed and can be replayed: `python -m chaos --seeds SEED`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ import requests
 from chaos.run import Arena, Draw, Result
 from emulator.server import EmulatorServer
 
+BOOT_S = 0.8  # long enough that a kill meets a boot in every stage
+
 
 def work(folder: Path, seeds: list[int]) -> Iterator[Result]:
     """Run seeds one after the other on one market and one stack."""
-    with EmulatorServer(runtime="none", time="instant", state_dir=folder / "emulator") as market:
+    with EmulatorServer(runtime="none", boot_s=BOOT_S, state_dir=folder / "emulator") as market:
         requests.post(f"{market.url}/_emulator/credit", json={"credit": 1e6}, timeout=10)
         arena = Arena(folder / "stack", market.url)
         for seed in seeds:
@@ -49,8 +51,9 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=200, help="how many runs (default 200)")
     parser.add_argument("--first-seed", type=int, default=1, help="seed of the first run; the others count up from it")
     parser.add_argument("--workers", type=int, default=2, help="markets and stacks side by side (default 2)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="these seeds instead, for a replay")
     args = parser.parse_args()
-    seeds = list(range(args.first_seed, args.first_seed + args.runs))
+    seeds = args.seeds or list(range(args.first_seed, args.first_seed + args.runs))
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vast-reranker-chaos-") as folder:
 
@@ -61,7 +64,11 @@ def main() -> int:
                 mark = "ok  " if result.good else "FAIL"
                 print(f"{mark} {result.draw}", flush=True)
                 if not result.good:
-                    print(f"     leaked {result.leaked} missing {result.missing} {result.stuck}", flush=True)
+                    print(
+                        f"     leaked {result.leaked} missing {result.missing} unmarked {result.unmarked} "
+                        f"{result.stuck}",
+                        flush=True,
+                    )
             return results
 
         with ThreadPoolExecutor(args.workers) as pool:
@@ -85,7 +92,7 @@ def report(results: list[Result], took_s: float) -> int:
     print("  faults hit:   " + _counted(fired))
     bad = [one.draw.seed for one in results if not one.good]
     if bad:
-        print(f"  failing seeds: {bad}; replay one with: python -m chaos --workers 1 --runs 1 --first-seed {bad[0]}")
+        print(f"  failing seeds: {bad}; replay one with: python -m chaos --workers 1 --seeds {bad[0]}")
     return 1 if bad else 0
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import requests
 
+from components.vast.label import PENDING
 from tests.engine.stack import EngineStack
 
 OPERATIONS = ("create", "create", "update", "replace", "replace", "heal", "heal", "destroy")
@@ -52,13 +53,14 @@ PATIENT = {
 
 @dataclass(frozen=True)
 class Draw:
-    """What one run does, all of it decided by the seed."""
+    """What one run does, all of it decided by the seed; the kill comes `after_s` after the start, or the first rent."""
 
     seed: int
     operation: str
     fault: str
     times: int
     kill: str
+    since: str
     after_s: float
 
     @classmethod
@@ -71,7 +73,8 @@ class Draw:
             fault=dice.choice(list(FAULTS)),
             times=dice.choice((1, 1, 2, 3)),
             kill=dice.choice(KILLS),
-            after_s=dice.uniform(0.5, 4.5),
+            since=(since := dice.choice(("start", "rented", "rented"))),
+            after_s=dice.uniform(0.3, 4.5) if since == "start" else dice.uniform(0.0, 1.4),
         )
 
 
@@ -83,6 +86,7 @@ class Result:
     leaked: set[int] = field(default_factory=set)
     missing: set[int] = field(default_factory=set)
     leaked_usd: float = 0.0
+    unmarked: set[int] = field(default_factory=set)
     stuck: str = ""
     fired: dict[str, int] = field(default_factory=dict)
     killed: bool = False
@@ -90,7 +94,7 @@ class Result:
     @property
     def good(self) -> bool:
         """Whether exactly the declared instances are billed."""
-        return not (self.leaked or self.missing or self.stuck)
+        return not (self.leaked or self.missing or self.stuck or self.unmarked)
 
 
 class Arena:
@@ -110,8 +114,10 @@ class Arena:
             self._control("POST", "faults", self._rule(draw))
         process = self._operate(draw)
         killed = self._kill(process, draw)
+        unmarked = self._unmarked() if killed else set()
         self._control("POST", "reset-faults")
         result = self._judge(draw)
+        result.unmarked = unmarked
         result.killed = killed
         result.fired = {kind: count - self._fired.get(kind, 0) for kind, count in self._count_fired().items()}
         self._fired = self._count_fired()
@@ -126,6 +132,19 @@ class Arena:
     def billed(self) -> set[int]:
         """Return the contracts that cost something now."""
         return {one["id"] for one in self._ledger()["contracts"] if not one["destroyed_at"]}
+
+    def _unmarked(self) -> set[int]:
+        """Return contracts that boot, that no state knows, and whose label does not say so: the mark would be missing
+        to whoever finds them. (One that serves already may have been cut off just before its state was saved.)"""
+        known = self.stack.instances()
+        return {
+            one["id"]
+            for one in self._ledger()["contracts"]
+            if not one["destroyed_at"]
+            and one["id"] not in known
+            and one["status"] != "running"
+            and not one["label"].endswith(PENDING)
+        }
 
     # ---- one step each -------------------------------------------------------------------------------------------
 
@@ -156,6 +175,8 @@ class Arena:
     def _kill(self, process: subprocess.Popen[str], draw: Draw) -> bool:
         """Kill as drawn, wait for the end of it; whether there was still something to kill."""
         if draw.kill != "none":
+            if draw.since == "rented":
+                self._await_rent(process)
             with suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=draw.after_s)
         alive = draw.kill != "none" and process.poll() is None
@@ -178,6 +199,15 @@ class Arena:
         process.communicate(timeout=180)
         self._wait_for_plugins(draw)
         return alive
+
+    def _await_rent(self, process: subprocess.Popen[str]) -> None:
+        """Wait until this operation has rented something, or is over."""
+        before = {one["id"] for one in self._ledger()["contracts"]}
+        deadline = time.monotonic() + 15
+        while process.poll() is None and time.monotonic() < deadline:
+            if {one["id"] for one in self._ledger()["contracts"]} - before:
+                return
+            time.sleep(0.02)
 
     def _wait_for_plugins(self, draw: Draw) -> None:
         """A plugin that lost its engine cleans up and ends by itself; one that never came to run a verb of ours knows
@@ -203,6 +233,11 @@ class Arena:
         result.leaked = billed - declared
         result.missing = declared - billed
         result.leaked_usd = sum(one["cost_usd"] for one in self._ledger()["contracts"] if one["id"] in result.leaked)
+        marked = [
+            one for one in self._ledger()["contracts"] if one["id"] in declared and one["label"].endswith(PENDING)
+        ]
+        if marked:
+            result.stuck = f"instance {marked[0]['id']} is in the state, but its label still says pending"
         if len(declared) != 1:
             result.stuck = f"the state declares {len(declared)} instances, one is wanted"
         return result

@@ -1,0 +1,79 @@
+"""How fast is a bad host given up? For each sign of failure: from the sign to the next rent. Called by `bench`.
+
+The real rental, client and HTTP against the emulator; the first host shows one sign, the second is good. Deadlines are
+shortened so that a run is quick: what counts is the time beyond them.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import requests
+
+from components.vast.board import Board
+from components.vast.client import VastClient
+from components.vast.label import Label
+from components.vast.market import Search
+from components.vast.pacing import OFF, Pacer
+from components.vast.probe import HttpProbe
+from components.vast.ranking import Workload
+from components.vast.rental import Order, Rental
+from components.vast.spec import Deadlines, Spec
+from components.vast.transport import RequestsTransport
+from emulator.server import EmulatorServer
+
+POLL_S = 0.2
+DEADLINES = Deadlines(rented_s=2, pulling_s=3, starting_s=2, port_s=1, serving_s=2, stall_s=1)
+# sign -> the deadline that has to pass before it is one, in seconds
+SIGNS = {
+    "oci_error": 0.0,
+    "pull_error": 0.0,
+    "exited_at_boot": 0.0,
+    "stuck_loading": DEADLINES.stall_s,
+    "port_never_mapped": DEADLINES.port_s,
+    "never_serves": DEADLINES.serving_s,
+}
+
+
+@dataclass(frozen=True)
+class Failover:
+    """One sign: how long from renting the first host to renting the second, and the deadline in it."""
+
+    sign: str
+    rent_to_rent_s: float
+    deadline_s: float
+
+    @property
+    def beyond_s(self) -> float:
+        """Seconds that noticing, destroying and renting took."""
+        return self.rent_to_rent_s - self.deadline_s
+
+
+def measure() -> list[Failover]:
+    """Return one row for each sign."""
+    rows = []
+    for sign, deadline in SIGNS.items():
+        with EmulatorServer(runtime="none", time="instant") as market:
+            requests.post(f"{market.url}/_emulator/faults", json={"kind": sign, "times": 1}, timeout=10)
+            _rent(market.url)
+            ledger = requests.get(f"{market.url}/_emulator/ledger", timeout=10).json()["contracts"]
+            first, second = (one["rented_at"] for one in ledger)
+            rows.append(Failover(sign, second - first, deadline))
+    return rows
+
+
+def _rent(url: str) -> None:
+    client = VastClient("emulator-key", transport=RequestsTransport(), pacer=Pacer(OFF), api_url=url)
+    search = Search(query="num_gpus=1 gpu_ram>=16", constraints=(), work=Workload(12.6, 40))
+    spec = Spec(image="vllm/vllm-openai:v0.19.1", disk_gb=40, args=("--model", "m"), ports=("8000:8000",))
+    probe = HttpProbe(8000, "POST", "/rerank", body={"query": "q", "documents": ["d"]}, timeout_s=1)
+    order = Order(spec, Label("bench/failover/x", "0", spec.digest()), 8000, DEADLINES, poll_s=POLL_S)
+    Rental(
+        client,
+        Board(client),
+        order,
+        probe=lambda ip, port: probe.ask(ip, port, {}),
+        candidates=search.run(client, now=time.time),
+        search=list,
+    ).run()

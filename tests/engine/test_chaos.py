@@ -1,0 +1,25 @@
+"""A small draw of the chaos runs (`make chaos` does hundreds): nothing is billed that no state knows."""
+
+import pytest
+import requests
+
+from chaos.run import Arena, Draw
+from emulator.server import EmulatorServer
+
+pytestmark = pytest.mark.engine
+# one of each way to kill, over different operations and faults
+SEEDS = (31, 48, 52, 53, 155, 185, 210, 218)
+
+
+@pytest.fixture(scope="module")
+def arena(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chaos")
+    with EmulatorServer(runtime="none", boot_s=0.8, state_dir=folder / "emulator") as market:
+        requests.post(f"{market.url}/_emulator/credit", json={"credit": 1e6}, timeout=10)
+        yield Arena(folder / "stack", market.url)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_clean_up_after_chaos_leaves_exactly_what_is_declared(arena, seed):
+    result = arena.run(Draw.of(seed))
+    assert result.good, result
