@@ -54,6 +54,8 @@ class FakeVllm(BaseAdapter):
         return 404, {"detail": "Not Found"}
 
     def _rerank(self, body: dict[str, Any]) -> Answer:
+        if "top_n" in body and not isinstance(body["top_n"], int):
+            return 400, _error("1 validation error: Input should be a valid integer", "Bad Request", 400)
         longest = max(len(text.split()) for text in body["documents"])
         if longest > self.context and body.get("truncate_prompt_tokens") != -1:
             said = f"This model's maximum context length is {self.context} tokens. However, your prompt contains more."

@@ -83,6 +83,12 @@ def test_cohere_client_reranks_and_its_documents_are_dicts(url: str, bin_dir: Pa
     assert "[1]  Deep learning enables computers" in lines[1]
 
 
+def test_cohere_example_without_a_top_n_gets_all_documents_and_sends_no_null(url: str) -> None:
+    done = run("cohere_rerank.py", "--url", url, key=KEY)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 5
+
+
 @pytest.mark.parametrize("script", ["score.py", "cohere_rerank.py"])
 def test_wrong_key_is_one_line(script: str, url: str, bin_dir: Path) -> None:
     outputs(bin_dir, url=url, api_key="wrong", model="BAAI/bge-reranker-base")
