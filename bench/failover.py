@@ -15,10 +15,11 @@ from components.vast.board import Board
 from components.vast.client import VastClient
 from components.vast.label import Label
 from components.vast.market import Search
+from components.vast.order import Order
 from components.vast.pacing import OFF, Pacer
 from components.vast.probe import HttpProbe
 from components.vast.ranking import Workload
-from components.vast.rental import Order, Rental
+from components.vast.rental import Rental
 from components.vast.spec import Deadlines, Spec
 from components.vast.transport import RequestsTransport
 from emulator.server import EmulatorServer

@@ -25,9 +25,11 @@ from components.vast.label import Label
 from components.vast.market import Search
 from components.vast.models import Contract
 from components.vast.money import Budget
+from components.vast.order import Bid, Order, Rented
 from components.vast.probe import HttpProbe, Sight
 from components.vast.ranking import Candidate
-from components.vast.rental import Bid, Order, Rental, Rented, destroy_surely
+from components.vast.removal import destroy_surely
+from components.vast.rental import Rental
 from components.vast.spec import Deadlines, Spec
 from components.vast.status import Observation, observe
 

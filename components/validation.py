@@ -63,7 +63,7 @@ def _validated(props: dict[str, Any]) -> dict[str, Any]:
     client = RerankClient(props["url"], props["api_key"], timeout_s=60.0)
     report = run_checks(client, model)
     report.raise_if_failed()
-    passed = f"{sum(check.passed for check in report.checks)} checks passed"
+    passed = f"{sum(check.passed and not check.skipped for check in report.checks)} checks passed"
     ENGINE.log(f"{passed}; weights that ran: {report.weights}")
     summary = {
         "passed": report.passed,

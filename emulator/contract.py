@@ -31,6 +31,7 @@ class Contract:
     is_bid: bool = False
     price_usd: float = 0.0
     visible_at: float = 0.0
+    hidden_reads: int = 0
     ports: dict[int, int] = field(default_factory=dict)
     boot_fault: str = ""
     fault_params: dict[str, Any] = field(default_factory=dict)
@@ -40,9 +41,16 @@ class Contract:
     cur_state: str = "running"
     next_state: str = "running"
     status_msg: str = ""
+    # what it does right now: how it is called while a boot begins, when that began, when it came to run
+    transient: str | None = None
     booted_at: float = 0.0
     running_since: float | None = None
     ran_s: float = 0.0
+    ran_usd: float = 0.0
+    offline_since: float | None = None
+    offline_s: float = 0.0
+    pulls: int = 1
+    outbid: bool = False
     destroyed_at: float | None = None
     announced_dph_usd: float | None = None
     started: bool = False
@@ -53,6 +61,11 @@ class Contract:
         """The image that it runs."""
         return str(self.body.get("image") or "")
 
+    @property
+    def gpu_dph_usd(self) -> float:
+        """What its GPU costs per hour of running: the bid, or the price it was rented at."""
+        return self.price_usd if self.is_bid else self.dph_base_usd
+
     def phase(self, now: float) -> str:
         """Return created, pulling, starting or due by the time since the boot began."""
         age = now - self.booted_at
@@ -62,26 +75,67 @@ class Contract:
             return "pulling"
         return "starting" if age < self.created_s + self.pull_s + self.start_s else "due"
 
+    def first_status(self, now: float) -> str | None:
+        """Return what is said before the pull begins: at first nothing at all."""
+        return self.transient if now - self.booted_at < self.created_s / 2 else self.transient or "created"
+
     def pull_message(self, now: float) -> str:
         """Return what docker says of the pull, layer by layer."""
         share = (now - self.booted_at - self.created_s) / max(self.pull_s, 1e-9)
         done = min(int(share * len(LAYERS)), len(LAYERS) - 1)
-        percent = int((share * len(LAYERS) - done) * 100)
-        return f"{LAYERS[done]}: Downloading {max(0, min(percent, 99))}%"
+        percent = max(0, min(int((share * len(LAYERS) - done) * 100), 100))
+        return f"{LAYERS[done]}: {'Pull complete' if percent >= 95 else f'Downloading {percent}%'}\n"
 
     def cost_usd(self, now: float) -> float:
-        """Return what it has cost: GPU while running, disk while it exists, the pull once it began."""
+        """Return what it has cost: GPU while running, disk while it exists and its host is there, each pull begun."""
         until = self.destroyed_at if self.destroyed_at is not None else now
-        ran = self.ran_s + (max(until - self.running_since, 0.0) if self.running_since is not None else 0.0)
-        pulled = self.pull_cost_usd if until - self.rented_at > self.created_s else 0.0
-        price = self.price_usd if self.is_bid else self.dph_base_usd
-        return ran / 3600 * price + max(until - self.rented_at, 0.0) / 3600 * self.dph_disk_usd + pulled
+        running = max(until - self.running_since, 0.0) if self.running_since is not None else 0.0
+        offline = self.offline_s + (max(until - self.offline_since, 0.0) if self.offline_since is not None else 0.0)
+        pulls = self.pulls if until - self.booted_at > self.created_s or not self.pull_s else self.pulls - 1
+        gpu = self.ran_usd + running / 3600 * self.gpu_dph_usd
+        return gpu + max(until - self.rented_at - offline, 0.0) / 3600 * self.dph_disk_usd + pulls * self.pull_cost_usd
 
     def halt(self, now: float) -> None:
         """Stop counting GPU time."""
         if self.running_since is not None:
-            self.ran_s += max(now - self.running_since, 0.0)
+            ran = max(now - self.running_since, 0.0)
+            self.ran_s += ran
+            self.ran_usd += ran / 3600 * self.gpu_dph_usd
             self.running_since = None
+
+    def reprice(self, now: float, *, base_usd: float | None = None, bid_usd: float | None = None) -> None:
+        """Change what the GPU costs from now on."""
+        was_running = self.running_since is not None
+        self.halt(now)
+        if base_usd is not None:
+            self.dph_base_usd = base_usd
+        if bid_usd is not None:
+            self.price_usd = bid_usd
+        self.running_since = now if was_running else None
+
+    def offline(self, now: float) -> None:
+        """Its host is gone: nothing is billed."""
+        self.halt(now)
+        self.actual_status = "offline"
+        if self.offline_since is None:
+            self.offline_since = now
+
+    def online(self, now: float) -> None:
+        """Its host is back."""
+        if self.offline_since is not None:
+            self.offline_s += max(now - self.offline_since, 0.0)
+            self.offline_since = None
+
+    def boot(self, now: float, *, transient: str | None, pull_s: float) -> None:
+        """Begin a boot: after a rent, a start, a reboot, a recycling or a power cycle."""
+        self.intended_status = self.cur_state = self.next_state = "running"
+        self.transient = self.actual_status = transient
+        self.status_msg = ""
+        self.booted_at = now
+        self.pull_s = pull_s
+        self.pulls += 1 if pull_s else 0
+        self.started = self.outbid = False
+        self.process = None
 
     def is_stopped(self) -> bool:
         """Whether it holds no GPU."""

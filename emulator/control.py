@@ -3,26 +3,65 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 
 from emulator.clock import Clock
+from emulator.contract import Contract
 from emulator.errors import ServiceError
-from emulator.faults import KINDS
+from emulator.faults import APP_ERRORS, CHAOS, KINDS
+from emulator.market import Machine
+from emulator.misbehave import reply
 from emulator.routes import Api
-from emulator.world import World
+from emulator.world import CREDIT_USD, World
+
+Body = dict[str, Any]
+STATED = ("actual_status", "intended_status", "cur_state", "next_state", "status_msg")
 
 
 class Control:
-    """The control API over one world."""
+    """The control API over one world. `changed` saves the world, `forget` drops what is stored of contracts."""
 
-    def __init__(self, world: World, api: Api, clock: Clock, *, hub: bool, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        world: World,
+        api: Api,
+        clock: Clock,
+        *,
+        hub: bool,
+        changed: Callable[[], None],
+        forget: Callable[[], None],
+    ) -> None:
         self.world = world
         self.api = api
         self.clock = clock
         self.hub_reachable = hub
         self._changed = changed
+        self._forget = forget
+        self._to_instance: dict[str, Callable[[Contract, Body], Awaitable[None] | None]] = {
+            "kill": lambda one, _: world.kill(one.id),
+            "wedge": lambda one, _: world.wedge(one.id),
+            "outbid": lambda one, body: world.outbid(one, body.get("intended")),
+            "end": lambda one, body: setattr(one, "end_date", world.now() + float(body.get("seconds", 0))),
+            "raise-price": lambda one, body: world.raise_price(one, float(body.get("factor", 1.5)), at_once=True),
+            "announce-price": lambda one, body: world.raise_price(one, float(body.get("factor", 1.5)), at_once=False),
+            "fields": self._set,
+            "image": lambda one, body: one.body.update(image=body["image"]),
+            "args": lambda one, body: one.body.update(args=body["args"]),
+        }
+        self._to_host: dict[str, Callable[[Machine, Body], Awaitable[None] | None]] = {
+            "die": lambda one, _: world.power(one, on=False),
+            "revive": lambda one, _: self._revive(one),
+            "stall": lambda one, _: setattr(one, "stalled", True),
+            "unstall": lambda one, _: setattr(one, "stalled", False),
+            "unreachable": lambda one, _: world.black_hole(one, on=True),
+            "reachable": lambda one, _: world.black_hole(one, on=False),
+            "change-ip": lambda one, _: world.move(one, ip=True),
+            "change-port": lambda one, _: world.move(one, ip=False),
+            "price": self._price,
+        }
 
     def table(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -35,6 +74,8 @@ class Control:
             web.get("/_emulator/faults", self.faults),
             web.post("/_emulator/faults", self.fault_on),
             web.delete("/_emulator/faults", self.faults_off),
+            web.delete("/_emulator/faults/{id}", self.fault_off),
+            web.post("/_emulator/chaos", self.chaos),
             web.post("/_emulator/reset", self.reset),
             web.post("/_emulator/credit", self.credit),
             web.post("/_emulator/time/advance", self.advance),
@@ -44,7 +85,7 @@ class Control:
 
     async def health(self, _request: web.Request) -> web.Response:
         """Up."""
-        return web.json_response({"ok": True, "pid": os.getpid()})
+        return reply({"ok": True, "pid": os.getpid()})
 
     async def ledger(self, _request: web.Request) -> web.Response:
         """Every contract ever made, and its cost."""
@@ -57,40 +98,44 @@ class Control:
                 "label": one.label,
                 "rented_at": one.rented_at,
                 "destroyed_at": one.destroyed_at,
-                "status": one.actual_status,
+                "status": "destroyed" if one.destroyed_at is not None else one.actual_status,
                 "cost_usd": round(one.cost_usd(now), 6),
             }
             for one in self.world.contracts.values()
         ]
-        return web.json_response({"contracts": rows, "fired": self.world.faults.fired})
+        return reply({"contracts": rows, "fired": self.world.faults.fired})
 
     async def requests(self, _request: web.Request) -> web.Response:
         """Calls counted by method and path."""
-        return web.json_response({"requests": dict(self.api.requests), "total": sum(self.api.requests.values())})
+        return reply({"requests": dict(self.api.requests), "total": sum(self.api.requests.values())})
 
     async def requests_reset(self, _request: web.Request) -> web.Response:
         """Count anew."""
         self.api.requests.clear()
-        return web.json_response({"ok": True})
+        return reply({"ok": True})
 
     async def hub(self, _request: web.Request) -> web.Response:
         """Whether containers reach the model hub."""
-        return web.json_response({"reachable": self.hub_reachable})
+        return reply({"reachable": self.hub_reachable})
+
+    # ---- faults --------------------------------------------------------------------------------------------------
 
     async def faults(self, _request: web.Request) -> web.Response:
         """Known kinds, rules that are on, and how often each kind fired."""
         rules = [vars(rule) for rule in self.world.faults.rules]
-        return web.json_response({"kinds": KINDS, "rules": rules, "fired": self.world.faults.fired})
+        variants = {"app_error": sorted(APP_ERRORS)}
+        return reply({"kinds": KINDS, "variants": variants, "rules": rules, "fired": self.world.faults.fired})
 
     async def fault_on(self, request: web.Request) -> web.Response:
         """Switch a fault on: {"kind", "match": {...}, "times": N, ...parameters}."""
         body = await request.json()
-        kind, match, times = body.pop("kind"), body.pop("match", {}), body.pop("times", None)
+        kind, match, times = body.pop("kind", None), body.pop("match", {}), body.pop("times", None)
+        params = body | body.pop("params", {})
         try:
-            rule = self.world.faults.add(kind, match, times, body)
+            rule = self.world.faults.add(kind, match, times, params)
         except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
-        return web.json_response({"id": rule.id})
+            return reply({"error": str(error)}, status=400)
+        return self._done(id=rule.id)
 
     async def faults_off(self, _request: web.Request) -> web.Response:
         """Switch all faults off; boots that one of them holds up go on."""
@@ -98,84 +143,96 @@ class Control:
         for contract in self.world.live():
             if contract.boot_fault == "stuck_loading":
                 contract.boot_fault, contract.booted_at = "", self.world.now()
-        return web.json_response({"ok": True})
+        return self._done()
+
+    async def fault_off(self, request: web.Request) -> web.Response:
+        """Switch one fault off."""
+        self.world.faults.remove(int(request.match_info["id"]))
+        return self._done()
+
+    async def chaos(self, request: web.Request) -> web.Response:
+        """Let every kind of fault befall a share of what happens, drawn from a seed: {"seed", "rate", "kinds"}."""
+        body = await request.json()
+        try:
+            self.world.faults.chaos(int(body["seed"]), float(body.get("rate", 0.05)), body.get("kinds", CHAOS))
+        except ValueError as error:
+            return reply({"error": str(error)}, status=400)
+        return self._done()
+
+    # ---- the world -----------------------------------------------------------------------------------------------
 
     async def reset(self, _request: web.Request) -> web.Response:
         """Destroy everything and forget it."""
-        for contract in list(self.world.live()):
+        self.world.faults.clear()
+        self.world.faults.fired.clear()
+        for contract in self.world.live():
             await self.world.destroy(contract.id)
         self.world.contracts.clear()
-        self.world.faults.clear()
+        self.world.credit_usd = CREDIT_USD
         for machine in self.world.machines.values():
-            machine.rented_by, machine.alive, machine.stalled, machine.unreachable = None, True, False, False
-        self._changed()
-        return web.json_response({"ok": True})
+            await self._revive(machine)
+        self.api.requests.clear()
+        self._forget()
+        return self._done()
 
     async def credit(self, request: web.Request) -> web.Response:
-        """Set the credit that is left."""
+        """Set the credit that is left: {"credit"}."""
         spent = self.world.credit_usd - self.world.credit_left()
         self.world.credit_usd = float((await request.json())["credit"]) + spent
-        return web.json_response({"credit": self.world.credit_left()})
+        return self._done(credit=self.world.credit_left())
 
     async def advance(self, request: web.Request) -> web.Response:
-        """Let time jump."""
+        """Let time jump: {"seconds"}."""
         self.clock.advance(float((await request.json())["seconds"]))
         await self.world.advance()
-        return web.json_response({"now": self.world.now()})
+        return self._done(now=self.world.now())
 
     async def instance(self, request: web.Request) -> web.Response:
-        """Do something to a contract: kill, outbid, end, raise-price, announce-price, set (any field)."""
+        """Do something to a contract: kill, wedge, outbid, end, raise-price, announce-price, image, args."""
         try:
             contract = self.world.contract(int(request.match_info["id"]))
-        except ServiceError as error:
-            return web.json_response(error.body(), status=404)
-        what = request.match_info["what"]
-        body = await request.json() if request.can_read_body else {}
-        if what == "kill":
-            await self.world.kill(contract.id)
-        elif what == "outbid":
-            contract.is_bid, contract.price_usd = True, contract.price_usd or contract.dph_base_usd
-            await self.world.stop(contract, by_market=True)
-        elif what == "end":
-            contract.end_date = self.world.now() + float(body.get("seconds", 0))
-        elif what == "raise-price":
-            contract.dph_base_usd *= float(body.get("factor", 1.5))
-        elif what == "announce-price":
-            contract.announced_dph_usd = contract.dph_base_usd * float(body.get("factor", 1.5))
-        elif what == "wedge":  # the container runs, its server answers no more
-            if contract.process is not None:
-                contract.process.kill()
-                contract.process = None
-            await self.world.containers.stop(contract.id)
-        elif what == "fields":  # what the API says of it, word for word
-            for name in ("actual_status", "intended_status", "cur_state", "next_state", "status_msg"):
-                setattr(contract, name, body.get(name, getattr(contract, name)))
-        elif what == "image":
-            contract.body["image"] = body["image"]
-        elif what == "args":
-            contract.body["args"] = body["args"]
-        else:
-            return web.json_response({"error": f"unknown: {what}"}, status=400)
-        self._changed()
-        return web.json_response({"ok": True})
+        except (ServiceError, ValueError) as error:
+            return reply({"error": str(error)}, status=404)
+        return await self._act(self._to_instance, [contract], request)
 
     async def host(self, request: web.Request) -> web.Response:
-        """Do something to a machine: die, revive, stall, unstall, change-ip, change-port."""
-        machine = self.world.machines[int(request.match_info["id"])]
-        what = request.match_info["what"]
-        if what in ("die", "revive"):
-            machine.alive = what == "revive"
-            for contract in self.world.live():
-                if contract.machine_id == machine.machine_id and what == "die":
-                    await self.world.kill(contract.id)
-                    contract.actual_status = None
-        elif what in ("stall", "unstall"):
-            machine.stalled = what == "stall"
-        elif what in ("change-ip", "change-port"):
-            await self.world.move(machine, ip=what == "change-ip")
-        elif what in ("unreachable", "reachable"):
-            await self.world.black_hole(machine, on=what == "unreachable")
-        else:
-            return web.json_response({"error": f"unknown: {what}"}, status=400)
+        """Do something to a machine, or to `all`: die, revive, stall, unreachable, change-ip, price, and so on."""
+        wanted = request.match_info["id"]
+        machines = [one for one in self.world.machines.values() if wanted in ("all", str(one.machine_id))]
+        if not machines:
+            return reply({"error": f"no machine {wanted}"}, status=404)
+        return await self._act(self._to_host, machines, request)
+
+    async def _act(self, table: dict[str, Any], ones: list[Any], request: web.Request) -> web.Response:
+        act = table.get(request.match_info["what"])
+        if act is None:
+            return reply({"error": f"unknown: {request.match_info['what']}; known: {', '.join(table)}"}, status=400)
+        body = await request.json() if request.can_read_body else {}
+        for one in ones:
+            pending = act(one, body)
+            if pending is not None:
+                await pending
+        return self._done()
+
+    async def _revive(self, machine: Machine) -> None:
+        machine.stalled = False
+        if machine.rented_by not in self.world.contracts:
+            machine.rented_by = None
+        await self.world.black_hole(machine, on=False)
+        if not machine.alive:
+            await self.world.power(machine, on=True)
+
+    @staticmethod
+    def _set(contract: Contract, body: Body) -> None:
+        """Let the API say of a contract what the body says, word for word."""
+        for name in STATED:
+            setattr(contract, name, body.get(name, getattr(contract, name)))
+
+    @staticmethod
+    def _price(machine: Machine, body: Body) -> None:
+        machine.dph_base_usd = float(body.get("dph_usd", machine.dph_base_usd))
+        machine.min_bid_usd = float(body.get("min_bid_usd", machine.min_bid_usd))
+
+    def _done(self, **more: Any) -> web.Response:
         self._changed()
-        return web.json_response({"ok": True})
+        return reply({"ok": True, **more})

@@ -34,3 +34,9 @@ def no_such_instance(instance_id: int) -> ServiceError:
 def invalid(msg: str) -> ServiceError:
     """The request is malformed."""
     return ServiceError(400, "invalid_args", f"error 400/1782: Invalid args: {msg}")
+
+
+def broke() -> ServiceError:
+    """The account has no credit left."""
+    text = "error 400: insufficient_credit: your account lacks credit; see the billing page."
+    return ServiceError(400, "insufficient_credit", text)

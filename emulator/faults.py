@@ -1,22 +1,19 @@
 """Faults that a test switches on: rules with a kind, a match and a number of times. Kept apart from the market's rules.
 
-Request faults act on a call (see `routes`), boot faults are bound to a contract when it is rented (see `world`).
+Request faults act on a call (see `misbehave`), boot faults are bound to a contract when it is rented, market faults
+befall a contract that runs (see `world`). A new kind is one entry in a table here and one branch where it acts.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-REQUEST = (
-    "http_429",
-    "http_502_html",
-    "http_500",
-    "malformed_json",
-    "lost_answer_before",
-    "lost_answer_after",
-)
+BEFORE = ("http_429", "http_502_html", "http_500", "http_error", "auth_expired", "hang", "lost_answer_before")
+AFTER = ("lost_answer_after", "malformed_json")
 BOOT = (
     "oci_error",
     "pull_error",
@@ -28,9 +25,24 @@ BOOT = (
     "never_serves",
     "offline_at_boot",
 )
+MARKET = ("outbid", "end_contract", "price_increase")
 RENT = ("offer_taken", "lag", "success_false", "no_credit")
 OTHER = ("queued_start",)
-KINDS = (*REQUEST, *BOOT, *RENT, *OTHER)
+KINDS = (*BEFORE, *AFTER, *BOOT, *MARKET, *RENT, *OTHER)
+# What chaos draws from unless it is told: all that an honest client must survive without a person.
+CHAOS = tuple(kind for kind in KINDS if kind not in ("hang", "auth_expired", "http_error", "no_credit", "end_contract"))
+# The end of vLLM's log when the application is at fault, by variant.
+APP_ERRORS = {
+    "unknown_flag": "vllm serve: error: unrecognized arguments: --no-such-flag",
+    "unknown_model": (
+        "OSError: nobody/no-such-model is not a local folder and is not a valid model identifier listed on "
+        "'https://huggingface.co/models'"
+    ),
+    "out_of_memory": (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.70 "
+        "GiB of which 1.12 GiB is free.\nRuntimeError: Engine core initialization failed."
+    ),
+}
 
 
 @dataclass
@@ -51,29 +63,52 @@ class Rule:
 class Faults:
     """The rules that are on, and how often each kind has fired."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
         self.rules: list[Rule] = []
         self.fired: dict[str, int] = {}
         self._ids = itertools.count(1)
+        self._dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
 
     def add(self, kind: str, match: dict[str, Any], times: int | None, params: dict[str, Any]) -> Rule:
-        """Switch a fault on. Raises ValueError for an unknown kind."""
+        """Switch a fault on. With params["chance"] it fires on that share of the occasions. Raises ValueError."""
         if kind not in KINDS:
             raise ValueError(f"unknown fault {kind!r}; known: {', '.join(KINDS)}")
         rule = Rule(next(self._ids), kind, match, times, params)
         self.rules.append(rule)
         return rule
 
+    def chaos(self, seed: int, rate: float, kinds: Iterable[str] = CHAOS) -> None:
+        """Let every kind befall its share of occasions, drawn from a seed. Raises ValueError for an unknown kind."""
+        self._dice.seed(seed)
+        for kind in kinds:
+            self.add(kind, {}, None, {"chance": rate})
+
     def clear(self) -> None:
         """Switch everything off."""
         self.rules.clear()
 
-    def take(self, *kinds: str, **context: Any) -> Rule | None:
+    def remove(self, rule_id: int) -> None:
+        """Switch one rule off."""
+        self.rules = [rule for rule in self.rules if rule.id != rule_id]
+
+    def take(self, *kinds: str, ready: Callable[[Rule], bool] = lambda _: True, **context: Any) -> Rule | None:
         """Return the first rule of these kinds that applies, counting it as fired; None when all is well."""
         for rule in self.rules:
-            if rule.kind in kinds and rule.fits(context):
+            if rule.kind in kinds and rule.fits(context) and ready(rule):
+                if self._dice.random() >= float(rule.params.get("chance", 1.0)):
+                    continue
                 if rule.times is not None:
                     rule.times -= 1
                 self.fired[rule.kind] = self.fired.get(rule.kind, 0) + 1
                 return rule
         return None
+
+    def dump(self) -> dict[str, Any]:
+        """Return what a restart must know."""
+        return {"rules": [asdict(rule) for rule in self.rules], "fired": self.fired}
+
+    def load(self, kept: dict[str, Any]) -> None:
+        """Bring back what `dump` returned."""
+        self.rules = [Rule(**raw) for raw in kept["rules"]]
+        self.fired = dict(kept["fired"])
+        self._ids = itertools.count(max((rule.id for rule in self.rules), default=0) + 1)

@@ -1,4 +1,4 @@
-"""The search language of the API: {field: {operator: value}} with numeric strings, order, and the cap of 64 offers."""
+"""The query language of the API: {field: {operator: value}} with numeric strings, order, and the cap of 64 offers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 CAP = 64
 CONTROL = frozenset({"order", "type", "limit", "allocated_storage", "disable_bundling", "resource_type", "select_cols"})
+OPERATORS = ("eq", "neq", "gt", "gte", "lt", "lte", "in", "notin")
 
 
 def matches(offer: Mapping[str, Any], query: Mapping[str, Any]) -> bool:
@@ -16,19 +17,33 @@ def matches(offer: Mapping[str, Any], query: Mapping[str, Any]) -> bool:
             continue
         if name == "id":
             return False
-        for op, want in ops.items():
-            if not _holds(_value(offer, name), op, want):
-                return False
+        if not satisfies(_value(offer, name), ops):
+            return False
+    return True
+
+
+def satisfies(have: Any, ops: Mapping[str, Any]) -> bool:
+    """Whether a value satisfies every operator. Raises ValueError for an operator that there is not."""
+    for op, want in ops.items():
+        if op not in OPERATORS:
+            raise ValueError(f"unknown operator {op}; there are {', '.join(OPERATORS)}")
+        if not _holds(have, op, want):
+            return False
     return True
 
 
 def select(offers: Iterable[dict[str, Any]], query: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the offers that satisfy a query, ordered, at most 64."""
-    found = [offer for offer in offers if matches(offer, query)]
-    for name, direction in reversed(query.get("order") or []):
-        found.sort(key=lambda offer, name=name: _sortable(offer.get(name)), reverse=direction == "desc")  # type: ignore[misc]
+    found = ordered([offer for offer in offers if matches(offer, query)], query.get("order") or [])
     limit = int(query.get("limit") or CAP)
     return found[: min(limit, CAP)]
+
+
+def ordered(rows: list[dict[str, Any]], order: Iterable[Iterable[str]]) -> list[dict[str, Any]]:
+    """Return rows sorted by [name, "asc" or "desc"] pairs, the first pair first."""
+    for name, direction in reversed([tuple(pair) for pair in order]):
+        rows = sorted(rows, key=lambda row, name=name: _sortable(row.get(name)), reverse=direction == "desc")  # type: ignore[misc]
+    return rows
 
 
 def _value(offer: Mapping[str, Any], name: str) -> Any:
@@ -38,6 +53,8 @@ def _value(offer: Mapping[str, Any], name: str) -> Any:
         return offer.get("driver_vers")
     if name == "datacenter":
         return offer.get("hosting_type") == 1
+    if name == "verified":
+        return offer.get("verification") == "verified"
     return offer.get(name)
 
 

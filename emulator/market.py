@@ -6,7 +6,7 @@ Prices, bandwidths and model names are made up within believable ranges; no host
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 HOURS_PER_MONTH = 730.0
@@ -76,11 +76,14 @@ class Machine:
     stalled: bool = False
     unreachable: bool = False
     rented_by: int | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def disk_dph(self, disk_gb: float) -> float:
         """Dollars per hour for storage."""
         return self.storage_usd_gb_month * disk_gb / HOURS_PER_MONTH
+
+    def usable(self) -> bool:
+        """Whether its host is there and its GPU free."""
+        return self.alive and self.rented_by is None
 
     def offer(self, *, now: float, storage_gb: float, bid: bool = False) -> dict[str, Any]:
         """Return the offer as the API shows it."""
@@ -92,6 +95,8 @@ class Machine:
             "id": self.ask_id,
             "ask_contract_id": self.ask_id,
             "bundle_id": self.ask_id,
+            "bundled_results": None,
+            "rn": 1,
             "machine_id": self.machine_id,
             "host_id": self.host_id,
             "gpu_name": self.gpu.name,
@@ -99,6 +104,7 @@ class Machine:
             "gpu_ram": self.gpu.ram_mb,
             "gpu_total_ram": self.gpu.ram_mb * self.num_gpus,
             "gpu_frac": 1.0,
+            "gpu_ids": list(range(self.machine_id * 8, self.machine_id * 8 + self.num_gpus)),
             "gpu_arch": self.gpu.arch,
             "compute_cap": self.gpu.compute_cap,
             "dph_base": base,
@@ -109,20 +115,36 @@ class Machine:
             "is_bid": bid,
             "storage_cost": self.storage_usd_gb_month,
             "storage_total_cost": disk,
-            "search": {"gpuCostPerHour": base, "diskHour": disk, "totalHour": total},
-            "instance": {"gpuCostPerHour": base, "diskHour": disk, "totalHour": total},
+            "search": hourly(base, disk),
+            "instance": hourly(0.0, disk),
+            "vram_costperhour": base / (self.gpu.ram_mb * self.num_gpus),
             "dlperf": dlperf,
             "dlperf_per_dphtotal": dlperf / total,
             "flops_per_dphtotal": dlperf / total,
             "score": dlperf / total * self.facts["reliability"],
             "public_ipaddr": f"{self.ip}\n",
             "end_date": self.end_date,
+            "start_date": now,
             "duration": max(self.end_date - now, 0.0),
-            "rentable": self.rented_by is None and self.alive,
+            "rentable": self.usable(),
             "rented": self.rented_by is not None,
             "external": False,
+            "internet_down_cost_per_tb": self.facts["inet_down_cost"] * 1000,
+            "internet_up_cost_per_tb": self.facts["inet_up_cost"] * 1000,
             **self.facts,
         }
+
+
+def hourly(gpu_usd: float, disk_usd: float) -> dict[str, float]:
+    """Return the API's breakdown of an hour's price."""
+    total = gpu_usd + disk_usd
+    return {
+        "gpuCostPerHour": gpu_usd,
+        "diskHour": disk_usd,
+        "totalHour": total,
+        "discountTotalHour": 0.0,
+        "discountedTotalPerHour": total,
+    }
 
 
 def build(seed: int, *, now: float, hosts: int = 200, octet: int = 1) -> dict[int, Machine]:
@@ -147,10 +169,11 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float, octet: int) -> M
     inet_down = round(dice.choice((60, 120, 300, 500, 800, 1500, 3000)) * dice.uniform(0.7, 1.3), 1)
     price = gpu.dph_usd * num_gpus * dice.uniform(0.78, 1.45) * (1.15 if datacenter else 1.0)
     reliability = round(min(0.999, dice.betavariate(40, 1.2 if verified else 4)), 4)
+    minor, patch = dice.randint(10, 199), dice.randint(1, 9)
     facts = {
         "cuda_max_good": cuda,
-        "driver_version": f"{driver}.{dice.randint(10, 199)}.0{dice.randint(1, 9)}",
-        "driver_vers": driver * 1_000_000,
+        "driver_version": f"{driver}.{minor}.0{patch}",
+        "driver_vers": driver * 1_000_000 + minor * 1000 + patch,
         "gpu_mem_bw": round(gpu.dlperf * 12, 1),
         "gpu_lanes": 16,
         "pcie_bw": round(dice.uniform(5, 25), 1),
@@ -172,7 +195,6 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float, octet: int) -> M
         "reliability": reliability,
         "reliability2": reliability,
         "verification": "verified" if verified else "unverified",
-        "verified": verified,
         "vericode": 1 if verified else 0,
         "hosting_type": 1 if datacenter else 0,
         "static_ip": datacenter or dice.random() < 0.6,
@@ -182,7 +204,7 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float, octet: int) -> M
         "geolocation": f"{city}, {country}",
         "geolocode": dice.randint(1, 10**9),
         "mobo_name": "board",
-        "ubuntu_version": "22.04",
+        "os_version": "22.04",
         "vms_enabled": False,
         "bw_nvlink": 0.0,
         "gpu_display_active": False,
@@ -190,6 +212,21 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float, octet: int) -> M
         "gpu_max_temp": 90.0,
         "total_flops": gpu.dlperf,
         "cluster_id": None,
+        "hostname": None,
+        "webpage": None,
+        "resource_type": "gpu",
+        "credit_discount_max": 0.4,
+        "expected_reliability": reliability,
+        "reliability_mult": reliability,
+        "is_vm_deverified": False,
+        "avail_vol_ask_id": None,
+        "avail_vol_dph": None,
+        "avail_vol_size": None,
+        "nw_disk_min_bw": None,
+        "nw_disk_max_bw": None,
+        "nw_disk_avg_bw": None,
+        "time_remaining": "",
+        "time_remaining_isbid": "",
         "logo": "/static/logos/vastai_small2.png",
     }
     return Machine(

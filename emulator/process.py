@@ -1,4 +1,4 @@
-"""A container's process: started in a group of its own, watched by pid and start time, killed as a group."""
+"""A container's process: started in a session of its own, watched by pid and start time, killed with all it started."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+KILL_WITHIN_S = 10.0
 
 
 class NotExecutable(Exception):
@@ -41,7 +43,7 @@ class Process:
                 stderr=log,
                 start_new_session=True,
             )
-        return cls(child.pid, _start_time(child.pid) or 0)
+        return cls(child.pid, start_time(child.pid) or 0)
 
     def poll(self) -> int | None:
         """Return the exit code once the process has ended, else None."""
@@ -52,28 +54,49 @@ class Process:
             if pid:
                 self.exit_code = os.waitstatus_to_exitcode(status)
         except ChildProcessError:  # a process of an emulator before this one
-            if _start_time(self.pid) != self.started:
+            if start_time(self.pid) != self.started:
                 self.exit_code = -1
         return self.exit_code
 
     def freeze(self, *, on: bool) -> None:
-        """Stop the group without ending it, or let it go on: connections are taken but nothing is answered."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGSTOP if on else signal.SIGCONT)
+        """Stop everything in the container without ending it, or let it go on: connections are taken, not answered."""
+        self._signal(signal.SIGSTOP if on else signal.SIGCONT)
 
     def kill(self) -> None:
-        """Kill the whole group and wait until the process is gone."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        while self.poll() is None and time.monotonic() < deadline:
+        """Kill everything in the container and wait until it is gone, as a container dies with its first process."""
+        deadline = time.monotonic() + KILL_WITHIN_S
+        while time.monotonic() < deadline:
+            self._signal(signal.SIGKILL)
+            if self.poll() is not None and not list(self._members()):
+                return
             time.sleep(0.005)
 
+    def _signal(self, sign: signal.Signals) -> None:
+        for pid in list(self._members()):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, sign)
 
-def _start_time(pid: int) -> int | None:
-    """Return when a process was started (clock ticks since boot), or None if there is none."""
+    def _members(self) -> Iterator[int]:
+        """Yield the living processes of the session; none when its id has come to be another process's."""
+        leader = stat(self.pid)
+        if leader is not None and int(leader[19]) != self.started:
+            return
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                fields = stat(int(entry.name))
+                if fields is not None and fields[0] not in "ZX" and int(fields[3]) == self.pid:
+                    yield int(entry.name)
+
+
+def stat(pid: int) -> list[str] | None:
+    """Return a process's status fields from its state on (state 0, group 2, session 3, start 19), or None."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] == "Z" else int(fields[19])
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process was started (clock ticks since boot), or None if it is none, or has ended."""
+    fields = stat(pid)
+    return None if fields is None or fields[0] in "ZX" else int(fields[19])

@@ -1,10 +1,10 @@
-"""HTTP to the world and back: Vast's paths, its authentication, its errors, and the faults that act on a call.
-
-Every handler parses, calls a rule of `world`, and shapes the answer. The control API is apart, in `control`.
+"""HTTP to the world and back: Vast's paths, its authentication, its pacing, its errors. Every handler parses, calls a
+rule of `world` and shapes the answer. Faults that act on a call are in `misbehave`, the control API is in `control`.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections import Counter
@@ -14,14 +14,22 @@ from typing import Any
 from aiohttp import web
 
 from emulator import shapes
+from emulator.contract import Contract
 from emulator.errors import ServiceError, invalid
-from emulator.faults import Faults, Rule
+from emulator.faults import AFTER, BEFORE
+from emulator.filters import ordered, satisfies
+from emulator.misbehave import HOW, reply, unauthorized
 from emulator.world import World
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-LIST_MAX = 25
-FILTERABLE = ("id", "label", "actual_status", "gpu_name", "verification", "intended_status", "cur_state", "machine_id")
-# Least seconds between two calls (calls, window), by endpoint; only where pacing is published.
+PAGE_MAX, PAGE_OF_NONE = 25, 5
+LABEL_LIMIT = 1024
+# Stored on the contract; the other columns are computed and cannot be filtered by.
+FILTERABLE = (
+    "id", "label", "actual_status", "intended_status", "cur_state", "next_state", "gpu_name", "verification",
+    "machine_id", "host_id", "is_bid", "image_uuid", "start_date", "end_date", "disk_space", "geolocation",
+)  # fmt: skip
+# Most calls in so many seconds, by endpoint, and the threshold that the refusal names; where pacing is published.
 PACING = {
     "search": (10, 60.0), "rent": (1, 4.5), "destroy": (1, 3.0), "show": (1, 2.0), "list": (1, 1.0), "manage": (1, 1.0),
     "bid": (1, 5.5),
@@ -48,18 +56,22 @@ class Api:
             ("POST", "/api/v0/bundles/", "search", self.search),
             ("PUT", "/api/v0/search/asks/", "search", self.search_new),
             ("PUT", "/api/v0/asks/{id}/", "rent", self.rent),
+            ("POST", "/api/v0/asks/bulk/", "rent", self.rent_many),
             ("GET", "/api/v0/instances/", "list", self.list_retired),
             ("GET", "/api/v1/instances/", "list", self.list),
             ("PUT", "/api/v0/instances/", "manage", self.manage_many),
             ("DELETE", "/api/v0/instances/", "destroy", self.destroy_many),
             ("GET", "/api/v0/instances/filters/", "filters", self.filters),
             ("GET", "/api/v0/instances/pending-price-increases/", "prices", self.prices),
+            ("PUT", "/api/v0/instances/accept-price-increase/", "prices", self.price_accepted),
+            ("PUT", "/api/v0/instances/reject-price-increase/", "prices", self.price_rejected),
             ("GET", "/api/v0/instances/{id}/", "show", self.show),
             ("PUT", "/api/v0/instances/{id}/", "manage", self.manage),
             ("DELETE", "/api/v0/instances/{id}/", "destroy", self.destroy),
             ("PUT", "/api/v0/instances/reboot/{id}/", "manage", self.reboot),
-            ("PUT", "/api/v0/instances/recycle/{id}/", "manage", self.reboot),
+            ("PUT", "/api/v0/instances/recycle/{id}/", "manage", self.recycle),
             ("PUT", "/api/v0/instances/bid_price/{id}/", "bid", self.bid),
+            ("PUT", "/api/v0/instances/update_template/{id}/", "manage", self.update),
             ("PUT", "/api/v0/instances/request_logs/{id}/", "logs", self.logs),
         ]
         found = [
@@ -75,51 +87,53 @@ class Api:
             refusal = self._refused(request, endpoint)
             if refusal is not None:
                 return refusal
-            fault = self._fault(endpoint, request, after=False)
-            if isinstance(fault, web.StreamResponse):
+            context = self._context(request, template, endpoint)
+            if fault := await self._fault(BEFORE, request, context):
                 return fault
             try:
                 answer = await call(request)
             except ServiceError as error:
                 answer = reply(error.body(), status=error.status)
-            except (ValueError, KeyError, TypeError) as error:
-                answer = reply(invalid(str(error)).body(), status=400)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                answer = reply(invalid(f"{type(error).__name__} {error}").body(), status=400)
             if request.method != "GET":
                 self._changed()
-            return self._fault(endpoint, request, after=True) or answer
+            return await self._fault(AFTER, request, context) or answer
 
         return handle
 
+    def _context(self, request: web.Request, template: str, endpoint: str) -> dict[str, Any]:
+        """Return what a fault's match is compared with."""
+        found: dict[str, Any] = {"endpoint": endpoint, "method": request.method, "path": template}
+        text = request.match_info.get("id", "")
+        if text.isdigit():
+            ask = self.world.asks.get(int(text)) if endpoint == "rent" else None
+            contract = self.world.contracts.get(int(text))
+            found["ask_id" if endpoint == "rent" else "id"] = int(text)
+            if ask is not None or contract is not None:
+                found["machine_id"] = ask.machine_id if ask is not None else contract.machine_id  # type: ignore[union-attr]
+        return found
+
     def _refused(self, request: web.Request, endpoint: str) -> web.Response | None:
-        key = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if key not in self._keys:
-            body = {"success": False, "error": "auth_error", "msg": "Invalid user key"}
-            return reply(body, status=404 if endpoint == "search" else 401)
+        if request.headers.get("Authorization", "").removeprefix("Bearer ") not in self._keys:
+            return unauthorized(endpoint)
         if self._pacing and endpoint in PACING:
-            calls, window = PACING[endpoint]
+            calls, window_s = PACING[endpoint]
             now = time.monotonic()
-            recent = [at for at in self._calls.get(endpoint, []) if now - at < window]
+            recent = [at for at in self._calls.get(endpoint, []) if now - at < window_s]
             self._calls[endpoint] = recent
             if len(recent) >= calls:
-                return web.Response(text="API requests too frequent", status=429)
+                return reply({"detail": f"API requests too frequent endpoint threshold={window_s / calls}"}, status=429)
             recent.append(now)
         return None
 
-    def _fault(self, endpoint: str, request: web.Request, *, after: bool) -> web.StreamResponse | None:
-        faults: Faults = self.world.faults
-        kinds = ("lost_answer_after", "malformed_json") if after else (
-            "http_429", "http_502_html", "http_500", "lost_answer_before",
-        )  # fmt: skip
-        rule = faults.take(*kinds, endpoint=endpoint, method=request.method)
-        if rule is None:
-            return None
-        if rule.kind in ("lost_answer_before", "lost_answer_after"):
-            if request.transport is not None:
-                request.transport.abort()
-            return web.Response(status=500)
-        return _faulty(rule)
+    async def _fault(
+        self, kinds: tuple[str, ...], request: web.Request, context: dict[str, Any]
+    ) -> web.StreamResponse | None:
+        rule = self.world.faults.take(*kinds, **context)
+        return None if rule is None else await HOW[rule.kind](rule, request)
 
-    # ---- the API -------------------------------------------------------------------------------------------------
+    # ---- account and offers --------------------------------------------------------------------------------------
 
     async def user(self, _request: web.Request) -> web.Response:
         """The account."""
@@ -136,95 +150,92 @@ class Api:
     async def rent(self, request: web.Request) -> web.Response:
         """Make a contract."""
         body = await request.json()
-        if self.world.faults.take("success_false"):
+        if self.world.faults.take("success_false", ask_id=_id(request)):
             return reply({"success": False, "error": "temporary", "msg": "try again"})
         contract = self.world.rent(_id(request), body)
         return reply({"success": True, "new_contract": contract.id, "instance_api_key": contract.api_key})
 
+    async def rent_many(self, request: web.Request) -> web.Response:
+        """Make a contract of each offer; the reply's shape is not documented, so it is the single one's, listed."""
+        body = await request.json()
+        results = []
+        for ask_id in body.pop("ids"):
+            try:
+                contract = self.world.rent(int(ask_id), dict(body))
+                results.append({"success": True, "ask_id": ask_id, "new_contract": contract.id})
+            except ServiceError as error:
+                results.append({**error.body(), "ask_id": ask_id})
+        return reply({"success": all(one["success"] for one in results), "results": results})
+
+    # ---- reading instances ---------------------------------------------------------------------------------------
+
     async def show(self, request: web.Request) -> web.Response:
         """One instance; null when there is none, as the real API answers."""
-        try:
-            contract = self.world.contract(_id(request))
-        except ServiceError:
-            return reply({"instances": None})
-        shown = shapes.instance(contract, self.world.machine_of(contract), self.world.now())
-        return reply({"instances": shown})
+        contract = self.world.shown(_id(request))
+        return reply({"instances": None if contract is None else self._row(contract)})
 
     async def list_retired(self, _request: web.Request) -> web.Response:
         """The list that is gone."""
-        raise ServiceError(410, "deprecated_endpoint", "use /api/v1/instances/")
+        raise ServiceError(410, "deprecated_endpoint", "error 410: use /api/v1/instances/")
 
     async def list(self, request: web.Request) -> web.Response:
-        """Instances, 25 a page."""
+        """Instances, page by page: a token is where the page before ended."""
         filters = json.loads(request.query.get("select_filters") or "{}")
-        for name in filters:
+        order = json.loads(request.query.get("order_by") or "[]") or [{"col": "id", "dir": "asc"}]
+        for name in (*filters, *(one["col"] for one in order)):
             if name not in FILTERABLE:
                 raise invalid(f"{name} is not a valid search key")
-        limit = int(request.query.get("limit") or LIST_MAX)
-        limit = 5 if limit <= 0 else min(limit, LIST_MAX)
-        after = int(request.query.get("after_token") or 0)
-        rows = []
-        for contract in sorted(self.world.live(), key=lambda one: one.id):
-            row = shapes.instance(contract, self.world.machine_of(contract), self.world.now())
-            if all(_holds(row.get(name), ops) for name, ops in filters.items()):
-                rows.append(row)
-        page = [row for row in rows if row["id"] > after][:limit]
-        more = page and page[-1]["id"] != rows[-1]["id"]
-        columns = json.loads(request.query.get("select_cols") or "null")
-        if columns and columns != ["*"]:
-            page = [{key: value for key, value in row.items() if key in (*columns, "id")} for row in page]
+        limit = int(request.query.get("limit") or PAGE_MAX)
+        limit = PAGE_OF_NONE if limit <= 0 else min(limit, PAGE_MAX)
+        rows = [self._row(contract) for contract in self.world.seen()]
+        rows = [row for row in rows if all(satisfies(row.get(name), ops) for name, ops in filters.items())]
+        rows = ordered(rows, [(one["col"], one.get("dir", "asc")) for one in order])
+        start = _after(request.query.get("after_token"), rows)
+        page = rows[start : start + limit]
+        more = bool(page) and start + limit < len(rows)
+        labels = Counter(row["label"] or "" for row in rows)
+        columns = json.loads(request.query.get("select_cols") or "null") or ["*"]
+        shown = page if "*" in columns else [{key: row.get(key) for key in columns} for row in page]
         return reply(
             {
                 "success": True,
                 "instances_found": len(page),
                 "total_instances": len(rows),
-                "label_counts": {},
-                "next_token": str(page[-1]["id"]) if more else None,
-                "instances": page,
+                "label_counts": dict(labels),
+                "next_token": _token(page[-1]["id"]) if more else None,
+                "instances": shown,
             }
         )
 
     async def filters(self, _request: web.Request) -> web.Response:
         """What the list can be filtered by."""
-        rows = [
-            {
-                "actual_status": one.actual_status,
-                "verification": "verified",
-                "gpu_name": self.world.machine_of(one).gpu.name,
-            }
-            for one in self.world.live()
-        ]
-        return reply({"filters": rows})
+        rows = [self._row(one) for one in self.world.live()]
+        names = ("actual_status", "verification", "gpu_name")
+        return reply({"filters": [{name: row[name] for name in names} for row in rows]})
 
-    async def prices(self, _request: web.Request) -> web.Response:
-        """Announced price increases."""
-        rows = [
-            {
-                "pending_price_increase_id": one.id,
-                "contract_id": one.id,
-                "new_gpu_costpersec": one.announced_dph_usd / 3600,
-                "new_disk_ram_costpersec": one.dph_disk_usd / 3600,
-            }
-            for one in self.world.live()
-            if one.announced_dph_usd is not None
-        ]
-        return reply({"success": True, "count": len(rows), "truncated": False, "pending_price_increases": rows})
+    def _row(self, contract: Contract) -> dict[str, Any]:
+        return shapes.instance(contract, self.world.machine_of(contract), self.world.now())
+
+    # ---- changing instances --------------------------------------------------------------------------------------
 
     async def manage(self, request: web.Request) -> web.Response:
         """Start, stop or label an instance."""
         body = await request.json()
         contract = self.world.contract(_id(request))
         if "label" in body:
-            contract.label = str(body["label"] or "")
+            label = str(body["label"] or "")
+            if len(label) > LABEL_LIMIT:
+                raise invalid(f"label is longer than {LABEL_LIMIT}")
+            contract.label = label
         if "state" in body:
-            await self.world.set_state(contract.id, body["state"])
+            await self.world.set_state(contract.id, _state(body))
         return reply({"success": True})
 
     async def manage_many(self, request: web.Request) -> web.Response:
         """Start or stop several."""
         body = await request.json()
         for instance_id in body.get("ids") or body.get("instance_ids") or []:
-            await self.world.set_state(int(instance_id), body["state"])
+            await self.world.set_state(int(instance_id), _state(body))
         return reply({"success": True})
 
     async def destroy(self, request: web.Request) -> web.Response:
@@ -239,55 +250,106 @@ class Api:
         return reply({"success": True})
 
     async def reboot(self, request: web.Request) -> web.Response:
-        """Reboot or recycle."""
+        """Stop the container and start it again."""
         await self.world.reboot(_id(request))
+        return reply({"success": True})
+
+    async def recycle(self, request: web.Request) -> web.Response:
+        """Make the container anew, in place."""
+        await self.world.reboot(_id(request), recycle=True)
         return reply({"success": True})
 
     async def bid(self, request: web.Request) -> web.Response:
         """Change a bid."""
-        price = float((await request.json())["price"])
-        if not 0.001 <= price <= 128:
-            raise invalid("price must be between 0.001 and 128")
-        self.world.contract(_id(request)).price_usd = price
+        await self.world.bid(_id(request), (await request.json())["price"])
         return reply({"success": True})
+
+    async def update(self, request: web.Request) -> web.Response:
+        """Change image, command or environment; taken to happen by recycling, which is not documented."""
+        body = await request.json()
+        contract = self.world.contract(_id(request))
+        changes = {name: body[name] for name in ("image", "env", "onstart") if body.get(name)}
+        if body.get("args"):
+            changes |= {"args": None, "args_str": str(body["args"])}
+        contract.body = {**contract.body, **changes}
+        if not contract.is_stopped():
+            await self.world.reboot(contract.id, recycle=True)
+        return reply({"success": True, "updated_instance": self._row(contract)})
 
     async def logs(self, request: web.Request) -> web.Response:
         """Put the end of a log where it can be fetched."""
         contract = self.world.contract(_id(request))
-        lines = int((await request.json()).get("tail") or 1000)
+        body = await request.json()
+        text = self.world.containers.log(contract.id, int(body.get("tail") or 1000))
+        if body.get("filter"):
+            text = "".join(line for line in text.splitlines(keepends=True) if str(body["filter"]) in line)
         name = f"{contract.id}-{len(self._blobs)}.log"
-        self._blobs[name] = self.world.containers.log(contract.id, lines)
-        return reply({"success": True, "result_url": f"{request.url.origin()}/blob/{name}", "msg": ""})
+        self._blobs[name] = text
+        return reply({"success": True, "result_url": f"http://{request.host}/blob/{name}", "msg": ""})
 
     async def blob(self, request: web.Request) -> web.Response:
         """A stored log, for whoever knows its name."""
         text = self._blobs.get(request.match_info["name"])
         return web.Response(status=404) if text is None else web.Response(text=text)
 
+    # ---- price increases -----------------------------------------------------------------------------------------
 
-def reply(data: Any, status: int = 200) -> web.Response:
-    """Return JSON under the bare media type: the official client refuses one with a charset."""
-    return web.Response(body=json.dumps(data).encode(), status=status, headers={"Content-Type": "application/json"})
+    async def prices(self, _request: web.Request) -> web.Response:
+        """Announced price increases."""
+        rows = [
+            shapes.price_increase(one, self.world.machine_of(one))
+            for one in self.world.seen()
+            if one.announced_dph_usd is not None
+        ]
+        return reply({"success": True, "count": len(rows), "truncated": False, "pending_price_increases": rows})
+
+    async def price_accepted(self, request: web.Request) -> web.Response:
+        """Take the higher price."""
+        contract = await self._announced(request)
+        contract.reprice(self.world.now(), base_usd=contract.announced_dph_usd)
+        return self._answered(contract)
+
+    async def price_rejected(self, request: web.Request) -> web.Response:
+        """Keep the price that was agreed."""
+        return self._answered(await self._announced(request))
+
+    async def _announced(self, request: web.Request) -> Contract:
+        body = await request.json()
+        if set(body) != {"pending_price_increase_id"}:
+            raise invalid("pending_price_increase_id, and nothing else, is taken")
+        contract = self.world.contracts.get(int(body["pending_price_increase_id"]))
+        if contract is None or contract.destroyed_at is not None or contract.announced_dph_usd is None:
+            raise ServiceError(404, "no_pending_price_increase", "There is no such pending price increase.")
+        return contract
+
+    @staticmethod
+    def _answered(contract: Contract) -> web.Response:
+        contract.announced_dph_usd = None
+        return reply({"success": True, "pending_price_increase_id": contract.id, "contract_id": contract.id})
 
 
 def _id(request: web.Request) -> int:
     return int(request.match_info["id"])
 
 
-def _holds(have: Any, ops: dict[str, Any]) -> bool:
-    results = {"eq": have == ops.get("eq"), "neq": have != ops.get("neq"), "in": have in (ops.get("in") or ())}
-    return all(results[op] for op in ops)
+def _state(body: dict[str, Any]) -> str:
+    state = str(body["state"])
+    if state not in ("running", "stopped"):
+        raise invalid(f"state {state} is neither running nor stopped")
+    return state
 
 
-def _faulty(rule: Rule) -> web.Response:
-    if rule.kind == "http_429":
-        form = rule.params.get("form", "text")
-        headers = {"Retry-After": str(rule.params.get("seconds", 1))} if form == "header" else {}
-        if form == "json":
-            return reply({"detail": "too many requests", "retry_after": rule.params.get("seconds", 1)}, status=429)
-        return web.Response(text="API requests too frequent", status=429, headers=headers)
-    if rule.kind == "http_502_html":
-        return web.Response(text="<html><body>502 Bad Gateway</body></html>", status=502, content_type="text/html")
-    if rule.kind == "http_500":
-        return reply({"msg": "internal error"}, status=500)
-    return web.Response(text='{"instances": [', status=200, content_type="application/json")
+def _token(instance_id: int) -> str:
+    return base64.urlsafe_b64encode(json.dumps({"values": {"id": instance_id}}).encode()).decode()
+
+
+def _after(token: str | None, rows: list[dict[str, Any]]) -> int:
+    """Return the index at which a page begins. Raises the API's invalid_token."""
+    if not token:
+        return 0
+    try:
+        last = json.loads(base64.urlsafe_b64decode(token))["values"]["id"]
+    except (ValueError, KeyError, TypeError):
+        raise ServiceError(400, "invalid_token", "error 400: invalid_token") from None
+    ids = [row["id"] for row in rows]
+    return ids.index(last) + 1 if last in ids else sum(1 for one in ids if one <= last)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import secrets
+import os
+import random
+import shlex
 import shutil
 import socket
-import stat
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -22,11 +23,15 @@ from typing import Any, Literal
 from aiohttp import web
 
 from emulator.process import Process
-from emulator.scoring import respond
+from emulator.rental import argv_of
+from emulator.scoring import Served, respond
 
 Runtime = Literal["none", "stub", "vllm"]
-ENTRYPOINT = ("vllm", "serve")
 REPO = Path(__file__).resolve().parent.parent
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PORT_RANGE = (20000, 59999)
+PORTS = random.SystemRandom()
+SHUT_WITHIN_S = 0.05  # for answers under way; zero would mean for ever
 
 
 @dataclass
@@ -45,7 +50,7 @@ class Containers:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._sites: dict[int, Any] = {}
+        self._sites: dict[int, list[tuple[asyncio.Server, web.Server]]] = {}
         self._silent: set[int] = set()
 
     async def start(self, contract_id: int, body: dict[str, Any], ip: str, ports: dict[int, int]) -> Process | None:
@@ -53,118 +58,133 @@ class Containers:
         if self.settings.runtime == "none":
             await self._listen(contract_id, body, ip, ports)
             return None
-        folder = self.settings.folder / "containers" / str(contract_id)
+        folder = self.folder(contract_id)
         folder.mkdir(parents=True, exist_ok=True)
         self._temporary(contract_id).mkdir(exist_ok=True)
-        return Process.start(self._argv(body), self._env(contract_id, body, ip, ports, folder), folder)
+        self._install(folder, ip, ports)
+        return Process.start(argv_of(body), self._env(contract_id, body, ip, ports, folder), folder)
+
+    async def stop(self, contract_id: int) -> None:
+        """Remove a container's /tmp, and stop answering for it where the emulator itself does."""
+        shutil.rmtree(self._temporary(contract_id), ignore_errors=True)
+        self._silent.discard(contract_id)
+        for listener, handler in self._sites.pop(contract_id, []):
+            listener.close()
+            await handler.shutdown(SHUT_WITHIN_S)
+
+    def silence(self, contract_id: int, *, on: bool) -> None:
+        """Let a container of the `none` runtime take connections and answer nothing."""
+        (self._silent.add if on else self._silent.discard)(contract_id)
+
+    def wipe(self, contract_id: int) -> None:
+        """Forget a container's files, as recycling and destroying do."""
+        shutil.rmtree(self.folder(contract_id), ignore_errors=True)
+
+    def folder(self, contract_id: int) -> Path:
+        """Return where a container keeps its files."""
+        return self.settings.folder / "containers" / str(contract_id)
 
     def _temporary(self, contract_id: int) -> Path:
         """Return a container's /tmp: a short path, since servers make sockets there, which take 107 characters."""
         mark = hashlib.sha256(str(self.settings.folder).encode()).hexdigest()[:6]
         return Path(tempfile.gettempdir()) / f"vast-{mark}-{contract_id}"
 
-    async def stop(self, contract_id: int) -> None:
-        """Remove a container's /tmp, and stop answering for it where the emulator itself does."""
-        shutil.rmtree(self._temporary(contract_id), ignore_errors=True)
-        self._silent.discard(contract_id)  # whoever waits for an answer is let go
-        server = self._sites.pop(contract_id, None)
-        if server is not None:
-            listener, handler = server
-            listener.close()
-            await handler.shutdown(0.0)
-
-    def silence(self, contract_id: int, *, on: bool) -> None:
-        """Let a container of the `none` runtime take connections and answer nothing."""
-        (self._silent.add if on else self._silent.discard)(contract_id)
-
     def log(self, contract_id: int, lines: int) -> str:
         """Return the end of a container's log."""
-        path = self.settings.folder / "containers" / str(contract_id) / "log"
+        path = self.folder(contract_id) / "log"
         text = path.read_text(errors="replace") if path.exists() else ""
         return "\n".join(text.splitlines()[-lines:]) + "\n"
 
     def append_log(self, contract_id: int, text: str) -> None:
-        """Add to a container's log, for faults."""
-        folder = self.settings.folder / "containers" / str(contract_id)
+        """Add to a container's log."""
+        folder = self.folder(contract_id)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log").open("a") as log:
             log.write(text + "\n")
 
-    @staticmethod
-    def _argv(body: dict[str, Any]) -> list[str]:
-        args = [str(one) for one in body.get("args") or []]
-        entrypoint = body.get("onstart") if body.get("runtype") == "args" else None
-        return [str(entrypoint), *args] if entrypoint else [*ENTRYPOINT, *args]
-
     def _env(
         self, contract_id: int, body: dict[str, Any], ip: str, ports: dict[int, int], folder: Path
     ) -> dict[str, str]:
+        """Return the container's environment: what Vast and the contract give it, and nothing of the emulator's own."""
         given = {str(k): str(v) for k, v in (body.get("env") or {}).items() if not str(k).startswith("-")}
+        cache = {}
+        if self.settings.runtime == "vllm":  # what was downloaded once must not be downloaded by every container
+            cache["HF_HOME"] = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
+        return {
+            "HOME": str(folder),
+            "TMPDIR": str(self._temporary(contract_id)),
+            "LANG": "C.UTF-8",
+            **cache,
+            **given,
+            "PATH": f"{folder / 'bin'}:{given.get('PATH', PATH)}",
+            "CONTAINER_ID": str(contract_id),
+            "PUBLIC_IPADDR": ip,
+            **{f"VAST_TCP_PORT_{inner}": str(outer) for inner, outer in ports.items()},
+        }
+
+    def _install(self, folder: Path, ip: str, ports: dict[int, int]) -> None:
+        """Put `vllm` and `python3` into a container."""
         python = self.settings.vllm_python if self.settings.runtime == "vllm" else Path(sys.executable)
         shim = {
             "runtime": self.settings.runtime,
             "python": str(python),
             "source": str(REPO),
             "ip": ip,
-            "ports": ports,
+            "ports": {str(inner): outer for inner, outer in ports.items()},
             "models": self.settings.models,
             "offline": self.settings.offline,
         }
-        return {
-            "PATH": f"{self._bin()}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-            "HOME": str(folder),
-            "TMPDIR": str(self._temporary(contract_id)),
-            "LANG": "C.UTF-8",
-            "CONTAINER_ID": str(contract_id),
-            "PUBLIC_IPADDR": ip,
-            "EMULATOR_SHIM": json.dumps(shim),
-            **{f"VAST_TCP_PORT_{inner}": str(outer) for inner, outer in ports.items()},
-            **given,
-        }
-
-    def _bin(self) -> Path:
-        """Return the folder that holds `vllm` for containers."""
-        folder = self.settings.folder / "bin"
-        script = folder / "vllm"
-        if not script.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{REPO / "emulator" / "vllm_shim.py"}" "$@"\n')
-            script.chmod(script.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-        return folder
+        programs = folder / "bin"
+        programs.mkdir(parents=True, exist_ok=True)
+        (programs / "shim.json").write_text(json.dumps(shim))
+        lead = shlex.join([sys.executable, "-I", str(REPO / "emulator" / "vllm_shim.py"), str(programs / "shim.json")])
+        for name, command in (("vllm", lead), ("python3", shlex.quote(str(python)))):
+            (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+            (programs / name).chmod(0o755)
 
     async def _listen(self, contract_id: int, body: dict[str, Any], ip: str, ports: dict[int, int]) -> None:
-        model = _model_of(body)
+        model = model_of(body)
+        key = str((body.get("env") or {}).get("VLLM_API_KEY") or "")
+        served = Served((model,), keys=(key,) if key else ())
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             while contract_id in self._silent:
                 await asyncio.sleep(0.2)
-            status, answer = respond(request.method, request.path, await request.read(), model, model)
-            return web.Response(text=answer) if isinstance(answer, str) else web.json_response(answer, status=status)
+            authorization = request.headers.get("Authorization", "")
+            status, answer = respond(request.method, request.path, await request.read(), served, authorization)
+            if isinstance(answer, str):
+                return web.Response(text=answer, status=status)
+            headers = {"Content-Type": "application/json"}
+            return web.Response(body=json.dumps(answer).encode(), status=status, headers=headers)
 
-        server = web.Server(handle)
         loop = asyncio.get_running_loop()
-        outer = next(iter(ports.values()), None)
-        if outer is not None:
-            self._sites[contract_id] = (await loop.create_server(server, ip, outer), server)
+        for outer in ports.values():
+            handler = web.Server(handle, access_log=None)
+            self._sites.setdefault(contract_id, []).append((await loop.create_server(handler, ip, outer), handler))
+        self.append_log(contract_id, f"INFO serving {model}, by the emulator itself\nApplication startup complete.")
 
 
-def _model_of(body: dict[str, Any]) -> str:
+def model_of(body: dict[str, Any]) -> str:
     """Return the model that a launch names, in the image's own form or in a boot script."""
-    words = " ".join(str(one) for one in body.get("args") or []).replace("'", "").split()
-    for before, word in pairwise(words):
-        if before in ("--model", "serve"):
-            return word
-    return "model"
+    words = " ".join(str(one) for one in body.get("args") or [body.get("args_str") or ""]).replace("'", "").split()
+    found = {before: word for before, word in reversed(list(pairwise(words))) if before in ("--model", "serve")}
+    return found.get("--model") or found.get("serve") or "model"
 
 
 def free_port(ip: str) -> int:
-    """Return a random port that can be bound on an address; random for good, so that two markets do not collide."""
+    """Return a random port that can be bound on an address; never the same twice, as two emulators share addresses."""
     while True:
-        port = 20000 + secrets.randbelow(40000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((ip, port))
-            except OSError:
-                continue
+        port = PORTS.randint(*PORT_RANGE)
+        if can_bind(ip, port):
             return port
+
+
+def can_bind(ip: str, port: int) -> bool:
+    """Whether a server could listen there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ip, port))
+        except OSError:
+            return False
+    return True

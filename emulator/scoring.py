@@ -1,7 +1,7 @@
 """vLLM's pooling routes in miniature: shapes, limits and errors as the real server gives them, scores by word overlap.
 
 Served by `stub` (a process, behind the real guard and TLS) and by the `none` runtime (inside the emulator). A stand-in
-for weights, not for vLLM's interface: statuses and bodies were recorded from vLLM 0.32.
+for weights, not for vLLM's interface: statuses and bodies are those that vLLM 0.32 was seen to give.
 """
 
 from __future__ import annotations
@@ -10,44 +10,44 @@ import json
 import math
 import re
 import time
+from dataclasses import dataclass
 from typing import Any
 
 VERSION = "0.32.0-stub"
-MAX_MODEL_LEN = 512
 TOKENS_PER_WORD = 1.3
+SPECIAL_TOKENS = 4  # around and between the two texts of a pair
 RERANK = ("/rerank", "/v1/rerank", "/v2/rerank")
 SCORE = ("/score", "/v1/score")
+READ = ("/health", "/version", "/load", "/metrics", "/v1/models")
 STOP_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "can",
-        "do",
-        "does",
-        "for",
-        "from",
-        "how",
-        "i",
-        "in",
-        "is",
-        "it",
-        "my",
-        "of",
-        "on",
-        "or",
-        "that",
-        "the",
-        "to",
-        "what",
-        "you",
-    ]
+    "a an and are as at be by can do does for from how i in is it my of on or that the to what you".split()  # noqa: SIM905
 )
+METRICS = (
+    "# HELP vllm:num_requests_running Number of requests in model execution batches.\n"
+    "# TYPE vllm:num_requests_running gauge\n"
+    'vllm:num_requests_running{engine="0",model_name="%s"} 0.0\n'
+)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server serves: the names it answers to, where its weights are, how long a pair may be, who may ask."""
+
+    names: tuple[str, ...]
+    root: str = ""
+    max_model_len: int = 512
+    keys: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name that answers carry."""
+        return self.names[0]
+
+    def locked(self, method: str, path: str, authorization: str) -> bool:
+        """Whether vLLM's own key keeps a request out: it covers /v1 and /v2, and nothing else."""
+        if not self.keys or method == "OPTIONS" or not path.startswith(("/v1", "/v2")):
+            return False
+        return authorization not in {f"Bearer {key}" for key in self.keys}
 
 
 class Refused(Exception):
@@ -59,29 +59,24 @@ class Refused(Exception):
         super().__init__(message)
 
 
-def respond(method: str, path: str, body: bytes, model: str, root: str) -> tuple[int, Any]:
+def respond(method: str, path: str, body: bytes, served: Served, authorization: str = "") -> tuple[int, Any]:
     """Return status and JSON body (or text) for a request."""
-    if path in ("/health", "/ping"):
-        return 200, ""
-    if path == "/version":
-        return 200, {"version": VERSION}
-    if path == "/load":
-        return 200, {"server_load": 0}
-    if path == "/metrics":
-        return 200, "# HELP vllm:num_requests_running Number of requests.\nvllm:num_requests_running 0.0\n"
-    if path == "/v1/models":
-        return 200, {"object": "list", "data": [_model_card(model, root)]}
+    if served.locked(method, path, authorization):
+        return 401, {"error": "Unauthorized"}
+    if path in (*READ, "/ping"):
+        if method not in ("GET", "HEAD") and not (path == "/ping" and method == "POST"):
+            return 405, {"detail": "Method Not Allowed"}
+        return 200, _read(path, served)
     if path not in RERANK + SCORE:
         return 404, {"detail": "Not Found"}
     if method != "POST":
         return 405, {"detail": "Method Not Allowed"}
     try:
         asked = _parse(body)
-        if asked.get("model") not in (None, model):
-            raise Refused(404, f"The model `{asked['model']}` does not exist.", "NotFoundError")
-        return 200, _rerank(asked, model) if path in RERANK else _score(asked, model)
+        answer = _rerank(asked, served) if path in RERANK else _score(asked, served)
     except Refused as refused:
         return refused.status, {"error": refused.error}
+    return 200, answer
 
 
 def overlap(query: str, text: str) -> float:
@@ -97,104 +92,184 @@ def _words(text: str) -> set[str]:
     return {word[:6] for word in re.findall(r"[a-z0-9]+", text.lower()) if word not in STOP_WORDS}
 
 
+def _read(path: str, served: Served) -> Any:
+    if path == "/version":
+        return {"version": VERSION}
+    if path == "/load":
+        return {"server_load": 0}
+    if path == "/metrics":
+        return METRICS % served.name
+    if path == "/v1/models":
+        return {"object": "list", "data": [_model_card(name, served) for name in served.names]}
+    return ""
+
+
+# ---- what a request must be ------------------------------------------------------------------------------------------
+
+
+def _problem(kind: str, where: str, msg: str, given: str, **context: object) -> str:
+    parts = {"type": kind, "loc": where, "msg": msg, "input": given} | ({"ctx": context} if context else {})
+    return f"  {parts}"
+
+
+def _invalid(problems: list[str], param: str | None) -> Refused:
+    count = len(problems)
+    head = f"{count} validation error{'s' if count > 1 else ''}:"
+    return Refused(400, "\n".join([head, *problems]), "Bad Request", param)
+
+
 def _parse(body: bytes) -> dict[str, Any]:
     try:
         asked = json.loads(body)
-    except ValueError:
-        raise Refused(400, "1 validation error:\n  {'type': 'json_invalid', 'loc': 'body'}", "Bad Request") from None
+    except json.JSONDecodeError as error:
+        where = f"body.{error.pos}"
+        problem = _problem("json_invalid", where, "JSON decode error", "<dict of 0 items>", error=error.msg)
+        raise _invalid([problem], where) from None
+    except UnicodeDecodeError:
+        raise Refused(400, "There was an error parsing the body", "Bad Request") from None
     if not isinstance(asked, dict):
-        raise Refused(400, "1 validation error:\n  {'type': 'model_attributes_type', 'loc': 'body'}", "Bad Request")
+        msg = "Input should be a valid dictionary or object to extract fields from"
+        raise _invalid([_problem("model_attributes_type", "body", msg, str(asked))], "body")
     return asked
 
 
-def _text(value: Any, name: str) -> str:
-    if isinstance(value, dict):
-        value = value.get("text")
-    if not isinstance(value, str):
-        raise Refused(
-            400,
-            f"1 validation error:\n  {{'type': 'string_type', 'loc': 'body.{name}'}}",
-            "Bad Request",
-            f"body.{name}",
-        )
+def _required(asked: dict[str, Any], *names: str) -> None:
+    missing = [name for name in names if name not in asked]
+    if missing:
+        given = f"<dict of {len(asked)} items>"
+        problems = [_problem("missing", f"body.{name}", "Field required", given) for name in missing]
+        raise _invalid(problems, f"body.{missing[0]}")
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    """Return one text or a list of texts as a list; a text may be an object with `text`."""
+    found = []
+    for one in value if isinstance(value, list) else [value]:
+        text = one.get("text") if isinstance(one, dict) else one
+        if not isinstance(text, str):
+            problems = [
+                _problem("string_type", where, "Input should be a valid string", str(one)),
+                _problem("dict_type", f"{where}.ScoreMultiModalParam", "Input should be a valid dictionary", str(one)),
+            ]
+            raise _invalid(problems, where)
+        found.append(text)
+    return found
+
+
+def _at_least(asked: dict[str, Any], name: str, least: int) -> int | None:
+    value = asked.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        msg = "Input should be a valid integer, unable to parse string as an integer"
+        raise _invalid([_problem("int_parsing", f"body.{name}", msg, str(value))], f"body.{name}")
+    if value < least:
+        msg = f"Input should be greater than or equal to {least}"
+        raise _invalid([_problem("greater_than_equal", f"body.{name}", msg, str(value), ge=least)], f"body.{name}")
     return value
 
 
-def _tokens(asked: dict[str, Any], query: str, text: str) -> int:
-    count = int(TOKENS_PER_WORD * (len(query.split()) + len(text.split()))) + 4
-    limit = asked.get("truncate_prompt_tokens")
-    if limit is not None:
-        return min(count, MAX_MODEL_LEN if limit == -1 else int(limit))
-    if count > MAX_MODEL_LEN:
+def _known_model(asked: dict[str, Any], served: Served) -> None:
+    model = asked.get("model")
+    if model and model not in served.names:
+        raise Refused(404, f"The model `{model}` does not exist.", "NotFoundError")
+
+
+def _tokens(asked: dict[str, Any], query: str, text: str, limit: int) -> int:
+    count = int(TOKENS_PER_WORD * (len(query.split()) + len(text.split()))) + SPECIAL_TOKENS
+    truncate = _at_least(asked, "truncate_prompt_tokens", -1)
+    if truncate is not None:
+        if truncate > limit:
+            raise Refused(
+                400,
+                f"truncate_prompt_tokens ({truncate}) cannot be greater than max_model_len ({limit}). Please request "
+                "a smaller truncation size.",
+                param="truncate_prompt_tokens",
+            )
+        return min(count, limit if truncate == -1 else truncate)
+    if count > limit:
         message = (
-            f"This model's maximum context length is {MAX_MODEL_LEN} tokens. However, your prompt contains at least "
-            f"{MAX_MODEL_LEN + 1} input tokens. Please reduce the length of the input prompt."
+            f"This model's maximum context length is {limit} tokens. However, your prompt contains at least "
+            f"{limit + 1} input tokens, which exceeds this limit even without any output tokens. Please reduce the "
+            f"length of the input prompt. (parameter=input_tokens, value={limit + 1})"
         )
         raise Refused(400, message, param="input_tokens")
     return count
 
 
-def _rerank(asked: dict[str, Any], model: str) -> dict[str, Any]:
-    for name in ("query", "documents"):
-        if name not in asked:
-            message = f"1 validation error:\n  {{'type': 'missing', 'loc': 'body.{name}', 'msg': 'Field required'}}"
-            raise Refused(400, message, "Bad Request", f"body.{name}")
-    query, documents = _text(asked["query"], "query"), asked["documents"]
-    if not isinstance(documents, list):
-        raise Refused(400, "1 validation error:\n  {'type': 'list_type', 'loc': 'body.documents'}", "Bad Request")
-    if not documents:
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+def _rerank(asked: dict[str, Any], served: Served) -> dict[str, Any]:
+    _required(asked, "query", "documents")
+    top_n = _at_least(asked, "top_n", 0) or 0
+    query = _texts(asked["query"], "body.query")[0]
+    texts = _texts(asked["documents"], "body.documents")
+    _known_model(asked, served)
+    if not texts:
         raise Refused(400, "At least one text_pair element must be given")
-    top_n = asked.get("top_n") or 0
-    if top_n < 0:
-        raise Refused(
-            400,
-            "1 validation error:\n  {'type': 'greater_than_equal', 'loc': 'body.top_n'}",
-            "Bad Request",
-            "body.top_n",
-        )
-    texts = [_text(one, "documents") for one in documents]
-    tokens = sum(_tokens(asked, query, text) for text in texts)
+    tokens = sum(_tokens(asked, query, text, served.max_model_len) for text in texts)
+    scores = [(overlap(query, text), n) for n, text in enumerate(texts)]
     results = [
-        {"index": n, "document": {"text": text, "multi_modal": None}, "relevance_score": overlap(query, text)}
-        for n, text in enumerate(texts)
+        {"index": n, "document": {"text": texts[n], "multi_modal": None}, "relevance_score": score}
+        for score, n in sorted(scores, key=lambda one: -one[0])
     ]
-    results.sort(key=lambda one: -float(str(one["relevance_score"])))
     return {
         "id": f"score-{time.time_ns():016x}",
-        "model": model,
+        "model": served.name,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "results": results[:top_n] if top_n else results,
     }
 
 
-def _score(asked: dict[str, Any], model: str) -> dict[str, Any]:
-    left, right = asked.get("text_1", asked.get("queries")), asked.get("text_2", asked.get("documents"))
-    firsts = left if isinstance(left, list) else [left]
-    seconds = right if isinstance(right, list) else [right]
+def _score(asked: dict[str, Any], served: Served) -> dict[str, Any]:
+    names = next((pair for pair in (("text_1", "text_2"), ("queries", "documents")) if pair[0] in asked), None)
+    names = names or ("text_1", "text_2")
+    _required(asked, *names)
+    firsts, seconds = _texts(asked[names[0]], f"body.{names[0]}"), _texts(asked[names[1]], f"body.{names[1]}")
+    _known_model(asked, served)
+    if not firsts or not seconds:
+        raise Refused(400, f"At least one {'text' if not firsts else 'text_pair'} element must be given")
     if len(firsts) == 1:
         firsts = firsts * len(seconds)
     if len(firsts) != len(seconds):
         raise Refused(400, "Input lengths must be either 1:1, 1:N or N:N")
-    pairs = [(_text(one, "text_1"), _text(two, "text_2")) for one, two in zip(firsts, seconds, strict=True)]
-    tokens = sum(_tokens(asked, *pair) for pair in pairs)
+    pairs = list(zip(firsts, seconds, strict=True))
+    tokens = sum(_tokens(asked, *pair, served.max_model_len) for pair in pairs)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
     return {
         "id": f"score-{time.time_ns():016x}",
         "object": "list",
         "created": int(time.time()),
-        "model": model,
+        "model": served.name,
         "data": [{"index": n, "object": "score", "score": overlap(*pair)} for n, pair in enumerate(pairs)],
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
+        "usage": usage | {"prompt_tokens_details": None, "completion_tokens_details": None},
     }
 
 
-def _model_card(model: str, root: str) -> dict[str, Any]:
+def _model_card(name: str, served: Served) -> dict[str, Any]:
+    created = int(time.time())
+    permission = {
+        "id": f"modelperm-{time.time_ns():016x}",
+        "object": "model_permission",
+        "created": created,
+        "allow_create_engine": False,
+        "allow_sampling": True,
+        "allow_logprobs": True,
+        "allow_search_indices": False,
+        "allow_view": True,
+        "allow_fine_tuning": False,
+        "organization": "*",
+        "group": None,
+        "is_blocking": False,
+    }
     return {
-        "id": model,
+        "id": name,
         "object": "model",
-        "created": int(time.time()),
+        "created": created,
         "owned_by": "vllm",
-        "root": root,
+        "root": served.root or served.name,
         "parent": None,
-        "max_model_len": MAX_MODEL_LEN,
-        "permission": [],
+        "max_model_len": served.max_model_len,
+        "permission": [permission],
     }

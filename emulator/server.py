@@ -17,9 +17,11 @@ from pathlib import Path
 
 from aiohttp import web
 
+from emulator import boot
 from emulator.clock import Clock, Time, Timing
 from emulator.control import Control
 from emulator.market import build
+from emulator.misbehave import reply
 from emulator.routes import Api
 from emulator.runtime import Containers, Runtime, Settings
 from emulator.store import Store
@@ -122,11 +124,18 @@ class EmulatorServer:
         containers = Containers(self._settings)
         world = World(build(seed, now=born), containers, now=clock, timing=self._timing, seed=seed)
         store.load(world)
+        self._power_off = not store.get("kept")
+        store.put("kept", True)  # until an orderly end says otherwise, whatever still runs is ours
         await self._recover(world)
-        dirty = asyncio.Event()
-        api = Api(world, keys=keys, pacing=pacing, changed=dirty.set)
-        control = Control(world, api, clock, hub=not self._settings.offline, changed=dirty.set)
-        app = web.Application(middlewares=[_one_slash])
+
+        def save() -> None:
+            store.put("ahead_s", clock.ahead_s)
+            store.save(world)
+
+        save()
+        api = Api(world, keys=keys, pacing=pacing, changed=save)
+        control = Control(world, api, clock, hub=not self._settings.offline, changed=save, forget=store.forget)
+        app = web.Application(middlewares=[_one_slash, _json_not_found])
         app.add_routes([*api.table(), *control.table()])
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
@@ -135,37 +144,45 @@ class EmulatorServer:
         self.port = runner.addresses[0][1]
         on_ready()
         try:
-            await self._heartbeat(world, store, clock, dirty)
+            await self._heartbeat(world, save)
         finally:
             await runner.cleanup()
             await self._shut_down(world)
-            store.put("ahead_s", clock.ahead_s)
-            store.save(world)
+            save()
+            store.put("kept", self.keep_containers)
             store.close()
 
-    async def _heartbeat(self, world: World, store: Store, clock: Clock, dirty: asyncio.Event) -> None:
+    async def _heartbeat(self, world: World, save: Callable[[], None]) -> None:
         assert self._stop is not None  # noqa: S101 - set by serve
         while not self._stop.is_set():
-            if await world.advance() or dirty.is_set():
-                dirty.clear()
-                store.put("ahead_s", clock.ahead_s)
-                store.save(world)
+            if await world.advance():
+                save()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), HEARTBEAT_S)
 
     async def _recover(self, world: World) -> None:
-        """After a restart: containers that still run are found again; the others start again, as after a power cut."""
+        """After a restart: a container that still runs is found again, one that was switched off starts again.
+
+        One that died while nobody looked has exited, unless it was never more than bookkeeping.
+        """
+        off = self._power_off or self._settings.runtime == "none"
         for contract in world.live():
-            gone = contract.process is None or contract.process.poll() is not None
-            if contract.started and gone and contract.actual_status == "running":
-                contract.process, contract.started = None, False
-                contract.booted_at, contract.pull_s = world.now(), 0.0
+            if not contract.started or contract.actual_status != "running":
+                continue
+            if contract.process is not None and contract.process.poll() is None:
+                continue
+            if off:
+                await boot.start(contract, world.machine_of(contract), world)
+            elif contract.process is not None:
+                boot.exited(contract, contract.process.exit_code or -1, world.now())
 
     async def _shut_down(self, world: World) -> None:
         for contract in world.live():
-            await world.containers.stop(contract.id)
-            if contract.process is not None and not self.keep_containers:
+            if contract.process is not None and self.keep_containers:
+                continue
+            if contract.process is not None:
                 contract.process.kill()
+            await world.containers.stop(contract.id)
 
 
 @web.middleware
@@ -180,6 +197,18 @@ async def _one_slash(
         found.add_app(request.app)
         return await found.handler(clone)
     return await handler(request)
+
+
+@web.middleware
+async def _json_not_found(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer for a path that is not emulated as the API answers for one that is not there."""
+    try:
+        return await handler(request)
+    except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
+        msg = f"{request.method} {request.path} is not emulated"
+        return reply({"success": False, "error": "not_found", "msg": msg}, status=error.status)
 
 
 def reachable(host: str, port: int, timeout_s: float = 2.0) -> bool:

@@ -5,18 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from emulator.contract import Contract
-from emulator.market import Machine
+from emulator.market import Machine, hourly
+from emulator.rental import disk_gb
+
+# What an offer has and an instance has not: the offer it came from cannot be read back.
+NOT_ECHOED = ("id", "ask_contract_id", "rented", "rn", "bundled_results", "discounted_dph_total", "dph_total_adj")
 
 
 def instance(contract: Contract, machine: Machine, now: float) -> dict[str, Any]:
     """Return an instance as reads and lists show it; addresses are there only while it runs."""
-    offer = machine.offer(now=now, storage_gb=float(contract.body.get("disk") or 10))
+    offer = machine.offer(now=now, storage_gb=disk_gb(contract.body))
     running = contract.actual_status == "running"
-    shown = {key: value for key, value in offer.items() if key not in ("id", "ask_contract_id", "rentable", "rented")}
-    base = contract.price_usd if contract.is_bid else contract.dph_base_usd
+    shown = {key: value for key, value in offer.items() if key not in NOT_ECHOED}
+    base = contract.gpu_dph_usd
+    total = base + contract.dph_disk_usd
     ports = {f"{inner}/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(outer)}] for inner, outer in contract.ports.items()}  # noqa: S104
     if contract.boot_fault == "port_never_mapped":
         ports = {}
+    up_mins = (now - contract.running_since) / 60 if contract.running_since is not None else None
     return shown | {
         "id": contract.id,
         "label": contract.label or None,
@@ -27,11 +33,13 @@ def instance(contract: Contract, machine: Machine, now: float) -> dict[str, Any]
         "status_msg": contract.status_msg,
         "image_uuid": contract.image,
         "image_args": contract.body.get("args") or [],
-        "image_runtype": contract.body.get("runtype") or "args",
+        "image_runtype": contract.body.get("runtype") or "ssh",
         "onstart": contract.body.get("onstart"),
         "extra_env": [[key, value] for key, value in (contract.body.get("env") or {}).items()],
         "dph_base": base,
-        "dph_total": base + contract.dph_disk_usd,
+        "dph_total": total,
+        "search": hourly(base, contract.dph_disk_usd),
+        "instance": hourly(base if running else 0.0, contract.dph_disk_usd),
         "storage_total_cost": contract.dph_disk_usd,
         "is_bid": contract.is_bid,
         "start_date": contract.rented_at,
@@ -42,12 +50,29 @@ def instance(contract: Contract, machine: Machine, now: float) -> dict[str, Any]
         "ssh_host": "ssh1.vast.ai",
         "ssh_port": 10000 + contract.id % 20000,
         "ssh_idx": "1",
-        "disk_space": float(contract.body.get("disk") or 10),
+        "disk_space": disk_gb(contract.body),
         "disk_usage": 1.0,
         "cpu_util": 0.0,
         "gpu_util": 0.0,
         "gpu_temp": 40.0,
-        "uptime_mins": (now - contract.rented_at) / 60,
+        "uptime_mins": up_mins,
+        "gpu_totalram": offer["gpu_total_ram"],
+        "disk_util": -1.0,
+        "mem_limit": None,
+        "mem_usage": None,
+        "vmem_usage": None,
+        "local_ipaddrs": f"{machine.ip} \n",
+        "template_id": None,
+        "template_hash_id": None,
+        "template_name": None,
+        "jupyter_token": "",
+        "machine_dir_ssh_port": 0,
+        "credit_balance": None,
+        "credit_discount": None,
+        "client_run_time": 1.1,
+        "host_run_time": 2592000.0,
+        "direct_port_start": -1,
+        "direct_port_end": -1,
     }
 
 
@@ -63,4 +88,27 @@ def user(credit_usd: float) -> dict[str, Any]:
         "ssh_key": None,
         "host_agreement_accepted": False,
         "has_billing": True,
+    }
+
+
+def price_increase(contract: Contract, machine: Machine) -> dict[str, Any]:
+    """Return the announcement of a higher price. Its id is the contract's: there is one of each at most."""
+    announced = contract.announced_dph_usd
+    return {
+        "pending_price_increase_id": contract.id,
+        "contract_id": contract.id,
+        "host_id": machine.host_id,
+        "old_gpu_costpersec": contract.dph_base_usd / 3600,
+        "new_gpu_costpersec": None if announced is None else announced / 3600,
+        "old_disk_ram_costpersec": contract.dph_disk_usd / 3600,
+        "new_disk_ram_costpersec": contract.dph_disk_usd / 3600,
+        "old_bwu_cost": machine.facts["inet_up_cost"],
+        "new_bwu_cost": None,
+        "old_bwd_cost": machine.facts["inet_down_cost"],
+        "new_bwd_cost": None,
+        "old_platform_fee": None,
+        "new_platform_fee": None,
+        "contract_end_date": contract.end_date,
+        "ask_end_date": machine.end_date,
+        "created_at": contract.rented_at,
     }

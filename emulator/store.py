@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ MACHINE_KEPT = ("ip", "alive", "stalled", "unreachable", "rented_by", "dph_base_
 
 
 class Store:
-    """Keeps a World between runs of the emulator."""
+    """Keeps a World between runs of the emulator. Only what differs from the last save is written."""
 
     def __init__(self, folder: Path) -> None:
         self._db = sqlite3.connect(folder / "emulator.sqlite", check_same_thread=False)
+        self._db.execute("pragma journal_mode = wal")
+        self._db.execute("pragma synchronous = normal")
         self._db.execute("create table if not exists world (name text primary key, value text not null)")
+        self._written: dict[str, str] = {}
 
     def get(self, name: str) -> Any:
         """Return a stored value, or None."""
@@ -29,17 +33,24 @@ class Store:
 
     def put(self, name: str, value: Any) -> None:
         """Store a value."""
-        with self._db:
-            self._db.execute("insert or replace into world values (?, ?)", (name, json.dumps(value)))
+        self._put([(name, value)])
 
     def save(self, world: World) -> None:
         """Write everything that a restart must know."""
-        self.put("contracts", [asdict(one) for one in world.contracts.values()])
-        self.put("account", {"credit_usd": world.credit_usd, "next_id": world.next_id})
-        self.put(
-            "machines",
-            {str(key): {name: getattr(one, name) for name in MACHINE_KEPT} for key, one in world.machines.items()},
-        )
+        values: list[tuple[str, Any]] = [
+            ("account", {"credit_usd": world.credit_usd, "next_id": world.next_id}),
+            ("faults", world.faults.dump()),
+        ]
+        for key, one in world.machines.items():
+            values.append((f"machine {key}", {name: getattr(one, name) for name in MACHINE_KEPT}))
+        values += [(f"contract {one.id}", asdict(one)) for one in world.contracts.values()]
+        self._put(values)
+
+    def forget(self) -> None:
+        """Drop every contract."""
+        with self._db:
+            self._db.execute("delete from world where name like 'contract %'")
+        self._written.clear()
 
     def load(self, world: World) -> None:
         """Bring a World back to what was saved; processes that still live are found again."""
@@ -47,16 +58,30 @@ class Store:
         if account is None:
             return
         world.credit_usd, world.next_id = account["credit_usd"], account["next_id"]
-        for key, kept in self.get("machines").items():
-            for name, value in kept.items():
-                setattr(world.machines[int(key)], name, value)
-        for raw in self.get("contracts"):
-            process = raw.pop("process")
-            raw["ports"] = {int(inner): outer for inner, outer in raw["ports"].items()}
-            contract = Contract(**raw)
-            contract.process = Process(**process) if process else None
+        world.faults.load(self.get("faults"))
+        for key, machine in world.machines.items():
+            for name, value in (self.get(f"machine {key}") or {}).items():
+                setattr(machine, name, value)
+        rows = self._db.execute("select value from world where name like 'contract %'").fetchall()
+        for contract in sorted((_contract(json.loads(row[0])) for row in rows), key=lambda one: one.id):
             world.contracts[contract.id] = contract
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    def _put(self, values: Iterable[tuple[str, Any]]) -> None:
+        texts = {name: json.dumps(value) for name, value in values}
+        news = [(name, text) for name, text in texts.items() if self._written.get(name) != text]
+        if news:
+            with self._db:
+                self._db.executemany("insert or replace into world values (?, ?)", news)
+            self._written.update(news)
+
+
+def _contract(raw: dict[str, Any]) -> Contract:
+    process = raw.pop("process")
+    raw["ports"] = {int(inner): outer for inner, outer in raw["ports"].items()}
+    contract = Contract(**raw)
+    contract.process = Process(**process) if process else None
+    return contract

@@ -1,7 +1,7 @@
 """A stand-in for vLLM in a container: `python -m emulator.stub MODEL --port N ...`, an ASGI server without weights.
 
-Takes vLLM's flags for address, TLS and middleware, and refuses unknown ones as vLLM does; started by the shim that the
-stub runtime puts on a container's PATH.
+Takes vLLM's flags, acts on those for address, names, limits, keys, TLS and middleware, and refuses unknown ones as vLLM
+does. Started by the shim that the stub runtime puts on a container's PATH.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from inspect import isclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from emulator.scoring import respond
+from emulator.scoring import Served, respond
 
-# Flags with a value that a launch may carry and that change nothing here.
-VALUED = (
-    "--max-model-len", "--dtype", "--hf-overrides", "--chat-template", "--runner", "--convert", "--max-num-seqs",
-    "--revision", "--max-num-batched-tokens", "--gpu-memory-utilization", "--tensor-parallel-size",
-    "--api-server-count", "--override-pooler-config",
-)  # fmt: skip
+# Every other flag of vLLM 0.32, one a line: "=" takes a value, "*" takes several. Accepted, and without effect here.
+FLAGS_FILE = Path(__file__).with_name("vllm_flags.txt")
+# Flags of 0.19 that are gone in 0.32.
+OLDER_FLAGS = ("--disable-log-requests", "--override-pooler-config =", "--task =", "--swap-space =")
+DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -33,10 +34,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 class Stub:
     """The ASGI application."""
 
-    def __init__(self, model: str, root: str) -> None:
-        self.model = model
-        self.root = root
-        self.key = os.environ.get("VLLM_API_KEY")
+    def __init__(self, served: Served) -> None:
+        self.served = served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -48,50 +47,70 @@ class Stub:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        if self._locked(scope):
-            status, answer = 401, {"error": "Unauthorized"}
-        else:
-            status, answer = respond(scope["method"], scope["path"], body, self.model, self.root)
-        text = answer if isinstance(answer, str) else json.dumps(answer)
-        kind = b"text/plain" if isinstance(answer, str) else b"application/json"
-        headers = [(b"content-type", kind), (b"content-length", str(len(text.encode())).encode())]
+        authorization = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+        status, answer = respond(scope["method"], scope["path"], body, self.served, authorization)
+        text = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+        headers = [(b"content-length", str(len(text)).encode())]
+        if text:
+            headers.append((b"content-type", b"text/plain" if isinstance(answer, str) else b"application/json"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": text.encode()})
-
-    def _locked(self, scope: Scope) -> bool:
-        """vLLM's own key covers /v1 and /v2 only."""
-        if not self.key or not scope["path"].startswith(("/v1", "/v2")):
-            return False
-        return dict(scope["headers"]).get(b"authorization") != f"Bearer {self.key}".encode()
+        await send({"type": "http.response.body", "body": text})
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return a parser of the flags of vLLM that this project's launches use."""
-    flags = argparse.ArgumentParser(prog="vllm serve", allow_abbrev=False)
+    """Return a parser of vLLM's flags."""
+    usage = "vllm serve [model_tag] [options]"
+    flags = argparse.ArgumentParser(prog="vllm serve", usage=usage, allow_abbrev=False)
     flags.add_argument("model")
-    flags.add_argument("--root", default="")
+    flags.add_argument("--root", default="", help=argparse.SUPPRESS)
     flags.add_argument("--host", default="127.0.0.1")
     flags.add_argument("--port", type=int, default=8000)
-    flags.add_argument("--served-model-name")
+    flags.add_argument("--served-model-name", nargs="+")
+    flags.add_argument("--api-key", nargs="+", default=[])
+    flags.add_argument("--max-model-len", type=tokens, default=512)
+    flags.add_argument("--dtype", choices=DTYPES, default="auto")
     flags.add_argument("--middleware", action="append", default=[])
     flags.add_argument("--ssl-certfile")
     flags.add_argument("--ssl-keyfile")
-    for taken in VALUED:
-        flags.add_argument(taken)
-    for taken in ("--trust-remote-code", "--enforce-eager", "--disable-log-requests", "--no-enable-prefix-caching"):
-        flags.add_argument(taken, action="store_true")
+    for line in (*FLAGS_FILE.read_text().splitlines(), *OLDER_FLAGS):
+        name, _, takes = line.partition(" ")
+        if takes:
+            flags.add_argument(name, nargs="*" if takes == "*" else None, default=None)
+        else:
+            flags.add_argument(name, action="store_true")
     return flags
+
+
+def tokens(text: str) -> int:
+    """Read a number of tokens as vLLM does: 1k is 1000, 1K is 1024."""
+    factor = {"k": 1000, "K": 1024}.get(text[-1:], 1)
+    return int(float(text[:-1]) * factor) if factor > 1 else int(text)
+
+
+def normal(argv: list[str]) -> list[str]:
+    """Spell flags with dashes: vLLM takes --max_model_len as well."""
+    found = []
+    for arg in argv:
+        name, equals, value = arg.partition("=")
+        found.append(name.replace("_", "-") + equals + value if arg.startswith("--") else arg)
+    return found
 
 
 def main() -> None:
     """Serve until killed."""
-    args = parser().parse_args()
-    app: Any = Stub(args.served_model_name or args.model, args.root or args.model)
+    args = parser().parse_args(normal(sys.argv[1:]))
+    keys = tuple(args.api_key) or tuple(filter(None, [os.environ.get("VLLM_API_KEY")]))
+    names = tuple(args.served_model_name or [args.model])
+    app: Any = Stub(Served(names, args.root or args.model, args.max_model_len, keys))
     for path in args.middleware:
         module, _, name = path.rpartition(".")
-        app = getattr(importlib.import_module(module), name)(app)
-    sys.stdout.write(f"stub of vLLM serves {args.model} on {args.host}:{args.port}\n")
-    sys.stdout.flush()
+        middleware = getattr(importlib.import_module(module), name)
+        if not isclass(middleware):
+            raise ValueError(f"Invalid middleware {path}. Must be a class.")
+        wrap: Callable[[Any], Any] = middleware
+        app = wrap(app)
+    say(f"INFO stub of vLLM serves {args.model} as {', '.join(names)}, dtype {args.dtype}, on {args.host}:{args.port}")
+    say("INFO:     Application startup complete.")
     uvicorn.run(
         app,
         host=args.host,
@@ -101,6 +120,12 @@ def main() -> None:
         ssl_certfile=args.ssl_certfile,
         ssl_keyfile=args.ssl_keyfile,
     )
+
+
+def say(line: str) -> None:
+    """Write a line of the server's log."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The rules of the market: renting, booting, stopping, destroying, billing. Knows no HTTP; time is passed in by `now`.
+"""The rules of the market: renting, stopping, destroying, billing. Knows no HTTP; time comes from the clock given.
 
-Called by `routes` and `control`, and by the server's heartbeat (`advance`), which moves contracts along.
+Called by `routes` and `control`, and by the server's heartbeat (`advance`), which moves contracts along. How a boot
+goes, step by step, is in `boot`.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from emulator import boot
+from emulator.clock import IMAGE_GB
 from emulator.contract import Contract
-from emulator.errors import ServiceError, invalid, no_such_ask, no_such_instance
-from emulator.faults import BOOT, Faults
+from emulator.errors import ServiceError, broke, no_such_ask, no_such_instance
+from emulator.faults import BOOT, MARKET, Faults, Rule
 from emulator.filters import select
 from emulator.market import Machine
-from emulator.process import NotExecutable
-from emulator.runtime import Containers, free_port
+from emulator.rental import disk_gb, valid_price, validate
+from emulator.runtime import Containers
 
-COMMAND_LIMIT = 4096
-MIN_DISK_GB = 8
+CREDIT_USD = 25.0
 FIRST_CONTRACT = 31_000_001
-IMAGE_GB = 12.6
+DEFAULT_STORAGE_GB = 8.0
+SOMEBODY_ELSE = -1
 QUEUED = "Required resources are currently unavailable, state change queued."
 
 
@@ -42,37 +45,52 @@ class World:
         self.asks = {machine.ask_id: machine for machine in machines.values()}
         self.containers = containers
         self.contracts: dict[int, Contract] = {}
-        self.faults = Faults()
-        self.credit_usd = 25.0
+        self.faults = Faults(seed)
+        self.credit_usd = CREDIT_USD
         self.next_id = FIRST_CONTRACT + secrets.randbelow(900_000) * 10  # no two markets share ids
         self.now = now
+        self.dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._timing = timing
-        self._dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._busy = asyncio.Lock()
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
     def search(self, query: dict[str, Any]) -> list[dict[str, Any]]:
         """Return offers for a query as the API takes it."""
-        storage = float(query.get("allocated_storage") or 8.0)
+        storage = float(query.get("allocated_storage") or DEFAULT_STORAGE_GB)
         bid = query.get("type") in ("bid", "interruptible")
         offers = [
             machine.offer(now=self.now(), storage_gb=storage, bid=bid)
             for machine in self.machines.values()
-            if machine.rented_by is None and machine.alive
+            if machine.usable()
         ]
         return select(offers, query)
 
     def live(self) -> list[Contract]:
-        """Return the contracts that exist and can be seen."""
-        return [one for one in self.contracts.values() if one.destroyed_at is None and one.visible_at <= self.now()]
+        """Return the contracts that exist."""
+        return [one for one in self.contracts.values() if one.destroyed_at is None]
+
+    def seen(self) -> list[Contract]:
+        """Return the contracts that a list shows: a new one may not be there yet."""
+        return [one for one in self.live() if self._visible(one)]
 
     def contract(self, instance_id: int) -> Contract:
-        """Return one contract. Raises the API's no_such_instance."""
+        """Return one contract, to be changed. Raises the API's no_such_instance."""
         found = self.contracts.get(instance_id)
-        if found is None or found.destroyed_at is not None or found.visible_at > self.now():
+        if found is None or found.destroyed_at is not None:
             raise no_such_instance(instance_id)
         return found
+
+    def shown(self, instance_id: int) -> Contract | None:
+        """Return one contract as a read sees it: not there when gone, or not there yet."""
+        found = self.contracts.get(instance_id)
+        return found if found is not None and found.destroyed_at is None and self._visible(found) else None
+
+    def _visible(self, contract: Contract) -> bool:
+        if contract.hidden_reads > 0:
+            contract.hidden_reads -= 1
+            return False
+        return contract.visible_at <= self.now()
 
     def machine_of(self, contract: Contract) -> Machine:
         """Return the machine that a contract runs on."""
@@ -80,81 +98,65 @@ class World:
 
     def credit_left(self) -> float:
         """Return the account's credit after what all contracts have cost."""
-        return self.credit_usd - sum(one.cost_usd(self.now()) for one in self.contracts.values())
+        now = self.now()
+        return self.credit_usd - sum(one.cost_usd(now) for one in self.contracts.values())
 
     # ---- renting -------------------------------------------------------------------------------------------------
 
     def rent(self, ask_id: int, body: dict[str, Any]) -> Contract:
         """Make a contract, as `PUT /asks/{id}/` does. Raises ServiceError."""
         machine = self.asks.get(ask_id)
-        if machine is None or machine.rented_by is not None or not machine.alive:
+        if machine is None or not machine.usable():
             raise no_such_ask(ask_id)
         if self.faults.take("offer_taken", ask_id=ask_id, machine_id=machine.machine_id):
-            machine.rented_by = -1  # somebody else has it now
+            machine.rented_by = SOMEBODY_ELSE
             raise no_such_ask(ask_id)
+        validate(body, machine.facts["disk_space"])
         if self.faults.take("no_credit") or self.credit_left() <= 0:
-            raise ServiceError(400, "insufficient_credit", "error 400: insufficient_credit: add credit to your account")
-        self._validate(body, machine)
+            raise broke()
         contract = self._contract(machine, body)
-        price = body.get("price")
-        if price is not None and float(price) < machine.min_bid_usd:
+        self.contracts[contract.id] = contract
+        if contract.is_bid and contract.price_usd < machine.min_bid_usd:
             contract.intended_status = contract.cur_state = contract.next_state = "stopped"
             contract.actual_status = "created"
-            self.contracts[contract.id] = contract
-            raise ServiceError(
-                400, "invalid_price", f"error 400: bid {price} is below {machine.min_bid_usd}", new_contract=contract.id
-            )
-        self.contracts[contract.id] = contract
+            text = f"error 400: bid {contract.price_usd:g} is below {machine.min_bid_usd:g}"
+            raise ServiceError(400, "invalid_price", text, new_contract=contract.id)
+        if body.get("target_state") == "stopped":
+            contract.intended_status = contract.cur_state = contract.next_state = "stopped"
+            contract.actual_status = "stopped"
+            return contract
         machine.rented_by = contract.id
         return contract
 
-    @staticmethod
-    def _validate(body: dict[str, Any], machine: Machine) -> None:
-        args = body.get("args") or []
-        size = (
-            sum(len(str(one)) for one in args)
-            + len(str(body.get("args_str") or ""))
-            + len(str(body.get("onstart") or ""))
-        )
-        if not body.get("image") and not body.get("template_hash_id"):
-            raise invalid("image is required")
-        if size > COMMAND_LIMIT:
-            raise invalid(f"combined length of args, args_str and onstart is {size}, the limit is {COMMAND_LIMIT}")
-        disk = float(body.get("disk") or 10)
-        if disk < MIN_DISK_GB or disk > machine.facts["disk_space"]:
-            raise invalid(f"disk {disk:g} is not between {MIN_DISK_GB} and {machine.facts['disk_space']:g}")
-        if not isinstance(body.get("env") or {}, dict):
-            raise invalid("env must be an object")
-        if len(str(body.get("label") or "")) > 256:
-            raise invalid("label is longer than 256")
-
     def _contract(self, machine: Machine, body: dict[str, Any]) -> Contract:
-        contract_id, self.next_id = self.next_id, self.next_id + self._dice.randint(1, 9)
+        contract_id, self.next_id = self.next_id, self.next_id + self.dice.randint(1, 9)
         created, pull, start = self._timing(machine)
-        rule = self.faults.take(*BOOT, machine_id=machine.machine_id, ask_id=machine.ask_id)
-        lag = self.faults.take("lag", machine_id=machine.machine_id)
+        label = str(body.get("label") or "")
+        place: dict[str, Any] = {"machine_id": machine.machine_id, "ask_id": machine.ask_id, "label": label}
+        rule = self.faults.take(*BOOT, **place)
+        lag = self.faults.take("lag", **place)
         price = body.get("price")
         now = self.now()
-        disk = float(body.get("disk") or 10)
         return Contract(
             id=contract_id,
             machine_id=machine.machine_id,
             ask_id=machine.ask_id,
             body=body,
-            label=str(body.get("label") or ""),
+            label=label,
             rented_at=now,
             booted_at=now,
             created_s=created,
             pull_s=pull,
             start_s=start,
             dph_base_usd=machine.dph_base_usd,
-            dph_disk_usd=machine.disk_dph(disk),
+            dph_disk_usd=machine.disk_dph(disk_gb(body)),
             pull_cost_usd=IMAGE_GB * machine.facts["inet_down_cost"],
             end_date=machine.end_date,
             api_key=secrets.token_hex(32),
             is_bid=price is not None,
             price_usd=float(price or 0.0),
-            visible_at=now + float(lag.params.get("seconds", 2.0)) if lag else now,
+            visible_at=now + float(lag.params.get("seconds", 0 if "reads" in lag.params else 2)) if lag else now,
+            hidden_reads=int(lag.params.get("reads", 0)) if lag else 0,
             boot_fault=rule.kind if rule else "",
             fault_params=rule.params if rule else {},
         )
@@ -165,84 +167,94 @@ class World:
         """End a contract; returns once its process is gone."""
         contract = self.contract(instance_id)
         async with self._busy:
+            if contract.destroyed_at is not None:  # someone else was faster
+                raise no_such_instance(instance_id)
             await self._halt(contract)
             contract.destroyed_at = self.now()
-        machine = self.machines[contract.machine_id]
-        if machine.rented_by == contract.id:
-            machine.rented_by = None
+            contract.actual_status = None
+            self.containers.wipe(contract.id)
+            self._let_go(contract)
 
     async def set_state(self, instance_id: int, state: str) -> None:
         """Start or stop an instance; a start without a free GPU is refused with 200 and success false, and queued."""
         contract = self.contract(instance_id)
-        machine = self.machine_of(contract)
         if state == "stopped":
             await self.stop(contract)
             return
-        if self.faults.take("queued_start") or machine.rented_by not in (None, contract.id):
+        if not contract.is_stopped():
             contract.intended_status = "running"
+            return
+        if self.credit_left() <= 0:
+            raise broke()
+        machine = self.machine_of(contract)
+        too_low = contract.is_bid and contract.price_usd < machine.min_bid_usd
+        if self.faults.take("queued_start", machine_id=machine.machine_id) or not machine.usable() or too_low:
+            contract.intended_status = contract.next_state = "running"
             contract.actual_status = "scheduling"
             raise ServiceError(200, "resources_unavailable", QUEUED)
-        if contract.is_stopped():
-            machine.rented_by = contract.id
-            self._boot_again(contract)
+        self._start_again(contract)
 
-    async def stop(self, contract: Contract, *, by_market: bool = False) -> None:
+    def _start_again(self, contract: Contract) -> None:
+        self.machine_of(contract).rented_by = contract.id
+        contract.ports = {}
+        contract.boot(self.now(), transient=None, pull_s=0.0)
+
+    async def stop(self, contract: Contract, *, intended: str = "stopped") -> None:
         """Stop a contract: its GPU is let go, its disk is still billed."""
         async with self._busy:
             await self._halt(contract)
         contract.cur_state = contract.next_state = "stopped"
-        contract.intended_status = "running" if by_market and contract.is_bid else "stopped"
-        contract.actual_status = "stopped" if not by_market else "exited" if not contract.is_bid else "stopped"
+        contract.intended_status, contract.actual_status = intended, "stopped"
         contract.status_msg = "stopped"
-        machine = self.machine_of(contract)
-        if machine.rented_by == contract.id:
-            machine.rented_by = None
+        self._let_go(contract)
 
-    async def reboot(self, instance_id: int) -> None:
-        """Start the container anew (reboot and recycle)."""
+    async def outbid(self, contract: Contract, intended: str | None = None) -> None:
+        """Give an interruptible contract's GPU to a higher bid; one that was none is treated as one from now on.
+
+        Whether `intended_status` then stays running is disputed among those who have seen it: `intended` decides.
+        """
+        if not contract.is_bid:
+            contract.reprice(self.now(), bid_usd=contract.dph_base_usd)
+        await self.stop(contract, intended=intended or "running")
+        contract.is_bid = contract.outbid = True
+        self.machine_of(contract).rented_by = SOMEBODY_ELSE
+
+    async def bid(self, instance_id: int, price: Any) -> None:
+        """Change a bid. Below the floor the GPU is lost; at or above it, one that was lost comes back once free."""
         contract = self.contract(instance_id)
+        contract.reprice(self.now(), bid_usd=valid_price(price))
+
+    async def reboot(self, instance_id: int, *, recycle: bool = False) -> None:
+        """Start the container anew; recycling pulls the image again and forgets the container's files."""
+        contract = self.contract(instance_id)
+        if contract.is_stopped():
+            raise ServiceError(400, "invalid_args", f"Instance {instance_id} is not running.")
         async with self._busy:
             await self._halt(contract)
-        self._boot_again(contract)
+            if recycle:
+                self.containers.wipe(contract.id)
+        pull = self._timing(self.machine_of(contract))[1] if recycle else 0.0
+        contract.boot(self.now(), transient="recycling" if recycle else "rebooting", pull_s=pull)
 
     async def kill(self, instance_id: int) -> None:
         """Kill a container's process, as a crash would."""
         contract = self.contract(instance_id)
         async with self._busy:
-            if contract.process is not None:
-                contract.process.kill()
-            await self.containers.stop(contract.id)
-        self._exited(contract, -9)
+            await self._halt(contract)
+            boot.exited(contract, -9, self.now())
 
-    async def move(self, machine: Machine, *, ip: bool) -> None:
-        """Give a machine another address, or its containers other ports, as a host's router may."""
-        if ip:
-            head, _, last = machine.ip.rpartition(".")
-            net, _, octet = head.rpartition(".")
-            machine.ip = f"{net}.{int(octet) + 100}.{last}"
+    async def wedge(self, instance_id: int) -> None:
+        """Let a container's server die while the container goes on."""
+        contract = self.contract(instance_id)
         async with self._busy:
-            for contract in self.live():
-                if contract.machine_id == machine.machine_id and contract.started:
-                    await self._halt(contract)
-                    await self._start(contract, machine)
+            running_since = contract.running_since
+            await self._halt(contract)
+            contract.started, contract.running_since = True, running_since
 
-    async def black_hole(self, machine: Machine, *, on: bool) -> None:
-        """Let nothing that is sent to a machine's containers be answered, while all is well with them."""
-        machine.unreachable = on
-        for contract in self.live():
-            if contract.machine_id == machine.machine_id:
-                self.containers.silence(contract.id, on=on)
-                if contract.process is not None:
-                    contract.process.freeze(on=on)
-
-    def _boot_again(self, contract: Contract) -> None:
-        contract.intended_status = contract.cur_state = contract.next_state = "running"
-        contract.actual_status = None
-        contract.status_msg = ""
-        contract.booted_at = self.now()
-        contract.pull_s = 0.0
-        contract.started = False
-        contract.process = None
+    def _let_go(self, contract: Contract) -> None:
+        machine = self.machine_of(contract)
+        if machine.rented_by == contract.id:
+            machine.rented_by = None
 
     async def _halt(self, contract: Contract) -> None:
         if contract.process is not None:
@@ -252,96 +264,114 @@ class World:
         contract.process = None
         contract.started = False
 
+    # ---- hosts ---------------------------------------------------------------------------------------------------
+
+    async def move(self, machine: Machine, *, ip: bool) -> None:
+        """Give a machine another address, or its containers other ports, as a host's router may."""
+        if ip:
+            head, _, last = machine.ip.rpartition(".")
+            net, _, octet = head.rpartition(".")
+            machine.ip = f"{net}.{int(octet) % 200 + 100}.{last}"
+        async with self._busy:
+            for contract in self._on(machine):
+                if contract.started and contract.actual_status == "running":
+                    await self._halt(contract)
+                    contract.ports = {}
+                    await boot.start(contract, machine, self)
+
+    async def black_hole(self, machine: Machine, *, on: bool) -> None:
+        """Let nothing that is sent to a machine's containers be answered, while all is well with them."""
+        machine.unreachable = on
+        for contract in self._on(machine):
+            self.hide(contract, on=on)
+
+    def hide(self, contract: Contract, *, on: bool) -> None:
+        """Let a container take connections and answer nothing, or answer again."""
+        self.containers.silence(contract.id, on=on)
+        if contract.process is not None:
+            contract.process.freeze(on=on)
+
+    async def power(self, machine: Machine, *, on: bool) -> None:
+        """Switch a host off, its containers with it, or on again: then they start anew."""
+        machine.alive = on
+        for contract in self._on(machine):
+            if contract.is_stopped():
+                continue
+            async with self._busy:
+                await self._halt(contract)
+            if on:
+                contract.online(self.now())
+                contract.boot(self.now(), transient=None, pull_s=0.0)
+            else:
+                contract.offline(self.now())
+
+    def _on(self, machine: Machine) -> list[Contract]:
+        return [one for one in self.live() if one.machine_id == machine.machine_id]
+
     # ---- time ----------------------------------------------------------------------------------------------------
 
     async def advance(self) -> bool:
-        """Move every contract along to `now`; True when something changed that a restart must know."""
+        """Move every contract along to now; True when something changed that a restart must know."""
         changed = False
-        async with self._busy:
-            for contract in list(self.contracts.values()):
-                if contract.destroyed_at is None:
-                    before = (contract.actual_status, contract.started, contract.cur_state)
-                    await self._advance(contract)
-                    changed |= before != (contract.actual_status, contract.started, contract.cur_state)
         for contract in self.live():
-            ended = contract.end_date <= self.now()
-            if (ended or self.credit_left() <= 0) and not contract.is_stopped():
-                await self.stop(contract, by_market=False)
-                changed = True
+            before = (contract.actual_status, contract.started, contract.cur_state)
+            async with self._busy:
+                if contract.destroyed_at is None:
+                    await boot.advance(contract, self.machine_of(contract), self)
+            await self._befall(contract)
+            changed |= before != (contract.actual_status, contract.started, contract.cur_state)
+        if self.credit_left() <= 0:
+            for contract in self.live():
+                if not contract.is_stopped():
+                    await self.stop(contract)
+                    changed = True
         return changed
 
-    async def _advance(self, contract: Contract) -> None:
-        if contract.is_stopped() or contract.actual_status in ("exited", "scheduling"):
+    async def _befall(self, contract: Contract) -> None:
+        """Do to a contract what the market does: it ends, is outbid, gets dearer, or gets the GPU it waits for."""
+        machine, now = self.machine_of(contract), self.now()
+        if contract.destroyed_at is not None:
             return
-        machine = self.machine_of(contract)
-        if not machine.alive or contract.boot_fault == "offline_at_boot":
-            contract.actual_status = "offline"
+        waits = contract.actual_status == "scheduling" or (contract.outbid and contract.intended_status == "running")
+        affordable = not contract.is_bid or contract.price_usd >= machine.min_bid_usd
+        if contract.is_stopped():
+            if waits and affordable and machine.usable() and not self.faults.take("queued_start"):
+                self._start_again(contract)
             return
-        if contract.started:
-            code = contract.process.poll() if contract.process is not None else None
-            if code is not None:
-                self._exited(contract, code)
+        if contract.end_date <= now:
+            await self.stop(contract)
             return
-        phase = contract.phase(self.now())
-        if phase == "created":
-            contract.actual_status = None if self.now() == contract.booted_at else "created"
+        if not affordable:
+            await self.outbid(contract)
             return
-        if self._boot_trouble(contract, machine):
-            return
-        contract.actual_status = "loading"
-        if phase == "pulling":
-            contract.status_msg = contract.pull_message(self.now())
-        elif phase == "starting":
-            contract.status_msg = "Creating container"
+        rule = self.faults.take(
+            *MARKET,
+            ready=lambda rule: _ran(contract, now) >= float(rule.params.get("after_s", 0)),
+            id=contract.id,
+            machine_id=contract.machine_id,
+            ask_id=contract.ask_id,
+            label=contract.label,
+        )
+        if rule is not None:
+            await self._market_fault(contract, rule)
+
+    async def _market_fault(self, contract: Contract, rule: Rule) -> None:
+        if rule.kind == "outbid":
+            await self.outbid(contract, rule.params.get("intended"))
+        elif rule.kind == "end_contract":
+            contract.end_date = self.now() + float(rule.params.get("seconds", 0))
         else:
-            await self._start(contract, machine)
+            self.raise_price(contract, float(rule.params.get("factor", 1.5)), bool(rule.params.get("at_once", False)))
 
-    def _boot_trouble(self, contract: Contract, machine: Machine) -> bool:
-        fault = contract.boot_fault
-        if fault == "stuck_loading" or machine.stalled:
-            contract.actual_status, contract.status_msg = "loading", "4f4fb700ef54: Pulling fs layer"
-            return True
-        if fault == "pull_error":
-            contract.actual_status = "loading"
-            contract.status_msg = (
-                contract.fault_params.get("msg") or f"Error: manifest for {contract.image} not found: manifest unknown"
-            )
-            return True
-        if fault == "oci_error":
-            contract.actual_status, contract.cur_state = "created", "stopped"
-            contract.status_msg = "Error: OCI runtime create failed: unresolvable CDI devices nvidia.com/gpu=8: unknown"
-            return True
-        return False
+    def raise_price(self, contract: Contract, factor: float, at_once: bool) -> None:
+        """Announce a higher price for a contract, or charge it at once."""
+        dearer = contract.dph_base_usd * factor
+        if at_once:
+            contract.reprice(self.now(), base_usd=dearer)
+        else:
+            contract.announced_dph_usd = dearer
 
-    async def _start(self, contract: Contract, machine: Machine) -> None:
-        fault = contract.boot_fault
-        inner = [
-            int(key.split()[1].split(":")[1].split("/")[0])
-            for key in contract.body.get("env") or {}
-            if key.startswith("-p ")
-        ]
-        contract.ports = {port: free_port(machine.ip) for port in inner}
-        contract.started = True
-        if fault in ("exited_at_boot", "app_error"):
-            log = contract.fault_params.get("log") or "RuntimeError: the engine core failed to start"
-            self.containers.append_log(contract.id, log)
-            self._exited(contract, 1)
-            return
-        try:
-            if fault in ("port_unreachable", "never_serves"):
-                contract.process = None
-            else:
-                contract.process = await self.containers.start(contract.id, contract.body, machine.ip, contract.ports)
-        except NotExecutable as error:
-            contract.actual_status, contract.cur_state = "created", "stopped"
-            contract.status_msg = f'OCI runtime create failed: exec: "{error}": executable file not found in $PATH'
-            return
-        contract.actual_status = "running"
-        contract.status_msg = f"success, running {contract.image}\n"
-        contract.running_since = self.now()
 
-    def _exited(self, contract: Contract, code: int) -> None:
-        contract.halt(self.now())
-        contract.started = True
-        contract.actual_status = "exited"
-        contract.status_msg = f"exited ({code})"
+def _ran(contract: Contract, now: float) -> float:
+    """Return for how long a contract has been running, or less than nothing when it is not."""
+    return now - contract.running_since if contract.running_since is not None else -1.0

@@ -23,7 +23,7 @@ from components.vast.label import Label
 from components.vast.models import Contract
 from components.vast.pacing import PUBLISHED, Pacer
 from components.vast.ranking import minutes
-from components.vast.rental import destroy_surely
+from components.vast.removal import destroy_surely
 from components.vast.transport import RequestsTransport
 
 FOUND = 3

@@ -22,10 +22,10 @@ from components.errors import (
     OfferTaken,
     RateLimited,
 )
+from components.redaction import scrub
 from components.vast.models import Account, Contract, Offer
 from components.vast.pacing import Pacer
 from components.vast.query import Query
-from components.vast.redaction import scrub
 from components.vast.transport import Answer, Transport, Unanswered
 from components.vast.wire import Json, integer, number
 

@@ -10,7 +10,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 from components.errors import (
     ApiError,
@@ -21,86 +20,22 @@ from components.errors import (
     EngineGone,
     MalformedAnswer,
     OfferTaken,
-    RateLimited,
     RentalFailed,
     VastError,
 )
+from components.redaction import scrub, tail
 from components.vast.attempt import Attempt, Outcome
 from components.vast.board import Board
 from components.vast.client import AmbiguousRent, VastClient
 from components.vast.label import Label
-from components.vast.models import Contract, Offer
+from components.vast.models import Contract
+from components.vast.order import Order, Rejected, Rented
 from components.vast.probe import Probe
 from components.vast.ranking import Candidate, distinct_machines, minutes
-from components.vast.redaction import scrub, tail
-from components.vast.spec import Deadlines, Spec
+from components.vast.removal import destroy_surely
 from components.vast.status import Failure
-from components.vast.wire import Json
 
 SPEC_FAULT_MACHINES = 2  # the same application error on this many machines is not the hosts' fault
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A machine that was tried, or an offer that was lost, and why."""
-
-    machine_id: int
-    offer_id: int
-    reason: str
-    after_s: float
-
-    def record(self) -> dict[str, Json]:
-        """Return the JSON that outputs keep."""
-        return {
-            "machine_id": self.machine_id,
-            "offer_id": self.offer_id,
-            "reason": self.reason,
-            "after_s": round(self.after_s, 1),
-        }
-
-
-@dataclass(frozen=True)
-class Rented:
-    """What serves now, and what it took."""
-
-    contract: Contract
-    ip: str
-    port: int
-    candidate: Candidate | None
-    adopted: bool
-    ready_s: float
-    rejected: tuple[Rejected, ...]
-
-
-@dataclass(frozen=True)
-class Order:
-    """What to rent and how long to try."""
-
-    spec: Spec
-    label: Label
-    container_port: int
-    deadlines: Deadlines = field(default_factory=Deadlines)
-    max_tries: int = 5
-    poll_s: float = 5.0
-    resolve_s: float = 20.0
-    bid: Bid | None = None
-    hedge: int = 1
-    adopt_instance_id: int | None = None
-    spec_fault_logs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Bid:
-    """What to offer for an interruptible instance: a price, or the floor times `factor`; never over `cap_usd`."""
-
-    price_usd: float | None = None
-    factor: float = 1.25
-    cap_usd: float | None = None
-
-    def on(self, offer: Offer) -> float:
-        """Return the bid for an offer, in $/h."""
-        price = offer.min_bid_usd * self.factor if self.price_usd is None else self.price_usd
-        return round(price if self.cap_usd is None else min(price, self.cap_usd), 5)
 
 
 class Rental:
@@ -425,31 +360,6 @@ class Rental:
         ]
         counted = f"{len(self._rejected)} of at most {self._order.max_tries} candidates were tried, none serves"
         return "\n".join([f"{counted}; nothing is left rented:", *lines, "next: run again, or widen the query"])
-
-
-def destroy_surely(
-    client: VastClient,
-    instance_id: int,
-    *,
-    verify_s: float = 60.0,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> bool:
-    """Destroy an instance and see that it is gone; False when it was gone before. Raises DestroyFailed, with the id."""
-    try:
-        existed = client.destroy(instance_id)
-        deadline = clock() + verify_s
-        while client.instance(instance_id) is not None:
-            if clock() >= deadline:
-                raise ApiError(f"it is still there {verify_s:g} s after it was destroyed", status=200)
-            sleep(1.0)
-    except (ApiError, ApiUnreachable, MalformedAnswer, RateLimited) as error:
-        raise DestroyFailed(
-            f"instance {instance_id} could not be destroyed and MAY STILL BE BILLED: {error}; "
-            f"remove it with `vastai destroy instance {instance_id}`",
-            instance_id=instance_id,
-        ) from None
-    return existed
 
 
 def _digest(contract: Contract) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.errors import ServerError, ServerUnreachable
-from components.vllm.launch import redact
+from components.redaction import scrub
 
 if TYPE_CHECKING:
     import requests
@@ -169,7 +169,7 @@ class RerankClient:
         ) from None
 
     def _shown(self, text: str) -> str:
-        text = redact(text, [self._api_key]).strip()
+        text = scrub(text, [self._api_key] if self._api_key else []).strip()
         return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
 
 

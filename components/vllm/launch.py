@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -146,13 +146,6 @@ def problems_with_extra_args(extra_args: Sequence[str]) -> list[str]:
         for flag in OWN_FLAGS
         if flag in asked
     ]
-
-
-def redact(text: str, secrets: Iterable[str | None]) -> str:
-    """Return `text` with every secret replaced, the longest first, so that no part of one is left."""
-    for secret in sorted({secret for secret in secrets if secret}, key=len, reverse=True):
-        text = text.replace(secret, "[redacted]")
-    return text
 
 
 def _within_limits(onstart: str | None, args: Sequence[str], env: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from emulator.server import DEFAULT_KEY, EmulatorServer
+from tests.emulator.client import Client
 
 GUIDE = "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true"
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -112,3 +113,32 @@ def until(condition, *, within_s=20.0):
         assert time.monotonic() < deadline, f"still not so after {within_s} s"
         time.sleep(0.03)
     return value
+
+
+# ---- for tests of the wire and of faults: the market as on the first day, for every test
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    with EmulatorServer(runtime="none", state_dir=tmp_path_factory.mktemp("emulator")) as server:
+        yield Client(server.url, folder=server.folder)
+
+
+@pytest.fixture
+def vast(shared):
+    """A market whose containers are bookkeeping, as on the first day."""
+    shared.control("reset")
+    return shared
+
+
+@pytest.fixture(scope="module")
+def shared_stub(tmp_path_factory):
+    with EmulatorServer(runtime="stub", state_dir=tmp_path_factory.mktemp("emulator")) as server:
+        yield Client(server.url, folder=server.folder)
+
+
+@pytest.fixture
+def stub(shared_stub):
+    """A market whose containers are processes that speak as vLLM does."""
+    yield shared_stub
+    shared_stub.control("reset")

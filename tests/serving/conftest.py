@@ -1,15 +1,11 @@
-"""Real vLLM on CPU, started by the very Launch that plan_launch made, in a process that stands for a container."""
+"""Real vLLM on CPU, started by the very Launch that plan_launch made, in a container of the emulator's runtime."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import json
 import os
 import secrets
-import shlex
-import signal
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,13 +16,15 @@ import pytest
 from components.errors import ServingError
 from components.vllm.client import RerankClient
 from components.vllm.launch import KEY_ENV, Launch
+from emulator.process import Process
+from emulator.runtime import Containers, Settings, free_port
 
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]
 BOOT_DEADLINE_S = 300.0
 POLL_S = 0.5
-# A shell that a server's image would have; what the test run itself has set must not reach the server.
-KEPT_ENV = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR")
+IP = "127.0.0.1"
+CONTRACT_ID = 1
 
 
 def vllm_python(version: str = "0.32.0") -> Path:
@@ -54,50 +52,25 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(launch: Launch, model: str, folder: Path, python: Path, container: Path) -> Iterator[Server]:
-    """Run a launch until a real POST /rerank answers, and stop its whole process group afterwards."""
-    port = free_port()
-    for each in ("bin", "tmp"):
-        (container / each).mkdir(parents=True)
-    shim = container / "bin" / "vllm"
-    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(str(python))} {shlex.quote(str(HERE / "vllm_shim.py"))} "$@"\n')
-    shim.chmod(0o755)
-    env = {name: os.environ[name] for name in KEPT_ENV if name in os.environ}
-    env |= launch.env
-    env |= {
-        "PATH": f"{container / 'bin'}:{env['PATH']}",
-        "TMPDIR": str(container / "tmp"),
-        "SHIM_MODELS": json.dumps({model: str(folder)}),
-        "SHIM_PORT": str(port),
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "DO_NOT_TRACK": "1",
-    }
-    # Without onstart the image's entrypoint runs, which is `vllm serve`.
-    command = [launch.onstart, *launch.args] if launch.onstart else ["vllm", "serve", *launch.args]
-    log = container / "log"
-    url, key = f"http://127.0.0.1:{port}", launch.env[KEY_ENV]
+def serving(launch: Launch, model: str, weights: Path, python: Path, folder: Path) -> Iterator[Server]:
+    """Run a launch until a real POST /rerank answers, and kill its whole process group afterwards."""
+    containers = Containers(Settings("vllm", folder, python, {model: str(weights)}))
+    inner, outer = int(launch.ports[0].partition(":")[2]), free_port(IP)
+    body = {"runtype": launch.runtype, "onstart": launch.onstart, "args": list(launch.args), "env": launch.env}
+    process = asyncio.run(containers.start(CONTRACT_ID, body, IP, {inner: outer}))
+    assert process is not None
+    url, key = f"http://{IP}:{outer}", launch.env[KEY_ENV]
     client = RerankClient(url, key, timeout_s=60)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=env, cwd=container, start_new_session=True
-        )
+    log = folder / "containers" / str(CONTRACT_ID) / "log"
     try:
         wait_for_rerank(client, model, process, log)
         yield Server(client, url, key, log)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(20)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        asyncio.run(containers.stop(CONTRACT_ID))
 
 
-def wait_for_rerank(client: RerankClient, model: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for_rerank(client: RerankClient, model: str, process: Process, log: Path) -> None:
     """Return when a real pair is scored; fail with the end of the log when the server exits or is late."""
     deadline = time.monotonic() + BOOT_DEADLINE_S
     while True:
@@ -107,16 +80,9 @@ def wait_for_rerank(client: RerankClient, model: str, process: subprocess.Popen[
         except ServingError as error:
             said = error
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
-        assert process.poll() is None, f"the server exited with {process.returncode}:\n{tail}"
+        assert process.poll() is None, f"the server exited with {process.exit_code}:\n{tail}"
         assert time.monotonic() < deadline, f"no /rerank within {BOOT_DEADLINE_S:g} s ({said}):\n{tail}"
         time.sleep(POLL_S)
-
-
-def free_port() -> int:
-    """Return a loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def new_key() -> str:

@@ -1,11 +1,11 @@
 import pytest
 
+from components.redaction import scrub, tail
 from components.vast import change, drift
 from components.vast.drift import Drift, Watch
 from components.vast.label import Label
 from components.vast.models import Contract
 from components.vast.probe import Sight
-from components.vast.redaction import scrub, tail
 from components.vast.spec import Spec
 from components.vast.status import observe
 from tests.unit.wire_samples import instance, offer

@@ -4,9 +4,9 @@ from components.errors import RentalFailed
 from components.vast import cost
 from components.vast.models import Account, Contract, Offer
 from components.vast.money import Budget
+from components.vast.order import Bid
 from components.vast.pacing import Limit, Pacer
 from components.vast.ranking import Candidate, Workload
-from components.vast.rental import Bid
 from tests.unit.scripted_api import ManualClock
 from tests.unit.wire_samples import instance, offer
 

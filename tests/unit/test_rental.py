@@ -3,9 +3,10 @@ import pytest
 from components.errors import ApiUnreachable, DestroyFailed, EngineGone, RentalFailed
 from components.vast.label import Label
 from components.vast.models import Offer
+from components.vast.order import Order
 from components.vast.probe import Sight
 from components.vast.ranking import Workload, rank
-from components.vast.rental import Order, Rental
+from components.vast.rental import Rental
 from components.vast.spec import Deadlines, Spec
 from components.vast.transport import Answer
 from tests.unit.scripted_api import ScriptedApi, no_answer

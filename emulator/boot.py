@@ -1,0 +1,115 @@
+"""How a contract's container comes up, goes wrong and ends, one step at a time. Called by `world`, under its lock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emulator.contract import Contract
+from emulator.faults import APP_ERRORS
+from emulator.market import Machine
+from emulator.process import NotExecutable
+from emulator.rental import ports_of
+from emulator.runtime import can_bind, free_port
+
+if TYPE_CHECKING:
+    from emulator.world import World
+
+SERVES_NOTHING = ("port_unreachable", "never_serves")
+
+
+async def advance(contract: Contract, machine: Machine, world: World) -> None:
+    """Move a contract along to now."""
+    now = world.now()
+    if contract.is_stopped() or contract.actual_status in ("exited", "scheduling"):
+        return
+    if not machine.alive or contract.boot_fault == "offline_at_boot":
+        contract.offline(now)
+        return
+    if contract.started:
+        code = contract.process.poll() if contract.process is not None else None
+        if code is not None and contract.process is not None:
+            contract.process.kill()  # what the first process started does not outlive it
+            exited(contract, code, now)
+        return
+    phase = contract.phase(now)
+    if phase == "created":
+        contract.actual_status = contract.first_status(now)
+        return
+    if trouble(contract, machine):
+        return
+    contract.actual_status = "loading"
+    if phase == "pulling":
+        contract.status_msg = contract.pull_message(now)
+    elif phase == "starting":
+        contract.status_msg = f"Status: Downloaded newer image for {contract.image}\n"
+    else:
+        await start(contract, machine, world)
+
+
+def trouble(contract: Contract, machine: Machine) -> bool:
+    """Let a boot go wrong the way its fault says; True when it gets no further."""
+    fault = contract.boot_fault
+    if fault == "oci_error":
+        message = contract.fault_params.get("msg") or "unresolvable CDI devices nvidia.com/gpu=8: unknown"
+        not_started(contract, machine, message)
+        return True
+    if fault == "pull_error":
+        default = f"Error response from daemon: manifest for {contract.image} not found: manifest unknown"
+        contract.actual_status, contract.status_msg = "loading", contract.fault_params.get("msg") or default
+        return True
+    if fault == "stuck_loading" or machine.stalled:
+        contract.actual_status = "loading"
+        contract.status_msg = contract.status_msg or "4f4fb700ef54: Pulling fs layer"
+        return True
+    return False
+
+
+async def start(contract: Contract, machine: Machine, world: World) -> None:
+    """Start the container: give it its ports, run its command."""
+    if any(not can_bind(machine.ip, port) for port in contract.ports.values()):
+        contract.ports = {}
+    if not contract.ports:
+        contract.ports = {inner: free_port(machine.ip) for inner in ports_of(contract.body)}
+    contract.halt(world.now())
+    contract.started = True
+    fault = contract.boot_fault
+    if fault in ("exited_at_boot", "app_error"):
+        variant = APP_ERRORS.get(contract.fault_params.get("variant", "unknown_flag"), "")
+        default = variant if fault == "app_error" else "RuntimeError: the engine core failed to start"
+        world.containers.append_log(contract.id, contract.fault_params.get("log") or default)
+        exited(contract, 1, world.now())
+        return
+    try:
+        contract.process = None
+        if fault not in SERVES_NOTHING:
+            contract.process = await world.containers.start(contract.id, contract.body, machine.ip, contract.ports)
+    except OSError:  # another emulator was faster at one of the ports: the next step draws others
+        await world.containers.stop(contract.id)
+        contract.ports, contract.started = {}, False
+        return
+    except NotExecutable as error:
+        reason = f'runc create failed: exec: "{error}": executable file not found in $PATH: unknown'
+        not_started(contract, machine, reason)
+        return
+    contract.actual_status = "running"
+    contract.status_msg = f"success, running {contract.image}\n"
+    contract.running_since = world.now()
+    if machine.unreachable:
+        world.hide(contract, on=True)
+
+
+def not_started(contract: Contract, machine: Machine, reason: str) -> None:
+    """Docker could not make the container: it stays created, and the GPU is let go."""
+    contract.actual_status, contract.cur_state, contract.started = "created", "stopped", False
+    contract.status_msg = f"Error response from daemon: OCI runtime create failed: {reason}"
+    if machine.rented_by == contract.id:
+        machine.rented_by = None
+
+
+def exited(contract: Contract, code: int, now: float) -> None:
+    """The container's first process has ended."""
+    contract.halt(now)
+    contract.started = True
+    contract.process = None
+    contract.actual_status = "exited"
+    contract.status_msg = f"exited ({code})\n"

@@ -1,0 +1,162 @@
+"""The stub's answers have the shapes and errors of the real server."""
+
+import json
+
+import pytest
+
+from emulator.scoring import Served, overlap, respond
+
+SERVED = Served(("BAAI/bge-reranker-base",))
+QUERY = "What is deep learning?"
+RELEVANT = "Deep learning is a subset of machine learning that uses neural networks with many layers."
+PIZZA = "I like pizza"
+
+
+def ask(path, method="POST", served=SERVED, **body):
+    return respond(method, path, json.dumps(body).encode(), served)
+
+
+def refusal(path="/rerank", **body):
+    status, answer = ask(path, **body)
+    return status, answer["error"]["type"], answer["error"]["param"], answer["error"]["message"]
+
+
+def test_related_text_scores_well_above_unrelated_text():
+    assert overlap(QUERY, RELEVANT) > 0.5
+    assert 0 <= overlap(QUERY, PIZZA) < 0.1
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_rerank_answers_sorted_with_the_documents(path):
+    status, answer = ask(path, model=SERVED.name, query=QUERY, documents=[PIZZA, RELEVANT, "x"])
+    assert status == 200
+    assert list(answer) == ["id", "model", "usage", "results"]
+    assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"]
+    assert answer["results"][0] == {
+        "index": 1,
+        "document": {"text": RELEVANT, "multi_modal": None},
+        "relevance_score": overlap(QUERY, RELEVANT),
+    }
+
+
+@pytest.mark.parametrize(("top_n", "count"), [(0, 3), (1, 1), (9, 3)])
+def test_top_n_cuts_and_zero_is_all(top_n, count):
+    assert len(ask("/rerank", query="q", documents=["a", "b", "c"], top_n=top_n)[1]["results"]) == count
+
+
+@pytest.mark.parametrize("path", ["/score", "/v1/score"])
+def test_score_keeps_the_order(path):
+    status, answer = ask(path, model=SERVED.name, text_1=QUERY, text_2=[PIZZA, RELEVANT])
+    assert (status, answer["object"]) == (200, "list")
+    assert answer["data"][1] == {"index": 1, "object": "score", "score": overlap(QUERY, RELEVANT)}
+    assert answer["usage"]["prompt_tokens_details"] is None
+
+
+def test_score_takes_pairs_and_refuses_unequal_lists():
+    assert len(ask("/score", text_1=["a", "b"], text_2=["c", "d"])[1]["data"]) == 2
+    said = refusal("/score", text_1=["a", "b"], text_2=["c", "d", "e"])
+    assert said == (400, "BadRequestError", None, "Input lengths must be either 1:1, 1:N or N:N")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            {"query": "q", "documents": []},
+            (400, "BadRequestError", None, "At least one text_pair element must be given"),
+        ),
+        (
+            {"model": "nope", "query": "q", "documents": ["a"]},
+            (404, "NotFoundError", None, "The model `nope` does not exist."),
+        ),
+        (
+            {"query": "q"},
+            (
+                400,
+                "Bad Request",
+                "body.documents",
+                "1 validation error:\n  {'type': 'missing', 'loc': 'body.documents', 'msg': 'Field required', "
+                "'input': '<dict of 1 items>'}",
+            ),
+        ),
+        (
+            {"query": "q", "documents": ["a"], "top_n": -1},
+            (
+                400,
+                "Bad Request",
+                "body.top_n",
+                "1 validation error:\n  {'type': 'greater_than_equal', 'loc': 'body.top_n', 'msg': 'Input should be "
+                "greater than or equal to 0', 'input': '-1', 'ctx': {'ge': 0}}",
+            ),
+        ),
+    ],
+)
+def test_bad_requests_are_refused_in_vllms_words(body, said):
+    assert refusal(**body) == said
+
+
+def test_a_query_of_another_type_names_both_types_that_are_taken():
+    _, kind, param, message = refusal(query=5, documents=["x"])
+    assert (kind, param) == ("Bad Request", "body.query")
+    assert message.startswith("2 validation errors:\n  {'type': 'string_type', 'loc': 'body.query'")
+    assert "'type': 'dict_type', 'loc': 'body.query.ScoreMultiModalParam'" in message
+
+
+def test_broken_json_is_refused_with_its_position():
+    status, answer = respond("POST", "/rerank", b'{"model":', SERVED)
+    assert (status, answer["error"]["param"]) == (400, "body.9")
+    assert "'ctx': {'error': 'Expecting value'}" in answer["error"]["message"]
+
+
+def test_a_document_over_the_limit_is_refused_unless_it_may_be_truncated():
+    long = {"query": "q", "documents": ["word " * 2000]}
+    _, _, param, message = refusal(**long)
+    assert param == "input_tokens"
+    assert message == (
+        "This model's maximum context length is 512 tokens. However, your prompt contains at least 513 input tokens, "
+        "which exceeds this limit even without any output tokens. Please reduce the length of the input prompt. "
+        "(parameter=input_tokens, value=513)"
+    )
+    assert ask("/rerank", **long, truncate_prompt_tokens=-1)[1]["usage"]["prompt_tokens"] == 512
+    assert ask("/rerank", **long, truncate_prompt_tokens=100)[1]["usage"]["prompt_tokens"] == 100
+
+
+def test_the_model_list_tells_name_root_and_limit():
+    _, answer = ask("/v1/models", method="GET", served=Served(("a", "b"), "/weights", 1024))
+    card = answer["data"][0]
+    assert [one["id"] for one in answer["data"]] == ["a", "b"]
+    assert (card["root"], card["max_model_len"], card["owned_by"]) == ("/weights", 1024, "vllm")
+    assert card["permission"][0]["object"] == "model_permission"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "answer"),
+    [
+        ("GET", "/health", 200, ""),
+        ("GET", "/ping", 200, ""),
+        ("GET", "/load", 200, {"server_load": 0}),
+        ("GET", "/rerank", 405, {"detail": "Method Not Allowed"}),
+        ("POST", "/v1/models", 405, {"detail": "Method Not Allowed"}),
+        ("GET", "/nope", 404, {"detail": "Not Found"}),
+        ("POST", "/v1/chat/completions", 404, {"detail": "Not Found"}),
+    ],
+)
+def test_other_paths_answer_as_vllm_does(method, path, status, answer):
+    assert ask(path, method=method) == (status, answer)
+
+
+@pytest.mark.parametrize(
+    ("path", "authorization", "status"),
+    [
+        ("/rerank", "", 200),
+        ("/score", "", 400),
+        ("/v1/rerank", "", 401),
+        ("/v2/rerank", "Bearer wrong", 401),
+        ("/v1/rerank", "Bearer sesame", 200),
+        ("/v2/rerank", "Bearer second", 200),
+    ],
+)
+def test_vllms_own_key_covers_v1_and_v2_only(path, authorization, status):
+    served = Served(("m",), keys=("sesame", "second"))
+    body = json.dumps({"query": "q", "documents": ["a"]}).encode()
+    assert respond("POST", path, body, served, authorization)[0] == status
