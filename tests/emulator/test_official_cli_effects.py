@@ -1,6 +1,7 @@
 """The unmodified official CLI against the emulator: by what it prints and by what then is so on the market.
 
-What each command does at all is in test_official_cli.py."""
+What each command does at all is in test_official_cli.py.
+"""
 
 import ast
 import json
@@ -117,6 +118,7 @@ def test_start_instance_without_a_free_gpu_says_that_it_is_queued(vastai, stub):
     assert stub.status(row["id"]) == "scheduling"
 
 
+@pytest.mark.parametrize(("verb", "said"), [("reboot", "Rebooting"), ("recycle", "Recycling")])
 def test_reboot_and_recycle_start_the_container_anew(vastai, stub, verb, said):
     row = stub.running(onstart="bash", args=["-c", "echo up $$; exec sleep 100"])
     first = until(lambda: log if "up" in (log := stub.log(row["id"])) else None)

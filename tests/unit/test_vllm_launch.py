@@ -163,6 +163,16 @@ def test_file_that_holds_the_end_mark_of_its_own_heredoc_is_written_whole(tmp_pa
     assert (tmp_path / "it").read_text() == content
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vllm: error: unrecognized arguments: --tsk score",
+        "api_server.py: error: argument --dtype: invalid choice: 'hlf' (choose from 'auto')",
+        "ValueError: User-specified max_model_len (9999) is greater than the derived max_model_len (x=514)",
+        "OSError: BAAI/nope is not a local folder and is not a valid model identifier listed on the hub",
+        "huggingface_hub.errors.RepositoryNotFoundError: 401 Client Error.",
+    ],
+)
 def test_log_lines_of_a_wrong_command_are_recognised(line: str) -> None:
     assert any(re.search(pattern, line, re.MULTILINE) for pattern in SPEC_FAULT_LOGS)
 
