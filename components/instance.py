@@ -258,6 +258,8 @@ class Instance(Resource, module="vast", name="Instance"):
     drift: pulumi.Output[str]
     label: pulumi.Output[str]
     hourly_cost_usd: pulumi.Output[dict[str, float]]
+    monthly_cost_usd: pulumi.Output[float]
+    bandwidth_cost_usd_gb: pulumi.Output[dict[str, float]]
     pull_cost_usd: pulumi.Output[float]
     rejected_machines: pulumi.Output[list[dict[str, Any]]]
     ready_s: pulumi.Output[float]
@@ -317,6 +319,7 @@ def _live(contract: Contract, seen: Observation, probe: HttpProbe, props: Mappin
 def _outputs(props: Mapping[str, Any], probe: HttpProbe, label: Label, rented: Rented) -> dict[str, Any]:
     contract, candidate = rented.contract, rented.candidate
     gpus = f"{contract.num_gpus}x {contract.gpu_name}" if contract.num_gpus > 1 else contract.gpu_name
+    hourly = cost.of_contract(contract, float(props["disk_gb"]))
     return {
         **props,
         "instance_id": contract.id,
@@ -333,7 +336,9 @@ def _outputs(props: Mapping[str, Any], probe: HttpProbe, label: Label, rented: R
         "dph_total_usd": contract.dph_total_usd,
         "image_uuid": contract.image,
         "command_digest": contract.command_digest,
-        "hourly_cost_usd": cost.of_contract(contract, float(props["disk_gb"])),
+        "hourly_cost_usd": hourly,
+        "monthly_cost_usd": cost.monthly(hourly),
+        "bandwidth_cost_usd_gb": cost.bandwidth(contract),
         "pull_cost_usd": round(candidate.pull_cost_usd, 4) if candidate else 0.0,
         "offer": candidate.offer.record() if candidate else {},
         "rejected_machines": [one.record() for one in rented.rejected],

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from components.vast.models import HOURS_PER_MONTH, Contract, Offer
-from components.vast.ranking import Candidate
-from components.vast.wire import Json
+from components.vast.wire import number
 
 
 def of_offer(offer: Offer, disk_gb: float) -> dict[str, float]:
@@ -28,6 +27,9 @@ def monthly(hourly: dict[str, float]) -> float:
     return round(hourly["total"] * HOURS_PER_MONTH, 2)
 
 
-def pull(candidate: Candidate) -> dict[str, Json]:
-    """Return what fetching image and weights costs once."""
-    return {"once_usd": round(candidate.pull_cost_usd, 4), "ready_s": round(candidate.ready_s)}
+def bandwidth(contract: Contract) -> dict[str, float]:
+    """Return dollars per GB, down to the instance and up from it; billed per byte besides the hourly price."""
+    return {
+        "down": round(number(contract.raw, "inet_down_cost", 0.0), 5),
+        "up": round(number(contract.raw, "inet_up_cost", 0.0), 5),
+    }

@@ -45,6 +45,9 @@ def test_up_ends_with_a_validated_server_and_the_outputs_that_people_need(runnin
     assert out["gpu"]
     cost = out["hourly_cost_usd"]
     assert cost["total"] == pytest.approx(cost["gpu"] + cost["disk"], abs=1e-4)
+    assert out["monthly_cost_usd"] == pytest.approx(cost["total"] * 730, abs=0.02)
+    assert set(out["bandwidth_cost_usd_gb"]) == {"down", "up"}
+    assert out["pull_cost_usd"] == out["offer"]["pull_cost_usd"]
     assert out["validation"]["passed"] is True
     assert out["api_key"] not in out["curl"]
 
