@@ -12,9 +12,13 @@ from components.offers import OfferQuery, OfferQueryArgs
 from components.settings import Settings
 from components.validation import RerankValidation, RerankValidationArgs
 from components.vast.ranking import START_S
-from components.vllm.launch import KEY_ENV, SPEC_FAULT_LOGS, plan_launch
+from components.vllm.launch import SPEC_FAULT_LOGS, key_env, plan_launch
 
 PORT = 8000
+OPEN_DOORS = (
+    "guard is off: /rerank, /score, /metrics and the documentation answer anyone who finds the port; "
+    "vLLM's own key covers /v1 and /v2 only"
+)
 
 
 class Reranker(pulumi.ComponentResource):
@@ -58,8 +62,12 @@ class Reranker(pulumi.ComponentResource):
             dtype=settings.dtype,
             extra_args=settings.extra_args,
             form=settings.form,
+            guard=settings.guard,
         )
-        env: dict[str, pulumi.Input[str]] = {**launch.env, KEY_ENV: self.api_key}
+        key_name = key_env(guard=settings.guard)
+        if not settings.guard:
+            pulumi.log.warn(OPEN_DOORS, resource=self)
+        env: dict[str, pulumi.Input[str]] = {**launch.env, key_name: self.api_key}
         if settings.hub_token is not None:
             env["HF_TOKEN"] = pulumi.Output.secret(settings.hub_token)
         self.instance = Instance(
@@ -77,7 +85,7 @@ class Reranker(pulumi.ComponentResource):
                 onstart=launch.onstart,
                 args=list(launch.args),
                 env=env,
-                probe=rerank_probe(model.name, settings.probe_timeout_s),
+                probe=rerank_probe(model.name, key_name, settings.probe_timeout_s),
                 deadlines=settings.deadlines,
                 watch=settings.watch,
                 max_tries=settings.max_tries,
@@ -96,7 +104,11 @@ class Reranker(pulumi.ComponentResource):
         self.validation = RerankValidation(
             f"{name}-validation",
             RerankValidationArgs(
-                url=self.url, api_key=self.api_key, model=model.name, instance_id=self.instance.instance_id
+                url=self.url,
+                api_key=self.api_key,
+                model=model.name,
+                instance_id=self.instance.instance_id,
+                guard=settings.guard,
             ),
             own,
         )
@@ -133,13 +145,13 @@ def _in_short(candidate: dict[str, Any]) -> dict[str, Any]:
     return {name: candidate.get(key) for key, name in names.items()}
 
 
-def rerank_probe(model: str, timeout_s: float) -> dict[str, Any]:
+def rerank_probe(model: str, key_name: str, timeout_s: float) -> dict[str, Any]:
     """Return the readiness probe of a reranker: one scored pair. `/health` says 200 on a dead engine."""
     return {
         "port": PORT,
         "method": "POST",
         "path": "/rerank",
-        "headers": {"Authorization": f"Bearer ${{{KEY_ENV}}}"},
+        "headers": {"Authorization": f"Bearer ${{{key_name}}}"},
         "body": {"model": model, "query": "ready?", "documents": ["yes"]},
         "expect_body": '"relevance_score"',
         "timeout_s": timeout_s,

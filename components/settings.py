@@ -24,7 +24,7 @@ from components.vllm.launch import Form, problems_with_extra_args
 
 NAMESPACE = "vast-reranker"
 KEYS = (
-    "model", "offline_model", "image", "form", "dtype", "extra_args", "query", "disk_gb", "max_dph_usd",
+    "model", "offline_model", "image", "form", "guard", "dtype", "extra_args", "query", "disk_gb", "max_dph_usd",
     "min_reliability", "min_duration_h", "gpu_names", "countries", "prefer", "api_url", "api_pacing", "api_patience_s",
     "vast_api_key",
     "api_key", "hub_token", "max_tries", "poll_s", "rented_s", "pulling_s", "starting_s", "port_s", "serving_s",
@@ -48,6 +48,7 @@ class Settings:
     model: Model
     image: Image
     form: Form
+    guard: bool
     dtype: str | None
     extra_args: tuple[str, ...]
     query: str
@@ -116,11 +117,12 @@ def load(
         parse(query)
     except QueryError as error:
         reader.problem("query", str(error).removeprefix("query "))
+    guard = reader.guard(form_is_plain=reader.text("form") == "plain")
     prefer = reader.one_of("prefer", PREFERENCES)
     form = cast(Form, reader.one_of("form", FORMS))
     reader.one_of("api_pacing", ("published", "off"))
+    reader.one_of("dtype", ("", *DTYPES))
     reader.number("api_patience_s", least=1)
-    dtype = reader.one_of("dtype", ("", *DTYPES)) or None
     disk_gb = reader.number("disk_gb", least=VAST_MIN_DISK_GB)
     api_key = reader.text("api_key") or None
     if api_key is not None and (len(api_key) < MIN_KEY_CHARS or not api_key.isascii() or not api_key.isprintable()):
@@ -150,7 +152,8 @@ def load(
         model=model,
         image=image,
         form=form,
-        dtype=dtype,
+        guard=guard,
+        dtype=reader.text("dtype") or None,
         extra_args=extra_args,
         query=query,
         constraints=(*constraints, *_imposed(image, disk_gb)),
@@ -260,6 +263,13 @@ class _Reader:
             self.problem(key, f"is {value!r}; accepted: an http(s) address such as https://console.vast.ai")
             return ""
         return value
+
+    def guard(self, *, form_is_plain: bool) -> bool:
+        """Read whether every route needs the key; the plain form has no place for what sees to that."""
+        guard = self.one_of("guard", ("on", "off")) == "on"
+        if guard and form_is_plain:
+            self.problem("guard", "is on, but form plain has no place for it; accepted: guard off, or form script")
+        return guard
 
     def watch(self) -> dict[str, Any]:
         """Read how strictly the instance is watched."""

@@ -20,17 +20,18 @@ from components.vllm.catalog import load_catalog
 from components.vllm.checks import CHECKS_VERSION, run_checks
 from components.vllm.client import RerankClient
 
-WATCHED = ("url", "instance_id", "model", "checks_version", "run")
+WATCHED = ("url", "instance_id", "model", "guard", "checks_version", "run")
 
 
 @dataclass
 class RerankValidationArgs:
-    """What to validate: the server's address and key, the model it should serve, the instance it runs on."""
+    """What to validate: the server's address and key, its model and instance, whether every door should be closed."""
 
     url: pulumi.Input[str]
     api_key: pulumi.Input[str]
     model: pulumi.Input[str]
     instance_id: pulumi.Input[int]
+    guard: bool = True
     run: str = ""
     checks_version: int = CHECKS_VERSION
 
@@ -61,7 +62,7 @@ def _validated(props: dict[str, Any]) -> dict[str, Any]:
     model = load_catalog().model(props["model"])
     ENGINE.log(f"scoring golden pairs of {model.name} on {props['url']}/rerank", ephemeral=True)
     client = RerankClient(props["url"], props["api_key"], timeout_s=60.0)
-    report = run_checks(client, model)
+    report = run_checks(client, model, doors_closed=bool(props.get("guard")))
     report.raise_if_failed()
     passed = f"{sum(check.passed and not check.skipped for check in report.checks)} checks passed"
     ENGINE.log(f"{passed}; weights that ran: {report.weights}")

@@ -144,13 +144,18 @@ class Containers:
 
     async def _listen(self, contract_id: int, body: dict[str, Any], ip: str, ports: dict[int, int]) -> None:
         model = model_of(body)
-        key = str((body.get("env") or {}).get("VLLM_API_KEY") or "")
+        env = body.get("env") or {}
+        key = str(env.get("VLLM_API_KEY") or "")
         served = Served((model,), keys=(key,) if key else ())
+        guard_keys = [one for one in str(env.get("GUARD_KEYS") or "").split(",") if one]
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             while contract_id in self._silent:
                 await asyncio.sleep(0.2)
             authorization = request.headers.get("Authorization", "")
+            # a launch with a guard: no process runs it here, so only that it refuses is kept
+            if guard_keys and authorization not in [f"Bearer {one}" for one in guard_keys]:
+                return web.Response(status=401)
             status, answer = respond(request.method, request.path, await request.read(), served, authorization)
             if isinstance(answer, str):
                 return web.Response(text=answer, status=status)

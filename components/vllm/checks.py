@@ -19,6 +19,7 @@ from components.vllm.judges import (
     Check,
     judge_agreement,
     judge_alive,
+    judge_doors,
     judge_order,
     judge_overlong,
     judge_rerank_form,
@@ -29,7 +30,13 @@ from components.vllm.judges import (
 )
 
 # Goes up when checks are added or get stricter: a running stack is then validated again.
-CHECKS_VERSION = 1
+CHECKS_VERSION = 2
+# What a vLLM 0.32 pooling server registers (its own route list), and what a stranger would try besides.
+DOORS = (
+    "/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/v1/models", "/metrics", "/health", "/version",
+    "/load", "/ping", "/docs", "/redoc", "/openapi.json", "/tokenize", "/detokenize", "/pooling", "/classify",
+    "/v1/embeddings", "/invocations", "/rerank/", "//rerank", "/RERANK", "/%72erank", "/v1/../rerank",
+)  # fmt: skip
 RANGES = {"sigmoid 0..1": (0.0, 1.0), "cosine -1..1": (-1.0, 1.0)}
 NO_SUCH_MODEL = "no-such-model"
 
@@ -84,12 +91,14 @@ def run_checks(
     model: Model,
     *,
     golden: Sequence[GoldenCase] | None = None,
+    doors_closed: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Report:
     """Run every check and return the report; a server that answers wrongly makes a failed check, not an error.
 
     `golden` replaces the model's own cases. Empty: the model has no meaning to check (random weights), so the order is
-    not judged, and the report says so. Raises ServerUnreachable when nothing answers before the edges are tried.
+    not judged, and the report says so. `doors_closed`: no route may answer without the key.
+    Raises ServerUnreachable when nothing answers before the edges are tried.
     """
     run = _Run(client, model, clock)
     served, latency_ms = run.ask(client.models)
@@ -100,6 +109,8 @@ def run_checks(
     listed = () if isinstance(served, ServerError) else served
     checks += run.overlong(_context(listed, model))
     checks.append(run.wrong_model())
+    if doors_closed:
+        checks += [run.doors("no key", None), run.doors("a wrong key", "not-the-key")]
     weights = next((one.root for one in listed if one.id == model.name), "unknown")
     return Report(model.name, weights, tuple(checks))
 
@@ -158,6 +169,15 @@ class _Run:
         except ServerUnreachable as error:
             checks.append(judge_alive(error))
         return checks
+
+    def doors(self, who: str, key: str | None) -> Check:
+        """Try every door with this key; each must say 401 or 404, or not even let in the path."""
+        start = self.clock()
+        try:
+            answered = {path: self.client.knock(path, key) for path in DOORS}
+        except ServerUnreachable as error:
+            return judge_doors(who, error)
+        return replace(judge_doors(who, answered), latency_ms=(self.clock() - start) * 1000)
 
     def wrong_model(self) -> Check:
         """Ask for a model that is not served."""

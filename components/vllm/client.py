@@ -6,9 +6,11 @@ Bodies: vLLM 0.19.1 and 0.32.0, entrypoints/pooling (rerank and score protocols)
 
 from __future__ import annotations
 
+import http.client
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
 from components.errors import ServerError, ServerUnreachable
 from components.redaction import scrub
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import requests
 
 SHOWN_CHARS = 300
+KNOCK = b'{"query": "q", "documents": ["d"], "text_1": "q", "text_2": "d"}'
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,25 @@ class RerankClient:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             self._malformed("/v1/models", error, raw)
+
+    def knock(self, path: str, key: str | None) -> tuple[int, int]:
+        """Try a path, letter for letter as given, by GET and by POST, with this key or none; return both statuses.
+
+        Raises ServerUnreachable. `requests` would tidy the path up first, which is what a door must withstand.
+        """
+        parts = urlsplit(self.url)
+        statuses = []
+        for method in ("GET", "POST"):
+            door = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=self._timeout_s)
+            headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+            try:
+                door.request(method, path, body=KNOCK if method == "POST" else None, headers=headers)
+                statuses.append(door.getresponse().status)
+            except (OSError, http.client.HTTPException) as error:
+                raise ServerUnreachable(f"{method} {self.url}{path}: {error}") from None
+            finally:
+                door.close()
+        return statuses[0], statuses[1]
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
         import requests  # noqa: PLC0415

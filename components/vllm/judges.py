@@ -6,7 +6,7 @@ Functions of data, called by `checks`. Forms and error texts: vLLM 0.19.1 and 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,6 +18,7 @@ from components.vllm.client import RerankAnswer, ServedModel
 AGREEMENT = 0.02
 # Rounding may put a cosine of equal texts a hair above 1.
 RANGE_SLACK = 0.001
+CLOSED = frozenset({401, 404})
 Limits = tuple[float, float]
 
 
@@ -150,6 +151,18 @@ def judge_wrong_model(outcome: RerankAnswer | ServingError) -> Check:
     if isinstance(outcome, ServingError):
         return Check(name, False, str(outcome), "the server stopped answering: see the container's log")
     return Check(name, False, f"answered as {outcome.model!r}", advice)
+
+
+def judge_doors(who: str, outcome: Mapping[str, tuple[int, int]] | ServingError) -> Check:
+    """Judge what every route says to someone who may not come in, by GET and POST: 401 or 404 and nothing else."""
+    name = f"closed doors, with {who}"
+    if isinstance(outcome, ServingError):
+        return Check(name, False, str(outcome), "the server stopped answering: see the container's log")
+    open_doors = [f"{path} {max(both)}" for path, both in outcome.items() if not set(both) <= CLOSED]
+    if open_doors:
+        saw = f"{len(open_doors)} of {len(outcome)} routes answer: {', '.join(open_doors)}"
+        return Check(name, False, saw, "the guard is not in front of this server: destroy it and deploy again")
+    return Check(name, True, f"all of {len(outcome)} routes say 401 or 404")
 
 
 def _advice_on(error: ServerError) -> str:

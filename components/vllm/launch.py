@@ -11,11 +11,15 @@ Flags are the same for vLLM 0.19.1 and 0.32.0; tests/serving asks both parsers. 
 
 from __future__ import annotations
 
+import ast
+import base64
 import json
 import re
 import shlex
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from components.errors import ConfigError
@@ -25,6 +29,9 @@ Form = Literal["script", "plain"]
 
 # vLLM reads its key from here; it guards /v1 and /v2 only (measured: /rerank and /score answer without one).
 KEY_ENV = "VLLM_API_KEY"
+# The guard reads its keys from here; it is the only check then: with both set, vLLM refuses the guard's second key.
+GUARD_KEYS_ENV = "GUARD_KEYS"
+GUARD_FILE = Path(__file__).with_name("guard.py")
 HUB_TOKEN_ENV = "HF_TOKEN"  # noqa: S105 - a variable's name
 # Vast.ai API, create instance: args, args_str and onstart share 4,096 characters; an env value may be cut at 256.
 COMMAND_LIMIT_CHARS = 4096
@@ -73,15 +80,19 @@ def plan_launch(
     extra_args: Sequence[str] = (),
     form: Form = "script",
     hf_token: str | None = None,
+    guard: bool = False,
 ) -> Launch:
     """Return the launch of `model` on `image`, listening on `port` inside the container.
 
     `dtype` None takes what suits every GPU that the image runs on. `extra_args` come last, so they win.
+    With `guard` every route needs a key, see guard.py; that takes the script form.
     Raises ConfigError when extra_args sets what the stack owns, or when the result is larger than Vast takes.
     """
     if problems := problems_with_extra_args(extra_args):
         raise ConfigError(problems)
     flags = [*serve_flags(model, port=port, dtype=dtype or dtype_for(model, None)), *extra_args]
+    if form == "plain" and guard:
+        raise ConfigError(["form plain has no place for the guard: set guard to off, or form to script"])
     if form == "plain":
         onstart = None
         args = ["--model", model.name, *flags]
@@ -89,8 +100,9 @@ def plan_launch(
             args += ["--chat-template", model.chat_template]  # vLLM takes the text as well as a path
     else:
         onstart = "bash"
-        args = ["-c", boot_script(model, flags)]
-    env = {name: value for name, value in ((KEY_ENV, api_key), (HUB_TOKEN_ENV, hf_token)) if value is not None}
+        args = ["-c", boot_script(model, flags, guard=guard)]
+    secrets = ((key_env(guard=guard), api_key), (HUB_TOKEN_ENV, hf_token))
+    env = {name: value for name, value in secrets if value is not None}
     _within_limits(onstart, args, env)
     return Launch(image.ref, "args", onstart, tuple(args), env, (f"{port}:{port}",))
 
@@ -118,15 +130,54 @@ def serve_flags(model: Model, *, port: int, dtype: str) -> list[str]:
     return flags
 
 
-def boot_script(model: Model, flags: Sequence[str]) -> str:
+def key_env(*, guard: bool) -> str:
+    """Return the variable that carries the key: the guard's, or vLLM's own."""
+    return GUARD_KEYS_ENV if guard else KEY_ENV
+
+
+def boot_script(model: Model, flags: Sequence[str], *, guard: bool = False) -> str:
     """Return the bash script that writes the server's files and becomes the server."""
     lines = ["set -eu"]
     command = shlex.join(["exec", "vllm", "serve", model.name, *flags])
+    files = {}
+    if guard:
+        files["guard.py"] = without_words(GUARD_FILE.read_text())
+        command += " --middleware guard.Guard"
     if model.chat_template is not None:
-        lines += ['files="${TMPDIR:-/tmp}/reranker"', 'mkdir -p "$files"']
-        lines += write_file("chat_template.jinja", model.chat_template)
+        # a text file ends in a newline, which Jinja drops again
+        files["chat_template.jinja"] = model.chat_template.removesuffix("\n") + "\n"
         command += ' --chat-template "$files/chat_template.jinja"'
+    if files:
+        lines += ['export files="${TMPDIR:-/tmp}/reranker"', 'mkdir -p "$files"']
+        lines += packed(files) if guard else [line for name in files for line in write_file(name, files[name])]
+    if guard:
+        lines.append('export PYTHONPATH="$files${PYTHONPATH:+:$PYTHONPATH}"')
     return "\n".join([*lines, command, ""])
+
+
+def without_words(source: str) -> str:
+    """Return Python source as it runs, without docstrings, comments and annotations: the limit counts characters."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
+    return ast.unparse(tree) + "\n"
+
+
+def packed(files: Mapping[str, str]) -> list[str]:
+    """Return the line of bash that unpacks files to `$files`: the guard's source in clear would fill Vast's limit."""
+    blob = base64.b85encode(zlib.compress(json.dumps(dict(files)).encode(), 9)).decode()
+    unpack = (
+        "import base64,json,os,sys,zlib\n"
+        "for n,t in json.loads(zlib.decompress(base64.b85decode(sys.argv[1]))).items():\n"
+        ' open(os.environ["files"]+"/"+n,"w").write(t)'
+    )
+    return [shlex.join(["python3", "-c", unpack, blob])]
 
 
 def write_file(name: str, content: str) -> list[str]:

@@ -27,7 +27,7 @@ REPLACING = {
     "image": {"image": "vllm/vllm-openai:v0.32.0"},
     "args": {"extra_args": ["--max-num-seqs", "64"]},
     "disk_gb": {"disk_gb": 44},
-    "onstart": {"form": "plain"},
+    "onstart": {"form": "plain", "guard": "off"},
     "env": {"hub_token": "SECRET:hf_abcdefghijkl"},
     "search": {"query": "gpu_name=RTX_3090 num_gpus=1"},
 }
@@ -122,6 +122,7 @@ def test_in_place_destroys_before_it_rents(scene):
 def test_blue_green_never_leaves_a_moment_without_a_server(scene):
     stack, ledger, market = scene
     stop, failures, answered = threading.Event(), [], []
+    headers = {"Authorization": f"Bearer {stack.outputs()['api_key']}"}
 
     def ask():
         while not stop.is_set():
@@ -133,7 +134,7 @@ def test_blue_green_never_leaves_a_moment_without_a_server(scene):
                 for row in rows
                 if row["ports"]
             ]
-            (answered if any(_serves(url) for url in urls) else failures).append(urls)
+            (answered if any(_serves(url, headers) for url in urls) else failures).append(urls)
 
     asker = threading.Thread(target=ask)
     asker.start()
@@ -150,9 +151,9 @@ def test_blue_green_never_leaves_a_moment_without_a_server(scene):
     assert old["destroyed_at"] > new["rented_at"]
 
 
-def _serves(url):
+def _serves(url, headers):
     try:
         body = {"model": MODEL, "query": "q", "documents": ["q"]}
-        return requests.post(f"{url}/rerank", json=body, timeout=5).status_code == 200
+        return requests.post(f"{url}/rerank", json=body, headers=headers, timeout=5).status_code == 200
     except requests.RequestException:
         return False

@@ -108,9 +108,9 @@ def test_up_updates_in_place_what_has_another(scene, kind):
     assert done.rc == 0, done.text
     assert scene.instance_id == first
     assert scene.stack.drift().rc == 0
-    assert requests.post(
-        f"{scene.stack.outputs()['url']}/rerank", json={"query": "q", "documents": ["q"]}, timeout=10
-    ).ok
+    out = scene.stack.outputs()
+    key = {"Authorization": f"Bearer {out['api_key']}"}
+    assert requests.post(f"{out['url']}/rerank", json={"query": "q", "documents": ["q"]}, headers=key, timeout=10).ok
 
 
 @pytest.mark.parametrize("kind", WARNED)

@@ -93,11 +93,14 @@ def test_the_stopped_instance_that_a_bid_too_low_leaves_behind_is_destroyed(stac
 def test_a_hand_made_instance_is_adopted_and_nothing_is_rented_anew(stack, ledger, market, tmp_path):
     query = "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true"
     offer = json.loads(vastai(market, tmp_path, "search", "offers", query, "--raw"))[0]["id"]
-    options = ["--image", "vllm/vllm-openai:latest", "--env", "-p 8000:8000 -e VLLM_API_KEY=abc", "--disk", "40"]
+    key = "a-key-made-by-hand"
+    options = ["--image", "vllm/vllm-openai:latest", "--env", f"-p 8000:8000 -e VLLM_API_KEY={key}", "--disk", "40"]
     vastai(market, tmp_path, "create", "instance", str(offer), *options, "--args", "--model", MODEL)
     (made,) = ledger.billed()
 
-    stack.write_config(adopt_instance_id=made)
+    # vLLM's own key is all that such an instance has
+    stack.set_secret("api_key", key)
+    stack.write_config(adopt_instance_id=made, guard="off")
     assert f"adopts instance {made}; nothing is rented" in stack.preview()
     done = stack.up()
     assert done.rc == 0, done.text

@@ -1,0 +1,192 @@
+"""The guard as ASGI sees it: in the form that a container gets (unpacked from the boot script), and as it stands."""
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import pytest
+
+from components.vllm import guard as source
+from components.vllm.catalog import load_catalog
+from components.vllm.judges import judge_doors
+from components.vllm.launch import GUARD_FILE, plan_launch, without_words
+
+KEYS = ["first-key-0123456789", "second-key-0123456789"]
+SHIPPED = {}
+exec(without_words(GUARD_FILE.read_text()), SHIPPED)  # the very text that a container runs
+
+
+class App:
+    """A server that answers everything, and remembers what came through."""
+
+    def __init__(self):
+        self.seen = []
+
+    async def __call__(self, scope, receive, send):
+        body = b""
+        if scope["type"] == "http":
+            while True:
+                message = await receive()
+                body += message.get("body", b"")
+                if not message.get("more_body"):
+                    break
+        self.seen.append((scope, body))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+
+@pytest.fixture(params=["as it stands", "as shipped"])
+def door(request):
+    cls = source.Guard if request.param == "as it stands" else SHIPPED["Guard"]
+    app = App()
+
+    def knock(
+        path="/rerank", *, method="POST", key=KEYS[0], headers=None, body=b"{}", raw=None, kind="http", **options
+    ):
+        guard = cls(app, options, KEYS)
+        given = [(b"authorization", f"Bearer {key}".encode())] if key is not None else []
+        raw = path.encode() if raw is None else raw
+        scope = {"type": kind, "method": method, "path": path, "raw_path": raw, "headers": given + (headers or [])}
+        chunks = body if isinstance(body, list) else [body]
+        messages = [
+            {"type": "http.request", "body": chunk, "more_body": n < len(chunks) - 1} for n, chunk in enumerate(chunks)
+        ]
+        sent = []
+
+        async def receive():
+            return messages.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        asyncio.run(guard(scope, receive, send))
+        status = next((one["status"] for one in sent if one["type"] == "http.response.start"), None)
+        text = b"".join(one.get("body", b"") for one in sent if one["type"] == "http.response.body")
+        return status, json.loads(text or b"null"), sent
+
+    knock.app = app
+    return knock
+
+
+@pytest.mark.parametrize(
+    "path", ["/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/v1/models", "/metrics"]
+)
+def test_every_allowed_path_needs_a_key_and_any_of_the_keys_opens_it(door, path):
+    assert door(path, key=None)[0] == 401
+    assert door(path, key="wrong")[0] == 401
+    assert not door.app.seen
+    assert [door(path, key=key)[0] for key in KEYS] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/docs", "/openapi.json", "/health", "/version", "/load", "/pooling", "/tokenize", "/rerank/", "//rerank",
+     "/RERANK", "/v1/../rerank", "/rerank;x", "/rerank\x00", "/invocations", "/v1/embeddings", "*", ""],
+)  # fmt: skip
+def test_every_other_path_is_not_there_even_with_a_key(door, path):
+    assert door(path)[0] == 404
+    assert not door.app.seen
+
+
+@pytest.mark.parametrize("raw", [b"/%72erank", b"/rerank%00", b"//rerank", b"/x/../rerank"])
+def test_a_path_written_in_another_way_is_not_there(door, raw):
+    assert door("/rerank", raw=raw)[0] == 404
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"authorization", KEYS[0].encode())],
+        [(b"authorization", b"Basic " + KEYS[0].encode())],
+        [(b"authorization", b"Bearer " + KEYS[0].encode() + b" ")],
+        [(b"authorization", b"Bearer  " + KEYS[0].encode())],
+        [(b"authorization", b"Bearer " + KEYS[0].encode())] * 2,
+        [(b"authorization", b"Bearer \xff\xfe")],
+        [(b"authorization", b"")],
+        [(b"x-api-key", KEYS[0].encode())],
+        [(b"cookie", KEYS[0].encode())],
+    ],
+)
+def test_a_key_in_any_other_shape_or_place_opens_nothing(door, headers):
+    assert door(key=None, headers=headers)[0] == 401
+
+
+def test_errors_have_vllms_shape_and_hold_no_key(door):
+    status, answer, sent = door(key="wrong-key-of-mine")
+    assert answer["error"]["code"] == status == 401
+    assert "wrong-key-of-mine" not in json.dumps(answer)
+    assert KEYS[0] not in str(sent)
+
+
+def test_liveness_is_open_only_where_it_is_asked_for(door):
+    assert door("/health", method="GET", key=None)[0] == 404
+    assert door("/health", method="GET", key=None, open_health=True)[0] == 200
+    assert door("/health", method="POST", key=None, open_health=True)[0] == 404
+    assert door("/rerank", key=None, open_health=True)[0] == 401
+
+
+def test_a_websocket_is_closed_and_lifespan_passes(door):
+    assert door("/rerank", kind="websocket")[2] == [{"type": "websocket.close", "code": 1008}]
+    door(kind="lifespan")
+    assert door.app.seen
+
+
+def test_a_body_is_bounded_whether_its_length_is_declared_or_not(door):
+    assert door(body=b"x" * 101, max_bytes=100)[0] == 413
+    assert door(body=[b"x" * 60, b"x" * 60], max_bytes=100)[0] == 413
+    assert door(headers=[(b"content-length", b"9" * 30)], max_bytes=100)[0] == 413
+    assert not door.app.seen
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe\x00", b'{"query": "\\ud800"}', b"[" * 100_000, b"1" * 5000])
+def test_what_is_not_json_in_utf_8_is_refused_and_never_an_internal_error(door, body):
+    assert door(body=body)[0] == 400
+    assert not door.app.seen
+
+
+@pytest.mark.parametrize("name", ["documents", "text_1", "text_2"])
+def test_documents_of_a_request_are_counted(door, name):
+    body = json.dumps({"query": "q", name: ["d"] * 11}).encode()
+    assert door(body=body, max_documents=10)[0] == 400
+    assert door(body=body, max_documents=11)[0] == 200
+
+
+def test_a_default_for_truncation_is_put_in_and_never_overrides(door):
+    door(body=b'{"query": "q"}', truncate=-1)
+    door(body=b'{"query": "q", "truncate_prompt_tokens": 7}', truncate=-1)
+    bodies = [json.loads(body) for _, body in door.app.seen]
+    assert [one["truncate_prompt_tokens"] for one in bodies] == [-1, 7]
+    lengths = [int(dict(scope["headers"])[b"content-length"]) for scope, _ in door.app.seen]
+    assert lengths == [len(body) for _, body in door.app.seen]
+
+
+def test_without_any_key_nothing_is_open():
+    guard = source.Guard(App(), {}, [])
+    assert guard.keys == []
+    with pytest.raises(source.Refusal):
+        guard.admit({"path": "/rerank", "method": "POST", "headers": [(b"authorization", b"Bearer ")]})
+
+
+def test_the_boot_script_unpacks_the_guard_before_it_becomes_the_server(tmp_path):
+    catalog = load_catalog()
+    launch = plan_launch(catalog.model("BAAI/bge-reranker-base"), catalog.default_image, api_key=KEYS[0], guard=True)
+    vllm = tmp_path / "vllm"
+    vllm.write_text("#!/bin/sh\necho \"$@\"\npython3 -c 'import guard; print(guard.Guard.__name__)'\n")
+    vllm.chmod(0o755)
+    python = sys.executable.rpartition("/")[0]
+    env = {"PATH": f"{tmp_path}:{python}:/usr/bin:/bin", "TMPDIR": str(tmp_path)} | launch.env
+    done = subprocess.run(
+        [launch.onstart, *launch.args], env=env, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert "--middleware guard.Guard" in done.stdout
+    assert done.stdout.splitlines()[-1] == "Guard"
+    assert KEYS[0] not in " ".join(launch.args)
+    assert launch.env == {"GUARD_KEYS": KEYS[0]}
+
+
+def test_one_open_door_is_named():
+    assert judge_doors("no key", {"/rerank": (404, 401), "/docs": (404, 404)}).passed
+    check = judge_doors("no key", {"/rerank": (405, 200), "/docs": (404, 404)})
+    assert not check.passed
+    assert "/rerank 405" in check.saw
