@@ -106,7 +106,7 @@ def address(row, port=8000):
     return f"http://{row['public_ipaddr'].strip()}:{row['ports'][f'{port}/tcp'][0]['HostPort']}"
 
 
-def until(condition, *, within_s=20.0):
+def until(condition, *, within_s=60.0):
     """Wait for a condition with a deadline; return its value."""
     deadline = time.monotonic() + within_s
     while not (value := condition()):

@@ -43,7 +43,7 @@ class Ledger:
         return answer.json()
 
 
-def until(condition, *, within_s=30.0):
+def until(condition, *, within_s=60.0):
     """Wait for a condition with a deadline; return its value."""
     deadline = time.monotonic() + within_s
     while not (value := condition()):

@@ -117,7 +117,7 @@ def plugin(engine, market, tmp_path):
     one.stop()
 
 
-def until(condition, *, within_s=20.0):
+def until(condition, *, within_s=60.0):
     deadline = time.monotonic() + within_s
     while not (value := condition()):
         assert time.monotonic() < deadline, f"still not so after {within_s} s"
