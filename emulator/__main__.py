@@ -56,9 +56,9 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-async def run(args: argparse.Namespace) -> None:
-    """Serve until a signal comes."""
-    server = EmulatorServer(
+def emulator(args: argparse.Namespace) -> EmulatorServer:
+    """Return the emulator that the flags ask for. Raises OSError or ValueError."""
+    return EmulatorServer(
         runtime=args.runtime,
         time=args.time,
         state_dir=args.state,
@@ -74,6 +74,10 @@ async def run(args: argparse.Namespace) -> None:
         hub=args.hub,
         keep_containers=args.keep_containers,
     )
+
+
+async def run(server: EmulatorServer, args: argparse.Namespace) -> None:
+    """Serve until a signal comes."""
     stop = asyncio.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sign, stop.set)
@@ -89,5 +93,21 @@ async def run(args: argparse.Namespace) -> None:
     await server.serve(on_ready=ready, stop=stop)
 
 
+def main() -> None:
+    """Run from the command line."""
+    flags = parser()
+    args = flags.parse_args()
+    if args.runtime == "vllm" and args.vllm_python is None:
+        flags.error("--runtime vllm needs --vllm-python")
+    try:
+        server = emulator(args)
+        try:
+            asyncio.run(run(server, args))
+        finally:
+            server.close()
+    except (OSError, ValueError) as error:
+        sys.exit(f"emulator: {error}")
+
+
 if __name__ == "__main__":
-    asyncio.run(run(parser().parse_args()))
+    main()

@@ -9,7 +9,7 @@ from emulator.faults import APP_ERRORS
 from emulator.market import Machine
 from emulator.process import NotExecutable
 from emulator.rental import ports_of
-from emulator.runtime import can_bind, free_port
+from emulator.runtime import can_bind, free_ports
 
 if TYPE_CHECKING:
     from emulator.world import World
@@ -69,7 +69,7 @@ async def start(contract: Contract, machine: Machine, world: World) -> None:
     if any(not can_bind(machine.ip, port) for port in contract.ports.values()):
         contract.ports = {}
     if not contract.ports:
-        contract.ports = {inner: free_port(machine.ip) for inner in ports_of(contract.body)}
+        contract.ports = free_ports(machine.ip, ports_of(contract.body))
     contract.halt(world.now())
     contract.started = True
     fault = contract.boot_fault

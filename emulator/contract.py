@@ -48,6 +48,7 @@ class Contract:
     ran_s: float = 0.0
     ran_usd: float = 0.0
     offline_since: float | None = None
+    once_online: str | None = None
     offline_s: float = 0.0
     pulls: int = 1
     outbid: bool = False
@@ -113,18 +114,26 @@ class Contract:
             self.price_usd = bid_usd
         self.running_since = now if was_running else None
 
-    def offline(self, now: float) -> None:
-        """Its host is gone: nothing is billed."""
-        self.halt(now)
-        self.actual_status = "offline"
+    def says(self, status: str | None) -> None:
+        """Set what is said of the container; of one whose host is gone, that is said once the host is back."""
         if self.offline_since is None:
-            self.offline_since = now
+            self.actual_status = status
+        else:
+            self.once_online = status
+
+    def offline(self, now: float) -> None:
+        """Its host is gone: nothing is billed, be it running or stopped."""
+        self.halt(now)
+        if self.offline_since is None:
+            self.once_online, self.offline_since = self.actual_status, now
+        self.actual_status = "offline"
 
     def online(self, now: float) -> None:
         """Its host is back."""
         if self.offline_since is not None:
             self.offline_s += max(now - self.offline_since, 0.0)
             self.offline_since = None
+            self.actual_status = self.once_online
 
     def boot(self, now: float, *, transient: str | None, pull_s: float) -> None:
         """Begin a boot: after a rent, a start, a reboot, a recycling or a power cycle."""
@@ -136,6 +145,12 @@ class Contract:
         self.pulls += 1 if pull_s else 0
         self.started = self.outbid = False
         self.process = None
+
+    def never_booted(self, status: str) -> None:
+        """Be stopped from the first moment: there was nothing to pull yet."""
+        self.intended_status = self.cur_state = self.next_state = "stopped"
+        self.actual_status = status
+        self.pulls, self.pull_s = 0, 0.0
 
     def is_stopped(self) -> bool:
         """Whether it holds no GPU."""

@@ -15,7 +15,7 @@ from emulator.faults import APP_ERRORS, CHAOS, KINDS
 from emulator.market import Machine
 from emulator.misbehave import reply
 from emulator.routes import Api
-from emulator.world import CREDIT_USD, World
+from emulator.world import World
 
 Body = dict[str, Any]
 STATED = ("actual_status", "intended_status", "cur_state", "next_state", "status_msg")
@@ -38,6 +38,7 @@ class Control:
         self.api = api
         self.clock = clock
         self.hub_reachable = hub
+        self.trouble = ""  # what the heartbeat last failed at
         self._changed = changed
         self._forget = forget
         self._to_instance: dict[str, Callable[[Contract, Body], Awaitable[None] | None]] = {
@@ -84,8 +85,9 @@ class Control:
         ]
 
     async def health(self, _request: web.Request) -> web.Response:
-        """Up."""
-        return reply({"ok": True, "pid": os.getpid()})
+        """Up, and whether contracts move along."""
+        body = {"ok": not self.trouble, "pid": os.getpid(), "error": self.trouble}
+        return reply(body, status=500 if self.trouble else 200)
 
     async def ledger(self, _request: web.Request) -> web.Response:
         """Every contract ever made, and its cost."""
@@ -163,14 +165,8 @@ class Control:
 
     async def reset(self, _request: web.Request) -> web.Response:
         """Destroy everything and forget it."""
-        self.world.faults.clear()
-        self.world.faults.fired.clear()
-        for contract in self.world.live():
-            await self.world.destroy(contract.id)
-        self.world.contracts.clear()
-        self.world.credit_usd = CREDIT_USD
-        for machine in self.world.machines.values():
-            await self._revive(machine)
+        await self.world.reset()
+        self.trouble = ""
         self.api.requests.clear()
         self._forget()
         return self._done()

@@ -29,6 +29,7 @@ MARKET = ("outbid", "end_contract", "price_increase")
 RENT = ("offer_taken", "lag", "success_false", "no_credit")
 OTHER = ("queued_start",)
 KINDS = (*BEFORE, *AFTER, *BOOT, *MARKET, *RENT, *OTHER)
+NUMBERS = frozenset({"seconds", "reads", "after_s", "factor", "status", "chance"})  # parameters that must be numbers
 # What chaos draws from unless it is told: all that an honest client must survive without a person.
 CHAOS = tuple(kind for kind in KINDS if kind not in ("hang", "auth_expired", "http_error", "no_credit", "end_contract"))
 # The end of vLLM's log when the application is at fault, by variant.
@@ -73,6 +74,8 @@ class Faults:
         """Switch a fault on. With params["chance"] it fires on that share of the occasions. Raises ValueError."""
         if kind not in KINDS:
             raise ValueError(f"unknown fault {kind!r}; known: {', '.join(KINDS)}")
+        for name in NUMBERS & params.keys():
+            float(params[name])
         rule = Rule(next(self._ids), kind, match, times, params)
         self.rules.append(rule)
         return rule

@@ -42,8 +42,12 @@ def select(offers: Iterable[dict[str, Any]], query: Mapping[str, Any]) -> list[d
 def ordered(rows: list[dict[str, Any]], order: Iterable[Iterable[str]]) -> list[dict[str, Any]]:
     """Return rows sorted by [name, "asc" or "desc"] pairs, the first pair first."""
     for name, direction in reversed([tuple(pair) for pair in order]):
-        rows = sorted(rows, key=lambda row, name=name: _sortable(row.get(name)), reverse=direction == "desc")  # type: ignore[misc]
+        rows = _sorted(rows, name, down=direction == "desc")
     return rows
+
+
+def _sorted(rows: list[dict[str, Any]], name: str, *, down: bool) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: _sortable(row.get(name)), reverse=down)
 
 
 def _value(offer: Mapping[str, Any], name: str) -> Any:

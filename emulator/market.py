@@ -72,6 +72,7 @@ class Machine:
     storage_usd_gb_month: float
     min_bid_usd: float
     end_date: float
+    term_s: float
     alive: bool = True
     stalled: bool = False
     unreachable: bool = False
@@ -84,6 +85,11 @@ class Machine:
     def usable(self) -> bool:
         """Whether its host is there and its GPU free."""
         return self.alive and self.rented_by is None
+
+    def list_anew(self, now: float) -> None:
+        """Offer it for another term once the last one is over, as hosts do: a market kept for months does not empty."""
+        if self.end_date <= now:
+            self.end_date = now + self.term_s
 
     def offer(self, *, now: float, storage_gb: float, bid: bool = False) -> dict[str, Any]:
         """Return the offer as the API shows it."""
@@ -229,7 +235,7 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float, octet: int) -> M
         "time_remaining_isbid": "",
         "logo": "/static/logos/vastai_small2.png",
     }
-    return Machine(
+    machine = Machine(
         machine_id=FIRST_MACHINE + n * 3,
         host_id=1000 + n // 2,
         ask_id=FIRST_ASK + n * 7,
@@ -240,5 +246,8 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float, octet: int) -> M
         dph_base_usd=round(price, 4),
         storage_usd_gb_month=round(dice.choice((0.05, 0.10, 0.15, 0.20)), 3),
         min_bid_usd=round(price * dice.uniform(0.35, 0.7), 4),
-        end_date=now + dice.uniform(0.5, 180) * 86400,
+        end_date=0.0,
+        term_s=dice.uniform(0.5, 180) * 86400,
     )
+    machine.list_anew(now)
+    return machine

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KILL_WITHIN_S = 10.0
+# The processes that this emulator started, held here: the exit code of one that is let go of is taken by whatever is
+# started next.
+CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
 
 
 class NotExecutable(Exception):
@@ -43,19 +46,19 @@ class Process:
                 stderr=log,
                 start_new_session=True,
             )
+        CHILDREN[child.pid] = child
         return cls(child.pid, start_time(child.pid) or 0)
 
     def poll(self) -> int | None:
         """Return the exit code once the process has ended, else None."""
-        if self.exit_code is not None:
-            return self.exit_code
-        try:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.exit_code = os.waitstatus_to_exitcode(status)
-        except ChildProcessError:  # a process of an emulator before this one
-            if start_time(self.pid) != self.started:
+        if self.exit_code is None:
+            child = CHILDREN.get(self.pid)
+            if child is not None:
+                self.exit_code = child.poll()
+            elif start_time(self.pid) != self.started:  # a process of an emulator before this one: nobody knows
                 self.exit_code = -1
+            if self.exit_code is not None:
+                CHILDREN.pop(self.pid, None)
         return self.exit_code
 
     def freeze(self, *, on: bool) -> None:

@@ -33,6 +33,8 @@ def validate(body: dict[str, Any], disk_free_gb: float) -> None:
     args = body.get("args")
     if args is not None and not isinstance(args, list):
         raise invalid("args must be a list")
+    if any("\0" in str(one) for one in (*(args or []), body.get("args_str"), body.get("onstart"))):
+        raise invalid("args, args_str and onstart must not have a zero byte")
     parts = [*(args or []), body.get("args_str") or "", body.get("onstart") or ""]
     size = sum(len(str(part)) for part in parts)
     if size > COMMAND_LIMIT:
@@ -51,6 +53,9 @@ def _validate_env(body: dict[str, Any]) -> None:
     env = body.get("env")
     if env is not None and not isinstance(env, dict):
         raise invalid("env must be an object")
+    for key, value in (env or {}).items():
+        if not key or "\0" in f"{key}{value}" or ("=" in key and not key.startswith("-")):
+            raise invalid("env has a name or a value that no process can have")
     size = sum(len(str(key)) + len(str(value)) for key, value in (env or {}).items())
     if size > ENV_LIMIT:
         raise invalid(f"env is longer than {ENV_LIMIT}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,7 @@ from emulator.world import World
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PAGE_MAX, PAGE_OF_NONE = 25, 5
 LABEL_LIMIT = 1024
+BLOBS_KEPT = 100
 # Stored on the contract; the other columns are computed and cannot be filtered by.
 FILTERABLE = (
     "id", "label", "actual_status", "intended_status", "cur_state", "next_state", "gpu_name", "verification",
@@ -74,10 +76,12 @@ class Api:
             ("PUT", "/api/v0/instances/update_template/{id}/", "manage", self.update),
             ("PUT", "/api/v0/instances/request_logs/{id}/", "logs", self.logs),
         ]
-        found = [
-            web.route(method, path, self._wrap(f"{method} {path}", name, call)) for method, path, name, call in routes
-        ]
-        return [*found, web.get("/blob/{name}", self.blob)]
+        found = []
+        for method, path, name, call in routes:
+            handler = self._wrap(f"{method} {path}", name, call)
+            # //api/… too: the official client does not strip a slash at the end of its address
+            found += [web.route(method, lead + path, handler) for lead in ("", "/")]
+        return [*found, web.get("/blob/{name}", self.blob), web.get("//blob/{name}", self.blob)]
 
     # ---- around every call ---------------------------------------------------------------------------------------
 
@@ -107,15 +111,16 @@ class Api:
         found: dict[str, Any] = {"endpoint": endpoint, "method": request.method, "path": template}
         text = request.match_info.get("id", "")
         if text.isdigit():
-            ask = self.world.asks.get(int(text)) if endpoint == "rent" else None
-            contract = self.world.contracts.get(int(text))
-            found["ask_id" if endpoint == "rent" else "id"] = int(text)
-            if ask is not None or contract is not None:
-                found["machine_id"] = ask.machine_id if ask is not None else contract.machine_id  # type: ignore[union-attr]
+            rents = endpoint == "rent"
+            known = (self.world.asks if rents else self.world.contracts).get(int(text))
+            found["ask_id" if rents else "id"] = int(text)
+            if known is not None:
+                found["machine_id"] = known.machine_id
         return found
 
     def _refused(self, request: web.Request, endpoint: str) -> web.Response | None:
-        if request.headers.get("Authorization", "").removeprefix("Bearer ") not in self._keys:
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        if scheme != "Bearer" or key not in self._keys:
             return unauthorized(endpoint)
         if self._pacing and endpoint in PACING:
             calls, window_s = PACING[endpoint]
@@ -283,8 +288,10 @@ class Api:
         text = self.world.containers.log(contract.id, int(body.get("tail") or 1000))
         if body.get("filter"):
             text = "".join(line for line in text.splitlines(keepends=True) if str(body["filter"]) in line)
-        name = f"{contract.id}-{len(self._blobs)}.log"
+        name = f"{contract.id}-{secrets.token_hex(16)}.log"
         self._blobs[name] = text
+        while len(self._blobs) > BLOBS_KEPT:
+            del self._blobs[next(iter(self._blobs))]
         return reply({"success": True, "result_url": f"http://{request.host}/blob/{name}", "msg": ""})
 
     async def blob(self, request: web.Request) -> web.Response:

@@ -31,6 +31,7 @@ REPO = Path(__file__).resolve().parent.parent
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PORT_RANGE = (20000, 59999)
 PORTS = random.SystemRandom()
+DRAWS = 1000
 SHUT_WITHIN_S = 0.05  # for answers under way; zero would mean for ever
 
 
@@ -60,7 +61,7 @@ class Containers:
             return None
         folder = self.folder(contract_id)
         folder.mkdir(parents=True, exist_ok=True)
-        self._temporary(contract_id).mkdir(exist_ok=True)
+        self._temporary(contract_id).mkdir(mode=0o700, exist_ok=True)
         self._install(folder, ip, ports)
         return Process.start(argv_of(body), self._env(contract_id, body, ip, ports, folder), folder)
 
@@ -177,11 +178,25 @@ def model_of(body: dict[str, Any]) -> str:
 
 
 def free_port(ip: str) -> int:
-    """Return a random port that can be bound on an address; never the same twice, as two emulators share addresses."""
-    while True:
+    """Return a random port that can be bound on an address. Raises OSError when there is none.
+
+    Random, as emulators of several runs share the addresses: the first free one would be the same for all of them.
+    """
+    for _ in range(DRAWS):
         port = PORTS.randint(*PORT_RANGE)
         if can_bind(ip, port):
             return port
+    raise OSError(f"no port can be bound on {ip}; is it an address of this machine?")
+
+
+def free_ports(ip: str, inner: list[int]) -> dict[int, int]:
+    """Return a port of its own for each port of a container."""
+    found: dict[int, int] = {}
+    while len(found) < len(set(inner)):
+        port = free_port(ip)
+        if port not in found.values():
+            found[next(one for one in inner if one not in found)] = port
+    return found
 
 
 def can_bind(ip: str, port: int) -> bool:

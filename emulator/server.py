@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import tempfile
 import threading
@@ -30,6 +31,8 @@ from emulator.world import World
 DEFAULT_KEY = "emulator-key"
 HUB = ("huggingface.co", 443)
 HEARTBEAT_S = 0.03
+STOP_WITHIN_S = 60.0
+LOG = logging.getLogger("emulator")
 
 
 class EmulatorServer:
@@ -68,6 +71,7 @@ class EmulatorServer:
         self._stop: asyncio.Event | None = None
         self._ready = threading.Event()
         self._failed: BaseException | None = None
+        self._power_off = True
 
     @property
     def url(self) -> str:
@@ -77,27 +81,41 @@ class EmulatorServer:
     # ---- in a thread ---------------------------------------------------------------------------------------------
 
     def start(self) -> EmulatorServer:
-        """Start in a thread; returns when it answers."""
+        """Start in a thread; returns when it answers. Raises what keeps it from that."""
         self._ready.clear()
+        self._failed = None
         self._thread = threading.Thread(target=self._run, name="emulator", daemon=True)
         self._thread.start()
-        self._ready.wait(30)
+        if not self._ready.wait(30):
+            raise TimeoutError("the emulator did not start within 30 s")
         if self._failed is not None:
+            self.close()
             raise self._failed
         return self
 
     def stop(self) -> None:
-        """Stop the thread; containers end too unless they are kept."""
+        """Stop the thread; containers end too unless they are kept. Raises what had ended it before."""
         if self._thread is not None and self._loop is not None and self._stop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join(30)
+            with suppress(RuntimeError):  # the loop is closed: it has ended by itself
+                self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(STOP_WITHIN_S)
+            if self._thread.is_alive():
+                raise TimeoutError(f"the emulator did not stop within {STOP_WITHIN_S:g} s")
             self._thread = None
+        if self._failed is not None:
+            raise self._failed
 
     def __enter__(self) -> EmulatorServer:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        try:
+            self.stop()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Remove the folder of an emulator that was given none."""
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -115,8 +133,14 @@ class EmulatorServer:
         self._loop = asyncio.get_running_loop()
         self._stop = stop or asyncio.Event()
         self.folder.mkdir(parents=True, exist_ok=True)
-        seed, keys, pacing, hub = self._args
         store = Store(self.folder)
+        try:
+            await self._serve(store, on_ready, self._stop)
+        finally:
+            store.close()
+
+    async def _serve(self, store: Store, on_ready: Callable[[], None], stop: asyncio.Event) -> None:
+        seed, keys, pacing, hub = self._args
         clock = Clock(float(store.get("ahead_s") or 0.0))
         born = store.get("born") or clock()
         store.put("born", born)
@@ -124,41 +148,50 @@ class EmulatorServer:
         containers = Containers(self._settings)
         world = World(build(seed, now=born), containers, now=clock, timing=self._timing, seed=seed)
         store.load(world)
-        self._power_off = not store.get("kept")
-        store.put("kept", True)  # until an orderly end says otherwise, whatever still runs is ours
-        await self._recover(world)
 
         def save() -> None:
             store.put("ahead_s", clock.ahead_s)
             store.save(world)
 
-        save()
         api = Api(world, keys=keys, pacing=pacing, changed=save)
         control = Control(world, api, clock, hub=not self._settings.offline, changed=save, forget=store.forget)
-        app = web.Application(middlewares=[_one_slash, _json_not_found])
+        app = web.Application(middlewares=[_json_not_found])
         app.add_routes([*api.table(), *control.table()])
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
-        site = web.TCPSite(runner, self.host, self.port)
-        await site.start()
-        self.port = runner.addresses[0][1]
-        on_ready()
         try:
-            await self._heartbeat(world, save)
+            site = web.TCPSite(runner, self.host, self.port)
+            await site.start()  # before anything is started or marked: the address may be another emulator's
+            self.port = runner.addresses[0][1]
+            self._power_off = not store.get("kept")
+            store.put("kept", True)  # until an orderly end says otherwise, whatever still runs is ours
+            try:
+                await self._recover(world)
+                save()
+                on_ready()
+                await self._heartbeat(world, control, save, stop)
+            finally:
+                await runner.cleanup()
+                await self._shut_down(world)
+                save()
+                store.put("kept", self.keep_containers)
         finally:
             await runner.cleanup()
-            await self._shut_down(world)
-            save()
-            store.put("kept", self.keep_containers)
-            store.close()
 
-    async def _heartbeat(self, world: World, save: Callable[[], None]) -> None:
-        assert self._stop is not None  # noqa: S101 - set by serve
-        while not self._stop.is_set():
-            if await world.advance():
+    @staticmethod
+    async def _heartbeat(world: World, control: Control, save: Callable[[], None], stop: asyncio.Event) -> None:
+        """Move the world along until stopped. What goes wrong is logged, shown by the control API, and tried again."""
+        while not stop.is_set():
+            try:
+                if await world.advance():
+                    save()
+            except Exception as error:
+                if control.trouble != repr(error):
+                    LOG.exception("a heartbeat failed; the emulator goes on")
+                control.trouble = repr(error)
                 save()
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), HEARTBEAT_S)
+                await asyncio.wait_for(stop.wait(), HEARTBEAT_S)
 
     async def _recover(self, world: World) -> None:
         """After a restart: a container that still runs is found again, one that was switched off starts again.
@@ -183,20 +216,6 @@ class EmulatorServer:
             if contract.process is not None:
                 contract.process.kill()
             await world.containers.stop(contract.id)
-
-
-@web.middleware
-async def _one_slash(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Serve //api/… as /api/…: the official client does not strip a slash at the end of its address."""
-    if request.path.startswith("//"):
-        clone = request.clone(rel_url=request.rel_url.with_path("/" + request.path.lstrip("/"), keep_query=True))
-        found = await request.app.router.resolve(clone)
-        clone._match_info = found
-        found.add_app(request.app)
-        return await found.handler(clone)
-    return await handler(request)
 
 
 @web.middleware

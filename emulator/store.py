@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sqlite3
 from collections.abc import Iterable
@@ -16,15 +17,28 @@ from emulator.world import World
 MACHINE_KEPT = ("ip", "alive", "stalled", "unreachable", "rented_by", "dph_base_usd", "min_bid_usd", "end_date")
 
 
+class StoreInUse(OSError):
+    """Another emulator keeps its memory there: the two would take each other's containers for their own."""
+
+
 class Store:
     """Keeps a World between runs of the emulator. Only what differs from the last save is written."""
 
     def __init__(self, folder: Path) -> None:
-        self._db = sqlite3.connect(folder / "emulator.sqlite", check_same_thread=False)
+        self._lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise StoreInUse(f"another emulator uses {folder}") from None
+        file = folder / "emulator.sqlite"
+        file.touch(mode=0o600)  # it holds what containers are given in their environment
+        self._db = sqlite3.connect(file, check_same_thread=False)
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = normal")
         self._db.execute("create table if not exists world (name text primary key, value text not null)")
         self._written: dict[str, str] = {}
+        self._over: set[int] = set()  # destroyed contracts that are written: they change no more
 
     def get(self, name: str) -> Any:
         """Return a stored value, or None."""
@@ -36,21 +50,24 @@ class Store:
         self._put([(name, value)])
 
     def save(self, world: World) -> None:
-        """Write everything that a restart must know."""
+        """Write everything that a restart must know. Takes as long as there are live contracts, not ever made ones."""
         values: list[tuple[str, Any]] = [
             ("account", {"credit_usd": world.credit_usd, "next_id": world.next_id}),
             ("faults", world.faults.dump()),
         ]
         for key, one in world.machines.items():
             values.append((f"machine {key}", {name: getattr(one, name) for name in MACHINE_KEPT}))
-        values += [(f"contract {one.id}", asdict(one)) for one in world.contracts.values()]
+        changing = [one for one in world.contracts.values() if one.id not in self._over]
+        values += [(f"contract {one.id}", asdict(one)) for one in changing]
         self._put(values)
+        self._over.update(one.id for one in changing if one.destroyed_at is not None)
 
     def forget(self) -> None:
         """Drop every contract."""
         with self._db:
             self._db.execute("delete from world where name like 'contract %'")
         self._written.clear()
+        self._over.clear()
 
     def load(self, world: World) -> None:
         """Bring a World back to what was saved; processes that still live are found again."""
@@ -67,8 +84,9 @@ class Store:
             world.contracts[contract.id] = contract
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and let others use it."""
         self._db.close()
+        self._lock.close()
 
     def _put(self, values: Iterable[tuple[str, Any]]) -> None:
         texts = {name: json.dumps(value) for name, value in values}

@@ -10,6 +10,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from emulator import boot
@@ -51,6 +52,7 @@ class World:
         self.now = now
         self.dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._timing = timing
+        self._first_day = {key: replace(machine) for key, machine in machines.items()}
         self._busy = asyncio.Lock()
 
     # ---- reading -------------------------------------------------------------------------------------------------
@@ -59,11 +61,12 @@ class World:
         """Return offers for a query as the API takes it."""
         storage = float(query.get("allocated_storage") or DEFAULT_STORAGE_GB)
         bid = query.get("type") in ("bid", "interruptible")
-        offers = [
-            machine.offer(now=self.now(), storage_gb=storage, bid=bid)
-            for machine in self.machines.values()
-            if machine.usable()
-        ]
+        now = self.now()
+        offers = []
+        for machine in self.machines.values():
+            if machine.usable():
+                machine.list_anew(now)
+                offers.append(machine.offer(now=now, storage_gb=storage, bid=bid))
         return select(offers, query)
 
     def live(self) -> list[Contract]:
@@ -114,16 +117,15 @@ class World:
         validate(body, machine.facts["disk_space"])
         if self.faults.take("no_credit") or self.credit_left() <= 0:
             raise broke()
+        machine.list_anew(self.now())
         contract = self._contract(machine, body)
         self.contracts[contract.id] = contract
         if contract.is_bid and contract.price_usd < machine.min_bid_usd:
-            contract.intended_status = contract.cur_state = contract.next_state = "stopped"
-            contract.actual_status = "created"
+            contract.never_booted("created")
             text = f"error 400: bid {contract.price_usd:g} is below {machine.min_bid_usd:g}"
             raise ServiceError(400, "invalid_price", text, new_contract=contract.id)
         if body.get("target_state") == "stopped":
-            contract.intended_status = contract.cur_state = contract.next_state = "stopped"
-            contract.actual_status = "stopped"
+            contract.never_booted("stopped")
             return contract
         machine.rented_by = contract.id
         return contract
@@ -190,21 +192,23 @@ class World:
         too_low = contract.is_bid and contract.price_usd < machine.min_bid_usd
         if self.faults.take("queued_start", machine_id=machine.machine_id) or not machine.usable() or too_low:
             contract.intended_status = contract.next_state = "running"
-            contract.actual_status = "scheduling"
+            contract.says("scheduling")
             raise ServiceError(200, "resources_unavailable", QUEUED)
         self._start_again(contract)
 
     def _start_again(self, contract: Contract) -> None:
-        self.machine_of(contract).rented_by = contract.id
+        machine = self.machine_of(contract)
+        machine.rented_by = contract.id
         contract.ports = {}
-        contract.boot(self.now(), transient=None, pull_s=0.0)
+        contract.boot(self.now(), transient=None, pull_s=0.0 if contract.pulls else self._timing(machine)[1])
 
     async def stop(self, contract: Contract, *, intended: str = "stopped") -> None:
         """Stop a contract: its GPU is let go, its disk is still billed."""
         async with self._busy:
             await self._halt(contract)
         contract.cur_state = contract.next_state = "stopped"
-        contract.intended_status, contract.actual_status = intended, "stopped"
+        contract.intended_status = intended
+        contract.says("stopped")
         contract.status_msg = "stopped"
         self._let_go(contract)
 
@@ -295,15 +299,25 @@ class World:
         """Switch a host off, its containers with it, or on again: then they start anew."""
         machine.alive = on
         for contract in self._on(machine):
-            if contract.is_stopped():
-                continue
-            async with self._busy:
-                await self._halt(contract)
-            if on:
-                contract.online(self.now())
-                contract.boot(self.now(), transient=None, pull_s=0.0)
-            else:
+            if not on:
+                async with self._busy:
+                    await self._halt(contract)
                 contract.offline(self.now())
+                continue
+            contract.online(self.now())
+            if not contract.is_stopped():
+                contract.boot(self.now(), transient=None, pull_s=0.0)
+
+    async def reset(self) -> None:
+        """Destroy everything, forget it, and have the machines as on the first day."""
+        self.faults.clear()
+        self.faults.fired.clear()
+        for contract in self.live():
+            await self.destroy(contract.id)
+        self.contracts.clear()
+        self.credit_usd = CREDIT_USD
+        for key, machine in self.machines.items():
+            vars(machine).update(vars(self._first_day[key]))
 
     def _on(self, machine: Machine) -> list[Contract]:
         return [one for one in self.live() if one.machine_id == machine.machine_id]
@@ -311,20 +325,28 @@ class World:
     # ---- time ----------------------------------------------------------------------------------------------------
 
     async def advance(self) -> bool:
-        """Move every contract along to now; True when something changed that a restart must know."""
-        changed = False
+        """Move every contract along to now; True when something changed that a restart must know.
+
+        One that cannot be moved holds up no other: raises an ExceptionGroup at the end.
+        """
+        changed, failures = False, []
         for contract in self.live():
             before = (contract.actual_status, contract.started, contract.cur_state)
-            async with self._busy:
-                if contract.destroyed_at is None:
-                    await boot.advance(contract, self.machine_of(contract), self)
-            await self._befall(contract)
+            try:
+                async with self._busy:
+                    if contract.destroyed_at is None:
+                        await boot.advance(contract, self.machine_of(contract), self)
+                await self._befall(contract)
+            except Exception as error:  # noqa: BLE001 - raised below
+                failures.append(error)
             changed |= before != (contract.actual_status, contract.started, contract.cur_state)
         if self.credit_left() <= 0:
             for contract in self.live():
                 if not contract.is_stopped():
                     await self.stop(contract)
                     changed = True
+        if failures:
+            raise ExceptionGroup("contracts that could not be moved along", failures)
         return changed
 
     async def _befall(self, contract: Contract) -> None:
@@ -335,8 +357,10 @@ class World:
         waits = contract.actual_status == "scheduling" or (contract.outbid and contract.intended_status == "running")
         affordable = not contract.is_bid or contract.price_usd >= machine.min_bid_usd
         if contract.is_stopped():
-            if waits and affordable and machine.usable() and not self.faults.take("queued_start"):
-                self._start_again(contract)
+            if waits and affordable and machine.usable() and self.credit_left() > 0:
+                held = self.faults.take("queued_start", machine_id=machine.machine_id)
+                if not held:
+                    self._start_again(contract)
             return
         if contract.end_date <= now:
             await self.stop(contract)

@@ -1,148 +1,271 @@
-"""The unmodified official CLI does its work against the emulator: what it prints, and what comes of it."""
+"""The unmodified official CLI against the emulator: by what it prints and by what then is so on the market."""
 
+import ast
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import requests
 
-from tests.emulator.conftest import GUIDE, MODEL, PORTS, Cli, address, until
+from tests.emulator.client import IMAGE, KEY, MODEL, answers, endpoint, until
+
+GUIDE = "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true"
+PORTS = "-p 8000:8000 -e VLLM_API_KEY=abc"
+COLOURS = re.compile(r"\x1b\[[0-9;]*[mK]")
+
+
+class Cli:
+    """The `vastai` command, in a home of its own: a call returns all that it printed."""
+
+    def __init__(self, url, home, key=KEY, *, by_flags=True):
+        self.lead = ["--url", url, "--api-key", key] if by_flags else []
+        self.env = {
+            "PATH": "/usr/bin:/bin",
+            "COLUMNS": "300",
+            "HOME": str(home),
+            "XDG_CONFIG_HOME": str(home / "config"),
+            "XDG_CACHE_HOME": str(home / "cache"),
+            "XDG_STATE_HOME": str(home / "state"),
+            "VASTAI_NO_UPDATE_CHECK": "1",
+        } | ({} if by_flags else {"VAST_URL": url, "VAST_API_KEY": key})
+
+    def run(self, *args):
+        program = Path(sys.executable).with_name("vastai")
+        command = [program, *self.lead, *map(str, args)]
+        return subprocess.run(
+            command, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def __call__(self, *args, rc=0):
+        done = self.run(*args)
+        assert done.returncode == rc, done.stderr
+        assert "Traceback" not in done.stderr
+        return COLOURS.sub("", done.stdout + done.stderr)
+
+    def json(self, *args):
+        done = self.run(*args, "--raw")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture
-def instance_id(api):
-    """An instance that runs."""
-    made = api.rent()
-    api.running(made)
-    yield made
-    api("DELETE", f"/api/v0/instances/{made}/", {})
+def vastai(stub, home):
+    return Cli(stub.url, home)
 
 
-def cheapest(vastai):
-    return vastai.json("search", "offers", f"{GUIDE} disk_space>=60", "-o", "dph_total")[0]["id"]
+def created(text):
+    """The id in what `create instance` printed."""
+    assert text.startswith("Started. ")
+    return ast.literal_eval(text.removeprefix("Started. "))["new_contract"]
 
 
-def test_search_offers_prints_the_table_for_the_guides_query(vastai):
-    done = vastai("search", "offers", GUIDE)
-    assert done.returncode == 0
-    lines = done.stdout.splitlines()
-    assert "Model" in lines[0]
-    assert len(lines) > 15
+# ---- search ----------------------------------------------------------------------------------------------------------
 
 
-def test_search_offers_in_its_newer_form_finds_the_same(vastai):
-    old = vastai.json("search", "offers", GUIDE, "-o", "dph_total")
-    new = vastai.json("search", "offers", GUIDE, "-o", "dph_total", "--new")
-    assert [one["id"] for one in old] == [one["id"] for one in new]
-    assert old == sorted(old, key=lambda one: one["dph_total"])
+def test_search_offers_takes_the_guides_query(vastai, stub):
+    found = vastai.json("search", "offers", GUIDE, "-o", "dph_total", "--storage", "40")
+    assert len(found) >= 15
+    prices = [one["dph_total"] for one in found]
+    assert prices == sorted(prices)
+    assert all(one["gpu_ram"] >= 16000 and one["num_gpus"] == 1 and one["static_ip"] for one in found)
+    assert found[0]["id"] == stub.offers(allocated_storage=40)[0]["id"]
 
 
-def test_create_instance_in_the_guides_form_ends_with_a_server(vastai, api):
-    options = ["--image", "vllm/vllm-openai:latest", "--env", PORTS, "--disk", "40"]
-    done = vastai("create", "instance", str(cheapest(vastai)), *options, "--args", "--model", MODEL)
-    made = int(re.search(r"'new_contract': (\d+)", done.stdout)[1])
-    url = address(api.running(made))
-    body = {"model": MODEL, "query": "q", "documents": ["q"]}
-    assert until(lambda: _answers(url, body)).json()["results"]
-    assert vastai("destroy", "instance", str(made), "-y").returncode == 0
+def test_search_offers_prints_a_table(vastai, stub):
+    head, *rows = vastai("search", "offers", GUIDE, "-o", "dph_total", "--limit", "3").strip().splitlines()
+    assert head.split()[:5] == ["#", "ID", "CUDA", "N", "Model"]
+    assert [row.split()[1] for row in rows] == [str(one["id"]) for one in stub.offers(allocated_storage=5)[:3]]
 
 
-def test_create_instance_with_an_entrypoint_runs_that_and_nothing_else(vastai, api):
+def test_search_offers_in_its_newer_form_finds_the_same(vastai, stub):
+    found = vastai.json("search", "offers", GUIDE, "-o", "dph_total", "--new")
+    assert [one["id"] for one in found] == [one["id"] for one in stub.offers(allocated_storage=5)]
+    assert stub.look("requests")["requests"]["PUT /api/v0/search/asks/"] == 1
+
+
+def test_search_offers_of_interruptible_machines_shows_the_floor(vastai):
+    found = vastai.json("search", "offers", "num_gpus=1", "-i")
+    assert all(one["is_bid"] and one["dph_base"] == one["min_bid"] for one in found)
+
+
+# ---- create ----------------------------------------------------------------------------------------------------------
+
+
+def test_create_instance_in_the_guides_form_ends_in_a_server_with_its_key(vastai, stub):
+    offer = stub.offer()
+    made = vastai(
+        "create", "instance", offer["id"], "--image", "vllm/vllm-openai:latest", "--env", PORTS, "--disk", 40,
+        "--args", "--model", MODEL,
+    )  # fmt: skip
+    row = stub.wait(created(made))
+    assert (row["machine_id"], row["disk_space"], row["image_args"]) == (offer["machine_id"], 40.0, ["--model", MODEL])
+    url = until(lambda: endpoint(row) if answers(endpoint(row)) else None)
+    body = {"model": MODEL, "query": "What is deep learning?", "documents": ["I like pizza", "Deep learning is ML"]}
+    assert requests.post(url + "/rerank", json=body, timeout=5).json()["results"][0]["index"] == 1
+    assert requests.post(url + "/v1/rerank", json=body, timeout=5).status_code == 401
+    with_key = requests.post(url + "/v1/rerank", json=body, headers={"Authorization": "Bearer abc"}, timeout=5)
+    assert with_key.status_code == 200
+
+
+def test_create_instance_with_an_entrypoint_runs_that_and_logs_shows_what_it_wrote(vastai, stub):
     script = f"echo started by bash; exec vllm serve {MODEL} --port 8000"
-    options = ["--image", "vllm/vllm-openai:v0.19.1", "--env", PORTS, "--disk", "40", "--entrypoint", "bash"]
-    done = vastai("create", "instance", str(cheapest(vastai)), *options, "--label", "mine", "--args", "-c", script)
-    made = int(re.search(r"'new_contract': (\d+)", done.stdout)[1])
-    row = api.running(made)
-    assert row["label"] == "mine"
-    assert row["onstart"] == "bash"
-    assert "started by bash" in until(lambda: vastai("logs", str(made)).stdout)
-    api("DELETE", f"/api/v0/instances/{made}/", {})
+    made = vastai(
+        "create", "instance", stub.offer()["id"], "--image", IMAGE, "--env", PORTS, "--disk", 40, "--label", "mine",
+        "--entrypoint", "bash", "--args", "-c", script,
+    )  # fmt: skip
+    row = stub.wait(created(made))
+    assert (row["label"], row["onstart"], row["image_args"]) == ("mine", "bash", ["-c", script])
+    until(lambda: answers(endpoint(row)))
+    said = vastai("logs", row["id"], "--tail", "50")
+    assert "started by bash" in said
+    assert "Application startup complete." in said
 
 
-def test_show_instance_prints_it_and_a_missing_one_is_said_to_be_missing(vastai, instance_id):
-    done = vastai("show", "instance", str(instance_id))
-    assert done.returncode == 0
-    assert str(instance_id) in done.stdout
-    assert vastai.json("show", "instance", str(instance_id))["actual_status"] == "running"
-    assert vastai("show", "instance", "4711").returncode == 1
+def test_create_instance_of_a_taken_offer_is_refused_in_the_apis_words(vastai, stub):
+    ask_id = stub.offer()["id"]
+    stub.rent(ask_id)
+    assert "no_such_ask" in vastai("create", "instance", ask_id, "--image", IMAGE, "--disk", 10)
+    assert len(stub.rows()) == 1
 
 
-def test_show_instances_lists_what_is_rented(vastai, instance_id):
-    table = re.sub(r"\x1b\[[0-9;]*[mK]", "", vastai("show", "instances").stdout)
-    assert str(instance_id) in table
-    assert vastai("show", "instances", "-q").stdout.split() == [str(instance_id)]
-    assert instance_id in [one["id"] for one in vastai.json("show", "instances")]
+def test_create_instance_whose_answer_is_lost_is_sent_again_and_told_that_the_offer_is_gone(vastai, stub):
+    stub.fault("lost_answer_after", {"endpoint": "rent"}, times=1)
+    said = vastai("create", "instance", stub.offer()["id"], "--image", IMAGE, "--disk", 10)
+    assert "no_such_ask" in said
+    assert stub.look("requests")["requests"]["PUT /api/v0/asks/{id}/"] == 2
+    assert len(stub.rows()) == 1
 
 
-def test_show_user_prints_the_credit(vastai):
-    assert vastai.json("show", "user")["credit"] > 0
+# ---- show ------------------------------------------------------------------------------------------------------------
 
 
-def test_logs_prints_what_the_container_wrote(vastai, instance_id):
-    assert "stub of vLLM serves" in until(lambda: vastai("logs", str(instance_id), "--tail", "50").stdout)
+def test_show_instance_prints_a_running_one(vastai, stub):
+    row = stub.running()
+    shown = vastai.json("show", "instance", row["id"])
+    assert (shown["id"], shown["actual_status"], shown["ports"]) == (row["id"], "running", row["ports"])
+    assert str(row["id"]) in vastai("show", "instance", row["id"])
 
 
-def test_stop_and_start_take_the_container_down_and_up_again(vastai, api, instance_id):
-    assert "stopping" in vastai("stop", "instance", str(instance_id)).stdout
-    assert api.instance(instance_id)["actual_status"] in ("stopped", "exited")
-    assert "starting" in vastai("start", "instance", str(instance_id)).stdout
-    assert api.running(instance_id)
+def test_show_instance_of_one_that_is_not_there_fails(vastai):
+    vastai("show", "instance", "4711", rc=1)
 
 
-@pytest.mark.parametrize("verb", ["reboot", "recycle"])
-def test_reboot_and_recycle_start_the_container_anew(vastai, api, instance_id, verb):
-    done = vastai(verb, "instance", str(instance_id))
-    assert done.returncode == 0, done.stderr
-    assert api.running(instance_id)
+def test_show_instances_lists_what_is_rented(vastai, stub):
+    ids = [stub.running()["id"], stub.running()["id"]]
+    table = vastai("show", "instances")
+    assert all(str(instance_id) in table for instance_id in ids)
+    assert [one["id"] for one in vastai.json("show", "instances")] == ids
 
 
-def test_label_instance_changes_the_label(vastai, api, instance_id):
-    assert vastai("label", "instance", str(instance_id), "a new name").returncode == 0
-    assert api.instance(instance_id)["label"] == "a new name"
+def test_show_user_prints_the_credit(vastai, stub):
+    stub.control("credit", credit=12.5)
+    assert vastai.json("show", "user")["credit"] == 12.5
 
 
-def test_change_bid_changes_the_price(vastai, api):
-    offer = next(one for one in api.offers(type="bid") if one["disk_space"] > 60)
-    made = api.rent(offer, price=offer["min_bid"] * 1.1)
-    done = vastai("change", "bid", str(made), "--price", "0.5")
-    assert done.returncode == 0, done.stderr
-    assert api.instance(made)["dph_base"] == 0.5
-    api("DELETE", f"/api/v0/instances/{made}/", {})
+def test_show_pending_price_increases_and_accept_price_increase_charge_what_was_announced(vastai, stub):
+    row = stub.running()
+    stub.control(f"instances/{row['id']}/announce-price", factor=2)
+    assert str(row["id"]) in vastai("show", "pending-price-increases")
+    vastai("accept", "price-increase", row["id"], "-y")
+    assert stub.show(row["id"])["dph_base"] == pytest.approx(row["dph_base"] * 2)
 
 
-def test_destroy_instance_ends_the_contract(vastai, api):
-    made = api.rent()
-    assert "destroying" in vastai("destroy", "instance", str(made), "-y").stdout
-    assert api.instance(made) is None
-    assert api.ledger()[made]["destroyed_at"]
+# ---- change ----------------------------------------------------------------------------------------------------------
 
 
-def test_destroy_instances_ends_several(vastai, api):
-    several = [api.rent(), api.rent()]
-    done = vastai("destroy", "instances", *map(str, several), "-y")
-    assert done.returncode == 0, done.stderr
-    assert [api.instance(one) for one in several] == [None, None]
+def test_stop_instance_ends_its_server_and_start_instance_brings_it_back(vastai, stub):
+    row = stub.running()
+    until(lambda: answers(endpoint(row)))
+    assert f"stopping instance {row['id']}." in vastai("stop", "instance", row["id"])
+    assert stub.status(row["id"]) == "stopped"
+    assert not answers(endpoint(row))
+    assert f"starting instance {row['id']}." in vastai("start", "instance", row["id"])
+    again = stub.wait(row["id"])
+    until(lambda: answers(endpoint(again)))
 
 
-def test_a_taken_offer_is_refused_in_the_apis_words(vastai, api):
-    offer = next(one for one in api.offers(num_gpus={"eq": 1}) if one["disk_space"] > 60)
-    made = api.rent(offer)
-    done = vastai("create", "instance", str(offer["id"]), "--image", "x:1", "--disk", "10", "--raw")
-    assert "no_such_ask" in done.stdout + done.stderr
-    api("DELETE", f"/api/v0/instances/{made}/", {})
+def test_start_instance_without_a_free_gpu_says_that_it_is_queued(vastai, stub):
+    ask_id = stub.offer()["id"]
+    row = stub.running(ask_id=ask_id)
+    stub.call("PUT", f"0/instances/{row['id']}/", {"state": "stopped"})
+    stub.rent(ask_id)
+    assert "state change queued" in vastai("start", "instance", row["id"])
+    assert stub.status(row["id"]) == "scheduling"
 
 
-def test_a_wrong_key_is_refused(market, tmp_path):
-    done = Cli(market.url, tmp_path, key="wrong")("show", "instances")
-    assert "Invalid user key" in done.stdout + done.stderr
+@pytest.mark.parametrize(("verb", "said"), [("reboot", "Rebooting"), ("recycle", "Recycling")])
+def test_reboot_and_recycle_start_the_container_anew(vastai, stub, verb, said):
+    row = stub.running(onstart="bash", args=["-c", "echo up $$; exec sleep 100"])
+    first = until(lambda: log if "up" in (log := stub.log(row["id"])) else None)
+    assert f"{said} instance {row['id']}." in vastai(verb, "instance", row["id"])
+    stub.wait(row["id"])
+    until(lambda: "up" in (log := stub.log(row["id"])) and log != first)
+    assert stub.show(row["id"])["ports"] == row["ports"]
 
 
-def test_an_address_that_ends_in_a_slash_works(market, tmp_path):
-    assert Cli(market.url + "/", tmp_path).json("show", "user")["id"]
+def test_label_instance_sets_the_label(vastai, stub):
+    instance_id = stub.rent()
+    assert f"label for {instance_id} set to a new name." in vastai("label", "instance", instance_id, "a new name")
+    assert [one["id"] for one in stub.rows(select_filters='{"label": {"eq": "a new name"}}')] == [instance_id]
 
 
-def _answers(url, body):
-    try:
-        answer = requests.post(f"{url}/rerank", json=body, timeout=5)
-    except requests.RequestException:
-        return None
-    return answer if answer.ok else None
+def test_change_bid_changes_the_price(vastai, stub):
+    offer = stub.offer(type="bid")
+    row = stub.running(ask_id=offer["id"], price=offer["min_bid"] * 1.1)
+    vastai("change", "bid", row["id"], "--price", "0.5")
+    assert stub.show(row["id"])["dph_base"] == 0.5
+
+
+def test_destroy_instance_ends_it_and_a_second_time_says_not_found(vastai, stub):
+    row = stub.running()
+    assert f"destroying instance {row['id']}." in vastai("destroy", "instance", row["id"], "-y")
+    assert stub.show(row["id"]) is None
+    assert stub.ledger(row["id"])["destroyed_at"]
+    assert not answers(endpoint(row))
+    assert "not found" in vastai("destroy", "instance", row["id"], "-y")
+
+
+def test_destroy_instance_without_a_yes_destroys_nothing(vastai, stub):
+    instance_id = stub.rent()
+    assert "Aborted" in vastai("destroy", "instance", instance_id)
+    assert stub.show(instance_id)
+
+
+def test_destroy_instances_ends_several(vastai, stub):
+    several = [stub.rent(), stub.rent()]
+    vastai("destroy", "instances", *several, "-y")
+    assert [stub.show(one) for one in several] == [None, None]
+
+
+# ---- how it is pointed at the emulator -------------------------------------------------------------------------------
+
+
+def test_address_and_key_may_come_from_the_environment(stub, tmp_path):
+    assert Cli(stub.url, tmp_path, by_flags=False).json("show", "user")["credit"] == 25.0
+
+
+def test_an_address_that_ends_in_a_slash_works(stub, tmp_path):
+    row = stub.running(onstart="bash", args=["-c", "echo up; exec sleep 100"])
+    until(lambda: "up" in stub.log(row["id"]))
+    assert "up" in Cli(stub.url + "/", tmp_path)("logs", row["id"])
+
+
+def test_a_wrong_key_is_refused(stub, tmp_path):
+    stub.rent()
+    said = Cli(stub.url, tmp_path, key="wrong")("show", "instances")
+    assert "Invalid user key" in said
+    assert "wrong" not in said
+
+
+def test_a_call_that_comes_too_soon_is_repeated_after_the_time_that_the_answer_names(vastai, stub):
+    stub.fault("http_429", {"path": "GET /api/v0/users/current"}, times=1, form="header", seconds=1)
+    assert vastai.json("show", "user")["id"]
+    assert stub.look("faults")["fired"] == {"http_429": 1}

@@ -56,7 +56,13 @@ def serving(launch: Launch, model: str, weights: Path, python: Path, folder: Pat
     """Run a launch until a real POST /rerank answers, and kill its whole process group afterwards."""
     containers = Containers(Settings("vllm", folder, python, {model: str(weights)}))
     inner, outer = int(launch.ports[0].partition(":")[2]), free_port(IP)
-    body = {"runtype": launch.runtype, "onstart": launch.onstart, "args": list(launch.args), "env": launch.env}
+    body = {
+        "image": launch.image,
+        "runtype": launch.runtype,
+        "onstart": launch.onstart,
+        "args": list(launch.args),
+        "env": launch.env,
+    }
     process = asyncio.run(containers.start(CONTRACT_ID, body, IP, {inner: outer}))
     assert process is not None
     url, key = f"http://{IP}:{outer}", launch.env[KEY_ENV]
