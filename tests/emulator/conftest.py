@@ -1,9 +1,13 @@
 """Markets for the tests of a module: one whose containers are bookkeeping, one whose containers are processes."""
 
+import os
+import signal
+
 import pytest
 
 from emulator.server import EmulatorServer
 from tests.emulator.client import Client
+from tests.emulator.launched import Launched, processes_in
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +34,20 @@ def stub(shared_stub):
     """A market whose containers are processes that speak as vLLM does."""
     yield shared_stub
     shared_stub.control("reset")
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Starts emulators over one state folder, and ends what is left of them."""
+    launched = []
+
+    def start(*flags):
+        launched.append(Launched(tmp_path / "state", *flags))
+        return launched[-1]
+
+    yield start
+    for one in launched:
+        if one.process.poll() is None:
+            one.end()
+    for pid in processes_in(tmp_path):
+        os.kill(pid, signal.SIGKILL)

@@ -1,21 +1,18 @@
-"""Containers as processes: what they run, what they see, how they end, and what outlives the emulator."""
+"""Containers as processes: what they run, what they see, how they end."""
 
 import os
 import signal
 import socket
 import ssl
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import requests
 
-from emulator.server import EmulatorServer
-from emulator.vllm_shim import command
-from tests.emulator.client import IMAGE, MODEL, Client, answers, endpoint, until
+from tests.emulator.client import MODEL, SERVER, answers, endpoint, until
+from tests.emulator.launched import processes_of
 
-REPO = Path(__file__).resolve().parents[2]
 SHELL = {"onstart": "bash", "args": ["-c", "env; echo ready; exec sleep 100"]}
 GATE = """
 class Gate:
@@ -33,24 +30,6 @@ class Gate:
 
 def log_with(vast, instance_id, text):
     return until(lambda: log if text in (log := vast.log(instance_id)) else None)
-
-
-def processes_in(folder):
-    """Processes of containers whose home is in a folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(one.startswith(f"HOME={folder}/".encode()) or one == f"HOME={folder}".encode() for one in variables):
-            found.append(int(entry.name))
-    return found
-
-
-def processes_of(vast, instance_id):
-    """Processes of one container."""
-    return processes_in(vast.folder / "containers" / str(instance_id))
 
 
 def test_a_stub_serves_through_the_images_own_entrypoint(stub):
@@ -155,154 +134,47 @@ def test_a_server_that_listens_inside_only_cannot_be_reached(stub):
     assert not answers(endpoint(row))
 
 
-# ---- the shim --------------------------------------------------------------------------------------------------------
-
-SHIM = {"python": "py", "ip": "127.0.1.9", "ports": {"8000": 40123}, "models": {"a/model": "/weights"}}
-
-
-@pytest.mark.parametrize("argv", [["serve", "a/model"], ["--model", "a/model"], ["serve", "--model=a/model"]])
-def test_the_shim_serves_local_weights_under_the_name_asked_for(argv):
-    found = command([*argv, "--port", "8000"], SHIM | {"runtime": "vllm"})
-    assert found[:5] == ["py", "-m", "vllm.entrypoints.openai.api_server", "--model", "/weights"]
-    assert " ".join(found).endswith("--host 127.0.1.9 --port 40123 --served-model-name a/model --dtype float32")
-
-
-def test_the_shim_drops_what_a_cpu_cannot_take_and_keeps_the_rest():
-    given = "--gpu-memory-utilization 0.9 --tensor-parallel-size 2 --dtype half --max-model-len 512 --middleware g.G"
-    found = command(["serve", "b/model", *given.split(), "--seed", "-1"], SHIM | {"runtime": "vllm"})
-    text = " ".join(found)
-    assert "--max-model-len 512 --middleware g.G --seed -1" in text
-    assert "gpu-memory" not in text
-    assert "tensor-parallel" not in text
-    assert text.endswith("--dtype float32")
-
-
-def test_the_shim_sends_an_unmapped_port_where_nobody_finds_it():
-    found = command(["serve", "m", "--port", "9000"], SHIM | {"runtime": "stub"})
-    assert " ".join(found).endswith("--host 127.0.0.1 --port 0")
-
-
-# ---- restarts --------------------------------------------------------------------------------------------------------
-
-
-class Launched:
-    """An emulator in a process of its own, as `python -m emulator` starts it."""
-
-    def __init__(self, state, *flags):
-        argv = [
-            sys.executable,
-            "-m",
-            "emulator",
-            "--runtime",
-            "stub",
-            "--state",
-            str(state),
-            "--hub",
-            "offline",
-            *flags,
-        ]
-        self.process = subprocess.Popen(argv, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.line = self.process.stdout.readline()
-        self.vast = Client(self.line.split()[3], folder=state)
-
-    def end(self, sign=signal.SIGTERM):
-        self.process.send_signal(sign)
-        out, err = self.process.communicate(timeout=20)
-        return out, err, self.process.returncode
-
-
-@pytest.fixture
-def launch(tmp_path):
-    """Starts emulators over one state folder, and ends what is left of them."""
-    launched = []
-
-    def start(*flags):
-        launched.append(Launched(tmp_path / "state", *flags))
-        return launched[-1]
-
-    yield start
-    for one in launched:
-        if one.process.poll() is None:
-            one.end()
-    for pid in processes_in(tmp_path):
-        os.kill(pid, signal.SIGKILL)
-
-
-def test_the_launcher_says_one_line_and_ends_cleanly_with_its_containers(launch, tmp_path):
-    url_file = tmp_path / "url"
-    one = launch("--url-file", str(url_file))
-    row = one.vast.running()
-    assert one.line == f"emulator ready at {one.vast.url} (runtime stub, time instant, state {tmp_path / 'state'})\n"
-    assert url_file.read_text().strip() == one.vast.url
-    assert one.end() == ("", "", 0)
-    assert processes_of(one.vast, row["id"]) == []
-
-
-def test_what_is_rented_survives_a_restart_as_after_a_power_cut(launch):
-    first = launch()
-    row = first.vast.running(label="mine")
-    first.vast.fault("http_500", {"endpoint": "prices"})
-    first.vast.control("credit", credit=7)
-    first.end()
-    second = launch()
-    again = second.vast.wait(row["id"])
-    assert (again["label"], again["ports"], again["start_date"]) == ("mine", row["ports"], row["start_date"])
-    until(lambda: answers(endpoint(again)))
-    assert row["machine_id"] not in [one["machine_id"] for one in second.vast.offers()]
-    assert second.vast.call("GET", "0/users/current/").json()["credit"] == pytest.approx(7, abs=0.01)
-    assert [one["kind"] for one in second.vast.look("faults")["rules"]] == ["http_500"]
-    second.end()
-
-
-def test_kept_containers_run_on_and_are_found_again(launch):
-    first = launch("--keep-containers")
-    row = first.vast.running()
-    until(lambda: answers(endpoint(row)))
-    pids = processes_of(first.vast, row["id"])
-    first.end()
-    assert answers(endpoint(row))
-    second = launch()
-    assert second.vast.status(row["id"]) == "running"
-    assert processes_of(second.vast, row["id"]) == pids
-    second.vast.destroy(row["id"])
-    assert processes_of(second.vast, row["id"]) == []
-    second.end()
-
-
-def test_a_container_that_died_while_the_emulator_was_dead_has_exited(launch):
-    first = launch()
-    dead, alive = first.vast.running(), first.vast.running()
-    until(lambda: answers(endpoint(alive)))
-    first.end(signal.SIGKILL)
-    os.kill(min(processes_of(first.vast, dead["id"])), signal.SIGKILL)
-    second = launch()
-    assert second.vast.status(dead["id"]) == "exited"
-    assert second.vast.status(alive["id"]) == "running"
-    assert answers(endpoint(alive))
-    second.end()
-
-
-def test_a_rent_that_was_answered_is_not_forgotten_by_a_killed_emulator(launch):
-    first = launch()
-    instance_id = first.vast.rent()
-    first.end(signal.SIGKILL)
-    second = launch()
-    assert second.vast.wait(instance_id)["image_uuid"] == IMAGE
-    second.end()
-
-
-def test_bookkeeping_serves_on_after_a_restart_at_the_same_address(tmp_path):
-    with EmulatorServer(runtime="none", state_dir=tmp_path) as server:
-        row = Client(server.url).running()
-    assert not answers(endpoint(row))
-    with EmulatorServer(runtime="none", state_dir=tmp_path) as server:
-        assert Client(server.url).status(row["id"]) == "running"
-        assert answers(endpoint(row))
-
-
 def test_ports_are_on_the_machines_own_address(stub):
     row = stub.running()
     until(lambda: answers(endpoint(row)))
     port = int(row["ports"]["8000/tcp"][0]["HostPort"])
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 1):
         pass
+
+
+def test_a_container_without_ports_runs_and_is_found_nowhere(stub):
+    row = stub.running(env={})
+    assert row["ports"] == {}
+    log_with(stub, row["id"], "Application startup complete.")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"env": {"A=B": "1"}},
+        {"env": {"": "1"}},
+        {"env": {"A": "x\0y"}},
+        {"args": ["--model", "x\0y"]},
+        {"onstart": "x\0y"},
+    ],
+)
+def test_what_no_process_can_be_given_is_refused_at_once(stub, body):
+    answer = stub.call("PUT", f"0/asks/{stub.offer()['id']}/", SERVER | body)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_args")
+    assert stub.look("health")["ok"]
+
+
+def test_an_exit_code_is_known_while_other_containers_start(stub):
+    for _ in range(3):
+        rows = [stub.rent(onstart="bash", args=["-c", "exit 7"]) for _ in range(4)]
+        assert {stub.wait(one, "exited")["status_msg"] for one in rows} == {"exited (7)\n"}
+        stub.control("reset")
+
+
+def test_a_container_keeps_nothing_in_tmp_once_it_is_gone(stub):
+    row = stub.running(onstart="bash", args=["-c", 'echo "at $TMPDIR"; touch "$TMPDIR/x"; exec sleep 100'])
+    folder = Path(log_with(stub, row["id"], "at /").split()[1])
+    assert folder.is_dir()
+    assert folder.stat().st_mode & 0o077 == 0
+    stub.destroy(row["id"])
+    assert not folder.exists()

@@ -1,0 +1,72 @@
+"""What outlives the emulator: contracts, credit, faults, and containers that are kept or that died meanwhile."""
+
+import os
+import signal
+
+import pytest
+
+from emulator.server import EmulatorServer
+from tests.emulator.client import IMAGE, Client, answers, endpoint, until
+from tests.emulator.launched import processes_of
+
+
+def test_what_is_rented_survives_a_restart_as_after_a_power_cut(launch):
+    first = launch()
+    row = first.vast.running(label="mine")
+    first.vast.fault("http_500", {"endpoint": "prices"})
+    first.vast.control("credit", credit=7)
+    first.end()
+    second = launch()
+    again = second.vast.wait(row["id"])
+    assert (again["label"], again["ports"], again["start_date"]) == ("mine", row["ports"], row["start_date"])
+    until(lambda: answers(endpoint(again)))
+    assert row["machine_id"] not in [one["machine_id"] for one in second.vast.offers()]
+    assert second.vast.call("GET", "0/users/current/").json()["credit"] == pytest.approx(7, abs=0.01)
+    assert [one["kind"] for one in second.vast.look("faults")["rules"]] == ["http_500"]
+    second.end()
+
+
+def test_kept_containers_run_on_and_are_found_again(launch):
+    first = launch("--keep-containers")
+    row = first.vast.running()
+    until(lambda: answers(endpoint(row)))
+    pids = processes_of(first.vast, row["id"])
+    first.end()
+    assert answers(endpoint(row))
+    second = launch()
+    assert second.vast.status(row["id"]) == "running"
+    assert processes_of(second.vast, row["id"]) == pids
+    second.vast.destroy(row["id"])
+    assert processes_of(second.vast, row["id"]) == []
+    second.end()
+
+
+def test_a_container_that_died_while_the_emulator_was_dead_has_exited(launch):
+    first = launch()
+    dead, alive = first.vast.running(), first.vast.running()
+    until(lambda: answers(endpoint(alive)))
+    first.end(signal.SIGKILL)
+    os.kill(min(processes_of(first.vast, dead["id"])), signal.SIGKILL)
+    second = launch()
+    assert second.vast.status(dead["id"]) == "exited"
+    assert second.vast.status(alive["id"]) == "running"
+    assert answers(endpoint(alive))
+    second.end()
+
+
+def test_a_rent_that_was_answered_is_not_forgotten_by_a_killed_emulator(launch):
+    first = launch()
+    instance_id = first.vast.rent()
+    first.end(signal.SIGKILL)
+    second = launch()
+    assert second.vast.wait(instance_id)["image_uuid"] == IMAGE
+    second.end()
+
+
+def test_bookkeeping_serves_on_after_a_restart_at_the_same_address(tmp_path):
+    with EmulatorServer(runtime="none", state_dir=tmp_path) as server:
+        row = Client(server.url).running()
+    assert not answers(endpoint(row))
+    with EmulatorServer(runtime="none", state_dir=tmp_path) as server:
+        assert Client(server.url).status(row["id"]) == "running"
+        assert answers(endpoint(row))

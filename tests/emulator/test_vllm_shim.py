@@ -1,0 +1,70 @@
+"""What the shim makes of a launch's arguments before the server sees them."""
+
+import pytest
+
+from emulator.vllm_shim import command, split
+
+SHIM = {"python": "py", "ip": "127.0.1.9", "ports": {"8000": 40123}, "models": {"a/model": "/weights"}}
+
+
+@pytest.mark.parametrize("argv", [["serve", "a/model"], ["--model", "a/model"], ["serve", "--model=a/model"]])
+def test_the_shim_serves_local_weights_under_the_name_asked_for(argv):
+    found = command([*argv, "--port", "8000"], SHIM | {"runtime": "vllm"})
+    assert found[:5] == ["py", "-m", "vllm.entrypoints.openai.api_server", "--model", "/weights"]
+    assert " ".join(found).endswith("--host 127.0.1.9 --port 40123 --served-model-name a/model --dtype float32")
+
+
+def test_the_shim_drops_what_a_cpu_cannot_take_and_keeps_the_rest():
+    given = "--gpu-memory-utilization 0.9 --tensor-parallel-size 2 --dtype half --max-model-len 512 --middleware g.G"
+    found = command(["serve", "b/model", *given.split(), "--seed", "-1"], SHIM | {"runtime": "vllm"})
+    text = " ".join(found)
+    assert "--max-model-len 512 --middleware g.G --seed -1" in text
+    assert "gpu-memory" not in text
+    assert "tensor-parallel" not in text
+    assert text.endswith("--dtype float32")
+
+
+def test_the_shim_sends_an_unmapped_port_where_nobody_finds_it():
+    found = command(["serve", "m", "--port", "9000"], SHIM | {"runtime": "stub"})
+    assert " ".join(found).endswith("--host 127.0.0.1 --port 0")
+
+
+@pytest.mark.parametrize(
+    ("argv", "model", "flags"),
+    [
+        (["serve", "m", "--a", "1", "--b"], "m", [("--a", ["1"]), ("--b", [])]),
+        (["--model", "m", "--a=1"], "m", [("--a", ["1"])]),
+        (["serve", "--port", "8000", "--model", "m"], "m", [("--port", ["8000"])]),
+        (["serve", "m", "--max_model_len", "-1"], "m", [("--max-model-len", ["-1"])]),
+        (["serve", "m", "--served-model-name", "a", "b"], "m", [("--served-model-name", ["a", "b"])]),
+    ],
+)
+def test_the_shim_reads_model_and_flags_in_every_spelling(argv, model, flags):
+    assert split(argv) == (model, flags)
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [("half", "float32"), ("float16", "float32"), ("auto", "float32"), ("bfloat16", "float32"), ("float32", "float32")],
+)
+def test_the_shim_makes_half_precision_whole_for_a_cpu_and_leaves_it_to_the_stub(given, made):
+    argv = ["serve", "m", "--dtype", given]
+    assert command(argv, SHIM | {"runtime": "vllm"})[-2:] == ["--dtype", made]
+    assert f"--dtype {given}" in " ".join(command(argv, SHIM | {"runtime": "stub"}))
+
+
+def test_the_shim_keeps_the_name_that_a_launch_gives_to_local_weights():
+    found = command(["serve", "a/model", "--served-model-name", "mine"], SHIM | {"runtime": "vllm"})
+    assert " ".join(found).count("--served-model-name mine") == 1
+    assert "a/model" not in found
+
+
+def test_the_shim_starts_the_stub_with_the_name_and_the_folder():
+    found = command(["serve", "a/model"], SHIM | {"runtime": "stub"})
+    assert found[:6] == ["py", "-m", "emulator.stub", "a/model", "--root", "/weights"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_the_shim_keeps_a_server_that_listens_inside_off_the_mapped_port(host):
+    found = command(["serve", "m", "--port", "8000", "--host", host], SHIM | {"runtime": "stub"})
+    assert " ".join(found).endswith("--host 127.0.0.1 --port 0")
