@@ -204,10 +204,13 @@ class Control:
         if act is None:
             return reply({"error": f"unknown: {request.match_info['what']}; known: {', '.join(table)}"}, status=400)
         body = await request.json() if request.can_read_body else {}
-        for one in ones:
-            pending = act(one, body)
-            if pending is not None:
-                await pending
+        try:
+            for one in ones:
+                pending = act(one, body)
+                if pending is not None:
+                    await pending
+        except (KeyError, TypeError, ValueError) as error:
+            return reply({"error": f"{type(error).__name__}: {error}"}, status=400)
         return self._done()
 
     async def _revive(self, machine: Machine) -> None:

@@ -75,7 +75,8 @@ class Faults:
         if kind not in KINDS:
             raise ValueError(f"unknown fault {kind!r}; known: {', '.join(KINDS)}")
         for name in NUMBERS & params.keys():
-            float(params[name])
+            if isinstance(params[name], bool) or not isinstance(params[name], int | float):
+                raise ValueError(f"{name} must be a number, not {params[name]!r}")
         rule = Rule(next(self._ids), kind, match, times, params)
         self.rules.append(rule)
         return rule

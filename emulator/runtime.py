@@ -61,13 +61,13 @@ class Containers:
             return None
         folder = self.folder(contract_id)
         folder.mkdir(parents=True, exist_ok=True)
-        self._temporary(contract_id).mkdir(mode=0o700, exist_ok=True)
+        self.temporary(contract_id).mkdir(mode=0o700, exist_ok=True)
         self._install(folder, ip, ports)
         return Process.start(argv_of(body), self._env(contract_id, body, ip, ports, folder), folder)
 
     async def stop(self, contract_id: int) -> None:
         """Remove a container's /tmp, and stop answering for it where the emulator itself does."""
-        shutil.rmtree(self._temporary(contract_id), ignore_errors=True)
+        shutil.rmtree(self.temporary(contract_id), ignore_errors=True)
         self._silent.discard(contract_id)
         for listener, handler in self._sites.pop(contract_id, []):
             listener.close()
@@ -85,7 +85,7 @@ class Containers:
         """Return where a container keeps its files."""
         return self.settings.folder / "containers" / str(contract_id)
 
-    def _temporary(self, contract_id: int) -> Path:
+    def temporary(self, contract_id: int) -> Path:
         """Return a container's /tmp: a short path, since servers make sockets there, which take 107 characters."""
         mark = hashlib.sha256(str(self.settings.folder).encode()).hexdigest()[:6]
         return Path(tempfile.gettempdir()) / f"vast-{mark}-{contract_id}"
@@ -113,7 +113,7 @@ class Containers:
             cache["HF_HOME"] = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
         return {
             "HOME": str(folder),
-            "TMPDIR": str(self._temporary(contract_id)),
+            "TMPDIR": str(self.temporary(contract_id)),
             "LANG": "C.UTF-8",
             **cache,
             **given,

@@ -19,6 +19,7 @@ from components.errors import (
     DestroyFailed,
     EngineGone,
     MalformedAnswer,
+    NoOffer,
     OfferTaken,
     RentalFailed,
     VastError,
@@ -183,7 +184,10 @@ class Rental:
         while len(self._tried) < self._order.max_tries:
             if not self._queue and not self._searched_again:
                 self._searched_again = True
-                self._queue = distinct_machines(self._search())
+                try:
+                    self._queue = distinct_machines(self._search())
+                except NoOffer as error:  # what happened to those that were tried is the better report
+                    self._notice(str(error))
             if not self._queue:
                 return False
             candidate = self._queue.pop(0)
@@ -338,13 +342,17 @@ class Rental:
                 ids.extend(stray.id for stray in self._ours() if stray.id not in ids)
             except VastError as blind:
                 self._notice(f"whether a lost rent call made an instance could not be checked: {blind}")
+        failures = []
         for instance_id in ids:
             try:
                 self._destroy(instance_id)
             except DestroyFailed as failed:
-                raise DestroyFailed(
-                    f"{failed}\nthis came while cleaning up after: {error}", instance_id=instance_id
-                ) from None
+                failures.append(failed)
+        if failures:
+            texts = "\n".join(map(str, failures))
+            raise DestroyFailed(
+                f"{texts}\nthis came while cleaning up after: {error}", instance_id=failures[0].instance_id
+            ) from None
 
     def _destroy(self, instance_id: int) -> None:
         destroy_surely(self._client, instance_id, clock=self._clock, sleep=self._sleep)

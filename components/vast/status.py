@@ -28,6 +28,8 @@ _PULL = re.compile(
     r"|unauthorized:|toomanyrequests|no space left on device|failed to (?:pull|register)|error pulling",
     re.IGNORECASE,
 )
+# Faults of one host, however often they are met: its GPU wiring, its disk, its registry quota.
+_HOSTS_OWN = re.compile(r"CDI device|toomanyrequests|no space left", re.IGNORECASE)
 _PULLING = re.compile(r"pull|download|extract|verifying|waiting", re.IGNORECASE)
 _PERCENT = re.compile(r"(\d{1,3})\s?%")
 
@@ -83,9 +85,11 @@ def observe(contract: Contract, container_port: int) -> Observation:
 
 def _failure(contract: Contract, status: str, message: str) -> Failure | None:
     if _OCI.search(message) and status in ("created", "loading", ""):
-        return Failure("oci", f"the host cannot create the container: {message}", "either")
+        fault: Fault = "host" if _HOSTS_OWN.search(message) else "either"
+        return Failure("oci", f"the host cannot create the container: {message}", fault)
     if _PULL.search(message) and status in ("created", "loading", ""):
-        return Failure("pull", f"the image cannot be pulled: {message}", "either")
+        fault = "host" if _HOSTS_OWN.search(message) else "either"
+        return Failure("pull", f"the image cannot be pulled: {message}", fault)
     if status == "exited":
         return Failure("exited", f"the container exited: {message}", "either")
     if contract.cur_state == contract.intended_status == contract.next_state == "stopped":

@@ -41,7 +41,7 @@ def test_the_launcher_says_one_line_and_ends_cleanly_with_its_containers(launch,
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_the_middle_of_a_boot_ends_it_cleanly(launch, sign):
-    one = launch("--boot-s", "60")
+    one = launch("--boot-s", "10")
     one.vast.wait(one.vast.rent(), "created")
     assert one.end(sign) == ("", "", 0)
 

@@ -192,6 +192,14 @@ def test_stop_instance_ends_its_server_and_start_instance_brings_it_back(vastai,
     until(lambda: answers(endpoint(again)))
 
 
+def test_stop_instances_and_start_instances_act_on_several(vastai, stub):
+    several = [stub.running()["id"], stub.running()["id"]]
+    vastai("stop", "instances", *several)
+    assert [stub.status(one) for one in several] == ["stopped", "stopped"]
+    vastai("start", "instances", *several)
+    assert [stub.wait(one)["cur_state"] for one in several] == ["running", "running"]
+
+
 def test_start_instance_without_a_free_gpu_says_that_it_is_queued(vastai, stub):
     ask_id = stub.offer()["id"]
     row = stub.running(ask_id=ask_id)

@@ -57,8 +57,9 @@ def test_another_process_of_the_same_id_is_neither_seen_nor_killed():
 
 def test_output_of_both_kinds_is_added_to_the_log(tmp_path):
     (tmp_path / "log").write_text("before\n")
-    until(lambda: (one := run("echo out; echo err >&2", tmp_path)).poll() is not None or one.poll)
-    until(lambda: (tmp_path / "log").read_text() == "before\nout\nerr\n")
+    process = run("echo out; echo err >&2", tmp_path)
+    until(lambda: process.poll() is not None)
+    assert (tmp_path / "log").read_text() == "before\nout\nerr\n"
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path):

@@ -70,3 +70,49 @@ def test_bookkeeping_serves_on_after_a_restart_at_the_same_address(tmp_path):
     with EmulatorServer(runtime="none", state_dir=tmp_path) as server:
         assert Client(server.url).status(row["id"]) == "running"
         assert answers(endpoint(row))
+
+
+def test_a_boot_that_a_restart_interrupts_goes_on(launch):
+    first = launch("--boot-s", "2")
+    instance_id = first.vast.rent()
+    first.vast.wait(instance_id, "loading")
+    first.end()
+    second = launch("--boot-s", "2")
+    assert second.vast.wait(instance_id)
+    second.end()
+
+
+def test_states_that_need_no_process_are_kept(launch):
+    first = launch()
+    stopped, exited, wedged, moved, offline = (first.vast.running() for _ in range(5))
+    first.vast.call("PUT", f"0/instances/{stopped['id']}/", {"state": "stopped"})
+    first.vast.control(f"instances/{exited['id']}/kill")
+    first.vast.control(f"instances/{wedged['id']}/wedge")
+    first.vast.control(f"hosts/{moved['machine_id']}/change-ip")
+    first.vast.control(f"hosts/{offline['machine_id']}/die")
+    first.vast.control("time/advance", seconds=3600)
+    states = {one["id"]: first.vast.status(one["id"]) for one in (stopped, exited, wedged, moved, offline)}
+    address = first.vast.show(moved["id"])["public_ipaddr"]
+    first.end()
+    second = launch()
+    assert {instance_id: second.vast.status(instance_id) for instance_id in states} == states
+    assert second.vast.show(moved["id"])["public_ipaddr"] == address
+    assert second.vast.show(stopped["id"])["start_date"] == stopped["start_date"]
+    assert second.vast.ledger(moved["id"])["cost_usd"] >= moved["dph_base"]
+    second.vast.control(f"hosts/{offline['machine_id']}/revive")
+    assert second.vast.wait(offline["id"])
+    second.end()
+
+
+def test_a_kept_container_on_an_unreachable_host_stays_silent_until_the_host_is_reachable(launch):
+    first = launch("--keep-containers")
+    row = first.vast.running()
+    until(lambda: answers(endpoint(row)))
+    first.vast.control(f"hosts/{row['machine_id']}/unreachable")
+    first.end()
+    second = launch()
+    assert second.vast.status(row["id"]) == "running"
+    assert not answers(endpoint(row))
+    second.vast.control(f"hosts/{row['machine_id']}/reachable")
+    assert answers(endpoint(row))
+    second.end()

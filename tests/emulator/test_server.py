@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from emulator.runtime import Containers, Settings
 from emulator.server import EmulatorServer
 from emulator.store import StoreInUse
 from tests.emulator.client import KEY, Client, until
@@ -33,16 +34,9 @@ def test_an_emulator_leaves_neither_open_files_nor_folders(tmp_path):
             folder = server.folder
             vast.session.close()
         assert not folder.exists()
-        containers = [vast_tmp(folder, row["id"]) for row in rows]
+        containers = [Containers(Settings(folder=folder)).temporary(row["id"]) for row in rows]
         assert [one for one in containers if one.exists()] == []
     assert left_behind() == before
-
-
-def vast_tmp(folder, instance_id):
-    """The /tmp of a container of an emulator in a folder."""
-    from emulator.runtime import Containers, Settings
-
-    return Containers(Settings(folder=folder))._temporary(instance_id)
 
 
 def test_an_address_that_is_taken_is_an_error_and_the_other_emulator_goes_on(tmp_path):

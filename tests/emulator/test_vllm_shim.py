@@ -1,7 +1,12 @@
 """What the shim makes of a launch's arguments before the server sees them."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
+from emulator import vllm_shim
 from emulator.vllm_shim import command, split
 
 SHIM = {"python": "py", "ip": "127.0.1.9", "ports": {"8000": 40123}, "models": {"a/model": "/weights"}}
@@ -68,3 +73,43 @@ def test_the_shim_starts_the_stub_with_the_name_and_the_folder():
 def test_the_shim_keeps_a_server_that_listens_inside_off_the_mapped_port(host):
     found = command(["serve", "m", "--port", "8000", "--host", host], SHIM | {"runtime": "stub"})
     assert " ".join(found).endswith("--host 127.0.0.1 --port 0")
+
+
+# ---- as a program ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def vllm(tmp_path):
+    """Runs the shim, with an interpreter that only tells what it was given."""
+    interpreter = tmp_path / "python"
+    interpreter.write_text('#!/bin/sh\necho "$@"\nenv\n')
+    interpreter.chmod(0o755)
+
+    def run(*argv, **settings):
+        file = tmp_path / "shim.json"
+        file.write_text(json.dumps(SHIM | {"python": str(interpreter), "source": "/project"} | settings))
+        program = [sys.executable, "-I", vllm_shim.__file__, file, *argv]
+        env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": "/mine"}
+        return subprocess.run(program, env=env, capture_output=True, text=True, timeout=20, check=False)
+
+    return run
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_the_shim_becomes_the_server_and_tells_it_whether_there_is_a_hub(vllm, offline):
+    told = vllm("serve", "a/model", runtime="vllm", offline=offline).stdout.splitlines()
+    assert told[0].startswith("-m vllm.entrypoints.openai.api_server --model /weights")
+    assert ("HF_HUB_OFFLINE=1" in told) == offline
+    assert "PYTHONPATH=/mine" in told
+
+
+def test_the_shim_lets_the_stub_find_the_project_after_what_the_container_brings(vllm):
+    told = vllm("--model", "a/model", runtime="stub", offline=True).stdout.splitlines()
+    assert told[0].startswith("-m emulator.stub a/model")
+    assert "PYTHONPATH=/mine:/project" in told
+
+
+def test_the_shim_knows_only_serve(vllm):
+    done = vllm("bench", "throughput", runtime="stub", offline=True)
+    assert done.returncode == 1
+    assert "only `serve` is there" in done.stderr

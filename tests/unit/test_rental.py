@@ -1,6 +1,6 @@
 import pytest
 
-from components.errors import ApiUnreachable, DestroyFailed, EngineGone, RentalFailed
+from components.errors import ApiUnreachable, DestroyFailed, EngineGone, NoOffer, RentalFailed
 from components.vast.label import Label
 from components.vast.models import Offer
 from components.vast.order import Order
@@ -329,3 +329,52 @@ def test_no_two_rentals_of_one_process_take_the_same_machine(api):
     one = rental(api)
     one._claim = lambda machine_id: machine_id != machine(0)
     assert one.run().contract.machine_id == machine(1)
+
+
+@pytest.mark.parametrize(
+    "message", ["OCI runtime create failed: unresolvable CDI devices", "toomanyrequests: rate limit"]
+)
+def test_what_is_one_hosts_own_fault_never_becomes_the_specs_however_often_it_is_met(api, message):
+    bad = {machine(0), machine(1), machine(2)}
+    life = {"actual_status": "created", "cur_state": "stopped", "status_msg": message}
+    api.life = lambda machine_id, _age: life if machine_id in bad else {}
+    assert rental(api).run().contract.machine_id == machine(3)
+
+
+def test_an_image_that_no_host_can_pull_is_the_specs_fault(api):
+    api.life = lambda _machine, _age: {"actual_status": "loading", "status_msg": "manifest unknown"}
+    with pytest.raises(RentalFailed, match="the same on two machines"):
+        rental(api).run()
+    assert api.calls["PUT asks"] == 2
+
+
+def test_when_the_second_search_finds_nothing_the_report_still_names_what_was_tried(api):
+    api.life = lambda _machine, _age: {"actual_status": "offline"}
+
+    def nothing():
+        raise NoOffer("no offer fits")
+
+    one = rental(api, max_tries=9)
+    one._search = nothing
+    with pytest.raises(RentalFailed) as caught:
+        one.run()
+    assert str(machine(0)) in str(caught.value)
+    assert not api.contracts
+
+
+def test_one_failed_destroy_does_not_keep_the_others_from_being_destroyed(api):
+    broken = Answer(500, '{"msg": "database is down"}')
+    stuck = []
+
+    def interrupt(method, path):
+        if method == "DELETE" and path.endswith("/9001/"):
+            stuck.append(path)
+            return broken
+        return None
+
+    api.interrupt = interrupt
+    asked = []
+    with pytest.raises(DestroyFailed, match="9001"):
+        rental(api, hedge=2, probe=lambda _ip, _port: DEAD, engine_gone=lambda: asked.append(1) or len(asked) > 4).run()
+    assert stuck
+    assert list(api.contracts) == [9001]
