@@ -82,8 +82,8 @@ class InstanceProvider(VastProvider):
         """Say which offer would be rented, whenever something would be; a preview shows it before it costs anything."""
         if olds or not (known(news.get("search")) and known(news.get("candidates"))):
             return CheckResult(news, [])
-        if news.get("adopt_instance_id"):
-            ENGINE.log(f"adopts instance {news['adopt_instance_id']:.0f}; nothing is rented")
+        if adopt := self._to_adopt(news):
+            ENGINE.log(f"adopts instance {adopt}; nothing is rented")
             return CheckResult(news, [])
         try:
             first = self._candidates(news)[0]
@@ -125,7 +125,7 @@ class InstanceProvider(VastProvider):
         label = Label(props["label_base"], props["owner"], spec.digest())
         place = _place(props)
         hedge = int(props.get("hedge") or 1)
-        adopt = props.get("adopt_instance_id")
+        adopt = self._to_adopt(props)
         candidates = [] if adopt else self._candidates(props)
         if candidates:
             budget = Budget.parse(props.get("money") or {})
@@ -143,8 +143,8 @@ class InstanceProvider(VastProvider):
                 max_tries=int(props.get("max_tries") or 5),
                 poll_s=float(props.get("poll_s") or 5.0),
                 bid=_bid(props),
-                hedge=hedge,
-                adopt_instance_id=int(adopt) if adopt else None,
+                hedge=1 if adopt else hedge,
+                adopt_instance_id=adopt,
                 spec_fault_logs=tuple(props.get("spec_fault_logs") or ()),
             ),
             probe=lambda ip, port: probe.ask(ip, port, spec.env),
@@ -159,11 +159,16 @@ class InstanceProvider(VastProvider):
         )
         rented = rental.run()
         self.session.knows(place, rented.contract.id)
-        return CreateResult(str(rented.contract.id), _outputs(props, probe, label, rented))
+        try:
+            return CreateResult(str(rented.contract.id), _outputs(props, probe, label, rented))
+        except Exception:
+            destroy_surely(self.session.client, rented.contract.id)
+            raise
 
     @verb
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Look again: live state and drift, gone, or raise. Trouble with the API or the network is never "gone"."""
+        self.session.knows(_place(props), int(id_))  # a forced replacement asks for no diff before it creates
         contract = self.session.board.contract(int(id_), max_age_s=1.0)
         if contract is None:
             gone = f"instance {id_} is gone: Vast.ai no longer lists it; `pulumi up` rents another"
@@ -199,7 +204,8 @@ class InstanceProvider(VastProvider):
             self.session.client.set_label(int(id_), str(label))
         bid = _bid(news)
         if bid is not None and bid.price_usd is not None and not same(olds.get("bid"), news.get("bid")):
-            self.session.client.change_bid(int(id_), bid.price_usd)
+            price = bid.price_usd if bid.cap_usd is None else min(bid.price_usd, bid.cap_usd)
+            self.session.client.change_bid(int(id_), price)
         self.session.board.forget()
         return UpdateResult({**olds, **news, "label": str(label), "drift": ""})
 
@@ -212,6 +218,11 @@ class InstanceProvider(VastProvider):
         self.session.board.forget()
 
     # ---- looking ---------------------------------------------------------------------------------------------------
+
+    def _to_adopt(self, props: Mapping[str, Any]) -> int | None:
+        """Return the instance to take over, unless it is the one being replaced."""
+        named = int(props.get("adopt_instance_id") or 0)
+        return named if named and named not in self.session.known(_place(props)) else None
 
     def _candidates(self, props: Mapping[str, Any]) -> Sequence[Candidate]:
         """Return the recorded candidates, or those of a new search where the record is old."""

@@ -130,6 +130,7 @@ def load(
     deadlines = {key: reader.number(key, least=1) for key in STAGE_DEADLINES}
     poll_s = reader.number("poll_s", least=0.05)
     watch = reader.watch()
+    probe_timeout_s = reader.number("probe_timeout_s", least=0.1)
     replace = reader.one_of("replace", REPLACES)
     hedge = int(reader.number("hedge", least=1))
     if hedge > MAX_HEDGE:
@@ -161,7 +162,7 @@ def load(
         prefer=prefer,
         max_tries=max_tries,
         poll_s=poll_s,
-        probe_timeout_s=reader.number("probe_timeout_s", least=0.1),
+        probe_timeout_s=probe_timeout_s,
         deadlines=deadlines,
         watch=watch,
         replace=replace,

@@ -96,6 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         client = VastClient(key, transport=RequestsTransport(), pacer=Pacer(PUBLISHED), api_url=args.api_url)
         known = known_ids(path.read_text() for path in args.exports)
         found = orphans(client.instances(), known, prefix=args.prefix, min_age_s=args.min_age_min * 60, now=time.time())
+        if args.destroy and not known:
+            raise ValueError(
+                "--destroy needs the export of at least one stack that has an instance: without it every "
+                "instance of the project looks like an orphan"
+            )
         _show(found, as_json=args.json, states=len(args.exports))
         if not found or not args.destroy:
             return FOUND if found else 0

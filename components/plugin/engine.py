@@ -93,8 +93,10 @@ class Engine:
             try:
                 socket.create_connection((host, int(port)), 2.0).close()
                 misses = 0
-            except OSError:
+            except ConnectionRefusedError:
                 misses += 1
+            except OSError:  # a busy machine, not a dead engine
+                continue
         self._gone.set()
         _when(lambda: self._busy == 0)
         os._exit(0)  # nobody is left to serve, and nothing else ends a plugin whose engine was killed

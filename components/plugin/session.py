@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from components.errors import VastError
 from components.vast.board import Board
 from components.vast.client import DEFAULT_API_URL, VastClient
 from components.vast.market import Search
@@ -57,7 +58,10 @@ class Session:
         """Return announced prices by contract ($/h), read once for all instances of a refresh."""
         with self._lock:
             if time.monotonic() - self._prices_at > max_age_s:
-                self._prices = self.client.price_increases()
+                try:
+                    self._prices = self.client.price_increases()
+                except VastError:  # advisory: a preview does not fail for want of it
+                    self._prices = {}
                 self._prices_at = time.monotonic()
             return self._prices
 

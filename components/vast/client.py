@@ -105,7 +105,8 @@ class VastClient:
         made = data.get("new_contract") if isinstance(data, dict) else None
         if answer.status == 200 and isinstance(data, dict) and data.get("success") is not False and made:
             return int(made)
-        if answer.status in (500, 502, 503, 504) or (answer.status == 200 and not isinstance(data, dict)):
+        refused = isinstance(data, dict) and data.get("success") is False
+        if answer.status >= 500 or answer.status == 408 or (answer.status < 300 and not refused):
             raise AmbiguousRent(f"HTTP {answer.status}")
         error = self._error(answer, f"renting offer {ask_id}")
         if made:

@@ -105,7 +105,7 @@ def from_terms(
 ) -> list[Drift]:
     """Judge a serving instance by its address, image, command, label, price and end, against what was recorded."""
     found = []
-    if outs.get("ip") and (seen.ip, seen.port) != (outs["ip"], int(outs.get("port") or 0)):
+    if outs.get("ip") and seen.port is not None and (seen.ip, seen.port) != (outs["ip"], int(outs.get("port") or 0)):
         found.append(Drift("address", f"moved from {outs['ip']}:{outs.get('port'):.0f} to {seen.ip}:{seen.port}"))
     if contract.image and outs.get("image_uuid") and contract.image != outs["image_uuid"]:
         found.append(Drift("image", f"instance {contract.id} runs {contract.image}, not {outs['image_uuid']}"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from components.errors import MalformedAnswer
@@ -50,7 +50,7 @@ class Offer:
     geolocation: str
     end_date: float
     min_bid_usd: float
-    raw: Mapping[str, Json]
+    raw: Mapping[str, Json] = field(repr=False)
 
     @classmethod
     def parse(cls, raw: Wire) -> Offer:
@@ -120,7 +120,7 @@ class Contract:
     geolocation: str
     start_date: float
     end_date: float
-    raw: Mapping[str, Json]
+    raw: Mapping[str, Json] = field(repr=False)
 
     @classmethod
     def parse(cls, raw: Wire) -> Contract:

@@ -130,7 +130,8 @@ class Rental:
         except (ApiUnreachable, ApiError, MalformedAnswer) as error:
             self._progress(f"the API cannot be asked, still waiting: {str(error)[:120]}")
             for attempt in list(self._active):
-                if attempt.contract is not None:
+                waited = self._clock() - attempt.rented_at
+                if attempt.contract is not None or waited > self._order.deadlines.rented_s:
                     self._handle(attempt, attempt.step(attempt.contract, self._clock()))
             return None
         return contracts
@@ -196,7 +197,14 @@ class Rental:
                 continue
             self._stop_if_engine_gone()
             self._progress(f"renting {candidate}")
-            instance_id = self._rent(candidate)
+            try:
+                instance_id = self._rent(candidate)
+            except (AuthError, EngineGone, DestroyFailed):
+                raise
+            except VastError:
+                if not self._active:
+                    raise
+                return False  # one that boots is not given up because a second cannot be had
             if instance_id is not None:
                 self._tried.add(machine)
                 self._active.append(self._attempt(instance_id, candidate))
@@ -223,7 +231,8 @@ class Rental:
                 self._destroy(error.leaked_id)
                 self._lost(candidate, f"refused: {error}", error)
             elif error.status in (400, 403) and "invalid" in f"{error.code} {error}":
-                raise RentalFailed(f"the API refuses what was asked for: {error}") from None
+                said = scrub(str(error), self._secrets)
+                raise RentalFailed(f"the API refuses what was asked for: {said}") from None
             elif "credit" in str(error):
                 raise RentalFailed(
                     f"the account cannot pay: {error}; add credit at https://cloud.vast.ai/billing/"
@@ -337,21 +346,25 @@ class Rental:
         """Destroy everything that is still rented; a failure to do so replaces the error."""
         named = self._order.adopt_instance_id  # somebody else's work: left as it is when it cannot be adopted
         ids = [attempt.instance_id for attempt in self._active if attempt.instance_id != named]
+        failures = []
         if self._ambiguous:
             try:
-                ids.extend(stray.id for stray in self._ours() if stray.id not in ids)
+                ids.extend(stray.id for stray in self._ours() if stray.id not in (*ids, named))
             except VastError as blind:
-                self._notice(f"whether a lost rent call made an instance could not be checked: {blind}")
-        failures = []
+                failures.append(
+                    f"whether a rent call without an answer made an instance could not be checked ({blind})"
+                )
         for instance_id in ids:
             try:
                 self._destroy(instance_id)
             except DestroyFailed as failed:
-                failures.append(failed)
+                failures.append(str(failed))
         if failures:
-            texts = "\n".join(map(str, failures))
             raise DestroyFailed(
-                f"{texts}\nthis came while cleaning up after: {error}", instance_id=failures[0].instance_id
+                "\n".join(failures)
+                + f"\nAn instance with the label {self._order.label} MAY STILL BE BILLED: look with "
+                f"`vastai show instances`, or run `pulumi up` again, which finds it. This came after: {error}",
+                instance_id=ids[0] if ids else 0,
             ) from None
 
     def _destroy(self, instance_id: int) -> None:

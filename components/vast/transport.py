@@ -25,7 +25,7 @@ class Answer:
     """What came back: HTTP status, headers, body text."""
 
     status: int
-    text: str
+    text: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> Json:

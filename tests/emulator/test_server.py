@@ -1,42 +1,54 @@
 """The server around the world: what it takes to start, what it survives, what it leaves behind."""
 
+import json
 import os
-import tempfile
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 import requests
 
-from emulator.runtime import Containers, Settings
 from emulator.server import EmulatorServer
 from emulator.store import StoreInUse
 from tests.emulator.client import KEY, Client, until
+from tests.emulator.launched import REPO
+
+# The life of an emulator in a process of its own, twice: what is open after the first is still open after the second.
+TWO_LIVES = """
+import json, os, tempfile
+from pathlib import Path
+from emulator.server import EmulatorServer
+from tests.emulator.client import Client
 
 BUSY = {"onstart": "bash", "args": ["-c", "touch $TMPDIR/x; exec sleep 100"]}
-
-
-def left_behind():
-    """What an emulator could leave: files that are open here, and folders of its kinds."""
-    temporary = Path(tempfile.gettempdir())
-    return len(os.listdir("/proc/self/fd")), {one.name for one in temporary.glob("emulator-*")}
-
-
-def test_an_emulator_leaves_neither_open_files_nor_folders(tmp_path):
-    with EmulatorServer(runtime="none") as server:  # what is imported at first use stays open
-        Client(server.url).running()
-    before = left_behind()
+open_files = []
+seen = 0
+for life in range(2):
     for runtime in ("none", "stub"):
         with EmulatorServer(runtime=runtime) as server:
             vast = Client(server.url)
             rows = [vast.running(**BUSY) for _ in range(3)]
             vast.destroy(rows[0]["id"])
             vast.control(f"instances/{rows[1]['id']}/kill")
-            folder = server.folder
             vast.session.close()
-        assert not folder.exists()
-        containers = [Containers(Settings(folder=folder)).temporary(row["id"]) for row in rows]
-        assert [one for one in containers if one.exists()] == []
-    assert left_behind() == before
+            seen += len(list(Path(tempfile.gettempdir()).glob("vast-*")))
+    open_files.append(len(os.listdir("/proc/self/fd")))
+children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+print(json.dumps([*open_files, children, seen]))
+"""
+BUSY = {"onstart": "bash", "args": ["-c", "touch $TMPDIR/x; exec sleep 100"]}
+
+
+def test_an_emulator_leaves_neither_open_files_nor_folders_nor_processes(tmp_path):
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    program = [sys.executable, "-c", TWO_LIVES]
+    done = subprocess.run(program, cwd=REPO, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    files_before, files_after, children, seen = json.loads(done.stdout)
+    assert files_after == files_before
+    assert children == []
+    assert seen > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_address_that_is_taken_is_an_error_and_the_other_emulator_goes_on(tmp_path):

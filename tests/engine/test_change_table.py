@@ -1,5 +1,6 @@
 """Each kind of change through the real engine: what replaces, what updates in place, what does nothing."""
 
+import json
 import threading
 
 import pytest
@@ -157,3 +158,15 @@ def _serves(url, headers):
         return requests.post(f"{url}/rerank", json=body, headers=headers, timeout=5).status_code == 200
     except requests.RequestException:
         return False
+
+
+def test_a_forced_replacement_rents_another_and_keeps_the_old_one_until_it_serves(scene):
+    stack, ledger, _ = scene
+    first = stack.outputs()["instance_id"]
+    resources = json.loads(stack.export())["deployment"]["resources"]
+    urn = next(one["urn"] for one in resources if one["type"].endswith("vast:Instance"))
+    done = stack.up("--replace", urn)
+    assert done.rc == 0, done.text
+    second = stack.outputs()["instance_id"]
+    assert second != first
+    assert ledger.billed() == {second}

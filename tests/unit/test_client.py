@@ -111,7 +111,13 @@ def test_the_rent_call_is_never_repeated_when_it_may_have_happened(api):
     assert api.calls["PUT asks"] == 1
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_success_without_an_id_is_ambiguous_and_not_a_refusal(api):
+    answers(api, Answer(200, '{"success": true}'))
+    with pytest.raises(AmbiguousRent):
+        api.client().rent(1001, {"label": "x"})
+
+
+@pytest.mark.parametrize("status", [408, 500, 502, 503, 504, 522])
 def test_a_gateway_error_on_the_rent_call_is_ambiguous(api, status):
     answers(api, Answer(status, "<html>"))
     with pytest.raises(AmbiguousRent):

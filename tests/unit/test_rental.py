@@ -378,3 +378,20 @@ def test_one_failed_destroy_does_not_keep_the_others_from_being_destroyed(api):
         rental(api, hedge=2, probe=lambda _ip, _port: DEAD, engine_gone=lambda: asked.append(1) or len(asked) > 4).run()
     assert stuck
     assert list(api.contracts) == [9001]
+
+
+def test_a_second_machine_that_cannot_be_had_does_not_cost_the_first(api):
+    no_credit = Answer(400, '{"success": false, "error": "insufficient_credit", "msg": "insufficient_credit"}')
+    api.on_rent = lambda ask, _body: None if ask == 1001 else no_credit
+    api.life = lambda _machine, age: {"actual_status": "loading", "status_msg": f"{age}"} if age < 60 else {}
+    assert rental(api, hedge=2).run().contract.machine_id == machine(0)
+    assert len(api.contracts) == 1
+
+
+def test_when_the_list_cannot_be_read_right_after_a_rent_the_wait_has_an_end(api):
+    rented = []
+    api.on_rent = lambda _ask, _body: rented.append(1)
+    api.interrupt = lambda method, path: Answer(200, "[") if rented and path == "/api/v1/instances/" else None
+    with pytest.raises(RentalFailed):
+        rental(api, max_tries=1).run()
+    assert not api.contracts
