@@ -1,7 +1,7 @@
 """The rules of the market: renting, stopping, destroying, billing. Knows no HTTP; time comes from the clock given.
 
 Called by `routes` and `control`, and by the server's heartbeat (`advance`), which moves contracts along. How a boot
-goes, step by step, is in `boot`.
+goes, step by step, is in `boot`; what befalls a contract afterwards is in `events`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from emulator import boot
+from emulator import boot, events
 from emulator.clock import IMAGE_GB
 from emulator.contract import Contract
 from emulator.errors import ServiceError, broke, no_such_ask, no_such_instance
-from emulator.faults import BOOT, MARKET, Faults, Rule
+from emulator.faults import BOOT, Faults
 from emulator.filters import select
 from emulator.market import Machine
 from emulator.rental import disk_gb, valid_price, validate
@@ -194,9 +194,10 @@ class World:
             contract.intended_status = contract.next_state = "running"
             contract.says("scheduling")
             raise ServiceError(200, "resources_unavailable", QUEUED)
-        self._start_again(contract)
+        self.start_again(contract)
 
-    def _start_again(self, contract: Contract) -> None:
+    def start_again(self, contract: Contract) -> None:
+        """Give a stopped contract its machine back and boot it."""
         machine = self.machine_of(contract)
         machine.rented_by = contract.id
         contract.ports = {}
@@ -336,7 +337,7 @@ class World:
                 async with self._busy:
                     if contract.destroyed_at is None:
                         await boot.advance(contract, self.machine_of(contract), self)
-                await self._befall(contract)
+                await events.befall(contract, self)
             except Exception as error:  # noqa: BLE001 - raised below
                 failures.append(error)
             changed |= before != (contract.actual_status, contract.started, contract.cur_state)
@@ -349,44 +350,6 @@ class World:
             raise ExceptionGroup("contracts that could not be moved along", failures)
         return changed
 
-    async def _befall(self, contract: Contract) -> None:
-        """Do to a contract what the market does: it ends, is outbid, gets dearer, or gets the GPU it waits for."""
-        machine, now = self.machine_of(contract), self.now()
-        if contract.destroyed_at is not None:
-            return
-        waits = contract.actual_status == "scheduling" or (contract.outbid and contract.intended_status == "running")
-        affordable = not contract.is_bid or contract.price_usd >= machine.min_bid_usd
-        if contract.is_stopped():
-            if waits and affordable and machine.usable() and self.credit_left() > 0:
-                held = self.faults.take("queued_start", machine_id=machine.machine_id)
-                if not held:
-                    self._start_again(contract)
-            return
-        if contract.end_date <= now:
-            await self.stop(contract)
-            return
-        if not affordable:
-            await self.outbid(contract)
-            return
-        rule = self.faults.take(
-            *MARKET,
-            ready=lambda rule: _ran(contract, now) >= float(rule.params.get("after_s", 0)),
-            id=contract.id,
-            machine_id=contract.machine_id,
-            ask_id=contract.ask_id,
-            label=contract.label,
-        )
-        if rule is not None:
-            await self._market_fault(contract, rule)
-
-    async def _market_fault(self, contract: Contract, rule: Rule) -> None:
-        if rule.kind == "outbid":
-            await self.outbid(contract, rule.params.get("intended"))
-        elif rule.kind == "end_contract":
-            contract.end_date = self.now() + float(rule.params.get("seconds", 0))
-        else:
-            self.raise_price(contract, float(rule.params.get("factor", 1.5)), bool(rule.params.get("at_once", False)))
-
     def raise_price(self, contract: Contract, factor: float, at_once: bool) -> None:
         """Announce a higher price for a contract, or charge it at once."""
         dearer = contract.dph_base_usd * factor
@@ -394,8 +357,3 @@ class World:
             contract.reprice(self.now(), base_usd=dearer)
         else:
             contract.announced_dph_usd = dearer
-
-
-def _ran(contract: Contract, now: float) -> float:
-    """Return for how long a contract has been running, or less than nothing when it is not."""
-    return now - contract.running_since if contract.running_since is not None else -1.0

@@ -1,3 +1,5 @@
+"""A contract by the times that it is given, and what a rent call's body may be and means."""
+
 import pytest
 
 from emulator.contract import Contract

@@ -1,3 +1,5 @@
+"""The machines that are offered, and the query language that finds them."""
+
 from emulator.filters import CAP, matches, ordered, select
 from emulator.market import build
 from tests.emulator.client import GUIDE

@@ -1,0 +1,60 @@
+"""What the market does to a contract by itself: it ends, is outbid, gets dearer, gets the GPU that it waits for.
+
+Called by `world` for every contract at every heartbeat.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emulator.contract import Contract
+from emulator.faults import MARKET, Rule
+
+if TYPE_CHECKING:
+    from emulator.world import World
+
+
+async def befall(contract: Contract, world: World) -> None:
+    """Do to a contract what the market does: it ends, is outbid, gets dearer, or gets the GPU it waits for."""
+    machine, now = world.machine_of(contract), world.now()
+    if contract.destroyed_at is not None:
+        return
+    waits = contract.actual_status == "scheduling" or (contract.outbid and contract.intended_status == "running")
+    affordable = not contract.is_bid or contract.price_usd >= machine.min_bid_usd
+    if contract.is_stopped():
+        if waits and affordable and machine.usable() and world.credit_left() > 0:
+            held = world.faults.take("queued_start", machine_id=machine.machine_id)
+            if not held:
+                world.start_again(contract)
+        return
+    if contract.end_date <= now:
+        await world.stop(contract)
+        return
+    if not affordable:
+        await world.outbid(contract)
+        return
+    rule = world.faults.take(
+        *MARKET,
+        ready=lambda rule: ran_s(contract, now) >= float(rule.params.get("after_s", 0)),
+        id=contract.id,
+        machine_id=contract.machine_id,
+        ask_id=contract.ask_id,
+        label=contract.label,
+    )
+    if rule is not None:
+        await strike(contract, rule, world)
+
+
+async def strike(contract: Contract, rule: Rule, world: World) -> None:
+    """Do what a market fault is named for."""
+    if rule.kind == "outbid":
+        await world.outbid(contract, rule.params.get("intended"))
+    elif rule.kind == "end_contract":
+        contract.end_date = world.now() + float(rule.params.get("seconds", 0))
+    else:
+        world.raise_price(contract, float(rule.params.get("factor", 1.5)), bool(rule.params.get("at_once", False)))
+
+
+def ran_s(contract: Contract, now: float) -> float:
+    """Return for how long a contract has been running, or less than nothing when it is not."""
+    return now - contract.running_since if contract.running_since is not None else -1.0
