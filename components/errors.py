@@ -12,8 +12,6 @@
     - MalformedAnswer            a body that is not what the API documents; never read as "nothing there"
     - QueryError                 the offer query cannot be parsed; says where
     - NoOffer                    no offer satisfies the query; says what each constraint removed
-    - InstanceFailed             a rented machine did not become a server (stage, last state, message)
-      . StageTimeout             a stage ran past its deadline, or its progress stalled
     - RentalFailed               every candidate failed, or the spec itself is at fault; says what happened to each
       . DestroyFailed            something may still be billed; carries the id and the command that removes it
     - EngineGone                 the Pulumi CLI that asked for this died; what was rented is destroyed
@@ -86,20 +84,6 @@ class QueryError(VastError):
 
 class NoOffer(VastError):
     """No offer satisfies the query; the text counts what each constraint removed and names the nearest miss."""
-
-
-class InstanceFailed(VastError):
-    """A rented machine did not become a server. `stage`, `status` and `status_msg` are the last that was seen."""
-
-    def __init__(self, text: str, *, stage: str = "", status: str = "", status_msg: str = "") -> None:
-        self.stage = stage
-        self.status = status
-        self.status_msg = status_msg
-        super().__init__(text)
-
-
-class StageTimeout(InstanceFailed):
-    """A stage ran past its deadline, or showed no progress for the stall time."""
 
 
 class RentalFailed(VastError):

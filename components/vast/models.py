@@ -150,6 +150,11 @@ class Contract:
             raw=MappingProxyType(dict(raw)),
         )
 
+    def env_values(self) -> list[str]:
+        """Return the values of the container's environment, which the API shows in clear: not for people's eyes."""
+        pairs = self.raw.get("extra_env")
+        return [str(pair[1]) for pair in pairs if len(pair) == 2] if isinstance(pairs, list) else []
+
     @property
     def command_digest(self) -> str:
         """A digest of entrypoint and arguments as the API reports them, or "" where it reports none."""

@@ -7,7 +7,6 @@ instance boots and by `drift` when it is looked at again.
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -114,12 +113,3 @@ def _connection(cause: str) -> Sight:
     if any(sign in cause.lower() for sign in ("reset", "aborted", "remotedisconnected", "broken pipe")):
         return Sight("dead", "the connection is cut off")
     return Sight("silent", "the address cannot be reached")
-
-
-def port_open(ip: str, port: int, timeout_s: float = 3.0) -> bool:
-    """Whether a TCP connection to the address can be made at all."""
-    try:
-        with socket.create_connection((ip, port), timeout_s):
-            return True
-    except OSError:
-        return False

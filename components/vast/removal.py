@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from components.errors import ApiError, ApiUnreachable, DestroyFailed, MalformedAnswer, RateLimited
+from components.errors import ApiError, ApiUnreachable, DestroyFailed, MalformedAnswer
 from components.vast.client import VastClient
 
 
@@ -25,7 +25,7 @@ def destroy_surely(
             if clock() >= deadline:
                 raise ApiError(f"it is still there {verify_s:g} s after it was destroyed", status=200)
             sleep(1.0)
-    except (ApiError, ApiUnreachable, MalformedAnswer, RateLimited) as error:
+    except (ApiError, ApiUnreachable, MalformedAnswer) as error:
         raise DestroyFailed(
             f"instance {instance_id} could not be destroyed and MAY STILL BE BILLED: {error}; "
             f"remove it with `vastai destroy instance {instance_id}`",

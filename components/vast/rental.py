@@ -218,18 +218,18 @@ class Rental:
         body = self._order.spec.body(self._order.label.marked(pending=True), bid_usd=bid_usd)
         try:
             return self._client.rent(offer.ask_id, body)
-        except OfferTaken as error:
-            self._lost(candidate, "taken by someone else", error)
+        except OfferTaken:
+            self._lost(candidate, "taken by someone else")
         except AmbiguousRent as error:
             self._ambiguous = True
             found = self._resolve()
             if found is not None:
                 return found
-            self._lost(candidate, f"no answer to the rent call ({error}), and no such instance", error)
+            self._lost(candidate, f"no answer to the rent call ({error}), and no such instance")
         except CreateFailed as error:
             if error.leaked_id is not None:
                 self._destroy(error.leaked_id)
-                self._lost(candidate, f"refused: {error}", error)
+                self._lost(candidate, f"refused: {error}")
             elif error.status in (400, 403) and "invalid" in f"{error.code} {error}":
                 said = scrub(str(error), self._secrets)
                 raise RentalFailed(f"the API refuses what was asked for: {said}") from None
@@ -238,7 +238,7 @@ class Rental:
                     f"the account cannot pay: {error}; add credit at https://cloud.vast.ai/billing/"
                 ) from None
             else:
-                self._lost(candidate, f"refused: {error}", error)
+                self._lost(candidate, f"refused: {error}")
         return None
 
     def _resolve(self) -> int | None:
@@ -253,7 +253,7 @@ class Rental:
                 return None
             self._sleep(min(2.0, self._order.poll_s))
 
-    def _lost(self, candidate: Candidate, reason: str, _error: Exception) -> None:
+    def _lost(self, candidate: Candidate, reason: str) -> None:
         text = scrub(reason, self._secrets)[:300]
         self._rejected.append(Rejected(candidate.offer.machine_id, candidate.offer.ask_id, text, 0.0))
         self._tried.add(candidate.offer.machine_id)

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from components.redaction import scrub
 from components.vast.models import Contract
 
 Stage = Literal["rented", "pulling", "starting", "port", "serving"]
@@ -63,7 +64,7 @@ class Observation:
 
 def observe(contract: Contract, container_port: int) -> Observation:
     """Return what the API's fields say. That a port is mapped says nothing of whether the server answers."""
-    message = " ".join(contract.status_msg.split())[:300]
+    message = scrub(" ".join(contract.status_msg.split())[:300], contract.env_values())  # a host may echo the command
     status = contract.actual_status
     failure = _failure(contract, status, message)
     if failure is not None:
@@ -83,6 +84,9 @@ def observe(contract: Contract, container_port: int) -> Observation:
     return Observation("rented", message or status or "contract made")
 
 
+OUTBID = Failure("outbid", "the instance was outbid and paused")
+
+
 def _failure(contract: Contract, status: str, message: str) -> Failure | None:
     if _OCI.search(message) and status in ("created", "loading", ""):
         fault: Fault = "host" if _HOSTS_OWN.search(message) else "either"
@@ -94,7 +98,7 @@ def _failure(contract: Contract, status: str, message: str) -> Failure | None:
         return Failure("exited", f"the container exited: {message}", "either")
     if contract.cur_state == contract.intended_status == contract.next_state == "stopped":
         if contract.is_bid:
-            return Failure("outbid", "the instance was outbid and paused")
+            return OUTBID
         return Failure("stopped", "the instance was stopped by the host, by someone else or for want of credit")
     if status == "created" and contract.cur_state == "stopped":
         return Failure(
@@ -102,8 +106,8 @@ def _failure(contract: Contract, status: str, message: str) -> Failure | None:
         )
     if status in DEAD:
         if contract.is_bid and contract.intended_status == "running":
-            return Failure("outbid", "the instance was outbid and paused")
+            return OUTBID
         return Failure(status, f"the instance is {status}")
     if contract.is_bid and contract.cur_state == "stopped" and contract.intended_status == "running":
-        return Failure("outbid", "the instance was outbid and paused")
+        return OUTBID
     return None
