@@ -1,36 +1,96 @@
-"""Keys that the stack makes once and keeps as secrets. Used by the Reranker component."""
+"""Keys and the certificate authority that the stack makes once and keeps as secrets. Used by the Reranker component."""
 
 from __future__ import annotations
 
 import secrets
+import time
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+
+from components.vast.identity import Authority, expiry
 
 KEY_BYTES = 32
+RENEW_AUTHORITY_BEFORE_S = 450 * 86400  # longer than any certificate that it signs lasts
 
 
 class ApiKeyProvider(ResourceProvider):
-    """Makes a random key; needs no API, and keeps the key for the life of the resource."""
+    """Makes a random key; needs no API, and keeps the key until its generation changes."""
 
     serialize_as_secret_always = True
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Return 32 random bytes as 64 hex digits."""
-        key = secrets.token_hex(KEY_BYTES)
-        return CreateResult(secrets.token_hex(4), {**props, "value": key})
+        return CreateResult(secrets.token_hex(4), {**props, "value": secrets.token_hex(KEY_BYTES), "previous": ""})
 
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Nothing changes a key but its replacement (`pulumi up --replace`)."""
-        return DiffResult(changes=False)
+    def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
+        """Say that there is a new key to make, or an old one to forget."""
+        forget = bool(olds.get("previous")) and not news.get("keep_previous")
+        return DiffResult(changes=_generation(olds) != _generation(news) or forget)
+
+    def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
+        """Make the key of a new generation, and keep or forget the one before it."""
+        value, previous = olds["value"], olds.get("previous") or ""
+        if _generation(olds) != _generation(news):
+            value, previous = secrets.token_hex(KEY_BYTES), value
+        return UpdateResult({**news, "value": value, "previous": previous if news.get("keep_previous") else ""})
 
 
 class ApiKey(Resource, module="vast", name="ApiKey"):
-    """An API key for the endpoint: `value`, 64 hex digits, secret in state."""
+    """An API key: `value`, 64 hex digits, secret in state; `previous` is the one before, or empty.
+
+    Another `generation` makes another key; `keep_previous` says whether the one before stays on record.
+    """
 
     value: pulumi.Output[str]
+    previous: pulumi.Output[str]
 
-    def __init__(self, name: str, opts: pulumi.ResourceOptions | None = None) -> None:
-        secret = pulumi.ResourceOptions(additional_secret_outputs=["value"])
-        super().__init__(ApiKeyProvider(), name, {"value": None}, pulumi.ResourceOptions.merge(secret, opts))
+    def __init__(
+        self,
+        name: str,
+        opts: pulumi.ResourceOptions | None = None,
+        *,
+        generation: int = 1,
+        keep_previous: bool = False,
+    ) -> None:
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["value", "previous"])
+        props = {"value": None, "previous": None, "generation": generation, "keep_previous": keep_previous}
+        super().__init__(ApiKeyProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
+
+
+class CertificateAuthorityProvider(ResourceProvider):
+    """Makes a certificate authority; renews it long before it ends."""
+
+    serialize_as_secret_always = True
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Return certificate and key, PEM, and when the certificate ends, in seconds since the epoch."""
+        made = Authority.make(props["common_name"])
+        outs = {"certificate": made.certificate, "private_key": made.private_key}
+        return CreateResult(secrets.token_hex(4), {**props, **outs, "expires_at": expiry(made.certificate)})
+
+    def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
+        """Replace an authority that would end before a certificate that it signs today."""
+        left_s = float(olds.get("expires_at") or 0.0) - time.time()
+        replaces = ["expires_at"] if left_s < RENEW_AUTHORITY_BEFORE_S else []
+        if olds.get("common_name") != news.get("common_name"):
+            replaces.append("common_name")
+        return DiffResult(changes=bool(replaces), replaces=replaces)
+
+
+class CertificateAuthority(Resource, module="vast", name="CertificateAuthority"):
+    """The stack's own authority: `certificate` (PEM, public: what clients trust), `private_key` (PEM, secret)."""
+
+    certificate: pulumi.Output[str]
+    private_key: pulumi.Output[str]
+    expires_at: pulumi.Output[int]
+
+    def __init__(self, name: str, common_name: str, opts: pulumi.ResourceOptions | None = None) -> None:
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["private_key"])
+        props = {"common_name": common_name, "certificate": None, "private_key": None, "expires_at": None}
+        super().__init__(CertificateAuthorityProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
+
+
+def _generation(props: dict[str, Any]) -> int:
+    return int(props.get("generation") or 1)

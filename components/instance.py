@@ -20,7 +20,8 @@ from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, known, verb
 from components.vast import cost
 from components.vast.change import plan, same
-from components.vast.drift import Drift, Watch, from_probe, from_state, from_terms
+from components.vast.drift import Drift, Watch, from_move, from_probe, from_state, from_terms
+from components.vast.identity import Authority, served_expiry
 from components.vast.label import Label
 from components.vast.market import Search
 from components.vast.models import Contract
@@ -42,9 +43,11 @@ class InstanceArgs:
     """What to run, where to look for a machine, and when it counts as serving.
 
     `label_base`: <project>/<stack>/<name>. `owner`, `search`, `candidates`, `searched_at`: from an OfferQuery.
-    `env` and `image_login` are secret. `probe`: see components.vast.probe.HttpProbe. Deadlines in seconds by stage.
-    `hedge`: how many machines race to be the one that stays. `replace`: blue_green (the new one serves before the old
-    one goes) or in_place (no double cost, a gap). `money`: see components.vast.money.Budget. `bid`: see rental.Bid.
+    `env` and `image_login` are secret. `authority` (certificate and secret private_key, PEM) signs a certificate for
+    the machine, which the container finds in its environment, see components.vast.identity.
+    `probe`: see components.vast.probe.HttpProbe. Deadlines in seconds by stage. `hedge`: how many machines race to be
+    the one that stays. `replace`: blue_green (the new one serves before the old one goes) or in_place (no double cost,
+    a gap). `money`: see components.vast.money.Budget. `bid`: see components.vast.order.Bid.
     """
 
     label_base: str
@@ -61,6 +64,7 @@ class InstanceArgs:
     args: pulumi.Input[Sequence[str]] = ()
     env: pulumi.Input[Mapping[str, pulumi.Input[str]]] = field(default_factory=dict)
     image_login: pulumi.Input[str | None] = None
+    authority: pulumi.Input[Mapping[str, pulumi.Input[str]]] | None = None
     user: str | None = None
     deadlines: Mapping[str, float] = field(default_factory=dict)
     watch: Mapping[str, Any] = field(default_factory=dict)
@@ -110,7 +114,7 @@ class InstanceProvider(VastProvider):
         if change.replaces:
             ENGINE.log(f"will be replaced: {'; '.join(change.reasons)}", severity="warning")
         replaces = change.replaces + [
-            key for key in unknown if key in ("env", "image_login", "args", "onstart", "image")
+            key for key in unknown if key in ("env", "image_login", "authority", "args", "onstart", "image")
         ]
         return DiffResult(
             changes=bool(change.any or unknown),
@@ -177,7 +181,7 @@ class InstanceProvider(VastProvider):
         probe = HttpProbe.parse(props["probe"])
         watch = _watch(props)
         seen = observe(contract, probe.port)
-        drift = from_state(contract, seen)
+        drift = from_state(contract, seen) or from_move(contract, seen, props)
         if drift is None:
             drift = from_probe(contract, seen, self._sight(seen, probe, props), watch)
         if drift is not None and (drift.action == "error" or watch.heal_on == "never"):
@@ -273,13 +277,15 @@ class Instance(Resource, module="vast", name="Instance"):
     bandwidth_cost_usd_gb: pulumi.Output[dict[str, float]]
     pull_cost_usd: pulumi.Output[float]
     rejected_machines: pulumi.Output[list[dict[str, Any]]]
+    certificate_expires_at: pulumi.Output[int | None]
     ready_s: pulumi.Output[float]
 
     def __init__(self, name: str, args: InstanceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         inputs = {key: value for key, value in vars(args).items() if value is not None}
         inputs["env"] = pulumi.Output.secret(args.env)
-        if args.image_login is not None:
-            inputs["image_login"] = pulumi.Output.secret(args.image_login)
+        for key in ("image_login", "authority"):
+            if key in inputs:
+                inputs[key] = pulumi.Output.secret(inputs[key])
         outputs = dict.fromkeys(key for key in Instance.__annotations__)
         super().__init__(InstanceProvider(), name, {**outputs, **inputs}, opts)
 
@@ -295,12 +301,18 @@ def _spec(props: Mapping[str, Any]) -> Spec:
         user=props.get("user"),
         env={str(key): str(value) for key, value in (props.get("env") or {}).items()},
         image_login=props.get("image_login"),
+        authority=Authority.parse(props.get("authority")),
     )
 
 
 def _watch(props: Mapping[str, Any]) -> Watch:
     raw = props.get("watch") or {}
-    return Watch(heal_on=raw.get("heal_on") or "dead", renew_before_h=float(raw.get("renew_before_h") or 0.0))
+    certificate_d = raw.get("renew_certificate_before_d")
+    return Watch(
+        heal_on=raw.get("heal_on") or "dead",
+        renew_before_h=float(raw.get("renew_before_h") or 0.0),
+        renew_certificate_before_d=30.0 if certificate_d is None else float(certificate_d),
+    )
 
 
 def _bid(props: Mapping[str, Any]) -> Bid | None:
@@ -331,6 +343,7 @@ def _outputs(props: Mapping[str, Any], probe: HttpProbe, label: Label, rented: R
     contract, candidate = rented.contract, rented.candidate
     gpus = f"{contract.num_gpus}x {contract.gpu_name}" if contract.num_gpus > 1 else contract.gpu_name
     hourly = cost.of_contract(contract, float(props["disk_gb"]))
+    ends = served_expiry(rented.ip, rented.port, probe.ca_certificate) if probe.ca_certificate else None
     return {
         **props,
         "instance_id": contract.id,
@@ -352,6 +365,7 @@ def _outputs(props: Mapping[str, Any], probe: HttpProbe, label: Label, rented: R
         "bandwidth_cost_usd_gb": cost.bandwidth(contract),
         "pull_cost_usd": round(candidate.pull_cost_usd, 4) if candidate else 0.0,
         "offer": candidate.offer.record() if candidate else {},
+        "certificate_expires_at": ends,
         "rejected_machines": [one.record() for one in rented.rejected],
         "adopted": rented.adopted,
         "ready_s": round(rented.ready_s, 1),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -24,14 +25,15 @@ from components.vllm.launch import Form, problems_with_extra_args
 
 NAMESPACE = "vast-reranker"
 KEYS = (
-    "model", "offline_model", "image", "form", "guard", "dtype", "extra_args", "query", "disk_gb", "max_dph_usd",
-    "min_reliability", "min_duration_h", "gpu_names", "countries", "prefer", "api_url", "api_pacing", "api_patience_s",
-    "vast_api_key",
-    "api_key", "hub_token", "max_tries", "poll_s", "rented_s", "pulling_s", "starting_s", "port_s", "serving_s",
-    "stall_s", "probe_window_s", "probe_timeout_s", "heal_on", "renew_before_h", "replace", "hedge", "bid",
-    "bid_factor", "max_hourly_usd", "min_runway_h", "adopt_instance_id",
+    "model", "offline_model", "image", "form", "guard", "tls", "tls_renew_before_d", "api_key_generation",
+    "keep_previous_key", "max_documents", "max_body_mb", "truncate_prompt_tokens", "open_health", "dtype",
+    "extra_args", "query", "disk_gb", "max_dph_usd", "min_reliability", "min_duration_h", "gpu_names", "countries",
+    "prefer", "api_url", "api_pacing", "api_patience_s", "vast_api_key", "api_key", "api_key_previous", "hub_token",
+    "image_login", "max_tries", "poll_s", "rented_s", "pulling_s", "starting_s", "port_s", "serving_s", "stall_s",
+    "probe_window_s", "probe_timeout_s", "heal_on", "renew_before_h", "replace", "hedge", "bid", "bid_factor",
+    "max_hourly_usd", "min_runway_h", "adopt_instance_id",
 )  # fmt: skip
-SECRET_KEYS = ("vast_api_key", "api_key", "hub_token")
+SECRET_KEYS = ("vast_api_key", "api_key", "api_key_previous", "hub_token", "image_login")
 FORMS: tuple[str, ...] = get_args(Form)
 REPLACES = ("blue_green", "in_place")
 STAGE_DEADLINES = ("rented_s", "pulling_s", "starting_s", "port_s", "serving_s", "stall_s")
@@ -42,13 +44,26 @@ MIN_KEY_CHARS = 16
 
 
 @dataclass(frozen=True)
+class Access:
+    """Who may come in, and how: keys, TLS, what the guard takes. Keys are not in the repr."""
+
+    guard: bool
+    tls: bool
+    generation: int
+    keep_previous: bool
+    guard_options: Mapping[str, Any]
+    key: str | None = fields_of(default=None, repr=False)
+    previous_key: str | None = fields_of(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class Settings:
     """What one stack wants. Keys and tokens are not in the repr."""
 
     model: Model
     image: Image
     form: Form
-    guard: bool
+    access: Access
     dtype: str | None
     extra_args: tuple[str, ...]
     query: str
@@ -67,8 +82,8 @@ class Settings:
     bid: Mapping[str, float] | None
     adopt_instance_id: int | None
     asked_model: str
-    api_key: str | None = fields_of(default=None, repr=False)
     hub_token: str | None = fields_of(default=None, repr=False)
+    image_login: str | None = fields_of(default=None, repr=False)
 
 
 def stack_config() -> dict[str, str]:
@@ -117,16 +132,13 @@ def load(
         parse(query)
     except QueryError as error:
         reader.problem("query", str(error).removeprefix("query "))
-    guard = reader.guard(form_is_plain=reader.text("form") == "plain")
+    access = reader.access(form_is_plain=reader.text("form") == "plain")
     prefer = reader.one_of("prefer", PREFERENCES)
     form = cast(Form, reader.one_of("form", FORMS))
     reader.one_of("api_pacing", ("published", "off"))
     reader.one_of("dtype", ("", *DTYPES))
     reader.number("api_patience_s", least=1)
     disk_gb = reader.number("disk_gb", least=VAST_MIN_DISK_GB)
-    api_key = reader.text("api_key") or None
-    if api_key is not None and (len(api_key) < MIN_KEY_CHARS or not api_key.isascii() or not api_key.isprintable()):
-        reader.problem("api_key", f"needs at least {MIN_KEY_CHARS} printable ASCII characters (its value is not shown)")
     deadlines = {key: reader.number(key, least=1) for key in STAGE_DEADLINES}
     poll_s = reader.number("poll_s", least=0.05)
     watch = reader.watch()
@@ -153,7 +165,7 @@ def load(
         model=model,
         image=image,
         form=form,
-        guard=guard,
+        access=access,
         dtype=reader.text("dtype") or None,
         extra_args=extra_args,
         query=query,
@@ -172,8 +184,8 @@ def load(
         bid=bid,
         adopt_instance_id=adopt,
         asked_model=asked,
-        api_key=api_key,
         hub_token=reader.text("hub_token") or None,
+        image_login=reader.image_login(),
     )
 
 
@@ -265,12 +277,48 @@ class _Reader:
             return ""
         return value
 
-    def guard(self, *, form_is_plain: bool) -> bool:
-        """Read whether every route needs the key; the plain form has no place for what sees to that."""
-        guard = self.one_of("guard", ("on", "off")) == "on"
-        if guard and form_is_plain:
-            self.problem("guard", "is on, but form plain has no place for it; accepted: guard off, or form script")
-        return guard
+    def switch(self, key: str) -> bool:
+        return self.one_of(key, ("on", "off")) == "on"
+
+    def access(self, *, form_is_plain: bool) -> Access:
+        """Read who may come in, and how; the plain form has no place for what sees to that."""
+        guard, tls = self.switch("guard"), self.switch("tls")
+        for key, on in (("guard", guard), ("tls", tls)):
+            if on and form_is_plain:
+                self.problem(key, f"is on, but form plain has no place for it; accepted: {key} off, or form script")
+        options: dict[str, Any] = {
+            "max_documents": int(self.number("max_documents", least=1)),
+            "max_bytes": int(self.number("max_body_mb", least=0.01) * (1 << 20)),
+        }
+        if self.switch("open_health"):
+            options["open_health"] = True
+        if self.text("truncate_prompt_tokens"):
+            options["truncate"] = int(self.number("truncate_prompt_tokens", least=-1))
+        return Access(
+            guard=guard,
+            tls=tls,
+            generation=int(self.number("api_key_generation", least=1)),
+            keep_previous=self.switch("keep_previous_key"),
+            guard_options=options,
+            key=self.client_key("api_key"),
+            previous_key=self.client_key("api_key_previous"),
+        )
+
+    def client_key(self, key: str) -> str | None:
+        """Read a key that clients present; a comma would end it in the guard's list."""
+        value = self.text(key)
+        if value and (len(value) < MIN_KEY_CHARS or "," in value or not value.isascii() or not value.isprintable()):
+            self.problem(
+                key, f"needs at least {MIN_KEY_CHARS} printable ASCII characters, no comma (its value is not shown)"
+            )
+        return value or None
+
+    def image_login(self) -> str | None:
+        """Read the login of a private registry, in the form that Vast.ai takes."""
+        value = self.text("image_login")
+        if value and not re.fullmatch(r"-u \S+ -p \S+ \S+", value):
+            self.problem("image_login", "is not of the form: -u USER -p TOKEN REGISTRY (its value is not shown)")
+        return value or None
 
     def watch(self) -> dict[str, Any]:
         """Read how strictly the instance is watched."""
@@ -278,6 +326,7 @@ class _Reader:
             "heal_on": self.one_of("heal_on", HEAL_ON),
             "probe_window_s": self.number("probe_window_s", least=0),
             "renew_before_h": self.number("renew_before_h", least=0),
+            "renew_certificate_before_d": self.number("tls_renew_before_d", least=0),
         }
 
     def money(self) -> dict[str, float]:

@@ -16,11 +16,12 @@ from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, known, verb
 from components.vast.change import same
+from components.vast.identity import ca_file
 from components.vllm.catalog import load_catalog
 from components.vllm.checks import CHECKS_VERSION, run_checks
 from components.vllm.client import RerankClient
 
-WATCHED = ("url", "instance_id", "model", "guard", "checks_version", "run")
+WATCHED = ("url", "instance_id", "model", "guard", "ca_certificate", "checks_version", "run")
 
 
 @dataclass
@@ -32,6 +33,7 @@ class RerankValidationArgs:
     model: pulumi.Input[str]
     instance_id: pulumi.Input[int]
     guard: bool = True
+    ca_certificate: pulumi.Input[str] = ""
     run: str = ""
     checks_version: int = CHECKS_VERSION
 
@@ -61,8 +63,9 @@ class RerankValidationProvider(VastProvider):
 def _validated(props: dict[str, Any]) -> dict[str, Any]:
     model = load_catalog().model(props["model"])
     ENGINE.log(f"scoring golden pairs of {model.name} on {props['url']}/rerank", ephemeral=True)
-    client = RerankClient(props["url"], props["api_key"], timeout_s=60.0)
-    report = run_checks(client, model, doors_closed=bool(props.get("guard")))
+    ca = ca_file(str(props["ca_certificate"])) if props.get("ca_certificate") else None
+    client = RerankClient(props["url"], props["api_key"], verify=ca or True, timeout_s=60.0)
+    report = run_checks(client, model, doors_closed=bool(props.get("guard")), ca_file=ca)
     report.raise_if_failed()
     passed = f"{sum(check.passed and not check.skipped for check in report.checks)} checks passed"
     ENGINE.log(f"{passed}; weights that ran: {report.weights}")

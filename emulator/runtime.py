@@ -13,6 +13,7 @@ import random
 import shlex
 import shutil
 import socket
+import ssl
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -149,13 +150,20 @@ class Containers:
         key = str(env.get("VLLM_API_KEY") or "")
         served = Served((model,), keys=(key,) if key else ())
         guard_keys = [one for one in str(env.get("GUARD_KEYS") or "").split(",") if one]
+        held: list[str] = []
+        tls = self._tls(contract_id, env)
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             while contract_id in self._silent:
                 await asyncio.sleep(0.2)
             authorization = request.headers.get("Authorization", "")
-            # a launch with a guard: no process runs it here, so only that it refuses is kept
-            if guard_keys and authorization not in [f"Bearer {one}" for one in guard_keys]:
+            # a launch with a guard: no process runs it here, so only that it refuses, and keeps keys, is kept
+            key = authorization.removeprefix("Bearer ")
+            if guard_keys and request.path == "/guard/keys" and key == guard_keys[0]:
+                if request.method == "PUT":
+                    held[:] = (await request.json())["keys"]
+                return web.json_response({"keys": held})
+            if guard_keys and key not in guard_keys and hashlib.sha256(key.encode()).hexdigest() not in held:
                 return web.Response(status=401)
             status, answer = respond(request.method, request.path, await request.read(), served, authorization)
             if isinstance(answer, str):
@@ -166,8 +174,23 @@ class Containers:
         loop = asyncio.get_running_loop()
         for outer in ports.values():
             handler = web.Server(handle, access_log=None)
-            self._sites.setdefault(contract_id, []).append((await loop.create_server(handler, ip, outer), handler))
+            self._sites.setdefault(contract_id, []).append(
+                (await loop.create_server(handler, ip, outer, ssl=tls), handler)
+            )
         self.append_log(contract_id, f"INFO serving {model}, by the emulator itself\nApplication startup complete.")
+
+    def _tls(self, contract_id: int, env: dict[str, Any]) -> ssl.SSLContext | None:
+        """Return what the identity in a container's environment makes of the port, as its boot script would."""
+        if not env.get("TLS_KEY"):
+            return None
+        folder = self.folder(contract_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        pieces = "".join(str(env[name]) for name in sorted(env) if name.startswith("TLS_CERT_"))
+        for name, label, text in (("cert.pem", "CERTIFICATE", pieces), ("key.pem", "PRIVATE KEY", env["TLS_KEY"])):
+            (folder / name).write_text(f"-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+        return context
 
 
 def model_of(body: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ TABLE: Mapping[str, Effect] = {
     "disk_gb": "replace",
     "user": "replace",
     "image_login": "replace",
+    "authority": "replace",
     # how it is called, watched and waited for
     "label_base": "update",
     "owner": "update",

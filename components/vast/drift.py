@@ -32,6 +32,7 @@ TABLE: Mapping[str, tuple[Action, str]] = {
     "engine-dead": ("replace", "the container runs but its server does not serve"),
     "unreachable": ("error", "nothing can be said: no answer comes from the host at all"),
     "address": ("update", "the IP or port moved"),
+    "certificate": ("replace", "the certificate is not for the new IP, or ends within tls_renew_before_d"),
     "image": ("replace", "the image was changed by hand"),
     "label": ("update", "the label was changed by hand"),
     "command": ("replace", "the container's command was changed by hand"),
@@ -68,6 +69,7 @@ class Watch:
 
     heal_on: HealOn = "dead"
     renew_before_h: float = 0.0
+    renew_certificate_before_d: float = 30.0
 
 
 def from_state(contract: Contract, seen: Observation) -> Drift | None:
@@ -80,6 +82,14 @@ def from_state(contract: Contract, seen: Observation) -> Drift | None:
     if seen.port is None:
         said = contract.actual_status or "being provisioned"
         return Drift("not-running", f"instance {contract.id} is {said}, with no address ({seen.progress[:120]})")
+    return None
+
+
+def from_move(contract: Contract, seen: Observation, outs: Mapping[str, Json]) -> Drift | None:
+    """Judge an IP that changed: a certificate is for one IP, and nothing renews it in a container that runs."""
+    if outs.get("certificate_expires_at") and outs.get("ip") and seen.port is not None and seen.ip != outs["ip"]:
+        reason = f"instance {contract.id} moved from {outs['ip']} to {seen.ip}, which its certificate does not name"
+        return Drift("certificate", reason)
     return None
 
 
@@ -107,6 +117,9 @@ def from_terms(
     found = []
     if outs.get("ip") and seen.port is not None and (seen.ip, seen.port) != (outs["ip"], int(outs.get("port") or 0)):
         found.append(Drift("address", f"moved from {outs['ip']}:{outs.get('port'):.0f} to {seen.ip}:{seen.port}"))
+    ends = float(outs.get("certificate_expires_at") or 0.0)
+    if ends and ends - now < watch.renew_certificate_before_d * 86400:
+        found.append(Drift("certificate", f"it ends in {max(ends - now, 0) / 86400:.0f} days"))
     if contract.image and outs.get("image_uuid") and contract.image != outs["image_uuid"]:
         found.append(Drift("image", f"instance {contract.id} runs {contract.image}, not {outs['image_uuid']}"))
     if outs.get("command_digest") and contract.command_digest not in ("", outs["command_digest"]):

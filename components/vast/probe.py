@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from components.vast.identity import ca_file
 from components.vast.wire import Json, Wire
 
 # ready: it served. dead: an answer that proves there is no such server. silent: nothing proves anything.
@@ -34,7 +35,8 @@ class HttpProbe:
     """A request that only a working server answers as expected.
 
     `headers` may hold ${NAME}, filled from the container's environment when sent, so that this record stays free of
-    secrets. `expect_body` is a regular expression that the answer's text must contain.
+    secrets. `expect_body` is a regular expression that the answer's text must contain. With a `ca_certificate` (PEM)
+    it asks by TLS, and a server without a certificate of that CA for its address is dead.
     """
 
     port: int
@@ -43,7 +45,7 @@ class HttpProbe:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Json = None
     expect_body: str = ""
-    scheme: str = "http"
+    ca_certificate: str = ""
     timeout_s: float = 10.0
 
     @classmethod
@@ -56,13 +58,13 @@ class HttpProbe:
             headers=dict(raw.get("headers") or {}),
             body=raw.get("body"),
             expect_body=str(raw.get("expect_body") or ""),
-            scheme=str(raw.get("scheme") or "http"),
+            ca_certificate=str(raw.get("ca_certificate") or ""),
             timeout_s=float(raw.get("timeout_s") or 10.0),
         )
 
     def url(self, ip: str, host_port: int) -> str:
         """Return the address of the server, without a path."""
-        return f"{self.scheme}://{ip}:{host_port}"
+        return f"{'https' if self.ca_certificate else 'http'}://{ip}:{host_port}"
 
     def ask(self, ip: str, host_port: int, env: Mapping[str, str]) -> Sight:
         """Send the request once and judge the answer."""
@@ -79,6 +81,7 @@ class HttpProbe:
                 json=self.body,
                 timeout=(min(self.timeout_s, 5.0), self.timeout_s),
                 allow_redirects=False,
+                verify=ca_file(self.ca_certificate) if self.ca_certificate else True,
             )
         except requests.exceptions.SSLError as error:
             return Sight("dead", f"TLS fails: {_cause(error)}")

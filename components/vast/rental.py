@@ -215,7 +215,15 @@ class Rental:
         """Rent one offer; None when it is not to be had. A lost answer is resolved by the label first."""
         offer = candidate.offer
         bid_usd = self._order.bid.on(offer) if self._order.bid else None
-        body = self._order.spec.body(self._order.label.marked(pending=True), bid_usd=bid_usd)
+        identity = None
+        if self._order.spec.authority is not None:
+            try:
+                identity = self._order.spec.authority.issue(offer.public_ip)
+            except ValueError:
+                self._lost(candidate, f"its offer shows no IP to sign a certificate for ({offer.public_ip!r})")
+                return None
+            self._secrets.append(identity.secret)
+        body = self._order.spec.body(self._order.label.marked(pending=True), bid_usd=bid_usd, identity=identity)
         try:
             return self._client.rent(offer.ask_id, body)
         except OfferTaken:

@@ -7,13 +7,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
+from components.vast.identity import Authority, Identity
 from components.vast.label import Label
 from components.vast.wire import Json, Wire
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A container: image, command, environment, ports, disk. `env` and `image_login` are secret and not in the repr."""
+    """A container: image, command, environment, ports, disk. `env` and `image_login` are secret and not in the repr.
+
+    With an `authority` each container also gets an identity of its own, signed for the IP of its offer.
+    """
 
     image: str
     disk_gb: float
@@ -24,31 +28,30 @@ class Spec:
     user: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     image_login: str | None = field(default=None, repr=False)
+    authority: Authority | None = field(default=None, repr=False)
 
     def digest(self) -> str:
         """Return 12 hex digits that change with anything that needs a new container, secrets included."""
-        content = json.dumps(
-            {
-                f.name: dict(self.env) if f.name == "env" else getattr(self, f.name)
-                for f in fields(self)
-                if f.name != "disk_gb"
-            }
-            | {"disk_gb": float(self.disk_gb)},
-            sort_keys=True,
-        )
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts |= {
+            "env": dict(self.env),
+            "disk_gb": float(self.disk_gb),
+            "authority": self.authority.certificate if self.authority else None,
+        }
+        content = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def secrets(self) -> list[str]:
         """Return the values that must not be shown."""
         return [*self.env.values(), *(self.image_login or "").split()]
 
-    def body(self, label: Label, *, bid_usd: float | None = None) -> dict[str, Json]:
+    def body(self, label: Label, *, bid_usd: float | None = None, identity: Identity | None = None) -> dict[str, Json]:
         """Return the JSON for `PUT /api/v0/asks/{id}/`; `cancel_unavail` refuses to queue for a busy machine."""
         env: dict[str, str] = {f"-p {mapping}": "1" for mapping in self.ports}
         body: dict[str, Json] = {
             "client_id": "me",
             "image": self.image,
-            "env": env | dict(self.env),
+            "env": env | dict(self.env) | (identity.env() if identity else {}),
             "disk": float(self.disk_gb),
             "label": str(label),
             "runtype": self.runtype,

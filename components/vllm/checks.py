@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from components.errors import ServerError, ServerUnreachable, ValidationFailed
 from components.vllm.catalog import GoldenCase, Model
 from components.vllm.client import RerankClient, ServedModel
+from components.vllm.encryption import check_encryption
 from components.vllm.judges import (
     Check,
     judge_agreement,
@@ -30,7 +31,7 @@ from components.vllm.judges import (
 )
 
 # Goes up when checks are added or get stricter: a running stack is then validated again.
-CHECKS_VERSION = 2
+CHECKS_VERSION = 3
 # What a vLLM 0.32 pooling server registers (its own route list), and what a stranger would try besides.
 DOORS = (
     "/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/v1/models", "/metrics", "/health", "/version",
@@ -92,12 +93,14 @@ def run_checks(
     *,
     golden: Sequence[GoldenCase] | None = None,
     doors_closed: bool = False,
+    ca_file: str | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Report:
     """Run every check and return the report; a server that answers wrongly makes a failed check, not an error.
 
     `golden` replaces the model's own cases. Empty: the model has no meaning to check (random weights), so the order is
-    not judged, and the report says so. `doors_closed`: no route may answer without the key.
+    not judged, and the report says so. `doors_closed`: no route may answer without the key. `ca_file`: the server shows
+    a certificate of this CA, and answers nobody without TLS.
     Raises ServerUnreachable when nothing answers before the edges are tried.
     """
     run = _Run(client, model, clock)
@@ -111,6 +114,8 @@ def run_checks(
     checks.append(run.wrong_model())
     if doors_closed:
         checks += [run.doors("no key", None), run.doors("a wrong key", "not-the-key")]
+    if ca_file is not None:
+        checks += check_encryption(client.url, ca_file)
     weights = next((one.root for one in listed if one.id == model.name), "unknown")
     return Report(model.name, weights, tuple(checks))
 

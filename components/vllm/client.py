@@ -7,6 +7,7 @@ Bodies: vLLM 0.19.1 and 0.32.0, entrypoints/pooling (rerank and score protocols)
 from __future__ import annotations
 
 import http.client
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import requests
 
 SHOWN_CHARS = 300
+KEYS_PATH = "/guard/keys"
 KNOCK = b'{"query": "q", "documents": ["d"], "text_1": "q", "text_2": "d"}'
 
 
@@ -135,6 +137,24 @@ class RerankClient:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             self._malformed("/v1/models", error, raw)
 
+    def held_keys(self) -> list[str]:
+        """Return the SHA-256 digests (hex) of the keys that the guard accepts beside the stack's own, with which to
+        ask."""
+        return self._digests("GET", None)
+
+    def hold_keys(self, digests: Sequence[str]) -> None:
+        """Set the keys that the guard accepts beside the stack's own. Raises ServerError when they are not kept."""
+        kept = self._digests("PUT", {"keys": list(digests)})
+        if set(kept) != set(digests):
+            raise ServerError(f"{self.url}{KEYS_PATH}: keeps {len(kept)} other keys", status=200, message="other keys")
+
+    def _digests(self, method: str, body: Mapping[str, Any] | None) -> list[str]:
+        raw = self._ask(method, KEYS_PATH, body)
+        try:
+            return [str(one) for one in raw["keys"]]
+        except (KeyError, TypeError) as error:
+            self._malformed(KEYS_PATH, error, raw)
+
     def knock(self, path: str, key: str | None) -> tuple[int, int]:
         """Try a path, letter for letter as given, by GET and by POST, with this key or none; return both statuses.
 
@@ -143,7 +163,7 @@ class RerankClient:
         parts = urlsplit(self.url)
         statuses = []
         for method in ("GET", "POST"):
-            door = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=self._timeout_s)
+            door = self._door(parts.hostname or "", parts.port)
             headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
             try:
                 door.request(method, path, body=KNOCK if method == "POST" else None, headers=headers)
@@ -153,6 +173,12 @@ class RerankClient:
             finally:
                 door.close()
         return statuses[0], statuses[1]
+
+    def _door(self, host: str, port: int | None) -> http.client.HTTPConnection:
+        if self.url.startswith("http:"):
+            return http.client.HTTPConnection(host, port, timeout=self._timeout_s)
+        context = ssl.create_default_context(cafile=self._verify if isinstance(self._verify, str) else None)
+        return http.client.HTTPSConnection(host, port, timeout=self._timeout_s, context=context)
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
         import requests  # noqa: PLC0415

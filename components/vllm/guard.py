@@ -2,6 +2,9 @@
 
 Every path but an allow list is 404; every allowed path needs a key. vLLM's own key covers /v1 and /v2 alone.
 Options come as JSON in GUARD, keys as a comma-separated list in GUARD_KEYS. No key and no document is ever logged.
+
+The first key is the stack's own: by GET and PUT on /guard/keys it, and no other, reads and sets the SHA-256 digests of
+further keys, {"keys": [hex]}, so that keys come and go while the server runs. They are kept in the file GUARD_STORE.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 SCORED = ("/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score")
 ALLOW = (*SCORED, "/v1/models", "/metrics")
+KEYS = "/guard/keys"
+MAX_KEYS = 32
 LISTS = ("documents", "text_1", "text_2", "queries", "data_1", "data_2")
 
 
@@ -34,6 +39,10 @@ class Guard:
         keys = os.environ.get("GUARD_KEYS", "").split(",") if keys is None else keys
         self.app = app
         self.keys = [sha256(key.encode()).digest() for key in keys if key]
+        self.store = os.environ.get("GUARD_STORE", "")
+        if os.path.exists(self.store):
+            with open(self.store) as file:
+                self.keys[1:] = [bytes.fromhex(line) for line in file.read().split()]
         self.allow = frozenset(options.get("allow", ALLOW))
         self.open = frozenset(["/health"] if options.get("open_health") else [])
         self.max_bytes = options.get("max_bytes", 8 << 20)
@@ -50,11 +59,15 @@ class Guard:
             return
         try:
             path = self.admit(scope)
+            if path == KEYS:
+                body = await self.read(scope, receive) if scope["method"] == "PUT" else b""
+                await answer(send, 200, self.managed(body))
+                return
             if path in SCORED and scope["method"] == "POST":
                 body = self.checked(await self.read(scope, receive))
                 scope, receive = replaced(scope, receive, body)
         except Refusal as refusal:
-            await answer(send, *refusal.args)
+            await refuse(send, *refusal.args)
         except ConnectionError:
             return
         else:
@@ -67,16 +80,31 @@ class Guard:
         plain = raw is None or raw.partition(b"?")[0] == path.encode("utf-8", "replace")
         if plain and path in self.open and scope["method"] in ("GET", "HEAD"):
             return path
-        if not plain or path not in self.allow:
+        if not plain or (path not in self.allow and path != KEYS):
             raise Refusal(404, "Not Found")
         given = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
         scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         digest = sha256(key).digest()
         # every key is compared, in constant time: neither which one nor how much of it matched can be measured
-        valid = [hmac.compare_digest(digest, known) for known in self.keys]
+        valid = [hmac.compare_digest(digest, known) for known in (self.keys[:1] if path == KEYS else self.keys)]
         if scheme.lower() != b"bearer" or not any(valid):
             raise Refusal(401, "a valid key is needed: Authorization: Bearer <key>")
         return path
+
+    def managed(self, body: bytes) -> dict[str, Any]:
+        """Set the further keys, if a body says which, and return them."""
+        if body:
+            try:
+                found = [bytes.fromhex(one) for one in json.loads(body)["keys"]]
+            except (ValueError, TypeError, LookupError, RecursionError):
+                found = [b""]
+            if len(found) > MAX_KEYS or any(len(one) != 32 for one in found):
+                raise Refusal(400, f"keys: a list of up to {MAX_KEYS} SHA-256 digests, in hex")
+            self.keys[1:] = found
+            if self.store:
+                with open(self.store, "w") as file:
+                    file.write("\n".join(one.hex() for one in found))
+        return {"keys": [one.hex() for one in self.keys[1:]]}
 
     async def read(self, scope: Message, receive: Receive) -> bytes:
         """Return the body, as long as it is not larger than allowed."""
@@ -125,11 +153,16 @@ def replaced(scope: Message, receive: Receive, body: bytes) -> tuple[Message, Re
     return {**scope, "headers": headers}, replay
 
 
-async def answer(send: Send, status: int, message: str) -> None:
+async def refuse(send: Send, status: int, message: str) -> None:
     """Send an error in vLLM's own shape."""
     kinds = {401: "AuthenticationError", 404: "NotFoundError", 413: "RequestTooLarge"}
     error = {"message": message, "type": kinds.get(status, "BadRequestError"), "param": None, "code": status}
-    body = json.dumps({"error": error}).encode()
+    await answer(send, status, {"error": error})
+
+
+async def answer(send: Send, status: int, document: dict[str, Any]) -> None:
+    """Send JSON."""
+    body = json.dumps(document).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Literal
 
 from components.errors import ConfigError
+from components.vast.identity import CERT_ENVS
+from components.vast.identity import KEY_ENV as KEY_ENV_TLS
 from components.vllm.catalog import Image, Model
 
 Form = Literal["script", "plain"]
@@ -31,11 +33,14 @@ Form = Literal["script", "plain"]
 KEY_ENV = "VLLM_API_KEY"
 # The guard reads its keys from here; it is the only check then: with both set, vLLM refuses the guard's second key.
 GUARD_KEYS_ENV = "GUARD_KEYS"
+# What the guard does besides, as JSON; see guard.py.
+GUARD_OPTIONS_ENV = "GUARD"
 GUARD_FILE = Path(__file__).with_name("guard.py")
 HUB_TOKEN_ENV = "HF_TOKEN"  # noqa: S105 - a variable's name
 # Vast.ai API, create instance: args, args_str and onstart share 4,096 characters; an env value may be cut at 256.
 COMMAND_LIMIT_CHARS = 4096
 ENV_VALUE_LIMIT_CHARS = 256
+PIECE_CHARS = 250
 # Half precision needs no bfloat16, which GPUs below compute capability 8.0 do not have.
 BFLOAT16_FROM_COMPUTE_CAP = 800
 # Flags that the stack itself sets and relies on (probe, validation, outputs); a second opinion would break those.
@@ -81,28 +86,35 @@ def plan_launch(
     form: Form = "script",
     hf_token: str | None = None,
     guard: bool = False,
+    guard_options: Mapping[str, object] | None = None,
+    tls: bool = False,
 ) -> Launch:
     """Return the launch of `model` on `image`, listening on `port` inside the container.
 
     `dtype` None takes what suits every GPU that the image runs on. `extra_args` come last, so they win.
-    With `guard` every route needs a key, see guard.py; that takes the script form.
+    With `guard` every route needs a key, see guard.py, which takes `guard_options`. With `tls` the server speaks TLS by
+    the certificate in its environment, see components.vast.identity. Both take the script form.
     Raises ConfigError when extra_args sets what the stack owns, or when the result is larger than Vast takes.
     """
     if problems := problems_with_extra_args(extra_args):
         raise ConfigError(problems)
     flags = [*serve_flags(model, port=port, dtype=dtype or dtype_for(model, None)), *extra_args]
-    if form == "plain" and guard:
-        raise ConfigError(["form plain has no place for the guard: set guard to off, or form to script"])
+    if form == "plain" and (guard or tls):
+        raise ConfigError(["form plain has no place for guard and TLS: set guard and tls to off, or form to script"])
     if form == "plain":
         onstart = None
         args = ["--model", model.name, *flags]
+        files = {}
         if model.chat_template is not None:
             args += ["--chat-template", model.chat_template]  # vLLM takes the text as well as a path
     else:
         onstart = "bash"
-        args = ["-c", boot_script(model, flags, guard=guard)]
+        args = ["-c", boot_script(model, flags, guard=guard, tls=tls)]
+        files = packed(boot_files(model, guard=guard))
     secrets = ((key_env(guard=guard), api_key), (HUB_TOKEN_ENV, hf_token))
-    env = {name: value for name, value in secrets if value is not None}
+    env = {name: value for name, value in secrets if value is not None} | files
+    if guard and guard_options:
+        env[GUARD_OPTIONS_ENV] = json.dumps(dict(guard_options), separators=(",", ":"))
     _within_limits(onstart, args, env)
     return Launch(image.ref, "args", onstart, tuple(args), env, (f"{port}:{port}",))
 
@@ -135,24 +147,47 @@ def key_env(*, guard: bool) -> str:
     return GUARD_KEYS_ENV if guard else KEY_ENV
 
 
-def boot_script(model: Model, flags: Sequence[str], *, guard: bool = False) -> str:
+def boot_script(model: Model, flags: Sequence[str], *, guard: bool = False, tls: bool = False) -> str:
     """Return the bash script that writes the server's files and becomes the server."""
     lines = ["set -eu"]
     command = shlex.join(["exec", "vllm", "serve", model.name, *flags])
+    files = boot_files(model, guard=guard)
+    if guard:
+        command += " --middleware guard.Guard"
+    if TEMPLATE_FILE in files:
+        command += f' --chat-template "$files/{TEMPLATE_FILE}"'
+    if tls:
+        command += ' --ssl-certfile "$files/cert.pem" --ssl-keyfile "$files/key.pem"'
+    if files or tls:
+        lines += ['export files="${TMPDIR:-/tmp}/reranker"', 'mkdir -p "$files"']
+    if files:
+        lines += [shlex.join(["python3", "-c", UNPACK]), f"unset ${{!{FILES_ENV}@}}"]
+    if guard:
+        lines += ['export PYTHONPATH="$files${PYTHONPATH:+:$PYTHONPATH}" GUARD_STORE="$files/keys"']
+    if tls:
+        lines += WRITE_IDENTITY
+    return "\n".join([*lines, command, ""])
+
+
+def boot_files(model: Model, *, guard: bool) -> dict[str, str]:
+    """Return the files that must sit beside the server, by name."""
     files = {}
     if guard:
         files["guard.py"] = without_words(GUARD_FILE.read_text())
-        command += " --middleware guard.Guard"
     if model.chat_template is not None:
         # a text file ends in a newline, which Jinja drops again
-        files["chat_template.jinja"] = model.chat_template.removesuffix("\n") + "\n"
-        command += ' --chat-template "$files/chat_template.jinja"'
-    if files:
-        lines += ['export files="${TMPDIR:-/tmp}/reranker"', 'mkdir -p "$files"']
-        lines += packed(files) if guard else [line for name in files for line in write_file(name, files[name])]
-    if guard:
-        lines.append('export PYTHONPATH="$files${PYTHONPATH:+:$PYTHONPATH}"')
-    return "\n".join([*lines, command, ""])
+        files[TEMPLATE_FILE] = model.chat_template.removesuffix("\n") + "\n"
+    return files
+
+
+# The private key leaves the environment before the server starts.
+WRITE_IDENTITY = (
+    'pem() { printf -- "-----BEGIN $1-----\\n$2\\n-----END $1-----\\n" >"$files/$3"; }',
+    "umask 077",
+    f'pem CERTIFICATE "{"".join("${" + name + ":-}" for name in CERT_ENVS)}" cert.pem',
+    f'pem "PRIVATE KEY" "${KEY_ENV_TLS}" key.pem',
+    f"unset {KEY_ENV_TLS}",
+)
 
 
 def without_words(source: str) -> str:
@@ -169,23 +204,21 @@ def without_words(source: str) -> str:
     return ast.unparse(tree) + "\n"
 
 
-def packed(files: Mapping[str, str]) -> list[str]:
-    """Return the line of bash that unpacks files to `$files`: the guard's source in clear would fill Vast's limit."""
-    blob = base64.b85encode(zlib.compress(json.dumps(dict(files)).encode(), 9)).decode()
-    unpack = (
-        "import base64,json,os,sys,zlib\n"
-        "for n,t in json.loads(zlib.decompress(base64.b85decode(sys.argv[1]))).items():\n"
-        ' open(os.environ["files"]+"/"+n,"w").write(t)'
-    )
-    return [shlex.join(["python3", "-c", unpack, blob])]
+TEMPLATE_FILE = "chat_template.jinja"
+FILES_ENV = "FILES_"
+UNPACK = f"""import base64,json,os,zlib
+b="".join(os.environ[n] for n in sorted(os.environ) if n.startswith("{FILES_ENV}"))
+for n,t in json.loads(zlib.decompress(base64.b64decode(b))).items():
+ open(os.environ["files"]+"/"+n,"w").write(t)"""
 
 
-def write_file(name: str, content: str) -> list[str]:
-    """Return the lines of bash that write `content` to `$files/name`. The file ends in a newline, as text files do."""
-    end = "END"
-    while end in content.splitlines():
-        end += "_"
-    return [f"cat >\"$files/{name}\" <<'{end}'", content.removesuffix("\n"), end]
+def packed(files: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment that carries files, in pieces: in the command they would fill Vast's limit."""
+    if not files:
+        return {}
+    blob = base64.b64encode(zlib.compress(json.dumps(dict(files)).encode(), 9)).decode()
+    pieces = [blob[at : at + PIECE_CHARS] for at in range(0, len(blob), PIECE_CHARS)]
+    return {f"{FILES_ENV}{number:02}": piece for number, piece in enumerate(pieces)}
 
 
 def problems_with_extra_args(extra_args: Sequence[str]) -> list[str]:

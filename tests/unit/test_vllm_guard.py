@@ -182,7 +182,7 @@ def test_the_boot_script_unpacks_the_guard_before_it_becomes_the_server(tmp_path
     assert "--middleware guard.Guard" in done.stdout
     assert done.stdout.splitlines()[-1] == "Guard"
     assert KEYS[0] not in " ".join(launch.args)
-    assert launch.env == {"GUARD_KEYS": KEYS[0]}
+    assert {name for name in launch.env if not name.startswith("FILES_")} == {"GUARD_KEYS"}
 
 
 def test_one_open_door_is_named():

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import ssl
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from components.errors import ConfigError
+from components.vast.identity import Authority
 from components.vllm.catalog import Model, load_catalog
 from components.vllm.launch import (
     COMMAND_LIMIT_CHARS,
+    ENV_VALUE_LIMIT_CHARS,
     HUB_TOKEN_ENV,
     KEY_ENV,
     OWN_FLAGS,
@@ -21,7 +24,6 @@ from components.vllm.launch import (
     Launch,
     dtype_for,
     plan_launch,
-    write_file,
 )
 
 CATALOG = load_catalog()
@@ -32,11 +34,12 @@ KEY = "k3y" * 20
 # A `vllm` that writes down what it was started with, and shows the chat template it was given.
 RECORDER = """#!/bin/sh
 printf '%s\\n' "$#" "$@" >"$RECORD"
+env >"$RECORD.env"
 while [ $# -gt 0 ]; do [ "$1" = --chat-template ] && cp "$2" "$RECORD.template"; shift; done
 """
 
 
-def run(launch: Launch, folder: Path) -> list[str]:
+def run(launch: Launch, folder: Path, more: dict[str, str] | None = None) -> list[str]:
     """Run a launch as a container would, with a recorder for `vllm`; return the arguments that it got."""
     (folder / "bin").mkdir()
     (folder / "tmp dir").mkdir()
@@ -44,6 +47,8 @@ def run(launch: Launch, folder: Path) -> list[str]:
     recorder.write_text(RECORDER)
     recorder.chmod(0o755)
     env = {
+        **launch.env,
+        **(more or {}),
         "PATH": f"{recorder.parent}:{os.environ['PATH']}",
         "TMPDIR": f"{folder}/tmp dir",
         "RECORD": f"{folder}/record",
@@ -89,7 +94,8 @@ def test_plain_form_is_the_guides_without_a_script() -> None:
 @pytest.mark.parametrize("name", sorted(CATALOG.models))
 def test_secrets_are_in_the_environment_only_and_never_shown(name: str, form: str) -> None:
     launch = plan_launch(CATALOG.model(name), IMAGE, api_key=KEY, hf_token="hf_" + "x" * 34, form=form)  # type: ignore[arg-type]
-    assert launch.env == {KEY_ENV: KEY, HUB_TOKEN_ENV: "hf_" + "x" * 34}
+    given = {name: value for name, value in launch.env.items() if not name.startswith("FILES_")}
+    assert given == {KEY_ENV: KEY, HUB_TOKEN_ENV: "hf_" + "x" * 34}
     for shown in (repr(launch), str(launch), " ".join(launch.args)):
         assert KEY not in shown
         assert "hf_x" not in shown
@@ -129,7 +135,7 @@ def test_environment_value_that_vast_would_cut_is_refused_without_being_shown() 
 
 def test_every_model_leaves_half_of_the_command_limit_free() -> None:
     for model in CATALOG.models.values():
-        launch = plan_launch(model, IMAGE, api_key=KEY)
+        launch = plan_launch(model, IMAGE, api_key=KEY, guard=True, tls=True)
         assert sum(map(len, launch.args)) < COMMAND_LIMIT_CHARS / 2, model.name
 
 
@@ -156,11 +162,17 @@ def test_dtype_from_config_replaces_the_models_own() -> None:
     assert "half" not in args
 
 
-def test_file_that_holds_the_end_mark_of_its_own_heredoc_is_written_whole(tmp_path: Path) -> None:
-    content = "one\nEND\n$HOME `id` \\n 'two'\nEND_\n"
-    script = "\n".join([f"files={shlex.quote(str(tmp_path))}", *write_file("it", content)])
-    subprocess.run(["bash", "-c", script], check=True)
-    assert (tmp_path / "it").read_text() == content
+def test_files_and_identity_ride_in_the_environment_and_leave_it_before_the_server_starts(tmp_path: Path) -> None:
+    identity = Authority.make("test").issue("127.0.1.9")
+    launch = plan_launch(QWEN3, IMAGE, api_key=KEY, guard=True, tls=True)
+    given = run(launch, tmp_path, identity.env())
+    certificate, key = given[given.index("--ssl-certfile") + 1], given[given.index("--ssl-keyfile") + 1]
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    assert Path(key).stat().st_mode & 0o077 == 0
+    left = (tmp_path / "record.env").read_text()
+    assert identity.secret not in left
+    assert "FILES_" not in left
+    assert all(len(value) <= ENV_VALUE_LIMIT_CHARS for value in (launch.env | identity.env()).values())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,171 @@
+"""Who a rented server is, by certificate: a leaf signed by the stack's own CA for the IP that an offer shows.
+
+Made by `rental` for each offer before it is rented; the private key goes to the container's environment and nowhere
+else. EC P-256 keeps certificate and key small: Vast.ai takes 256 characters in an environment value.
+`cryptography` is imported when something is signed, not before: previews sign nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import datetime
+import functools
+import ipaddress
+import os
+import socket
+import ssl
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# What a certificate names beside the IP: a gateway that reaches servers by address checks this one name.
+SERVER_NAME = "reranker.internal"
+LEAF_DAYS = 397
+AUTHORITY_DAYS = 3650
+CLOCK_SKEW = datetime.timedelta(hours=1)
+KEY_ENV = "TLS_KEY"
+CERT_ENVS = ("TLS_CERT_0", "TLS_CERT_1", "TLS_CERT_2")
+CHUNK_CHARS = 250
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A certificate and its key, both DER: the key as PKCS #8."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+
+    def env(self) -> dict[str, str]:
+        """Return the environment that carries it into a container: base64, the certificate in pieces."""
+        text = base64.b64encode(self.certificate).decode()
+        pieces = [text[at : at + CHUNK_CHARS] for at in range(0, len(text), CHUNK_CHARS)]
+        if len(pieces) > len(CERT_ENVS):
+            raise ValueError(f"a certificate of {len(self.certificate)} bytes is too large for {len(CERT_ENVS)} pieces")
+        return {KEY_ENV: self.secret, **dict(zip(CERT_ENVS, pieces, strict=False))}
+
+    @property
+    def secret(self) -> str:
+        """The key as it is written to the environment."""
+        return base64.b64encode(self.key).decode()
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority, PEM: signs what the stack's servers show."""
+
+    certificate: str
+    private_key: str = field(repr=False)
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any] | None) -> Authority | None:
+        """Read one from a resource's inputs; None where TLS is off."""
+        return cls(str(raw["certificate"]), str(raw["private_key"])) if raw else None
+
+    @classmethod
+    def make(cls, name: str, *, now: datetime.datetime | None = None) -> Authority:
+        """Return a new one: EC P-256, self-signed for ten years, for signing servers and nothing below them."""
+        from cryptography import x509  # noqa: PLC0415
+        from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+
+        now = now or datetime.datetime.now(datetime.UTC)
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name[:64])])
+        builder = _dated(x509.CertificateBuilder(), now, AUTHORITY_DAYS).subject_name(subject).issuer_name(subject)
+        builder = builder.public_key(key.public_key())
+        # what strict verifiers (Python 3.13) ask of an authority
+        for extension, critical in (
+            (x509.BasicConstraints(ca=True, path_length=0), True),
+            (_usage(signs=True), True),
+            (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+        ):
+            builder = builder.add_extension(extension, critical=critical)
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        signed = builder.sign(key, hashes.SHA256())
+        return cls(signed.public_bytes(serialization.Encoding.PEM).decode(), private.decode())
+
+    def issue(self, ip: str, *, now: datetime.datetime | None = None, days: int = LEAF_DAYS) -> Identity:
+        """Return a new identity for a server at `ip`, which also bears SERVER_NAME. Raises ValueError for no IP."""
+        from cryptography import x509  # noqa: PLC0415
+        from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+        from cryptography.x509.oid import ExtendedKeyUsageOID  # noqa: PLC0415
+
+        now = now or datetime.datetime.now(datetime.UTC)
+        authority = x509.load_pem_x509_certificate(self.certificate.encode())
+        signer = serialization.load_pem_private_key(self.private_key.encode(), None)
+        if not isinstance(signer, ec.EllipticCurvePrivateKey):
+            raise ValueError("the authority's key is not an EC key")
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = [x509.IPAddress(ipaddress.ip_address(ip.strip())), x509.DNSName(SERVER_NAME)]
+        builder = _dated(x509.CertificateBuilder(), now, days).issuer_name(authority.subject)
+        builder = builder.subject_name(x509.Name([])).public_key(key.public_key())
+        for extension, critical in (
+            (x509.SubjectAlternativeName(names), True),  # critical, as the subject is empty (RFC 5280, 4.2.1.6)
+            (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
+            (x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False),
+        ):
+            builder = builder.add_extension(extension, critical=critical)
+        private = key.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return Identity(builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.DER), private)
+
+
+def expiry(certificate_pem: str) -> int:
+    """Return when a PEM certificate ends, in seconds since the epoch."""
+    from cryptography import x509  # noqa: PLC0415
+
+    return int(x509.load_pem_x509_certificate(certificate_pem.encode()).not_valid_after_utc.timestamp())
+
+
+def served_expiry(ip: str, port: int, ca_certificate: str, *, timeout_s: float = 10.0) -> int | None:
+    """Return when the certificate that a server shows ends; None when it shows none that the CA signed for it."""
+    context = ssl.create_default_context(cadata=ca_certificate)
+    try:
+        with (
+            socket.create_connection((ip, port), timeout=timeout_s) as plain,
+            context.wrap_socket(plain, server_hostname=ip) as secured,
+        ):
+            shown = secured.getpeercert() or {}
+    except OSError:
+        return None
+    return int(ssl.cert_time_to_seconds(str(shown["notAfter"])))
+
+
+@functools.cache
+def ca_file(pem: str) -> str:
+    """Return the path of a file with this certificate, for clients that want a path; it goes with the process."""
+    handle, path = tempfile.mkstemp(prefix="reranker-ca-", suffix=".pem")
+    with os.fdopen(handle, "w") as file:
+        file.write(pem)
+    atexit.register(lambda: Path(path).unlink(missing_ok=True))
+    return path
+
+
+def _dated(builder: Any, now: datetime.datetime, days: int) -> Any:
+    from cryptography import x509  # noqa: PLC0415
+
+    builder = builder.not_valid_before(now - CLOCK_SKEW).not_valid_after(now + datetime.timedelta(days=days))
+    return builder.serial_number(x509.random_serial_number())
+
+
+def _usage(*, signs: bool) -> Any:
+    from cryptography import x509  # noqa: PLC0415
+
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
