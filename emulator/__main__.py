@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
 
 from emulator.server import DEFAULT_KEY, EmulatorServer
+
+KEYS_ENV = "EMULATOR_API_KEYS"
+API_KEY_HELP = f"an accepted key, may be repeated (default: those in {KEYS_ENV}, by commas, or {DEFAULT_KEY})"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--boot-s", type=float, help="seconds that every boot takes until its process starts")
     flags.add_argument("--seed", type=int, default=7, help="seed of the market (default %(default)s)")
-    flags.add_argument("--api-key", action="append", help=f"an accepted key (default {DEFAULT_KEY}); may be repeated")
+    flags.add_argument("--api-key", action="append", help=API_KEY_HELP)
     flags.add_argument(
         "--pacing",
         choices=("off", "published"),
@@ -67,7 +71,7 @@ def emulator(args: argparse.Namespace) -> EmulatorServer:
         seed=args.seed,
         time_scale=args.time_scale,
         boot_s=args.boot_s,
-        keys=args.api_key or (DEFAULT_KEY,),
+        keys=args.api_key or tuple(filter(None, os.environ.get(KEYS_ENV, "").split(","))) or (DEFAULT_KEY,),
         pacing=args.pacing == "published",
         vllm_python=args.vllm_python,
         models=args.models,

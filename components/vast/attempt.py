@@ -92,6 +92,9 @@ class Attempt:
             self.sight = self._probe(seen.ip, seen.port)
             if self.sight.verdict == "ready":
                 return Outcome("ready", f"{self.who} serves after {minutes(now - self.rented_at)}")
+            if self.sight.verdict == "stranger":
+                why = f"{seen.ip}:{seen.port} shows a certificate that is not this instance's: {self.sight.detail}"
+                return self._failed(Failure("certificate", why))
             silent = self.sight.verdict == "silent"
             self._silent_since = (now if self._silent_since is None else self._silent_since) if silent else None
         return self._late(now) or Outcome("pending", self.progress(now))

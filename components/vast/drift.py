@@ -96,7 +96,7 @@ def from_move(contract: Contract, seen: Observation, outs: Mapping[str, Json]) -
 def from_probe(contract: Contract, seen: Observation, sight: Sight, watch: Watch) -> Drift | None:
     """Judge by what the server itself answered, or did not."""
     where = f"instance {contract.id} at {seen.ip}:{seen.port}"
-    if sight.verdict == "dead":
+    if sight.verdict in ("dead", "stranger"):
         return Drift("engine-dead", f"{where} runs but does not serve: {sight.detail}")
     if sight.verdict == "silent":
         kind = "engine-dead" if watch.heal_on == "unreachable" else "unreachable"

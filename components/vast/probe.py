@@ -14,8 +14,9 @@ from typing import Literal
 from components.vast.identity import ca_file
 from components.vast.wire import Json, Wire
 
-# ready: it served. dead: an answer that proves there is no such server. silent: nothing proves anything.
-Verdict = Literal["ready", "dead", "silent"]
+# ready: it served. dead: an answer that proves there is no such server. stranger: a server that answers with a
+# certificate which is not ours, and will not come to be. silent: nothing proves anything.
+Verdict = Literal["ready", "dead", "stranger", "silent"]
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
@@ -84,7 +85,8 @@ class HttpProbe:
                 verify=ca_file(self.ca_certificate) if self.ca_certificate else True,
             )
         except requests.exceptions.SSLError as error:
-            return Sight("dead", f"TLS fails: {_cause(error)}")
+            cause = _cause(error)
+            return Sight("stranger" if "CERTIFICATE_VERIFY_FAILED" in cause else "dead", f"TLS fails: {cause}")
         except requests.Timeout:
             return Sight("silent", f"no answer within {self.timeout_s:g} s")
         except requests.ConnectionError as error:

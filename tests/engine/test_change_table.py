@@ -7,6 +7,7 @@ import pytest
 import requests
 
 from components.vast import change
+from components.vast.identity import ca_file
 from emulator.server import EmulatorServer
 from tests.engine.conftest import Ledger
 from tests.engine.stack import EMULATOR_KEY, MODEL, EngineStack
@@ -28,7 +29,8 @@ REPLACING = {
     "image": {"image": "vllm/vllm-openai:v0.32.0"},
     "args": {"extra_args": ["--max-num-seqs", "64"]},
     "disk_gb": {"disk_gb": 44},
-    "onstart": {"form": "plain", "guard": "off"},
+    "onstart": {"form": "plain", "guard": "off", "tls": "off"},
+    "authority": {"tls": "off"},
     "env": {"hub_token": "SECRET:hf_abcdefghijkl"},
     "search": {"query": "gpu_name=RTX_3090 num_gpus=1"},
 }
@@ -124,6 +126,7 @@ def test_blue_green_never_leaves_a_moment_without_a_server(scene):
     stack, ledger, market = scene
     stop, failures, answered = threading.Event(), [], []
     headers = {"Authorization": f"Bearer {stack.outputs()['api_key']}"}
+    trust = ca_file(stack.outputs()["ca_certificate"])
 
     def ask():
         while not stop.is_set():
@@ -131,11 +134,11 @@ def test_blue_green_never_leaves_a_moment_without_a_server(scene):
                 f"{market.url}/api/v1/instances/", headers={"Authorization": f"Bearer {EMULATOR_KEY}"}, timeout=10
             ).json()["instances"]
             urls = [
-                f"http://{row['public_ipaddr'].strip()}:{row['ports']['8000/tcp'][0]['HostPort']}"
+                f"https://{row['public_ipaddr'].strip()}:{row['ports']['8000/tcp'][0]['HostPort']}"
                 for row in rows
                 if row["ports"]
             ]
-            (answered if any(_serves(url, headers) for url in urls) else failures).append(urls)
+            (answered if any(_serves(url, headers, trust) for url in urls) else failures).append(urls)
 
     asker = threading.Thread(target=ask)
     asker.start()
@@ -152,10 +155,10 @@ def test_blue_green_never_leaves_a_moment_without_a_server(scene):
     assert old["destroyed_at"] > new["rented_at"]
 
 
-def _serves(url, headers):
+def _serves(url, headers, trust):
     try:
         body = {"model": MODEL, "query": "q", "documents": ["q"]}
-        return requests.post(f"{url}/rerank", json=body, headers=headers, timeout=5).status_code == 200
+        return requests.post(f"{url}/rerank", json=body, headers=headers, verify=trust, timeout=5).status_code == 200
     except requests.RequestException:
         return False
 

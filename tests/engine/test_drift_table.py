@@ -3,10 +3,15 @@
 One stack lives through all rows; every row leaves it in sync again.
 """
 
+import hashlib
+import json
+
 import pytest
 import requests
 
 from components.vast import drift
+from components.vast.identity import ca_file
+from components.vllm.client import RerankClient
 from emulator.server import EmulatorServer
 from tests.engine.conftest import Ledger
 from tests.engine.stack import EMULATOR_KEY, EngineStack
@@ -58,6 +63,7 @@ REPLACED = {
     "engine-dead": (lambda scene: scene.instance("wedge"), "does not serve: the connection is refused"),
     "image": (lambda scene: scene.instance("image", image="vllm/vllm-openai:v0.18.0"), "runs vllm/vllm-openai:v0.18.0"),
     "command": (lambda scene: scene.instance("args", args=["--model", "other"]), "is not the one it was rented with"),
+    "certificate": (lambda scene: scene.host("change-ip"), ", which its certificate does not name"),
     "ending": (lambda scene: scene.instance("end", seconds=3600), "the contract ends in 59 min"),
 }
 UPDATED = {
@@ -110,7 +116,43 @@ def test_up_updates_in_place_what_has_another(scene, kind):
     assert scene.stack.drift().rc == 0
     out = scene.stack.outputs()
     key = {"Authorization": f"Bearer {out['api_key']}"}
-    assert requests.post(f"{out['url']}/rerank", json={"query": "q", "documents": ["q"]}, headers=key, timeout=10).ok
+    body, trust = {"query": "q", "documents": ["q"]}, ca_file(out["ca_certificate"])
+    assert requests.post(f"{out['url']}/rerank", json=body, headers=key, verify=trust, timeout=10).ok
+
+
+def test_a_certificate_that_ends_soon_is_renewed_with_a_new_instance(scene):
+    first = scene.instance_id
+    scene.stack.write_config(tls_renew_before_d=398)
+    seen = scene.stack.drift()
+    assert seen.rc == 7, seen.text
+    assert scene.stack.up().rc == 0  # the watch is told first
+    seen = scene.stack.drift()
+    assert "certificate: it ends in 397 days" in seen or "certificate: it ends in 396 days" in seen, seen.text
+    assert scene.stack.up().rc == 0
+    assert scene.instance_id != first
+    scene.stack.write_config(tls_renew_before_d=30)
+    assert scene.stack.up().rc == 0
+    assert scene.stack.up().rc == 0
+    assert scene.stack.drift().rc == 0
+
+
+def test_keys_that_a_server_forgot_are_drift_and_up_tells_it_again(scene):
+    first, out = scene.instance_id, scene.stack.outputs()
+    own = next(
+        one["outputs"]["value"]
+        for one in json.loads(scene.stack.run("stack", "export", "--show-secrets").text)["deployment"]["resources"]
+        if one["urn"].endswith("::reranker-own-key")
+    )
+    own_key = json.loads(own["plaintext"])
+    client = RerankClient(out["url"], own_key, verify=ca_file(out["ca_certificate"]))
+    client.hold_keys([])
+    seen = scene.stack.drift()
+    assert seen.rc == 7, seen.text
+    assert "keys: the server does not accept exactly the keys of this stack" in seen
+    assert scene.stack.up().rc == 0
+    assert scene.instance_id == first
+    assert client.held_keys() == [hashlib.sha256(out["api_key"].encode()).hexdigest()]
+    assert scene.stack.drift().rc == 0
 
 
 @pytest.mark.parametrize("kind", WARNED)

@@ -38,7 +38,7 @@ def test_a_preview_of_a_new_stack_names_the_offer_and_rents_nothing(stack, ledge
 def test_up_ends_with_a_validated_server_and_the_outputs_that_people_need(running, ledger):
     out = running.outputs()
     assert ledger.billed() == {out["instance_id"]} == running.instances()
-    assert out["url"] == f"http://{out['ip']}:{out['port']}"
+    assert out["url"] == f"https://{out['ip']}:{out['port']}"
     assert out["model"] == MODEL
     assert len(out["api_key"]) == 64
     assert out["machine_id"] > 0
@@ -62,9 +62,15 @@ def test_a_healthy_stack_is_in_sync_and_a_second_up_changes_nothing(running, led
 
 
 def test_the_curl_output_works_as_printed(running):
-    out = running.outputs()
-    command = out["curl"].replace("$(pulumi stack output api_key --show-secrets --stack test)", out["api_key"])
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        ["bash", "-c", running.outputs()["curl"]],
+        cwd=running.project,
+        env=running.env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
     assert "relevance_score" in done.stdout
 
 

@@ -5,6 +5,7 @@ import subprocess
 import pytest
 import testinfra
 
+from components.vast.identity import ca_file
 from emulator.server import EmulatorServer
 from tests.engine.stack import REPO, EngineStack
 
@@ -40,6 +41,7 @@ class Deployment:
         self.market = market
         self.url = outputs["url"]
         self.key = outputs["api_key"]
+        self.trust = ca_file(outputs["ca_certificate"])
 
     def example(self, script):
         """Run an example against this stack, as its user would."""

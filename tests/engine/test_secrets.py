@@ -1,0 +1,161 @@
+"""The secret hunt: the whole life of a stack at its loudest, with marked secrets, and then a search of every byte."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.engine.conftest import until
+from tests.engine.stack import REPO, EngineStack
+
+pytestmark = pytest.mark.engine
+LOUD = ("--debug", "--diff", "--logtostderr", "-v", "8")
+MARKED = {
+    "vast_api_key": "marked-vast-key-5d1f0c9e8b7a",
+    "api_key": "marked-client-key-77ab01cd45ef",
+    "api_key_previous": "marked-previous-key-19ac83be52",
+    "hub_token": "hf_markedHubToken0123456789abcdefgh",
+    "image_login": "-u robot -p marked-registry-token-6620 registry.example.org",
+}
+PASSPHRASE = "marked-passphrase-3e9b1a77"
+
+
+class Argv(threading.Thread):
+    """Reads the command line of every process of this machine until told to stop."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.seen = set()
+        self.stop = threading.Event()
+
+    def run(self):
+        while not self.stop.is_set():
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit():
+                    try:
+                        self.seen.add((entry / "cmdline").read_bytes())
+                    except OSError:
+                        continue
+            self.stop.wait(0.02)
+
+
+def spellings(secret):
+    """Return the forms in which a secret could be written: as it is, and in base64 at each alignment."""
+    raw = secret.encode()
+    yield raw
+    yield json.dumps(secret)[1:-1].encode()
+    for shift in range(3):
+        # what does not depend on the neighbours
+        yield base64.b64encode(b"\0" * shift + raw)[4 if shift else 0 : -4]
+
+
+def hits(secrets, data):
+    return sorted({name for name, secret in secrets.items() for form in spellings(secret) if form in data})
+
+
+def files_with(secrets, folder):
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and (names := hits(secrets, path.read_bytes())):
+            found[str(path.relative_to(folder))] = names
+    return found
+
+
+@pytest.fixture
+def emulator(tmp_path):
+    """An emulator as people run it, with a log; what it stores is Vast.ai's own, what it logs is not."""
+    log, address = tmp_path / "emulator.log", tmp_path / "address"
+    command = [sys.executable, "-m", "emulator", "--state", str(tmp_path / "emulator"), "--url-file", str(address)]
+    env = os.environ | {"EMULATOR_API_KEYS": MARKED["vast_api_key"]}
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=REPO, stdout=out, stderr=out, env=env)
+        try:
+            yield until(lambda: address.exists() and address.read_text().strip()), log
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def test_no_secret_is_written_anywhere_in_the_whole_life_of_a_stack(emulator, tmp_path):
+    url, log = emulator
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    env = {
+        "TMPDIR": str(temporary),
+        "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
+        "VAST_API_KEY": MARKED["vast_api_key"],
+        "PULUMI_DEBUG_COMMANDS": "true",
+    }
+    stack = EngineStack(tmp_path / "stack", url, env=env).init()
+    for key, value in MARKED.items():
+        done = subprocess.run(
+            ["pulumi", "config", "set", "--secret", key, "--stack", stack.name],
+            cwd=stack.project, env=stack.env, input=value, text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    argv = Argv()
+    argv.start()
+    said = []
+
+    def run(*args, rc=0):
+        done = stack.run(*args)
+        said.append(done.text)
+        assert done.rc == rc, done.text[-3000:]
+
+    def control(path, **body):
+        requests.post(f"{url}/_emulator/{path}", json=body, timeout=10).raise_for_status()
+
+    run("preview", *LOUD, "--save-plan", str(tmp_path / "plan.json"))
+    control("faults", kind="exited_at_boot", times=1)
+    run("up", "--yes", *LOUD)
+    out = stack.outputs()
+    headers = {"Authorization": f"Bearer {MARKED['vast_api_key']}"}
+    row = requests.get(f"{url}/api/v0/instances/{out['instance_id']}/", headers=headers, timeout=10).json()["instances"]
+    contract_env = dict(row["extra_env"])
+    control(f"instances/{out['instance_id']}/kill")
+    run("preview", "--expect-no-changes", *LOUD, rc=7)
+    run("up", "--yes", *LOUD)
+    control("faults", kind="lost_answer_after", match={"path": "/api/v0/asks/"}, times=1)
+    stack.write_config(extra_args=["--no-such-flag"])
+    run("up", "--yes", *LOUD, rc=255)
+    stack.write_config(extra_args=None)
+    run("up", "--yes", *LOUD)
+    run("stack", "export", "--file", str(tmp_path / "export.json"))
+    run("stack", "output", "--json")
+    run("stack", "history")
+    secret_state = stack.run("stack", "export", "--show-secrets").text
+    run("destroy", "--yes", *LOUD)
+    argv.stop.set()
+    argv.join()
+
+    secrets = {"passphrase": PASSPHRASE} | MARKED | made_on_the_way(secret_state, contract_env)
+    secrets["image_login"] = "marked-registry-token-6620"
+    assert {"reranker-ca", "reranker-own-key", "leaf"} <= set(secrets)
+    # the search finds what is there: the state with its secrets shown, and the command lines
+    assert set(hits(secrets, secret_state.encode())) >= set(secrets) - {"passphrase", "vast_api_key", "leaf"}
+    assert any(b"components" in line or b"pulumi" in line for line in argv.seen)
+
+    assert hits(secrets, "\n".join(said).encode()) == []
+    assert hits(secrets, b"\n".join(argv.seen)) == []
+    assert hits(secrets, log.read_bytes()) == []
+    assert hits(secrets, (tmp_path / "export.json").read_bytes() + (tmp_path / "plan.json").read_bytes()) == []
+    for folder in ("stack", "tmp"):
+        assert files_with(secrets, tmp_path / folder) == {}, folder
+
+
+def made_on_the_way(secret_state, contract_env):
+    """Return the secrets that nobody gave: the keys in the state, and the one in the container."""
+    found = {"leaf": contract_env["TLS_KEY"]}
+    for one in json.loads(secret_state)["deployment"]["resources"]:
+        for name in ("value", "private_key"):
+            held = (one.get("outputs") or {}).get(name)
+            if isinstance(held, dict) and "plaintext" in held:
+                text = json.loads(held["plaintext"])
+                found[one["urn"].rpartition("::")[2]] = text.splitlines()[1] if "PRIVATE" in text else text
+    return found
