@@ -14,8 +14,8 @@ help: ## this list
 setup: ## Python packages (.venv) and the Pulumi engine (.tools/bin): about 1 minute, 6 where Pulumi has to be built
 	@scripts/setup.sh
 
-setup-vllm: ## the same and real vLLM for CPU (.tools/vllm-*): 3 minutes and 6 GB more
-	@scripts/setup.sh --vllm
+setup-vllm: ## the same and two versions of real vLLM for CPU (.tools/vllm-*): 6 minutes and 12 GB more
+	@scripts/setup.sh --vllm-all
 
 demo: ## from nothing to scores on this machine: setup, local Vast.ai, `pulumi up`, rerank
 	@scripts/demo.sh up
@@ -23,8 +23,8 @@ demo: ## from nothing to scores on this machine: setup, local Vast.ai, `pulumi u
 demo-down: ## `pulumi destroy` of the demo, then stop the local Vast.ai
 	@scripts/demo.sh down
 
-emulator: setup-vllm ## the local Vast.ai in the foreground (EMULATOR_RUNTIME=none|stub|vllm, EMULATOR_PORT=8585)
-	@$(LOCAL) scripts/emulator.sh foreground
+emulator: ## the local Vast.ai in the foreground (EMULATOR_RUNTIME=none|stub|vllm, EMULATOR_PORT=8585)
+	@scripts/setup.sh --vllm && $(LOCAL) scripts/emulator.sh foreground
 
 test: setup-vllm ## lint, types and every test, with the real Pulumi engine and real vLLM
 	@$(LOCAL) $(LINT) && $(TEST)

@@ -21,6 +21,7 @@ from components.vast.drift import HEAL_ON
 from components.vast.query import Constraint, parse
 from components.vast.ranking import PREFERENCES
 from components.vllm.catalog import Catalog, Image, Model
+from components.vllm.fit import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import Form, problems_with_extra_args
 
 NAMESPACE = "vast-reranker"
@@ -155,6 +156,7 @@ def load(
     extra_args = reader.items("extra_args")
     reader.add("extra_args", problems_with_extra_args(extra_args))
     if not reader.problems:
+        reader.add("extra_args", load_flags().problems(catalog.image(ref).vllm_version, extra_args))
         needed = catalog.disk_needed_gb(catalog.image(ref), catalog.model(name))
         if disk_gb < needed:
             reader.problem("disk_gb", f"is {disk_gb:g}, but {ref} with {name} needs {math.ceil(needed)} GB at least")
@@ -169,7 +171,7 @@ def load(
         dtype=reader.text("dtype") or None,
         extra_args=extra_args,
         query=query,
-        constraints=(*constraints, *_imposed(image, disk_gb)),
+        constraints=(*constraints, *_imposed(image, model, reader.text("dtype") or None, disk_gb)),
         disk_gb=disk_gb,
         prefer=prefer,
         max_tries=max_tries,
@@ -189,11 +191,14 @@ def load(
     )
 
 
-def _imposed(image: Image, disk_gb: float) -> list[Constraint]:
-    """Return what the image and the disk demand of a machine."""
+def _imposed(image: Image, model: Model, dtype: str | None, disk_gb: float) -> list[Constraint]:
+    """Return what image, model, dtype and disk demand of a machine."""
+    floor = compute_cap_floor(image, dtype)
+    for_floor = f"image {image.ref}" if floor == image.compute_cap_min else f"dtype {dtype}"
     imposed = [
         Constraint("cuda_max_good", "gte", image.cuda_min, f"image {image.ref}"),
-        Constraint("compute_cap", "gte", image.compute_cap_min, f"image {image.ref}"),
+        Constraint("compute_cap", "gte", floor, for_floor),
+        Constraint("gpu_ram", "gte", vram_needed_gb(model, dtype) * MB_PER_GB, f"model {model.name}"),
         Constraint("disk_space", "gte", disk_gb, "disk_gb"),
     ]
     if image.compute_cap_max is not None:

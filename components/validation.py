@@ -20,6 +20,7 @@ from components.vast.identity import ca_file
 from components.vllm.catalog import load_catalog
 from components.vllm.checks import CHECKS_VERSION, run_checks
 from components.vllm.client import RerankClient
+from components.vllm.doors import table
 
 WATCHED = ("url", "instance_id", "model", "guard", "ca_certificate", "checks_version", "run")
 
@@ -66,6 +67,8 @@ def _validated(props: dict[str, Any]) -> dict[str, Any]:
     ca = ca_file(str(props["ca_certificate"])) if props.get("ca_certificate") else None
     client = RerankClient(props["url"], props["api_key"], verify=ca or True, timeout_s=60.0)
     report = run_checks(client, model, doors_closed=bool(props.get("guard")), ca_file=ca)
+    if report.doors:
+        ENGINE.log(f"what every route says to those who may not come in:\n{table(report.doors)}")
     report.raise_if_failed()
     passed = f"{sum(check.passed and not check.skipped for check in report.checks)} checks passed"
     ENGINE.log(f"{passed}; weights that ran: {report.weights}")

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Prepares a checkout: the project's Python packages in .venv and the Pulumi engine in .tools/bin.
-# Called by `make setup` (`make setup-vllm` adds --vllm: real vLLM for CPU as well, see setup_vllm.sh). Safe to repeat:
+# Called by `make setup`; demo.sh adds --vllm (real vLLM for CPU as well, see setup_vllm.sh), `make setup-vllm` adds
+# --vllm-all (that and an older one, which only tests use). Safe to repeat:
 # what is ready is left alone, which takes well under a second.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 repo="$PWD"
-vllm_version="0.32.0"
+vllm_version="0.32.0" # of the local stack
+older_vllm="0.19.1" # that of the catalog's default image, on which the tests run the launch as well
 oldest_pulumi="3.200.0" # of a CLI that is already installed; otherwise the one pinned in tools/pulumi is fetched or built
 
 say() { echo "setup: $*"; }
@@ -112,10 +114,17 @@ setup_pulumi() {
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-case "${1:-}" in "" | --vllm) ;; *) die "unknown argument $1; known: --vllm" ;; esac
+case "${1:-}" in
+  "") versions=() ;;
+  --vllm) versions=("$vllm_version") ;;
+  --vllm-all) versions=("$vllm_version" "$older_vllm") ;;
+  *) die "unknown argument $1; known: --vllm, --vllm-all" ;;
+esac
 mkdir -p .tools
 if command -v flock >/dev/null; then exec 9>.tools/.setup.lock && flock 9; fi # a second call waits for the first
 setup_venv
 setup_pulumi
-[ "${1:-}" != --vllm ] || PYTHON="$repo/.venv/bin/python" scripts/setup_vllm.sh "$vllm_version"
+for version in "${versions[@]+"${versions[@]}"}"; do
+  PYTHON="$repo/.venv/bin/python" scripts/setup_vllm.sh "$version"
+done
 say "ready: .venv, $(sed -n 's/^/pulumi /;2p' .tools/pulumi.complete)"

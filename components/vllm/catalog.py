@@ -164,7 +164,7 @@ def nearest(name: str, known: Mapping[str, object]) -> list[str]:
 @lru_cache(maxsize=1)
 def load_catalog() -> Catalog:
     """Read the catalog that ships with the project; once per process."""
-    return parse_catalog(_yaml(FOLDER / "images.yaml"), _yaml(FOLDER / "models.yaml"))
+    return parse_catalog(read_yaml(FOLDER / "images.yaml"), read_yaml(FOLDER / "models.yaml"))
 
 
 def parse_catalog(images: Mapping[str, Any], models: Mapping[str, Any]) -> Catalog:
@@ -190,7 +190,8 @@ def _tag(name: str) -> str:
     return name.rpartition("/")[2].partition(":")[2]
 
 
-def _yaml(path: Path) -> Mapping[str, Any]:
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """Return a YAML document of the catalog."""
     import yaml  # noqa: PLC0415 - 20 ms that only a reader of the catalog pays
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -15,12 +15,14 @@ from typing import Any, TypeVar
 from components.errors import ServerError, ServerUnreachable, ValidationFailed
 from components.vllm.catalog import GoldenCase, Model
 from components.vllm.client import RerankClient, ServedModel
+from components.vllm.doors import Door, doors_of, routes_of, strangers, tried
 from components.vllm.encryption import check_encryption
 from components.vllm.judges import (
     Check,
     judge_agreement,
     judge_alive,
     judge_doors,
+    judge_listed,
     judge_order,
     judge_overlong,
     judge_rerank_form,
@@ -31,13 +33,7 @@ from components.vllm.judges import (
 )
 
 # Goes up when checks are added or get stricter: a running stack is then validated again.
-CHECKS_VERSION = 3
-# What a vLLM 0.32 pooling server registers (its own route list), and what a stranger would try besides.
-DOORS = (
-    "/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/v1/models", "/metrics", "/health", "/version",
-    "/load", "/ping", "/docs", "/redoc", "/openapi.json", "/tokenize", "/detokenize", "/pooling", "/classify",
-    "/v1/embeddings", "/invocations", "/rerank/", "//rerank", "/RERANK", "/%72erank", "/v1/../rerank",
-)  # fmt: skip
+CHECKS_VERSION = 4
 RANGES = {"sigmoid 0..1": (0.0, 1.0), "cosine -1..1": (-1.0, 1.0)}
 NO_SUCH_MODEL = "no-such-model"
 
@@ -46,11 +42,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Report:
-    """All checks of one run. `weights` is where the server says its weights came from (root in /v1/models)."""
+    """All checks of one run. `weights` is where the server says its weights came from (root in /v1/models).
+
+    `doors`: what every route said to those who may not come in; empty where that was not tried.
+    """
 
     model: str
     weights: str
     checks: tuple[Check, ...]
+    doors: tuple[Door, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -63,13 +63,14 @@ class Report:
         return tuple(check for check in self.checks if not check.passed)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data: {"passed", "model", "weights", "checks_version", "checks": [...]}."""
+        """Return plain data: {"passed", "model", "weights", "checks_version", "checks": [...], "doors": [...]}."""
         return {
             "passed": self.passed,
             "model": self.model,
             "weights": self.weights,
             "checks_version": CHECKS_VERSION,
             "checks": [vars(check) | {"latency_ms": round(check.latency_ms, 1)} for check in self.checks],
+            "doors": [door.as_dict() for door in self.doors],
         }
 
     def to_json(self) -> str:
@@ -112,12 +113,14 @@ def run_checks(
     listed = () if isinstance(served, ServerError) else served
     checks += run.overlong(_context(listed, model))
     checks.append(run.wrong_model())
+    doors: list[Door] = []
     if doors_closed:
-        checks += [run.doors("no key", None), run.doors("a wrong key", "not-the-key")]
+        door_checks, doors = run.doors()
+        checks += door_checks
     if ca_file is not None:
         checks += check_encryption(client.url, ca_file)
     weights = next((one.root for one in listed if one.id == model.name), "unknown")
-    return Report(model.name, weights, tuple(checks))
+    return Report(model.name, weights, tuple(checks), tuple(doors))
 
 
 @dataclass(frozen=True)
@@ -175,14 +178,18 @@ class _Run:
             checks.append(judge_alive(error))
         return checks
 
-    def doors(self, who: str, key: str | None) -> Check:
-        """Try every door with this key; each must say 401 or 404, or not even let in the path."""
-        start = self.clock()
+    def doors(self) -> tuple[list[Check], list[Door]]:
+        """Try every door as everyone who may not come in: each must say 401 or 404. Return checks and doors."""
+        start, visitors = self.clock(), strangers(self.client.key)
         try:
-            answered = {path: self.client.knock(path, key) for path in DOORS}
+            routes = routes_of(self.client)
+            doors = tried(self.client, doors_of(routes), visitors)
         except ServerUnreachable as error:
-            return judge_doors(who, error)
-        return replace(judge_doors(who, answered), latency_ms=(self.clock() - start) * 1000)
+            return [judge_doors(who, error) for who in visitors], []
+        took_ms = (self.clock() - start) * 1000 / len(visitors)
+        checks = [judge_doors(who, {door.path: door.statuses[who] for door in doors}) for who in visitors]
+        timed = [replace(check, latency_ms=took_ms) for check in checks]
+        return [judge_listed([path for path, _ in routes]), *timed], doors
 
     def wrong_model(self) -> Check:
         """Ask for a model that is not served."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SHOWN_CHARS = 300
 KEYS_PATH = "/guard/keys"
+ROUTES_PATH = "/guard/routes"
 KNOCK = b'{"query": "q", "documents": ["d"], "text_1": "q", "text_2": "d"}'
 
 
@@ -155,30 +156,31 @@ class RerankClient:
         except (KeyError, TypeError) as error:
             self._malformed(KEYS_PATH, error, raw)
 
+    @property
+    def key(self) -> str | None:
+        """The key that this client presents."""
+        return self._api_key
+
+    def routes(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return path and methods of every route that the server registers, as its guard lists them."""
+        raw = self._ask("GET", ROUTES_PATH, None)
+        try:
+            return tuple((str(path), tuple(map(str, methods))) for path, methods in raw["routes"])
+        except (KeyError, TypeError, ValueError) as error:
+            self._malformed(ROUTES_PATH, error, raw)
+
     def knock(self, path: str, key: str | None) -> tuple[int, int]:
-        """Try a path, letter for letter as given, by GET and by POST, with this key or none; return both statuses.
+        """Try a path by GET and by POST, with this key or none; return both statuses. Raises ServerUnreachable."""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        line = self.line()
+        try:
+            return line.ask("GET", path, headers, b""), line.ask("POST", path, headers, KNOCK)
+        finally:
+            line.close()
 
-        Raises ServerUnreachable. `requests` would tidy the path up first, which is what a door must withstand.
-        """
-        parts = urlsplit(self.url)
-        statuses = []
-        for method in ("GET", "POST"):
-            door = self._door(parts.hostname or "", parts.port)
-            headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-            try:
-                door.request(method, path, body=KNOCK if method == "POST" else None, headers=headers)
-                statuses.append(door.getresponse().status)
-            except (OSError, http.client.HTTPException) as error:
-                raise ServerUnreachable(f"{method} {self.url}{path}: {error}") from None
-            finally:
-                door.close()
-        return statuses[0], statuses[1]
-
-    def _door(self, host: str, port: int | None) -> http.client.HTTPConnection:
-        if self.url.startswith("http:"):
-            return http.client.HTTPConnection(host, port, timeout=self._timeout_s)
-        context = ssl.create_default_context(cafile=self._verify if isinstance(self._verify, str) else None)
-        return http.client.HTTPSConnection(host, port, timeout=self._timeout_s, context=context)
+    def line(self) -> Line:
+        """Return a connection for requests that no library has tidied up."""
+        return Line(self.url, self._verify, self._timeout_s)
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
         import requests  # noqa: PLC0415
@@ -219,6 +221,42 @@ class RerankClient:
     def _shown(self, text: str) -> str:
         text = scrub(text, [self._api_key] if self._api_key else []).strip()
         return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
+
+
+class Line:
+    """A connection that is kept, and that sends paths letter for letter as given."""
+
+    def __init__(self, url: str, verify: bool | str, timeout_s: float) -> None:
+        parts = urlsplit(url)
+        self._url = url
+        self._line: http.client.HTTPConnection
+        if parts.scheme == "http":
+            self._line = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+        else:
+            context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
+            self._line = http.client.HTTPSConnection(
+                parts.hostname or "", parts.port, timeout=timeout_s, context=context
+            )
+
+    def ask(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> int:
+        """Return the status that a request gets. Raises ServerUnreachable, without the query, which may hold a key."""
+        sent = {"Content-Type": "application/json", **headers}
+        for again in (True, False):  # a kept connection may have been closed by the server meanwhile
+            try:
+                self._line.request(method, path, body=None if method in ("GET", "HEAD") else body, headers=sent)
+                answer = self._line.getresponse()
+                answer.read()
+                return answer.status
+            except (OSError, http.client.HTTPException) as error:
+                self._line.close()
+                if not again or isinstance(error, TimeoutError):
+                    where = f"{method} {self._url}{path.partition('?')[0]}"
+                    raise ServerUnreachable(f"{where}: {error or type(error).__name__}") from None
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._line.close()
 
 
 def _ranked(raw: Mapping[str, Any]) -> Ranked:

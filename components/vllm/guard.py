@@ -5,6 +5,7 @@ Options come as JSON in GUARD, keys as a comma-separated list in GUARD_KEYS. No 
 
 The first key is the stack's own: by GET and PUT on /guard/keys it, and no other, reads and sets the SHA-256 digests of
 further keys, {"keys": [hex]}, so that keys come and go while the server runs. They are kept in the file GUARD_STORE.
+With any key, /guard/routes lists what the server behind the guard registers, for the validation to knock at.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hmac
 import json
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from hashlib import sha256
 from typing import Any
 
@@ -23,6 +24,7 @@ Send = Callable[[Message], Awaitable[None]]
 SCORED = ("/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score")
 ALLOW = (*SCORED, "/v1/models", "/metrics")
 KEYS = "/guard/keys"
+ROUTES = "/guard/routes"
 MAX_KEYS = 32
 LISTS = ("documents", "text_1", "text_2", "queries", "data_1", "data_2")
 
@@ -38,7 +40,7 @@ class Guard:
         options = json.loads(os.environ.get("GUARD") or "{}") if options is None else options
         keys = os.environ.get("GUARD_KEYS", "").split(",") if keys is None else keys
         self.app = app
-        self.keys = [sha256(key.encode()).digest() for key in keys if key]
+        self.keys = [sha256(key.strip().encode()).digest() for key in keys if key.strip()]
         self.store = os.environ.get("GUARD_STORE", "")
         if os.path.exists(self.store):
             with open(self.store) as file:
@@ -63,6 +65,9 @@ class Guard:
                 body = await self.read(scope, receive) if scope["method"] == "PUT" else b""
                 await answer(send, 200, self.managed(body))
                 return
+            if path == ROUTES:
+                await answer(send, 200, {"routes": list(registered(scope.get("app")))})
+                return
             if path in SCORED and scope["method"] == "POST":
                 body = self.checked(await self.read(scope, receive))
                 scope, receive = replaced(scope, receive, body)
@@ -80,7 +85,7 @@ class Guard:
         plain = raw is None or raw.partition(b"?")[0] == path.encode("utf-8", "replace")
         if plain and path in self.open and scope["method"] in ("GET", "HEAD"):
             return path
-        if not plain or (path not in self.allow and path != KEYS):
+        if not plain or path not in (*self.allow, KEYS, ROUTES):
             raise Refusal(404, "Not Found")
         given = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
         scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
@@ -127,7 +132,8 @@ class Guard:
         """Return the body as vLLM is to get it: JSON that can be encoded again, of allowed size."""
         try:
             asked = json.loads(body)
-            clean = json.dumps(asked, ensure_ascii=False).encode()
+            # NaN and Infinity are Python's, not JSON's
+            clean = json.dumps(asked, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, RecursionError):
             raise Refusal(400, "the body is not valid JSON in UTF-8") from None
         if not isinstance(asked, dict):
@@ -151,6 +157,16 @@ def replaced(scope: Message, receive: Receive, body: bytes) -> tuple[Message, Re
         return messages.pop() if messages else await receive()
 
     return {**scope, "headers": headers}, replay
+
+
+def registered(app: Any) -> Iterator[list[Any]]:
+    """Yield path and methods of every route of a Starlette or FastAPI application; no methods: any, or a websocket."""
+    for route in getattr(app, "routes", ()):
+        # FastAPI from 0.137 keeps an included router as one route that has no path; its routes are behind a method
+        inner = getattr(route, "effective_route_contexts", None)
+        for one in inner() if inner else [route]:
+            found = getattr(one, "starlette_route", None) or one
+            yield [getattr(found, "path", "?"), sorted(getattr(found, "methods", None) or ())]
 
 
 async def refuse(send: Send, status: int, message: str) -> None:

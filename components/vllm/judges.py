@@ -153,16 +153,27 @@ def judge_wrong_model(outcome: RerankAnswer | ServingError) -> Check:
     return Check(name, False, f"answered as {outcome.model!r}", advice)
 
 
-def judge_doors(who: str, outcome: Mapping[str, tuple[int, int]] | ServingError) -> Check:
-    """Judge what every route says to someone who may not come in, by GET and POST: 401 or 404 and nothing else."""
+def judge_doors(who: str, outcome: Mapping[str, Sequence[int]] | ServingError) -> Check:
+    """Judge what every route says to someone who may not come in, by each method: 401 or 404 and nothing else."""
     name = f"closed doors, with {who}"
     if isinstance(outcome, ServingError):
         return Check(name, False, str(outcome), "the server stopped answering: see the container's log")
-    open_doors = [f"{path} {max(both)}" for path, both in outcome.items() if not set(both) <= CLOSED]
+    open_doors = [f"{path} {max(each)}" for path, each in outcome.items() if not set(each) <= CLOSED]
     if open_doors:
         saw = f"{len(open_doors)} of {len(outcome)} routes answer: {', '.join(open_doors)}"
         return Check(name, False, saw, "the guard is not in front of this server: destroy it and deploy again")
     return Check(name, True, f"all of {len(outcome)} routes say 401 or 404")
+
+
+def judge_listed(routes: Sequence[str]) -> Check:
+    """Judge whether the doors that were tried are the server's own; a server that lists none is no failure."""
+    name = "routes by the server's own list"
+    if not routes:
+        return Check(name, True, "it lists none: those of vLLM 0.32 were tried", skipped=True)
+    missing = [path for path in ("/rerank", "/score") if path not in routes]
+    if missing:
+        return Check(name, False, f"{', '.join(missing)} not among {len(routes)}", "this server is no reranker")
+    return Check(name, True, f"{len(routes)} routes")
 
 
 def _advice_on(error: ServerError) -> str:

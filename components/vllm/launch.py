@@ -6,7 +6,7 @@ Two forms. "script": bash writes what the server needs to files and then becomes
 else must sit beside the server) need no image of our own. "plain": the form of Vast's guide, the image's own
 entrypoint with `--model NAME` and flags.
 
-Flags are the same for vLLM 0.19.1 and 0.32.0; tests/serving asks both parsers. Sources: `vllm serve --help` of both.
+Flags are the same for vLLM 0.19.1 and 0.32.0; tests/serving asks both parsers. What each version has: fit.py.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from components.errors import ServingError
+from components.vast.identity import Authority, ca_file
 from components.vllm.client import RerankClient
-from components.vllm.launch import KEY_ENV, Launch
+from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, Launch
 from emulator.process import Process
 from emulator.runtime import Containers, Settings, free_port
 
@@ -49,11 +50,17 @@ class Server:
     url: str
     key: str
     log: Path
+    ca: str | None = None
 
 
 @contextlib.contextmanager
-def serving(launch: Launch, model: str, weights: Path, python: Path, folder: Path) -> Iterator[Server]:
-    """Run a launch until a real POST /rerank answers, and kill its whole process group afterwards."""
+def serving(
+    launch: Launch, model: str, weights: Path, python: Path, folder: Path, *, authority: Authority | None = None
+) -> Iterator[Server]:
+    """Run a launch until a real POST /rerank answers, and kill its whole process group afterwards.
+
+    `authority` signs the identity of a launch with TLS.
+    """
     containers = Containers(Settings("vllm", folder, python, {model: str(weights)}))
     inner, outer = int(launch.ports[0].partition(":")[2]), free_port(IP)
     body = {
@@ -61,16 +68,17 @@ def serving(launch: Launch, model: str, weights: Path, python: Path, folder: Pat
         "runtype": launch.runtype,
         "onstart": launch.onstart,
         "args": list(launch.args),
-        "env": launch.env,
+        "env": launch.env | (authority.issue(IP).env() if authority else {}),
     }
     process = asyncio.run(containers.start(CONTRACT_ID, body, IP, {inner: outer}))
     assert process is not None
-    url, key = f"http://{IP}:{outer}", launch.env[KEY_ENV]
-    client = RerankClient(url, key, timeout_s=60)
+    url, key = f"http{'s' if authority else ''}://{IP}:{outer}", launch.env.get(GUARD_KEYS_ENV) or launch.env[KEY_ENV]
+    ca = ca_file(authority.certificate) if authority else None
+    client = RerankClient(url, key, timeout_s=60, verify=ca or True)
     log = folder / "containers" / str(CONTRACT_ID) / "log"
     try:
         wait_for_rerank(client, model, process, log)
-        yield Server(client, url, key, log)
+        yield Server(client, url, key, log, ca)
     finally:
         process.kill()
         asyncio.run(containers.stop(CONTRACT_ID))

@@ -16,6 +16,7 @@ import requests
 from components.errors import ServerError
 from components.vllm.catalog import load_catalog
 from components.vllm.checks import Report, run_checks
+from components.vllm.fit import load_flags
 from components.vllm.launch import plan_launch
 from tests.serving.conftest import HERE, REPO, Server, new_key, require_vllm, serving
 
@@ -145,6 +146,7 @@ except ImportError:
     from vllm.entrypoints.openai.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 parser = make_arg_parser(FlexibleArgumentParser())
+print(json.dumps({"flags": sorted({one for action in parser._actions for one in action.option_strings})}))
 for args in json.load(sys.stdin):
     known, unknown = parser.parse_known_args(args)
     print(json.dumps([known.model, known.max_model_len, str(known.dtype), bool(known.chat_template), unknown]))
@@ -157,6 +159,8 @@ for args in json.load(sys.stdin):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    [flags] = [json.loads(line)["flags"] for line in done.stdout.splitlines() if line.startswith('{"flags"')]
+    assert {flag for flag in flags if flag.startswith("--")} == load_flags().of(version)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     assert [row[0] for row in rows] == list(CATALOG.models)
     assert [row[1] for row in rows] == [model.max_model_len for model in CATALOG.models.values()]

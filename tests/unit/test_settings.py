@@ -44,6 +44,15 @@ def test_what_the_image_and_the_disk_demand_joins_the_query():
     demands = {str(one) for one in settings().constraints}
     assert "cuda_max_good>=12.9 (image vllm/vllm-openai:v0.19.1)" in demands
     assert "disk_space>=40 (disk_gb)" in demands
+    assert "compute_cap>=750 (image vllm/vllm-openai:v0.19.1)" in demands
+
+
+def test_what_the_model_and_its_dtype_demand_of_the_gpu_joins_the_query():
+    demands = {(one.field, one.op): one for one in settings(dtype="bfloat16").constraints}
+    assert demands["compute_cap", "gte"].value == 800
+    assert demands["compute_cap", "gte"].because == "dtype bfloat16"
+    assert demands["gpu_ram", "gte"].value == 2800  # (278 M x 2 bytes + 2 GB) / 0.9, in Vast's MB
+    assert demands["gpu_ram", "gte"].because == "model BAAI/bge-reranker-base"
 
 
 @pytest.mark.parametrize(
@@ -62,6 +71,7 @@ def test_what_the_image_and_the_disk_demand_joins_the_query():
         ({"countries": '["USA"]'}, "vast-reranker:countries: has USA"),
         ({"api_url": "console.vast.ai"}, "vast-reranker:api_url: .*http"),
         ({"extra_args": '["--api-key", "x"]'}, "vast-reranker:extra_args: --api-key is set by the stack"),
+        ({"extra_args": '["--grpc"]'}, "extra_args: --grpc is not a flag of vLLM 0.19.1; vLLM 0.32.0 has it"),
         ({"hedge": "9"}, "vast-reranker:hedge: is 9; accepted: 1 to 4"),
         ({"bid": "cheap"}, "vast-reranker:bid: is 'cheap'"),
         ({"modle": "x"}, "vast-reranker:modle: is not a config key; did you mean model?"),

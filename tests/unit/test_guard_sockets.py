@@ -1,0 +1,197 @@
+"""The guard through a socket and the HTTP parsers that uvicorn has: httptools, which vLLM's server uses, and h11.
+
+Raw bytes: odd targets and methods, two lengths, broken chunks, requests hidden in bodies, upgrades. Seeded, so that a
+failure comes again. What may come in is said in test_guard_fuzz, from what the parser made of the bytes.
+"""
+
+import itertools
+import random
+import re
+import socket
+import threading
+import time
+
+import pytest
+import uvicorn
+
+from components.vllm.guard import Guard
+from tests.unit.test_guard_fuzz import KEY, KEYS, OPTIONS, App, may_come_in
+
+CASES = 500
+AUTH = b"Authorization: Bearer " + KEY
+TARGETS = rb"""/rerank //rerank /rerank/ /%2Frerank /%72erank /rerank%00 /rerank;x /RERANK /x/../rerank http://h/rerank
+http://h//rerank http:///rerank * /rerank?a=/health /health /health/../rerank /health?x=/rerank /health#/rerank /rerank#
+/v1/models /docs /routes rerank h:80 /health%2f..%2frerank /./rerank \rerank /metrics/ /v1//rerank""".split()
+METHODS = b"POST GET HEAD OPTIONS CONNECT post PUT TRACE PRI QUERY G\x00T DELETE".split()
+VERSIONS = b"HTTP/1.1 HTTP/1.0 HTTP/2.0 HTTP/3 http/1.1".split()
+EXTRA = [
+    b"Expect: 100-continue",
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: eA==\r\nSec-WebSocket-Version: 13",
+    b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAAA",
+    b"Cookie: authorization=Bearer " + KEY,
+    b"X-Api-Key: " + KEY,
+    b"Proxy-Authorization: Bearer " + KEY,
+    b"X-Forwarded-Prefix: /rerank",
+    b"X-Original-URL: /rerank",
+    b"X-Rewrite-URL: /rerank",
+    b"X-HTTP-Method-Override: POST",
+    b"Connection: close",
+    b"Connection: Authorization",
+    b"Authorization\t: Bearer " + KEY,
+    b"X: y\r\n Authorization: Bearer " + KEY,
+    b"X: y\nAuthorization: Bearer wrong",
+    b"X: y\rAuthorization: Bearer " + KEY,
+    b"Authorization: Basic " + KEY,
+    b"Authorization: Bearer " + KEY + b"\x00",
+]
+HIDDEN = [
+    b"POST /rerank HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}",
+    b"GET /docs HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"0\r\n\r\nPOST /rerank HTTP/1.1\r\nHost: h\r\n\r\n",
+]
+# What ends the headers, with a body or what claims to be one; %s is a hidden request.
+FRAMES = [
+    b"Content-Length: 2\r\n\r\n{}%s",
+    b"Content-Length: 2\r\nContent-Length: 40\r\n\r\n{}%s",
+    b"Content-Length: 2, 2\r\n\r\n{}%s",
+    b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n%s",
+    b"Transfer-Encoding: chunked\r\n\r\n2;x=y\r\n{}\r\n0\r\nAuthorization: Bearer wrong\r\n\r\n%s",
+    b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n%s",
+    b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n%s",
+    b"Transfer-Encoding: xchunked\r\nContent-Length: 2\r\n\r\n{}%s",
+    b"Transfer-Encoding: chunked, identity\r\nContent-Length: 2\r\n\r\n{}%s",
+    b"Transfer-Encoding : chunked\r\nContent-Length: 2\r\n\r\n{}%s",
+    b"Transfer-Encoding: chunked\r\n\r\nzz\r\n%s",
+    b"Transfer-Encoding: chunked\r\n\r\n-2\r\n{}\r\n%s",
+    b"Transfer-Encoding: chunked\r\n\r\n2\n{}\n0\n\n%s",
+    b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n%s",
+    b"Content-Length: -2\r\n\r\n%s",
+    b"Content-Length: +2\r\n\r\n{}%s",
+    b"Content-Length: 99999999999999999999\r\n\r\n%s",
+    b"Content-Length: 100\r\n\r\n%s",
+    b"\r\n%s",
+    b"\n\n%s",
+]
+
+
+class Listening:
+    """A guarded server on a loopback socket."""
+
+    def __init__(self, parser):
+        self.app = App()
+        guarded = Guard(self.app, OPTIONS, KEYS)
+        # h11 in uvicorn logs a traceback for chunks that break off behind an answer; the connection is closed all right
+        config = uvicorn.Config(guarded, http=parser, port=0, log_level="critical", lifespan="off")
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        deadline = time.monotonic() + 20
+        while not self.server.started:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        self.address = self.server.servers[0].sockets[0].getsockname()
+        return self
+
+    def __exit__(self, *_):
+        self.server.should_exit = True
+        self.thread.join(10)
+
+    def say(self, raw, answers=0):
+        """Send bytes; return what comes back until the server closes, or waits for more and is quiet.
+
+        `answers` is how many will come: the end of the last is then waited for, however slow this machine is.
+        """
+        self.app.reached.clear()
+        got = b""
+        with socket.create_connection(self.address, timeout=5) as line:
+            line.sendall(raw)
+            try:
+                while got.count(b"\r\n\r\n") < answers and (chunk := line.recv(65536)):
+                    got += chunk
+                line.settimeout(0.03)
+                while chunk := line.recv(65536):
+                    got += chunk
+            except (TimeoutError, ConnectionError):
+                pass
+        return got
+
+
+@pytest.fixture(scope="module", params=["httptools", "h11"])
+def listening(request):
+    with Listening(request.param) as server:
+        yield server
+
+
+def statuses(answers):
+    """Return the statuses of a run of answers, each of which has to be complete and well-formed."""
+    found = []
+    while answers:
+        head, blank, rest = answers.partition(b"\r\n\r\n")
+        first, *lines = head.split(b"\r\n")
+        status = re.fullmatch(rb"HTTP/1\.1 (\d{3}) [\x20-\x7e]*", first)
+        assert blank, answers
+        assert status, answers
+        found.append(int(status[1]))
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
+        if b"content-length" not in headers and found[-1] >= 200:
+            return found  # ends with the connection
+        # an answer to HEAD has no body; no body of these servers begins as an answer does
+        answers = rest if rest.startswith(b"HTTP/1.1 ") else rest[int(headers.get(b"content-length", b"0")) :]
+    return found
+
+
+def spoken(dice):
+    """Return the bytes of a request, with a key or without, and of what is hidden in or behind its body."""
+    line = b"POST /rerank HTTP/1.1"
+    if dice.random() < 0.6:
+        line = b" ".join([dice.choice(METHODS), dice.choice(TARGETS), dice.choice(VERSIONS[:2] * 3 + VERSIONS)])
+    headers = [b"Host: h", *dice.sample(EXTRA, dice.choice([0, 0, 1, 2])), *([AUTH] if dice.random() < 0.5 else [])]
+    return b"\r\n".join([line, *headers, dice.choice(FRAMES[:4] * 3 + FRAMES) % dice.choice([b"", *HIDDEN])])
+
+
+def test_no_bytes_on_the_socket_get_past_the_guard(listening):
+    dice, came_in, refused = random.Random(32), 0, 0
+    for _ in range(CASES):
+        raw = spoken(dice)
+        found = statuses(listening.say(raw))
+        came_in += bool(listening.app.reached)
+        refused += bool(found) and not listening.app.reached
+        assert not [status for status in found if status >= 500], raw
+        assert found.count(299) <= len(listening.app.reached), raw
+        assert all(may_come_in(scope) for scope, _ in listening.app.reached), raw
+    assert came_in > CASES / 20  # both really happened
+    assert refused > CASES / 5
+
+
+def test_every_way_to_frame_a_request_without_a_key_ends_in_a_refusal(listening):
+    for frame, hidden in itertools.product(FRAMES, HIDDEN):
+        raw = b"POST /rerank HTTP/1.1\r\nHost: h\r\n" + frame % hidden
+        assert set(statuses(listening.say(raw))) <= {400, 401, 404}, raw
+        assert not listening.app.reached, raw
+
+
+def test_a_request_inside_or_behind_a_refused_one_needs_a_key_of_its_own(listening):
+    hidden = HIDDEN[0]
+    refused = b"POST /rerank HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s" % (len(hidden), hidden)
+    keyed = hidden.replace(b"Host: h", b"Host: h\r\n" + AUTH)
+    assert statuses(listening.say(refused + hidden, 2)) == [401, 401]
+    assert not listening.app.reached
+    assert statuses(listening.say(keyed + hidden, 2)) == [299, 401]
+    assert len(listening.app.reached) == 1
+    assert statuses(listening.say(refused + keyed, 2)) == [401, 299]
+
+
+def test_a_body_is_not_asked_for_before_the_key_is_seen(listening):
+    head = b"POST /rerank HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n"
+    assert statuses(listening.say(head + b"\r\n", 1)) == [401]
+    assert statuses(listening.say(head + AUTH + b"\r\n\r\n{}", 2)) == [100, 299]
+
+
+def test_a_body_larger_than_allowed_is_refused_while_it_still_comes(listening):
+    head = b"POST /rerank HTTP/1.1\r\nHost: h\r\n" + AUTH + b"\r\n"
+    assert statuses(listening.say(head + b"Content-Length: 100000\r\n\r\n", 1)) == [413]
+    chunk = b"7d0\r\n" + b"x" * 2000 + b"\r\n"
+    assert statuses(listening.say(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 2, 1)) == [413]
+    assert not listening.app.reached
