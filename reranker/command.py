@@ -31,7 +31,7 @@ from reranker.errors import (
 )
 from reranker.patience import Patience
 from reranker.stack import Stack, read_stack
-from reranker.table import facts_lines, ranking_json, ranking_lines, wants_colour
+from reranker.table import facts_lines, one_line, ranking_json, ranking_lines, wants_colour
 
 # One meaning each; 1 is what Python itself ends with on an error that nobody foresaw.
 EXIT_CODES: tuple[tuple[int, str, tuple[type[RerankerError], ...]], ...] = (
@@ -47,6 +47,9 @@ USAGE = """rerank [options] QUERY DOCUMENT...
        rerank [options] QUERY --file documents.jsonl    (- or nothing: standard input)
        rerank [options] --query QUERY [DOCUMENT...]
        rerank [options] status"""
+ABOUT = """\
+Rank documents by how well they answer a query, best first. Documents are arguments, or JSON lines: a string, or an
+object with a text field, on each. `status` says whether it serves, what, how fast and at what price."""
 EPILOG = f"""`status` alone is always the command. To rank for the query "status": rerank --query status DOCUMENT...
 
 environment:
@@ -102,14 +105,10 @@ def endpoint_from(args: argparse.Namespace, environ: Mapping[str, str] = os.envi
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    about = (
-        "Rank documents by how well they answer a query, best first. Documents are arguments, or JSON lines: a string, "
-        "or an object with a text field, on each. `status`: does it serve, what, how fast, at what price."
-    )
     flags = argparse.ArgumentParser(
         prog="rerank",
         usage=USAGE,
-        description=about,
+        description=ABOUT,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -252,7 +251,7 @@ class Output:
 
     def say(self, text: str) -> None:
         """Print what is no result."""
-        self.stderr.write(f"rerank: {text}\n")
+        self.stderr.write(f"rerank: {one_line(text)}\n")
 
     def fail(self, error: RerankerError) -> int:
         """Print an error as one line and return its exit code."""

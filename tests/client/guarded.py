@@ -96,15 +96,15 @@ def refusal(status, message="no", **headers):
 
 
 @contextlib.contextmanager
-def guarded_server(folder: Path, *, tls=True, options=None, address="127.0.0.1", max_model_len=512):
-    """Serve until the end of the block. `options` are the guard's."""
-    ca, cert, key = certificates(address)
+def guarded_server(folder: Path, *, tls=True, options=None, named="127.0.0.1", max_model_len=512):
+    """Serve until the end of the block. `options` are the guard's; `named` is the address in the certificate."""
+    ca, cert, key = certificates(named)
     ca_file = folder / "ca.pem"
     for name, text in (("ca.pem", ca), ("cert.pem", cert), ("key.pem", key)):
         (folder / name).write_text(text)
     served = Served((MODEL,), MODEL, max_model_len)
     faulty = Faulty(Guard(Stub(served), options or {}, [KEY]))
-    listener = socket.create_server((address, 0))
+    listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         faulty,
         log_level="critical",
@@ -122,7 +122,7 @@ def guarded_server(folder: Path, *, tls=True, options=None, address="127.0.0.1",
         time.sleep(0.01)
     scheme = "https" if tls else "http"
     try:
-        yield GuardedServer(f"{scheme}://{address}:{listener.getsockname()[1]}", ca if tls else "", ca_file, faulty)
+        yield GuardedServer(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", ca if tls else "", ca_file, faulty)
     finally:
         server.should_exit = True
         server.force_exit = True

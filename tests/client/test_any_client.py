@@ -30,7 +30,7 @@ def trusting(server):
 def test_requests_posts_to_rerank_and_reads_each_text_under_document(server):
     answer = requests.post(f"{server.url}/rerank", json=BODY, headers=HEADERS, verify=server.ca_file, timeout=10)
     results = answer.json()["results"]
-    assert [one["index"] for one in results][0] == 1
+    assert results[0]["index"] == 1
     assert results[0]["document"]["text"] == DOCUMENTS[1]
     assert results[0]["relevance_score"] > 0.5 > results[1]["relevance_score"]
 
@@ -69,7 +69,7 @@ def test_coheres_clients_rerank_and_v2_gives_documents_as_dicts(server, kind, pa
     with httpx.Client(verify=trusting(server)) as http:
         client = kind(KEY, base_url=server.url, httpx_client=http)
         results = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=2).results
-    assert [one.index for one in results][0] == 1
+    assert results[0].index == 1
     assert len(results) == 2
     assert text_of(results[0].document) == DOCUMENTS[1]
     assert server.asked()[0][0] == path
@@ -111,7 +111,7 @@ def test_curl_reranks_with_cacert_and_without_it_sends_nothing(server, flag):
 def test_curl_by_the_stable_name_needs_only_an_address_for_it(server):
     port = server.url.rpartition(":")[2]
     done = subprocess.run(
-        ["curl", "-sS", "--cacert", server.ca_file, "--resolve", f"reranker.internal:{port}:127.0.0.1"]
+        ["curl", "-sS", "--cacert", server.ca_file, "--resolve", f"reranker.internal:{port}:127.0.0.1"]  # noqa: RUF005
         + ["-o", "/dev/null", "-w", "%{http_code}", f"https://reranker.internal:{port}/v1/models"],
         capture_output=True,
         text=True,
