@@ -43,7 +43,7 @@ def main() -> None:
     http = httpx.Client(verify=endpoint.ssl_context() or True, timeout=TIMEOUT_S)
     client = cohere.ClientV2(endpoint.api_key, base_url=endpoint.url, httpx_client=http)
     try:
-        # the client sends null for a top_n that is not given, which vLLM refuses
+        # the client sends null for a top_n that is not given, which vLLM without the guard refuses
         top_n = args.top_n or len(args.documents)
         answer = client.rerank(model=model, query=args.query, documents=args.documents, top_n=top_n)
     except ApiError as error:

@@ -81,6 +81,14 @@ def test_coheres_client_trusts_the_file_that_ssl_cert_file_names(server, monkeyp
     assert results.results[0].index == 1
 
 
+@pytest.mark.parametrize("given", [{}, {"max_tokens_per_doc": None}])
+def test_what_coheres_client_does_not_give_it_sends_as_null_and_that_is_taken(server, given):
+    with httpx.Client(verify=trusting(server)) as http:
+        client = cohere.ClientV2(KEY, base_url=server.url, httpx_client=http)
+        assert len(client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=None, **given).results) == 3
+    assert server.asked()[0][1]["top_n"] is None
+
+
 @pytest.mark.parametrize("kind", [cohere.ClientV2, cohere.Client])
 def test_coheres_clients_with_a_wrong_key_are_refused(server, kind):
     with httpx.Client(verify=trusting(server)) as http:

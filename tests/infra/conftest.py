@@ -41,10 +41,10 @@ class Deployment:
         self.url = outputs["url"]
         self.key = outputs["api_key"]
 
-    def example(self, script):
-        """Run an example against this stack, as its user would."""
+    def python(self, *args, python=REPO / ".venv" / "bin" / "python"):
+        """Run Python on something of this repository against this stack, as its user would."""
         return subprocess.run(
-            [REPO / ".venv" / "bin" / "python", REPO / "examples" / script, "--stack", self.stack.name],
+            [python, *args, "--stack", self.stack.name],
             cwd=self.stack.project,
             env=self.stack.env | {"PYTHONPATH": str(REPO)},
             capture_output=True,

@@ -55,11 +55,3 @@ def test_the_validation_report_names_the_weights_that_ran(deployment):
 def test_a_healthy_deployment_is_in_sync(deployment):
     seen = deployment.stack.drift()
     assert seen.rc == 0, seen.text
-
-
-@pytest.mark.parametrize("script", ["cohere_rerank.py", "score.py"])
-def test_the_examples_run_from_the_stacks_outputs(deployment, script):
-    done = deployment.example(script)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "deep learning" in done.stdout.lower()
-    assert deployment.key not in done.stdout + done.stderr
