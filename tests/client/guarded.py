@@ -1,28 +1,24 @@
-"""A small real server: the stub's ASGI application behind the real guard, served by uvicorn over TLS of its own CA."""
+"""A small real server: the stub's ASGI application behind the real guard, over TLS with certificates as a stack makes."""
 
 import contextlib
-import datetime
-import ipaddress
 import json
 import socket
+import ssl
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives import serialization
 
+from components.vast.identity import Authority
 from components.vllm.guard import Guard
 from emulator.scoring import Served
 from emulator.stub import Stub
 
 MODEL = "BAAI/bge-reranker-base"
 KEY = "guarded-key-that-must-not-leak-0123456789"
-DAY = datetime.timedelta(days=1)
 
 
 class Faulty:
@@ -130,52 +126,11 @@ def guarded_server(folder: Path, *, tls=True, options=None, named="127.0.0.1", m
         listener.close()
 
 
-def certificates(address, *, common_name="test"):
-    """Return PEM of a CA, of a leaf for the address and `reranker.internal`, and of the leaf's key."""
-    now = datetime.datetime.now(datetime.UTC)
-    ca_key, leaf_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{common_name} CA")])
-
-    def builder(subject, public_key):
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(ca_name)
-            .public_key(public_key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - DAY)
-            .not_valid_after(now + DAY)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        )
-
-    usage = dict.fromkeys(
-        (
-            "content_commitment",
-            "key_encipherment",
-            "data_encipherment",
-            "key_agreement",
-            "encipher_only",
-            "decipher_only",
-        ),
-        False,
+def certificates(address):
+    """Return PEM of a CA, of a leaf for the address and `reranker.internal`, and of the leaf's key: as a stack has."""
+    authority = Authority.make("test")
+    identity = authority.issue(address)
+    key = serialization.load_der_private_key(identity.key, None).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    ca = (
-        builder(ca_name, ca_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(
-            x509.KeyUsage(digital_signature=False, key_cert_sign=True, crl_sign=True, **usage), critical=True
-        )
-        .sign(ca_key, hashes.SHA256())
-    )
-    names = [x509.IPAddress(ipaddress.ip_address(address)), x509.DNSName("reranker.internal")]
-    leaf = (
-        builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]), leaf_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = leaf_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return ca.public_bytes(pem).decode(), leaf.public_bytes(pem).decode(), private.decode()
+    return authority.certificate, ssl.DER_cert_to_PEM_cert(identity.certificate), key.decode()

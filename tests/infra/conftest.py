@@ -40,6 +40,8 @@ class Deployment:
         self.market = market
         self.url = outputs["url"]
         self.key = outputs["api_key"]
+        self.ca_file = stack.folder / "ca.pem"
+        self.ca_file.write_text(outputs["ca_certificate"])
 
     def python(self, *args, python=REPO / ".venv" / "bin" / "python"):
         """Run Python on something of this repository against this stack, as its user would."""

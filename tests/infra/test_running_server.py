@@ -41,6 +41,7 @@ def test_the_relevant_document_scores_above_the_irrelevant_one(deployment):
         f"{deployment.url}/rerank",
         json={"model": MODEL, "query": "What is deep learning?", "documents": ["I like pizza", "Deep learning is ML"]},
         headers={"Authorization": f"Bearer {deployment.key}"},
+        verify=deployment.ca_file,
         timeout=60,
     ).json()
     assert [one["index"] for one in answer["results"]] == [1, 0]
