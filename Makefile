@@ -6,7 +6,7 @@ LOCAL := . scripts/env.sh local &&
 LINT := ruff check . && ruff format --check . && mypy
 TEST := env -u VAST_API_KEY -u VAST_URL pytest -q -n 2 --dist loadfile --durations=10
 
-.PHONY: help setup setup-vllm demo demo-down emulator test test-fast lint bench chaos clean distclean
+.PHONY: help setup setup-vllm setup-examples demo demo-down emulator test test-fast test-examples lint bench chaos clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -16,6 +16,9 @@ setup: ## Python packages (.venv) and the Pulumi engine (.tools/bin): about 1 mi
 
 setup-vllm: ## the same and two versions of real vLLM for CPU (.tools/vllm-*): 6 minutes and 12 GB more
 	@scripts/setup.sh --vllm-all
+
+setup-examples: setup ## a venv for the examples with heavy dependencies (.tools/examples): 1 minute and 500 MB more
+	@scripts/setup_examples.sh
 
 demo: ## from nothing to scores on this machine: setup, local Vast.ai, `pulumi up`, rerank
 	@scripts/demo.sh up
@@ -31,6 +34,9 @@ test: setup-vllm ## lint, types and every test, with the real Pulumi engine and 
 
 test-fast: setup ## lint, types and the tests that need neither vLLM nor the engine
 	@$(LOCAL) $(LINT) && $(TEST) -m "not vllm and not engine"
+
+test-examples: setup-examples ## the examples: RAG, LangChain, LlamaIndex and the rest, and the installed client
+	@$(LOCAL) $(TEST) -m examples tests/client
 
 lint: setup ## ruff and mypy
 	@$(LOCAL) $(LINT)

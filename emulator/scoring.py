@@ -15,6 +15,8 @@ from typing import Any
 
 VERSION = "0.32.0-stub"
 TOKENS_PER_WORD = 1.3
+# vLLM's own defaults are 0: it takes these as numbers, or not at all, and null for neither
+NOT_NULL = ("top_n", "max_tokens_per_query", "max_tokens_per_doc")
 SPECIAL_TOKENS = 4  # around and between the two texts of a pair
 RERANK = ("/rerank", "/v1/rerank", "/v2/rerank")
 SCORE = ("/score", "/v1/score")
@@ -141,6 +143,13 @@ def _required(asked: dict[str, Any], *names: str) -> None:
         raise _invalid(problems, f"body.{missing[0]}")
 
 
+def _not_null(asked: dict[str, Any]) -> None:
+    nulls = [name for name in NOT_NULL if name in asked and asked[name] is None]
+    if nulls:
+        msg = "Input should be a valid integer"
+        raise _invalid([_problem("int_type", f"body.{name}", msg, "None") for name in nulls], f"body.{nulls[0]}")
+
+
 def _texts(value: Any, where: str) -> list[str]:
     """Return one text or a list of texts as a list; a text may be an object with `text`."""
     found = []
@@ -202,6 +211,7 @@ def _tokens(asked: dict[str, Any], query: str, text: str, limit: int) -> int:
 
 def _rerank(asked: dict[str, Any], served: Served) -> dict[str, Any]:
     _required(asked, "query", "documents")
+    _not_null(asked)
     top_n = _at_least(asked, "top_n", 0) or 0
     query = _texts(asked["query"], "body.query")[0]
     texts = _texts(asked["documents"], "body.documents")

@@ -141,9 +141,11 @@ class Guard:
         count = max(len(asked[name]) if isinstance(asked.get(name), list) else 0 for name in LISTS)
         if count > self.max_documents:
             raise Refusal(400, f"{count} documents in one request; at most {self.max_documents} are taken")
-        if self.truncate is not None and "truncate_prompt_tokens" not in asked:
-            clean = json.dumps({**asked, "truncate_prompt_tokens": self.truncate}, ensure_ascii=False).encode()
-        return clean
+        # Cohere's clients send null for what is not given, which vLLM 0.32 refuses for top_n and max_tokens_per_doc
+        given = {name: value for name, value in asked.items() if value is not None}
+        if self.truncate is not None:
+            given.setdefault("truncate_prompt_tokens", self.truncate)
+        return clean if given == asked else json.dumps(given, ensure_ascii=False).encode()
 
 
 def replaced(scope: Message, receive: Receive, body: bytes) -> tuple[Message, Receive]:

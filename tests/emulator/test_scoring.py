@@ -70,6 +70,16 @@ def test_score_takes_pairs_and_refuses_unequal_lists():
             (404, "NotFoundError", None, "The model `nope` does not exist."),
         ),
         (
+            {"query": "q", "documents": ["a"], "max_tokens_per_doc": None},
+            (
+                400,
+                "Bad Request",
+                "body.max_tokens_per_doc",
+                "1 validation error:\n  {'type': 'int_type', 'loc': 'body.max_tokens_per_doc', "
+                "'msg': 'Input should be a valid integer', 'input': 'None'}",
+            ),
+        ),
+        (
             {"query": "q"},
             (
                 400,

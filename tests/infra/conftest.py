@@ -5,7 +5,6 @@ import subprocess
 import pytest
 import testinfra
 
-from components.vast.identity import ca_file
 from emulator.server import EmulatorServer
 from tests.engine.stack import REPO, EngineStack
 
@@ -41,12 +40,13 @@ class Deployment:
         self.market = market
         self.url = outputs["url"]
         self.key = outputs["api_key"]
-        self.trust = ca_file(outputs["ca_certificate"])
+        self.ca_file = stack.folder / "ca.pem"
+        self.ca_file.write_text(outputs["ca_certificate"])
 
-    def example(self, script):
-        """Run an example against this stack, as its user would."""
+    def python(self, *args, python=REPO / ".venv" / "bin" / "python"):
+        """Run Python on something of this repository against this stack, as its user would."""
         return subprocess.run(
-            [REPO / ".venv" / "bin" / "python", REPO / "examples" / script, "--stack", self.stack.name],
+            [python, *args, "--stack", self.stack.name],
             cwd=self.stack.project,
             env=self.stack.env | {"PYTHONPATH": str(REPO)},
             capture_output=True,

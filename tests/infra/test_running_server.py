@@ -41,7 +41,7 @@ def test_the_relevant_document_scores_above_the_irrelevant_one(deployment):
         f"{deployment.url}/rerank",
         json={"model": MODEL, "query": "What is deep learning?", "documents": ["I like pizza", "Deep learning is ML"]},
         headers={"Authorization": f"Bearer {deployment.key}"},
-        verify=deployment.trust,
+        verify=deployment.ca_file,
         timeout=60,
     ).json()
     assert [one["index"] for one in answer["results"]] == [1, 0]
@@ -56,11 +56,3 @@ def test_the_validation_report_names_the_weights_that_ran(deployment):
 def test_a_healthy_deployment_is_in_sync(deployment):
     seen = deployment.stack.drift()
     assert seen.rc == 0, seen.text
-
-
-@pytest.mark.parametrize("script", ["cohere_rerank.py", "score.py"])
-def test_the_examples_run_from_the_stacks_outputs(deployment, script):
-    done = deployment.example(script)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "deep learning" in done.stdout.lower()
-    assert deployment.key not in done.stdout + done.stderr

@@ -1,0 +1,53 @@
+"""A client for a reranker that a stack of this project serves: rank documents, score pairs. Needs `requests` only.
+
+>>> from reranker import Reranker
+>>> with Reranker.from_stack("dev") as reranker:                                    # doctest: +SKIP
+...     best = reranker.rerank("What is deep learning?", documents, top_n=3)
+"""
+
+from reranker.answers import Ranked, Ranking, ServedModel
+from reranker.batches import Limits
+from reranker.client import Reranker
+from reranker.endpoint import Endpoint
+from reranker.errors import (
+    Busy,
+    InvalidInput,
+    KeyRefused,
+    MalformedAnswer,
+    NotDeployed,
+    PulumiMissing,
+    RerankerError,
+    ServerError,
+    StackError,
+    UnknownStack,
+    Unreachable,
+    Untrusted,
+    WrongPassphrase,
+)
+from reranker.patience import Patience
+from reranker.stack import Stack, read_stack
+
+__all__ = [
+    "Busy",
+    "Endpoint",
+    "InvalidInput",
+    "KeyRefused",
+    "Limits",
+    "MalformedAnswer",
+    "NotDeployed",
+    "Patience",
+    "PulumiMissing",
+    "Ranked",
+    "Ranking",
+    "Reranker",
+    "RerankerError",
+    "ServedModel",
+    "ServerError",
+    "Stack",
+    "StackError",
+    "UnknownStack",
+    "Unreachable",
+    "Untrusted",
+    "WrongPassphrase",
+    "read_stack",
+]

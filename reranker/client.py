@@ -1,0 +1,211 @@
+"""Reranker: the client. Ranks documents and scores pairs on one server, in as many requests as its limits take.
+
+What a program imports. `command` is the same on the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from random import random
+from threading import Event
+from types import TracebackType
+from typing import Any, TypeVar
+
+import requests
+
+from reranker.answers import Ranked, Ranking, ServedModel, read_models, read_ranking, read_scores
+from reranker.batches import Limits, encode, encoded_sizes, in_halves, split
+from reranker.endpoint import Endpoint
+from reranker.errors import InvalidInput
+from reranker.patience import Patience
+from reranker.stack import read_stack
+from reranker.transport import Transport
+
+Answer = TypeVar("Answer")
+CONCURRENCY = 4
+
+
+class Reranker:
+    """A reranker that serves. May be used by many threads at once, and as a context manager, which closes it.
+
+    Lists that are longer than one request takes are split, `concurrency` requests at a time, and merged; every call is
+    over within `patience.deadline_s`, repetitions included. Every method raises RerankerError; see `reranker.errors`.
+    `session`, `clock`, `sleep` and `chance` are seams for tests.
+
+    >>> reranker = Reranker.from_stack("dev")                                       # doctest: +SKIP
+    >>> reranker.rerank("What is deep learning?", ["I like pizza", "ML"], top_n=1)[0].text
+    'ML'
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        patience: Patience | None = None,
+        limits: Limits | None = None,
+        concurrency: int = CONCURRENCY,
+        session: requests.Session | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        chance: Callable[[], float] = random,
+    ) -> None:
+        if concurrency < 1:
+            raise InvalidInput("concurrency is at least 1")
+        self.endpoint = endpoint
+        self.limits = limits or Limits()
+        self.concurrency = concurrency
+        self._transport = Transport(
+            endpoint,
+            patience or Patience(),
+            connections=concurrency,
+            session=session,
+            clock=clock,
+            sleep=sleep,
+            chance=chance,
+        )
+
+    @classmethod
+    def from_stack(
+        cls,
+        stack: str | None = None,
+        *,
+        cwd: str | os.PathLike[str] | None = None,
+        pulumi: str = "pulumi",
+        **options: Any,
+    ) -> Reranker:
+        """Return a client for a deployed stack, by its outputs. `options` are those of the class.
+
+        `stack` None is the selected one; `cwd` is the project's folder. Raises StackError.
+        """
+        return cls(read_stack(stack, cwd=cwd, pulumi=pulumi).endpoint, **options)
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        api_key: str,
+        ca_certificate: str | os.PathLike[str] = "",
+        model: str | None = None,
+        **options: Any,
+    ) -> Reranker:
+        """Return a client for an address. The CA is PEM text or a path; without one, public CAs are trusted."""
+        return cls(Endpoint.of(url, api_key, ca_certificate, model), **options)
+
+    def __repr__(self) -> str:
+        return f"Reranker({self.endpoint.url!r}, model={self.endpoint.model!r})"
+
+    def __enter__(self) -> Reranker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.session.close()
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_n: int | None = None,
+        *,
+        min_score: float | None = None,
+        model: str | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> Ranking:
+        """Return documents by how well they answer the query, best first: all, or the `top_n` best.
+
+        `min_score` leaves out what scores less. `truncate_prompt_tokens` cuts query and document together at so many
+        tokens, -1 at the model's own length; without it the server refuses a document that is too long.
+        """
+        documents = _texts("documents", documents)
+        if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1):
+            raise InvalidInput("top_n is a whole number from 1, or None for all documents")
+        encoded_sizes("query", _texts("query", [query]))
+        asked = self._asked(model, truncate_prompt_tokens, query=query)
+        models: set[str] = set()
+
+        def ask(part: range, deadline: float, stop: Event) -> list[tuple[int, float]]:
+            cut = {} if top_n is None else {"top_n": min(top_n, len(part))}
+            body = encode({**asked, **cut, "documents": documents[part.start : part.stop]})
+            name, found = read_ranking(self._transport.ask("POST", "/rerank", body, deadline, stop), part, top_n)
+            models.add(name)
+            return found
+
+        fixed_bytes = len(encode({**asked, "top_n": top_n, "documents": []}))
+        parts = split("documents", encoded_sizes("documents", documents), fixed_bytes, self.limits)
+        scored = sorted(self._all(ask, parts), key=lambda one: (-one[1], one[0]))
+        best = [one for one in scored if min_score is None or one[1] >= min_score][:top_n]
+        name = next(iter(models), model or self.endpoint.model or "")
+        return Ranking(name, tuple(Ranked(index, score, documents[index]) for index, score in best))
+
+    def score(
+        self,
+        text_1: str | Sequence[str],
+        text_2: str | Sequence[str],
+        *,
+        model: str | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> tuple[float, ...]:
+        """Return the score of each pair: one text with one, one with many, or two lists of one length, pairwise.
+
+        Scores come in the order of the texts, one for a single pair.
+        """
+        many = _texts("text_2", [text_2] if isinstance(text_2, str) else text_2)
+        each = None if isinstance(text_1, str) else _texts("text_1", text_1)
+        if each is not None and len(each) != len(many):
+            raise InvalidInput(f"text_1 has {len(each)} texts and text_2 has {len(many)}: give one, or as many")
+        asked = self._asked(model, truncate_prompt_tokens)
+
+        def ask(part: range, deadline: float, stop: Event) -> list[float]:
+            first = text_1 if each is None else each[part.start : part.stop]
+            body = encode({**asked, "text_1": first, "text_2": many[part.start : part.stop]})
+            return read_scores(self._transport.ask("POST", "/score", body, deadline, stop), len(part))
+
+        sizes = encoded_sizes("text_2", many)
+        firsts = encoded_sizes("text_1", [str(text_1)] if each is None else each)
+        fixed_bytes = len(encode({**asked, "text_1": [], "text_2": []}))
+        if each is None:
+            fixed_bytes += firsts[0]
+        else:
+            sizes = [one + other for one, other in zip(firsts, sizes, strict=True)]
+        return tuple(self._all(ask, split("text_2", sizes, fixed_bytes, self.limits)))
+
+    def models(self) -> tuple[ServedModel, ...]:
+        """Return what the server serves, and from which weights."""
+        return read_models(self._transport.ask("GET", "/v1/models", None, self._transport.deadline()))
+
+    def _asked(self, model: str | None, truncate: int | None, **fields: object) -> dict[str, object]:
+        """Return the fields of a request that are given: vLLM refuses null for some that are not."""
+        fields |= {"model": model or self.endpoint.model, "truncate_prompt_tokens": truncate}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _all(self, ask: Callable[[range, float, Event], list[Answer]], parts: list[range]) -> list[Answer]:
+        """Return the answers for all parts in their order, within one deadline. The first failure ends the rest."""
+        deadline, stop = self._transport.deadline(), Event()
+        if len(parts) < 2:
+            return [one for part in parts for one in in_halves(lambda half: ask(half, deadline, stop), part)]
+        pool = ThreadPoolExecutor(min(self.concurrency, len(parts)), thread_name_prefix="reranker")
+        try:
+            running = [pool.submit(in_halves, lambda half: ask(half, deadline, stop), part) for part in parts]
+            for done in as_completed(running):
+                done.result()
+            return [one for done in running for one in done.result()]
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _texts(name: str, given: Sequence[str]) -> list[str]:
+    if isinstance(given, str | bytes):
+        raise InvalidInput(f"{name} is one string: give a list of them")
+    try:
+        return list(given)
+    except TypeError:
+        raise InvalidInput(f"{name} is {type(given).__name__}, not a list of strings") from None

@@ -1,0 +1,264 @@
+"""The `rerank` command: ranks documents on a deployed reranker, and says how that is. Also `python -m reranker`.
+
+`endpoint_arguments` and `endpoint_from` are the part about where the reranker is; scripts use them too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, BinaryIO, NoReturn, TextIO
+
+from reranker.client import Reranker
+from reranker.documents import Document, plain, read_lines
+from reranker.endpoint import CA_ENV, KEY_ENV, URL_ENV, Endpoint
+from reranker.errors import (
+    InvalidInput,
+    KeyRefused,
+    MalformedAnswer,
+    RerankerError,
+    ServerError,
+    StackError,
+    Unreachable,
+    Untrusted,
+)
+from reranker.patience import Patience
+from reranker.stack import Stack, read_stack
+from reranker.table import facts_lines, one_line, ranking_json, ranking_lines, wants_colour
+
+# One meaning each; 1 is what Python itself ends with on an error that nobody foresaw.
+EXIT_CODES: tuple[tuple[int, str, tuple[type[RerankerError], ...]], ...] = (
+    (2, "the command is wrong: an argument, a file, a line of it", (InvalidInput,)),
+    (3, "the stack cannot be read, or nothing is deployed", (StackError,)),
+    (4, "nothing answers within --timeout", (Unreachable,)),
+    (5, "the certificate is not trusted", (Untrusted,)),
+    (6, "the key is refused", (KeyRefused,)),
+    (7, "the server answers with an error, or not as a reranker does", (ServerError, MalformedAnswer)),
+)
+INTERRUPTED, BROKEN_PIPE = 130, 141
+USAGE = """rerank [options] QUERY DOCUMENT...
+       rerank [options] QUERY --file documents.jsonl    (- or nothing: standard input)
+       rerank [options] --query QUERY [DOCUMENT...]
+       rerank [options] status"""
+ABOUT = """\
+Rank documents by how well they answer a query, best first. Documents are arguments, or JSON lines: a string, or an
+object with a text field, on each. `status` says whether it serves, what, how fast and at what price."""
+EPILOG = f"""`status` alone is always the command. To rank for the query "status": rerank --query status DOCUMENT...
+
+environment:
+  {KEY_ENV}   the key, with --url (a key is never an argument: others can read those)
+  {CA_ENV}, {URL_ENV}   in place of --ca and --url
+  PULUMI_CONFIG_PASSPHRASE and the rest of Pulumi's own, with --stack
+  NO_COLOR   no colour on a terminal
+
+exit codes:
+  0  done; with status: it serves
+""" + "".join(f"  {code}  {meaning}\n" for code, meaning, _ in EXIT_CODES)
+PROBE = ("ready?", ["yes"])
+PROBES = 3
+
+
+def endpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say where the reranker is."""
+    group = parser.add_argument_group("where the reranker is")
+    one_of = group.add_mutually_exclusive_group()
+    one_of.add_argument("--stack", metavar="NAME", help="a Pulumi stack, by its outputs (default: the selected one)")
+    one_of.add_argument("--url", help=f"its address instead; the key is in {KEY_ENV}")
+    group.add_argument("-C", "--cwd", metavar="DIR", help="with --stack: the project's folder (default: this one)")
+    group.add_argument("--ca", metavar="FILE", help="with --url: the CA to trust, PEM (default: public CAs)")
+    group.add_argument("--model", help="the model to ask for (default: the one that is served)")
+
+
+def endpoint_from(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Stack:
+    """Return what the arguments of `endpoint_arguments` name; an address is a stack of which little is known.
+
+    Raises InvalidInput or StackError.
+    """
+    url = args.url or ("" if args.stack else environ.get(URL_ENV, ""))
+    if not url:
+        if args.ca:
+            raise InvalidInput("--ca goes with --url: a stack has its own CA among its outputs")
+        stack = read_stack(args.stack, cwd=args.cwd)
+        if not args.model:
+            return stack
+        one = stack.endpoint
+        return Stack(
+            stack.name,
+            Endpoint(one.url, one.api_key, one.ca_certificate, args.model),
+            stack.instance_id,
+            stack.machine_id,
+            stack.gpu,
+            stack.hourly_cost_usd,
+        )
+    key = environ.get(KEY_ENV, "")
+    if not key:
+        raise InvalidInput(f"no API key: set {KEY_ENV}")
+    return Stack("", Endpoint.of(url, key, args.ca or environ.get(CA_ENV, ""), args.model))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    flags = argparse.ArgumentParser(
+        prog="rerank",
+        usage=USAGE,
+        description=ABOUT,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    flags.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    flags.add_argument("--query", help="the query; then every other word is a document")
+    flags.add_argument("--file", metavar="FILE", help="documents as JSON lines; - is standard input")
+    flags.add_argument(
+        "--field", default="text", metavar="NAME", help="field of an object with the text (default: text)"
+    )
+    flags.add_argument("--top-n", type=int, metavar="N", help="the N best only")
+    flags.add_argument("--min-score", type=float, metavar="SCORE", help="nothing that scores less")
+    flags.add_argument(
+        "--truncate", type=int, metavar="TOKENS", help="cut long documents; -1: at the model's own length"
+    )
+    flags.add_argument("--json", action="store_true", help="JSON lines instead of a table")
+    flags.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds for all of it (default: 60)")
+    endpoint_arguments(flags)
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    try:
+        return run(parser().parse_intermixed_args(argv), sys.stdin.buffer, sys.stdout, sys.stderr)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # whoever read us has gone; what is still buffered must not raise again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def run(args: argparse.Namespace, stdin: BinaryIO, stdout: TextIO, stderr: TextIO) -> int:
+    """Do what the arguments say. Errors are one line on `stderr`, and an exit code of `EXIT_CODES`."""
+    out = Output(stdout, stderr, as_json=args.json)
+    try:
+        if args.timeout <= 0:
+            raise InvalidInput("--timeout is a number of seconds above 0")
+        if is_status(args):
+            return status(args, out)
+        query, documents = asked(args, stdin)
+        with Reranker(endpoint_from(args).endpoint, patience=patience(args.timeout)) as reranker:
+            ranking = reranker.rerank(
+                query,
+                [one.text for one in documents],
+                args.top_n,
+                min_score=args.min_score,
+                truncate_prompt_tokens=args.truncate,
+            )
+        out.lines(
+            ranking_json(ranking, documents)
+            if args.json
+            else ranking_lines(ranking, width=out.width, colour=out.colour)
+        )
+        if not len(ranking):
+            out.say(
+                "no documents" if not documents else f"none of {len(documents)} documents scores {args.min_score:g}"
+            )
+        return 0
+    except RerankerError as error:
+        return out.fail(error)
+
+
+def is_status(args: argparse.Namespace) -> bool:
+    """Whether the command is `status`. Raises InvalidInput where it might be a query: there is no guessing."""
+    if args.query is not None or args.words[:1] != ["status"]:
+        return False
+    if len(args.words) > 1 or args.file:
+        raise InvalidInput("`status` takes no documents; to rank for the query: rerank --query status DOCUMENT...")
+    return True
+
+
+def asked(args: argparse.Namespace, stdin: BinaryIO) -> tuple[str, list[Document]]:
+    """Return query and documents, wherever they are. Raises InvalidInput."""
+    words = list(args.words)
+    if args.query is None and not words:
+        raise InvalidInput("no query: rerank QUERY DOCUMENT..., or rerank --help")
+    query = words.pop(0) if args.query is None else args.query
+    if words and args.file:
+        raise InvalidInput("documents are given twice, as arguments and by --file")
+    if words:
+        return query, [plain(one) for one in words]
+    if args.file is None and stdin.isatty():
+        raise InvalidInput("no documents: give them as arguments, by --file, or as JSON lines on standard input")
+    if args.file in (None, "-"):
+        return query, read_lines(stdin, "standard input", args.field)
+    try:
+        with Path(args.file).open("rb") as file:
+            return query, read_lines(file, args.file, args.field)
+    except OSError as error:
+        raise InvalidInput(f"cannot read {args.file}: {error.strerror}") from None
+
+
+def status(args: argparse.Namespace, out: Output) -> int:
+    """Print what is known of the stack and whether it serves: by a real scored pair, since /health proves nothing."""
+    stack = endpoint_from(args)
+    facts: dict[str, Any] = {"stack": stack.name or None, "url": stack.endpoint.url, "serving": False}
+    failure: RerankerError | None = None
+    with Reranker(stack.endpoint, patience=patience(args.timeout)) as reranker:
+        try:
+            taken_ms = []
+            for _ in range(PROBES):
+                started = time.monotonic()
+                facts["model"] = reranker.rerank(*PROBE).model
+                taken_ms.append((time.monotonic() - started) * 1000)
+            facts |= {"serving": True, "latency_ms": round(median(taken_ms), 1)}
+            first = next(iter(reranker.models()), None)
+            facts |= {"weights": first.root, "max_model_len": first.max_model_len} if first else {}
+        except RerankerError as error:
+            failure = error
+    facts |= {
+        "instance_id": stack.instance_id,
+        "machine_id": stack.machine_id,
+        "gpu": stack.gpu,
+        "hourly_cost_usd": stack.hourly_cost_usd,
+    }
+    out.lines([json.dumps(facts)] if args.json else facts_lines(facts, colour=out.colour))
+    return out.fail(failure) if failure else 0
+
+
+def patience(timeout_s: float) -> Patience:
+    """Return patience for a person at a terminal: one request may take all of it."""
+    return Patience(timeout_s=timeout_s, deadline_s=timeout_s)
+
+
+class Output:
+    """Where lines go, how wide they may be, and whether they are coloured."""
+
+    def __init__(self, stdout: TextIO, stderr: TextIO, *, as_json: bool) -> None:
+        self.stdout, self.stderr = stdout, stderr
+        terminal = stdout.isatty()
+        self.colour = not as_json and wants_colour(terminal, os.environ)
+        self.width = shutil.get_terminal_size().columns if terminal else None
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Print results."""
+        for line in lines:
+            self.stdout.write(line + "\n")
+        self.stdout.flush()
+
+    def say(self, text: str) -> None:
+        """Print what is no result."""
+        self.stderr.write(f"rerank: {one_line(text)}\n")
+
+    def fail(self, error: RerankerError) -> int:
+        """Print an error as one line and return its exit code."""
+        self.say(str(error))
+        return next(code for code, _, kinds in EXIT_CODES if isinstance(error, kinds))
+
+
+def entry() -> NoReturn:
+    """Run as a program."""
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Documents as JSON lines: a string, or an object with a text field, on each line. Read by `command`.
+
+An object comes out of the command as it went in, so that an id or a title beside the text is not lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from reranker.errors import InvalidInput
+
+Original = str | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Document:
+    """The text that is scored, and what it was given as."""
+
+    text: str
+    original: Original
+
+
+def plain(text: str) -> Document:
+    """Return a document that is its text."""
+    return Document(text, text)
+
+
+def read_lines(lines: Iterable[bytes], source: str, field: str = "text") -> list[Document]:
+    """Return the documents of JSON lines; blank lines are skipped. Raises InvalidInput, with the line's number."""
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{source}, line {number}"
+        try:
+            given = json.loads(line)
+        except (ValueError, RecursionError):
+            raise InvalidInput(
+                f'{where} is not JSON in UTF-8: each line is "a string" or {{"{field}": "a text"}} '
+                "(plain lines become that by: jq -R .)"
+            ) from None
+        text = given.get(field) if isinstance(given, dict) else given
+        if not isinstance(text, str):
+            names = f"; it has {', '.join(map(repr, given)) or 'nothing'}" if isinstance(given, dict) else ""
+            raise InvalidInput(f"{where} is no string and no object with a string in {field!r} (--field){names}")
+        found.append(Document(text, given))
+    return found

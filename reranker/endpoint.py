@@ -1,0 +1,97 @@
+"""Endpoint: where a reranker is, what opens it and who vouches for it. Built from a stack or by hand; used by all.
+
+A key is never an argument of a command, since everyone on a machine can read those: it comes from the environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import ssl
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from reranker.errors import InvalidInput
+
+URL_ENV, KEY_ENV, CA_ENV = "RERANKER_URL", "RERANKER_API_KEY", "RERANKER_CA"
+PEM_MARK = "-----BEGIN CERTIFICATE-----"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A reranker. `ca_certificate` is PEM text; empty trusts public CAs. `model` None asks for whatever is served.
+
+    Raises InvalidInput for what can be no address, key or certificate.
+    """
+
+    url: str
+    api_key: str = field(repr=False)
+    ca_certificate: str = field(default="", repr=False)
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "url", _checked_url(self.url))
+        if not isinstance(self.api_key, str) or not re.fullmatch(r"[\x21-\x7e]+", self.api_key):
+            raise InvalidInput("the API key is empty, or holds blanks or characters that no header can carry")
+        if self.ca_certificate:
+            self.ssl_context()
+
+    @classmethod
+    def of(
+        cls, url: str, api_key: str, ca_certificate: str | os.PathLike[str] = "", model: str | None = None
+    ) -> Endpoint:
+        """Return an endpoint whose CA is given as PEM text or as the path of a file of it."""
+        return cls(url, api_key, pem(ca_certificate), model)
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """Return a context that trusts this endpoint's CA and no other, or None where there is none (public CAs)."""
+        if not self.ca_certificate:
+            return None
+        # bundles have comments between the blocks, in any language; only ASCII is taken
+        blocks = self.ca_certificate.encode("ascii", "ignore").decode()
+        try:
+            return ssl.create_default_context(cadata=blocks)
+        except (ssl.SSLError, ValueError) as error:
+            raise InvalidInput(f"the CA certificate is not PEM that can be read: {error}") from None
+
+    @contextlib.contextmanager
+    def ca_file(self) -> Iterator[str | None]:
+        """Give the CA as the path of a file that only this user can read, for clients that want one; then remove it."""
+        if not self.ca_certificate:
+            yield None
+            return
+        with tempfile.TemporaryDirectory(prefix="reranker-") as folder:
+            path = Path(folder) / "ca.pem"
+            path.write_text(self.ca_certificate, encoding="utf-8")
+            yield str(path)
+
+
+def pem(given: str | os.PathLike[str]) -> str:
+    """Return a certificate given as PEM text or as a path. Raises InvalidInput for a file that cannot be read."""
+    if isinstance(given, str) and (not given or PEM_MARK in given):
+        return given
+    try:
+        text = Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidInput(f"cannot read the CA certificate {os.fspath(given)!r}: {reason}") from None
+    if PEM_MARK not in text:
+        raise InvalidInput(f"{os.fspath(given)!r} holds no certificate in PEM")
+    return text
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except (ValueError, AttributeError, TypeError):
+        raise InvalidInput("the address is not a URL: it looks like https://203.0.113.7:41025") from None
+    if parts.username or parts.password:
+        raise InvalidInput("the address holds a user or password: give the key by itself")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise InvalidInput(f"{url!r} is not the address of a server: it looks like https://203.0.113.7:41025")
+    return url.rstrip("/")

@@ -1,0 +1,55 @@
+"""What the command prints: a table for people, JSON lines for programs. Pure: text in, text out. Used by `command`.
+
+Documents come from anywhere, so control characters, which a terminal would obey, are shown as blanks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from reranker.answers import Ranking
+from reranker.documents import Document
+
+BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+LEAST_WIDTH = 20
+
+
+def wants_colour(is_terminal: bool, environ: Mapping[str, str]) -> bool:
+    """Whether to colour: on a terminal that is not dumb, unless NO_COLOR is set (https://no-color.org)."""
+    return is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def ranking_lines(ranking: Ranking, *, width: int | None, colour: bool) -> Iterable[str]:
+    """Yield a line per document, best first: score, index, text. `width` None does not cut."""
+    digits = max((len(str(one.index)) for one in ranking), default=1)
+    for one in ranking:
+        score, index = f"{one.score:9.6f}", f"[{one.index}]".rjust(digits + 2)
+        text = one_line(one.text)
+        if width is not None:
+            room = max(LEAST_WIDTH, width - len(score) - len(index) - 4)
+            text = text if len(text) <= room else text[: room - 1] + "…"
+        yield f"{BOLD}{score}{PLAIN}  {DIM}{index}{PLAIN}  {text}" if colour else f"{score}  {index}  {text}"
+
+
+def ranking_json(ranking: Ranking, documents: list[Document]) -> Iterable[str]:
+    """Yield a JSON object per document, best first: index, score, and the document as it was given."""
+    for one in ranking:
+        yield json.dumps(
+            {"index": one.index, "score": one.score, "document": documents[one.index].original}, ensure_ascii=False
+        )
+
+
+def facts_lines(facts: Mapping[str, Any], *, colour: bool) -> Iterable[str]:
+    """Yield name and value, a line each; what is not known is left out."""
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        if value is not None:
+            shown = one_line(("no", "yes")[value] if isinstance(value, bool) else str(value))
+            yield f"{DIM}{name:{width}}{PLAIN}  {shown}" if colour else f"{name:{width}}  {shown}"
+
+
+def one_line(text: str) -> str:
+    """Return text on one line, with nothing in it that a terminal obeys."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())

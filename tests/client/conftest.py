@@ -1,0 +1,18 @@
+"""One guarded TLS server for the tests of a module; each test starts with no faults and nothing asked."""
+
+import pytest
+
+from tests.client.guarded import guarded_server
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory):
+    with guarded_server(tmp_path_factory.mktemp("guarded")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared_server):
+    faulty = shared_server.faulty
+    faulty.faults, faulty.bodies, faulty.hold, faulty.most_in_flight = [], [], None, 0
+    return shared_server

@@ -1,0 +1,136 @@
+"""A small real server: the stub's ASGI application behind the real guard, over TLS with certificates as a stack makes."""
+
+import contextlib
+import json
+import socket
+import ssl
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+from cryptography.hazmat.primitives import serialization
+
+from components.vast.identity import Authority
+from components.vllm.guard import Guard
+from emulator.scoring import Served
+from emulator.stub import Stub
+
+MODEL = "BAAI/bge-reranker-base"
+KEY = "guarded-key-that-must-not-leak-0123456789"
+
+
+class Faulty:
+    """Counts requests, and answers in the server's place while `faults` has something: (status, headers) or "drop"."""
+
+    def __init__(self, app):
+        self.app = app
+        self.faults = []
+        self.bodies = []
+        self.in_flight = self.most_in_flight = 0
+        self.hold = None
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            if self.hold:
+                await self.hold(self)
+            body = bytearray()
+            while True:
+                message = await receive()
+                body += message.get("body", b"")
+                if not message.get("more_body"):
+                    break
+            self.bodies.append((scope["path"], bytes(body)))
+            fault = self.faults.pop(0) if self.faults else None
+            if fault == "drop":
+                # less than was announced, and the end: uvicorn closes the connection
+                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
+                await send({"type": "http.response.body", "body": b"{", "more_body": True})
+                raise RuntimeError("dropped on purpose")
+            if fault:
+                status, headers, said = fault
+                await send({"type": "http.response.start", "status": status, "headers": headers})
+                await send({"type": "http.response.body", "body": said})
+                return
+            messages = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+            async def replay():
+                return messages.pop() if messages else await receive()
+
+            await self.app(scope, replay, send)
+        finally:
+            self.in_flight -= 1
+
+
+@dataclass
+class GuardedServer:
+    """Where it listens, who vouches for it, and what it was asked."""
+
+    url: str
+    ca: str
+    ca_file: Path
+    faulty: Faulty
+    key: str = field(default=KEY, repr=False)
+    model: str = MODEL
+
+    def fail(self, *faults):
+        self.faulty.faults = list(faults)
+
+    def asked(self):
+        return [(path, json.loads(body) if body else None) for path, body in self.faulty.bodies]
+
+
+def refusal(status, message="no", **headers):
+    named = [(name.replace("_", "-").encode(), str(value).encode()) for name, value in headers.items()]
+    return status, named, json.dumps({"error": {"message": message, "code": status}}).encode()
+
+
+@contextlib.contextmanager
+def guarded_server(folder: Path, *, tls=True, options=None, named="127.0.0.1", max_model_len=512):
+    """Serve until the end of the block. `options` are the guard's; `named` is the address in the certificate."""
+    ca, cert, key = certificates(named)
+    ca_file = folder / "ca.pem"
+    for name, text in (("ca.pem", ca), ("cert.pem", cert), ("key.pem", key)):
+        (folder / name).write_text(text)
+    served = Served((MODEL,), MODEL, max_model_len)
+    faulty = Faulty(Guard(Stub(served), options or {}, [KEY]))
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        faulty,
+        log_level="critical",
+        lifespan="off",
+        access_log=False,
+        **({"ssl_certfile": folder / "cert.pem", "ssl_keyfile": folder / "key.pem"} if tls else {}),
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        assert time.monotonic() < deadline, "the server did not start in time"
+        time.sleep(0.01)
+    scheme = "https" if tls else "http"
+    try:
+        yield GuardedServer(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", ca if tls else "", ca_file, faulty)
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        thread.join(10)
+        listener.close()
+
+
+def certificates(address):
+    """Return PEM of a CA, of a leaf for the address and `reranker.internal`, and of the leaf's key: as a stack has."""
+    authority = Authority.make("test")
+    identity = authority.issue(address)
+    key = serialization.load_der_private_key(identity.key, None).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return authority.certificate, ssl.DER_cert_to_PEM_cert(identity.certificate), key.decode()
