@@ -1,0 +1,58 @@
+"""`python -m ops.deploy`: deploy what is declared, and say what runs then, at which price. Never prints the key."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ops import report
+from ops.command import Command, Outcome
+from ops.engine import Pulumi, Run
+from ops.exits import OK
+from ops.memory import DRIFT_SINCE, Memory
+from ops.outputs import Outputs
+
+
+def work(pulumi: Pulumi, _args: argparse.Namespace) -> Outcome:
+    """Bring the stack up. Raises OpsError."""
+    run = pulumi.up()
+    return deployed(pulumi, run, "deploy")
+
+
+def deployed(pulumi: Pulumi, run: Run, title: str) -> Outcome:
+    """Return the outcome of an up that has succeeded."""
+    Memory(pulumi).forget(DRIFT_SINCE)
+    outputs = Outputs.parse(pulumi.outputs())
+    changed = counts(run)
+    said = ", ".join(f"{count} {op}d" for op, count in changed.items()) or "nothing had to change"
+    parts = [
+        f"### {report.code(pulumi.stack)} {title}: {said}",
+        report.running(outputs),
+        *report.bullets("Warnings", run.diagnostics("warning")),
+        f"The key: {report.code(f'pulumi stack output api_key --show-secrets --stack {pulumi.stack}')}",
+    ]
+    facts = {
+        "changes": changed,
+        "url": outputs.url,
+        "model": outputs.model,
+        "instances": [one.instance_id for one in outputs.replicas],
+        "hourly_cost_usd": outputs.hourly_cost_usd,
+        "validated": outputs.validated,
+        "warnings": run.diagnostics("warning"),
+    }
+    return Outcome(OK, facts, "\n\n".join(parts))
+
+
+def counts(run: Run) -> dict[str, int]:
+    """Return what an operation did, by kind, from its closing event."""
+    for one in reversed(run.events):
+        if "summaryEvent" in one:
+            found = one["summaryEvent"].get("resourceChanges") or {}
+            return {op: int(found[op]) for op in ("create", "update", "replace", "delete") if found.get(op)}
+    return {}
+
+
+COMMAND = Command("deploy", "Deploy what is declared (pulumi up), and say what runs then.", work)
+
+if __name__ == "__main__":
+    sys.exit(COMMAND.main())
