@@ -1,7 +1,7 @@
 """A command of ops/: its flags, what it prints, how it ends. Every script here is `sys.exit(Command(...).main())`.
 
-stdout has the summary in Markdown, or with --json one document; stderr has the progress of pulumi and, when something is
-wrong, one line with the remedy. --markdown FILE writes the summary to a file as well, also when the command fails, so
+stdout has the summary in Markdown, or with --json one document; stderr has the progress of pulumi and, when something
+is wrong, one line with the remedy. --markdown FILE writes the summary to a file as well, also when the command fails, so
 that a pipeline's comment says the same as its log.
 """
 
@@ -71,7 +71,7 @@ def ended(name: str, stack: str, args: argparse.Namespace, work: Callable[[], Ou
     try:
         outcome = work()
     except (OpsError, RerankerError, OSError) as error:
-        failure = error if isinstance(error, OpsError) else OpsError(_code(error), " ".join(str(error).split()))
+        failure = as_ops_error(error)
         print(f"error: {failure}", file=sys.stderr)
         facts = {"error": failure.text, "remedy": failure.remedy}
         outcome = Outcome(failure.code, facts, report.failure(name, stack, failure))
@@ -92,7 +92,10 @@ def ended(name: str, stack: str, args: argparse.Namespace, work: Callable[[], Ou
     return outcome.code
 
 
-def _code(error: Exception) -> int:
+def as_ops_error(error: Exception) -> OpsError:
+    """Return any error that is expected here with its exit code."""
+    if isinstance(error, OpsError):
+        return error
     for kinds, code in (
         ((AuthError,), SECRET),
         ((ApiUnreachable, RateLimited), BUSY),
@@ -100,5 +103,5 @@ def _code(error: Exception) -> int:
         ((ConfigError,), USAGE),
     ):
         if isinstance(error, kinds):
-            return code
-    return ERROR
+            return OpsError(code, " ".join(str(error).split()))
+    return OpsError(ERROR, " ".join(str(error).split()))

@@ -11,6 +11,7 @@ from ops.engine import Pulumi, Run
 from ops.exits import OK
 from ops.memory import DRIFT_SINCE, Memory
 from ops.outputs import Outputs
+from ops.plan import REPLACED
 
 
 def work(pulumi: Pulumi, _args: argparse.Namespace) -> Outcome:
@@ -24,11 +25,12 @@ def deployed(pulumi: Pulumi, run: Run, title: str) -> Outcome:
     Memory(pulumi).forget(DRIFT_SINCE)
     outputs = Outputs.parse(pulumi.outputs())
     changed = counts(run)
+    warnings = [text for text in run.diagnostics("warning") if not text.startswith(REPLACED)]
     said = ", ".join(f"{count} {op}d" for op, count in changed.items()) or "nothing had to change"
     parts = [
         f"### {report.code(pulumi.stack)} {title}: {said}",
         report.running(outputs),
-        *report.bullets("Warnings", run.diagnostics("warning")),
+        *report.bullets("Warnings", warnings),
         f"The key: {report.code(f'pulumi stack output api_key --show-secrets --stack {pulumi.stack}')}",
     ]
     facts = {
@@ -38,7 +40,7 @@ def deployed(pulumi: Pulumi, run: Run, title: str) -> Outcome:
         "instances": [one.instance_id for one in outputs.replicas],
         "hourly_cost_usd": outputs.hourly_cost_usd,
         "validated": outputs.validated,
-        "warnings": run.diagnostics("warning"),
+        "warnings": warnings,
     }
     return Outcome(OK, facts, "\n\n".join(parts))
 

@@ -63,7 +63,7 @@ def busy(pulumi: Pulumi) -> None:
         raise OpsError(
             BUSY,
             f"stack {pulumi.stack} has an update that runs now or was cut off ({kinds_})",
-            f"wait for it; if none is running: `python -m ops.deploy --stack {pulumi.stack}`, which adopts what was left",
+            f"wait for it; if none is running, `python -m ops.deploy --stack {pulumi.stack}` adopts what was left",
         )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from components.redaction import scrub
+from components.redaction import MASK, scrub
 from components.settings import NAMESPACE
 from ops.exits import BUSY, DRIFT, ERROR, USAGE, OpsError, from_pulumi
 
@@ -30,6 +30,8 @@ SECRET_ENV = (
     "VAST_API_KEY", "PULUMI_CONFIG_PASSPHRASE", "PULUMI_ACCESS_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
     "AZURE_STORAGE_KEY", "AZURE_CLIENT_SECRET", "GITHUB_TOKEN", "GH_TOKEN", "GITLAB_TOKEN", "CI_JOB_TOKEN", "HF_TOKEN",
 )  # fmt: skip
+LEAST_SECRET_CHARS = 6  # the local stack's public passphrase, "local", is also an ordinary word
+NOT_OURS = "error: no changes were expected"  # the engine's word for exit code 7
 SHORT_S = 120  # for commands that only read or write the backend
 
 
@@ -72,7 +74,8 @@ class Pulumi:
         self._env = dict(os.environ if env is None else env)
         self._env |= {"PULUMI_SKIP_UPDATE_CHECK": "true", "PULUMI_DEBUG_COMMANDS": "true"}  # the latter: --event-log
         self._config: dict[str, Json] | None = None
-        self._secrets = [value for name in SECRET_ENV if (value := self._env.get(name))]
+        named = (self._env.get(name, "") for name in SECRET_ENV)
+        self._secrets = [value for value in named if len(value) >= LEAST_SECRET_CHARS]
         if not (cwd / "Pulumi.yaml").exists():
             raise OpsError(USAGE, f"no Pulumi.yaml in {cwd}", "--cwd names the project's folder")
 
@@ -119,12 +122,18 @@ class Pulumi:
                 continue
         return events
 
-    def _clean(self, value: Json) -> Json:
+    def _clean(self, value: Json, key: str = "") -> Json:
+        """Return an event without secrets; what looks like one is taken out of messages only, not out of names."""
         if isinstance(value, str):
-            return self.scrub(value)
+            return self.scrub(value) if key == "message" else self._without_own(value)
         if isinstance(value, dict):
-            return {key: self._clean(one) for key, one in value.items()}
+            return {name: self._clean(one, name) for name, one in value.items()}
         return [self._clean(one) for one in value] if isinstance(value, list) else value
+
+    def _without_own(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
+        return text
 
     def _follow(self, process: subprocess.Popen[str]) -> list[str]:
         """Pass output on to stderr until the process ends; return what stood after "error:"."""
@@ -133,6 +142,8 @@ class Pulumi:
         def follow(pipe: IO[str]) -> None:
             for line in pipe:
                 clean = self.scrub(line.rstrip("\n"))
+                if clean.startswith(NOT_OURS):
+                    continue
                 print(clean, file=sys.stderr, flush=True)
                 if clean.startswith("error: "):
                     errors.append(clean)
@@ -215,6 +226,10 @@ class Pulumi:
         """Return the names of this project's stacks in the backend."""
         return [str(one["name"]) for one in json.loads(self._ask("stack", "ls", "--json", stack=False) or "[]")]
 
+    def create(self) -> None:
+        """Make the stack in the backend, with nothing in it."""
+        self._ask("stack", "init", self.stack, stack=False)
+
     def exists(self) -> bool:
         """Whether the backend has the stack."""
         return self.stack in {name.rpartition("/")[2] for name in self.stacks()} | set(self.stacks())
@@ -224,7 +239,14 @@ class Pulumi:
         return self._ask(*args)
 
     def _ask(self, *args: str, stack: bool = True) -> str:
-        command = ["pulumi", *args, *(("--stack", self.stack) if stack else ()), "--non-interactive", "--color", "never"]
+        command = [
+            "pulumi",
+            *args,
+            *(("--stack", self.stack) if stack else ()),
+            "--non-interactive",
+            "--color",
+            "never",
+        ]
         try:
             done = subprocess.run(
                 command, cwd=self.cwd, env=self._env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -238,4 +260,3 @@ class Pulumi:
             lines = [line for line in self.scrub(done.stderr).splitlines() if line.startswith("error: ")]
             raise from_pulumi(lines or [self.scrub(done.stderr)])
         return done.stdout
-

@@ -108,7 +108,9 @@ _NOISE = re.compile(
     r"no changes were expected)",
     re.IGNORECASE,
 )
-_HEAD = re.compile(r"^(error: |(Preview|Update|Creation|Deletion|Refresh|create|update|delete|refresh)\w* failed: )+", re.IGNORECASE)
+_HEAD = re.compile(
+    r"^(error: |(Preview|Update|Creation|Deletion|Refresh|create|update|delete|refresh)\w* failed: )+", re.IGNORECASE
+)
 _PROBLEM = re.compile(r"^pulumi-python:dynamic/\S+ resource '[^']*' has a problem: ")
 
 

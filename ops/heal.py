@@ -29,7 +29,7 @@ def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
             "deploy them (python -m ops.deploy), or repair with them by --allow-changes",
         )
     done = deployed(pulumi, pulumi.up(), "heal")
-    parts = [done.markdown, *report.bullets("Repaired", plan.drift), *report.choices(plan)]
+    parts = [done.markdown, *report.bullets("Repaired", plan.drift)]
     return Outcome(OK, {"healed": plan.drift, **done.facts}, "\n\n".join(parts))
 
 

@@ -1,4 +1,4 @@
-"""A stack's outputs as records: the one place in ops/ that knows their names. Called by every command that shows them."""
+"""A stack's outputs as records: the one place in ops/ that knows their names. Called by commands that show them."""
 
 from __future__ import annotations
 
@@ -43,16 +43,20 @@ class Outputs:
         """Read `pulumi stack output --json`; a stack with nothing in it has no replicas."""
         ids = _many(raw.get("instance_id"))
         costs = [float((one or {}).get("total") or 0.0) for one in _many(raw.get("hourly_cost_usd"))]
-        columns = (_many(raw.get("machine_id")), _many(raw.get("gpu")), _many(raw.get("url")), costs)
+        machines, gpus, urls = (_many(raw.get(name)) for name in ("machine_id", "gpu", "url"))
         replicas = [
-            Replica(int(id_), int(_at(columns[0], n) or 0), str(_at(columns[1], n) or ""), str(_at(columns[2], n) or ""),
-                    float(_at(columns[3], n) or 0.0))
+            Replica(
+                instance_id=int(id_),
+                machine_id=int(_at(machines, n) or 0),
+                gpu=str(_at(gpus, n) or ""),
+                url=str(_at(urls, n) or ""),
+                hourly_cost_usd=float(_at(costs, n) or 0.0),
+            )
             for n, id_ in enumerate(ids)
             if id_
-        ]  # fmt: skip
+        ]
         report = raw.get("validation") or {}
         first = _many(report)[0] if _many(report) else {}
-        urls = _many(raw.get("url"))
         return cls(
             url=str(urls[0]) if urls else "",
             model=str(raw.get("model") or ""),

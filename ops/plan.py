@@ -1,7 +1,7 @@
 """A plan, read from the events of a preview: steps and why, drift, offers, price, what policies say. Pure.
 
-Called by the preview, drift and heal commands. Events: apitype.EngineEvent of pulumi/sdk. Values that are secret come as
-"[secret]"; values that are not known yet come as one fixed text, `UNKNOWN`.
+Called by the preview, drift and heal commands. Events: apitype.EngineEvent of pulumi/sdk. Values that are secret come
+as "[secret]"; values that are not known yet come as one fixed text, `UNKNOWN`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ STEPS = ("create", "update", "replace", "delete")
 # Inputs that follow the market or the instance itself: they never make a change of their own.
 FOLLOWS = frozenset({"__provider", "candidates", "searched_at", "owner", "url", "instance_id", "ip", "port"})
 SHOWN_CHARS = 60
+REPLACED = "will be replaced: "
+GONE = " is gone: "
 _CHOICE = re.compile(
     r"first choice: offer (?P<offer_id>\d+): (?P<gpu>.+?) on machine (?P<machine_id>\d+), (?P<place>.*?), "
     r"\$(?P<dph>[\d.]+)/h, pull once \$(?P<pull>[\d.]+), ready in about (?P<ready>[^;]+)"
@@ -102,9 +104,10 @@ def read(run: Run) -> Plan:
         known = urn in before
         changed = _changed(before.get(urn, {}), new) if known and op != "delete" else []
         keys = [key for key in meta.get("keys") or [] if key not in FOLLOWS and key != "drift"]
-        own = _own(op, known, changed, keys, name)
-        pending += [f"{name}: {one}" if one not in name else one for one in own]
-        steps.append(Step(op, kind, name, list(dict.fromkeys([*replaced.get(urn, []), *own])) or _follows(op, kind, known)))
+        own = _own(op, known, changed, keys)
+        pending += [f"{name}: {one}" for one in own]
+        said = [one for one in replaced.get(urn, []) if not _told(one, own)]
+        steps.append(Step(op, kind, name, list(dict.fromkeys([*said, *own])) or _follows(op, kind, known)))
         if kind == INSTANCE and op in ("create", "replace"):
             renting += 1
         if kind == OFFERS and op in ("create", "update", "replace"):
@@ -118,7 +121,7 @@ def read(run: Run) -> Plan:
         choices=choices[-renting:] if renting else [],
         offers=offers,
         renting=renting,
-        warnings=[text for text in run.diagnostics("warning") if not text.startswith("will be replaced: ")],
+        warnings=[text for text in run.diagnostics("warning") if not text.startswith(REPLACED)],
         policies=run.policies(),
     )
 
@@ -141,15 +144,15 @@ def _inputs_before(events: Iterable[Mapping[str, Json]]) -> dict[str, Mapping[st
 
 
 def _why_replaced(events: Iterable[Mapping[str, Json]]) -> dict[str, list[str]]:
+    """Return by URN what the Instance resource said last of why it is replaced, or that it is gone."""
     found: dict[str, list[str]] = {}
     for one in events:
         said = one.get("diagnosticEvent") or {}
         text = str(said.get("message") or "").strip()
-        if text.startswith("will be replaced: "):
-            reasons = found.setdefault(str(said.get("urn")), [])
-            reasons += [text.removeprefix("will be replaced: ")] if text.removeprefix("will be replaced: ") not in reasons else []
-        elif " is gone: " in text and said.get("severity") == "warning":
-            found.setdefault(str(said.get("urn")), []).append(text)
+        if text.startswith(REPLACED):
+            found[str(said.get("urn"))] = text.removeprefix(REPLACED).split("; ")
+        elif GONE in text and said.get("severity") == "warning":
+            found[str(said.get("urn"))] = [text]
     return found
 
 
@@ -162,18 +165,24 @@ def _drifts(run: Run) -> list[str]:
             outputs = (meta.get("new") or {}).get("outputs") or {}
             if outputs.get("drift"):
                 found.append(str(outputs["drift"]))
-    found += [f"gone: {text}" for text in run.diagnostics("warning") if " is gone: " in text]
+    found += [f"gone: {text}" for text in run.diagnostics("warning") if GONE in text]
     return list(dict.fromkeys(found))
 
 
-def _own(op: str, known: bool, changed: list[str], keys: list[str], name: str) -> list[str]:
+def _own(op: str, known: bool, changed: list[str], keys: list[str]) -> list[str]:
     """Return what changed by itself in the program or its config, in words."""
     if op == "delete":
-        return [f"{name} is no longer declared"]
+        return ["no longer declared"]
     if not known:
-        return [f"{name} is new"]
+        return ["new"]
     said = " ".join(changed)
     return [*changed, *(f"{key} changed" for key in keys if key not in said)]
+
+
+def _told(reason: str, own: list[str]) -> bool:
+    """Whether "KEY changed" is told better by one that shows both values."""
+    key, _, rest = reason.partition(" ")
+    return rest == "changed" and any(one.startswith((f"{key}:", f"{key} ")) for one in own)
 
 
 def _follows(op: str, kind: str, known: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m ops.preview`: what an up would do, what it costs now and after, from which offers, and what policies say."""
+"""`python -m ops.preview`: what an up would do, what it costs now and after, the offers, and what policies say."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ What a host or an API said is data: it is escaped, so that it can neither break 
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ NOUNS = {"create": "to create", "update": "to update", "replace": "to replace", 
 def safe(text: object) -> str:
     """Return text as one line that Markdown shows as it is."""
     line = " ".join(str(text).split())[:MAX_TEXT_CHARS]
-    return html.escape(line, quote=False).replace("|", "\\|").replace("@", "@\u200b")
+    return line.replace("<", "&lt;").replace("|", "\\|").replace("@", "@\u200b")
 
 
 def code(text: object) -> str:
@@ -117,14 +116,19 @@ def policy(plan: Plan) -> str:
 
 def running(outputs: Outputs) -> str:
     """Return what a stack has running; never its key."""
-    checked = "-" if outputs.validated is None else f"{'passed' if outputs.validated else 'FAILED'}, {outputs.checks} checks"
+    checked = (
+        "-" if outputs.validated is None else f"{'passed' if outputs.validated else 'FAILED'}, {outputs.checks} checks"
+    )
     rows = [("url", code(outputs.url) if outputs.url else "-"), ("model", safe(outputs.model))]
     rows += [
         (f"instance {one.instance_id}", f"{safe(one.gpu)} on machine {one.machine_id}, {usd(one.hourly_cost_usd)}/h")
         for one in outputs.replicas
     ]
     rows += [
-        ("price", f"{usd(outputs.hourly_cost_usd)}/h, {usd(outputs.hourly_cost_usd * HOURS_A_MONTH, digits=2)} a month"),
+        (
+            "price",
+            f"{usd(outputs.hourly_cost_usd)}/h, {usd(outputs.hourly_cost_usd * HOURS_A_MONTH, digits=2)} a month",
+        ),
         ("validation", checked),
         ("weights that ran", safe(outputs.weights or "-")),
     ]
