@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 # The project's tools on PATH and nothing of the real Vast.ai within reach.
 LOCAL := . scripts/env.sh local &&
-LINT := ruff check . && ruff format --check . && mypy
+LINT := ruff check . && ruff format --check . && mypy && scripts/lint_pipelines.sh
 TEST := env -u VAST_API_KEY -u VAST_URL pytest -q -n 2 --dist loadfile --durations=10
 
 .PHONY: help setup setup-vllm demo demo-down emulator test test-fast lint bench chaos clean distclean
@@ -32,7 +32,7 @@ test: setup-vllm ## lint, types and every test, with the real Pulumi engine and 
 test-fast: setup ## lint, types and the tests that need neither vLLM nor the engine
 	@$(LOCAL) $(LINT) && $(TEST) -m "not vllm and not engine"
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy, and what CI runs: actionlint, zizmor, shellcheck, schemas
 	@$(LOCAL) $(LINT)
 
 bench: setup ## measure the budgets: preview, up, API calls, guard

@@ -1,8 +1,8 @@
 """A command of ops/: its flags, what it prints, how it ends. Every script here is `sys.exit(Command(...).main())`.
 
 stdout has the summary in Markdown, or with --json one document; stderr has the progress of pulumi and, when something
-is wrong, one line with the remedy. --markdown FILE writes the summary to a file as well, also when the command fails, so
-that a pipeline's comment says the same as its log.
+is wrong, one line with the remedy. --markdown FILE writes the summary to a file as well, also when the command fails,
+so that a pipeline's comment says the same as its log.
 """
 
 from __future__ import annotations

@@ -13,9 +13,13 @@ from ops.memory import DRIFT_SINCE, Memory
 from ops.outputs import Outputs
 from ops.plan import REPLACED
 
+CREATE = "make the stack in its backend if it is not there; it needs a config file"
 
-def work(pulumi: Pulumi, _args: argparse.Namespace) -> Outcome:
+
+def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
     """Bring the stack up. Raises OpsError."""
+    if args.create:
+        pulumi.ensure()
     run = pulumi.up()
     return deployed(pulumi, run, "deploy")
 
@@ -54,7 +58,12 @@ def counts(run: Run) -> dict[str, int]:
     return {}
 
 
-COMMAND = Command("deploy", "Deploy what is declared (pulumi up), and say what runs then.", work)
+COMMAND = Command(
+    "deploy",
+    "Deploy what is declared (pulumi up), and say what runs then.",
+    work,
+    lambda parser: parser.add_argument("--create", action="store_true", help=CREATE),
+)
 
 if __name__ == "__main__":
     sys.exit(COMMAND.main())

@@ -30,6 +30,7 @@ SECRET_ENV = (
     "VAST_API_KEY", "PULUMI_CONFIG_PASSPHRASE", "PULUMI_ACCESS_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
     "AZURE_STORAGE_KEY", "AZURE_CLIENT_SECRET", "GITHUB_TOKEN", "GH_TOKEN", "GITLAB_TOKEN", "CI_JOB_TOKEN", "HF_TOKEN",
 )  # fmt: skip
+OPTIONAL_ENV = ("PULUMI_BACKEND_URL", "AWS_ACCESS_KEY_ID", "AWS_REGION", "PULUMI_CONFIG_PASSPHRASE_FILE")
 LEAST_SECRET_CHARS = 6  # the local stack's public passphrase, "local", is also an ordinary word
 NOT_OURS = "error: no changes were expected"  # the engine's word for exit code 7
 SHORT_S = 120  # for commands that only read or write the backend
@@ -72,10 +73,14 @@ class Pulumi:
         self.cwd = cwd
         self.stack = stack
         self._env = dict(os.environ if env is None else env)
+        for name in (*SECRET_ENV, *OPTIONAL_ENV):  # a pipeline gives a secret that is not there as an empty text
+            if not self._env.get(name):
+                self._env.pop(name, None)
         self._env |= {"PULUMI_SKIP_UPDATE_CHECK": "true", "PULUMI_DEBUG_COMMANDS": "true"}  # the latter: --event-log
         self._config: dict[str, Json] | None = None
         named = (self._env.get(name, "") for name in SECRET_ENV)
-        self._secrets = [value for value in named if len(value) >= LEAST_SECRET_CHARS]
+        self._secrets = [value for value in named if len(value) >= OPTIONAL_ENV = ("PULUMI_BACKEND_URL", "AWS_ACCESS_KEY_ID", "AWS_REGION", "PULUMI_CONFIG_PASSPHRASE_FILE")
+LEAST_SECRET_CHARS]
         if not (cwd / "Pulumi.yaml").exists():
             raise OpsError(USAGE, f"no Pulumi.yaml in {cwd}", "--cwd names the project's folder")
 
@@ -229,6 +234,15 @@ class Pulumi:
     def create(self) -> None:
         """Make the stack in the backend, with nothing in it."""
         self._ask("stack", "init", self.stack, stack=False)
+
+    def ensure(self) -> None:
+        """Make the stack if it is not there; only one that has a config file. Raises OpsError."""
+        if self.exists():
+            return
+        if not (self.cwd / f"Pulumi.{self.stack}.yaml").exists():
+            known = ", ".join(sorted(path.name for path in self.cwd.glob("Pulumi.*.yaml")))
+            raise OpsError(USAGE, f"no stack named {self.stack!r}, and no Pulumi.{self.stack}.yaml", f"there are {known}")
+        self.create()
 
     def exists(self) -> bool:
         """Whether the backend has the stack."""

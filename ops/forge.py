@@ -91,7 +91,7 @@ class Rest:
             raise OpsError(
                 SECRET,
                 f"{method} {path}: HTTP {answer.status_code} {_said(answer)}",
-                "the token lacks a right: pull-requests: write for comments, issues: write for issues; GitLab: scope api",
+                "the token lacks a right: pull-requests: write for comments, issues: write; GitLab: scope api",
             )
         if not answer.ok:
             raise OpsError(ERROR, f"{method} {path}: HTTP {answer.status_code} {_said(answer)}")

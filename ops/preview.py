@@ -9,6 +9,7 @@ from dataclasses import asdict
 from ops import plan as plans
 from ops import report
 from ops.command import Command, Outcome
+from ops.deploy import CREATE
 from ops.engine import Pulumi
 from ops.exits import OK, PENDING
 from ops.outputs import Outputs
@@ -18,6 +19,8 @@ EXPECT_NONE = "fail with the code for undeployed changes when anything would cha
 
 def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
     """Preview the stack. Raises OpsError."""
+    if args.create:
+        pulumi.ensure()
     now = Outputs.parse(pulumi.outputs())
     plan = plans.read(pulumi.preview())
     after = price_after(now, plan)
@@ -59,11 +62,17 @@ def price_after(now: Outputs, plan: plans.Plan) -> float | None:
     return round(kept_usd + sum(one.dph_total_usd for one in plan.choices), 5)
 
 
+def flags(parser: argparse.ArgumentParser) -> None:
+    """Add --create and --expect-no-changes."""
+    parser.add_argument("--create", action="store_true", help=CREATE)
+    parser.add_argument("--expect-no-changes", action="store_true", help=EXPECT_NONE)
+
+
 COMMAND = Command(
     "preview",
     "Show what `up` would do to a stack, its price now and after, and the offers it would rent from.",
     work,
-    lambda parser: parser.add_argument("--expect-no-changes", action="store_true", help=EXPECT_NONE),
+    flags,
 )
 
 if __name__ == "__main__":
