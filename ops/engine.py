@@ -79,8 +79,7 @@ class Pulumi:
         self._env |= {"PULUMI_SKIP_UPDATE_CHECK": "true", "PULUMI_DEBUG_COMMANDS": "true"}  # the latter: --event-log
         self._config: dict[str, Json] | None = None
         named = (self._env.get(name, "") for name in SECRET_ENV)
-        self._secrets = [value for value in named if len(value) >= OPTIONAL_ENV = ("PULUMI_BACKEND_URL", "AWS_ACCESS_KEY_ID", "AWS_REGION", "PULUMI_CONFIG_PASSPHRASE_FILE")
-LEAST_SECRET_CHARS]
+        self._secrets = [value for value in named if len(value) >= LEAST_SECRET_CHARS]
         if not (cwd / "Pulumi.yaml").exists():
             raise OpsError(USAGE, f"no Pulumi.yaml in {cwd}", "--cwd names the project's folder")
 
@@ -240,8 +239,10 @@ LEAST_SECRET_CHARS]
         if self.exists():
             return
         if not (self.cwd / f"Pulumi.{self.stack}.yaml").exists():
-            known = ", ".join(sorted(path.name for path in self.cwd.glob("Pulumi.*.yaml")))
-            raise OpsError(USAGE, f"no stack named {self.stack!r}, and no Pulumi.{self.stack}.yaml", f"there are {known}")
+            there = ", ".join(sorted(path.name for path in self.cwd.glob("Pulumi.*.yaml")))
+            raise OpsError(
+                USAGE, f"no stack named {self.stack!r} and no Pulumi.{self.stack}.yaml", f"there are {there}"
+            )
         self.create()
 
     def exists(self) -> bool:
