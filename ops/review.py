@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def named(stack: str) -> str:
     return stack
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """See the module's text."""
     parser = argparse.ArgumentParser(
         prog="python -m ops.review",
@@ -144,7 +144,7 @@ def main() -> int:
             )
         add_output_flags(one)
         one.set_defaults(work=about)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if wrong := [pair for pair in getattr(args, "set", []) if "=" not in pair]:
         parser.error(f"--set takes KEY=VALUE, not {', '.join(wrong)}")
     return ended(f"review {args.verb}", getattr(args, "stack", ""), args, lambda: args.work(args))
