@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 # The project's tools on PATH and nothing of the real Vast.ai within reach.
 LOCAL := . scripts/env.sh local &&
-LINT := ruff check . && ruff format --check . && mypy
+LINT := ruff check . && ruff format --check . && mypy && scripts/lint_pipelines.sh
 TEST := env -u VAST_API_KEY -u VAST_URL pytest -q -n 2 --dist loadfile --durations=10
 
 .PHONY: help setup setup-vllm setup-examples demo demo-down emulator test test-fast test-examples lint bench chaos clean distclean
@@ -38,7 +38,7 @@ test-fast: setup ## lint, types and the tests that need neither vLLM nor the eng
 test-examples: setup-examples ## the examples: RAG, LangChain, LlamaIndex and the rest, and the installed client
 	@$(LOCAL) $(TEST) -m examples tests/client
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy, and what CI runs: actionlint, zizmor, shellcheck, schemas
 	@$(LOCAL) $(LINT)
 
 bench: setup ## measure the budgets: preview, up, API calls, guard

@@ -1,8 +1,8 @@
 """`python -m ops.orphans`: instances that carry this project's labels but that no given state knows, and their cost.
 
 Lists by default; destroys with --destroy after asking, or without asking with --yes. States come from
-`pulumi stack export --stack NAME --file FILE`, one file per stack that shares the account. Exit codes: 0 no orphans
-(or all destroyed), 3 orphans found and left, 1 an error.
+`pulumi stack export --stack NAME --file FILE`, one file per stack that shares the account, or with --all-stacks from
+every stack of the backend. Exit codes: 0 no orphans (or all destroyed), 3 orphans found and left.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from components.vast.pacing import PUBLISHED, Pacer
 from components.vast.ranking import minutes
 from components.vast.removal import destroy_surely
 from components.vast.transport import RequestsTransport
+from ops import report
+from ops.command import as_ops_error
+from ops.engine import Pulumi
+from ops.exits import LEFT, OK, OpsError, table
 
-FOUND = 3
 INSTANCE_TYPE = "dynamic/vast:Instance"
 
 
@@ -82,38 +85,65 @@ def orphans(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's text."""
-    parser = argparse.ArgumentParser(prog="python -m ops.orphans", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m ops.orphans",
+        description=__doc__,
+        epilog=table(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("exports", nargs="*", type=Path, help="files of `pulumi stack export`, one per stack")
     parser.add_argument("--prefix", default=f"{NAMESPACE}/", help="only labels that start so (default %(default)s)")
     parser.add_argument("--min-age-min", type=float, default=60.0, help="leave younger ones alone (default 60 minutes)")
     parser.add_argument("--destroy", action="store_true", help="destroy what is found, after asking")
     parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--all-stacks", action="store_true", help="compare with every stack of the backend as well")
+    parser.add_argument("--cwd", type=Path, default=Path(), help="with --all-stacks: the project's folder")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--markdown", metavar="FILE", help="write a summary to a file as well")
     parser.add_argument("--api-url", default=os.environ.get("VAST_URL") or DEFAULT_API_URL, help="default: VAST_URL")
     args = parser.parse_args(argv)
     try:
         key = os.environ.get("VAST_API_KEY", "")
         client = VastClient(key, transport=RequestsTransport(), pacer=Pacer(PUBLISHED), api_url=args.api_url)
-        known = known_ids(path.read_text() for path in args.exports)
+        exports = [path.read_text() for path in args.exports]
+        if args.all_stacks:
+            names = Pulumi(args.cwd, "").stacks()
+            exports += [json.dumps(Pulumi(args.cwd, name).export()) for name in names]
+        known = known_ids(exports)
         found = orphans(client.instances(), known, prefix=args.prefix, min_age_s=args.min_age_min * 60, now=time.time())
         if args.destroy and not known:
             raise ValueError(
                 "--destroy needs the export of at least one stack that has an instance: without it every "
                 "instance of the project looks like an orphan"
             )
-        _show(found, as_json=args.json, states=len(args.exports))
+        if args.markdown:
+            Path(args.markdown).write_text(_summary(found, len(exports)))
+        _show(found, as_json=args.json, states=len(exports))
         if not found or not args.destroy:
-            return FOUND if found else 0
+            return LEFT if found else OK
         if not args.yes and input(f"destroy these {len(found)} instances for good? [y/N] ").strip().lower() != "y":
             print("nothing was destroyed", file=sys.stderr)
-            return FOUND
+            return LEFT
         for orphan in found:
             destroy_surely(client, orphan.contract.id)
+            if args.markdown:
+                with Path(args.markdown).open("a") as file:
+                    file.write(f"\nDestroyed: instance {orphan.contract.id}\n")
             print(f"destroyed instance {orphan.contract.id}", file=sys.stderr)
-    except (RerankerError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    except (OpsError, RerankerError, OSError, ValueError) as error:
+        failure = as_ops_error(error)
+        print(f"error: {failure}", file=sys.stderr)
+        if args.markdown:
+            Path(args.markdown).write_text(report.failure("orphans", "account", failure) + "\n")
+        return failure.code
+    return OK
+
+
+def _summary(found: Sequence[Orphan], states: int) -> str:
+    title = f"### orphans: {len(found) or 'none'}"
+    lines = "".join(f"- {report.safe(one)}\n" for one in found)
+    next_step = "Remove them: `python -m ops.orphans --all-stacks --destroy`\n" if found else ""
+    return f"{title}\n\nCompared with {states} states.\n\n{lines}\n{next_step}"
 
 
 def _show(found: Sequence[Orphan], *, as_json: bool, states: int) -> None:

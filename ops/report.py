@@ -1,0 +1,143 @@
+"""Summaries in Markdown, as they stand in a pull request's comment, an issue or a job's page. Pure; called by commands.
+
+What a host or an API said is data: it is escaped, so that it can neither break a table nor mention anyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ops.exits import CODES, OpsError
+from ops.outputs import Outputs
+from ops.plan import Plan
+
+Json = Any
+HOURS_A_MONTH = 730
+MAX_TEXT_CHARS = 600
+SIGNS = {"create": "+ create", "update": "~ update", "replace": "± replace", "delete": "- delete"}
+NOUNS = {"create": "to create", "update": "to update", "replace": "to replace", "delete": "to delete"}
+
+
+def safe(text: object) -> str:
+    """Return text as one line that Markdown shows as it is."""
+    line = " ".join(str(text).split())[:MAX_TEXT_CHARS]
+    return line.replace("<", "&lt;").replace("|", "\\|").replace("@", "@\u200b")
+
+
+def code(text: object) -> str:
+    """Return text as code, on one line."""
+    return f"`{' '.join(str(text).split()).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+
+
+def usd(amount: float | None, *, digits: int = 4) -> str:
+    """Return dollars, or a dash for none."""
+    return "-" if amount is None else f"${amount:.{digits}f}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of cells that are escaped already."""
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def failure(command: str, stack: str, error: OpsError) -> str:
+    """Return what is shown when a command could not do its work."""
+    parts = [
+        f"### {code(stack)} {command}: failed",
+        f"**error:** {safe(error.text)}",
+        *([f"**what to do:** {safe(error.remedy)}"] if error.remedy else []),
+        f"Exit code {error.code}: {CODES[error.code]}.",
+    ]
+    return "\n\n".join(parts)
+
+
+def plan_line(plan: Plan) -> str:
+    """Return the plan's count in words."""
+    counts = plan.counts()
+    return ", ".join(f"{counts[op]} {NOUNS[op]}" for op in counts) if counts else "nothing to change"
+
+
+def changes(plan: Plan) -> str:
+    """Return the table of steps and why."""
+    rows = [(SIGNS[one.op], code(one.name), safe(one.type), safe("; ".join(one.reasons) or "-")) for one in plan.steps]
+    return table(("change", "resource", "type", "why"), rows)
+
+
+def prices(now: float | None, after: float | None) -> str:
+    """Return the price per hour and month, now and after."""
+    delta = "" if now is None or after is None or abs(after - now) < 5e-5 else f" ({after - now:+.4f})"
+    monthly = [None if one is None else one * HOURS_A_MONTH for one in (now, after)]
+    rows = [
+        ("per hour", usd(now), usd(after) + delta),
+        ("per month, 730 h", usd(monthly[0], digits=2), usd(monthly[1], digits=2)),
+    ]
+    return table(("price", "now", "after"), rows)
+
+
+def choices(plan: Plan) -> list[str]:
+    """Return a line for each offer that would be rented."""
+    return [
+        f"**Would rent** offer {one.offer_id}: {safe(one.gpu)} on machine {one.machine_id}, {safe(one.place)}, "
+        f"{usd(one.dph_total_usd)}/h; the download costs {usd(one.pull_cost_usd, digits=2)} once; "
+        f"ready in about {safe(one.ready_in)}."
+        for one in plan.choices
+    ]
+
+
+def offers(found: Sequence[Mapping[str, Json]]) -> str:
+    """Return the offers that were considered, folded."""
+    rows = [
+        (
+            str(_number(one.get("ask_contract_id"))),
+            safe(one.get("gpu_name")),
+            str(_number(one.get("machine_id"))),
+            safe(one.get("geolocation")),
+            usd(_float(one.get("dph_total"))),
+            usd(_float(one.get("pull_cost_usd")), digits=2),
+            f"{(_float(one.get('ready_s')) or 0) / 60:.0f} min",
+        )
+        for one in found
+    ]
+    head = ("offer", "GPU", "machine", "place", "$/h", "download", "ready in")
+    return f"<details><summary>Offers considered: {len(found)}</summary>\n\n{table(head, rows)}\n\n</details>"
+
+
+def bullets(title: str, texts: Iterable[str]) -> list[str]:
+    """Return a titled list, or nothing for none."""
+    items = [f"- {safe(text)}" for text in texts]
+    return [f"**{title}**\n\n" + "\n".join(items)] if items else []
+
+
+def policy(plan: Plan) -> str:
+    """Return what policies say."""
+    return f"**Policy:** blocked, {len(plan.policies)} rules" if plan.policies else "**Policy:** nothing is blocked."
+
+
+def running(outputs: Outputs) -> str:
+    """Return what a stack has running; never its key."""
+    checked = (
+        "-" if outputs.validated is None else f"{'passed' if outputs.validated else 'FAILED'}, {outputs.checks} checks"
+    )
+    rows = [("url", code(outputs.url) if outputs.url else "-"), ("model", safe(outputs.model))]
+    rows += [
+        (f"instance {one.instance_id}", f"{safe(one.gpu)} on machine {one.machine_id}, {usd(one.hourly_cost_usd)}/h")
+        for one in outputs.replicas
+    ]
+    rows += [
+        (
+            "price",
+            f"{usd(outputs.hourly_cost_usd)}/h, {usd(outputs.hourly_cost_usd * HOURS_A_MONTH, digits=2)} a month",
+        ),
+        ("validation", checked),
+        ("weights that ran", safe(outputs.weights or "-")),
+    ]
+    return table(("output", "value"), rows)
+
+
+def _float(value: Json) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _number(value: Json) -> int:
+    return int(value) if isinstance(value, int | float) else 0

@@ -1,0 +1,148 @@
+"""What is wrong before anything is done: one exit code, one line with the remedy, and the same in the comment."""
+
+import json
+import re
+
+import pytest
+
+from ops import exits
+from tests.engine.stack import REPO
+from tests.pipelines.conftest import free_port
+
+pytestmark = pytest.mark.engine
+NOWHERE = "http://127.0.0.1:9"
+GUARDED = """import pulumi
+
+raise pulumi.RunError("policy: max-price: the stack may cost $0.90/h, allowed are $0.50/h; lower max_dph_usd")
+"""
+
+# what is wrong -> (contexts, config), exit code, what the line says, what it says to do
+BY_CONTEXT = {
+    "no passphrase": (
+        {"secrets.PULUMI_CONFIG_PASSPHRASE": ""},
+        exits.SECRET,
+        "passphrase must be set",
+        "a secret of that",
+    ),
+    "wrong passphrase": (
+        {"secrets.PULUMI_CONFIG_PASSPHRASE": "other-one"},
+        exits.SECRET,
+        "incorrect passphrase",
+        "is not the one that this stack was made with",
+    ),
+    "no Vast.ai key": ({"secrets.VAST_API_KEY": ""}, exits.SECRET, "no Vast.ai key", "export VAST_API_KEY=..."),
+    "wrong Vast.ai key": (
+        {"secrets.VAST_API_KEY": "not-a-key-that-works"},
+        exits.SECRET,
+        "Vast.ai refuses the key",
+        "cloud.vast.ai/manage-keys/",
+    ),
+    "no backend token": (
+        {"vars.PULUMI_BACKEND_URL": "https://api.pulumi.com"},
+        exits.SECRET,
+        "PULUMI_ACCESS_TOKEN must be set",
+        "a backend of your own",
+    ),
+    "backend away": (
+        {"vars.PULUMI_BACKEND_URL": "file:///nowhere/at/all"},
+        exits.BUSY,
+        "unable to open state directory",
+        "check PULUMI_BACKEND_URL",
+    ),
+    "bucket away": (
+        {
+            "vars.PULUMI_BACKEND_URL": f"s3://bucket?endpoint={NOWHERE}&region=us-east-1&s3ForcePathStyle=true",
+            "secrets.AWS_ACCESS_KEY_ID": "an-id",
+            "secrets.AWS_SECRET_ACCESS_KEY": "a-secret-access-key",
+        },
+        exits.BUSY,
+        "connection refused",
+        "check PULUMI_BACKEND_URL",
+    ),
+}
+BY_CONFIG = {
+    "market without offer": ({"max_dph_usd": "0.001"}, exits.NO_OFFER, "0 of ", "relax the condition"),
+    "bad config": ({"prefer": "dearest"}, exits.USAGE, "vast-reranker:prefer: is 'dearest'", "Pulumi.<stack>.yaml"),
+    "API away": ({"api_url": NOWHERE}, exits.BUSY, "cannot reach the Vast.ai API", "api_url"),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def made(scene):
+    scene.stack.init()
+
+
+def refused(scene, stack, code, says, remedy, **more):
+    """Run the pull request's preview; assert exit code, one line, remedy, and the same text in the comment."""
+    scene.forge.comments.clear()
+    done = scene.job("pull-request", "preview", stack, more=more)
+    assert done.steps[0] == ("Preview", code), done.log
+    assert f"Exit code {code}: {exits.CODES[code]}." in done.log
+    # the engine's own diagnostics are indented or stand before a colon; the command's line is the last of its kind
+    *_, line = re.findall(r"^error: (.*)$", done.log.partition("--- Comment")[0], re.MULTILINE)
+    assert says in line
+    assert remedy in line
+    (comment,) = scene.forge.texts(7)
+    assert says.replace("<", "&lt;") in comment
+    assert remedy.replace("<", "&lt;") in comment
+    assert line.split("; ")[0].replace("<", "&lt;")[:300] in comment
+    assert scene.ledger.contracts() == []
+
+
+@pytest.mark.parametrize("what", BY_CONTEXT)
+def test_the_preview_and_its_comment_say_what_is_wrong_with_the_secrets_or_the_backend(scene, what):
+    contexts, code, says, remedy = BY_CONTEXT[what]
+    refused(scene, "dev", code, says, remedy, **contexts)
+
+
+@pytest.mark.parametrize("what", BY_CONFIG)
+def test_the_preview_and_its_comment_say_what_is_wrong_with_the_config(scene, what):
+    changes, code, says, remedy = BY_CONFIG[what]
+    before = {key: scene.stack.config.get(key) for key in changes}
+    scene.stack.write_config(**changes)
+    try:
+        refused(scene, "dev", code, says, remedy)
+    finally:
+        scene.stack.write_config(**before)
+
+
+def test_a_stack_of_another_name_is_refused_and_not_made(scene):
+    more = {"vars.ENVIRONMENTS": '["devv"]'}
+    refused(scene, "devv", exits.USAGE, "no stack named 'devv' and no Pulumi.devv.yaml", "Pulumi.dev.yaml", **more)
+
+
+def test_a_policy_that_blocks_has_its_own_code_and_names_its_rule(scene):
+    program = scene.checkout / "__main__.py"
+    program.unlink()
+    program.write_text(GUARDED)
+    try:
+        refused(scene, "dev", exits.POLICY, "policy: max-price: the stack may cost $0.90/h", "lower max_dph_usd")
+    finally:
+        program.unlink()
+        program.symlink_to(REPO / "__main__.py")
+
+
+def test_a_lock_of_another_run_stops_a_deploy_and_nothing_is_rented(scene):
+    folder = scene.stack.folder / "state/.pulumi/locks/organization/vast-reranker/dev"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / "another.json"
+    lock.write_text(json.dumps({"pid": 1, "username": "ci", "hostname": "h", "timestamp": "2026-01-01T00:00:00Z"}))
+    try:
+        done = scene.job("deploy", "dev")
+    finally:
+        lock.unlink()
+    assert done.steps[0] == ("Deploy", exits.BUSY), done.log
+    assert "currently locked by 1 lock(s)" in done.summary
+    assert "remove its lock with `pulumi cancel --stack NAME`" in done.summary
+    assert scene.ledger.contracts() == []
+
+
+def test_a_forge_that_is_away_fails_the_comment_and_not_silently(scene):
+    env, scene.env = scene.env, scene.env | {"GITHUB_API_URL": f"http://127.0.0.1:{free_port()}"}
+    try:
+        done = scene.job("pull-request", "preview", "dev")
+    finally:
+        scene.env = env
+    assert ("Preview", 0) in done.steps, done.log
+    assert ("Comment", exits.BUSY) in done.steps
+    assert done.rc == exits.BUSY

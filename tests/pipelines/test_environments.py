@@ -1,0 +1,35 @@
+"""Two environments on one account, deployed, healed, changed and destroyed side by side by the workflows' own steps."""
+
+import pytest
+
+from tests.pipelines.conftest import HEAL, stack_named
+
+pytestmark = pytest.mark.engine
+
+
+def test_two_environments_on_one_account_never_touch_each_others_instances(scene):
+    """Both heal, change and go side by side; each time only the instance of the one that is meant moves."""
+    staging = stack_named("staging", scene.stack.folder, scene.market.url)
+    both = {"vars.ENVIRONMENTS": '["dev", "staging"]'}
+    for name in ("dev", "staging"):
+        done = scene.job("deploy", name, more=both)
+        assert done.rc == 0, done.log
+    dev, other = (scene.outputs(name)["instance_id"] for name in ("dev", "staging"))
+    assert scene.ledger.billed() == {dev, other}
+
+    scene.host("die", "dev")
+    assert scene.job("drift", "drift", "staging", more=both).rc == 0
+    assert scene.job("drift", "drift", "dev", more=both | HEAL).rc == 0
+    healed = scene.outputs("dev")["instance_id"]
+    assert scene.ledger.billed() == {healed, other}
+
+    staging.write_config(disk_gb=50)
+    assert scene.job("deploy", "staging", more=both).rc == 0
+    moved = scene.outputs("staging")["instance_id"]
+    assert scene.ledger.billed() == {healed, moved}
+    assert moved != other
+
+    assert scene.stack.destroy().rc == 0
+    assert scene.ledger.billed() == {moved}
+    assert staging.destroy().rc == 0
+    assert scene.ledger.billed() == set()
