@@ -75,8 +75,8 @@ def _of_resource(rule: Rule) -> Any:
         if args.resource_type == INSTANCE:
             inputs = _known(args.props)
             offers = inputs.get("candidates") or ()
-            # the authority is secret, and unknown until it is made: that it is asked for is enough
-            tls = "authority" in args.props or bool((inputs.get("probe") or {}).get("ca_certificate"))
+            # not known until it is made, and to look at it would end the rule: that it is asked for is enough
+            tls = "authority" in set(args.props) or bool((inputs.get("probe") or {}).get("ca_certificate"))
             _judge(rule, of_instance(inputs, offers, tls=tls), inputs, args.get_config(), report)
 
     return validate
