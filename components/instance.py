@@ -17,7 +17,7 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 
 from components.errors import ApiUnreachable, NoOffer
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, known, verb
+from components.plugin.verbs import VastProvider, certain, known, verb
 from components.vast import cost
 from components.vast.change import plan, same
 from components.vast.drift import Drift, Watch, from_move, from_probe, from_state, from_terms
@@ -300,7 +300,7 @@ class Instance(Resource, module="vast", name="Instance"):
 
 def _refused(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:
     """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers."""
-    inputs = {key: value for key, value in news.items() if known(value)}
+    inputs = certain(dict(news))
     facts = of_instance(inputs, offers, tls="authority" in news)  # secret, and unknown until it is made
     broken = violations(facts, Limits.parse(inputs.get("policy") or {}))
     lines = ["the policy of this stack refuses it; nothing is rented", *(str(one) for one in broken)]

@@ -20,8 +20,8 @@ def of_instance(
     inputs: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = (), *, tls: bool | None = None
 ) -> Facts:
     """Return what an instance is asked to be. `offers`: what it may rent; `tls`: whether its server is asked by TLS."""
-    probe = inputs.get("probe") or {}
-    presents = str((probe.get("headers") or {}).get("Authorization") or "")
+    probe = inputs.get("probe")
+    presents = str(((probe or {}).get("headers") or {}).get("Authorization") or "")
     disk_gb = inputs.get("disk_gb")
     bid = inputs.get("bid") or {}
     hedge = int(inputs.get("hedge") or 1)
@@ -29,7 +29,7 @@ def of_instance(
     return Facts(
         image=None if inputs.get("image") is None else str(inputs["image"]),
         tls=tls,
-        guard=bool(presents) and VLLM_OWN_KEY not in presents,
+        guard=None if probe is None else bool(presents) and VLLM_OWN_KEY not in presents,
         interruptible=bool(bid),
         label=str(inputs.get("label_base") or ""),
         disk_gb=None if disk_gb is None else float(disk_gb),

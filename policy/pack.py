@@ -120,11 +120,12 @@ def _validated(instance: PolicyResource, resources: Sequence[PolicyResource]) ->
 
 
 def _known(props: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the properties that are known now, as plain data; in a preview some are not."""
+    """Return what is known now, as plain data, at every depth; in a preview some of it is not."""
     found = {}
     for key in props:
         try:
-            found[key] = _plain(props[key])
+            value = props[key]
+            found[key] = _known(value) if isinstance(value, Mapping) else _plain(value)
         except UnknownValueError:
             continue
     return found
@@ -132,7 +133,7 @@ def _known(props: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _plain(value[key]) for key in value}
-    if isinstance(value, list | tuple):
+        return _known(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(one) for one in value]
     return value

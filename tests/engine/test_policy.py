@@ -124,6 +124,8 @@ def test_a_config_that_breaks_a_rule_is_refused_by_the_preview(scene, market, ru
 
 def test_a_stack_that_keeps_every_rule_is_rented_within_them_and_stays_in_sync(market, tmp_path):
     stack = EngineStack(tmp_path, market.url, config=KEEPING).init()
+    done = stack.preview()
+    assert done.rc == 0, done.text
     done = stack.up()
     assert done.rc == 0, done.text
     instances = json.loads(stack.export())["deployment"]["resources"]

@@ -221,7 +221,8 @@ def test_the_facts_of_an_instance_are_read_off_its_inputs():
     assert facts == Facts(PINNED, True, True, True, "a/b/c", 40.0, None, 0.4, offers=[SWEDEN], machines=2)
     own_key = {"headers": {"Authorization": "Bearer ${VLLM_API_KEY}"}}
     assert of_instance({"probe": own_key}).guard is False
-    assert of_instance({}).guard is False
+    assert of_instance({"probe": {"path": "/health"}}).guard is False
+    assert of_instance({}).guard is None
 
 
 def test_the_pack_has_every_rule_as_a_mandatory_policy_with_its_remedy():
