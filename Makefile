@@ -6,7 +6,7 @@ LOCAL := . scripts/env.sh local &&
 LINT := ruff check . && ruff format --check . && mypy
 TEST := env -u VAST_API_KEY -u VAST_URL pytest -q -n 2 --dist loadfile --durations=10
 
-.PHONY: help setup setup-vllm demo demo-down emulator test test-fast lint bench chaos clean distclean
+.PHONY: help setup setup-vllm demo demo-down emulator test test-fast lint docs bench chaos clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ test-fast: setup ## lint, types and the tests that need neither vLLM nor the eng
 
 lint: setup ## ruff and mypy
 	@$(LOCAL) $(LINT)
+
+docs: setup ## docs/configuration.md, from the schema in Pulumi.yaml
+	@$(LOCAL) python -m scripts.configuration
 
 bench: setup ## measure the budgets: preview, up, API calls, guard
 	@$(LOCAL) python -m bench

@@ -9,6 +9,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 
 from emulator.server import EmulatorServer
 from policy.rules import NAMED, RULES
@@ -201,3 +202,51 @@ def test_the_pack_refuses_a_program_that_says_nothing_of_policy_and_validates_no
 def test_every_rule_is_broken_here(pack):
     by_pack = {"label", "validation"}
     assert set(BREAKING) | by_pack == {rule.name for rule in RULES}
+
+
+def environment(name):
+    """Return the config of a stack file that ships, on an emulator."""
+    own = yaml.safe_load((REPO / f"Pulumi.{name}.yaml").read_text())["config"]
+    return {key.removeprefix("vast-reranker:"): value for key, value in own.items()}
+
+
+@pytest.mark.parametrize("name", ["dev", "staging", "prod"])
+def test_each_environment_finds_a_machine_that_its_policy_allows(market, tmp_path, name):
+    stack = EngineStack(tmp_path, market.url, config=environment(name)).init()
+    done = stack.preview()
+    assert done.rc == 0, done.text
+    assert "first choice: offer" in done
+
+
+def test_a_protected_stack_is_healed_but_not_destroyed_until_protect_is_off(market, tmp_path):
+    ledger = Ledger(market.url)
+    stack = EngineStack(tmp_path, market.url, config={"protect": "on", "replace": "in_place"}).init()
+    assert stack.up().rc == 0
+    first = stack.outputs()["instance_id"]
+    done = stack.destroy()
+    assert done.rc != 0
+    assert "because it is protected" in done
+    assert first in ledger.billed()
+    assert stack.drift().rc == 0
+
+    ledger.control(f"instances/{first}/kill")
+    done = stack.up()
+    assert done.rc == 0, done.text
+    second = stack.outputs()["instance_id"]
+    assert second != first
+
+    stack.write_config(protect="off")
+    assert stack.up().rc == 0
+    done = stack.destroy()
+    assert done.rc == 0, done.text
+    assert not {first, second} & ledger.billed()
+
+
+def test_an_answer_that_takes_too_long_fails_the_deploy_and_a_bound_that_is_kept_shows_in_the_report(market, tmp_path):
+    stack = EngineStack(tmp_path, market.url, config={"max_latency_ms": 60000}).init()
+    assert stack.up().rc == 0
+    assert "limit 60000" in stack.outputs()["validation"]["checks"]["latency"]
+    stack.write_config(max_latency_ms=0)
+    assert stack.up().rc == 0
+    assert "latency" not in stack.outputs()["validation"]["checks"]
+    assert stack.destroy().rc == 0

@@ -11,6 +11,7 @@ import yaml
 from components.errors import ConfigError
 from components.settings import load
 from components.vllm.catalog import Catalog, load_catalog
+from components.vllm.judges import judge_latency
 from policy.facts import of_instance
 from policy.pack import bound, policies
 from policy.rules import NAMED, RULES, Facts, Limits, violations
@@ -251,3 +252,11 @@ def test_the_packs_config_tightens_what_a_stack_says_and_never_loosens_it():
 
 def test_a_resource_that_says_nothing_of_policy_is_judged_by_every_rule_without_a_limit():
     assert all(rule.binds(bound(rule, None, {})) == (not rule.limit) for rule in RULES)
+
+
+@pytest.mark.parametrize(("limit_ms", "passed"), [(49, False), (50, True)])
+def test_the_median_of_what_requests_took_is_held_against_the_limit(limit_ms, passed):
+    check = judge_latency(limit_ms, [10, 50, 900])
+    assert check.passed is passed
+    assert check.saw == f"median 50 ms of 3, limit {limit_ms}"
+    assert bool(check.advice) is not passed
