@@ -6,7 +6,7 @@ LOCAL := . scripts/env.sh local &&
 LINT := ruff check . && ruff format --check . && mypy && scripts/lint_pipelines.sh
 TEST := env -u VAST_API_KEY -u VAST_URL pytest -q -n 2 --dist loadfile --durations=10
 
-.PHONY: help setup setup-vllm setup-examples demo demo-down emulator test test-fast test-examples lint bench chaos clean distclean
+.PHONY: help setup setup-vllm setup-examples demo demo-down emulator test test-fast test-examples lint docs bench chaos clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ test-examples: setup-examples ## the examples: RAG, LangChain, LlamaIndex and th
 
 lint: setup ## ruff, mypy, and what CI runs: actionlint, zizmor, shellcheck, schemas
 	@$(LOCAL) $(LINT)
+
+docs: setup ## docs/configuration.md, from the schema in Pulumi.yaml
+	@$(LOCAL) python -m scripts.configuration
 
 bench: setup ## measure the budgets: preview, up, API calls, guard
 	@$(LOCAL) python -m bench

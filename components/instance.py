@@ -17,7 +17,7 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 
 from components.errors import ApiUnreachable, NoOffer
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, known, verb
+from components.plugin.verbs import VastProvider, certain, known, verb
 from components.vast import cost
 from components.vast.change import plan, same
 from components.vast.drift import Drift, Watch, from_move, from_probe, from_state, from_terms
@@ -33,6 +33,8 @@ from components.vast.removal import destroy_surely
 from components.vast.rental import Rental
 from components.vast.spec import Deadlines, Spec
 from components.vast.status import Observation, observe
+from policy.facts import of_instance
+from policy.rules import Limits, violations
 
 RECORD_FRESH_S = 300  # a search older than this is made again before anything is rented
 PROBE_EVERY_S = 1.0
@@ -48,6 +50,7 @@ class InstanceArgs:
     `probe`: see components.vast.probe.HttpProbe. Deadlines in seconds by stage. `hedge`: how many machines race to be
     the one that stays. `replace`: blue_green (the new one serves before the old one goes) or in_place (no double cost,
     a gap). `money`: see components.vast.money.Budget. `bid`: see components.vast.order.Bid.
+    `policy`: see policy.rules.Limits.
     """
 
     label_base: str
@@ -76,6 +79,7 @@ class InstanceArgs:
     bid: Mapping[str, Any] | None = None
     adopt_instance_id: int | None = None
     spec_fault_logs: Sequence[str] = ()
+    policy: Mapping[str, Any] | None = None
 
 
 class InstanceProvider(VastProvider):
@@ -85,14 +89,18 @@ class InstanceProvider(VastProvider):
     def check(self, olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         """Say which offer would be rented, whenever something would be; a preview shows it before it costs anything."""
         if olds or not (known(news.get("search")) and known(news.get("candidates"))):
-            return CheckResult(news, [])
+            return CheckResult(news, _refused(news))
         if adopt := self._to_adopt(news):
             ENGINE.log(f"adopts instance {adopt}; nothing is rented")
-            return CheckResult(news, [])
+            named = self.session.board.contract(adopt, max_age_s=1.0)
+            return CheckResult(news, _refused(news, [named.raw] if named else []))
         try:
-            first = self._candidates(news)[0]
+            candidates = self._candidates(news)
         except NoOffer as error:
             return CheckResult(news, [CheckFailure("", str(error))])
+        if refused := _refused(news, [one.offer.raw for one in candidates]):
+            return CheckResult(news, refused)
+        first = candidates[0]
         hedge = int(news.get("hedge") or 1)
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
         bid = _bid(news)
@@ -288,6 +296,15 @@ class Instance(Resource, module="vast", name="Instance"):
                 inputs[key] = pulumi.Output.secret(inputs[key])
         outputs = dict.fromkeys(key for key in Instance.__annotations__)
         super().__init__(InstanceProvider(), name, {**outputs, **inputs}, opts)
+
+
+def _refused(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:
+    """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers."""
+    inputs = certain(dict(news))
+    facts = of_instance(inputs, offers, tls="authority" in news)  # secret, and unknown until it is made
+    broken = violations(facts, Limits.parse(inputs.get("policy") or {}))
+    lines = ["the policy of this stack refuses it; nothing is rented", *(str(one) for one in broken)]
+    return [CheckFailure("", "\n".join(lines))] if broken else []
 
 
 def _spec(props: Mapping[str, Any]) -> Spec:

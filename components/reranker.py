@@ -111,6 +111,7 @@ class Reranker(pulumi.ComponentResource):
                 bid=settings.bid,
                 adopt_instance_id=settings.adopt_instance_id,
                 spec_fault_logs=list(SPEC_FAULT_LOGS),
+                policy=settings.policy,
             ),
             own,
         )
@@ -139,8 +140,10 @@ class Reranker(pulumi.ComponentResource):
                 instance_id=self.instance.instance_id,
                 guard=access.guard,
                 ca_certificate=self.ca_certificate,
+                max_latency_ms=settings.max_latency_ms,
             ),
-            own,
+            # A destroy begins here, so this stops all of it. A protected instance could not be replaced when it dies.
+            pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(protect=settings.protect)),
         )
         self.register_outputs({"url": self.url})
 

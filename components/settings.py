@@ -12,17 +12,18 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as fields_of
 from typing import Any, cast, get_args
 
 from components.errors import ConfigError, QueryError
 from components.vast.drift import HEAL_ON
-from components.vast.query import Constraint, parse
+from components.vast.query import Constraint, Filters, parse
 from components.vast.ranking import PREFERENCES
 from components.vllm.catalog import Catalog, Image, Model
 from components.vllm.fit import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import Form, problems_with_extra_args
+from policy.rules import HOSTINGS, NAMED, Facts, Limits, violations
 
 NAMESPACE = "vast-reranker"
 KEYS = (
@@ -33,6 +34,8 @@ KEYS = (
     "image_login", "max_tries", "poll_s", "rented_s", "pulling_s", "starting_s", "port_s", "serving_s", "stall_s",
     "probe_window_s", "probe_timeout_s", "heal_on", "renew_before_h", "replace", "hedge", "bid", "bid_factor",
     "max_hourly_usd", "min_runway_h", "adopt_instance_id",
+    "hosting", "protect", "max_latency_ms",
+    "policy", "policy_max_hourly_usd", "policy_max_disk_gb", "policy_countries", "policy_hosting",
 )  # fmt: skip
 SECRET_KEYS = ("vast_api_key", "api_key", "api_key_previous", "hub_token", "image_login")
 FORMS: tuple[str, ...] = get_args(Form)
@@ -83,6 +86,9 @@ class Settings:
     bid: Mapping[str, float] | None
     adopt_instance_id: int | None
     asked_model: str
+    protect: bool
+    max_latency_ms: float
+    policy: Mapping[str, Any]
     hub_token: str | None = fields_of(default=None, repr=False)
     image_login: str | None = fields_of(default=None, repr=False)
 
@@ -128,11 +134,7 @@ def load(
     reader.add("offline_model" if name != asked else "model", catalog.problems_with_model(name))
     ref = reader.text("image") or catalog.default_image.ref
     reader.add("image", catalog.problems_with_image(ref))
-    query = reader.text("query")
-    try:
-        parse(query)
-    except QueryError as error:
-        reader.problem("query", str(error).removeprefix("query "))
+    query, filters = reader.query()
     access = reader.access(form_is_plain=reader.text("form") == "plain")
     prefer = reader.one_of("prefer", PREFERENCES)
     form = cast(Form, reader.one_of("form", FORMS))
@@ -144,17 +146,27 @@ def load(
     poll_s = reader.number("poll_s", least=0.05)
     watch = reader.watch()
     probe_timeout_s = reader.number("probe_timeout_s", least=0.1)
-    replace = reader.one_of("replace", REPLACES)
-    hedge = int(reader.number("hedge", least=1))
-    if hedge > MAX_HEDGE:
-        reader.problem("hedge", f"is {hedge}; accepted: 1 to {MAX_HEDGE}")
+    replaced = reader.one_of("replace", REPLACES)
+    hedge = reader.hedge()
     money = reader.money()
     bid = reader.bid()
     adopt = int(reader.number("adopt_instance_id", least=0)) or None
     max_tries = int(reader.number("max_tries", least=1))
+    protect = reader.switch("protect")
+    max_latency_ms = reader.number("max_latency_ms", least=0)
     constraints = reader.constraints()
     extra_args = reader.items("extra_args")
     reader.add("extra_args", problems_with_extra_args(extra_args))
+    limits = reader.limits()
+    facts = Facts(
+        image=ref,
+        tls=access.tls,
+        guard=access.guard,
+        interruptible=bid is not None,
+        disk_gb=disk_gb,
+        validated=name not in catalog.models or bool(catalog.models[name].golden),
+    )
+    reader.obeys(limits, facts, filters, bid, hedge)
     if not reader.problems:
         reader.add("extra_args", load_flags().problems(catalog.image(ref).vllm_version, extra_args))
         needed = catalog.disk_needed_gb(catalog.image(ref), catalog.model(name))
@@ -171,7 +183,11 @@ def load(
         dtype=reader.text("dtype") or None,
         extra_args=extra_args,
         query=query,
-        constraints=(*constraints, *_imposed(image, model, reader.text("dtype") or None, disk_gb)),
+        constraints=(
+            *constraints,
+            *_demanded(limits, hedge),
+            *_imposed(image, model, reader.text("dtype") or None, disk_gb),
+        ),
         disk_gb=disk_gb,
         prefer=prefer,
         max_tries=max_tries,
@@ -179,13 +195,16 @@ def load(
         probe_timeout_s=probe_timeout_s,
         deadlines=deadlines,
         watch=watch,
-        replace=replace,
+        replace=replaced,
         hedge=hedge,
         money=money,
         offer_type="on-demand" if bid is None else "bid",
         bid=bid,
         adopt_instance_id=adopt,
         asked_model=asked,
+        protect=protect,
+        max_latency_ms=max_latency_ms,
+        policy=limits.record(),
         hub_token=reader.text("hub_token") or None,
         image_login=reader.image_login(),
     )
@@ -204,6 +223,18 @@ def _imposed(image: Image, model: Model, dtype: str | None, disk_gb: float) -> l
     if image.compute_cap_max is not None:
         imposed.append(Constraint("compute_cap", "lte", image.compute_cap_max, f"image {image.ref}"))
     return imposed
+
+
+def _demanded(limits: Limits, hedge: int) -> list[Constraint]:
+    """Return what the policy demands of a machine, so that none is offered that it would refuse."""
+    demanded = []
+    if limits.max_hourly_usd is not None:
+        demanded.append(Constraint("dph_total", "lte", limits.max_hourly_usd / hedge, "policy_max_hourly_usd"))
+    if limits.countries:
+        demanded.append(Constraint("geolocation", "in", list(limits.countries), "policy_countries"))
+    if limits.hosting:
+        demanded.append(Constraint("datacenter", "eq", True, "policy_hosting"))
+    return demanded
 
 
 def emulator_hub_reachable(api_url: str) -> bool:
@@ -231,7 +262,9 @@ class _Reader:
         self.problems: list[str] = []
 
     def problem(self, key: str, text: str) -> None:
-        self.problems.append(f"{NAMESPACE}:{key}: {text}")
+        line = f"{NAMESPACE}:{key}: {text}"
+        if line not in self.problems:  # a key may be read more than once
+            self.problems.append(line)
 
     def add(self, key: str, texts: list[str]) -> None:
         for text in texts:
@@ -325,6 +358,22 @@ class _Reader:
             self.problem("image_login", "is not of the form: -u USER -p TOKEN REGISTRY (its value is not shown)")
         return value or None
 
+    def query(self) -> tuple[str, Filters]:
+        """Read what to rent, as it is written and as conditions."""
+        query = self.text("query")
+        try:
+            return query, parse(query)
+        except QueryError as error:
+            self.problem("query", str(error).removeprefix("query "))
+            return query, {}
+
+    def hedge(self) -> int:
+        """Read how many machines race."""
+        hedge = int(self.number("hedge", least=1))
+        if hedge > MAX_HEDGE:
+            self.problem("hedge", f"is {hedge}; accepted: 1 to {MAX_HEDGE}")
+        return hedge
+
     def watch(self) -> dict[str, Any]:
         """Read how strictly the instance is watched."""
         return {
@@ -353,6 +402,53 @@ class _Reader:
             bid["cap_usd"] = self.number("max_dph_usd", least=0.001)
         return bid
 
+    def limits(self) -> Limits:
+        """Read which rules of the policy bind, and their limits."""
+        rules = self.items("policy")
+        for unknown in (one for one in rules if one not in NAMED):
+            near = difflib.get_close_matches(unknown, NAMED, 1)
+            self.problem(
+                "policy", f"has {unknown!r}; accepted: {', '.join(NAMED)}" + (f" ({near[0]}?)" if near else "")
+            )
+        price = self.number("policy_max_hourly_usd", least=0.001) if self.text("policy_max_hourly_usd") else None
+        return Limits(
+            rules=rules,
+            max_hourly_usd=price,
+            max_disk_gb=self.number("policy_max_disk_gb", least=0) or None,
+            countries=self.codes("policy_countries"),
+            hosting=self.one_of("policy_hosting", HOSTINGS),
+        )
+
+    def obeys(self, limits: Limits, facts: Facts, filters: Filters, bid: dict[str, float] | None, hedge: int) -> None:
+        """Note what breaks the policy: `facts`, and what price, countries and hosting this config and query ask for.
+
+        A bid is bounded by the policy's price.
+        """
+        bounds = [self.number("max_hourly_usd", least=0.001)] if self.text("max_hourly_usd") else []
+        if self.text("max_dph_usd"):
+            bounds.append(self.number("max_dph_usd", least=0.001) * hedge)
+        if bid is not None and "price_usd" in bid:
+            bounds.append(bid["price_usd"] * hedge)
+        place = filters.get("geolocation", {})
+        named = [one for one in (place.get("eq"), *(place.get("in") or ())) if one is not None]
+        asked = replace(
+            facts,
+            asks_hourly_usd=min(bounds, default=None),
+            asks_countries=[*self.items("countries"), *(str(one) for one in named)],
+            asks_hosting="private" if filters.get("datacenter", {}).get("eq") is False else self.text("hosting"),
+        )
+        self.problems += [str(one) for one in violations(asked, limits)]
+        if bid is not None and limits.max_hourly_usd is not None:
+            bid["cap_usd"] = min(bid.get("cap_usd", math.inf), limits.max_hourly_usd / hedge)
+
+    def codes(self, key: str) -> tuple[str, ...]:
+        """Read a list of two-letter country codes."""
+        codes = self.items(key)
+        wrong = [code for code in codes if not (len(code) == 2 and code.isalpha())]
+        if wrong:
+            self.problem(key, f"has {', '.join(wrong)}; accepted: two-letter codes such as US or SE")
+        return tuple(code.upper() for code in codes)
+
     def constraints(self) -> list[Constraint]:
         found = []
         if self.text("max_dph_usd"):
@@ -368,9 +464,8 @@ class _Reader:
             found.append(Constraint("duration", "gte", hours * 3600.0, "min_duration_h"))
         if gpus := self.items("gpu_names"):
             found.append(Constraint("gpu_name", "in", [name.replace("_", " ") for name in gpus], "gpu_names"))
-        if countries := self.items("countries"):
-            wrong = [code for code in countries if not (len(code) == 2 and code.isalpha())]
-            if wrong:
-                self.problem("countries", f"has {', '.join(wrong)}; accepted: two-letter codes such as US or SE")
-            found.append(Constraint("geolocation", "in", [code.upper() for code in countries], "countries"))
+        if countries := self.codes("countries"):
+            found.append(Constraint("geolocation", "in", list(countries), "countries"))
+        if self.one_of("hosting", HOSTINGS):
+            found.append(Constraint("datacenter", "eq", True, "hosting"))
         return found

@@ -22,12 +22,15 @@ from components.vllm.checks import CHECKS_VERSION, run_checks
 from components.vllm.client import RerankClient
 from components.vllm.doors import table
 
-WATCHED = ("url", "instance_id", "model", "guard", "ca_certificate", "checks_version", "run")
+WATCHED = ("url", "instance_id", "model", "guard", "ca_certificate", "checks_version", "run", "max_latency_ms")
 
 
 @dataclass
 class RerankValidationArgs:
-    """What to validate: the server's address and key, its model and instance, whether every door should be closed."""
+    """What to validate: the server's address and key, its model and instance, whether every door should be closed.
+
+    `max_latency_ms`: the median request may take no longer; 0 for no bound.
+    """
 
     url: pulumi.Input[str]
     api_key: pulumi.Input[str]
@@ -37,6 +40,7 @@ class RerankValidationArgs:
     ca_certificate: pulumi.Input[str] = ""
     run: str = ""
     checks_version: int = CHECKS_VERSION
+    max_latency_ms: float = 0.0
 
 
 class RerankValidationProvider(VastProvider):
@@ -66,7 +70,13 @@ def _validated(props: dict[str, Any]) -> dict[str, Any]:
     ENGINE.log(f"scoring golden pairs of {model.name} on {props['url']}/rerank", ephemeral=True)
     ca = ca_file(str(props["ca_certificate"])) if props.get("ca_certificate") else None
     client = RerankClient(props["url"], props["api_key"], verify=ca or True, timeout_s=60.0)
-    report = run_checks(client, model, doors_closed=bool(props.get("guard")), ca_file=ca)
+    report = run_checks(
+        client,
+        model,
+        doors_closed=bool(props.get("guard")),
+        ca_file=ca,
+        max_latency_ms=float(props.get("max_latency_ms") or 0.0),
+    )
     if report.doors:
         ENGINE.log(f"what every route says to those who may not come in:\n{table(report.doors)}")
     report.raise_if_failed()

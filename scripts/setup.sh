@@ -28,7 +28,7 @@ find_python() {
 }
 
 # The stamp is the requirements themselves and the checkout's place, since a venv does not survive being moved.
-wanted_packages() { echo "$repo"; cat requirements.txt requirements-dev.txt; }
+wanted_packages() { echo "$repo"; cat requirements.txt requirements-dev.txt policy/requirements.txt; }
 
 setup_venv() {
   local python

@@ -70,3 +70,11 @@ def known(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(known(item) for item in value)
     return True
+
+
+def certain(value: Any) -> Any:
+    """Return what is known of a value: maps without their unknown entries, at every depth; a list is known or not."""
+    if isinstance(value, dict):
+        kept = {key: certain(item) for key, item in value.items()}
+        return {key: item for key, item in kept.items() if known(item)}
+    return value

@@ -41,6 +41,7 @@ TABLE: Mapping[str, Effect] = {
     "hedge": "update",
     "money": "update",
     "bid": "update",
+    "policy": "update",
     # what only matters at the moment of renting
     "adopt_instance_id": "ignore",
     # what was asked of the market: the machine stays if it still satisfies

@@ -22,6 +22,7 @@ from components.vllm.judges import (
     judge_agreement,
     judge_alive,
     judge_doors,
+    judge_latency,
     judge_listed,
     judge_order,
     judge_overlong,
@@ -95,6 +96,7 @@ def run_checks(
     golden: Sequence[GoldenCase] | None = None,
     doors_closed: bool = False,
     ca_file: str | None = None,
+    max_latency_ms: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Report:
     """Run every check and return the report; a server that answers wrongly makes a failed check, not an error.
@@ -102,6 +104,7 @@ def run_checks(
     `golden` replaces the model's own cases. Empty: the model has no meaning to check (random weights), so the order is
     not judged, and the report says so. `doors_closed`: no route may answer without the key. `ca_file`: the server shows
     a certificate of this CA, and answers nobody without TLS.
+    `max_latency_ms`: the median of the golden requests may take no longer, as measured here; 0 for no bound.
     Raises ServerUnreachable when nothing answers before the edges are tried.
     """
     run = _Run(client, model, clock)
@@ -110,6 +113,8 @@ def run_checks(
     cases = model.golden if golden is None else golden
     for case in cases or model.golden[:1]:
         checks += run.golden_case(case, judge_meaning=bool(cases))
+    if max_latency_ms:
+        checks.append(judge_latency(max_latency_ms, [check.latency_ms for check in checks if " form, " in check.name]))
     listed = () if isinstance(served, ServerError) else served
     checks += run.overlong(_context(listed, model))
     checks.append(run.wrong_model())

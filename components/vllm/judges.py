@@ -6,6 +6,7 @@ Functions of data, called by `checks`. Forms and error texts: vLLM 0.19.1 and 0.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -47,6 +48,14 @@ def judge_served(served: Sequence[ServedModel] | ServerError, wanted: str) -> Ch
     passed = any(one.id == wanted for one in served)
     advice = "" if passed else f"the server runs something else; it should serve {wanted}: check the instance's command"
     return Check("served model", passed, saw, advice)
+
+
+def judge_latency(limit_ms: float, latencies_ms: Sequence[float]) -> Check:
+    """Judge the median of what golden requests took, network and TLS included."""
+    median_ms = statistics.median(latencies_ms)
+    passed = median_ms <= limit_ms
+    advice = "" if passed else "a nearer or faster machine (countries, gpu_names, prefer), or raise max_latency_ms"
+    return Check("latency", passed, f"median {median_ms:.0f} ms of {len(latencies_ms)}, limit {limit_ms:g}", advice)
 
 
 def judge_rerank_form(name: str, documents: Sequence[str], answer: RerankAnswer | ServerError, limits: Limits) -> Check:

@@ -1,4 +1,4 @@
-"""A small real server: the stub's ASGI application behind the real guard, over TLS with certificates as a stack makes."""
+"""A small real server: the stub behind the real guard, over TLS with certificates as a stack makes them."""
 
 import contextlib
 import json

@@ -47,7 +47,7 @@ class EngineStack:
         self.project = self.folder / "project"
         for part in ("project", "home", "state", "pulumi-home"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
-        for part in ("Pulumi.yaml", "__main__.py", "components", ".venv"):
+        for part in ("Pulumi.yaml", "__main__.py", "components", "policy", ".venv"):
             link = self.project / part
             if not link.exists():
                 link.symlink_to(REPO / part)

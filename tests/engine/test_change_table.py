@@ -42,6 +42,7 @@ UPDATING = {
     "hedge": {"hedge": 2},
     "replace": {"replace": "in_place"},
     "money": {"max_hourly_usd": "9"},
+    "policy": {"policy_max_disk_gb": 100},
     "search": {"query": "num_gpus=1"},
 }
 

@@ -1,0 +1,39 @@
+"""Facts of an Instance resource, read off its inputs. Called by the resource's own `check` and by the policy pack.
+
+The keys are those of components.instance.InstanceArgs. What is not known yet (in a preview) is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from policy.rules import Facts
+
+INSTANCE = "pulumi-python:dynamic/vast:Instance"
+VALIDATION = "pulumi-python:dynamic/vast:RerankValidation"
+# What the readiness probe presents where vLLM's own key is all that protects: that key covers /v1 and /v2 only.
+VLLM_OWN_KEY = "VLLM_API_KEY"
+
+
+def of_instance(
+    inputs: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = (), *, tls: bool | None = None
+) -> Facts:
+    """Return what an instance is asked to be. `offers`: what it may rent; `tls`: whether its server is asked by TLS."""
+    probe = inputs.get("probe")
+    presents = str(((probe or {}).get("headers") or {}).get("Authorization") or "")
+    disk_gb = inputs.get("disk_gb")
+    bid = inputs.get("bid") or {}
+    hedge = int(inputs.get("hedge") or 1)
+    price = bid.get("price_usd")
+    return Facts(
+        image=None if inputs.get("image") is None else str(inputs["image"]),
+        tls=tls,
+        guard=None if probe is None else bool(presents) and VLLM_OWN_KEY not in presents,
+        interruptible=bool(bid),
+        label=str(inputs.get("label_base") or ""),
+        disk_gb=None if disk_gb is None else float(disk_gb),
+        asks_hourly_usd=None if price is None else float(price) * hedge,
+        offers=offers,
+        machines=hedge,
+    )

@@ -1,0 +1,260 @@
+"""The rules: what they ask, what they say, what to do. Plain functions of Facts and Limits; no Pulumi, no input/output.
+
+One source for the program's guards (components/settings.py before anything is planned, components/instance.py before
+anything is rented) and for the policy pack (policy/__main__.py). A fact that is not known is None and is not judged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Tags that name another image every few days; the catalog refuses them as well, but only for what it launches.
+MOVING_TAG = re.compile(r"(^|[-_.])(latest|nightly|main|dev)($|[-_.])")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+DATACENTER = 1  # Vast.ai's hosting_type of a datacenter host (API reference, "search offers")
+HOSTINGS = ("", "datacenter")
+LABEL = re.compile(r"[^/@\s]+/[^/@\s]+/[^@\s]+")  # <project>/<stack>/<name>
+MAX_LABEL_CHARS = 230  # of Vast.ai's 256; owner, digest and mark take the rest
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What binds a stack. `rules` names those that have no limit; the others bind where their limit is given."""
+
+    rules: tuple[str, ...] = ()
+    max_hourly_usd: float | None = None
+    max_disk_gb: float | None = None
+    countries: tuple[str, ...] = ()
+    hosting: str = ""
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> Limits:
+        """Read limits from a resource's inputs or a pack's config."""
+        price, disk = raw.get("max_hourly_usd"), raw.get("max_disk_gb")
+        return cls(
+            rules=tuple(str(one) for one in raw.get("rules") or ()),
+            max_hourly_usd=None if price is None else float(price),
+            max_disk_gb=None if disk is None else float(disk),
+            countries=tuple(str(one).upper() for one in raw.get("countries") or ()),
+            hosting=str(raw.get("hosting") or ""),
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return the JSON that the Instance resource carries; `parse` reads it back. Empty where nothing binds."""
+        kept = {**vars(self), "rules": list(self.rules), "countries": list(self.countries)}
+        return {key: value for key, value in kept.items() if value}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a stack is, or asks for. None: not known, or not said.
+
+    `asks_hourly_usd`: the most that its own config lets it cost. `asks_countries`, `asks_hosting`: what its own config
+    and query name. `offers`: Vast.ai's fields of the offers it may rent, or of the machine it has; `machines`: how many
+    at once. `validated`: whether a validation with pairs to judge covers the instance.
+    """
+
+    image: str | None = None
+    tls: bool | None = None
+    guard: bool | None = None
+    interruptible: bool | None = None
+    label: str | None = None
+    disk_gb: float | None = None
+    validated: bool | None = None
+    asks_hourly_usd: float | None = None
+    asks_countries: Sequence[str] | None = None
+    asks_hosting: str | None = None
+    offers: Sequence[Mapping[str, Any]] = ()
+    machines: int = 1
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule: `limit` is the Limits field it reads, or "" for one that is named in `rules`."""
+
+    name: str
+    asks: str
+    remedy: str
+    judge: Callable[[Facts, Limits], str | None]
+    limit: str = ""
+
+    def binds(self, limits: Limits) -> bool:
+        """Whether the rule applies at all."""
+        return bool(getattr(limits, self.limit)) if self.limit else self.name in limits.rules
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A broken rule: what was seen, and what to do."""
+
+    rule: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"policy: {self.rule}: {self.message}; {self.remedy}"
+
+
+def violations(facts: Facts, limits: Limits) -> list[Violation]:
+    """Return every broken rule that binds, in the order of RULES."""
+    judged = [(rule, rule.judge(facts, limits)) for rule in RULES if rule.binds(limits)]
+    return [Violation(rule.name, message, rule.remedy) for rule, message in judged if message]
+
+
+# ---- the rules ----------------------------------------------------------------------------------------------------
+
+
+def hourly_price(facts: Facts, limits: Limits) -> str | None:
+    """What the stack may cost per hour, by its own config and by every offer it may rent."""
+    allowed = limits.max_hourly_usd or 0.0
+    if facts.asks_hourly_usd is not None and facts.asks_hourly_usd > allowed:
+        return f"the config lets the stack cost ${facts.asks_hourly_usd:g}/h; ${allowed:g}/h is allowed"
+    dear = [one for one in facts.offers if float(one.get("dph_total") or 0.0) * facts.machines > allowed]
+    if not dear:
+        return None
+    first = dear[0]
+    times = f"{facts.machines} x " if facts.machines > 1 else ""
+    return f"{_where(first)} costs {times}${float(first['dph_total']):.4f}/h; ${allowed:g}/h is allowed"
+
+
+def pinned_image(facts: Facts, _limits: Limits) -> str | None:
+    """The image is named for good: by digest, or by a tag that does not move."""
+    if facts.image is None:
+        return None
+    name, _, digest = facts.image.partition("@")
+    if digest:
+        return (
+            None if DIGEST.fullmatch(digest) else f"the digest of image {facts.image} is not sha256 and 64 hex digits"
+        )
+    tag = name.rpartition("/")[2].partition(":")[2]
+    if not tag:
+        return f"image {facts.image} has no tag, which means latest"
+    return f"image {facts.image} has a tag that moves" if MOVING_TAG.search(tag) else None
+
+
+def tls_and_guard(facts: Facts, _limits: Limits) -> str | None:
+    """What crosses the network is encrypted, and every route needs the key."""
+    off = [name for name, on in (("tls", facts.tls), ("guard", facts.guard)) if on is False]
+    return f"{' and '.join(off)} off" if off else None
+
+
+def no_bid(facts: Facts, _limits: Limits) -> str | None:
+    """No interruptible instance: it can be outbid at any moment."""
+    return "the instance is interruptible (bid is set)" if facts.interruptible else None
+
+
+def countries(facts: Facts, limits: Limits) -> str | None:
+    """Where the documents may be sent: the config names no other country, and no offer stands in one."""
+    allowed = ", ".join(limits.countries)
+    asked = [code for code in facts.asks_countries or () if code.upper() not in limits.countries]
+    if asked:
+        return f"the config asks for {', '.join(asked)}; {allowed} are allowed"
+    for offer in facts.offers:
+        if (place := country_of(offer)) not in limits.countries:
+            return f"{_where(offer)} stands in {place or 'a place that is not said'}; {allowed} are allowed"
+    return None
+
+
+def hosting(facts: Facts, limits: Limits) -> str | None:
+    """Whose house the machine stands in: `datacenter` keeps private hosts out."""
+    if facts.asks_hosting not in (None, "", limits.hosting):
+        return f"the config asks for {facts.asks_hosting} hosts; {limits.hosting} is demanded"
+    for offer in facts.offers:
+        if offer.get("hosting_type") != DATACENTER:
+            return f"{_where(offer)} is not in a datacenter, as far as Vast.ai says"
+    return None
+
+
+def label(facts: Facts, _limits: Limits) -> str | None:
+    """Every instance says whose it is, so that the orphan sweep and the bill can tell."""
+    if facts.label is None:
+        return None
+    if not LABEL.fullmatch(facts.label):
+        return f"the label {facts.label!r} is not <project>/<stack>/<name>"
+    if len(facts.label) > MAX_LABEL_CHARS:
+        return f"the label has {len(facts.label)} characters; Vast.ai keeps 256, of which 26 are the owner and digest"
+    return None
+
+
+def disk(facts: Facts, limits: Limits) -> str | None:
+    """The disk is billed for as long as the instance exists, so it has a bound."""
+    allowed = limits.max_disk_gb or 0.0
+    if facts.disk_gb is None or facts.disk_gb <= allowed:
+        return None
+    return f"disk_gb is {facts.disk_gb:g}; {allowed:g} are allowed"
+
+
+def validation(facts: Facts, _limits: Limits) -> str | None:
+    """A deploy that scored nothing is not done."""
+    return None if facts.validated is not False else "nothing judges what the server answers"
+
+
+def country_of(offer: Mapping[str, Any]) -> str:
+    """Return the two letters at the end of Vast.ai's `geolocation` ("Stockholm, SE"), or "" where it says none."""
+    place = str(offer.get("geolocation") or "").strip()
+    return place[-2:].upper()
+
+
+def _where(offer: Mapping[str, Any]) -> str:
+    return f"{offer.get('gpu_name') or 'the GPU'} on machine {float(offer.get('machine_id') or 0):.0f}"
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "hourly-price",
+        "the stack costs no more per hour than policy_max_hourly_usd",
+        "lower max_dph_usd, max_hourly_usd or hedge, or have policy_max_hourly_usd raised",
+        hourly_price,
+        limit="max_hourly_usd",
+    ),
+    Rule(
+        "pinned-image",
+        "the image is pinned by a tag that does not move, or by digest",
+        "name a version, such as vllm/vllm-openai:v0.19.1, or a digest",
+        pinned_image,
+    ),
+    Rule(
+        "tls-and-guard",
+        "TLS and the guard are on",
+        "set tls and guard to on (form: script)",
+        tls_and_guard,
+    ),
+    Rule("no-bid", "the instance is not interruptible", "remove bid", no_bid),
+    Rule(
+        "countries",
+        "the machine stands in a country of policy_countries",
+        "choose among those in countries and query, or have policy_countries extended",
+        countries,
+        limit="countries",
+    ),
+    Rule(
+        "hosting",
+        "the machine stands with a host of the kind policy_hosting",
+        "set hosting to datacenter and leave datacenter=false out of the query",
+        hosting,
+        limit="hosting",
+    ),
+    Rule(
+        "label",
+        "the instance's label is <project>/<stack>/<name>",
+        "leave the label to the stack, with shorter names where it is too long",
+        label,
+    ),
+    Rule(
+        "disk",
+        "the disk is no larger than policy_max_disk_gb",
+        "lower disk_gb, or have policy_max_disk_gb raised",
+        disk,
+        limit="max_disk_gb",
+    ),
+    Rule(
+        "validation",
+        "a validation with pairs to judge covers the instance",
+        "deploy with a RerankValidation, for a model whose catalog entry has golden pairs",
+        validation,
+    ),
+)
+NAMED = tuple(rule.name for rule in RULES if not rule.limit)

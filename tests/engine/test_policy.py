@@ -1,0 +1,252 @@
+"""The policy on the real engine: refused by the preview before anything is rented, in the program and by the pack.
+
+The pack is run by the real engine through its analyzer protocol. The Python language host that can be built from source
+is too old to start a pack (it starts the stack's program instead), so the engine is told a runtime of another name, for
+which it starts `pulumi-analyzer-policy-<runtime>`: a script that runs the pack as Pulumi's own did.
+"""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from emulator.server import EmulatorServer
+from policy.rules import NAMED, RULES
+from tests.engine.conftest import Ledger
+from tests.engine.stack import REPO, EngineStack
+
+pytestmark = pytest.mark.engine
+
+BREAKING = {
+    "hourly-price": {"policy_max_hourly_usd": "0.5", "max_dph_usd": "0.6"},
+    "pinned-image": {"policy": ["pinned-image"], "image": "vllm/vllm-openai:latest"},
+    "tls-and-guard": {"policy": ["tls-and-guard"], "guard": "off"},
+    "no-bid": {"policy": ["no-bid"], "bid": "auto"},
+    "countries": {"policy_countries": ["SE"], "countries": ["US"]},
+    "hosting": {"policy_hosting": "datacenter", "query": "num_gpus=1 datacenter=false"},
+    "disk": {"policy_max_disk_gb": 40, "disk_gb": 44},
+}
+KEEPING = {
+    "policy": list(NAMED),
+    "policy_max_hourly_usd": "0.5",
+    "policy_max_disk_gb": 40,
+    "policy_countries": ["SE", "NO", "CZ", "DE", "US", "CA"],
+    "policy_hosting": "datacenter",
+}
+# An instance of somebody's own program: a label of its own, and nothing that validates it.
+BARE_PROGRAM = """
+from components.instance import Instance, InstanceArgs
+from components.offers import OfferQuery, OfferQueryArgs
+
+offers = OfferQuery("offers", OfferQueryArgs(query="num_gpus=1", disk_gb=40, pull_gb=10))
+Instance(
+    "bare",
+    InstanceArgs(
+        label_base="mine",
+        owner=offers.id,
+        search=offers.search,
+        candidates=offers.candidates,
+        searched_at=offers.searched_at,
+        image="vllm/vllm-openai:latest",
+        disk_gb=40,
+        ports=["8000/tcp"],
+        probe={"port": 8000, "method": "GET", "path": "/health"},
+        bid={"factor": 1.2},
+        POLICY
+    ),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory):
+    with EmulatorServer(
+        runtime="none", time="instant", state_dir=tmp_path_factory.mktemp("market") / "emulator"
+    ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def scene(market, tmp_path_factory):
+    """One stack for all that is refused: nothing of it is ever rented."""
+    return EngineStack(tmp_path_factory.mktemp("policy"), market.url).init()
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    """The pack as it is, under a runtime that no language host has, and the script that runs it."""
+    folder = tmp_path_factory.mktemp("pack")
+    shutil.copytree(REPO / "policy", folder / "policy", ignore=shutil.ignore_patterns("__pycache__"))
+    manifest = folder / "policy" / "PulumiPolicy.yaml"
+    manifest.write_text(manifest.read_text().replace("runtime: python", "runtime: analyzer"))
+    runner = folder / "bin" / "pulumi-analyzer-policy-analyzer"
+    runner.parent.mkdir()
+    runner.write_text('#!/bin/sh\nexec python -u -m pulumi.policy "$1" "$2"\n')
+    runner.chmod(0o755)
+    return folder
+
+
+def with_pack(stack, pack, **config):
+    """Return the arguments that make a stack's command run the pack, with a config for it."""
+    if str(pack) not in stack.env["PATH"]:
+        stack.env["PATH"] = f"{pack / 'bin'}:{stack.env['PATH']}"
+    given = pack / "config.json"
+    given.write_text(json.dumps({name.replace("_", "-"): one for name, one in config.items()}))
+    return ["--policy-pack", str(pack / "policy"), "--policy-pack-config", str(given)]
+
+
+def bare(market, folder, *, policy):
+    """A stack of BARE_PROGRAM; `policy` is the source of the Instance's policy argument."""
+    stack = EngineStack(folder, market.url)
+    program = stack.project / "__main__.py"
+    program.unlink()
+    program.write_text(BARE_PROGRAM.replace("POLICY", policy))
+    return stack.init()
+
+
+def refusals(text):
+    """Return the lines that a pipeline reads: each broken rule once, however often the engine prints it."""
+    lines = (line.strip() for line in text.splitlines())
+    return {line.split(": ")[1]: line for line in lines if line.startswith("policy: ")}
+
+
+@pytest.mark.parametrize("rule", BREAKING)
+def test_a_config_that_breaks_a_rule_is_refused_by_the_preview(scene, market, rule):
+    scene.write_config(**BREAKING[rule])
+    done = scene.preview()
+    scene.write_config(**dict.fromkeys(BREAKING[rule]))
+    assert done.rc != 0
+    assert set(refusals(done.text)) == {rule}, done.text
+    assert next(one.remedy for one in RULES if one.name == rule) in done
+    assert "Traceback" not in done
+    assert Ledger(market.url).contracts() == []
+
+
+def test_a_stack_that_keeps_every_rule_is_rented_within_them_and_stays_in_sync(market, tmp_path):
+    stack = EngineStack(tmp_path, market.url, config=KEEPING).init()
+    done = stack.preview()
+    assert done.rc == 0, done.text
+    done = stack.up()
+    assert done.rc == 0, done.text
+    instances = json.loads(stack.export())["deployment"]["resources"]
+    offer = next(one for one in instances if one["type"].endswith("vast:Instance"))["outputs"]["offer"]
+    assert offer["hosting_type"] == 1
+    assert offer["geolocation"][-2:] in KEEPING["policy_countries"]
+    assert offer["dph_total"] <= 0.5
+    assert stack.drift().rc == 0
+    elsewhere = [code for code in KEEPING["policy_countries"] if code != offer["geolocation"][-2:]]
+    stack.write_config(policy_countries=elsewhere)
+    seen = stack.preview()
+    assert "the machine no longer satisfies: geolocation in [" in seen, seen.text
+    assert stack.destroy().rc == 0
+
+
+def test_an_instance_of_a_program_of_its_own_is_refused_before_it_is_rented(market, tmp_path):
+    policy = 'policy={"rules": ["label", "pinned-image", "no-bid"], "countries": ["IS"], "max_hourly_usd": 0.001}'
+    stack = bare(market, tmp_path, policy=policy)
+    before = Ledger(market.url).billed()
+    for done in (stack.preview(), stack.up()):
+        assert done.rc != 0
+        assert set(refusals(done.text)) == {"label", "pinned-image", "no-bid", "countries", "hourly-price"}, done.text
+        assert "nothing is rented" in done
+    assert Ledger(market.url).billed() == before
+
+
+def test_an_instance_to_adopt_is_judged_as_well_and_left_as_it_is(market, tmp_path):
+    owner = EngineStack(tmp_path / "owner", market.url, config={"gpu_names": ["RTX 4090"]}).init()
+    assert owner.up().rc == 0
+    adopted, price = (owner.outputs()[name] for name in ("instance_id", "hourly_cost_usd"))
+    stack = EngineStack(tmp_path / "adopter", market.url).init()
+    stack.write_config(adopt_instance_id=adopted, policy_max_hourly_usd=f"{price['total'] * 0.95:.4f}")
+    done = stack.up()
+    assert done.rc != 0
+    assert set(refusals(done.text)) == {"hourly-price"}, done.text
+    assert adopted in Ledger(market.url).billed()
+    assert owner.destroy().rc == 0
+
+
+def test_the_pack_passes_a_stack_that_keeps_every_rule(scene, pack):
+    everything = {name.replace("-", "_"): {"bind": True} for name in NAMED}
+    limits = {"hourly_price": {"limit": 0.5}, "disk": {"limit": 40}, "countries": {"limit": ["CZ", "SE", "US"]}}
+    scene.write_config(policy_countries=["CZ", "SE", "US"], max_dph_usd="0.5")
+    done = scene.preview(*with_pack(scene, pack, **everything, **limits))
+    scene.write_config(policy_countries=None, max_dph_usd=None)
+    assert done.rc == 0, done.text
+    assert "✅ vast-reranker@v1.0.0" in done, done.text
+    assert "can't run policy" not in done
+
+
+def test_the_pack_refuses_what_breaks_its_own_config_whatever_the_stacks_config_says(scene, pack, market):
+    scene.write_config(guard="off", bid="auto", disk_gb=44)
+    limits = {"hourly_price": {"limit": 0.01}, "disk": {"limit": 40}, "countries": {"limit": ["IS"]}}
+    named = {"tls_and_guard": {"bind": True}, "no_bid": {"bind": True}, "hosting": {"limit": "datacenter"}}
+    args = with_pack(scene, pack, **limits, **named)
+    broken = {"hourly-price", "tls-and-guard", "no-bid", "countries", "disk"}
+    before = Ledger(market.url).billed()
+    for done in (scene.preview(*args), scene.up(*args)):
+        assert done.rc != 0
+        assert set(refusals(done.text)) - {"hosting"} == broken, done.text
+        assert "❌ vast-reranker@v1.0.0" in done
+    scene.write_config(guard=None, bid=None, disk_gb=None)
+    assert Ledger(market.url).billed() == before
+
+
+def test_the_pack_refuses_a_program_that_says_nothing_of_policy_and_validates_nothing(market, pack, tmp_path):
+    stack = bare(market, tmp_path, policy="")
+    done = stack.preview(*with_pack(stack, pack, hosting={"limit": "datacenter"}, countries={"limit": ["IS"]}))
+    assert done.rc != 0
+    assert set(refusals(done.text)) >= {"pinned-image", "tls-and-guard", "no-bid", "label", "validation", "countries"}
+
+
+def test_every_rule_is_broken_here(pack):
+    by_pack = {"label", "validation"}
+    assert set(BREAKING) | by_pack == {rule.name for rule in RULES}
+
+
+def environment(name):
+    """Return the config of a stack file that ships, on an emulator."""
+    own = yaml.safe_load((REPO / f"Pulumi.{name}.yaml").read_text())["config"]
+    return {key.removeprefix("vast-reranker:"): value for key, value in own.items()}
+
+
+@pytest.mark.parametrize("name", ["dev", "staging", "prod"])
+def test_each_environment_finds_a_machine_that_its_policy_allows(market, tmp_path, name):
+    stack = EngineStack(tmp_path, market.url, config=environment(name)).init()
+    done = stack.preview()
+    assert done.rc == 0, done.text
+    assert "first choice: offer" in done
+
+
+def test_a_protected_stack_is_healed_but_not_destroyed_until_protect_is_off(market, tmp_path):
+    ledger = Ledger(market.url)
+    stack = EngineStack(tmp_path, market.url, config={"protect": "on", "replace": "in_place"}).init()
+    assert stack.up().rc == 0
+    first = stack.outputs()["instance_id"]
+    done = stack.destroy()
+    assert done.rc != 0
+    assert "because it is protected" in done
+    assert first in ledger.billed()
+    assert stack.drift().rc == 0
+
+    ledger.control(f"instances/{first}/kill")
+    done = stack.up()
+    assert done.rc == 0, done.text
+    second = stack.outputs()["instance_id"]
+    assert second != first
+
+    stack.write_config(protect="off")
+    assert stack.up().rc == 0
+    done = stack.destroy()
+    assert done.rc == 0, done.text
+    assert not {first, second} & ledger.billed()
+
+
+def test_an_answer_that_takes_too_long_fails_the_deploy_and_a_bound_that_is_kept_shows_in_the_report(market, tmp_path):
+    stack = EngineStack(tmp_path, market.url, config={"max_latency_ms": 60000}).init()
+    assert stack.up().rc == 0
+    assert "limit 60000" in stack.outputs()["validation"]["checks"]["latency"]
+    stack.write_config(max_latency_ms=0)
+    assert stack.up().rc == 0
+    assert "latency" not in stack.outputs()["validation"]["checks"]
+    assert stack.destroy().rc == 0

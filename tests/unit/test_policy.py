@@ -1,0 +1,262 @@
+"""Each rule of the policy: what breaks it, what passes it, when it binds, and what the pack's config adds."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.errors import ConfigError
+from components.settings import load
+from components.vllm.catalog import Catalog, load_catalog
+from components.vllm.judges import judge_latency
+from policy.facts import of_instance
+from policy.pack import bound, policies
+from policy.rules import NAMED, RULES, Facts, Limits, violations
+
+REPO = Path(__file__).resolve().parents[2]
+SCHEMA = yaml.safe_load((REPO / "Pulumi.yaml").read_text())["config"]
+DEFAULTS = {
+    key: json.dumps(one["default"]) if isinstance(one["default"], list) else str(one["default"])
+    for key, one in SCHEMA.items()
+}
+SWEDEN = {
+    "machine_id": 7, "gpu_name": "RTX 4090", "dph_total": 0.4, "geolocation": "Sweden, SE", "hosting_type": 1
+}  # fmt: skip
+PINNED = "vllm/vllm-openai:v0.19.1"
+
+# rule -> its limits, then facts that break it (with what is said) and facts that pass
+CASES = {
+    "hourly-price": (
+        Limits(max_hourly_usd=0.5),
+        [
+            (Facts(asks_hourly_usd=0.6), r"lets the stack cost \$0.6/h; \$0.5/h is allowed"),
+            (Facts(offers=[SWEDEN], machines=2), r"RTX 4090 on machine 7 costs 2 x \$0.4000/h"),
+            (Facts(offers=[SWEDEN, SWEDEN | {"dph_total": 0.51, "machine_id": 8}]), "machine 8"),
+        ],
+        [Facts(), Facts(asks_hourly_usd=0.5), Facts(offers=[SWEDEN])],
+    ),
+    "pinned-image": (
+        Limits(rules=("pinned-image",)),
+        [
+            (Facts(image="vllm/vllm-openai"), "has no tag, which means latest"),
+            (Facts(image="registry:5000/vllm"), "has no tag"),
+            (Facts(image="vllm/vllm-openai:latest"), "a tag that moves"),
+            (Facts(image="vllm/vllm-openai:v1-nightly"), "a tag that moves"),
+            (Facts(image="vllm/vllm-openai@sha256:abc"), "not sha256 and 64 hex digits"),
+        ],
+        [Facts(), Facts(image=PINNED), Facts(image=f"vllm/vllm-openai@sha256:{'0' * 64}")],
+    ),
+    "tls-and-guard": (
+        Limits(rules=("tls-and-guard",)),
+        [
+            (Facts(tls=False, guard=True), "tls off"),
+            (Facts(tls=True, guard=False), "guard off"),
+            (Facts(tls=False, guard=False), "tls and guard off"),
+        ],
+        [Facts(), Facts(tls=True, guard=True)],
+    ),
+    "no-bid": (
+        Limits(rules=("no-bid",)),
+        [(Facts(interruptible=True), "interruptible")],
+        [Facts(), Facts(interruptible=False)],
+    ),
+    "countries": (
+        Limits(countries=("SE", "NO")),
+        [
+            (Facts(asks_countries=["SE", "us"]), "the config asks for us; SE, NO are allowed"),
+            (Facts(offers=[SWEDEN, {"machine_id": 8, "geolocation": "Texas, US"}]), "machine 8 stands in US"),
+            (Facts(offers=[{"machine_id": 9}]), "machine 9 stands in a place that is not said"),
+        ],
+        [Facts(), Facts(asks_countries=["se"]), Facts(offers=[SWEDEN])],
+    ),
+    "hosting": (
+        Limits(hosting="datacenter"),
+        [
+            (Facts(asks_hosting="private"), "asks for private hosts; datacenter is demanded"),
+            (Facts(offers=[SWEDEN | {"hosting_type": 0}]), "machine 7 is not in a datacenter"),
+            (Facts(offers=[{"machine_id": 9}]), "machine 9 is not in a datacenter"),
+        ],
+        [Facts(), Facts(asks_hosting=""), Facts(asks_hosting="datacenter"), Facts(offers=[SWEDEN])],
+    ),
+    "label": (
+        Limits(rules=("label",)),
+        [
+            (Facts(label=""), "is not <project>/<stack>/<name>"),
+            (Facts(label="mine"), "is not <project>/<stack>/<name>"),
+            (Facts(label=f"project/{'s' * 240}/name"), "characters; Vast.ai keeps 256"),
+        ],
+        [Facts(), Facts(label="vast-reranker/prod/reranker")],
+    ),
+    "disk": (
+        Limits(max_disk_gb=50),
+        [(Facts(disk_gb=50.5), "disk_gb is 50.5; 50 are allowed")],
+        [Facts(), Facts(disk_gb=50)],
+    ),
+    "validation": (
+        Limits(rules=("validation",)),
+        [(Facts(validated=False), "nothing judges what the server answers")],
+        [Facts(), Facts(validated=True)],
+    ),
+}  # fmt: skip
+BROKEN = [(rule, limits, facts, says) for rule, (limits, broken, _) in CASES.items() for facts, says in broken]
+PASSING = [(rule, limits, facts) for rule, (limits, _, passing) in CASES.items() for facts in passing]
+EVERYTHING = Limits(NAMED, max_hourly_usd=0.5, max_disk_gb=50, countries=("SE",), hosting="datacenter")
+
+
+def settings(catalog=None, **changes):
+    return load(DEFAULTS | changes, catalog or load_catalog(), hub_reachable=lambda _url: True)
+
+
+def refusals(catalog=None, **changes):
+    with pytest.raises(ConfigError) as caught:
+        settings(catalog, **changes)
+    return [one for one in caught.value.problems if one.startswith("policy: ")]
+
+
+def test_every_rule_has_cases_here():
+    assert [rule.name for rule in RULES] == list(CASES)
+
+
+@pytest.mark.parametrize(("rule", "limits", "facts", "says"), BROKEN)
+def test_what_breaks_a_rule_is_said_in_one_line_with_the_remedy(rule, limits, facts, says):
+    (violation,) = violations(facts, limits)
+    line = str(violation)
+    assert line.startswith(f"policy: {rule}: ")
+    assert "\n" not in line
+    assert line.endswith(f"; {next(one.remedy for one in RULES if one.name == rule)}")
+    assert re.search(says, line), line
+
+
+@pytest.mark.parametrize(("rule", "limits", "facts"), PASSING)
+def test_what_keeps_a_rule_or_is_not_known_passes(rule, limits, facts):
+    assert violations(facts, limits) == []
+
+
+@pytest.mark.parametrize(("rule", "limits", "facts", "says"), BROKEN)
+def test_a_rule_that_does_not_bind_says_nothing(rule, limits, facts, says):
+    assert violations(facts, Limits()) == []
+
+
+def test_several_broken_rules_are_all_named():
+    facts = Facts(image="x", interruptible=True, disk_gb=99, offers=[SWEDEN | {"geolocation": "Texas, US"}])
+    assert [one.rule for one in violations(facts, EVERYTHING)] == ["pinned-image", "no-bid", "countries", "disk"]
+
+
+def test_limits_survive_their_record():
+    assert Limits.parse(EVERYTHING.record()) == EVERYTHING
+    assert Limits.parse({}) == Limits()
+    assert Limits().record() == {}
+
+
+# ---- in the program, by config
+
+
+@pytest.mark.parametrize(
+    ("rule", "binding", "breaking"),
+    [
+        ("hourly-price", {"policy_max_hourly_usd": "0.5"}, {"max_dph_usd": "0.6"}),
+        ("hourly-price", {"policy_max_hourly_usd": "0.5"}, {"max_dph_usd": "0.3", "hedge": "2"}),
+        ("hourly-price", {"policy_max_hourly_usd": "0.5"}, {"max_hourly_usd": "0.6"}),
+        ("hourly-price", {"policy_max_hourly_usd": "0.5"}, {"bid": "0.6"}),
+        ("pinned-image", {"policy": '["pinned-image"]'}, {"image": "vllm/vllm-openai:latest"}),
+        ("tls-and-guard", {"policy": '["tls-and-guard"]'}, {"guard": "off"}),
+        ("no-bid", {"policy": '["no-bid"]'}, {"bid": "auto"}),
+        ("countries", {"policy_countries": '["se"]'}, {"countries": '["US"]'}),
+        ("countries", {"policy_countries": '["SE"]'}, {"query": "num_gpus=1 geolocation=US"}),
+        ("countries", {"policy_countries": '["SE"]'}, {"query": 'num_gpus=1 geolocation in [SE,US]'}),
+        ("hosting", {"policy_hosting": "datacenter"}, {"query": "num_gpus=1 datacenter=false"}),
+        ("disk", {"policy_max_disk_gb": "40"}, {"disk_gb": "41"}),
+    ],
+)  # fmt: skip
+def test_a_config_that_breaks_a_rule_is_refused_and_one_that_does_not_is_loaded(rule, binding, breaking):
+    (line,) = refusals(**binding, **breaking)
+    assert line.startswith(f"policy: {rule}: ")
+    settings(**binding)
+
+
+def test_a_model_without_golden_pairs_breaks_the_rule_of_validation():
+    known = load_catalog()
+    blank = replace(known.models["BAAI/bge-reranker-base"], golden=())
+    catalog = Catalog(known.images, {blank.name: blank}, known.default_image.ref)
+    (line,) = refusals(catalog, policy='["validation"]')
+    assert line.startswith("policy: validation: ")
+    settings(policy='["validation"]')
+
+
+def test_what_the_policy_demands_of_a_machine_joins_the_query():
+    made = settings(
+        policy_max_hourly_usd="0.5", hedge="2", policy_countries='["se", "NO"]', policy_hosting="datacenter"
+    )
+    demands = {str(one) for one in made.constraints}
+    assert "dph_total<=0.25 (policy_max_hourly_usd)" in demands
+    assert "geolocation in [SE,NO] (policy_countries)" in demands
+    assert "datacenter=true (policy_hosting)" in demands
+
+
+def test_a_bid_without_a_cap_is_bounded_by_the_policys_price():
+    assert settings(bid="auto", policy_max_hourly_usd="0.5").bid == {"factor": 1.25, "cap_usd": 0.5}
+    assert settings(bid="auto", policy_max_hourly_usd="0.5", max_dph_usd="0.2").bid["cap_usd"] == 0.2
+
+
+def test_an_unknown_rule_is_named_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"vast-reranker:policy: has 'no-bids'; accepted: .*\(no-bid\?\)"):
+        settings(policy='["no-bids"]')
+
+
+# ---- in the resource and in the pack
+
+
+def test_the_facts_of_an_instance_are_read_off_its_inputs():
+    inputs = {
+        "image": PINNED,
+        "disk_gb": 40.0,
+        "label_base": "a/b/c",
+        "hedge": 2.0,
+        "bid": {"price_usd": 0.2},
+        "probe": {"headers": {"Authorization": "Bearer ${RERANK_API_KEYS}"}},
+    }
+    facts = of_instance(inputs, [SWEDEN], tls=True)
+    assert facts == Facts(PINNED, True, True, True, "a/b/c", 40.0, None, 0.4, offers=[SWEDEN], machines=2)
+    own_key = {"headers": {"Authorization": "Bearer ${VLLM_API_KEY}"}}
+    assert of_instance({"probe": own_key}).guard is False
+    assert of_instance({"probe": {"path": "/health"}}).guard is False
+    assert of_instance({}).guard is None
+
+
+def test_the_pack_has_every_rule_as_a_mandatory_policy_with_its_remedy():
+    made = {one.name: one for one in policies()}
+    assert list(made) == [rule.name for rule in RULES]
+    for rule in RULES:
+        assert rule.remedy in made[rule.name].description
+        assert made[rule.name].enforcement_level.name == "MANDATORY"
+
+
+RULE = {rule.name: rule for rule in RULES}
+
+
+def test_the_packs_config_tightens_what_a_stack_says_and_never_loosens_it():
+    price, bid, where = RULE["hourly-price"], RULE["no-bid"], RULE["countries"]
+    assert bound(price, {"max_hourly_usd": 0.5}, {"limit": 0.2}).max_hourly_usd == 0.2
+    assert bound(price, {"max_hourly_usd": 0.1}, {"limit": 0.2}).max_hourly_usd == 0.1
+    assert bound(price, {}, {"limit": 0.2}).max_hourly_usd == 0.2
+    assert bound(price, {}, {}).max_hourly_usd is None
+    assert bound(where, {"countries": ["SE", "US"]}, {"limit": ["SE", "NO"]}).countries == ("SE",)
+    assert bound(where, {"countries": ["US"]}, {"limit": ["SE"]}).countries == ("SE",)
+    assert not bid.binds(bound(bid, {}, {}))
+    assert bid.binds(bound(bid, {}, {"bind": True}))
+    assert bid.binds(bound(bid, {"rules": ["no-bid"]}, {"bind": False}))
+
+
+def test_a_resource_that_says_nothing_of_policy_is_judged_by_every_rule_without_a_limit():
+    assert all(rule.binds(bound(rule, None, {})) == (not rule.limit) for rule in RULES)
+
+
+@pytest.mark.parametrize(("limit_ms", "passed"), [(49, False), (50, True)])
+def test_the_median_of_what_requests_took_is_held_against_the_limit(limit_ms, passed):
+    check = judge_latency(limit_ms, [10, 50, 900])
+    assert check.passed is passed
+    assert check.saw == f"median 50 ms of 3, limit {limit_ms}"
+    assert bool(check.advice) is not passed
