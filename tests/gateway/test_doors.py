@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 import ssl
+from dataclasses import replace
 
 import h2.config
 import h2.connection
@@ -13,7 +14,8 @@ import requests
 
 from components.caddy.owned import put
 from components.vllm.guard import ALLOW
-from tests.gateway.conftest import BODY, until
+from tests.gateway.authority import Authority
+from tests.gateway.conftest import BODY, QUICK, until
 
 OTHERS = ("/", "/health", "/version", "/docs", "/openapi.json", "/load", "/config/", "/id/gateway-test-self", "/stop",
           "/reverse_proxy/upstreams", "/pki/ca/local", "/debug/pprof/", "/v1/completions", "/rerank/",
@@ -173,19 +175,16 @@ def test_nothing_of_a_key_is_readable_through_the_gateway_or_its_log(site, caddy
 def test_without_an_available_upstream_the_answer_is_a_503_of_vllms_shape(caddy, rerankers, front):
     (reranker,) = rerankers(1)
     one = front([reranker])
-    quick = {**one.gateway.__dict__, "policy": type(one.gateway.policy)(retry_for_s=0.5, check_every_s=0.2)}
-    caddy.admin.load(put(None, type(one.gateway)(**quick)))
+    caddy.admin.load(put(None, replace(one.gateway, policy=replace(QUICK, retry_for_s=0.5, check_every_s=0.2))))
     until(lambda: one.ask().status_code == 200)
     reranker.kill()
-    answer = until(lambda: (said := one.ask()).status_code == 503 and said)
-    assert answer.json()["error"] == {
+    until(lambda: one.ask().status_code == 503)
+    assert one.ask().json()["error"] == {
         "message": "no reranker is available", "type": "ServiceUnavailableError", "param": None, "code": 503
     }  # fmt: skip
 
 
 def test_an_upstream_with_another_authoritys_certificate_gets_no_request(caddy, rerankers, front):
-    from tests.gateway.authority import Authority  # noqa: PLC0415
-
     (reranker,) = rerankers(1)
     one = front([reranker], upstream_ca=Authority("someone else's").pem)
     caddy.admin.load(put(None, one.gateway))
