@@ -77,7 +77,7 @@ class CaddyAdmin:
         try:
             return [Upstream(str(one["address"]), int(one["num_requests"]), int(one["fails"])) for one in raw or ()]
         except (KeyError, TypeError, ValueError):
-            raise CaddyError(f"{self.where}: GET /reverse_proxy/upstreams is not what Caddy documents", status=200) from None
+            raise self._strange() from None
 
     def metrics(self) -> str:
         """Return Caddy's own metrics in Prometheus' text form."""
@@ -110,7 +110,10 @@ class CaddyAdmin:
         try:
             return json.loads(answer.text or "null")
         except ValueError:
-            raise CaddyError(f"{self.where} answers with something that is not JSON; is it Caddy's admin API?", status=200) from None
+            raise self._strange() from None
+
+    def _strange(self) -> CaddyError:
+        return CaddyError(f"{self.where} does not answer as Caddy does; is it Caddy's admin API?", status=200)
 
 
 def _message(text: str) -> str:

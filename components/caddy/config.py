@@ -6,8 +6,8 @@ by Caddy itself, body too large 413, then one reverse proxy over all upstreams. 
 Facts of Caddy 2.11.7 (its source, modules/caddyhttp/...), each pinned by a test in tests/gateway:
 * A reverse proxy has one transport and one set of active checks, whose headers know no upstream: so all upstreams of a
   gateway share one key and one set of CAs. While a key is rotated, replicas take both.
-* A key check is a header matcher, which compares with `==`, not in constant time; nothing in plain Caddy does for bearer
-  keys. A trailing * would match any key with that beginning, so keys with other than base64url's characters are refused.
+* A key check is a header matcher, which compares with `==`, not in constant time; plain Caddy has nothing better for
+  bearer keys. A trailing * would match every key that begins so: keys with odd characters are refused (KEY).
 * A POST is repeated on another upstream only if a matcher of `retry_match` agrees and the body was buffered whole; a
   body that ends in an error counts against the upstream, so what is too large is refused before the proxy sees it.
 * With TLS, the upstream's Host header is the upstream's own.
@@ -22,6 +22,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from components.vllm.guard import ALLOW
 
@@ -68,6 +69,8 @@ class Policy:
         """Read a policy from a resource's inputs; what is missing keeps its default."""
         kinds = {one.name: one.type for one in fields(cls)}
         cast = {"int": int, "float": float, "str": str}
+        if unknown := sorted(set(raw) - set(kinds)):
+            raise ValueError(f"{', '.join(unknown)} is not known; known: {', '.join(kinds)}")
         return cls(**{key: cast[str(kinds[key])](value) for key, value in raw.items() if value is not None})
 
 
@@ -332,9 +335,7 @@ def _error_routes() -> list[Json]:
 
 def refusal(status: int, message: str) -> dict[str, Json]:
     """Return a handler that answers with an error of vLLM's own shape."""
-    return _answer(
-        str(status), {"message": message, "type": ERROR_TYPES[status], "param": None, "code": status}
-    )
+    return _answer(str(status), {"message": message, "type": ERROR_TYPES[status], "param": None, "code": status})
 
 
 def _answer(status: str, error: Mapping[str, Json]) -> dict[str, Json]:
@@ -344,6 +345,11 @@ def _answer(status: str, error: Mapping[str, Json]) -> dict[str, Json]:
         "headers": {"Content-Type": ["application/json"]},
         "body": json.dumps({"error": error}),
     }
+
+
+def dial(address: str) -> str:
+    """Return host:port of an upstream that may be given as a URL."""
+    return urlsplit(address).netloc if "://" in address else address
 
 
 def seconds(value: float) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 
 from components.caddy.config import Certificate, Gateway, Json, server, tag
@@ -18,20 +19,21 @@ from components.errors import GatewayConflict
 
 
 def put(current: Json, gateway: Gateway) -> dict[str, Json]:
-    """Return Caddy's config with this gateway in it, in place of whatever the site was before.
+    """Return Caddy's config with this gateway in it, in place of whatever gateway the site had before.
 
     `current` is the whole config, None for an empty Caddy, which then also gets HTTP metrics. Raises GatewayConflict
     when the site's name belongs to a server that is no gateway.
     """
     config: dict[str, Json] = copy.deepcopy(dict(current or {}))
     found = _servers(config).get(gateway.site)
-    if found is not None and not str(found.get("@id") or "").startswith(f"gateway-{gateway.site}-"):
+    if found is not None and not _owner(found, gateway.site):
         raise GatewayConflict(
             f"Caddy already has a server named {gateway.site!r} that no gateway made: choose another `site`, "
             f"or remove it (DELETE /config/apps/http/servers/{gateway.site})"
         )
-    if found is not None:
-        config = take_out(config, gateway.site, str(found["@id"]))
+    marked = [found or {}, *(one for holder, key in _tls_lists(_tls(config)) for one in holder[key])]
+    for owner in {_owner(one, gateway.site) for one in marked} - {""}:
+        config = take_out(config, gateway.site, owner)
     apps = config.setdefault("apps", {})
     http = apps.setdefault("http", {"metrics": {}})
     http.setdefault("servers", {})[gateway.site] = server(gateway)
@@ -40,28 +42,26 @@ def put(current: Json, gateway: Gateway) -> dict[str, Json]:
     return config
 
 
-def take_out(current: Json, site: str, own_id: str) -> dict[str, Json]:
-    """Return Caddy's config without the gateway of this `@id`; the same config where it has none."""
+def take_out(current: Json, site: str, owner: str) -> dict[str, Json]:
+    """Return Caddy's config without what this owner put there for the site; the same config where it has nothing."""
     config: dict[str, Json] = copy.deepcopy(dict(current or {}))
-    found = _servers(config).get(site)
-    if found is None or found.get("@id") != own_id:
-        return config
-    del config["apps"]["http"]["servers"][site]
-    tls = config["apps"].get("tls") or {}
+    if _owner(_servers(config).get(site) or {}, site) == owner:
+        del config["apps"]["http"]["servers"][site]
+    tls = _tls(config)
     for holder, key in _tls_lists(tls):
-        mine = [one for one in holder[key] if isinstance(one, Mapping) and str(one.get("@id")).startswith(own_id + "-")]
-        names = [name for one in mine for name in one.get("subjects") or ()]
+        mine = [one for one in holder[key] if _owner(one, site) == owner]
+        if not mine:
+            continue
         holder[key] = [one for one in holder[key] if one not in mine]
-        for name in names:
-            automate = (tls.get("certificates") or {}).get("automate") or []
+        automate = (tls.get("certificates") or {}).get("automate") or []
+        for name in [name for one in mine for name in one.get("subjects") or ()]:
             if name in automate:
                 automate.remove(name)
-        if not holder[key]:
-            del holder[key]
-    _prune(tls.get("certificates") or {}, "automate")
-    for part in ("certificates", "automation"):
-        _prune(tls, part)
-    _prune(config["apps"], "tls")
+        _prune(holder, key)
+        _prune(tls.get("certificates") or {}, "automate")
+        for part in ("certificates", "automation"):
+            _prune(tls, part)
+        _prune(config["apps"], "tls")
     return config
 
 
@@ -70,14 +70,9 @@ def own(current: Json, site: str) -> dict[str, Json]:
     found = _servers(current or {}).get(site)
     if found is None:
         return {}
-    own_id = str(found.get("@id") or "")
-    tls = ((current or {}).get("apps") or {}).get("tls") or {}
-    entries = [
-        one
-        for holder, key in _tls_lists(tls)
-        for one in holder[key]
-        if isinstance(one, Mapping) and str(one.get("@id")).startswith(own_id + "-")
-    ]
+    owner = _owner(found, site)
+    lists = _tls_lists(_tls(current))
+    entries = [one for holder, key in lists for one in holder[key] if owner and _owner(one, site) == owner]
     return {"server": found, "tls": entries}
 
 
@@ -134,6 +129,17 @@ def _put_certificate(tls: dict[str, Json], gateway: Gateway, certificate: Certif
 def _servers(config: Mapping[str, Json]) -> dict[str, Json]:
     http = (config.get("apps") or {}).get("http") or {}
     return dict(http.get("servers") or {})
+
+
+def _tls(config: Mapping[str, Json]) -> dict[str, Json]:
+    found: dict[str, Json] = (config.get("apps") or {}).get("tls") or {}
+    return found
+
+
+def _owner(marked: Json, site: str) -> str:
+    """Return the owner that an object's `@id` names, if it is of this site."""
+    found = re.fullmatch(rf"gateway-{re.escape(site)}-([a-z0-9]+)(-certificate)?", str((marked or {}).get("@id")))
+    return found[1] if found else ""
 
 
 def _tls_lists(tls: Mapping[str, Json]) -> list[tuple[dict[str, Json], str]]:

