@@ -39,6 +39,7 @@ from components.plugin.engine import ENGINE
 from components.plugin.pool import widen
 from components.plugin.verbs import known, verb
 from components.vast.change import same
+from components.vast.identity import SERVER_NAME
 
 T = TypeVar("T")
 INPUTS = (
@@ -74,7 +75,7 @@ class GatewayArgs:
     private_key: pulumi.Input[str] = ""
     internal_names: Sequence[str] = ()
     upstream_ca: pulumi.Input[str] = ""
-    server_name: str = config.SERVER_NAME
+    server_name: str = SERVER_NAME
     policy: Mapping[str, Any] = field(default_factory=dict)
     admin_key: pulumi.Input[str] = ""
     admin_ca: pulumi.Input[str] = ""
@@ -242,7 +243,7 @@ def _gateway(props: Mapping[str, Any], owner: str) -> config.Gateway:
         upstream_key=str(props["upstream_key"]),
         model=str(props["model"]),
         upstream_ca=str(props.get("upstream_ca") or ""),
-        server_name=str(props.get("server_name") or config.SERVER_NAME),
+        server_name=str(props.get("server_name") or SERVER_NAME),
         certificate=certificate,
         policy=config.Policy.parse(props.get("policy") or {}),
         owner=owner,

@@ -24,16 +24,16 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from components.vast.identity import SERVER_NAME
 from components.vllm.guard import ALLOW
 
 Json = Any
-SERVER_NAME = "reranker.internal"  # the name that every replica's certificate carries
 PROXIED = tuple(path for path in ALLOW if path != "/metrics")
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
 PLACEHOLDER = re.compile(r"\{(env\.\w+|file\.[^{}]+)\}")
 SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
-LISTEN = re.compile(r"(tcp/)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)?:(\d{1,5})")
+LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)?:(\d{1,5})|unix/({env\.\w+})?/[^|{}]+(\|0[0-7]{3})?")
 ERROR_TYPES = {
     401: "AuthenticationError",
     404: "NotFoundError",
@@ -124,7 +124,7 @@ def problems(gateway: Gateway) -> list[str]:
     if not SITE.fullmatch(gateway.site):
         found.append(f"site: {gateway.site!r}; accepted: letters, digits, - and _")
     if not LISTEN.fullmatch(gateway.listen) or not _port_ok(gateway.listen):
-        found.append(f"listen: {gateway.listen!r}; accepted: an address such as :8443 or 127.0.0.1:8443")
+        found.append(f"listen: {gateway.listen!r}; accepted: :8443, 127.0.0.1:8443, unix//path or such")
     for place, keys in (("inbound_keys", gateway.inbound_keys), ("upstream_key", (gateway.upstream_key,))):
         if not keys:
             found.append(f"{place}: is empty; at least one key is needed")
@@ -158,14 +158,14 @@ def problems(gateway: Gateway) -> list[str]:
 
 
 def _port_ok(address: str) -> bool:
-    return 0 < int(address.rpartition(":")[2]) < 65536
+    return address.startswith("unix/") or 0 < int(address.rpartition(":")[2]) < 65536
 
 
 def server(gateway: Gateway) -> dict[str, Json]:
     """Return the server object: listener, doors, proxy, errors."""
     tls: dict[str, Json] = {}
     if gateway.certificate is not None:
-        tls["tls_connection_policies"] = [_connection_policy(gateway.certificate, tag(gateway))]
+        tls["tls_connection_policies"] = [connection_policy(gateway.certificate, tag(gateway))]
     return {
         "@id": gateway.id,
         "listen": [gateway.listen],
@@ -180,7 +180,7 @@ def server(gateway: Gateway) -> dict[str, Json]:
             },
             {"handle": [refusal(404, "Not Found")], "terminal": True},
         ],
-        "errors": {"routes": _error_routes()},
+        "errors": {"routes": error_routes()},
     }
 
 
@@ -189,7 +189,8 @@ def tag(gateway: Gateway) -> str:
     return f"{gateway.id}-certificate"
 
 
-def _connection_policy(certificate: Certificate, name: str) -> dict[str, Json]:
+def connection_policy(certificate: Certificate, name: str) -> dict[str, Json]:
+    """Return how connections are secured: by the certificate that bears this tag."""
     if certificate.kind == "internal":
         return {"fallback_sni": certificate.names[0], "default_sni": certificate.names[0]}
     return {"certificate_selection": {"any_tag": [name]}}
@@ -205,7 +206,7 @@ def _behind_the_path(gateway: Gateway) -> list[Json]:
             "handle": [{"handler": "metrics"}],
             "terminal": True,
         },
-        *_limits(gateway.policy.max_bytes),
+        *limits(gateway.policy.max_bytes),
         {"handle": [_proxy(gateway)], "terminal": True},
     ]
 
@@ -220,7 +221,7 @@ def bearer(keys: Sequence[str]) -> dict[str, Json]:
     return {"header": {"Authorization": values}, "not": [empty]}
 
 
-def _limits(max_bytes: int) -> list[Json]:
+def limits(max_bytes: int) -> list[Json]:
     """Refuse a body that is too large: by its declared length, else by reading it.
 
     The body is read here, whole, and not first by the proxy, where a client that sends too much or breaks off would
@@ -314,7 +315,8 @@ def _transport(gateway: Gateway) -> dict[str, Json]:
     return transport | {"tls": tls}
 
 
-def _error_routes() -> list[Json]:
+def error_routes() -> list[Json]:
+    """Return the answers to what goes wrong, of vLLM's own shape."""
     said = {
         413: "the body is too large",
         502: "no reranker answered",

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from components.caddy.admin import CaddyAdmin
@@ -34,17 +33,22 @@ def caddy_program() -> str:
     return found
 
 
-@dataclass
 class Caddy:
     """One process. `start` may be called again after it has ended, which is a Caddy restarted empty."""
 
-    folder: Path
-    process: subprocess.Popen[bytes] | None = None
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def admin_socket(self) -> str:
+        """Path of the admin API's socket."""
+        return str(self.folder / "admin.sock")
 
     @property
     def admin_url(self) -> str:
         """Address of the admin API."""
-        return f"unix://{self.folder / 'admin.sock'}"
+        return f"unix://{self.admin_socket}"
 
     @property
     def admin(self) -> CaddyAdmin:
@@ -57,15 +61,15 @@ class Caddy:
         return self.folder / "caddy.log"
 
     def start(self, config: Json = None) -> None:
-        """Start it, with a config or empty, and wait for its admin API. Raises GatewayError with the end of its log."""
+        """Start it, with a config or empty, and wait until it is up. Raises GatewayError with the end of its log."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         boot = self.folder / "boot.json"
+        listen = f"unix/{self.admin_socket}|0600"
         # the address again: a Caddy without config listens for its admin where CADDY_ADMIN says
-        listen = f"unix/{self.folder / 'admin.sock'}|0600"
         admin = {"listen": listen, "config": {"persist": False}}
-        boot.write_text(json.dumps({"admin": admin, **(config or {})}) if config else "null")
-        boot.chmod(0o600)
+        boot.touch(0o600)
+        boot.write_text(json.dumps({"admin": admin, **(config or {})}))
         env = {
             "PATH": os.environ.get("PATH", ""),
             "HOME": str(self.folder),
@@ -77,15 +81,21 @@ class Caddy:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, cwd=self.folder, env=env, stdout=log, stderr=log)
         deadline = time.monotonic() + UP_WITHIN_S
-        while True:
-            with contextlib.suppress(CaddyUnreachable):
-                self.admin.config()
-                return
+        while not self._up(config):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 tail = self.log.read_text(errors="replace").splitlines()[-5:]
                 raise GatewayError("caddy does not come up:\n" + "\n".join(tail))
             time.sleep(POLL_S)
+
+    def _up(self, config: Json) -> bool:
+        if config and config.get("admin", {}).get("disabled"):
+            return "serving initial configuration" in self.log.read_text(errors="replace")
+        try:
+            self.admin.config()
+        except CaddyUnreachable:
+            return False
+        return True
 
     def stop(self) -> None:
         """Kill it, as a host that fails does."""
@@ -99,8 +109,8 @@ class Caddy:
 def running(folder: Path, config: Json = None) -> Iterator[Caddy]:
     """Run a Caddy for the length of a block."""
     caddy = Caddy(folder)
-    caddy.start(config)
     try:
+        caddy.start(config)
         yield caddy
     finally:
         caddy.stop()

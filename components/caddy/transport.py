@@ -54,11 +54,15 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class HttpTransport:
-    """The real one. `url`: http://host:port, https://host:port, or unix:///path. `ca`: PEM text that https is verified
-    against; the system's store where it is empty. A connection a call: Caddy replaces its admin listener on changes."""
+    """The real one. A connection a call: Caddy replaces its admin listener on changes.
+
+    `url`: http(s)://host:port, with a path where the API is behind one, or unix:///path. `ca`: PEM text that https is
+    verified against; the system's store where it is empty.
+    """
 
     def __init__(self, url: str, *, ca: str = "", timeout_s: float = 30.0) -> None:
         self.parts = urlsplit(url)
+        self.prefix = "" if self.parts.scheme == "unix" else self.parts.path.rstrip("/")
         self.timeout_s = timeout_s
         self.ca = ca
 
@@ -76,7 +80,7 @@ class HttpTransport:
         connection = self._connection()
         sent = dict(headers) | ({"Content-Type": "application/json"} if body is not None else {})
         try:
-            connection.request(method, path, body=None if body is None else body.encode(), headers=sent)
+            connection.request(method, self.prefix + path, body=None if body is None else body.encode(), headers=sent)
             answer = connection.getresponse()
             text = answer.read().decode("utf-8", "replace")
         except (ConnectionRefusedError, FileNotFoundError):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import ssl
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from dataclasses import dataclass, field
@@ -15,11 +17,12 @@ import pytest
 import requests
 
 from components.caddy.config import Certificate, Gateway, Policy
-from components.caddy.process import running
+from components.caddy.front import front as front_config
+from components.caddy.process import Caddy, running
 from components.errors import ServingError
+from components.vast.identity import Authority
 from components.vllm.client import RerankClient
 from emulator.runtime import free_port
-from tests.gateway.authority import Authority
 from tests.gateway.upstream import MODEL
 
 REPO = Path(__file__).resolve().parents[2]
@@ -66,7 +69,7 @@ class Reranker:
 
 @pytest.fixture(scope="session")
 def authority():
-    return Authority("the stack's CA")
+    return Authority.make("the stack's CA")
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +87,7 @@ def rerankers(tmp_path, authority, upstream_key):
         for _ in range(count):
             folder = tmp_path / f"reranker-{len(started)}"
             folder.mkdir()
-            certificate, key = authority.leaf("reranker.internal")
+            certificate, key = leaf(authority)
             (folder / "cert.pem").write_text(certificate)
             (folder / "key.pem").write_text(key)
             (folder / "key").write_text(upstream_key)
@@ -93,7 +96,7 @@ def rerankers(tmp_path, authority, upstream_key):
             started.append(one)
             new.append(one)
         ca = tmp_path / "upstream-ca.pem"
-        ca.write_text(authority.pem)
+        ca.write_text(authority.certificate)
         for one in new:
             client = RerankClient(f"https://{one.address}", upstream_key, verify=str(ca), timeout_s=5)
             until(lambda client=client: scores(client))
@@ -115,6 +118,7 @@ class Front:
     """A gateway's public side."""
 
     gateway: Gateway
+    certificate: Certificate
     ca: str
     url: str
     key: str
@@ -130,31 +134,48 @@ class Front:
 
 @pytest.fixture
 def front(tmp_path, authority, upstream_key):
-    """Make a function that describes a gateway in front of rerankers, and how to reach it."""
+    """Make a function that describes a gateway in front of rerankers, and how to reach it: with `tiers` 2 through a
+    door of its own (a process that is started here), else directly."""
+    doors = []
 
-    def make(rerankers, **changes):
-        certificate, private_key = authority.leaf("gateway.internal")
+    def make(rerankers, *, tiers=2, **changes):
+        certificate = Certificate("pem", *leaf(authority))
+        back = tmp_path / "gateway.sock"
         port = free_port("127.0.0.1")
         key = secrets.token_hex(32)
         gateway = Gateway(
             **{
                 "site": "test",
-                "listen": f"127.0.0.1:{port}",
+                "listen": f"127.0.0.1:{port}" if tiers == 1 else f"unix/{back}|0600",
                 "inbound_keys": (key,),
                 "upstreams": tuple(one.address for one in rerankers),
                 "upstream_key": upstream_key,
                 "model": MODEL,
-                "upstream_ca": authority.pem,
-                "certificate": Certificate("pem", certificate, private_key),
+                "upstream_ca": authority.certificate,
+                "certificate": certificate if tiers == 1 else None,
                 "policy": QUICK,
             }
             | changes
         )
         ca = tmp_path / "gateway-ca.pem"
-        ca.write_text(authority.pem)
-        return Front(gateway, str(ca), f"https://127.0.0.1:{port}", key)
+        ca.write_text(authority.certificate)
+        if tiers == 2:
+            door = Caddy(tmp_path / f"door-{len(doors)}")
+            doors.append(door)
+            door.start(front_config(f"127.0.0.1:{port}", str(back), certificate))
+        return Front(gateway, certificate, str(ca), f"https://127.0.0.1:{port}", key)
 
-    return make
+    yield make
+    for door in doors:
+        door.stop()
+
+
+def leaf(authority):
+    """Return a certificate of the authority for 127.0.0.1 and its key, as PEM."""
+    identity = authority.issue("127.0.0.1")
+    body, end = "\n".join(textwrap.wrap(identity.secret, 64)), "-----"
+    key = f"-----BEGIN PRIVATE KEY{end}\n{body}\n{end}END PRIVATE KEY{end}\n"
+    return ssl.DER_cert_to_PEM_cert(identity.certificate), key
 
 
 class Load:

@@ -13,8 +13,8 @@ import pytest
 import requests
 
 from components.caddy.owned import put
+from components.vast.identity import Authority
 from components.vllm.guard import ALLOW
-from tests.gateway.authority import Authority
 from tests.gateway.conftest import BODY, QUICK, until
 
 OTHERS = ("/", "/health", "/version", "/docs", "/openapi.json", "/load", "/config/", "/id/gateway-test-self", "/stop",
@@ -22,9 +22,9 @@ OTHERS = ("/", "/health", "/version", "/docs", "/openapi.json", "/load", "/confi
           "/RERANK", "//rerank", "/rerank/../config/", "/metrics/", "/%2e%2e/config/")  # fmt: skip
 
 
-@pytest.fixture
-def site(caddy, rerankers, front):
-    one = front(rerankers(1))
+@pytest.fixture(params=[1, 2], ids=["directly", "through the front"])
+def site(caddy, rerankers, front, request):
+    one = front(rerankers(1), tiers=request.param)
     caddy.admin.load(put(None, one.gateway))
     until(lambda: one.ask().status_code == 200)
     return one
@@ -32,7 +32,7 @@ def site(caddy, rerankers, front):
 
 def raw(site, method, path, headers, body=None, chunked=False):
     """Send a path letter for letter."""
-    host, port = site.gateway.listen.split(":")
+    host, port = site.url.removeprefix("https://").split(":")
     connection = http.client.HTTPSConnection(host, int(port), context=ssl.create_default_context(cafile=site.ca))
     connection.request(method, path, body=body, headers=headers, encode_chunked=chunked)
     answer = connection.getresponse()
@@ -41,7 +41,7 @@ def raw(site, method, path, headers, body=None, chunked=False):
 
 def over_http2(site, path, authorization):
     """GET over HTTP/2, which does not trim what a header's value ends in; return the status."""
-    host, port = site.gateway.listen.split(":")
+    host, port = site.url.removeprefix("https://").split(":")
     context = ssl.create_default_context(cafile=site.ca)
     context.set_alpn_protocols(["h2"])
     with context.wrap_socket(socket.create_connection((host, int(port)), 10), server_hostname=host) as tls:
@@ -94,7 +94,7 @@ def test_what_the_proxy_decodes_the_guard_behind_it_refuses(site):
 
 
 def test_an_empty_key_from_a_missing_variable_or_file_opens_nothing(caddy, rerankers, front, tmp_path):
-    one = front(rerankers(1), inbound_keys=("{env.NOT_SET}", f"{{file.{tmp_path}/missing}}"))
+    one = front(rerankers(1), tiers=1, inbound_keys=("{env.NOT_SET}", f"{{file.{tmp_path}/missing}}"))
     caddy.admin.load(put(None, one.gateway))
     for value in ("Bearer ", "Bearer", "bearer ", "", "Bearer {env.NOT_SET}"):
         status, _ = raw(one, "POST", "/rerank", {"Authorization": value}, json.dumps(BODY))
@@ -145,6 +145,12 @@ def test_a_body_over_the_limit_is_413_however_it_is_sent_and_harms_nobody(site):
         assert site.ask().status_code == 200
 
 
+def test_a_body_over_what_the_front_keeps_is_413_as_well(site):
+    headers = {"Authorization": f"Bearer {site.key}", "Content-Length": str(17 << 20)}
+    assert raw(site, "POST", "/rerank", headers)[0] == 413
+    assert site.ask().status_code == 200
+
+
 def test_a_chunked_body_under_the_limit_is_served(site):
     body = json.dumps(BODY).encode()
     headers = {"Authorization": f"Bearer {site.key}", "Content-Type": "application/json"}
@@ -164,7 +170,7 @@ def test_the_largest_body_allowed_arrives_whole(site):
 
 
 def test_nothing_of_a_key_is_readable_through_the_gateway_or_its_log(site, caddy, authority):
-    hidden = [site.key, site.gateway.upstream_key, *site.gateway.certificate.private_key.splitlines()[1:-1]]
+    hidden = [site.key, site.gateway.upstream_key, *site.certificate.private_key.splitlines()[1:-1]]
     texts = []
     for path in (*ALLOW, *OTHERS):
         for key in (None, ""):
@@ -192,7 +198,7 @@ def test_without_an_available_upstream_the_answer_is_a_503_of_vllms_shape(caddy,
 
 def test_an_upstream_with_another_authoritys_certificate_gets_no_request(caddy, rerankers, front):
     (reranker,) = rerankers(1)
-    one = front([reranker], upstream_ca=Authority("someone else's").pem)
+    one = front([reranker], upstream_ca=Authority.make("someone else's").certificate)
     caddy.admin.load(put(None, one.gateway))
     before = reranker.seen()
     assert one.ask().status_code in (502, 503)

@@ -8,7 +8,7 @@ import pytest
 from components.caddy.admin import CaddyAdmin
 from components.caddy.transport import HttpTransport
 from components.gateway import GatewayProvider
-from tests.gateway.conftest import MODEL, Load, until
+from tests.gateway.conftest import MODEL, Load, leaf, until
 
 OTHER_SITE = {
     "listen": ["127.0.0.1:0"],
@@ -23,8 +23,8 @@ def props_of(caddy, one, **changes):
         "site": gateway.site,
         "listen": gateway.listen,
         "inbound_keys": list(gateway.inbound_keys),
-        "certificate": gateway.certificate.certificate,
-        "private_key": gateway.certificate.private_key,
+        "certificate": gateway.certificate.certificate if gateway.certificate else "",
+        "private_key": gateway.certificate.private_key if gateway.certificate else "",
         "internal_names": [],
         "upstreams": list(gateway.upstreams),
         "upstream_key": gateway.upstream_key,
@@ -79,7 +79,7 @@ def test_unusable_inputs_are_named_all_at_once_and_no_key_is_shown(provider, pro
                      "admin_url": "localhost:2019", "private_key": "very-secret"}  # fmt: skip
     reasons = [failure.reason for failure in provider.check({}, wrong).failures]
     assert [reason.partition(":")[0] for reason in reasons] == [
-        "listen", "inbound_keys", "upstreams", "private_key", "admin_url",
+        "listen", "inbound_keys", "upstreams", "certificate", "private_key", "admin_url",
     ]  # fmt: skip
     assert not any("secret" in reason.replace("is_not_shown", "") for reason in reasons)
     assert provider.check({}, props | {"policy": {"max_byte": 1}}).failures[0].reason.startswith("policy: ")
@@ -133,8 +133,9 @@ def test_a_server_removed_by_hand_is_drift(provider, made, caddy):
     assert provider.read(made.id, made.outs).outs["drift"] == "missing: Caddy has no server 'test'"
 
 
-def test_other_sites_of_the_same_caddy_are_left_alone(provider, props, caddy, authority):
-    certificate, key = authority.leaf("other.example")
+def test_other_sites_of_the_same_caddy_are_left_alone(provider, caddy, two, front, authority):
+    props = props_of(caddy, front(two, tiers=1))
+    certificate, key = leaf(authority)
     pair = {"certificate": certificate, "key": key, "tags": ["other"]}
     before = {
         "apps": {
