@@ -19,6 +19,10 @@
     - ServerUnreachable          nothing answers at its URL
     - ServerError                it answers with an error (status, message)
     - ValidationFailed           a check on /rerank or /score failed; names the check, what it saw, what to do
+  + GatewayError                 the gateway in front of the servers is not what it should be
+    - CaddyUnreachable           Caddy's admin API gives no answer; says where, and whether nothing listens there
+    - CaddyError                 it answers with an error (status)
+    - GatewayConflict            the name or address is another's in that Caddy
 """
 
 from __future__ import annotations
@@ -121,3 +125,27 @@ class ServerError(ServingError):
 
 class ValidationFailed(ServingError):
     """A check failed; the text names the check, what it saw and what to do."""
+
+
+class GatewayError(RerankerError):
+    """Root of what can go wrong with the gateway."""
+
+
+class CaddyUnreachable(GatewayError):
+    """Caddy's admin API gives no answer. `refused`: nothing listens there, so nothing of the gateway runs there."""
+
+    def __init__(self, text: str, *, refused: bool = False) -> None:
+        self.refused = refused
+        super().__init__(text)
+
+
+class CaddyError(GatewayError):
+    """Caddy's admin API answered with an error; `status` is kept, the config that was sent is not in the text."""
+
+    def __init__(self, text: str, *, status: int) -> None:
+        self.status = status
+        super().__init__(text)
+
+
+class GatewayConflict(GatewayError):
+    """What this gateway would use in a Caddy belongs to someone else."""

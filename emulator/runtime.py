@@ -125,7 +125,7 @@ class Containers:
         }
 
     def _install(self, folder: Path, ip: str, ports: dict[int, int]) -> None:
-        """Put `vllm` and `python3` into a container."""
+        """Put `vllm`, `python3` and, where there is one, `caddy` into a container."""
         python = self.settings.vllm_python if self.settings.runtime == "vllm" else Path(sys.executable)
         shim = {
             "runtime": self.settings.runtime,
@@ -135,12 +135,16 @@ class Containers:
             "ports": {str(inner): outer for inner, outer in ports.items()},
             "models": self.settings.models,
             "offline": self.settings.offline,
+            "caddy": shutil.which("caddy", path=os.pathsep.join([str(Path(sys.executable).parent), os.defpath])),
         }
         programs = folder / "bin"
         programs.mkdir(parents=True, exist_ok=True)
         (programs / "shim.json").write_text(json.dumps(shim))
-        lead = shlex.join([sys.executable, "-I", str(REPO / "emulator" / "vllm_shim.py"), str(programs / "shim.json")])
-        for name, command in (("vllm", lead), ("python3", shlex.quote(str(python)))):
+        commands = {"python3": shlex.quote(str(python))}
+        for name in ("vllm", "caddy") if shim["caddy"] else ("vllm",):
+            lead = [sys.executable, "-I", str(REPO / "emulator" / f"{name}_shim.py"), str(programs / "shim.json")]
+            commands[name] = shlex.join(lead)
+        for name, command in commands.items():
             (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
             (programs / name).chmod(0o755)
 

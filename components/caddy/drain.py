@@ -1,0 +1,50 @@
+"""Waiting until upstreams that were taken out of a Caddy have nothing in flight. Called by the Gateway resource.
+
+Caddy lists an address that left its config for as long as requests to it are under way (2.11.7, reverseproxy/admin.go).
+A request whose body is still being read is in no count yet, so nothing in flight must stay so for `settle_s`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from components.caddy.admin import CaddyAdmin
+
+POLL_S = 0.2
+TELL_EVERY_S = 1.0
+
+
+def drain(
+    admin: CaddyAdmin,
+    addresses: Iterable[str],
+    *,
+    timeout_s: float,
+    settle_s: float,
+    progress: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, int]:
+    """Wait, and return what is still in flight by address when the time is over: nothing, if all went well.
+
+    Raises CaddyUnreachable and CaddyError.
+    """
+    gone = set(addresses)
+    if not gone:
+        return {}
+    began = clock()
+    quiet_since: float | None = None
+    told = float("-inf")
+    while True:
+        busy = {one.address: one.in_flight for one in admin.upstreams() if one.address in gone and one.in_flight > 0}
+        now = clock()
+        quiet_since = None if busy else now if quiet_since is None else quiet_since
+        if quiet_since is not None and now - quiet_since >= settle_s:
+            return {}
+        if now - began >= timeout_s:
+            return busy
+        if busy and now - told >= TELL_EVERY_S:
+            told = now
+            counts = ", ".join(f"{address}: {count}" for address, count in sorted(busy.items()))
+            progress(f"waits for requests in flight ({counts}), {now - began:.0f} s of at most {timeout_s:g} s")
+        sleep(POLL_S)

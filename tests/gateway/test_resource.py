@@ -1,0 +1,263 @@
+"""The Gateway's verbs on a real Caddy: applied, watched, moved, taken out."""
+
+import concurrent.futures
+import json
+
+import pytest
+
+from components.caddy.admin import CaddyAdmin
+from components.caddy.transport import HttpTransport
+from components.gateway import GatewayProvider
+from tests.gateway.conftest import MODEL, Load, leaf, until
+
+OTHER_SITE = {
+    "listen": ["127.0.0.1:0"],
+    "automatic_https": {"disable": True},
+    "routes": [{"handle": [{"handler": "static_response", "body": "another site"}]}],
+}
+
+
+def props_of(caddy, one, **changes):
+    gateway = one.gateway
+    return {
+        "site": gateway.site,
+        "listen": gateway.listen,
+        "inbound_keys": list(gateway.inbound_keys),
+        "certificate": gateway.certificate.certificate if gateway.certificate else "",
+        "private_key": gateway.certificate.private_key if gateway.certificate else "",
+        "internal_names": [],
+        "upstreams": list(gateway.upstreams),
+        "upstream_key": gateway.upstream_key,
+        "upstream_ca": gateway.upstream_ca,
+        "server_name": gateway.server_name,
+        "model": MODEL,
+        "policy": {"check_every_s": 0.5, "retry_for_s": 10, "max_bytes": 20_000},
+        "admin_url": caddy.admin_url,
+        "admin_key": "",
+        "admin_ca": "",
+        "drain_timeout_s": 20,
+        "settle_s": 0.3,
+        "rented": False,
+    } | changes
+
+
+@pytest.fixture
+def provider():
+    return GatewayProvider()
+
+
+@pytest.fixture
+def two(rerankers):
+    return rerankers(2)
+
+
+@pytest.fixture
+def one(two, front):
+    return front(two)
+
+
+@pytest.fixture
+def props(caddy, one):
+    return props_of(caddy, one)
+
+
+@pytest.fixture
+def made(provider, props, one):
+    result = provider.create(props)
+    until(lambda: one.ask().status_code == 200)
+    return result
+
+
+def test_what_is_created_serves_and_is_in_sync(provider, props, made):
+    read = provider.read(made.id, made.outs)
+    assert read.outs["drift"] == ""
+    assert not provider.diff(made.id, read.outs, props).changes
+
+
+def test_unusable_inputs_are_named_all_at_once_and_no_key_is_shown(provider, props):
+    wrong = props | {"listen": "nowhere", "upstreams": ["10.0.0.1"], "inbound_keys": ["short*key-is-secret"],
+                     "admin_url": "localhost:2019", "private_key": "very-secret"}  # fmt: skip
+    reasons = [failure.reason for failure in provider.check({}, wrong).failures]
+    assert [reason.partition(":")[0] for reason in reasons] == [
+        "listen", "inbound_keys", "upstreams", "certificate", "private_key", "admin_url",
+    ]  # fmt: skip
+    assert not any("secret" in reason.replace("is_not_shown", "") for reason in reasons)
+    assert provider.check({}, props | {"policy": {"max_byte": 1}}).failures[0].reason.startswith("policy: ")
+    assert provider.check({}, props).failures == []
+
+
+def test_a_caddy_restarted_empty_is_drift_and_is_restored(provider, props, made, caddy, one):
+    caddy.stop()
+    read = provider.read(made.id, made.outs)
+    assert read.outs["drift"].startswith("unreachable: ")
+    caddy.start()
+    read = provider.read(made.id, made.outs)
+    assert read.outs["drift"].startswith("restarted-empty: ")
+    assert provider.diff(made.id, read.outs, props).changes
+    updated = provider.update(made.id, read.outs, props)
+    assert updated.outs["drift"] == ""
+    until(lambda: one.ask().status_code == 200)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("routes/0/handle/0/routes/5/handle/0/upstreams", [{"dial": "127.0.0.1:1"}], "upstreams: "),
+        ("routes/0/handle/0/routes/0", {"handle": []}, "changed: by hand at server.routes[0]"),
+        ("listen", ["127.0.0.1:0"], "changed: by hand at server.listen[0]"),
+        ("@id", "gateway-test-another", "taken: "),
+    ],
+)
+def test_a_change_by_hand_is_drift_and_is_put_back(provider, props, made, caddy, one, path, value, said):
+    def by_hand(config):
+        server = config["apps"]["http"]["servers"]["test"]
+        *parts, last = path.split("/")
+        for part in parts:
+            server = server[int(part) if isinstance(server, list) else part]
+        server[int(last) if isinstance(server, list) else last] = value
+        return config
+
+    caddy.admin.load(by_hand(caddy.admin.config()[0]))
+    read = provider.read(made.id, made.outs)
+    assert read.outs["drift"].startswith(said)
+    assert one.key not in read.outs["drift"]
+    assert provider.diff(made.id, read.outs, props).changes
+    updated = provider.update(made.id, read.outs, props)
+    assert provider.read(made.id, updated.outs).outs["drift"] == ""
+    until(lambda: one.ask().status_code == 200)
+    assert one.ask(key="wrong").status_code == 401
+
+
+def test_a_server_removed_by_hand_is_drift(provider, made, caddy):
+    caddy.admin.change(lambda config: config | {"apps": {**config["apps"], "http": {"servers": {}}}})
+    assert provider.read(made.id, made.outs).outs["drift"] == "missing: Caddy has no server 'test'"
+
+
+def test_other_sites_of_the_same_caddy_are_left_alone(provider, caddy, two, front, authority):
+    props = props_of(caddy, front(two, tiers=1))
+    certificate, key = leaf(authority)
+    pair = {"certificate": certificate, "key": key, "tags": ["other"]}
+    before = {
+        "apps": {
+            "http": {"grace_period": "1m", "servers": {"other": OTHER_SITE}},
+            "tls": {"certificates": {"load_pem": [pair], "automate": ["a.internal"]},
+                    "automation": {"policies": [{"subjects": ["a.internal"], "issuers": [{"module": "internal"}]}]}},
+        }
+    }  # fmt: skip
+    caddy.admin.load(before)
+    for certificates in ({}, {"certificate": "", "private_key": "", "internal_names": ["g.internal"]}):
+        mine = props | certificates
+        made = provider.create(mine)
+        there = caddy.admin.config()[0]
+        assert there["apps"]["http"]["servers"]["other"] == OTHER_SITE
+        assert pair in there["apps"]["tls"]["certificates"]["load_pem"]
+        assert provider.read(made.id, made.outs).outs["drift"] == ""
+        provider.delete(made.id, made.outs)
+        assert caddy.admin.config()[0] == before
+
+
+def test_a_server_that_no_gateway_made_is_not_taken_over(provider, props, caddy):
+    caddy.admin.load({"apps": {"http": {"servers": {"test": OTHER_SITE}}}})
+    with pytest.raises(Exception, match="a server named 'test' that no gateway made"):
+        provider.create(props)
+    assert caddy.admin.config()[0] == {"apps": {"http": {"servers": {"test": OTHER_SITE}}}}
+
+
+def test_what_a_killed_create_left_is_taken_over_and_not_removed_twice(provider, props, made, caddy):
+    again = provider.create(props)
+    provider.delete(made.id, made.outs)
+    assert provider.read(again.id, again.outs).outs["drift"] == ""
+    provider.delete(again.id, again.outs)
+    assert provider.read(again.id, again.outs).outs["drift"] != ""
+
+
+def test_a_config_that_caddy_refuses_changes_nothing_and_shows_no_key(provider, props, made, one):
+    taken = {**props, "site": "second"}
+    with pytest.raises(Exception, match="listener address repeated") as refused:
+        provider.create(taken)
+    for secret in (one.key, one.gateway.upstream_key):
+        assert secret not in str(refused.value)
+    assert provider.read(made.id, made.outs).outs["drift"] == ""
+    assert one.ask().status_code == 200
+
+
+def test_an_update_returns_when_the_old_upstream_has_answered_its_last_request(provider, props, made, caddy, one, two):
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(one.ask, headers={"X-Delay-S": "2"}) for _ in range(6)]
+        until(lambda: sum(up.in_flight for up in caddy.admin.upstreams()) == 6)
+        kept = {**props, "upstreams": [two[1].address]}
+        updated = provider.update(made.id, made.outs, kept)
+        assert {up.address for up in caddy.admin.upstreams()} == {two[1].address}
+        two[0].kill()
+        assert [each.result().status_code for each in asked] == [200] * 6
+        assert {each.result().headers["x-upstream"] for each in asked} == {two[0].name, two[1].name}
+    assert updated.outs["upstreams"] == [two[1].address]
+    assert one.ask().headers["x-upstream"] == two[1].name
+
+
+def test_the_wait_for_the_last_request_is_bounded(provider, props, made, caddy, one, two):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(one.ask, headers={"X-Delay-S": "4"}) for _ in range(2)]
+        until(lambda: sum(up.in_flight for up in caddy.admin.upstreams()) == 2)
+        provider.update(made.id, made.outs, {**props, "upstreams": [two[1].address], "drain_timeout_s": 0.5})
+        assert not all(each.done() for each in asked)
+        assert [each.result().status_code for each in asked] == [200, 200]
+
+
+def test_a_roll_and_a_key_rotation_under_load_fail_no_request(provider, props, made, rerankers, one, two):
+    new_key = "n" * 64
+    new = rerankers(2)
+    for each in new:
+        (each.folder / "key").write_text(f"{one.gateway.upstream_key},{new_key}")
+    with Load(one) as load:
+        load.more(50)
+        outs = provider.update(made.id, made.outs, {**props, "upstreams": [each.address for each in new]}).outs
+        for each in two:
+            each.kill()
+        load.more(100)
+        both = {**props, "upstreams": [each.address for each in new], "inbound_keys": [one.key, "k" * 64]}
+        outs = provider.update(made.id, outs, both).outs
+        load.more(50)
+    assert load.failures == []
+    assert load.rate_per_s >= 50
+    assert one.ask(key="k" * 64).status_code == 200
+    outs = provider.update(made.id, outs, {**both, "inbound_keys": ["k" * 64]}).outs
+    assert one.ask().status_code == 401
+    assert outs["drift"] == ""
+
+
+def test_another_admin_address_of_the_same_caddy_loses_nothing(provider, props, made, caddy, one):
+    alias = caddy.folder / "alias.sock"
+    alias.symlink_to(caddy.folder / "admin.sock")
+    updated = provider.update(made.id, made.outs, {**props, "admin_url": f"unix://{alias}"})
+    assert provider.read(made.id, updated.outs).outs["drift"] == ""
+    assert one.ask().status_code == 200
+
+
+def test_a_caddy_that_is_gone_keeps_a_delete_from_success_unless_it_was_rented(provider, made, caddy):
+    caddy.stop()
+    with pytest.raises(Exception, match="start that Caddy and repeat"):
+        provider.delete(made.id, made.outs)
+    provider.delete(made.id, made.outs | {"rented": True})
+
+
+def test_a_change_of_someone_else_in_between_is_not_lost(caddy):
+    turns = []
+
+    def mine(config):
+        if not turns:
+            caddy.admin.load({"apps": {"http": {"servers": {"other": OTHER_SITE}}}})
+        turns.append(config)
+        return {"apps": {"http": {"servers": {**(config or {}).get("apps", {}).get("http", {}).get("servers", {}),
+                                              "mine": {**OTHER_SITE, "listen": ["127.0.0.2:0"]}}}}}  # fmt: skip
+
+    caddy.admin.change(mine)
+    assert len(turns) == 2
+    assert set(caddy.admin.config()[0]["apps"]["http"]["servers"]) == {"other", "mine"}
+
+
+def test_no_secret_is_in_the_repr_of_anything(one, made):
+    texts = [repr(one.gateway), repr(CaddyAdmin(HttpTransport("http://127.0.0.1:1"), "there", key=one.key))]
+    for secret in one.gateway.secrets():
+        assert not any(secret in text for text in texts)
+        assert secret not in json.dumps(made.outs["digest"])

@@ -1,0 +1,92 @@
+"""Requests under way: spread, repeated elsewhere, undisturbed by changes of the config."""
+
+import concurrent.futures
+from dataclasses import replace
+
+import pytest
+
+from components.caddy.owned import put
+from tests.gateway.conftest import Load, until
+
+
+def test_slow_requests_spread_by_what_each_upstream_has_in_flight(caddy, rerankers, front):
+    three = rerankers(3)
+    one = front(three)
+    caddy.admin.load(put(None, one.gateway))
+    until(lambda: one.ask().status_code == 200)
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(one.ask, headers={"X-Delay-S": "1"}) for _ in range(12)]
+        until(lambda: sorted(up.in_flight for up in caddy.admin.upstreams()) == [4, 4, 4])
+        names = [each.result().headers["x-upstream"] for each in asked]
+    assert {name: names.count(name) for name in names} == {each.name: 4 for each in three}
+
+
+def test_an_upstream_killed_under_load_costs_no_request(caddy, rerankers, front):
+    three = rerankers(3)
+    one = front(three)
+    caddy.admin.load(put(None, one.gateway))
+    until(lambda: one.ask().status_code == 200)
+    with Load(one) as load:
+        load.more(80)
+        three[0].kill()
+        load.more(240)
+        three[0].start()
+        until(lambda: load.by_upstream.get(three[0].name, 0) and all(not up.fails for up in caddy.admin.upstreams()))
+        load.more(80)
+    assert load.failures == []
+    assert load.rate_per_s >= 50
+
+
+def test_a_request_cut_off_in_its_midst_is_repeated_on_another_upstream(caddy, rerankers, front):
+    two = rerankers(2)
+    one = front(two)
+    caddy.admin.load(put(None, one.gateway))
+    until(lambda: one.ask().status_code == 200)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(one.ask, headers={"X-Delay-S": "1"})
+        busy = until(lambda: [up.address for up in caddy.admin.upstreams() if up.in_flight])
+        (victim,) = [each for each in two if each.address == busy[0]]
+        victim.kill()
+        answer = asked.result()
+    assert answer.status_code == 200
+    assert answer.headers["x-upstream"] != victim.name
+
+
+@pytest.mark.parametrize("status", [502, 503])
+def test_an_upstream_that_answers_502_or_503_is_not_the_last_word(caddy, rerankers, front, status):
+    two = rerankers(2)
+    one = front(two)
+    caddy.admin.load(put(None, one.gateway))
+    until(lambda: one.ask().status_code == 200)
+    two[0].answers(status)
+    answers = [one.ask() for _ in range(20)]
+    assert [answer.status_code for answer in answers] == [200] * 20
+    assert {answer.headers["x-upstream"] for answer in answers} == {two[1].name}
+    two[0].recovers()
+
+
+def test_an_upstream_that_is_wrong_about_a_request_is_the_last_word(caddy, rerankers, front):
+    two = rerankers(2)
+    one = front(two)
+    caddy.admin.load(put(None, one.gateway))
+    until(lambda: one.ask().status_code == 200)
+    answer = one.ask(data='{"model": "another", "query": "q", "documents": ["d"]}')
+    assert answer.status_code == 404
+    assert "another" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("keep_alive", [True, False], ids=["kept connections", "a connection each"])
+def test_the_config_is_swapped_under_load_without_a_failed_request(caddy, rerankers, front, keep_alive):
+    two = rerankers(2)
+    one = front(two)
+    caddy.admin.load(put(None, one.gateway))
+    until(lambda: one.ask().status_code == 200)
+    with Load(one, keep_alive=keep_alive) as load:
+        for turn in range(10):
+            load.more(20)
+            kept = one.gateway.upstreams[turn % 2 :][:1]
+            caddy.admin.change(lambda config, kept=kept: put(config, replace(one.gateway, upstreams=kept)))
+        load.more(20)
+    assert load.failures == []
+    assert load.rate_per_s >= 50
+    assert set(load.by_upstream) == {each.name for each in two}

@@ -1,0 +1,60 @@
+"""A reranker's process for the gateway's tests: the emulator's stub behind the real guard and real TLS, and three
+switches that a test throws by files in its folder: `status` (answer with it), `delay_s` (of one document's text)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from components.vllm.guard import Guard
+from emulator.scoring import Served
+from emulator.stub import Stub
+
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+class Switches:
+    """ASGI middleware between guard and stub."""
+
+    def __init__(self, app, folder):
+        self.app = app
+        self.folder = folder
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        name = self.folder.name
+        headers = {key.decode(): value.decode() for key, value in scope["headers"]}
+        with (self.folder / "seen.jsonl").open("a") as seen:
+            seen.write(json.dumps({"path": scope["path"], "headers": headers}) + "\n")
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            status = int((self.folder / "status").read_text())
+            await receive()
+            await send({"type": "http.response.start", "status": status, "headers": [(b"x-upstream", name.encode())]})
+            await send({"type": "http.response.body", "body": b"switched"})
+            return
+        await asyncio.sleep(float(headers.get("x-delay-s", "0")))
+
+        async def marked(message):
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"x-upstream", name.encode())]}
+            await send(message)
+
+        await self.app(scope, receive, marked)
+
+
+def main():
+    folder, port, key = Path(sys.argv[1]), int(sys.argv[2]), (Path(sys.argv[1]) / "key").read_text()
+    app = Guard(Switches(Stub(Served((MODEL,))), folder), {}, key.split(","))
+    tls = {"ssl_certfile": str(folder / "cert.pem"), "ssl_keyfile": str(folder / "key.pem")}
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False, **tls)
+
+
+if __name__ == "__main__":
+    main()
