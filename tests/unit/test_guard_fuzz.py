@@ -333,8 +333,10 @@ def test_a_body_reaches_the_server_only_as_json_that_it_can_answer(truncate):
             assert [value for name, value in inner_headers if name == b"content-length"] == [str(len(got)).encode()]
             assert not [name for name, _ in inner_headers if name == b"transfer-encoding"]
             asked = json.loads(body)
-            if truncate is not None and isinstance(asked, dict):
-                asked = {"truncate_prompt_tokens": truncate} | asked
+            if isinstance(asked, dict):
+                asked = {name: value for name, value in asked.items() if value is not None}  # null is not given
+                if truncate is not None:
+                    asked = {"truncate_prompt_tokens": truncate} | asked
             assert json.loads(got) == asked
 
     each()
