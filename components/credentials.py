@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pulumi
@@ -90,6 +91,59 @@ class CertificateAuthority(Resource, module="vast", name="CertificateAuthority")
         secret = pulumi.ResourceOptions(additional_secret_outputs=["private_key"])
         props = {"common_name": common_name, "certificate": None, "private_key": None, "expires_at": None}
         super().__init__(CertificateAuthorityProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
+
+
+class ServerCertificateProvider(ResourceProvider):
+    """Signs a certificate for servers whose names are known, and renews it before it ends."""
+
+    serialize_as_secret_always = True
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Return certificate and key, PEM, and when the certificate ends. Raises ValueError for an unusable name."""
+        return CreateResult(secrets.token_hex(4), self._signed(props))
+
+    def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
+        """Say that another certificate is due: other names, another authority, or this one ends soon."""
+        due = float(olds.get("expires_at") or 0.0) - float(news.get("renew_before_d") or 30.0) * 86400
+        keys = ("names", "authority")
+        return DiffResult(changes=time.time() >= due or any(olds.get(key) != news.get(key) for key in keys))
+
+    def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
+        """Sign another one."""
+        return UpdateResult(self._signed(news))
+
+    @staticmethod
+    def _signed(props: dict[str, Any]) -> dict[str, Any]:
+        authority = Authority(props["authority"]["certificate"], props["authority"]["private_key"])
+        certificate, private_key = authority.issue(*props["names"]).pem()
+        return {**props, "certificate": certificate, "private_key": private_key, "expires_at": expiry(certificate)}
+
+
+class ServerCertificate(Resource, module="vast", name="ServerCertificate"):
+    """A certificate for a server that is not rented here: `certificate`, `private_key` (PEM, secret), `expires_at`."""
+
+    certificate: pulumi.Output[str]
+    private_key: pulumi.Output[str]
+    expires_at: pulumi.Output[int]
+
+    def __init__(
+        self,
+        name: str,
+        names: Sequence[str],
+        authority: Mapping[str, pulumi.Input[str]],
+        renew_before_d: float,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["private_key"])
+        props = {
+            "names": list(names),
+            "authority": pulumi.Output.secret(dict(authority)),
+            "renew_before_d": renew_before_d,
+            "certificate": None,
+            "private_key": None,
+            "expires_at": None,
+        }
+        super().__init__(ServerCertificateProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
 
 
 def _generation(props: dict[str, Any]) -> int:

@@ -20,6 +20,7 @@ from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, certain, known, verb
 from components.vast import cost
 from components.vast.change import plan, same
+from components.vast.dealing import Share, Siblings, deal
 from components.vast.drift import Drift, Watch, from_move, from_probe, from_state, from_terms
 from components.vast.identity import Authority, served_expiry
 from components.vast.label import Label
@@ -79,6 +80,7 @@ class InstanceArgs:
     bid: Mapping[str, Any] | None = None
     adopt_instance_id: int | None = None
     spec_fault_logs: Sequence[str] = ()
+    share: Mapping[str, Any] | None = None
     policy: Mapping[str, Any] | None = None
 
 
@@ -106,7 +108,9 @@ class InstanceProvider(VastProvider):
         bid = _bid(news)
         offered = f"; bid ${bid.on(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
         ENGINE.log(f"first choice: {first}{offered}{extra}")
-        over = Budget.parse(news.get("money") or {}).over(first.offer.dph_total_usd, hedge)
+        over = Budget.parse(news.get("money") or {}).over(
+            first.offer.dph_total_usd, hedge * Share.parse(news.get("share")).of
+        )
         return CheckResult(news, [CheckFailure("", f"{over}; nothing is rented")] if over else [])
 
     @verb
@@ -137,11 +141,12 @@ class InstanceProvider(VastProvider):
         label = Label(props["label_base"], props["owner"], spec.digest())
         place = _place(props)
         hedge = int(props.get("hedge") or 1)
+        count = hedge * Share.parse(props.get("share")).of
         adopt = self._to_adopt(props)
         candidates = [] if adopt else self._candidates(props)
         if candidates:
             budget = Budget.parse(props.get("money") or {})
-            warning = budget.check(self.session.client.account(), candidates[0], hedge)
+            warning = budget.check(self.session.account(), candidates[0], count)
             if warning:
                 ENGINE.log(warning, severity="warning")
         rental = Rental(
@@ -161,7 +166,7 @@ class InstanceProvider(VastProvider):
             ),
             probe=lambda ip, port: probe.ask(ip, port, spec.env),
             candidates=candidates,
-            search=lambda: self.session.search(Search.parse(props["search"]), max_age_s=0.0),
+            search=lambda: self._again(props),
             known=lambda: self.session.known(place),
             claim=lambda machine: self.session.claim(machine, place),
             progress=lambda text: ENGINE.log(text, ephemeral=True),
@@ -238,16 +243,33 @@ class InstanceProvider(VastProvider):
 
     def _candidates(self, props: Mapping[str, Any]) -> Sequence[Candidate]:
         """Return the recorded candidates, or those of a new search where the record is old."""
-        avoid = self.session.avoid(_place(props))
-        if time.time() - float(props.get("searched_at") or 0) <= RECORD_FRESH_S:
-            recorded = [Candidate.parse(one) for one in props["candidates"]]
-            if usable := [one for one in recorded if one.offer.machine_id not in avoid]:
-                return usable
+        if time.time() - float(props.get("searched_at") or 0) <= RECORD_FRESH_S and (
+            usable := self._dealt([Candidate.parse(one) for one in props["candidates"]], props)
+        ):
+            return usable
         try:
             found = self.session.search(Search.parse(props["search"]))
-            return [one for one in found if one.offer.machine_id not in avoid] or found
         except NoOffer as error:
             raise NoOffer(f"a machine has to be rented, but {error}") from None
+        if usable := self._dealt(found, props):
+            return usable
+        raise NoOffer(
+            f"a machine has to be rented, but each of the {len(found)} that fit has just failed or serves another "
+            "replica; widen the query or have fewer replicas"
+        )
+
+    def _again(self, props: Mapping[str, Any]) -> list[Candidate]:
+        """Return candidates of a new search, this replica's own first; claims keep two from renting one machine."""
+        found = self.session.search(Search.parse(props["search"]), max_age_s=0.0)
+        mine = self._dealt(found, props)
+        return [*mine, *(one for one in found if one not in mine)]
+
+    def _dealt(self, found: Sequence[Candidate], props: Mapping[str, Any]) -> list[Candidate]:
+        """Return what of the candidates is this replica's, without machines that have just failed it."""
+        share = Share.parse(props.get("share"))
+        siblings = self.session.siblings(props["label_base"], props["owner"]) if share.of > 1 else Siblings()
+        avoid = self.session.avoid(_place(props))
+        return [one for one in deal(found, share, siblings) if one.offer.machine_id not in avoid]
 
     def _terms(self, contract: Contract, seen: Observation, props: Mapping[str, Any], watch: Watch) -> list[Drift]:
         announced = self.session.price_increases().get(contract.id)

@@ -17,6 +17,7 @@ from dataclasses import field as fields_of
 from typing import Any, cast, get_args
 
 from components.errors import ConfigError, QueryError
+from components.vast.dealing import SPREADS
 from components.vast.drift import HEAL_ON
 from components.vast.query import Constraint, Filters, parse
 from components.vast.ranking import PREFERENCES
@@ -28,21 +29,23 @@ from policy.rules import HOSTINGS, NAMED, Facts, Limits, violations
 NAMESPACE = "vast-reranker"
 KEYS = (
     "model", "offline_model", "image", "form", "guard", "tls", "tls_renew_before_d", "api_key_generation",
-    "keep_previous_key", "max_documents", "max_body_mb", "truncate_prompt_tokens", "open_health", "dtype",
-    "extra_args", "query", "disk_gb", "max_dph_usd", "min_reliability", "min_duration_h", "gpu_names", "countries",
-    "prefer", "api_url", "api_pacing", "api_patience_s", "vast_api_key", "api_key", "api_key_previous", "hub_token",
-    "image_login", "max_tries", "poll_s", "rented_s", "pulling_s", "starting_s", "port_s", "serving_s", "stall_s",
-    "probe_window_s", "probe_timeout_s", "heal_on", "renew_before_h", "replace", "hedge", "bid", "bid_factor",
-    "max_hourly_usd", "min_runway_h", "adopt_instance_id",
-    "hosting", "protect", "max_latency_ms",
-    "policy", "policy_max_hourly_usd", "policy_max_disk_gb", "policy_countries", "policy_hosting",
+    "keep_previous_key", "max_documents", "max_body_mb", "truncate_prompt_tokens", "open_health", "replicas",
+    "spread", "gateway", "gateway_listen", "gateway_names", "gateway_admin_url", "gateway_admin_key",
+    "drain_timeout_s", "dtype", "extra_args", "query", "disk_gb", "max_dph_usd", "min_reliability",
+    "min_duration_h", "gpu_names", "countries", "prefer", "api_url", "api_pacing", "api_patience_s", "vast_api_key",
+    "api_key", "api_key_previous", "hub_token", "image_login", "max_tries", "poll_s", "rented_s", "pulling_s",
+    "starting_s", "port_s", "serving_s", "stall_s", "probe_window_s", "probe_timeout_s", "heal_on",
+    "renew_before_h", "replace", "hedge", "bid", "bid_factor", "max_hourly_usd", "min_runway_h",
+    "adopt_instance_id", "hosting", "protect", "max_latency_ms", "policy", "policy_max_hourly_usd",
+    "policy_max_disk_gb", "policy_countries", "policy_hosting",
 )  # fmt: skip
-SECRET_KEYS = ("vast_api_key", "api_key", "api_key_previous", "hub_token", "image_login")
+SECRET_KEYS = ("vast_api_key", "api_key", "api_key_previous", "hub_token", "image_login", "gateway_admin_key")
 FORMS: tuple[str, ...] = get_args(Form)
 REPLACES = ("blue_green", "in_place")
 STAGE_DEADLINES = ("rented_s", "pulling_s", "starting_s", "port_s", "serving_s", "stall_s")
 MAX_HEDGE = 4
 DTYPES = ("auto", "half", "float16", "bfloat16", "float32")
+GATEWAYS = ("off", "caddy", "rent")
 VAST_MIN_DISK_GB = 8
 MIN_KEY_CHARS = 16
 
@@ -61,6 +64,20 @@ class Access:
 
 
 @dataclass(frozen=True)
+class Fleet:
+    """How many rerankers, how they are spread, and what stands in front of them. The admin key is not in the repr."""
+
+    replicas: int
+    spread: str
+    gateway: str
+    listen: str
+    names: tuple[str, ...]
+    admin_url: str
+    drain_timeout_s: float
+    admin_key: str | None = fields_of(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class Settings:
     """What one stack wants. Keys and tokens are not in the repr."""
 
@@ -68,6 +85,7 @@ class Settings:
     image: Image
     form: Form
     access: Access
+    fleet: Fleet
     dtype: str | None
     extra_args: tuple[str, ...]
     query: str
@@ -136,6 +154,7 @@ def load(
     reader.add("image", catalog.problems_with_image(ref))
     query, filters = reader.query()
     access = reader.access(form_is_plain=reader.text("form") == "plain")
+    fleet = reader.fleet(access)
     prefer = reader.one_of("prefer", PREFERENCES)
     form = cast(Form, reader.one_of("form", FORMS))
     reader.one_of("api_pacing", ("published", "off"))
@@ -166,7 +185,7 @@ def load(
         disk_gb=disk_gb,
         validated=name not in catalog.models or bool(catalog.models[name].golden),
     )
-    reader.obeys(limits, facts, filters, bid, hedge)
+    reader.obeys(limits, facts, filters, bid, hedge * fleet.replicas)
     if not reader.problems:
         reader.add("extra_args", load_flags().problems(catalog.image(ref).vllm_version, extra_args))
         needed = catalog.disk_needed_gb(catalog.image(ref), catalog.model(name))
@@ -180,12 +199,13 @@ def load(
         image=image,
         form=form,
         access=access,
+        fleet=fleet,
         dtype=reader.text("dtype") or None,
         extra_args=extra_args,
         query=query,
         constraints=(
             *constraints,
-            *_demanded(limits, hedge),
+            *_demanded(limits, hedge * fleet.replicas),
             *_imposed(image, model, reader.text("dtype") or None, disk_gb),
         ),
         disk_gb=disk_gb,
@@ -341,6 +361,26 @@ class _Reader:
             key=self.client_key("api_key"),
             previous_key=self.client_key("api_key_previous"),
         )
+
+    def fleet(self, access: Access) -> Fleet:
+        """Read how many rerankers there are and what stands in front of them."""
+        fleet = Fleet(
+            replicas=int(self.number("replicas", least=1)),
+            spread=self.one_of("spread", SPREADS),
+            gateway=self.one_of("gateway", GATEWAYS),
+            listen=self.text("gateway_listen"),
+            names=self.items("gateway_names"),
+            admin_url=self.text("gateway_admin_url"),
+            drain_timeout_s=self.number("drain_timeout_s", least=0),
+            admin_key=self.text("gateway_admin_key") or None,
+        )
+        if fleet.gateway != "off" and not access.guard:
+            self.problem("guard", "is off, but the gateway has a key of its own for the servers; accepted: guard on")
+        if fleet.gateway == "caddy" and not fleet.admin_url:
+            self.problem("gateway_admin_url", "is empty; with gateway caddy it is the address of Caddy's admin API")
+        if fleet.gateway == "caddy" and access.tls and not fleet.names:
+            self.problem("gateway_names", "is empty; accepted: the names or IPs by which clients reach the gateway")
+        return fleet
 
     def client_key(self, key: str) -> str | None:
         """Read a key that clients present; a comma would end it in the guard's list."""

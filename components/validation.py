@@ -94,6 +94,7 @@ def _validated(props: dict[str, Any]) -> dict[str, Any]:
 class RerankValidation(Resource, module="vast", name="RerankValidation"):
     """A validated endpoint. Outputs: `report` (all of it, with latencies) and `summary` (what each check saw)."""
 
+    url: pulumi.Output[str]
     report: pulumi.Output[dict[str, Any]]
     summary: pulumi.Output[dict[str, Any]]
 

@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 from components.errors import VastError
 from components.vast.board import Board
 from components.vast.client import DEFAULT_API_URL, VastClient
+from components.vast.dealing import Siblings
 from components.vast.market import Search
+from components.vast.models import Account
 from components.vast.pacing import OFF, PUBLISHED, Pacer
 from components.vast.ranking import Candidate
 from components.vast.transport import RequestsTransport
@@ -38,6 +40,9 @@ class Session:
     _prices: Mapping[int, float] = field(default_factory=dict)
     _prices_at: float = float("-inf")
     _searches: dict[str, tuple[float, Sequence[Candidate]]] = field(default_factory=dict)
+    _search_locks: dict[str, threading.Lock] = field(default_factory=dict)
+    _siblings: dict[str, tuple[float, Siblings]] = field(default_factory=dict)
+    _account: tuple[float, Account] | None = None
 
     def claim(self, machine_id: int, owner: str) -> bool:
         """Reserve a machine for one rental; False when another rental of this process has it."""
@@ -75,17 +80,37 @@ class Session:
         with self._lock:
             return set(self._failed.get(place, ()))
 
+    def siblings(self, base: str, owner: str) -> Siblings:
+        """Return what the other replicas of a fleet have, as this process first saw it: all of them deal alike."""
+        with self._lock:
+            at, found = self._siblings.get(f"{base}@{owner}", (float("-inf"), Siblings()))
+        if time.monotonic() - at <= FRESH_S:
+            return found
+        found = Siblings.of(self.board.contracts(max_age_s=FRESH_S).values(), base, owner)
+        with self._lock:
+            self._siblings[f"{base}@{owner}"] = (time.monotonic(), found)
+        return found
+
+    def account(self, *, max_age_s: float = 15.0) -> Account:
+        """Return the account, read once for all replicas that rent at the same time."""
+        with self._lock:
+            if self._account is None or time.monotonic() - self._account[0] > max_age_s:
+                self._account = (time.monotonic(), self.client.account())
+            return self._account[1]
+
     def search(self, search: Search, *, max_age_s: float = FRESH_S) -> Sequence[Candidate]:
         """Return ranked candidates, from this process's last search of the same kind when it is recent enough."""
-        key = search.key()
+        key, asked_at = search.key(), time.monotonic()
         with self._lock:
+            alone = self._search_locks.setdefault(key, threading.Lock())
+        with alone:  # whoever asks while a search of the same kind is under way shares its answer
             at, found = self._searches.get(key, (float("-inf"), ()))
-        if time.monotonic() - at <= max_age_s:
+            if at >= asked_at - max_age_s:
+                return found
+            started = time.monotonic()
+            found = search.run(self.client)
+            self._searches[key] = (started, found)
             return found
-        found = search.run(self.client)
-        with self._lock:
-            self._searches[key] = (time.monotonic(), found)
-        return found
 
 
 def is_loopback(url: str) -> bool:

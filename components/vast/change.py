@@ -49,6 +49,7 @@ TABLE: Mapping[str, Effect] = {
     # the record of the search: a moving market is no change
     "candidates": "ignore",
     "searched_at": "ignore",
+    "share": "ignore",
 }
 
 

@@ -13,9 +13,11 @@ import datetime
 import functools
 import ipaddress
 import os
+import re
 import socket
 import ssl
 import tempfile
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,8 @@ from typing import Any
 SERVER_NAME = "reranker.internal"
 LEAF_DAYS = 397
 AUTHORITY_DAYS = 3650
+# a name that is no IP: its last label begins with a letter
+HOST_NAME = re.compile(r"(?:[A-Za-z0-9*]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z][A-Za-z0-9-]*")
 CLOCK_SKEW = datetime.timedelta(hours=1)
 KEY_ENV = "TLS_KEY"
 CERT_ENVS = ("TLS_CERT_0", "TLS_CERT_1", "TLS_CERT_2")
@@ -45,6 +49,11 @@ class Identity:
         if len(pieces) > len(CERT_ENVS):
             raise ValueError(f"a certificate of {len(self.certificate)} bytes is too large for {len(CERT_ENVS)} pieces")
         return {KEY_ENV: self.secret, **dict(zip(CERT_ENVS, pieces, strict=False))}
+
+    def pem(self) -> tuple[str, str]:
+        """Return certificate and key as text."""
+        key = f"-----BEGIN PRIVATE KEY-----\n{textwrap.fill(self.secret, 64)}\n-----END PRIVATE KEY-----\n"
+        return ssl.DER_cert_to_PEM_cert(self.certificate), key
 
     @property
     def secret(self) -> str:
@@ -89,8 +98,11 @@ class Authority:
         signed = builder.sign(key, hashes.SHA256())
         return cls(signed.public_bytes(serialization.Encoding.PEM).decode(), private.decode())
 
-    def issue(self, ip: str, *, now: datetime.datetime | None = None, days: int = LEAF_DAYS) -> Identity:
-        """Return a new identity for a server at `ip`, which also bears SERVER_NAME. Raises ValueError for no IP."""
+    def issue(self, *names: str, now: datetime.datetime | None = None, days: int = LEAF_DAYS) -> Identity:
+        """Return a new identity for a server at these IPs (or host names), which also bears SERVER_NAME.
+
+        Raises ValueError for a name that is empty or neither.
+        """
         from cryptography import x509  # noqa: PLC0415
         from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
         from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
@@ -102,11 +114,11 @@ class Authority:
         if not isinstance(signer, ec.EllipticCurvePrivateKey):
             raise ValueError("the authority's key is not an EC key")
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [x509.IPAddress(ipaddress.ip_address(ip.strip())), x509.DNSName(SERVER_NAME)]
+        shown = [_general_name(name.strip()) for name in names] + [x509.DNSName(SERVER_NAME)]
         builder = _dated(x509.CertificateBuilder(), now, days).issuer_name(authority.subject)
         builder = builder.subject_name(x509.Name([])).public_key(key.public_key())
         for extension, critical in (
-            (x509.SubjectAlternativeName(names), True),  # critical, as the subject is empty (RFC 5280, 4.2.1.6)
+            (x509.SubjectAlternativeName(shown), True),  # critical, as the subject is empty (RFC 5280, 4.2.1.6)
             (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
             (x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False),
         ):
@@ -146,6 +158,14 @@ def ca_file(pem: str) -> str:
         file.write(pem)
     atexit.register(lambda: Path(path).unlink(missing_ok=True))
     return path
+
+
+def _general_name(name: str) -> Any:
+    from cryptography import x509  # noqa: PLC0415
+
+    if HOST_NAME.fullmatch(name):
+        return x509.DNSName(name)
+    return x509.IPAddress(ipaddress.ip_address(name))
 
 
 def _dated(builder: Any, now: datetime.datetime, days: int) -> Any:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.errors import NoOffer
 from components.vast.client import SEARCH_CAP, VastClient
 from components.vast.explain import why_none
 from components.vast.models import Offer
 from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, parse, unmet
-from components.vast.ranking import Candidate, Prefer, Workload, rank
+from components.vast.ranking import Candidate, Prefer, Workload, distinct_machines, rank
 from components.vast.wire import Json, Wire
 
+SPARE_KEEP = 16  # up to so many candidates one page is enough
 MARKET_PAGES = 4  # pages read to explain why nothing fits
 
 
@@ -63,11 +64,28 @@ class Search:
     def run(self, client: VastClient, *, now: Callable[[], float] = time.time) -> Sequence[Candidate]:
         """Search and rank. Raises NoOffer with the count of what each condition removed, QueryError, ApiError."""
         query = self.wire()
-        fit = [offer for offer in client.search(query) if not unmet(query.filters, offer.raw, now=now())]
+        fit = [offer for offer in self._found(client, query) if not unmet(query.filters, offer.raw, now=now())]
         if not fit:
             market, capped = self._market(client)
             raise NoOffer(f"no offer fits: {why_none(query.filters, market, now=now(), capped=capped)}")
-        return rank(fit, self.work, self.prefer)[: self.keep]
+        return distinct_machines(rank(fit, self.work, self.prefer))[: self.keep]
+
+    def _found(self, client: VastClient, query: Query) -> Sequence[Offer]:
+        """Return the API's one page of 64 for the query, or, where more machines are wanted, further ones by price."""
+        page = client.search(query)
+        seen = {offer.ask_id: offer for offer in page}
+        if self.keep <= SPARE_KEEP or len(page) < SEARCH_CAP:
+            return list(seen.values())
+        floor = 0.0
+        while len({offer.machine_id for offer in seen.values()}) < 2 * self.keep:
+            asked = query.with_constraints([Constraint("dph_total", "gte", floor, "")])
+            page = client.search(replace(asked, order=(("dph_total", "asc"),)))
+            fresh = [offer for offer in page if offer.ask_id not in seen]
+            seen.update((offer.ask_id, offer) for offer in fresh)
+            if len(page) < SEARCH_CAP or page[-1].dph_total_usd <= floor:
+                break
+            floor = page[-1].dph_total_usd
+        return list(seen.values())
 
     def _market(self, client: VastClient) -> tuple[list[Offer], bool]:
         """Read offers with none of the user's conditions, cheapest first, page by page of the API's 64."""

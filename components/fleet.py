@@ -1,0 +1,237 @@
+"""RerankerFleet: the whole flow as one component. Keys, CA -> offers -> rerankers -> gateway; used by `__main__.py`.
+
+One replica without a gateway is the common case. The first replica has the fleet's name and the others a number, so a
+stack that grows keeps what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+
+from components.caddy.launch import ADMIN_KEY_ENV, LISTEN, QUERY, admin_url, plan_gateway_launch
+from components.caddy.launch import DISK_GB as GATEWAY_DISK_GB
+from components.credentials import ApiKey, CertificateAuthority, ServerCertificate
+from components.gateway import Gateway, GatewayArgs
+from components.instance import Instance, InstanceArgs
+from components.offers import OfferQuery, OfferQueryArgs
+from components.reranker import Common, Reranker
+from components.settings import Access, Settings
+from components.vast.models import HOURS_PER_MONTH
+from components.vast.ranking import START_S
+
+OPEN_DOORS = (
+    "guard is off: /rerank, /score, /metrics and the documentation answer anyone who finds the port; "
+    "vLLM's own key covers /v1 and /v2 only"
+)
+IN_CLEAR = (
+    "tls is off: the key, every query and every document cross the internet in clear, for every network on the way "
+    "to read"
+)
+SPARE_OFFERS = 8  # how many more offers than replicas are kept on record
+
+
+class RerankerFleet(pulumi.ComponentResource):
+    """Rerankers on machines of their own, behind one address where there is a gateway."""
+
+    url: pulumi.Output[str]
+    api_key: pulumi.Output[str]
+    ca_certificate: pulumi.Output[str]
+    offers: OfferQuery
+    replicas: list[Reranker]
+    gateway: Gateway | None
+    instances: list[Instance]
+
+    def __init__(self, name: str, settings: Settings, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("vast:index:RerankerFleet", name, {}, opts)
+        own = pulumi.ResourceOptions(parent=self)
+        access, fleet = settings.access, settings.fleet
+        for on, warning in ((access.guard, OPEN_DOORS), (access.tls, IN_CLEAR)):
+            if not on:
+                pulumi.log.warn(warning, resource=self)
+        keys = client_keys(name, access, own)
+        authority: dict[str, pulumi.Input[str]] | None = None
+        self.ca_certificate = pulumi.Output.from_input("")
+        if access.tls:
+            made = CertificateAuthority(f"{name}-ca", f"{pulumi.get_project()} {pulumi.get_stack()} {name}", own)
+            authority = {"certificate": made.certificate, "private_key": made.private_key}
+            self.ca_certificate = made.certificate
+        self.offers = OfferQuery(
+            f"{name}-offers",
+            OfferQueryArgs(
+                query=settings.query,
+                constraints=[vars(one) for one in settings.constraints],
+                disk_gb=settings.disk_gb,
+                pull_gb=settings.image.download_gb + settings.model.weights_gb,
+                start_s=START_S,
+                prefer=settings.prefer,
+                offer_type=settings.offer_type,
+                keep=fleet.replicas + SPARE_OFFERS - 1,
+            ),
+            own,
+        )
+        common = Common(
+            settings=settings,
+            offers=self.offers,
+            # with a guard, a container is given the stack's own key, and is told later which others are valid
+            own_key=ApiKey(f"{name}-own-key", own).value if access.guard else keys[0],
+            client_keys=keys if access.guard and fleet.gateway == "off" else (),
+            authority=authority,
+            ca_certificate=self.ca_certificate,
+        )
+        names = [name, *(f"{name}-{number}" for number in range(2, fleet.replicas + 1))]
+        self.replicas = [Reranker(one, common, index=index, opts=own) for index, one in enumerate(names)]
+        self.instances = [one.instance for one in self.replicas]
+        self.url, self.api_key, self.gateway = self.replicas[0].url, self.replicas[0].api_key, None
+        if fleet.gateway != "off":
+            self.url, self.gateway = self._gateway(f"{name}-gateway", common, keys)
+            # known once the gateway takes it
+            self.api_key = pulumi.Output.all(keys[0], self.gateway.owner).apply(lambda known: str(known[0]))
+        self.register_outputs({"url": self.url})
+
+    def first_choice(self) -> pulumi.Output[dict[str, Any]]:
+        """Return the offer at the top of the list: known in a preview, before anything is rented."""
+        return self.offers.candidates.apply(lambda found: _in_short(found[0]))
+
+    def curl(self) -> pulumi.Output[str]:
+        """Return a command that tries the endpoint; it reads the key from the stack, so it holds no secret."""
+        stack = pulumi.get_stack()
+        key = f"$(pulumi stack output api_key --show-secrets --stack {stack})"
+        trust = f" --cacert <(pulumi stack output ca_certificate --stack {stack})"
+        body = (
+            '{"query": "What is deep learning?", "documents": ["Deep learning is machine learning.", "I like pizza."]}'
+        )
+        return self.url.apply(
+            lambda url: (
+                f"curl -s{trust if url.startswith('https:') else ''} {url}/rerank -H 'Content-Type: application/json' "
+                f"-H \"Authorization: Bearer {key}\" -d '{body}'"
+            )
+        )
+
+    def hourly_cost_usd(self) -> pulumi.Output[dict[str, float]]:
+        """Return dollars per hour for gpu, disk and in total, of everything that is rented."""
+        return pulumi.Output.all(*(one.hourly_cost_usd for one in self.instances)).apply(_sum)
+
+    def monthly_cost_usd(self) -> pulumi.Output[float]:
+        """Return dollars for 730 hours of it."""
+        return self.hourly_cost_usd().apply(lambda cost: round(cost["total"] * HOURS_PER_MONTH, 2))
+
+    def table(self) -> pulumi.Output[list[dict[str, Any]]]:
+        """Return what each replica is: instance_id, machine_id, host_id, gpu, geolocation, url, hourly_cost_usd."""
+        rows = [
+            pulumi.Output.all(
+                instance_id=one.instance.instance_id,
+                machine_id=one.instance.machine_id,
+                host_id=one.instance.host_id,
+                gpu=one.instance.gpu,
+                geolocation=one.instance.geolocation,
+                url=one.url,
+                hourly_cost_usd=one.instance.hourly_cost_usd.apply(lambda cost: cost["total"]),
+            )
+            for one in self.replicas
+        ]
+        return pulumi.Output.all(*rows)
+
+    def _gateway(self, name: str, common: Common, keys: list[pulumi.Output[str]]) -> tuple[pulumi.Output[str], Gateway]:
+        """Put a Caddy in front: one that runs already, or one that is rented for it."""
+        own = pulumi.ResourceOptions(parent=self)
+        settings, fleet = common.settings, common.settings.fleet
+        inputs: dict[str, Any] = {
+            # taken from the validations: what is not validated gets no request
+            "upstreams": [one.served_url for one in self.replicas],
+            "upstream_key": common.own_key,
+            "upstream_ca": self.ca_certificate,
+            "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
+            "model": settings.model.name,
+            "site": name,
+            "policy": {"max_bytes": settings.access.guard_options["max_bytes"]},
+            "drain_timeout_s": fleet.drain_timeout_s,
+        }
+        if fleet.gateway == "rent":
+            rented, admin_key = self._rented(name, common)
+            gateway = GatewayArgs(
+                **inputs,
+                listen=LISTEN,
+                admin_url=rented.url.apply(admin_url),
+                admin_key=admin_key,
+                admin_ca=self.ca_certificate,
+                rented=True,
+            )
+            self.instances.append(rented)
+            return rented.url, Gateway(name, gateway, own)
+        scheme = "http"
+        if common.authority is not None:
+            scheme, renew = "https", float(settings.watch["renew_certificate_before_d"])
+            shown = ServerCertificate(f"{name}-certificate", fleet.names, common.authority, renew, own)
+            inputs |= {"certificate": shown.certificate, "private_key": shown.private_key}
+        gateway = GatewayArgs(**inputs, listen=fleet.listen, admin_url=fleet.admin_url, admin_key=fleet.admin_key or "")
+        host = fleet.names[0] if fleet.names else fleet.listen.rpartition(":")[0] or "127.0.0.1"
+        url = f"{scheme}://{host}:{fleet.listen.rpartition(':')[2]}"
+        made = Gateway(name, gateway, own)
+        return made.owner.apply(lambda _: url), made
+
+    def _rented(self, name: str, common: Common) -> tuple[Instance, pulumi.Output[str]]:
+        """Rent a small machine for the gateway; return it and the key of its admin route."""
+        own = pulumi.ResourceOptions(parent=self)
+        settings = common.settings
+        admin_key = ApiKey(f"{name}-admin-key", own).value
+        launch = plan_gateway_launch(ca_certificate="", probe_timeout_s=settings.probe_timeout_s)
+        offers = OfferQuery(
+            f"{name}-offers",
+            OfferQueryArgs(query=QUERY, disk_gb=GATEWAY_DISK_GB, pull_gb=0.1, start_s=20.0, prefer="cheapest"),
+            own,
+        )
+        rented = Instance(
+            f"{name}-instance",
+            InstanceArgs(
+                label_base=f"{pulumi.get_project()}/{pulumi.get_stack()}/{name}-instance",
+                owner=offers.id,
+                search=offers.search,
+                candidates=offers.candidates,
+                searched_at=offers.searched_at,
+                image=launch.image,
+                disk_gb=GATEWAY_DISK_GB,
+                ports=list(launch.ports),
+                runtype=launch.runtype,
+                onstart=launch.onstart,
+                args=list(launch.args),
+                env={**launch.env, ADMIN_KEY_ENV: admin_key},
+                authority=common.authority,
+                probe={**launch.probe, "ca_certificate": self.ca_certificate},
+                deadlines=settings.deadlines,
+                watch=settings.watch,
+                max_tries=settings.max_tries,
+                poll_s=settings.poll_s,
+                replace=settings.replace,
+                money={"min_runway_h": settings.money["min_runway_h"]},
+            ),
+            own,
+        )
+        return rented, admin_key
+
+
+def client_keys(name: str, access: Access, opts: pulumi.ResourceOptions) -> list[pulumi.Output[str]]:
+    """Return the keys that clients may present, the current one first: the config's, or made here."""
+    if access.key is None:
+        made = ApiKey(f"{name}-key", opts, generation=access.generation, keep_previous=access.keep_previous)
+        return [made.value, made.previous]
+    return [pulumi.Output.secret(key) for key in (access.key, access.previous_key) if key]
+
+
+def _sum(costs: list[Mapping[str, float]]) -> dict[str, float]:
+    return {part: round(sum(one[part] for one in costs), 5) for part in ("gpu", "disk", "total")}
+
+
+def _in_short(candidate: dict[str, Any]) -> dict[str, Any]:
+    names = {
+        "ask_contract_id": "offer_id",
+        "machine_id": "machine_id",
+        "gpu_name": "gpu",
+        "geolocation": "geolocation",
+        "dph_total": "dph_total_usd",
+        "pull_cost_usd": "pull_cost_usd",
+        "ready_s": "ready_s",
+    }
+    return {name: candidate.get(key) for key, name in names.items()}
