@@ -78,6 +78,12 @@ def test_top_n_and_min_score_cut(reranker):
     assert [one.index for one in reranker.rerank(QUERY, DOCUMENTS, top_n=9, min_score=0.5)] == [3, 1]
 
 
+def test_equal_scores_come_in_the_order_of_the_documents(server, reranker):
+    results = [{"index": index, "relevance_score": 0.5} for index in (2, 0, 1)]
+    server.fail((200, [], json.dumps({"model": MODEL, "results": results}).encode()))
+    assert [one.index for one in reranker.rerank("q", ["a", "b", "c"])] == [0, 1, 2]
+
+
 def test_only_what_is_given_is_sent(server, reranker):
     reranker.rerank("q", ["d"])
     reranker.rerank("q", ["d"], 5, model=MODEL, truncate_prompt_tokens=-1)
@@ -334,6 +340,12 @@ def test_a_server_of_another_ca_is_not_trusted_and_is_sent_nothing(server, ca):
     with Reranker.from_url(server.url, KEY, ca) as client, pytest.raises(Untrusted, match="certificate is not trusted"):
         client.rerank("q", ["d"])
     assert server.asked() == []
+
+
+def test_no_public_ca_is_trusted_beside_the_stacks_own(reranker):
+    reranker.models()
+    adapter = reranker._transport.session.get_adapter("https://127.0.0.1")
+    assert [dict(*one["subject"])["commonName"] for one in adapter.context.get_ca_certs()] == ["test"]
 
 
 def test_a_certificate_of_another_address_is_not_trusted(tmp_path):
