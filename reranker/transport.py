@@ -16,6 +16,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from reranker.endpoint import Endpoint
 from reranker.errors import Busy, KeyRefused, MalformedAnswer, RerankerError, ServerError, Unreachable, Untrusted
@@ -120,10 +121,17 @@ class Transport:
     def _content(self, answer: requests.Response, until: float) -> bytes:
         """Return the body; a server that sends it drop by drop is late as well."""
         content = bytearray()
-        for chunk in answer.iter_content(CHUNK_BYTES):
-            content += chunk
-            if self.clock() > until:
-                raise requests.Timeout
+        # what has arrived, and no waiting for more; requests would wait for a whole chunk (urllib3 1 can nothing else)
+        read = getattr(answer.raw, "read1", answer.raw.read)
+        try:
+            while chunk := read(CHUNK_BYTES, decode_content=True):
+                content += chunk
+                if self.clock() > until:
+                    raise requests.Timeout
+        except ReadTimeoutError:
+            raise requests.Timeout from None
+        except HTTPError as error:
+            raise requests.ConnectionError(error) from None
         return bytes(content)
 
     def _refuse(self, where: str, answer: requests.Response, content: bytes) -> None:

@@ -5,6 +5,7 @@ import json
 import pickle
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -283,6 +284,33 @@ def test_a_silent_server_is_unreachable_and_the_text_says_for_how_long(tmp_path)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(Unreachable, match=rf"POST {url}/rerank: no answer within 0\.2 s"):
             Reranker.from_url(url, KEY, patience=Patience(timeout_s=0.2, deadline_s=0.3)).rerank("q", ["d"])
+
+
+def test_a_server_that_answers_drop_by_drop_is_cut_off_at_the_timeout():
+    enough = threading.Event()
+
+    def drip(listener):
+        connection, _ = listener.accept()
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+        while not enough.wait(0.02):
+            try:
+                connection.sendall(b" ")
+            except OSError:
+                break
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        patience = Patience(timeout_s=0.3, deadline_s=0.4)
+        started = time.monotonic()
+        with pytest.raises(Unreachable, match=r"no answer within 0\.3 s"):
+            Reranker.from_url(url, KEY, patience=patience).models()
+        assert time.monotonic() - started < 10
+        enough.set()
+        thread.join(5)
 
 
 def test_a_server_that_comes_back_is_found(tmp_path):
