@@ -105,9 +105,10 @@ class Transport:
                     "output ca_certificate as it is now"
                 ) from None
             unreachable = Unreachable(f"{where}: {self._shown(str(cause) or type(cause).__name__)}")
-            if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError | OSError):
-                raise Late(unreachable) from None
-            raise unreachable from None
+            passing = requests.ConnectionError | requests.exceptions.ChunkedEncodingError
+            if isinstance(error, requests.RequestException) and not isinstance(error, passing):
+                raise unreachable from None  # such as an address that requests cannot read
+            raise Late(unreachable) from None
         if answer.status_code != 200:
             self._refuse(where, answer, content)
         try:

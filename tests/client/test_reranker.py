@@ -354,6 +354,14 @@ def test_a_closed_port_is_unreachable_and_says_refused():
         Reranker.from_url(f"https://127.0.0.1:{port}", KEY, patience=patience).models()
 
 
+def test_an_address_that_is_none_after_all_is_not_asked_again():
+    clock = Clock()
+    client = Reranker.from_url("https://.", KEY, clock=clock, sleep=clock.sleep)
+    with pytest.raises(Unreachable, match=r"GET https://\./v1/models: "):
+        client.models()
+    assert clock.slept == []
+
+
 # ---- trust and keys --------------------------------------------------------------------------------------------------
 
 
