@@ -9,7 +9,7 @@ TEST := env -u VAST_API_KEY -u VAST_URL pytest -q -n 2 --dist loadfile --duratio
 .PHONY: help setup setup-vllm setup-examples demo demo-down emulator test test-fast test-examples lint docs bench chaos clean distclean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Python packages (.venv) and the Pulumi engine (.tools/bin): about 1 minute, 6 where Pulumi has to be built
 	@scripts/setup.sh

@@ -260,5 +260,7 @@ class Output:
 
 
 def entry() -> NoReturn:
-    """Run as a program."""
-    sys.exit(main())
+    """Run as a program, and end at once: Python would wait for batches under way, whose answers nobody wants."""
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)

@@ -16,6 +16,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from reranker.endpoint import Endpoint
 from reranker.errors import Busy, KeyRefused, MalformedAnswer, RerankerError, ServerError, Unreachable, Untrusted
@@ -104,9 +105,10 @@ class Transport:
                     "output ca_certificate as it is now"
                 ) from None
             unreachable = Unreachable(f"{where}: {self._shown(str(cause) or type(cause).__name__)}")
-            if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError | OSError):
-                raise Late(unreachable) from None
-            raise unreachable from None
+            passing = requests.ConnectionError | requests.exceptions.ChunkedEncodingError
+            if isinstance(error, requests.RequestException) and not isinstance(error, passing):
+                raise unreachable from None  # such as an address that requests cannot read
+            raise Late(unreachable) from None
         if answer.status_code != 200:
             self._refuse(where, answer, content)
         try:
@@ -120,10 +122,17 @@ class Transport:
     def _content(self, answer: requests.Response, until: float) -> bytes:
         """Return the body; a server that sends it drop by drop is late as well."""
         content = bytearray()
-        for chunk in answer.iter_content(CHUNK_BYTES):
-            content += chunk
-            if self.clock() > until:
-                raise requests.Timeout
+        # what has arrived, and no waiting for more; requests would wait for a whole chunk (urllib3 1 can nothing else)
+        read = getattr(answer.raw, "read1", answer.raw.read)
+        try:
+            while chunk := read(CHUNK_BYTES, decode_content=True):
+                content += chunk
+                if self.clock() > until:
+                    raise requests.Timeout
+        except ReadTimeoutError:
+            raise requests.Timeout from None
+        except HTTPError as error:
+            raise requests.ConnectionError(error) from None
         return bytes(content)
 
     def _refuse(self, where: str, answer: requests.Response, content: bytes) -> None:

@@ -100,7 +100,10 @@ def guarded_server(folder: Path, *, tls=True, options=None, named="127.0.0.1", m
         (folder / name).write_text(text)
     served = Served((MODEL,), MODEL, max_model_len)
     faulty = Faulty(Guard(Stub(served), options or {}, [KEY]))
-    listener = socket.create_server(("127.0.0.1", 0))
+    # asyncio sends small packets at once only where the protocol is named; else each answer takes 40 ms
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(128)
     config = uvicorn.Config(
         faulty,
         log_level="critical",

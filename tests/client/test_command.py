@@ -255,10 +255,13 @@ def test_a_server_that_cannot_is_7(server, rerank):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_an_interrupt_is_130_and_no_traceback(server):
+@pytest.mark.parametrize("count", [1, 2500], ids=["one request", "batches"])
+def test_an_interrupt_is_130_at_once_and_no_traceback(server, tmp_path, count):
+    file = tmp_path / "documents.jsonl"
+    file.write_text('"d"\n' * count)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        command = [*COMMAND, "q", "d", "--url", url]
+        command = [*COMMAND, "q", "--file", str(file), "--url", url, "--timeout", "600"]
         process = subprocess.Popen(command, env=environment(server), stderr=subprocess.PIPE, text=True)
         silent.settimeout(30)
         connection, _ = silent.accept()

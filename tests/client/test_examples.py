@@ -19,22 +19,19 @@ OWN_VENV = REPO / ".tools" / "examples" / "bin"
 QUERY = "What is deep learning?"
 
 
-@pytest.fixture(scope="module", params=["TLS", "plain HTTP"])
-def server(request, tmp_path_factory):
-    """Overrides the folder's: a stack has `tls: on` or `tls: off`, and the examples work with both."""
-    with guarded_server(tmp_path_factory.mktemp("guarded"), tls=request.param == "TLS") as one:
-        yield one
-
-
 @pytest.fixture
 def stack(server, tmp_path):
     """A PATH with a `pulumi` that knows the stack `local` and nothing else."""
+    return a_stack(server, tmp_path)
+
+
+def a_stack(server, folder):
     outputs = {"url": server.url, "api_key": KEY, "ca_certificate": server.ca, "model": MODEL}
     wanted = ["stack", "output", "--json", "--show-secrets", "--non-interactive", "--stack", "local"]
     script = f"import sys\nassert sys.argv[1:] == {wanted!r}, sys.argv\nprint({json.dumps(outputs)!r})\n"
-    (tmp_path / "pulumi").write_text(f"#!{sys.executable}\n{script}")
-    (tmp_path / "pulumi").chmod(0o755)
-    return tmp_path
+    (folder / "pulumi").write_text(f"#!{sys.executable}\n{script}")
+    (folder / "pulumi").chmod(0o755)
+    return folder
 
 
 def run(script, *args, path, python=sys.executable, **changes):
@@ -105,6 +102,23 @@ def test_recommendations_follow_what_was_liked_and_leave_that_out(stack):
 
 
 LIGHT = ["score.py", "cohere_rerank.py", "semantic_search.py", "duplicates.py", "recommend.py"]
+
+
+@pytest.fixture(scope="module")
+def plain_server(tmp_path_factory):
+    with guarded_server(tmp_path_factory.mktemp("plain"), tls=False) as one:
+        yield one
+
+
+@pytest.mark.parametrize("script", ["score.py", "cohere_rerank.py", "recommend.py"])
+def test_a_stack_without_tls_works_as_well(script, plain_server, tmp_path):
+    assert "eep " in shown(script, a_stack(plain_server, tmp_path))
+
+
+@pytest.mark.examples
+@pytest.mark.parametrize("script", ["langchain_rerank.py", "llamaindex_rerank.py"])
+def test_a_stack_without_tls_works_with_the_others_too(script, plain_server, tmp_path, own_python):
+    assert len(texts(shown(script, a_stack(plain_server, tmp_path), python=own_python))) == 2
 
 
 @pytest.mark.parametrize("script", LIGHT)
@@ -201,7 +215,7 @@ def test_the_installed_client_is_a_command_and_typed_and_needs_requests_only(sta
         " 'components' in sys.modules)"
     )
     said = subprocess.run([own_python, "-c", code], env=env, cwd=stack, capture_output=True, text=True, check=True)
-    assert said.stdout == "['requests>=2.32'] True True False\n"
+    assert said.stdout == "['requests>=2.32.3'] True True False\n"
 
 
 def test_every_example_is_in_the_examples_readme():

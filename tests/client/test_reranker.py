@@ -5,6 +5,7 @@ import json
 import pickle
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -76,6 +77,12 @@ def test_rerank_returns_documents_best_first_with_index_score_and_text(reranker)
 def test_top_n_and_min_score_cut(reranker):
     assert [one.index for one in reranker.rerank(QUERY, DOCUMENTS, 2)] == [3, 1]
     assert [one.index for one in reranker.rerank(QUERY, DOCUMENTS, top_n=9, min_score=0.5)] == [3, 1]
+
+
+def test_equal_scores_come_in_the_order_of_the_documents(server, reranker):
+    results = [{"index": index, "relevance_score": 0.5} for index in (2, 0, 1)]
+    server.fail((200, [], json.dumps({"model": MODEL, "results": results}).encode()))
+    assert [one.index for one in reranker.rerank("q", ["a", "b", "c"])] == [0, 1, 2]
 
 
 def test_only_what_is_given_is_sent(server, reranker):
@@ -279,6 +286,33 @@ def test_a_silent_server_is_unreachable_and_the_text_says_for_how_long(tmp_path)
             Reranker.from_url(url, KEY, patience=Patience(timeout_s=0.2, deadline_s=0.3)).rerank("q", ["d"])
 
 
+def test_a_server_that_answers_drop_by_drop_is_cut_off_at_the_timeout():
+    enough = threading.Event()
+
+    def drip(listener):
+        connection, _ = listener.accept()
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+        while not enough.wait(0.02):
+            try:
+                connection.sendall(b" ")
+            except OSError:
+                break
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        patience = Patience(timeout_s=0.3, deadline_s=0.4)
+        started = time.monotonic()
+        with pytest.raises(Unreachable, match=r"no answer within 0\.3 s"):
+            Reranker.from_url(url, KEY, patience=patience).models()
+        assert time.monotonic() - started < 10
+        enough.set()
+        thread.join(5)
+
+
 def test_a_server_that_comes_back_is_found(tmp_path):
     with guarded_server(tmp_path, tls=False) as server:
         port = int(server.url.rpartition(":")[2])
@@ -320,6 +354,14 @@ def test_a_closed_port_is_unreachable_and_says_refused():
         Reranker.from_url(f"https://127.0.0.1:{port}", KEY, patience=patience).models()
 
 
+def test_an_address_that_is_none_after_all_is_not_asked_again():
+    clock = Clock()
+    client = Reranker.from_url("https://.", KEY, clock=clock, sleep=clock.sleep)
+    with pytest.raises(Unreachable, match=r"GET https://\./v1/models: "):
+        client.models()
+    assert clock.slept == []
+
+
 # ---- trust and keys --------------------------------------------------------------------------------------------------
 
 
@@ -334,6 +376,12 @@ def test_a_server_of_another_ca_is_not_trusted_and_is_sent_nothing(server, ca):
     with Reranker.from_url(server.url, KEY, ca) as client, pytest.raises(Untrusted, match="certificate is not trusted"):
         client.rerank("q", ["d"])
     assert server.asked() == []
+
+
+def test_no_public_ca_is_trusted_beside_the_stacks_own(reranker):
+    reranker.models()
+    adapter = reranker._transport.session.get_adapter("https://127.0.0.1")
+    assert [dict(*one["subject"])["commonName"] for one in adapter.context.get_ca_certs()] == ["test"]
 
 
 def test_a_certificate_of_another_address_is_not_trusted(tmp_path):
