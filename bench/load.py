@@ -21,20 +21,9 @@ from locust.env import Environment
 from bench.serving import PROGRESS
 
 WORDS = (
-    "deep",
-    "learning",
-    "network",
-    "model",
-    "neural",
-    "data",
-    "weather",
-    "city",
-    "river",
-    "bread",
-    "stone",
-    "light",
+    *("deep", "learning", "network", "model", "neural", "data", "weather", "city", "river", "bread", "stone", "light"),
+    *("market", "engine", "garden", "window", "letter", "music", "winter", "paper", "summer", "forest"),
 )
-WORDS += ("market", "engine", "garden", "window", "letter", "music", "winter", "paper", "summer", "forest")
 TIMEOUT_S = 120.0
 WARM_UP_S = 0.5
 
