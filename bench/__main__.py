@@ -1,5 +1,7 @@
 """`python -m bench` (or `make bench`): the budgets, what this machine measures, and baselines.
 
+`python -m bench serving --help`: pairs per second of any endpoint, and what a million of them costs.
+
 Each figure is the median of several runs. The baseline of `preview` and `up` is the same engine with an empty program:
 what Pulumi itself costs here, before a line of ours runs.
 """
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import requests
 
-from bench import failover
+from bench import failover, local_vllm, serving
 from emulator.server import EmulatorServer
 from tests.engine.stack import EngineStack
 
@@ -96,6 +98,23 @@ def measure(folder: Path, *, runs: int, boot_s: float) -> list[Row]:
     return rows
 
 
+def serving_rows() -> list[Row]:
+    """Print what serving costs with guard and TLS, and return the guard's budget as a row; none without vLLM."""
+    if not local_vllm.available():
+        print("\nServing: not measured, vLLM is not installed here (make setup-vllm)")
+        return []
+    load = serving.Load()
+    with local_vllm.running() as targets:
+        found = serving.measure(targets, load)
+    print(f"\nServing, real vLLM on this CPU, {load.pairs} pairs a request, {load.rounds} rounds:\n")
+    print(serving.table(found))
+    serving.keep(found, load, serving.RESULTS)
+    [guard] = [one for one in found if one.target == "guard" and one.users == max(load.users)]
+    row = Row(f"guard's cost at {guard.users} in flight", max(0.0, 100 * (1 - guard.ratio)), "%", 3.0)
+    print(f"\n{table([row])}")
+    return [row]
+
+
 def table(rows: list[Row]) -> str:
     """Return the rows as Markdown."""
     lines = ["| what | measured | budget | baseline in the same run |", "| --- | --- | --- | --- |"]
@@ -109,6 +128,8 @@ def table(rows: list[Row]) -> str:
 
 def main() -> int:
     """Measure, print the table, keep the figures as JSON."""
+    if sys.argv[1:2] == ["serving"]:
+        return serving.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="runs per figure, of which the median counts (default 5)")
     parser.add_argument("--boot-s", type=float, default=5.0, help="boot time that the emulator simulates (default 5)")
@@ -121,6 +142,7 @@ def main() -> int:
     print("| sign | rent to rent | deadline in it | beyond it |\n| --- | --- | --- | --- |")
     for one in failover.measure():
         print(f"| {one.sign} | {one.rent_to_rent_s:.2f} s | {one.deadline_s:g} s | {one.beyond_s:.2f} s |")
+    rows += serving_rows()
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps([asdict(row) | {"kept": row.kept} for row in rows], indent=2) + "\n")
     return 0 if all(row.kept for row in rows) else 1

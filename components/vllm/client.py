@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import requests
 
 SHOWN_CHARS = 300
+# What a request meets on a kept connection that the server has closed in the meantime.
+CUT_OFF = (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError)
 KEYS_PATH = "/guard/keys"
 ROUTES_PATH = "/guard/routes"
 KNOCK = b'{"query": "q", "documents": ["d"], "text_1": "q", "text_2": "d"}'
@@ -187,14 +189,18 @@ class RerankClient:
 
         where = f"{method} {self.url}{path}"
         headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
-        try:
-            answer = self._session.request(
-                method, self.url + path, json=body, headers=headers, verify=self._verify, timeout=self._timeout_s
-            )
-        except requests.Timeout:
-            raise ServerUnreachable(f"{where}: no answer within {self._timeout_s:g} s") from None
-        except (requests.RequestException, ValueError) as error:
-            raise ServerUnreachable(f"{where}: {self._shown(_innermost(error))}") from None
+        for again in (True, False):
+            try:
+                answer = self._session.request(
+                    method, self.url + path, json=body, headers=headers, verify=self._verify, timeout=self._timeout_s
+                )
+                break
+            except requests.Timeout:
+                raise ServerUnreachable(f"{where}: no answer within {self._timeout_s:g} s") from None
+            except (requests.RequestException, ValueError) as error:
+                # vLLM 0.19.1 closes a kept connection after some refusals without saying so; scoring twice is harmless
+                if not (again and isinstance(_cause(error), CUT_OFF)):
+                    raise ServerUnreachable(f"{where}: {self._shown(_innermost(error))}") from None
         if answer.status_code != 200:
             said = self._shown(_message(answer))
             hint = "; the API key is missing or not this server's" if answer.status_code in (401, 403) else ""
@@ -299,11 +305,15 @@ def _message(answer: requests.Response) -> str:
     return str(raw)
 
 
+def _cause(error: BaseException) -> BaseException:
+    """Return what is at the bottom of an error that requests and urllib3 have wrapped."""
+    seen = error
+    while isinstance(inner := getattr(seen, "reason", None) or seen.__cause__ or seen.__context__, BaseException):
+        seen = inner
+    return seen
+
+
 def _innermost(error: BaseException) -> str:
     """Return the words of the cause that a person can use; requests wraps it several times."""
-    seen = error
-    while (inner := getattr(seen, "reason", None) or seen.__cause__ or seen.__context__) and isinstance(
-        inner, BaseException
-    ):
-        seen = inner
-    return str(seen) or type(seen).__name__
+    cause = _cause(error)
+    return str(cause) or type(cause).__name__

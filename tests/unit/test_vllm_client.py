@@ -1,6 +1,10 @@
 """The client: what it sends, what it makes of answers, and what it says when there is none."""
 
+import contextlib
+import json
 import socket
+import threading
+from collections.abc import Iterator
 
 import pytest
 import requests
@@ -175,3 +179,48 @@ def test_long_error_bodies_are_cut() -> None:
     with pytest.raises(ServerError) as caught:
         answering(500, {"error": {"message": "x" * 5000}}).rerank("q", ["d"])
     assert len(str(caught.value)) < 450
+
+
+def whole(line: socket.socket) -> bytes:
+    got = b""
+    while not got.endswith(b"}") and (more := line.recv(65536)):
+        got += more
+    return got
+
+
+@contextlib.contextmanager
+def closing_after_each_answer(answers: int) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that promises to keep its connection, answers once and closes it; then it answers nothing at all."""
+    body = json.dumps({"model": "m", "results": []}).encode()
+    said = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    seen: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for number in range(answers + 2):
+                with contextlib.suppress(OSError), listener.accept()[0] as line:
+                    seen.append(whole(line))
+                    if number < answers:
+                        line.sendall(said)
+                        seen.append(whole(line))  # the next request has come before the connection is closed
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", seen
+
+
+def test_a_request_on_a_connection_that_the_server_has_closed_meanwhile_is_sent_again() -> None:
+    with closing_after_each_answer(2) as (url, seen):
+        client = RerankClient(url, KEY, timeout_s=5)
+        client.rerank("q", ["first"], "m")
+        client.rerank("q", ["second"], "m")
+    assert [b"second" in one for one in seen[:3]] == [False, True, True]
+
+
+def test_a_server_that_keeps_closing_is_unreachable_after_the_second_try() -> None:
+    with (
+        closing_after_each_answer(0) as (url, seen),
+        pytest.raises(ServerUnreachable, match=r"(closed connection|reset)"),
+    ):
+        RerankClient(url, KEY, timeout_s=5).rerank("q", ["first"], "m")
+    assert len(seen) == 2

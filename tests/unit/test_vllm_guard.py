@@ -126,6 +126,14 @@ def test_liveness_is_open_only_where_it_is_asked_for(door):
     assert door("/rerank", key=None, open_health=True)[0] == 401
 
 
+def test_the_routes_of_the_server_are_listed_to_whoever_has_a_key_and_to_nobody_else(door):
+    for key in KEYS:
+        assert door("/guard/routes", method="GET", key=key)[:2] == (200, {"routes": []})
+    assert door("/guard/routes", method="GET", key=None)[0] == 401
+    assert door("/guard/routes/", method="GET")[0] == 404
+    assert not door.app.seen
+
+
 def test_a_websocket_is_closed_and_lifespan_passes(door):
     assert door("/rerank", kind="websocket")[2] == [{"type": "websocket.close", "code": 1008}]
     door(kind="lifespan")
@@ -139,7 +147,10 @@ def test_a_body_is_bounded_whether_its_length_is_declared_or_not(door):
     assert not door.app.seen
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe\x00", b'{"query": "\\ud800"}', b"[" * 100_000, b"1" * 5000])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff\xfe\x00", b'{"query": "\\ud800"}', b"[" * 100_000, b"1" * 5000, b"NaN", b'{"top_n": 1e999}'],
+)
 def test_what_is_not_json_in_utf_8_is_refused_and_never_an_internal_error(door, body):
     assert door(body=body)[0] == 400
     assert not door.app.seen

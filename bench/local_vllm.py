@@ -1,0 +1,85 @@
+"""Real vLLM on this machine's CPU as targets of the serving bench: plain, guard, guard and TLS. Called by `serving`.
+
+Launched as a stack launches it, in containers of the emulator's runtime, with the packaged MiniLM's real weights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.serving import REPO, Target
+from components.errors import ServingError
+from components.vast.identity import Authority, ca_file
+from components.vllm.catalog import load_catalog
+from components.vllm.client import RerankClient
+from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, plan_launch
+from emulator.process import Process
+from emulator.runtime import Containers, Settings, free_port
+
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+PYTHON = REPO / ".tools" / "vllm-0.32.0" / "bin" / "python"
+MODELS = REPO / ".tools" / "models.json"
+IP = "127.0.0.1"
+BOOT_S = 600.0
+# name -> guard, TLS; the first is what the others are compared with
+VARIANTS = {"plain vLLM": (False, False), "guard": (True, False), "guard and TLS": (True, True)}
+
+
+def available() -> bool:
+    """Whether vLLM is installed here."""
+    return PYTHON.exists() and MODELS.exists()
+
+
+@contextlib.contextmanager
+def running() -> Iterator[list[Target]]:
+    """Start a server for each variant, one after the other; kill them all in the end. Raises RuntimeError."""
+    if not available():
+        raise RuntimeError("vLLM is not installed here: make setup-vllm; or give the --url of an endpoint")
+    with tempfile.TemporaryDirectory(prefix="bench-vllm-") as folder, contextlib.ExitStack() as stack:
+        containers = Containers(Settings("vllm", Path(folder), PYTHON, json.loads(MODELS.read_text())))
+        targets = []
+        for number, (name, (guard, tls)) in enumerate(VARIANTS.items(), 1):
+            sys.stderr.write(f"starting vLLM on this CPU, {name}\n")
+            targets.append(stack.enter_context(_server(containers, number, name, guard=guard, tls=tls)))
+        yield targets
+
+
+@contextlib.contextmanager
+def _server(containers: Containers, number: int, name: str, *, guard: bool, tls: bool) -> Iterator[Target]:
+    catalog, key, port = load_catalog(), secrets.token_hex(16), free_port(IP)
+    launch = plan_launch(catalog.model(MODEL), catalog.default_image, api_key=key, guard=guard, tls=tls)
+    authority = Authority.make("bench") if tls else None
+    env = launch.env | (authority.issue(IP).env() if authority else {})
+    assert (GUARD_KEYS_ENV if guard else KEY_ENV) in env
+    body = {"image": launch.image, "runtype": launch.runtype, "onstart": launch.onstart, "args": list(launch.args)}
+    process = asyncio.run(containers.start(number, body | {"env": env}, IP, {8000: port}))
+    assert process is not None
+    ca = ca_file(authority.certificate) if authority else None
+    target = Target(name, f"http{'s' if tls else ''}://{IP}:{port}", MODEL, key, ca)
+    try:
+        _wait(target, process, containers, number)
+        yield target
+    finally:
+        process.kill()
+        asyncio.run(containers.stop(number))
+
+
+def _wait(target: Target, process: Process, containers: Containers, number: int) -> None:
+    client = RerankClient(target.url, target.key, verify=target.ca or True, timeout_s=60)
+    deadline = time.monotonic() + BOOT_S
+    while True:
+        try:
+            client.rerank("ready?", ["yes"], target.model)
+            return
+        except ServingError as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{target.name} does not serve ({error}):\n{containers.log(number, 20)}") from None
+        time.sleep(0.5)
