@@ -61,6 +61,12 @@ def what_is_merged_is_deployed(scene):
     assert out["url"] in done.summary
     assert "| validation | passed, " in done.summary
     assert scene.ledger.billed() == {out["instance_id"]}
+    status = scene.ops("status", "--stack", "dev", "--json")
+    (row,) = status["instances"]
+    assert row["answers"].startswith("yes, ")
+    assert (row["instance_id"], row["state"], status["exit_code"]) == (out["instance_id"], "running", 0)
+    assert row["hourly_cost_usd"] == pytest.approx(out["hourly_cost_usd"]["total"], abs=1e-4)
+    assert row["contract_end"]
 
 
 def a_change_shows_its_diff_in_the_same_comment(scene):
