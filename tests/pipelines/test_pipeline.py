@@ -169,8 +169,12 @@ def rented_by_hand(scene):
 
 def the_end(scene):
     key = scene.outputs()["api_key"]
-    done = scene.stack.destroy()
-    assert done.rc == 0, done.text
+    rented = scene.ledger.billed()
+    refused = scene.ops("destroy", "--stack", "dev", "--json")
+    assert (refused["exit_code"], refused["remedy"]) == (2, "add --yes")
+    assert scene.ledger.billed() == rented
+    done = scene.ops("destroy", "--stack", "dev", "--yes", "--remove", "--json")
+    assert (done["exit_code"], set(done["instances"]), done["removed"]) == (0, rented, True)
     assert scene.ledger.billed() == set()
     seen = scene.logs + "".join(scene.forge.written)
     for secret in (key, VAST_KEY, PASSPHRASE, scene.forge.token):
