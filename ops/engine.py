@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from components.redaction import MASK, scrub
 from components.settings import NAMESPACE
-from ops.exits import BUSY, DRIFT, ERROR, USAGE, OpsError, from_pulumi
+from ops.exits import BUSY, DRIFT, ERROR, POLICY, USAGE, OpsError, bare, from_pulumi
 
 Json = Any
 SECRET_ENV = (
@@ -48,7 +48,9 @@ class Run:
         """Return itself, or raise the OpsError that its messages amount to."""
         if self.rc in accept:
             return self
-        raise from_pulumi([*self.policies(), *self.diagnostics("error"), *self.errors])
+        if blocked := self.policies():
+            raise OpsError(POLICY, "; and ".join(blocked))
+        raise from_pulumi([*self.diagnostics("error"), *self.errors])
 
     def diagnostics(self, severity: str) -> list[str]:
         """Return the messages of one severity (error, warning, info, info#err), each once, in order."""
@@ -58,12 +60,20 @@ class Run:
 
     def policies(self) -> list[str]:
         """Return what policies object to, as "policy: RULE: what": from the program's guard or from a policy pack."""
-        said = [line for text in self.diagnostics("error") for line in text.splitlines() if line.startswith("policy: ")]
+        lines = [line.strip() for text in self.diagnostics("error") for line in text.splitlines()]
+        said = [line for line in map(bare, lines) if line.startswith("policy: ")]
+        return list(dict.fromkeys([*said, *self._from_packs(("mandatory", "remediate"))]))
+
+    def advice(self) -> list[str]:
+        """Return what policy packs advise against, and do not block."""
+        return list(dict.fromkeys(self._from_packs(("advisory",))))
+
+    def _from_packs(self, levels: Sequence[str]) -> Iterator[str]:
         for one in self.events:
             event = one.get("policyEvent")
-            if event and event.get("enforcementLevel") in ("mandatory", "remediate"):
-                said.append(f"policy: {event.get('policyName')}: {' '.join(str(event.get('message')).split())}")
-        return list(dict.fromkeys(said))
+            if event and event.get("enforcementLevel") in levels:
+                message = " ".join(str(event.get("message")).split())
+                yield message if message.startswith("policy: ") else f"policy: {event.get('policyName')}: {message}"
 
 
 class Pulumi:

@@ -20,7 +20,7 @@ CODES: Mapping[int, str] = MappingProxyType(
         USAGE: "a flag, a stack name or a config value is wrong",
         LEFT: "instances that no state knows were found and left",
         SECRET: "a secret is missing or wrong: passphrase, token or Vast.ai key",
-        POLICY: "a policy blocks it",
+        POLICY: "a policy or a protection blocks it",
         NO_OFFER: "the market has no offer that fits",
         DRIFT: "what runs is not what is declared",
         BUSY: "the stack is locked or half-way, or its backend or the Vast.ai API cannot be reached: try again",
@@ -56,6 +56,7 @@ def _sign(pattern: str, code: int, remedy: str = "") -> Sign:
 # The first that fits counts.
 SIGNS = (
     _sign(r"^policy: ", POLICY),
+    _sign(r"\bprotected\b", POLICY, "set protect: off in Pulumi.<stack>.yaml and deploy that first, if it is meant"),
     _sign(
         r"passphrase must be set",
         SECRET,

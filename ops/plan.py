@@ -27,11 +27,15 @@ _CHOICE = re.compile(
     r"first choice: offer (?P<offer_id>\d+): (?P<gpu>.+?) on machine (?P<machine_id>\d+), (?P<place>.*?), "
     r"\$(?P<dph>[\d.]+)/h, pull once \$(?P<pull>[\d.]+), ready in about (?P<ready>[^;]+)"
 )
+_BID = re.compile(r"; bid \$([\d.]+)/h")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The offer that would be rented: Vast.ai's ids, dollars per hour, dollars for the download, time to ready."""
+    """The offer that would be rented: Vast.ai's ids, dollars per hour, dollars for the download, time to ready.
+
+    Of an interruptible one the price is the bid, without its disk.
+    """
 
     offer_id: int
     machine_id: int
@@ -52,7 +56,7 @@ class Choice:
             machine_id=int(found["machine_id"]),
             gpu=found["gpu"],
             place=found["place"],
-            dph_total_usd=float(found["dph"]),
+            dph_total_usd=float(bid[1] if (bid := _BID.search(text)) else found["dph"]),
             pull_cost_usd=float(found["pull"]),
             ready_in=found["ready"].strip(),
         )
@@ -121,7 +125,7 @@ def read(run: Run) -> Plan:
         choices=choices[-renting:] if renting else [],
         offers=offers,
         renting=renting,
-        warnings=[text for text in run.diagnostics("warning") if not text.startswith(REPLACED)],
+        warnings=[*(one for one in run.diagnostics("warning") if not one.startswith(REPLACED)), *run.advice()],
         policies=run.policies(),
     )
 

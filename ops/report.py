@@ -15,13 +15,14 @@ from ops.plan import Plan
 Json = Any
 HOURS_A_MONTH = 730
 MAX_TEXT_CHARS = 600
+MAX_ERROR_CHARS = 6000
 SIGNS = {"create": "+ create", "update": "~ update", "replace": "± replace", "delete": "- delete"}
 NOUNS = {"create": "to create", "update": "to update", "replace": "to replace", "delete": "to delete"}
 
 
-def safe(text: object) -> str:
+def safe(text: object, chars: int = MAX_TEXT_CHARS) -> str:
     """Return text as one line that Markdown shows as it is."""
-    line = " ".join(str(text).split())[:MAX_TEXT_CHARS]
+    line = " ".join(str(text).split())[:chars]
     return line.replace("<", "&lt;").replace("|", "\\|").replace("@", "@\u200b")
 
 
@@ -45,7 +46,7 @@ def failure(command: str, stack: str, error: OpsError) -> str:
     """Return what is shown when a command could not do its work."""
     parts = [
         f"### {code(stack)} {command}: failed",
-        f"**error:** {safe(error.text)}",
+        f"**error:** {safe(error.text, MAX_ERROR_CHARS)}",
         *([f"**what to do:** {safe(error.remedy)}"] if error.remedy else []),
         f"Exit code {error.code}: {CODES[error.code]}.",
     ]

@@ -1,4 +1,7 @@
+import json
 import socket
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +34,7 @@ class Scene:
         self.checkout = self.stack.project
         self.logs = ""
         for part in BROUGHT:
-            if (REPO / part).exists():
+            if (REPO / part).exists() and not (self.checkout / part).exists():
                 (self.checkout / part).symlink_to(REPO / part)
         self.contexts = {
             "secrets.VAST_API_KEY": VAST_KEY,
@@ -64,6 +67,15 @@ class Scene:
         )
         self.logs += done.log + done.summary
         return done
+
+    def ops(self, command, *args):
+        """Run a command as a person does, from the repository; return its JSON."""
+        words = [sys.executable, "-m", f"ops.{command}", *args, "--cwd", str(self.checkout)]
+        done = subprocess.run(
+            words, cwd=REPO, env=self.stack.env, capture_output=True, text=True, timeout=300, check=False
+        )
+        self.logs += done.stdout + done.stderr
+        return json.loads(done.stdout)
 
     def outputs(self, stack="dev"):
         name, self.stack.name = self.stack.name, stack

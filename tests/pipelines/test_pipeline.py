@@ -61,6 +61,12 @@ def what_is_merged_is_deployed(scene):
     assert out["url"] in done.summary
     assert "| validation | passed, " in done.summary
     assert scene.ledger.billed() == {out["instance_id"]}
+    status = scene.ops("status", "--stack", "dev", "--json")
+    (row,) = status["instances"]
+    assert row["answers"].startswith("yes, ")
+    assert (row["instance_id"], row["state"], status["exit_code"]) == (out["instance_id"], "running", 0)
+    assert row["hourly_cost_usd"] == pytest.approx(out["hourly_cost_usd"]["total"], abs=1e-4)
+    assert row["contract_end"]
 
 
 def a_change_shows_its_diff_in_the_same_comment(scene):
@@ -163,8 +169,12 @@ def rented_by_hand(scene):
 
 def the_end(scene):
     key = scene.outputs()["api_key"]
-    done = scene.stack.destroy()
-    assert done.rc == 0, done.text
+    rented = scene.ledger.billed()
+    refused = scene.ops("destroy", "--stack", "dev", "--json")
+    assert (refused["exit_code"], refused["remedy"]) == (2, "add --yes")
+    assert scene.ledger.billed() == rented
+    done = scene.ops("destroy", "--stack", "dev", "--yes", "--remove", "--json")
+    assert (done["exit_code"], set(done["instances"]), done["removed"]) == (0, rented, True)
     assert scene.ledger.billed() == set()
     seen = scene.logs + "".join(scene.forge.written)
     for secret in (key, VAST_KEY, PASSPHRASE, scene.forge.token):

@@ -80,7 +80,7 @@ def commands(text):
     joined = re.sub(r"\\+\n\s*", " ", text)
     found = re.findall(r"python -m ops\.(\w+) ([^\n]*)", joined)
     for name, rest in found:
-        bare = re.split(r" \|\| |\"\"\"|$", rest.replace("${flags[@]}", "--all-stacks"))[0]
+        bare = re.split(r" \|\| |\"\)|$", rest.replace("${flags[@]}", "--all-stacks"))[0]
         yield name, [re.sub(r"\$\{?[\w.]+\}?", "7", word) for word in shlex.split(bare)]
 
 

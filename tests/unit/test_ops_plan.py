@@ -41,8 +41,11 @@ def planned(*events):
 def test_the_choice_is_read_from_what_the_instance_says():
     offer = Offer.parse(wire_samples.offer())
     candidate = Candidate(offer, pull_cost_usd=0.126, ready_s=684.0)
-    choice = plan.Choice.parse(f"first choice: {candidate}; bid $0.1000/h (floor $0.0800/h)")
+    choice = plan.Choice.parse(f"first choice: {candidate}; 2 machines race, so the boot costs up to 2 times that")
+    bid = plan.Choice.parse(f"first choice: {candidate}; bid $0.0321/h (floor $0.0300/h)")
     assert choice is not None
+    assert bid is not None
+    assert bid.dph_total_usd == 0.0321
     assert (choice.offer_id, choice.machine_id, choice.gpu) == (offer.ask_id, offer.machine_id, offer.gpu_name)
     assert choice.dph_total_usd == pytest.approx(offer.dph_total_usd, abs=5e-5)
     assert (choice.place, choice.pull_cost_usd, choice.ready_in) == (offer.place, 0.13, "11 min")
@@ -107,11 +110,14 @@ def test_the_price_after_is_that_of_what_stays_and_what_is_rented():
 def test_a_policy_pack_and_the_programs_guard_are_reported_alike():
     pack = {"policyEvent": {"policyName": "max-price", "message": "too\n dear", "enforcementLevel": "mandatory"}}
     advice = {"policyEvent": {"policyName": "label", "message": "odd", "enforcementLevel": "advisory"}}
-    run = Run(1, [pack, advice, said("policy: tls: is off; set tls: on", "error")], [])
+    check = "resource 'reranker' has a problem: the policy of this stack refuses it\npolicy: tls: is off; set tls: on"
+    run = Run(1, [pack, advice, said(f"pulumi-python:dynamic/vast:Instance {check}", "error")], [])
     assert run.policies() == ["policy: tls: is off; set tls: on", "policy: max-price: too dear"]
+    assert planned(advice).warnings == ["policy: label: odd"]
     with pytest.raises(exits.OpsError) as failed:
         run.raise_if_failed()
     assert failed.value.code == exits.POLICY
+    assert failed.value.text == "policy: tls: is off; set tls: on; and policy: max-price: too dear"
 
 
 def test_the_engines_wrapping_is_taken_off_an_error():
