@@ -103,7 +103,7 @@ def _judge(
 ) -> None:
     limits = bound(rule, inputs.get("policy"), config)
     if rule.binds(limits) and (message := rule.judge(facts, limits)):
-        report(f"policy: {rule.name}: {message}; {rule.remedy}", urn)
+        report(f"{message}; {rule.remedy}", urn)  # the engine names the rule beside it
 
 
 def _validated(instance: PolicyResource, resources: Sequence[PolicyResource]) -> bool:

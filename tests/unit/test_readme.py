@@ -1,4 +1,4 @@
-"""The README's tables are the code's tables."""
+"""The tables of the README and of docs/ are the code's tables."""
 
 import re
 from pathlib import Path
@@ -6,21 +6,22 @@ from pathlib import Path
 from components.settings import KEYS
 from components.vast import change, drift
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+REPO = Path(__file__).resolve().parents[2]
+README = "\n".join(path.read_text() for path in (REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))))
 
 
 def in_code_marks():
     return {word for code in re.findall(r"`([^`\n]+)`", README) for word in re.findall(r"[\w-]+", code)}
 
 
-def test_every_kind_of_drift_is_in_the_readme():
+def test_every_kind_of_drift_is_in_the_readme_or_the_docs():
     assert set(drift.TABLE) <= in_code_marks()
 
 
-def test_every_input_whose_change_has_an_effect_is_in_the_readme():
+def test_every_input_whose_change_has_an_effect_is_in_the_readme_or_the_docs():
     assert set(change.TABLE) <= in_code_marks()
 
 
-def test_every_config_key_is_in_the_readme():
+def test_every_config_key_is_in_the_readme_or_the_docs():
     internal = {"offline_model", "api_url", "api_pacing", "api_patience_s"}
     assert set(KEYS) - internal <= in_code_marks()
