@@ -1,7 +1,7 @@
 """`python -m ops.metrics FOLDER --stack NAME`: Prometheus' files for a stack, from its outputs, in a folder.
 
-Writes prometheus.yml, targets.json, prices.yml, the keys (api_key, gateway_key; mode 0600) and the CAs (ca.pem,
-gateway-ca.pem). Run it again after each `pulumi up`: Prometheus reads targets anew by itself, and the rest on SIGHUP.
+Writes prometheus.yml, targets.json, prices.yml, the keys (api_key, gateway_api_key; mode 0600) and the CAs (ca.pem,
+gateway_ca.pem). Run it again after each `pulumi up`: Prometheus reads targets anew by itself, and the rest on SIGHUP.
 Outputs that are read: url, api_key, ca_certificate, gpu, machine_id, hourly_cost_usd, or `replicas` (a list of records
 with name, url, gpu, machine_id, hourly_cost_usd), and where there is a gateway gateway_url, gateway_api_key,
 gateway_ca_certificate. `dashboards/reranker.json` is for Grafana, with that Prometheus as its data source.
@@ -51,7 +51,7 @@ def write(folder: Path, stack: str, outputs: Mapping[str, Any]) -> None:
     access = _access(folder, "", outputs["api_key"], outputs.get("ca_certificate"))
     gateway = gateway_address = None
     if outputs.get("gateway_url"):
-        gateway = _access(folder, "gateway-", outputs["gateway_api_key"], outputs.get("gateway_ca_certificate"))
+        gateway = _access(folder, "gateway_", outputs["gateway_api_key"], outputs.get("gateway_ca_certificate"))
         gateway_address = urlsplit(outputs["gateway_url"]).netloc
     files = {
         "prometheus.yml": scrape_config(

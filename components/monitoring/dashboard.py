@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 # A metric's name in PromQL: before { or [ or an operator, not a function's (before a parenthesis) nor a label's.
-_NAME = re.compile(r"(?<![\w:\"$.])([a-zA-Z_:][\w:]*)(?=\s*[{\[)]|\s*$|\s+[<>=!+*/-])(?!\s*\()")
+_NAME = re.compile(r"(?<![\w:\"$.])([a-zA-Z_:][\w:]*)(?=\s*[{\[)]|\s*$|\s+(?:[<>=!+*/-]|or\b|and\b|unless\b))(?!\s*\()")
 _STRINGS, _BRACES, _GROUPING = (
     re.compile(r'"[^"]*"'),
     re.compile(r"\{[^}]*\}"),
