@@ -18,7 +18,7 @@ from components.vllm.guard import ALLOW
 from tests.gateway.conftest import BODY, QUICK, until
 
 OTHERS = ("/", "/health", "/version", "/docs", "/openapi.json", "/load", "/config/", "/id/gateway-test-self", "/stop",
-          "/reverse_proxy/upstreams", "/pki/ca/local", "/debug/pprof/", "/v1/completions", "/rerank/",
+          "/guard/keys", "/reverse_proxy/upstreams", "/pki/ca/local", "/debug/pprof/", "/v1/completions", "/rerank/",
           "/RERANK", "//rerank", "/rerank/../config/", "/metrics/", "/%2e%2e/config/")  # fmt: skip
 
 

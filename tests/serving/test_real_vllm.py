@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from components.errors import ServerError
+from components.monitoring.dashboard import absent
 from components.vllm.catalog import load_catalog
 from components.vllm.checks import Report, run_checks
 from components.vllm.fit import load_flags
@@ -130,6 +131,23 @@ def test_client_reports_the_servers_own_words_for_an_unknown_model(cross_encoder
     with pytest.raises(ServerError, match="`nope` does not exist") as caught:
         cross_encoder.client.rerank("q", ["d"], "nope")
     assert caught.value.status == 404
+
+
+def test_every_metric_that_the_dashboard_asks_vllm_for_is_in_a_scrape_which_counts_pairs(cross_encoder: Server) -> None:
+    def scrape() -> str:
+        headers = {"Authorization": f"Bearer {cross_encoder.key}"}
+        return requests.get(f"{cross_encoder.url}/metrics", headers=headers, timeout=30).text
+
+    def pairs() -> float:
+        lines = [one for one in scrape().splitlines() if one.startswith("vllm:request_success_total{")]
+        return sum(float(one.rpartition(" ")[2]) for one in lines)
+
+    before = pairs()
+    cross_encoder.client.rerank("what is it?", ["one", "two", "three", "four", "five"], BGE)
+    assert pairs() - before == 5
+    dashboard = json.loads((REPO / "dashboards" / "reranker.json").read_text())
+    given = {"job", "stack", "replica"}
+    assert absent(dashboard, scrape(), prefix="vllm:|http_", given=given) == []
 
 
 @pytest.mark.parametrize("version", ["0.32.0", "0.19.1"])

@@ -1,0 +1,22 @@
+"""The gateway that the bench puts in front of rerankers, in both its forms."""
+
+import socket
+
+import pytest
+
+from bench.gateway import gateway_in_front_of
+from components.vllm.client import RerankClient
+from tests.gateway.conftest import MODEL, scores, until
+
+
+@pytest.mark.parametrize("tiers", [1, 2])
+def test_a_gateway_stands_in_front_of_rerankers_for_the_length_of_a_block(rerankers, authority, upstream_key, tiers):
+    two = [f"https://{one.address}" for one in rerankers(2)]
+    ca = authority.certificate
+    with gateway_in_front_of(two, upstream_key=upstream_key, model=MODEL, upstream_ca=ca, tiers=tiers) as at:
+        client = RerankClient(at.url, at.api_key, verify=at.ca_file, timeout_s=10)
+        until(lambda: scores(client))
+        assert client.models()[0].id == MODEL
+        assert at.api_key not in repr(at)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(at.url.rpartition(":")[2])), 5)

@@ -1,0 +1,21 @@
+"""The dashboard asks Caddy for what Caddy has."""
+
+import json
+from pathlib import Path
+
+from components.caddy.owned import put
+from components.monitoring.dashboard import absent
+from tests.gateway.conftest import until
+
+DASHBOARD = json.loads((Path(__file__).parents[2] / "dashboards" / "reranker.json").read_text())
+
+
+def test_every_caddy_metric_of_the_dashboard_is_in_a_scrape_of_the_gateway(caddy, rerankers, front):
+    one = front(rerankers(1))
+    caddy.admin.load(put(None, one.gateway))
+    until(lambda: one.ask().status_code == 200)
+    scrape = one.ask("GET", "/metrics").text
+    assert absent(DASHBOARD, scrape, prefix="caddy_", given={"job", "stack"}) == []
+    assert absent(DASHBOARD, scrape.replace("upstreams_healthy", "up"), prefix="caddy_", given={"job", "stack"}) == [
+        "caddy_reverse_proxy_upstreams_healthy"
+    ]
