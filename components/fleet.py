@@ -162,13 +162,13 @@ class RerankerFleet(pulumi.ComponentResource):
             self.instances.append(rented)
             return rented.url, Gateway(name, gateway, own)
         scheme = "http"
-        if common.authority is not None:
+        if common.authority is not None and not fleet.listen.startswith("unix/"):
             scheme, renew = "https", float(settings.watch["renew_certificate_before_d"])
             shown = ServerCertificate(f"{name}-certificate", fleet.names, common.authority, renew, own)
             inputs |= {"certificate": shown.certificate, "private_key": shown.private_key}
         gateway = GatewayArgs(**inputs, listen=fleet.listen, admin_url=fleet.admin_url, admin_key=fleet.admin_key or "")
         host = fleet.names[0] if fleet.names else fleet.listen.rpartition(":")[0] or "127.0.0.1"
-        url = f"{scheme}://{host}:{fleet.listen.rpartition(':')[2]}"
+        url = fleet.url or f"{scheme}://{host}:{fleet.listen.rpartition(':')[2]}"
         made = Gateway(name, gateway, own)
         return made.owner.apply(lambda _: url), made
 

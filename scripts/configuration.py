@@ -24,6 +24,7 @@ SECRETS: Mapping[str, str] = {
     "api_key": "What clients of the reranker present; made at random if not given",
     "api_key_previous": "A second key that is still valid, for the time of a change",
     "hub_token": "The model hub's token, for gated models",
+    "gateway_admin_key": "What the admin API of a Caddy asks for, where it is behind a key",
     "image_login": 'The login of a private registry: "-u USER -p TOKEN REGISTRY"',
 }
 HEAD = """\
