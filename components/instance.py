@@ -15,7 +15,7 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
-from components.errors import ApiUnreachable, NoOffer
+from components.errors import ApiUnreachable, AuthError, NoOffer
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, certain, known, verb
 from components.vast import cost
@@ -177,7 +177,8 @@ class InstanceProvider(VastProvider):
         rented = rental.run()
         self.session.knows(place, rented.contract.id)
         try:
-            return CreateResult(str(rented.contract.id), _outputs(props, probe, label, rented))
+            whose = {"api_url": self.session.client.api_url, "account_id": self.session.account(max_age_s=3600.0).id}
+            return CreateResult(str(rented.contract.id), _outputs(props, probe, label, rented) | whose)
         except Exception:
             destroy_surely(self.session.client, rented.contract.id)
             raise
@@ -188,6 +189,7 @@ class InstanceProvider(VastProvider):
         self.session.knows(_place(props), int(id_))  # a forced replacement asks for no diff before it creates
         contract = self.session.board.contract(int(id_), max_age_s=1.0)
         if contract is None:
+            self._asks_who_rented_it(id_, props)
             gone = f"instance {id_} is gone: Vast.ai no longer lists it; `pulumi up` rents another"
             ENGINE.log(gone, severity="warning")
             return ReadResult(None, {})
@@ -231,10 +233,27 @@ class InstanceProvider(VastProvider):
         """Destroy the instance and see that it is gone. Gone already is success; anything else raises with the id."""
         self.session.knows(_place(props), int(id_))
         if not destroy_surely(self.session.client, int(id_)):
+            self._asks_who_rented_it(id_, props)
             ENGINE.log(f"instance {id_} was gone already")
         self.session.board.forget()
 
     # ---- looking ---------------------------------------------------------------------------------------------------
+
+    def _asks_who_rented_it(self, id_: str, props: Mapping[str, Any]) -> None:
+        """Raise AuthError unless the account and the API that do not know an instance are those that rented it."""
+        api_url, account = props.get("api_url"), int(props.get("account_id") or 0)
+        now = self.session.client.api_url
+        if api_url and api_url != now:
+            asked = f"it was rented at {api_url}, and api_url is {now} now"
+        elif account and (other := self.session.account().id) and other != account:
+            asked = f"account {account} rented it, and the Vast.ai key is account {other}'s"
+        else:
+            return
+        raise AuthError(
+            f"instance {id_} is not known here, which says nothing: {asked}. It may still be billed. "
+            "Set it back, and `pulumi destroy` before you move",
+            status=404,
+        )
 
     def _to_adopt(self, props: Mapping[str, Any]) -> int | None:
         """Return the instance to take over, unless it is the one being replaced."""

@@ -16,10 +16,13 @@ import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, Resource, UpdateResult
 
 from components.errors import NoOffer, QueryError
+from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, known, verb
 from components.vast.change import same
+from components.vast.label import Label
 from components.vast.market import Search
 from components.vast.ranking import PREFERENCES
+from components.vast.removal import destroy_surely
 
 
 @dataclass
@@ -76,6 +79,15 @@ class OfferQueryProvider(VastProvider):
     def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
         """Record the new offers."""
         return UpdateResult(news)
+
+    @verb
+    def delete(self, id_: str, _props: dict[str, Any]) -> None:
+        """Destroy what runs that were killed left of this state: its last resource goes here. Raises DestroyFailed."""
+        for contract in self.session.board.contracts().values():
+            label = Label.parse(contract.label)
+            if label is not None and label.owner == id_:
+                destroy_surely(self.session.client, contract.id)
+                ENGINE.log(f"instance {contract.id} was left by a run that was killed: destroyed", severity="warning")
 
 
 class OfferQuery(Resource, module="vast", name="OfferQuery"):

@@ -1,15 +1,16 @@
 """How many operations run at once in the plugin: the SDK's servicer has four threads, and a boot holds one for minutes.
 
 Called once per process by `verbs`. The pool is found through the frame of the worker that runs us; where it is not
-found (another SDK version) the stock four stay, and a warning says so.
+found (another SDK version) the stock four stay, and a warning says so. RERANKER_PLUGIN_THREADS sets another width.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-WIDTH = 128
+WIDTH = int(os.environ.get("RERANKER_PLUGIN_THREADS") or 128)
 
 
 def widen(width: int = WIDTH) -> bool:

@@ -1,6 +1,7 @@
 """Fleets through the real engine: machines of their own, growth and shrinkage, one bad replica, a gateway in front."""
 
 import json
+import sys
 import threading
 import time
 from collections import Counter
@@ -217,9 +218,7 @@ def test_no_request_fails_while_a_fleet_rolls_heals_scales_and_changes_its_key(b
     under_load("scale 2-5-2", scale)
     under_load("key", new_key)
     with capsys.disabled():
-        print()
-        for name, load in seen.items():
-            print(f"  {name}: {load}")
+        sys.stdout.write("".join(f"\n  {name}: {load}" for name, load in seen.items()) + "\n")
     for name, load in seen.items():
         assert set(load.answers) == {200}, f"{name}: {load}"
     assert stack.drift().rc == 0

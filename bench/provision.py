@@ -1,0 +1,113 @@
+"""`python -m bench provision`: how long fleets take to come up, to be looked at and to go, and the API calls it takes.
+
+On the emulator, with real time: every boot takes `--boot-s`. The baseline is one replica in the same run. The widest
+fleet is also brought up with Vast.ai's published pacing, and with the stock four threads of Pulumi's Python plugin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from emulator.server import EmulatorServer
+from tests.engine.stack import EngineStack
+
+PARALLEL = ("--parallel", "256")
+RESULTS = Path("bench/results/provision.json")
+LIST, READ = "GET /api/v1/instances/", "GET /api/v0/instances/{id}/"
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """One fleet's life: seconds for each operation, API calls by kind in `up` and in a refresh preview."""
+
+    replicas: int
+    variant: str
+    up_s: float
+    preview_s: float | None
+    destroy_s: float
+    up_calls: Mapping[str, int]
+    preview_calls: Mapping[str, int]
+
+
+def live(folder: Path, replicas: int, *, boot_s: float, variant: str = "pacing off", previews: int = 3) -> Fleet:
+    """Bring a fleet up, look at it, take it down. Raises RuntimeError with the engine's text when a step fails."""
+    paced = variant == "published pacing"
+    with EmulatorServer(
+        runtime="none", time="real", boot_s=boot_s, state_dir=folder / "emulator", pacing=paced
+    ) as market:
+        requests.post(f"{market.url}/_emulator/credit", json={"credit": 1e6}, timeout=10)
+        config: dict[str, Any] = {"replicas": replicas, "poll_s": "1"}
+        if paced:
+            config |= {"api_pacing": "published", "poll_s": "5"}
+        env = {"RERANKER_PLUGIN_THREADS": "4"} if variant == "four threads" else {}
+        stack = EngineStack(folder / "stack", market.url, config=config, env=env).init()
+        up_s, up_calls = timed(market.url, stack, "up", "--yes", "--skip-preview", *PARALLEL)
+        looks = [timed(market.url, stack, "preview", "--expect-no-changes", *PARALLEL) for _ in range(previews)]
+        destroy_s, _ = timed(market.url, stack, "destroy", "--yes", "--skip-preview", *PARALLEL)
+    preview_s = sorted(seconds for seconds, _ in looks)[len(looks) // 2] if looks else None
+    return Fleet(replicas, variant, up_s, preview_s, destroy_s, up_calls, looks[0][1] if looks else {})
+
+
+def timed(url: str, stack: EngineStack, *args: str) -> tuple[float, dict[str, int]]:
+    """Run a pulumi command; return its seconds and the API calls that it made."""
+    requests.post(f"{url}/_emulator/requests/reset", timeout=10)
+    start = time.perf_counter()
+    done = stack.run(*args, timeout_s=3600)
+    took = time.perf_counter() - start
+    if done.rc != 0:
+        raise RuntimeError(done.text[-4000:])
+    calls = requests.get(f"{url}/_emulator/requests", timeout=10).json()["requests"]
+    return took, dict(calls)
+
+
+def table(fleets: Sequence[Fleet]) -> str:
+    """Return the fleets as Markdown."""
+    one = next((fleet for fleet in fleets if fleet.replicas == 1), fleets[0])
+    lines = [
+        "| replicas | | up | to one's | refresh preview | to one's | destroy | lists, reads in up | in a preview |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for fleet in fleets:
+        look = to_look = ""
+        if fleet.preview_s is not None and one.preview_s:
+            look, to_look = f"{fleet.preview_s:.1f} s", f"{fleet.preview_s / one.preview_s:.2f}"
+        up_calls, look_calls = (
+            f"{calls.get(LIST, 0)}, {calls.get(READ, 0)}" for calls in (fleet.up_calls, fleet.preview_calls)
+        )
+        lines.append(
+            f"| {fleet.replicas} | {fleet.variant} | {fleet.up_s:.1f} s | {fleet.up_s / one.up_s:.2f} | {look} | "
+            f"{to_look} | {fleet.destroy_s:.1f} s | {up_calls} | {look_calls if fleet.preview_calls else ''} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print the table, keep the figures as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m bench provision", description=__doc__)
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 4, 16, 64], help="fleets (default 1 4 16 64)")
+    parser.add_argument("--boot-s", type=float, default=20.0, help="what every boot takes, in seconds (default 20)")
+    parser.add_argument("--plain", action="store_true", help="without the variants (published pacing, four threads)")
+    parser.add_argument("--json", type=Path, default=RESULTS, help=f"where the figures go (default {RESULTS})")
+    args = parser.parse_args(argv)
+    runs = [(count, "pacing off") for count in args.replicas]
+    if not args.plain:
+        runs += [(max(args.replicas), "published pacing"), (max(args.replicas), "four threads")]
+    fleets: list[Fleet] = []
+    for count, variant in runs:
+        with tempfile.TemporaryDirectory(prefix="vast-reranker-fleet-") as folder:
+            previews = 3 if variant == "pacing off" else 0
+            fleets.append(live(Path(folder), count, boot_s=args.boot_s, variant=variant, previews=previews))
+        print(table(fleets[-1:]).splitlines()[-1], flush=True)
+    print(f"\n{table(fleets)}")
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps({"boot_s": args.boot_s, "fleets": [asdict(one) for one in fleets]}, indent=2))
+    return 0
