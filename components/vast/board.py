@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from components.errors import VastError
 from components.vast.client import VastClient
 from components.vast.models import Contract
 
@@ -22,15 +23,26 @@ class Board:
         self._lock = threading.Lock()
         self._read_at = float("-inf")
         self._contracts: Mapping[int, Contract] = {}
+        self._failed: tuple[float, VastError] | None = None
 
     def contracts(self, *, max_age_s: float = 0.0) -> Mapping[int, Contract]:
-        """Return all contracts by id, no older than `max_age_s` at the time of the call."""
+        """Return all contracts by id, no older than `max_age_s` at the time of the call.
+
+        A read that fails does so for all who waited for it: each has had the client's patience once, not in turns.
+        """
         asked_at = self._clock()
         with self._lock:
-            if self._read_at < asked_at - max_age_s:
-                read_at = self._clock()
+            if self._read_at >= asked_at - max_age_s:
+                return self._contracts
+            if self._failed is not None and self._failed[0] >= asked_at:
+                raise self._failed[1]
+            read_at = self._clock()
+            try:
                 self._contracts = {contract.id: contract for contract in self._client.instances()}
-                self._read_at = read_at
+            except VastError as error:
+                self._failed = (self._clock(), error)
+                raise
+            self._read_at = read_at
             return self._contracts
 
     def forget(self) -> None:
