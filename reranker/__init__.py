@@ -25,7 +25,7 @@ from reranker.errors import (
     WrongPassphrase,
 )
 from reranker.patience import Patience
-from reranker.stack import Stack, read_stack
+from reranker.stack import Replica, Stack, read_stack
 
 __all__ = [
     "Busy",
@@ -39,6 +39,7 @@ __all__ = [
     "PulumiMissing",
     "Ranked",
     "Ranking",
+    "Replica",
     "Reranker",
     "RerankerError",
     "ServedModel",

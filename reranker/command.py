@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, BinaryIO, NoReturn, TextIO
@@ -88,15 +89,7 @@ def endpoint_from(args: argparse.Namespace, environ: Mapping[str, str] = os.envi
         stack = read_stack(args.stack, cwd=args.cwd)
         if not args.model:
             return stack
-        one = stack.endpoint
-        return Stack(
-            stack.name,
-            Endpoint(one.url, one.api_key, one.ca_certificate, args.model),
-            stack.instance_id,
-            stack.machine_id,
-            stack.gpu,
-            stack.hourly_cost_usd,
-        )
+        return replace(stack, endpoint=replace(stack.endpoint, model=args.model))
     key = environ.get(KEY_ENV, "")
     if not key:
         raise InvalidInput(f"no API key: set {KEY_ENV}")
@@ -219,12 +212,13 @@ def status(args: argparse.Namespace, out: Output) -> int:
             facts |= {"weights": first.root, "max_model_len": first.max_model_len} if first else {}
         except RerankerError as error:
             failure = error
-    facts |= {
-        "instance_id": stack.instance_id,
-        "machine_id": stack.machine_id,
-        "gpu": stack.gpu,
-        "hourly_cost_usd": stack.hourly_cost_usd,
-    }
+    replicas = [asdict(one) for one in stack.replicas]
+    if args.json:
+        facts["replicas"] = replicas
+    else:
+        for name in ("instance_id", "machine_id", "gpu"):
+            facts[name] = ", ".join(one[name] for one in replicas if one[name]) or None
+    facts["hourly_cost_usd"] = stack.hourly_cost_usd
     out.lines([json.dumps(facts)] if args.json else facts_lines(facts, colour=out.colour))
     return out.fail(failure) if failure else 0
 

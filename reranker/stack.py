@@ -17,14 +17,21 @@ TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Stack:
-    """A deployed stack: how to reach what it serves, and what that is and costs. None for what it does not say."""
+class Replica:
+    """A rented machine that serves. None for what the outputs do not say."""
 
-    name: str
-    endpoint: Endpoint
     instance_id: str | None = None
     machine_id: str | None = None
     gpu: str | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A deployed stack: how to reach it, what serves there, and what all that is rented costs in an hour."""
+
+    name: str
+    endpoint: Endpoint
+    replicas: tuple[Replica, ...] = ()
     hourly_cost_usd: float | None = None
 
 
@@ -88,14 +95,19 @@ def from_outputs(name: str, outputs: dict[str, Any], shown: str = "the stack") -
         raise StackError(f"{shown}: its outputs cannot be used: {error}") from None
     cost = outputs.get("hourly_cost_usd")
     total = cost.get("total") if isinstance(cost, dict) else cost
+    rows = outputs.get("replicas")
+    replicas = [_replica(row) for row in (rows if isinstance(rows, list) and rows else [outputs])]
     return Stack(
         name=name,
         endpoint=endpoint,
-        instance_id=_text(outputs.get("instance_id")),
-        machine_id=_text(outputs.get("machine_id")),
-        gpu=_text(outputs.get("gpu")),
+        replicas=tuple(one for one in replicas if one != Replica()),
         hourly_cost_usd=float(total) if isinstance(total, int | float) else None,
     )
+
+
+def _replica(row: object) -> Replica:
+    row = row if isinstance(row, dict) else {}
+    return Replica(_text(row.get("instance_id")), _text(row.get("machine_id")), _text(row.get("gpu")))
 
 
 def _text(value: object) -> str | None:

@@ -166,11 +166,14 @@ def test_status_of_a_stack_says_instance_and_price_even_when_nothing_serves(rera
     assert done.returncode == 4
     assert "refused" in done.stderr
     assert (facts["serving"], facts["stack"]) == (False, "dev")
-    assert (facts["instance_id"], facts["machine_id"], facts["gpu"]) == ("4711", "m22", "RTX 4090")
+    assert facts["replicas"] == [{"instance_id": "4711", "machine_id": "m22", "gpu": "RTX 4090"}]
     assert facts["hourly_cost_usd"] == 0.21
-    outputs |= {"url": server.url, "ca_certificate": server.ca, "model": MODEL}
+    rows = [{"instance_id": 1, "machine_id": 5, "gpu": "L4"}, {"instance_id": 2, "machine_id": 6, "gpu": "T4"}]
+    outputs |= {"url": server.url, "ca_certificate": server.ca, "model": MODEL, "replicas": rows}
     (tmp_path / "pulumi").write_text(f"#!{sys.executable}\nprint({json.dumps(outputs)!r})\n")
-    assert json.loads(rerank("status", "--stack", "dev", "--json", PATH=str(tmp_path)).stdout)["serving"] is True
+    lines = rerank("status", "--stack", "dev", PATH=str(tmp_path)).stdout.splitlines()
+    shown = dict(line.split(None, 1) for line in lines)
+    assert (shown["serving"], shown["instance_id"], shown["gpu"]) == ("yes", "1, 2", "L4, T4")
 
 
 def test_status_is_a_command_by_itself_a_query_by_name_and_never_a_guess(server, rerank):

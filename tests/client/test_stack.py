@@ -11,6 +11,7 @@ import pytest
 from reranker import (
     NotDeployed,
     PulumiMissing,
+    Replica,
     Reranker,
     StackError,
     UnknownStack,
@@ -81,7 +82,7 @@ def test_the_selected_stack_is_read_where_none_is_named(project):
     )
     stack = read_stack(cwd=project)
     assert (stack.endpoint.url, stack.endpoint.api_key) == ("https://127.0.0.1:1", KEY)
-    assert (stack.instance_id, stack.hourly_cost_usd, stack.gpu) == ("17", 0.2, None)
+    assert (stack.replicas, stack.hourly_cost_usd) == ((Replica("17"),), 0.2)
     assert KEY not in repr(stack)
 
 

@@ -64,6 +64,6 @@ def test_the_command_ranks_more_documents_than_one_request_takes(deployment, tmp
 def test_status_says_what_serves_from_which_weights_at_what_price(deployment):
     facts = json.loads(ran(deployment, deployment.python("-m", "reranker", "status", "--json")))
     assert (facts["serving"], facts["model"], facts["url"]) == (True, MODEL, deployment.url)
-    assert facts["instance_id"] == str(int(deployment.outputs["instance_id"]))
+    assert [one["instance_id"] for one in facts["replicas"]] == [str(int(deployment.outputs["instance_id"]))]
     assert facts["hourly_cost_usd"] > 0
     assert "minilm" in facts["weights"].lower()
