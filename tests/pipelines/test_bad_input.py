@@ -6,15 +6,10 @@ import re
 import pytest
 
 from ops import exits
-from tests.engine.stack import REPO
 from tests.pipelines.conftest import free_port
 
 pytestmark = pytest.mark.engine
 NOWHERE = "http://127.0.0.1:9"
-GUARDED = """import pulumi
-
-raise pulumi.RunError("policy: max-price: the stack may cost $0.90/h, allowed are $0.50/h; lower max_dph_usd")
-"""
 
 # what is wrong -> (contexts, config), exit code, what the line says, what it says to do
 BY_CONTEXT = {
@@ -111,15 +106,17 @@ def test_a_stack_of_another_name_is_refused_and_not_made(scene):
     refused(scene, "devv", exits.USAGE, "no stack named 'devv' and no Pulumi.devv.yaml", "Pulumi.dev.yaml", **more)
 
 
-def test_a_policy_that_blocks_has_its_own_code_and_names_its_rule(scene):
-    program = scene.checkout / "__main__.py"
-    program.unlink()
-    program.write_text(GUARDED)
+def test_every_rule_that_blocks_is_in_the_line_and_in_the_comment(scene):
+    broken = {"policy": ["tls-and-guard", "no-bid"], "policy_max_disk_gb": "10", "tls": "off", "bid": "auto"}
+    before = {key: scene.stack.config.get(key) for key in broken}
+    scene.stack.write_config(**broken)
     try:
-        refused(scene, "dev", exits.POLICY, "policy: max-price: the stack may cost $0.90/h", "lower max_dph_usd")
+        refused(scene, "dev", exits.POLICY, "policy: tls-and-guard: ", "set tls and guard to on")
     finally:
-        program.unlink()
-        program.symlink_to(REPO / "__main__.py")
+        scene.stack.write_config(**before)
+    (comment,) = scene.forge.texts(7)
+    for rule in ("tls-and-guard", "no-bid", "disk"):
+        assert f"policy: {rule}: " in comment
 
 
 def test_a_lock_of_another_run_stops_a_deploy_and_nothing_is_rented(scene):
