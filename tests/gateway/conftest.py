@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from components.caddy.config import Certificate, Gateway, Policy
 from components.caddy.front import front as front_config
 from components.caddy.process import Caddy, running
+from components.caddy.record import Certificate, Gateway, Policy
 from components.errors import ServingError
 from components.vast.identity import Authority
 from components.vllm.client import RerankClient
