@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.caddy.admin import CaddyAdmin
-from components.caddy.config import Certificate, Gateway, Policy, dial
 from components.caddy.front import front
 from components.caddy.owned import put
 from components.caddy.process import running
+from components.caddy.record import Certificate, Gateway, Policy, dial
 from components.vast.identity import Authority
 from emulator.runtime import free_port
 

@@ -30,9 +30,10 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
-from components.caddy import config, owned
+from components.caddy import owned, record
 from components.caddy.admin import CaddyAdmin
 from components.caddy.drain import drain
+from components.caddy.record import Certificate, Policy, dial, problems
 from components.caddy.transport import HttpTransport
 from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
@@ -61,7 +62,7 @@ class GatewayArgs:
     `upstreams`: host:port or the rerankers' URLs; all take `upstream_key`, and their certificates are signed by
     `upstream_ca` (PEM; empty for plain HTTP) for `server_name`. `certificate` and `private_key` are PEM; or
     `internal_names` has Caddy's own CA sign for these names; with neither the gateway speaks plain HTTP.
-    `policy`: see components.caddy.config.Policy. `drain_timeout_s` bounds the wait for requests in flight.
+    `policy`: see components.caddy.record.Policy. `drain_timeout_s` bounds the wait for requests in flight.
     """
 
     admin_url: pulumi.Input[str]
@@ -100,7 +101,7 @@ class GatewayProvider(ResourceProvider):
         if not all(known(news.get(key)) for key in INPUTS):
             return CheckResult(news, [])
         try:
-            found = config.problems(_gateway(news, "check"))
+            found = problems(_gateway(news, "check"))
         except (TypeError, ValueError, KeyError) as error:
             found = [f"policy: {type(error).__name__} {error}"]
         if urlsplit(str(news.get("admin_url"))).scheme not in ("http", "https", "unix"):
@@ -182,7 +183,7 @@ class GatewayProvider(ResourceProvider):
         ENGINE.log(f"{gateway.site} on {gateway.listen}: {len(gateway.upstreams)} upstreams")
 
     def _drain(self, olds: Mapping[str, Any], news: Mapping[str, Any]) -> None:
-        before, after = ({config.dial(str(one)) for one in props["upstreams"]} for props in (olds, news))
+        before, after = ({dial(str(one)) for one in props["upstreams"]} for props in (olds, news))
         gone = before - after
         timeout_s = float(news["drain_timeout_s"])
         left = drain(
@@ -229,23 +230,23 @@ class Gateway(Resource, module="vast", name="Gateway"):
         super().__init__(GatewayProvider(), name, {**outputs, **inputs}, pulumi.ResourceOptions.merge(own, opts))
 
 
-def _gateway(props: Mapping[str, Any], owner: str) -> config.Gateway:
+def _gateway(props: Mapping[str, Any], owner: str) -> record.Gateway:
     certificate = None
     if props.get("certificate") or props.get("private_key"):
-        certificate = config.Certificate("pem", str(props.get("certificate")), str(props.get("private_key")))
+        certificate = Certificate("pem", str(props.get("certificate")), str(props.get("private_key")))
     elif props.get("internal_names"):
-        certificate = config.Certificate("internal", names=tuple(str(one) for one in props["internal_names"]))
-    return config.Gateway(
+        certificate = Certificate("internal", names=tuple(str(one) for one in props["internal_names"]))
+    return record.Gateway(
         site=str(props["site"]),
         listen=str(props["listen"]),
         inbound_keys=tuple(str(one) for one in props["inbound_keys"]),
-        upstreams=tuple(config.dial(str(one)) for one in props["upstreams"]),
+        upstreams=tuple(dial(str(one)) for one in props["upstreams"]),
         upstream_key=str(props["upstream_key"]),
         model=str(props["model"]),
         upstream_ca=str(props.get("upstream_ca") or ""),
         server_name=str(props.get("server_name") or SERVER_NAME),
         certificate=certificate,
-        policy=config.Policy.parse(props.get("policy") or {}),
+        policy=Policy.parse(props.get("policy") or {}),
         owner=owner,
     )
 
@@ -255,7 +256,7 @@ def _admin(props: Mapping[str, Any]) -> CaddyAdmin:
     return CaddyAdmin(HttpTransport(url, ca=ca), url, key=key)
 
 
-def _digest(gateway: config.Gateway) -> str:
+def _digest(gateway: record.Gateway) -> str:
     return owned.digest(owned.own(owned.put(None, gateway), gateway.site))
 
 

@@ -17,8 +17,8 @@ import json
 import sys
 from collections.abc import Sequence
 
-from components.caddy.config import Certificate, Gateway, Json, Policy, dial, problems
 from components.caddy.owned import put
+from components.caddy.record import Certificate, Gateway, Json, Policy, dial, problems
 from components.vast.identity import SERVER_NAME
 
 

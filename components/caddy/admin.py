@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from components.caddy.config import Json
+from components.caddy.record import Json
 from components.caddy.transport import Answer, Transport, Unanswered
 from components.errors import CaddyError, CaddyUnreachable
 from components.redaction import scrub

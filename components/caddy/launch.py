@@ -14,8 +14,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.caddy.config import Certificate
 from components.caddy.front import ADMIN_PREFIX, front
+from components.caddy.record import Certificate
 from components.vast.identity import CERT_ENVS
 from components.vast.identity import KEY_ENV as TLS_KEY_ENV
 

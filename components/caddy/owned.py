@@ -14,7 +14,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
-from components.caddy.config import Certificate, Gateway, Json, server, tag
+from components.caddy.config import server, tag
+from components.caddy.record import Certificate, Gateway, Json
 from components.errors import GatewayConflict
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.caddy.admin import CaddyAdmin
-from components.caddy.config import Json
+from components.caddy.record import Json
 from components.caddy.transport import HttpTransport
 from components.errors import CaddyUnreachable, GatewayError
 

@@ -10,7 +10,7 @@ import requests
 
 from components.caddy import launch
 from components.caddy.admin import CaddyAdmin
-from components.caddy.config import problems
+from components.caddy.record import problems
 from components.caddy.transport import HttpTransport
 from components.gateway import GatewayProvider
 from components.vast.identity import ca_file
