@@ -104,7 +104,12 @@ class EngineStack:
     def run(self, *args: str, timeout_s: float = 300) -> Done:
         """Run a pulumi command on this stack."""
         process = self.start(*args)
-        text, _ = process.communicate(timeout=timeout_s)
+        try:
+            text, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            text, _ = process.communicate()
+            raise AssertionError(f"pulumi {args[0]} did not end within {timeout_s:g} s:\n{text[-3000:]}") from None
         return Done(process.returncode, text)
 
     def init(self) -> "EngineStack":
