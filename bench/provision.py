@@ -21,6 +21,8 @@ from emulator.server import EmulatorServer
 from tests.engine.stack import EngineStack
 
 PARALLEL = ("--parallel", "256")
+# wide enough for 64 machines of the emulator's market
+QUERY = "gpu_ram>=8 compute_cap>=750 direct_port_count>=1 verified=any rentable=true"
 RESULTS = Path("bench/results/provision.json")
 LIST, READ = "GET /api/v1/instances/", "GET /api/v0/instances/{id}/"
 
@@ -45,7 +47,7 @@ def live(folder: Path, replicas: int, *, boot_s: float, variant: str = "pacing o
         runtime="none", time="real", boot_s=boot_s, state_dir=folder / "emulator", pacing=paced
     ) as market:
         requests.post(f"{market.url}/_emulator/credit", json={"credit": 1e6}, timeout=10)
-        config: dict[str, Any] = {"replicas": replicas, "poll_s": "1"}
+        config: dict[str, Any] = {"replicas": replicas, "poll_s": "1", "query": QUERY}
         if paced:
             config |= {"api_pacing": "published", "poll_s": "5"}
         env = {"RERANKER_PLUGIN_THREADS": "4"} if variant == "four threads" else {}

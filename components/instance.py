@@ -326,7 +326,7 @@ class Instance(Resource, module="vast", name="Instance"):
     bandwidth_cost_usd_gb: pulumi.Output[dict[str, float]]
     pull_cost_usd: pulumi.Output[float]
     rejected_machines: pulumi.Output[list[dict[str, Any]]]
-    certificate_expires_at: pulumi.Output[int | None]
+    certificate_expires_at: pulumi.Output[int]
     ready_s: pulumi.Output[float]
 
     def __init__(self, name: str, args: InstanceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -423,7 +423,7 @@ def _outputs(props: Mapping[str, Any], probe: HttpProbe, label: Label, rented: R
         "bandwidth_cost_usd_gb": cost.bandwidth(contract),
         "pull_cost_usd": round(candidate.pull_cost_usd, 4) if candidate else 0.0,
         "offer": candidate.offer.record() if candidate else {},
-        "certificate_expires_at": ends,
+        "certificate_expires_at": ends or 0,
         "rejected_machines": [one.record() for one in rented.rejected],
         "adopted": rented.adopted,
         "ready_s": round(rented.ready_s, 1),

@@ -29,8 +29,8 @@ REPLACING = {
     "image": {"image": "vllm/vllm-openai:v0.32.0"},
     "args": {"extra_args": ["--max-num-seqs", "64"]},
     "disk_gb": {"disk_gb": 44},
-    "onstart": {"form": "plain", "guard": "off", "tls": "off"},
     "authority": {"tls": "off"},
+    "onstart": {"form": "plain", "guard": "off"},
     "env": {"hub_token": "SECRET:hf_abcdefghijkl"},
     "search": {"query": "gpu_name=RTX_3090 num_gpus=1"},
 }
@@ -127,7 +127,8 @@ def test_blue_green_never_leaves_a_moment_without_a_server(scene):
     stack, ledger, market = scene
     stop, failures, answered = threading.Event(), [], []
     headers = {"Authorization": f"Bearer {stack.outputs()['api_key']}"}
-    trust = ca_file(stack.outputs()["ca_certificate"])
+    ca, scheme = stack.outputs()["ca_certificate"], stack.outputs()["url"].partition(":")[0]
+    trust = ca_file(ca) if ca else True
 
     def ask():
         while not stop.is_set():
@@ -135,7 +136,7 @@ def test_blue_green_never_leaves_a_moment_without_a_server(scene):
                 f"{market.url}/api/v1/instances/", headers={"Authorization": f"Bearer {EMULATOR_KEY}"}, timeout=10
             ).json()["instances"]
             urls = [
-                f"https://{row['public_ipaddr'].strip()}:{row['ports']['8000/tcp'][0]['HostPort']}"
+                f"{scheme}://{row['public_ipaddr'].strip()}:{row['ports']['8000/tcp'][0]['HostPort']}"
                 for row in rows
                 if row["ports"]
             ]
