@@ -138,6 +138,8 @@ class RerankerFleet(pulumi.ComponentResource):
         """Put a Caddy in front: one that runs already, or one that is rented for it."""
         own = pulumi.ResourceOptions(parent=self)
         settings, fleet = common.settings, common.settings.fleet
+        # a destroy begins here, so this stops all of it
+        first_to_go = pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(protect=settings.protect))
         inputs: dict[str, Any] = {
             # taken from the validations: what is not validated gets no request
             "upstreams": [one.served_url for one in self.replicas],
@@ -160,7 +162,7 @@ class RerankerFleet(pulumi.ComponentResource):
                 rented=True,
             )
             self.instances.append(rented)
-            return rented.url, Gateway(name, gateway, own)
+            return rented.url, Gateway(name, gateway, first_to_go)
         scheme = "http"
         if common.authority is not None and not fleet.listen.startswith("unix/"):
             scheme, renew = "https", float(settings.watch["renew_certificate_before_d"])
@@ -169,7 +171,7 @@ class RerankerFleet(pulumi.ComponentResource):
         gateway = GatewayArgs(**inputs, listen=fleet.listen, admin_url=fleet.admin_url, admin_key=fleet.admin_key or "")
         host = fleet.names[0] if fleet.names else fleet.listen.rpartition(":")[0] or "127.0.0.1"
         url = fleet.url or f"{scheme}://{host}:{fleet.listen.rpartition(':')[2]}"
-        made = Gateway(name, gateway, own)
+        made = Gateway(name, gateway, first_to_go)
         return made.owner.apply(lambda _: url), made
 
     def _rented(self, name: str, common: Common) -> tuple[Instance, pulumi.Output[str]]:
@@ -180,7 +182,15 @@ class RerankerFleet(pulumi.ComponentResource):
         launch = plan_gateway_launch(ca_certificate="", probe_timeout_s=settings.probe_timeout_s)
         offers = OfferQuery(
             f"{name}-offers",
-            OfferQueryArgs(query=QUERY, disk_gb=GATEWAY_DISK_GB, pull_gb=0.1, start_s=20.0, prefer="cheapest"),
+            OfferQueryArgs(
+                query=QUERY,
+                # documents pass through it in clear, so it stands where a reranker may stand
+                constraints=[vars(one) for one in settings.constraints if one.because.startswith("policy_")],
+                disk_gb=GATEWAY_DISK_GB,
+                pull_gb=0.1,
+                start_s=20.0,
+                prefer="cheapest",
+            ),
             own,
         )
         rented = Instance(
@@ -206,6 +216,7 @@ class RerankerFleet(pulumi.ComponentResource):
                 poll_s=settings.poll_s,
                 replace=settings.replace,
                 money={"min_runway_h": settings.money["min_runway_h"]},
+                policy=settings.policy,
             ),
             own,
         )

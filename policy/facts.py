@@ -12,6 +12,7 @@ from policy.rules import Facts
 
 INSTANCE = "pulumi-python:dynamic/vast:Instance"
 VALIDATION = "pulumi-python:dynamic/vast:RerankValidation"
+GATEWAY = "pulumi-python:dynamic/vast:Gateway"
 # What the readiness probe presents where vLLM's own key is all that protects: that key covers /v1 and /v2 only.
 VLLM_OWN_KEY = "VLLM_API_KEY"
 
@@ -24,7 +25,7 @@ def of_instance(
     presents = str(((probe or {}).get("headers") or {}).get("Authorization") or "")
     disk_gb = inputs.get("disk_gb")
     bid = inputs.get("bid") or {}
-    hedge = int(inputs.get("hedge") or 1) * int((inputs.get("share") or {}).get("of") or 1)
+    machines = int(inputs.get("hedge") or 1) * int((inputs.get("share") or {}).get("of") or 1)
     price = bid.get("price_usd")
     return Facts(
         image=None if inputs.get("image") is None else str(inputs["image"]),
@@ -33,7 +34,7 @@ def of_instance(
         interruptible=bool(bid),
         label=str(inputs.get("label_base") or ""),
         disk_gb=None if disk_gb is None else float(disk_gb),
-        asks_hourly_usd=None if price is None else float(price) * hedge,
+        asks_hourly_usd=None if price is None else float(price) * machines,
         offers=offers,
-        machines=hedge,
+        machines=machines,
     )

@@ -25,7 +25,7 @@ from pulumi_policy import (
 )
 from pulumi_policy.proxy import UnknownValueError
 
-from policy.facts import INSTANCE, VALIDATION, of_instance
+from policy.facts import GATEWAY, INSTANCE, VALIDATION, of_instance
 from policy.rules import NAMED, RULES, Facts, Limits, Rule
 
 LIMIT_TYPES: dict[str, dict[str, Any]] = {
@@ -106,14 +106,18 @@ def _judge(
         report(f"{message}; {rule.remedy}", urn)  # the engine names the rule beside it
 
 
-def _validated(instance: PolicyResource, resources: Sequence[PolicyResource]) -> bool:
-    """Whether a validation follows this instance, and skipped nothing where it has run already."""
-    mine = [
-        one
-        for one in resources
-        if one.resource_type == VALIDATION
-        and any(each.urn == instance.urn for each in one.property_dependencies.get("instance_id", ()))
-    ]
+def _validated(instance: PolicyResource, resources: Sequence[PolicyResource]) -> bool | None:
+    """Whether a validation follows this instance, and skipped nothing where it has run already; None for a gateway's,
+    which scores nothing itself."""
+
+    def follows(one: PolicyResource, kind: str, key: str) -> bool:
+        return one.resource_type == kind and any(
+            each.urn == instance.urn for each in one.property_dependencies.get(key, ())
+        )
+
+    if any(follows(one, GATEWAY, "admin_url") for one in resources):
+        return None
+    mine = [one for one in resources if follows(one, VALIDATION, "instance_id")]
     reports = [_known(one.props).get("report") or {} for one in mine]
     skipped = any(check.get("skipped") for report in reports for check in report.get("checks") or ())
     return bool(mine) and not skipped

@@ -54,7 +54,7 @@ class Facts:
 
     `asks_hourly_usd`: the most that its own config lets it cost. `asks_countries`, `asks_hosting`: what its own config
     and query name. `offers`: Vast.ai's fields of the offers it may rent, or of the machine it has; `machines`: how many
-    at once. `validated`: whether a validation with pairs to judge covers the instance.
+    at once, replicas and hedge together. `validated`: whether a validation with pairs to judge covers the instance.
     """
 
     image: str | None = None
@@ -206,7 +206,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "hourly-price",
         "the stack costs no more per hour than policy_max_hourly_usd",
-        "lower max_dph_usd, max_hourly_usd or hedge, or have policy_max_hourly_usd raised",
+        "lower max_dph_usd, max_hourly_usd, replicas or hedge, or have policy_max_hourly_usd raised",
         hourly_price,
         limit="max_hourly_usd",
     ),

@@ -266,3 +266,12 @@ def test_an_answer_that_takes_too_long_fails_the_deploy_and_a_bound_that_is_kept
     assert stack.up().rc == 0
     assert "latency" not in stack.outputs()["validation"]["checks"]
     assert stack.destroy().rc == 0
+
+
+def test_a_rented_gateway_stands_where_the_policy_allows_and_needs_no_validation_of_its_own(scene, pack):
+    where = {"policy_countries": ["CZ", "SE", "US"], "policy_hosting": "datacenter"}
+    scene.write_config(gateway="rent", replicas=2, policy=list(NAMED), policy_max_hourly_usd="1", **where)
+    done = scene.preview(*with_pack(scene, pack, hosting={"limit": "datacenter"}, validation={"bind": True}))
+    scene.write_config(**dict.fromkeys(("gateway", "replicas", "policy", "policy_max_hourly_usd", *where)))
+    assert done.rc == 0, done.text
+    assert "✅ vast-reranker@v1.0.0" in done, done.text
