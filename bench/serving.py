@@ -109,6 +109,8 @@ def measure(targets: Sequence[Target], load: Load) -> list[Figure]:
             raise RuntimeError(f"the load generator ended with {child.returncode}:\n{''.join(said[-15:])}")
         cells.seek(0)
         read = [Cell(**raw) for raw in json.load(cells)]
+    if silent := [cell.target for cell in read if not cell.ms and not cell.failures]:
+        raise RuntimeError(f"{silent[0]} answered nothing within {load.seconds:g} s:\n{''.join(said[-15:])}")
     return figures(read, targets, load)
 
 

@@ -1,12 +1,18 @@
 """The serving bench: what its cells add up to, and a real run of its load generator against a listening server."""
 
+import base64
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
+import uvicorn
 
 from bench.serving import REPO, Cell, Load, Target, figures, main, plot, quantile, table, usd_per_million
+from components.vast.identity import Authority
+from emulator.scoring import Served
+from emulator.stub import Stub
 from tests.unit.fake_vllm import KEY, FakeVllm
 
 PLAIN, GUARD = Target("plain", "http://a", "m"), Target("guard", "http://b", "m", dph=0.36)
@@ -72,6 +78,34 @@ def test_the_command_measures_an_endpoint_with_a_key_from_the_environment(tmp_pa
     asked = [body for _, path, body, _ in fake.requests if path == "/rerank"]
     assert all(len(body["documents"]) == 4 for body in asked)
     assert len({json.dumps(body) for body in asked}) == len(asked), "no cache can answer"
+
+
+def test_an_endpoint_with_tls_is_measured_by_its_ca_and_by_no_other(tmp_path, monkeypatch):
+    authority, stranger = Authority.make("bench"), Authority.make("somebody else")
+    issued = authority.issue("127.0.0.1")
+    for name, label, content in (("cert", "CERTIFICATE", issued.certificate), ("key", "PRIVATE KEY", issued.key)):
+        text = base64.encodebytes(content).decode()
+        (tmp_path / name).write_text(f"-----BEGIN {label}-----\n{text}-----END {label}-----\n")
+    (tmp_path / "ca.pem").write_text(authority.certificate)
+    (tmp_path / "other.pem").write_text(stranger.certificate)
+    monkeypatch.setenv("THE_KEY", KEY)
+    app = Stub(Served(("m",), "m", 512, (KEY,)))
+    serving = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_level="critical", ssl_certfile=tmp_path / "cert", ssl_keyfile=tmp_path / "key")
+    )
+    thread = threading.Thread(target=serving.run, daemon=True)
+    thread.start()
+    while not serving.started:
+        assert thread.is_alive()
+    port = serving.servers[0].sockets[0].getsockname()[1]
+    argv = ["--url", f"https://127.0.0.1:{port}", "--key-env", "THE_KEY", "--in-flight", "1", "--rounds", "1"]
+    argv += ["--seconds", "0.5", "--model", "m", "--json", str(tmp_path / "x.json"), "--ca"]
+    try:
+        assert main([*argv, str(tmp_path / "ca.pem")]) == 0
+        assert main([*argv, str(tmp_path / "other.pem")]) == 1
+    finally:
+        serving.should_exit = True
+        thread.join(10)
 
 
 def test_requests_that_fail_are_counted_and_the_command_says_so(tmp_path, capsys, monkeypatch):
