@@ -6,6 +6,7 @@ resources, by these types.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,10 +80,18 @@ def batches(fleet: Fleet, names: Iterable[str], surge: int) -> list[list[str]]:
     return [ordered[at : at + surge] for at in range(0, len(ordered), surge)]
 
 
-def key_resource(export: Mapping[str, Json], fleet: str) -> Mapping[str, Json]:
-    """Return the resource that made the clients' key, or nothing where the config has it."""
+def key_resource(export: Mapping[str, Json], name: str) -> Mapping[str, Json]:
+    """Return the ApiKey of that name (FLEET-key: the clients'; FLEET-own-key: the servers'), or nothing."""
     resources: Sequence[Mapping[str, Json]] = (export.get("deployment") or {}).get("resources") or []
-    return next((one for one in resources if kind(one) == "vast:ApiKey" and named(one["urn"]) == f"{fleet}-key"), {})
+    return next((one for one in resources if kind(one) == "vast:ApiKey" and named(one["urn"]) == name), {})
+
+
+def secret_output(resource: Mapping[str, Json], name: str) -> str:
+    """Return an output of an export with secrets in clear, where one is {"plaintext": JSON}; "" if it is not there."""
+    value = (resource.get("outputs") or {}).get(name)
+    if isinstance(value, Mapping) and "plaintext" in value:
+        return str(json.loads(value["plaintext"]))
+    return str(value or "")
 
 
 def kind(resource: Mapping[str, Json]) -> str:

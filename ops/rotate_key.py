@@ -7,11 +7,9 @@ config and the state, so any run, here or in a pipeline, can finish it. Rents no
 from __future__ import annotations
 
 import argparse
-import json
 import secrets
 import sys
 import time
-from typing import Any
 
 from components.errors import ServingError
 from components.vllm.client import RerankClient
@@ -21,11 +19,10 @@ from ops.command import Command, Outcome
 from ops.config import StackConfig
 from ops.engine import Pulumi
 from ops.exits import ERROR, OK, PENDING, USAGE, OpsError
-from ops.fleet import INSTANCE, Fleet, key_resource
+from ops.fleet import INSTANCE, Fleet, key_resource, secret_output
 from ops.outputs import Outputs
 from ops.status import trusted
 
-Json = Any
 KEY_BYTES = 32
 SEEN_WITHIN_S = 30.0  # a gateway's key file or a server's key ring may take a moment
 ASK_EVERY_S = 0.5
@@ -39,7 +36,7 @@ class Rotation:
         self.config = config
         self.made = not config.get("api_key")
         state = pulumi.export(show_secrets=True)
-        self.resource = key_resource(state, Fleet.parse(state).name)
+        self.resource = key_resource(state, f"{Fleet.parse(state).name}-key")
         self.outputs = Outputs.parse(pulumi.outputs())
         if not self.outputs.api_key or not self.outputs.url:
             raise OpsError(
@@ -73,7 +70,7 @@ class Rotation:
     def previous(self) -> str:
         """The key that is valid beside the current one, or ""."""
         if self.made:
-            return plain((self.resource.get("outputs") or {}).get("previous"))
+            return secret_output(self.resource, "previous")
         return self.config.get("api_key_previous")
 
     def begin(self) -> str:
@@ -174,9 +171,8 @@ class Rotation:
 
     def _see(self, key: str, status: int, name: str) -> None:
         """See at every address that a key is answered or refused. Raises OpsError."""
-        urls = dict.fromkeys(
-            [self.outputs.url, *([] if self._gateway() else [one.url for one in self.outputs.replicas])]
-        )
+        behind = self.config.get("gateway") not in ("", "off")  # then a server itself takes no client's key
+        urls = dict.fromkeys([self.outputs.url, *([] if behind else [one.url for one in self.outputs.replicas])])
         with trusted(self.outputs) as verify:
             for url in urls:
                 deadline = time.monotonic() + SEEN_WITHIN_S
@@ -184,9 +180,6 @@ class Rotation:
                     if time.monotonic() > deadline:
                         raise OpsError(ERROR, f"{url} answers {name} with HTTP {found}, expected {status}")
                     time.sleep(ASK_EVERY_S)
-
-    def _gateway(self) -> bool:
-        return self.config.get("gateway") not in ("", "off")
 
 
 def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
@@ -247,13 +240,6 @@ def answer(url: str, key: str, verify: bool | str) -> int:
     except ServingError:
         return 0
     return posted
-
-
-def plain(value: Json) -> str:
-    """Return a secret of an export in clear: {"plaintext": JSON} under Pulumi's mark of a secret."""
-    if isinstance(value, dict) and "plaintext" in value:
-        return str(json.loads(value["plaintext"]))
-    return str(value or "")
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
