@@ -34,6 +34,10 @@ OPTIONAL_ENV = ("PULUMI_BACKEND_URL", "AWS_ACCESS_KEY_ID", "AWS_REGION", "PULUMI
 LEAST_SECRET_CHARS = 6  # the local stack's public passphrase, "local", is also an ordinary word
 NOT_OURS = "error: no changes were expected"  # the engine's word for exit code 7
 SHORT_S = 120  # for commands that only read or write the backend
+# All replicas boot at once: a boot is waiting, not work, and the engine's default is four per core. The plugin process
+# runs as many (components.plugin.pool).
+PARALLEL = 128
+INSTANCE = "vast:Instance"
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class Pulumi:
                 self._env.pop(name, None)
         self._env |= {"PULUMI_SKIP_UPDATE_CHECK": "true", "PULUMI_DEBUG_COMMANDS": "true"}  # the latter: --event-log
         self._config: dict[str, Json] | None = None
+        self.interrupted = False  # by a signal that was passed on to an operation
         named = (self._env.get(name, "") for name in SECRET_ENV)
         self._secrets = [value for value in named if len(value) >= LEAST_SECRET_CHARS]
         if not (cwd / "Pulumi.yaml").exists():
@@ -108,19 +113,35 @@ class Pulumi:
         return self._operation("preview", "--expect-no-changes").raise_if_failed(accept=(0, DRIFT))
 
     def up(self, *args: str) -> Run:
-        """Deploy what is declared. Raises OpsError."""
-        return self._operation("up", "--yes", "--skip-preview", *args).raise_if_failed()
+        """Deploy what is declared; of a stack that has nothing yet, as much of it as comes up. Raises OpsError."""
+        return self._operation("up", "--yes", "--skip-preview", *self._going_on(), *args).raise_if_failed()
+
+    def up_some(self, urns: Sequence[str]) -> Run:
+        """Deploy some resources of a stack, and leave the others as they are. Raises OpsError."""
+        targets = [word for urn in urns for word in ("--target", urn)]
+        return self._operation("up", "--yes", "--skip-preview", *targets).raise_if_failed()
 
     def destroy(self) -> Run:
-        """Destroy every resource. Raises OpsError."""
-        return self._operation("destroy", "--yes", "--skip-preview").raise_if_failed()
+        """Destroy every resource, whichever cannot be destroyed. Raises OpsError."""
+        return self._operation("destroy", "--yes", "--skip-preview", "--continue-on-error").raise_if_failed()
+
+    def _going_on(self) -> Sequence[str]:
+        """Return the flag by which one replica that fails does not stop the others, where it does no harm.
+
+        After an error the engine then goes on to delete what was replaced, while a gateway that depends on the failed
+        replica is skipped (pulumi 3.259, deployment_executor.go: performDeletes): it would lose servers that it still
+        sends requests to. Without the flag nothing is deleted after an error. So it is for a first deployment only.
+        """
+        resources = (self.export().get("deployment") or {}).get("resources") or []
+        there = any(str(one.get("type")).endswith(INSTANCE) for one in resources)
+        return () if there else ("--continue-on-error",)
 
     def _operation(self, verb: str, *args: str) -> Run:
         with tempfile.TemporaryDirectory(prefix="ops-") as folder:
             log = Path(folder) / "events.json"
             command = [
                 "pulumi", verb, *args, "--stack", self.stack, "--non-interactive", "--color", "never",
-                "--suppress-outputs", "--event-log", str(log),
+                "--suppress-outputs", "--parallel", str(PARALLEL), "--event-log", str(log),
             ]  # fmt: skip
             with self._started(command) as process:
                 errors = self._follow(process)
@@ -193,7 +214,7 @@ class Pulumi:
             if told:
                 print("already stopping: what was being rented is destroyed or recorded first", file=sys.stderr)
                 return
-            told = True
+            told = self.interrupted = True
             print(f"signal {number}: pulumi stops in good order, which may take a minute", file=sys.stderr)
             process.send_signal(signal.SIGINT)
 
@@ -214,15 +235,19 @@ class Pulumi:
         """Return the stack's outputs, secrets in clear: for this process only."""
         return dict(json.loads(self._ask("stack", "output", "--json", "--show-secrets") or "{}"))
 
-    def export(self) -> dict[str, Json]:
-        """Return the state as it is stored, secrets encrypted."""
-        return dict(json.loads(self._ask("stack", "export")))
+    def export(self, *, show_secrets: bool = False) -> dict[str, Json]:
+        """Return the state as it is stored, secrets encrypted, or in clear: for this process only."""
+        return dict(json.loads(self._ask("stack", "export", *(["--show-secrets"] if show_secrets else []))))
 
     def config(self, key: str) -> str:
         """Return a config value in clear, or "" if the stack's own config does not set it."""
         if self._config is None:
             self._config = json.loads(self._ask("config", "--json", "--show-secrets") or "{}")
         return str((self._config.get(f"{NAMESPACE}:{key}") or {}).get("value") or "")
+
+    def forget_config(self) -> None:
+        """Read the config anew when it is asked for: its file was written by someone else."""
+        self._config = None
 
     def tags(self) -> dict[str, str]:
         """Return the stack's tags."""
@@ -259,11 +284,13 @@ class Pulumi:
         """Whether the backend has the stack."""
         return self.stack in {name.rpartition("/")[2] for name in self.stacks()} | set(self.stacks())
 
-    def ask(self, *args: str) -> str:
-        """Run a short command on the stack; return its stdout. Raises OpsError."""
-        return self._ask(*args)
+    def ask(self, *args: str, given: str | None = None) -> str:
+        """Run a short command on the stack, with `given` on its stdin; return its stdout. Raises OpsError."""
+        if args[0] == "config":
+            self._config = None
+        return self._ask(*args, given=given)
 
-    def _ask(self, *args: str, stack: bool = True) -> str:
+    def _ask(self, *args: str, stack: bool = True, given: str | None = None) -> str:
         command = [
             "pulumi",
             *args,
@@ -274,7 +301,7 @@ class Pulumi:
         ]
         try:
             done = subprocess.run(
-                command, cwd=self.cwd, env=self._env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                command, cwd=self.cwd, env=self._env, input=given or "", capture_output=True, text=True,
                 timeout=SHORT_S, check=False,
             )  # fmt: skip
         except FileNotFoundError:

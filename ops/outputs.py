@@ -18,11 +18,13 @@ class Replica:
     gpu: str
     url: str
     hourly_cost_usd: float
+    host_id: int = 0
+    geolocation: str = ""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a stack has running; `api_key` never leaves the process."""
+    """What a stack has running; `url` is the gateway's where there is one; `api_key` never leaves the process."""
 
     url: str
     model: str
@@ -30,50 +32,48 @@ class Outputs:
     validated: bool | None
     checks: int
     weights: str
+    hourly_cost_usd: float  # of everything that is rented, in dollars
     ca_certificate: str = field(default="", repr=False)
     api_key: str = field(default="", repr=False)
 
     @property
-    def hourly_cost_usd(self) -> float:
-        """Dollars per hour, all instances together."""
-        return round(sum(one.hourly_cost_usd for one in self.replicas), 5)
+    def gateway(self) -> bool:
+        """Whether clients reach the servers through a gateway."""
+        return bool(self.replicas) and self.url != self.replicas[0].url
+
+    @property
+    def gateway_cost_usd(self) -> float:
+        """Dollars per hour for the gateway: what no server costs; 0 for one that is not rented."""
+        return max(round(self.hourly_cost_usd - sum(one.hourly_cost_usd for one in self.replicas), 5), 0.0)
 
     @classmethod
     def parse(cls, raw: Mapping[str, Json]) -> Outputs:
         """Read `pulumi stack output --json`; a stack with nothing in it has no replicas."""
-        ids = _many(raw.get("instance_id"))
-        costs = [float((one or {}).get("total") or 0.0) for one in _many(raw.get("hourly_cost_usd"))]
-        machines, gpus, urls = (_many(raw.get(name)) for name in ("machine_id", "gpu", "url"))
-        replicas = [
-            Replica(
-                instance_id=int(id_),
-                machine_id=int(_at(machines, n) or 0),
-                gpu=str(_at(gpus, n) or ""),
-                url=str(_at(urls, n) or ""),
-                hourly_cost_usd=float(_at(costs, n) or 0.0),
-            )
-            for n, id_ in enumerate(ids)
-            if id_
-        ]
+        cost = float((raw.get("hourly_cost_usd") or {}).get("total") or 0.0)
+        # a stack of an older deployment names its only server by outputs of its own
+        rows = raw.get("replicas") or [{**raw, "hourly_cost_usd": cost}]
+        replicas = [_replica(one) for one in rows if one.get("instance_id")]
         report = raw.get("validation") or {}
-        first = _many(report)[0] if _many(report) else {}
         return cls(
-            url=str(urls[0]) if urls else "",
+            url=str(raw.get("url") or ""),
             model=str(raw.get("model") or ""),
             replicas=replicas,
-            validated=all(bool(one.get("passed")) for one in _many(report)) if report else None,
-            checks=sum(len(one.get("checks") or {}) for one in _many(report)),
-            weights=str(first.get("weights") or ""),
+            validated=bool(report.get("passed")) if report else None,
+            checks=len(report.get("checks") or {}),
+            weights=str(report.get("weights") or ""),
+            hourly_cost_usd=cost,
             ca_certificate=str(raw.get("ca_certificate") or ""),
             api_key=str(raw.get("api_key") or ""),
         )
 
 
-def _many(value: Json) -> list[Json]:
-    if value is None or value == "":
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _at(values: list[Json], index: int) -> Json:
-    return values[index] if index < len(values) else None
+def _replica(row: Mapping[str, Json]) -> Replica:
+    return Replica(
+        instance_id=int(row["instance_id"]),
+        machine_id=int(row.get("machine_id") or 0),
+        gpu=str(row.get("gpu") or ""),
+        url=str(row.get("url") or ""),
+        hourly_cost_usd=float(row.get("hourly_cost_usd") or 0.0),
+        host_id=int(row.get("host_id") or 0),
+        geolocation=str(row.get("geolocation") or ""),
+    )

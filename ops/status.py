@@ -10,13 +10,14 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.errors import ServingError
+from components.errors import ApiUnreachable, RateLimited, ServingError
 from components.plugin.session import open_session
 from components.vast.models import Contract
 from components.vast.ranking import minutes
@@ -24,40 +25,70 @@ from components.vllm.client import RerankClient
 from ops import report
 from ops.command import Command, Outcome
 from ops.engine import Pulumi
-from ops.exits import OK
+from ops.exits import OK, USAGE, OpsError
+from ops.fleet import Fleet, key_resource, secret_output
 from ops.memory import DRIFT_SINCE, EXPIRES, Memory
 from ops.outputs import Outputs, Replica
 
 PROBE_TIMEOUT_S = 15.0
-HEAD = ("instance", "state", "answers", "$/h", "cost so far", "contract ends", "machine", "url")
+AT_ONCE = 32  # servers that are asked at the same time
+HEAD = ("instance", "state", "answers", "$/h", "cost so far", "contract ends", "machine", "place", "url")
+CLEAR = "\x1b[H\x1b[2J\x1b[3J"  # ECMA-48: cursor home, erase the screen; and what scrolled off it
 
 
-def work(pulumi: Pulumi, _args: argparse.Namespace) -> Outcome:
-    """Look at everything the stack has. Raises OpsError, VastError."""
+def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
+    """Look at everything the stack has, with --watch again and again. Raises OpsError, VastError."""
+    if args.watch is None:
+        facts = look(pulumi)
+        return Outcome(OK, facts, "\n\n".join(rendered(pulumi.stack, facts)))
+    if args.watch <= 0:
+        raise OpsError(USAGE, f"--watch is {args.watch:g}; accepted: seconds above 0")
+    if not sys.stdout.isatty() or args.json:
+        raise OpsError(USAGE, "--watch draws on a terminal, and there is none", "leave --watch out, or --json")
+    while True:
+        try:
+            facts = look(pulumi)
+            text = "\n\n".join(rendered(pulumi.stack, facts, wide=True))
+            print(f"{CLEAR}{text}\n\n{time.strftime('%H:%M:%S')}, every {args.watch:g} s; Ctrl-C ends it", flush=True)
+            time.sleep(args.watch)
+        except (ApiUnreachable, RateLimited) as error:  # what is passing does not end a watch
+            print(f"\n{error}", file=sys.stderr, flush=True)
+            time.sleep(args.watch)
+        except KeyboardInterrupt:
+            return Outcome(OK, {}, "")
+
+
+def look(pulumi: Pulumi) -> dict[str, Any]:
+    """Return what the stack has, what Vast.ai says of it and whether it answers."""
     outputs = Outputs.parse(pulumi.outputs())
     memory = Memory(pulumi)
     since, expires = memory.recall(DRIFT_SINCE), memory.recall(EXPIRES)
     rows: list[Mapping[str, Any]] = []
+    gateway: Mapping[str, Any] | None = None
     if outputs.replicas:
         client = open_session(lambda key: pulumi.config(key) or None).client
-        with trusted(outputs) as verify:
-            rows = [row(one, client.instance(one.instance_id), outputs, verify) for one in outputs.replicas]
-    drift = f"since {since:%Y-%m-%d %H:%M} UTC" if since else "none found by the last check"
-    validated = {None: "never", True: f"passed, {outputs.checks} checks", False: "FAILED"}[outputs.validated]
-    facts = {
+        key = servers_key(pulumi) if outputs.gateway else outputs.api_key
+        with trusted(outputs) as verify, ThreadPoolExecutor(AT_ONCE) as pool:
+            asked = pool.submit(answers, outputs.url, outputs.api_key, verify) if outputs.gateway else None
+            contracts = pool.map(client.instance, [one.instance_id for one in outputs.replicas])
+            said = pool.map(lambda one: answers(one.url, key, verify), outputs.replicas)
+            rows = [row(*each) for each in zip(outputs.replicas, contracts, said, strict=True)]
+            if asked is not None:
+                gateway = {"url": outputs.url, "answers": asked.result(), "hourly_cost_usd": outputs.gateway_cost_usd}
+    return {
         "url": outputs.url,
         "model": outputs.model,
         "instances": rows,
+        "gateway": gateway,
         "hourly_cost_usd": outputs.hourly_cost_usd,
-        "validation": validated,
+        "validation": {None: "never", True: f"passed, {outputs.checks} checks", False: "FAILED"}[outputs.validated],
         "drift_since": since.isoformat() if since else None,
         "expires": expires.isoformat() if expires else None,
     }
-    return Outcome(OK, facts, "\n\n".join(rendered(pulumi.stack, facts, drift)))
 
 
-def rendered(stack: str, facts: Mapping[str, Any], drift: str) -> list[str]:
-    """Return the summary's parts."""
+def rendered(stack: str, facts: Mapping[str, Any], *, wide: bool = False) -> list[str]:
+    """Return the summary's parts, in Markdown; `wide` for a terminal, with columns aligned."""
     title = f"### {report.code(stack)} status"
     if not facts["instances"]:
         return [title, "Nothing is rented."]
@@ -70,27 +101,51 @@ def rendered(stack: str, facts: Mapping[str, Any], drift: str) -> list[str]:
             report.usd(one["cost_usd"], digits=2),
             report.safe(one["contract_end"] or "-"),
             report.safe(f"{one['machine_id']} ({one['gpu']})"),
+            report.safe(one["geolocation"] or "-"),
             report.code(one["url"]),
         )
         for one in facts["instances"]
     ]
-    lines = [f"Model {report.safe(facts['model'])}; validation: {facts['validation']}; drift: {drift}."]
+    if door := facts["gateway"]:
+        said, cost = report.safe(door["answers"]), report.usd(door["hourly_cost_usd"])
+        cells.append(("gateway", "-", said, cost, "-", "-", "-", "-", report.code(door["url"])))
+    drift = f"since {facts['drift_since']}" if facts["drift_since"] else "none found by the last check"
+    lines = [
+        f"Model {report.safe(facts['model'])}; {report.usd(facts['hourly_cost_usd'])}/h in all; "
+        f"validation: {facts['validation']}; drift: {drift}."
+    ]
     if facts["expires"]:
         lines.append(f"Expires {facts['expires']}.")
-    return [title, report.table(HEAD, cells), *lines]
+    return [title, aligned(HEAD, cells) if wide else report.table(HEAD, cells), *lines]
 
 
-def row(one: Replica, contract: Contract | None, outputs: Outputs, verify: bool | str) -> dict[str, Any]:
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for a terminal."""
+    widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    )
+
+
+def servers_key(pulumi: Pulumi) -> str:
+    """Return the key that the servers take behind a gateway; it never leaves the process."""
+    state = pulumi.export(show_secrets=True)
+    return secret_output(key_resource(state, f"{Fleet.parse(state).name}-own-key"), "value")
+
+
+def row(one: Replica, contract: Contract | None, said: str) -> dict[str, Any]:
     """Return what is known of one instance."""
     started = contract.start_date if contract else 0.0
     age_s = max(time.time() - started, 0.0) if started else None
     return {
         "instance_id": one.instance_id,
         "machine_id": one.machine_id,
+        "host_id": one.host_id,
         "gpu": one.gpu,
+        "geolocation": one.geolocation,
         "url": one.url,
         "state": (contract.actual_status or "provisioning") if contract else "gone",
-        "answers": answers(one.url, outputs, verify),
+        "answers": said,
         "hourly_cost_usd": contract.dph_total_usd if contract else 0.0,
         "age_s": None if age_s is None else round(age_s),
         "cost_usd": None if age_s is None or contract is None else round(contract.dph_total_usd * age_s / 3600, 4),
@@ -106,11 +161,11 @@ def ending(contract: Contract | None) -> str | None:
     return f"{when:%Y-%m-%d %H:%M} UTC, in {minutes(max(contract.end_date - time.time(), 0))}"
 
 
-def answers(url: str, outputs: Outputs, verify: bool | str) -> str:
+def answers(url: str, key: str, verify: bool | str) -> str:
     """Ask the server for a score; return "yes, N ms" or what came instead."""
     if not url:
         return "no address"
-    client = RerankClient(url, outputs.api_key, timeout_s=PROBE_TIMEOUT_S, verify=verify)
+    client = RerankClient(url, key, timeout_s=PROBE_TIMEOUT_S, verify=verify)
     started = time.monotonic()
     try:
         client.rerank("ready?", ["yes"])
@@ -131,7 +186,19 @@ def trusted(outputs: Outputs) -> Iterator[bool | str]:
         yield str(path)
 
 
-COMMAND = Command("status", "Show what a stack runs, whether it answers, what it costs and until when.", work)
+def flags(parser: argparse.ArgumentParser) -> None:
+    """Add --watch."""
+    parser.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=5.0,
+        metavar="SECONDS",
+        help="look again every SECONDS (5), on a terminal",
+    )
+
+
+COMMAND = Command("status", "Show what a stack runs, whether it answers, what it costs and until when.", work, flags)
 
 if __name__ == "__main__":
     sys.exit(COMMAND.main())

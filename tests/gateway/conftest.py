@@ -224,6 +224,12 @@ class Load:
         return self
 
     def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        """End it; once more does nothing."""
+        if self._end.is_set():
+            return
         self._end.set()
         for thread in self._threads:
             thread.join()

@@ -1,0 +1,104 @@
+"""A stack's fleet as its state has it: each replica with what belongs to it, and what they share. Pure.
+
+Called by roll and rotate_key. Reads `pulumi stack export`; components/fleet.py and components/reranker.py make these
+resources, by these types.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Json = Any
+FLEET = "vast:index:RerankerFleet"
+REPLICA = "vast:index:Reranker"
+INSTANCE = "vast:Instance"
+GATEWAY = "vast:Gateway"
+OFFERS = "vast:OfferQuery"
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One server: its name, its Instance's URN and id, the URNs of all that is its own.
+
+    `left`: ids of instances that were replaced, and wait for being destroyed since that update did not end well.
+    """
+
+    name: str
+    instance: str
+    instance_id: int
+    urns: tuple[str, ...]
+    left: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The replicas by name, in the order of their making; the URNs that every batch touches; the gateway, if any."""
+
+    replicas: Mapping[str, Replica]
+    shared: tuple[str, ...]
+    gateway: str | None
+    name: str = ""
+
+    @classmethod
+    def parse(cls, export: Mapping[str, Json]) -> Fleet:
+        """Read a state."""
+        resources = (export.get("deployment") or {}).get("resources") or []
+        here = [one for one in resources if not one.get("delete")]
+        left = [one for one in resources if one.get("delete") and kind(one) == INSTANCE]
+        fleets = [str(one["urn"]) for one in here if one["type"] == FLEET]
+        replicas = {}
+        for component in (str(one["urn"]) for one in here if one["type"] == REPLICA):
+            own = [one for one in here if one.get("parent") == component and one.get("custom")]
+            instance = next((one for one in own if kind(one) == INSTANCE), None)
+            if instance is None:
+                continue
+            name = named(component)
+            replicas[name] = Replica(
+                name=name,
+                instance=str(instance["urn"]),
+                instance_id=int(instance["id"]),
+                urns=tuple(str(one["urn"]) for one in own),
+                left=tuple(int(one["id"]) for one in left if one["urn"] == instance["urn"]),
+            )
+        name = named(fleets[0]) if fleets else ""
+        gateway = next((str(one["urn"]) for one in here if kind(one) == GATEWAY), None)
+        offers = [str(one["urn"]) for one in here if kind(one) == OFFERS and named(one["urn"]) == f"{name}-offers"]
+        return cls(replicas, (*offers, *([gateway] if gateway else [])), gateway, name)
+
+    def targets(self, names: Iterable[str]) -> list[str]:
+        """Return the URNs of some replicas and of what is shared."""
+        return [*(urn for name in names for urn in self.replicas[name].urns), *self.shared]
+
+
+def batches(fleet: Fleet, names: Iterable[str], surge: int) -> list[list[str]]:
+    """Deal replicas into batches of at most `surge`, those first that an earlier run has left half replaced."""
+    wanted = set(names)
+    ordered = sorted((one for one in fleet.replicas if one in wanted), key=lambda one: not fleet.replicas[one].left)
+    return [ordered[at : at + surge] for at in range(0, len(ordered), surge)]
+
+
+def key_resource(export: Mapping[str, Json], name: str) -> Mapping[str, Json]:
+    """Return the ApiKey of that name (FLEET-key: the clients'; FLEET-own-key: the servers'), or nothing."""
+    resources: Sequence[Mapping[str, Json]] = (export.get("deployment") or {}).get("resources") or []
+    return next((one for one in resources if kind(one) == "vast:ApiKey" and named(one["urn"]) == name), {})
+
+
+def secret_output(resource: Mapping[str, Json], name: str) -> str:
+    """Return an output of an export with secrets in clear, where one is {"plaintext": JSON}; "" if it is not there."""
+    value = (resource.get("outputs") or {}).get(name)
+    if isinstance(value, Mapping) and "plaintext" in value:
+        return str(json.loads(value["plaintext"]))
+    return str(value or "")
+
+
+def kind(resource: Mapping[str, Json]) -> str:
+    """Return a resource's type without where its provider comes from: vast:Instance."""
+    return str(resource.get("type")).rpartition("/")[2]
+
+
+def named(urn: str) -> str:
+    """Return the name at the end of a URN."""
+    return str(urn).rpartition("::")[2]

@@ -1,0 +1,102 @@
+"""Fleets for the engine's tests: a stack behind a real Caddy, ops/ as a person runs it, load, and who is billed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+from emulator.runtime import free_port
+from tests.engine.stack import REPO, EngineStack
+
+
+@dataclass
+class Front:
+    """What `tests.gateway.conftest.Load` needs to know of an address."""
+
+    url: str
+    key: str
+    ca: str
+
+
+def behind(caddy, folder, market, *, replicas, **config):
+    """Return a stack of replicas behind that Caddy, deployed."""
+    stack = EngineStack(
+        folder,
+        market.url,
+        config={
+            "replicas": replicas,
+            "gateway": "caddy",
+            "gateway_admin_url": caddy.admin_url,
+            "gateway_listen": f"127.0.0.1:{free_port('127.0.0.1')}",
+            "gateway_names": ["127.0.0.1"],
+            "drain_timeout_s": 20,
+            **config,
+        },
+    ).init()
+    done = stack.up("--parallel", "16")
+    assert done.rc == 0, done.text
+    return stack
+
+
+def front(stack, folder):
+    """Return where a stack's clients go, with its CA in a file."""
+    out = stack.outputs()
+    ca = folder / "ca.pem"
+    ca.write_text(out["ca_certificate"])
+    return Front(out["url"], out["api_key"], str(ca))
+
+
+class Ops:
+    """A command of ops/ on a stack; `document` is its JSON once it has ended."""
+
+    def __init__(self, stack, command, *args):
+        words = [sys.executable, "-m", f"ops.{command}", "--stack", stack.name, "--cwd", str(stack.project), "--json"]
+        self.process = subprocess.Popen(
+            [*words, *args],
+            cwd=REPO, env=stack.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def end(self, timeout_s=500):
+        out, self.err = self.process.communicate(timeout=timeout_s)
+        self.rc = self.process.returncode
+        self.out = out
+        self.document = json.loads(out) if out.strip().startswith("{") else {}
+        return self
+
+
+def ops(stack, command, *args):
+    return Ops(stack, command, *args).end()
+
+
+class Billed:
+    """Looks at the ledger in a block, many times a second: the most instances that were billed at once."""
+
+    def __init__(self, ledger):
+        self.ledger = ledger
+        self.most = 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self):
+        while not self._end.is_set():
+            self.most = max(self.most, len(self.ledger.billed()))
+            time.sleep(0.1)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        self._thread.join()
+
+
+def p99_ms(load):
+    """Return the slowest but one in a hundred of a load's answers."""
+    found = sorted(load.latencies_s)
+    return found[int(len(found) * 0.99)] * 1000

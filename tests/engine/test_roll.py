@@ -1,0 +1,91 @@
+"""ops/roll and ops/heal on a fleet of three behind a real Caddy, under load."""
+
+import pytest
+
+from components.caddy.process import running
+from tests.engine.fleet import Billed, behind, front, ops, p99_ms
+from tests.gateway.conftest import Load
+
+pytestmark = pytest.mark.engine
+QUEUE = 'extra_args=["--max-num-seqs","64"]'
+
+
+@pytest.fixture
+def caddy(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("c")) as process:
+        yield process
+
+
+@pytest.fixture
+def three(caddy, market, tmp_path):
+    return behind(caddy, tmp_path / "stack", market, replicas=3)
+
+
+def told(name, load):
+    print(f"{name}: {len(load.latencies_s)} requests, {load.rate_per_s:.0f}/s, p99 {p99_ms(load):.0f} ms, 0 failed")
+
+
+def test_a_roll_replaces_all_servers_one_at_a_time_and_fails_no_request(three, ledger, tmp_path):
+    at, old = front(three, tmp_path), three.instances()
+    with Load(at) as load, Billed(ledger) as billed:
+        load.more(50)
+        done = ops(three, "roll", "--surge", "1", "--set", QUEUE)
+        load.more(50)
+    assert done.rc == 0, done.err
+    assert load.failures == []
+    told("roll", load)
+    assert billed.most == 4
+    assert len(done.document["batches"]) == 3
+    assert three.instances() == ledger.billed()
+    assert not three.instances() & old
+    assert {one["instance_id"] for one in three.outputs()["replicas"]} == ledger.billed()
+    assert done.document["config_changed"]
+    assert "--max-num-seqs" in (three.project / "Pulumi.test.yaml").read_text()
+    drift = three.run("preview", "--expect-no-changes")
+    assert drift.rc == 0, drift.text
+
+
+def test_a_roll_whose_servers_fail_goes_back_and_fails_no_request(three, ledger, tmp_path):
+    path = three.project / "Pulumi.test.yaml"
+    path.write_text("# kept, byte for byte\n" + path.read_text())
+    at, old, before = front(three, tmp_path), three.instances(), path.read_bytes()
+    with Load(at) as load:
+        load.more(50)
+        done = ops(three, "roll", "--surge", "2", "--set", QUEUE, "--set", "max_latency_ms=1")
+        load.more(50)
+    assert done.rc == 1, done.err
+    assert "Went back" in done.document["error"]
+    assert "latency" in done.document["error"]
+    assert load.failures == []
+    told("roll that went back", load)
+    assert path.read_bytes() == before
+    assert three.instances() == ledger.billed()
+    assert len(ledger.billed() & old) == 1  # the one of no batch was never touched
+    drift = three.run("preview", "--expect-no-changes")
+    assert drift.rc == 0, drift.text
+
+    done = ops(three, "roll", "--set", 'extra_args=["--dtype","nonsense"]')  # its server ends with a usage message
+    assert done.rc != 0, done.out
+    assert "Went back" in done.document["error"]
+    assert path.read_bytes() == before
+    assert three.instances() == ledger.billed()
+    drift = three.run("preview", "--expect-no-changes")
+    assert drift.rc == 0, drift.text
+
+
+def test_a_killed_server_is_healed_alone_and_fails_no_request(three, ledger, tmp_path):
+    at, old = front(three, tmp_path), three.instances()
+    killed = sorted(old)[1]
+    with Load(at) as load:
+        load.more(50)
+        ledger.control(f"instances/{killed}/kill")
+        load.more(50)
+        done = ops(three, "heal")
+        load.more(50)
+    assert done.rc == 0, done.err
+    assert load.failures == []
+    told("kill and heal", load)
+    assert old - three.instances() == {killed}
+    assert three.instances() == ledger.billed()
+    drift = three.run("preview", "--expect-no-changes")
+    assert drift.rc == 0, drift.text
