@@ -85,7 +85,7 @@ def test_every_route_that_vllm_registers_is_closed_to_whoever_has_no_key(
     doors = tried(guarded.client, doors_of(routes), strangers(guarded.key, in_query=True))
     assert list(doors[0].statuses) == ["no key", "a wrong key", "the key in a wrong place"]
     with capsys.disabled():
-        print(f"\n{table(doors)}")  # noqa: T201 - the table is what this shows
+        print(f"\n{table(doors)}")
     still_open = [door for door in doors if not {*sum(door.statuses.values(), ())} <= CLOSED]
     assert not still_open, table(still_open)
 
@@ -105,7 +105,7 @@ def test_without_the_guard_the_doors_of_the_guides_form_are_open(
     routes = routes_of(unguarded.client)
     doors = tried(unguarded.client, doors_of(routes), {"no key": strangers(None)["no key"]})
     with capsys.disabled():
-        print(f"\n{table(doors)}")  # noqa: T201 - the table is what this shows
+        print(f"\n{table(doors)}")
     anyone = {door.path for door in doors if 200 in door.statuses["no key"]}
     assert anyone >= OPEN_WITHOUT_GUARD
     assert not anyone & {path for path in ALLOW if path.startswith("/v1")}, "vLLM's own key covers these"
