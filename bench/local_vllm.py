@@ -1,4 +1,4 @@
-"""Real vLLM on this machine's CPU as targets of the serving bench: plain, guard, guard and TLS. Called by `serving`.
+"""Real vLLM on this machine's CPU as targets of the serving bench: plain, guard, TLS, gateway. Called by `serving`.
 
 Launched as a stack launches it, in containers of the emulator's runtime, with the packaged MiniLM's real weights.
 """
@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.gateway import gateway_in_front_of
 from bench.serving import REPO, Target
 from components.errors import ServingError
 from components.vast.identity import Authority, ca_file
@@ -49,6 +50,15 @@ def running() -> Iterator[list[Target]]:
         for number, (name, (guard, tls)) in enumerate(VARIANTS.items(), 1):
             sys.stderr.write(f"starting vLLM on this CPU, {name}\n")
             targets.append(stack.enter_context(_server(containers, number, name, guard=guard, tls=tls)))
+        secured = targets[-1]
+        front = gateway_in_front_of(
+            [secured.url],
+            upstream_key=secured.key,
+            model=MODEL,
+            upstream_ca=Path(secured.ca or "").read_text(),
+        )
+        gateway = stack.enter_context(front)
+        targets.append(Target("gateway, guard and TLS", gateway.url, MODEL, gateway.api_key, gateway.ca_file))
         yield targets
 
 
