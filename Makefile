@@ -6,7 +6,7 @@ LOCAL := . scripts/env.sh local &&
 LINT := ruff check . && ruff format --check . && mypy && scripts/lint_pipelines.sh
 TEST := env -u VAST_API_KEY -u VAST_URL pytest -q -n 2 --dist loadfile --durations=10
 
-.PHONY: help setup setup-vllm setup-examples demo demo-down emulator test test-fast test-examples lint docs bench chaos clean distclean
+.PHONY: help setup setup-vllm setup-examples demo demo-down emulator test test-fast test-examples test-fleet lint docs bench chaos clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ test-fast: setup ## lint, types and the tests that need neither vLLM nor the eng
 
 test-examples: setup-examples ## the examples: RAG, LangChain, LlamaIndex and the rest, and the installed client
 	@$(LOCAL) $(TEST) -m examples tests/client
+
+test-fleet: setup-vllm ## two real vLLM behind a gateway, rolled, healed and re-keyed under load: 10 minutes and 12 GB of memory
+	@$(LOCAL) VLLM_FLEET=1 pytest -q -s tests/infra/test_fleet_of_vllm.py
 
 lint: setup ## ruff, mypy, and what CI runs: actionlint, zizmor, shellcheck, schemas
 	@$(LOCAL) $(LINT)

@@ -1,0 +1,93 @@
+"""Two real vLLM behind a real Caddy through the engine: rolled, healed, re-keyed under load. Minutes of two cores.
+
+Left out of `make test`; `make test-fleet` runs it.
+"""
+
+import os
+import sys
+
+import pytest
+
+from components.caddy.front import front
+from components.caddy.process import Caddy
+from components.caddy.record import Certificate
+from components.vast.identity import Authority, ca_file
+from emulator.runtime import free_port
+from emulator.server import EmulatorServer
+from tests.engine.conftest import Ledger
+from tests.engine.stack import EngineStack
+from tests.engine.test_fleet import Balanced, Load, up
+from tests.infra.conftest import MODELS, VLLM_PYTHON
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(not os.environ.get("VLLM_FLEET"), reason="four vLLM at once: make test-fleet"),
+]
+
+
+@pytest.fixture
+def balanced(tmp_path):
+    port, authority = free_port("127.0.0.1"), Authority.make("door")
+    caddy, door, socket = Caddy(tmp_path / "caddy"), Caddy(tmp_path / "front"), tmp_path / "g.sock"
+    caddy.start()
+    door.start(front(f"127.0.0.1:{port}", str(socket), Certificate("pem", *authority.issue("127.0.0.1").pem())))
+    with EmulatorServer(
+        runtime="vllm",
+        time="instant",
+        state_dir=tmp_path / "emulator",
+        vllm_python=VLLM_PYTHON,
+        models=MODELS,
+        hub="offline",
+    ) as market:
+        config = {
+            "replicas": 2,
+            "gateway": "caddy",
+            "gateway_admin_url": caddy.admin_url,
+            "gateway_listen": f"unix/{socket}|0600",
+            "gateway_url": f"https://127.0.0.1:{port}",
+            "drain_timeout_s": 60,
+            "probe_window_s": 20,
+            "probe_timeout_s": "30",
+        }
+        stack = EngineStack(tmp_path / "stack", market.url, config=config).init()
+        done = stack.run("up", "--yes", "--skip-preview", "--parallel", "64", timeout_s=1200)
+        assert done.rc == 0, done.text
+        yield Balanced(stack, Ledger(market.url), caddy, ca_file(authority.certificate))
+        assert stack.destroy().rc == 0
+    door.stop()
+    caddy.stop()
+
+
+def test_no_request_to_real_vllm_fails_while_a_fleet_rolls_heals_and_changes_its_key(balanced):
+    stack, seen = balanced.stack, {}
+
+    def again():
+        done = stack.run("up", "--yes", "--skip-preview", "--parallel", "64", timeout_s=1200)
+        assert done.rc == 0, done.text
+
+    def heal():
+        victim = stack.outputs()["replicas"][1]["instance_id"]
+        balanced.ledger.control(f"instances/{victim}/kill")
+        again()
+        assert victim not in stack.instances()
+
+    def new_key():
+        stack.write_config(api_key_generation=2, keep_previous_key="on")
+        up(stack)
+        balanced.key = stack.outputs()["api_key"]
+        stack.write_config(keep_previous_key="off")
+        up(stack)
+
+    def roll():
+        before = stack.instances()
+        stack.write_config(extra_args=["--max-num-seqs", "64"])
+        again()
+        assert not before & stack.instances()
+
+    for name, act in {"key": new_key, "heal": heal, "roll": roll}.items():
+        with Load(balanced, per_s=4, threads=2) as load:
+            act()
+        seen[name] = load
+        sys.stdout.write(f"\n  {name}: {load}\n")
+    for name, load in seen.items():
+        assert set(load.answers) == {200}, f"{name}: {load}"
