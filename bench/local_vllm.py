@@ -53,7 +53,7 @@ def running() -> Iterator[list[Target]]:
         secured = targets[-1]
         front = gateway_in_front_of(
             [secured.url],
-            upstream_key=secured.key,
+            upstream_key=secured.key or "",
             model=MODEL,
             upstream_ca=Path(secured.ca or "").read_text(),
         )

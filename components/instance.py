@@ -263,7 +263,7 @@ class InstanceProvider(VastProvider):
     def _candidates(self, props: Mapping[str, Any]) -> Sequence[Candidate]:
         """Return the recorded candidates, or those of a new search where the record is old."""
         if time.time() - float(props.get("searched_at") or 0) <= RECORD_FRESH_S and (
-            usable := self._dealt([Candidate.parse(one) for one in props["candidates"]], props)
+            usable := self._free([Candidate.parse(one) for one in props["candidates"]], props)
         ):
             return usable
         try:
@@ -285,10 +285,17 @@ class InstanceProvider(VastProvider):
 
     def _dealt(self, found: Sequence[Candidate], props: Mapping[str, Any]) -> list[Candidate]:
         """Return what of the candidates is this replica's, without machines that have just failed it."""
-        share = Share.parse(props.get("share"))
-        siblings = self.session.siblings(props["label_base"], props["owner"]) if share.of > 1 else Siblings()
-        avoid = self.session.avoid(_place(props))
-        return [one for one in deal(found, share, siblings) if one.offer.machine_id not in avoid]
+        return self._free(deal(found, Share.parse(props.get("share")), self._siblings(props)), props)
+
+    def _free(self, found: Sequence[Candidate], props: Mapping[str, Any]) -> list[Candidate]:
+        """Return the candidates whose machine no sibling has and which have not just failed."""
+        taken = {*self._siblings(props).machines, *self.session.avoid(_place(props))}
+        return [one for one in found if one.offer.machine_id not in taken]
+
+    def _siblings(self, props: Mapping[str, Any]) -> Siblings:
+        if Share.parse(props.get("share")).of <= 1:
+            return Siblings()
+        return self.session.siblings(props["label_base"], props["owner"])
 
     def _terms(self, contract: Contract, seen: Observation, props: Mapping[str, Any], watch: Watch) -> list[Drift]:
         announced = self.session.price_increases().get(contract.id)

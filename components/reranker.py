@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pulumi
 
@@ -13,6 +13,7 @@ from components.keyring import KeyRing, KeyRingArgs
 from components.offers import OfferQuery
 from components.settings import Settings
 from components.validation import RerankValidation, RerankValidationArgs
+from components.vast.dealing import Share, Spread, share_of
 from components.vllm.launch import SPEC_FAULT_LOGS, key_env, plan_launch
 
 PORT = 8000
@@ -66,6 +67,7 @@ class Reranker(pulumi.ComponentResource):
             guard_options=access.guard_options,
             tls=access.tls,
         )
+        share = Share(index, fleet.replicas, cast(Spread, fleet.spread))
         key_name = key_env(guard=access.guard)
         env: dict[str, pulumi.Input[str]] = {**launch.env, key_name: common.own_key}
         if settings.hub_token is not None:
@@ -76,7 +78,7 @@ class Reranker(pulumi.ComponentResource):
                 label_base=f"{pulumi.get_project()}/{pulumi.get_stack()}/{name}",
                 owner=common.offers.id,
                 search=common.offers.search,
-                candidates=common.offers.candidates,
+                candidates=common.offers.candidates.apply(lambda found: share_of(found, share)),
                 searched_at=common.offers.searched_at,
                 image=launch.image,
                 disk_gb=settings.disk_gb,
@@ -98,7 +100,7 @@ class Reranker(pulumi.ComponentResource):
                 bid=settings.bid,
                 adopt_instance_id=settings.adopt_instance_id if index == 0 else None,
                 spec_fault_logs=list(SPEC_FAULT_LOGS),
-                share={"index": index, "of": fleet.replicas, "spread": fleet.spread},
+                share=vars(share),
                 policy=settings.policy,
             ),
             own,

@@ -86,18 +86,18 @@ def _validated(props: dict[str, Any]) -> dict[str, Any]:
         "passed": report.passed,
         "model": model.name,
         "weights": report.weights,
+        "skipped": [check.name for check in report.checks if check.skipped],
         "checks": {check.name: check.saw for check in report.checks},
     }
-    return {**props, "report": report.as_dict(), "summary": summary}
+    return {**props, "summary": summary}
 
 
 class RerankValidation(Resource, module="vast", name="RerankValidation"):
-    """A validated endpoint. Outputs: `report` (all of it, with latencies) and `summary` (what each check saw)."""
+    """A validated endpoint. Output: `summary`, what each check saw."""
 
     url: pulumi.Output[str]
-    report: pulumi.Output[dict[str, Any]]
     summary: pulumi.Output[dict[str, Any]]
 
     def __init__(self, name: str, args: RerankValidationArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         inputs = {**vars(args), "api_key": pulumi.Output.secret(args.api_key)}
-        super().__init__(RerankValidationProvider(), name, {"report": None, "summary": None, **inputs}, opts)
+        super().__init__(RerankValidationProvider(), name, {"summary": None, **inputs}, opts)

@@ -118,9 +118,8 @@ def _validated(instance: PolicyResource, resources: Sequence[PolicyResource]) ->
     if any(follows(one, GATEWAY, "admin_url") for one in resources):
         return None
     mine = [one for one in resources if follows(one, VALIDATION, "instance_id")]
-    reports = [_known(one.props).get("report") or {} for one in mine]
-    skipped = any(check.get("skipped") for report in reports for check in report.get("checks") or ())
-    return bool(mine) and not skipped
+    reports = [_known(one.props).get("summary") or {} for one in mine]
+    return bool(mine) and not any(report.get("skipped") for report in reports)
 
 
 def _known(props: Mapping[str, Any]) -> dict[str, Any]:

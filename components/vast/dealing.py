@@ -15,6 +15,7 @@ from components.vast.ranking import Candidate, distinct_machines
 from components.vast.wire import Json
 
 Spread = Literal["host", "country", "none"]
+SHARE_KEEP = 3
 SPREADS: tuple[str, ...] = get_args(Spread)
 
 
@@ -76,6 +77,15 @@ def deal(candidates: Sequence[Candidate], share: Share, siblings: Siblings) -> l
         free = apart(free, siblings.groups.get("country", ()), lambda one: country(one.offer.geolocation))
     vacant = max(share.of - len(siblings.names), 1)
     return free[share.index % vacant :: vacant]
+
+
+def share_of(records: Sequence[Mapping[str, Json]], share: Share) -> list[Mapping[str, Json]]:
+    """Return the records of candidates that one replica keeps: what is in its inputs is written to state, twice."""
+    if share.of <= 1:
+        return list(records)
+    by_ask = {one.offer.ask_id: record for record in records for one in [Candidate.parse(record)]}
+    mine = deal([Candidate.parse(record) for record in records], share, Siblings())
+    return [by_ask[one.offer.ask_id] for one in mine[:SHARE_KEEP]]
 
 
 def apart(

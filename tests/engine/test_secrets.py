@@ -15,7 +15,7 @@ from tests.engine.conftest import until
 from tests.engine.stack import REPO, EngineStack
 
 pytestmark = pytest.mark.engine
-# From -v 9 on the engine itself logs each property that passes through it, secrets in clear (pulumi/sdk, plugin/rpc.go).
+# From -v 9 on the engine itself logs each property that passes through it, in clear (pulumi/sdk, plugin/rpc.go).
 LOUD = ("--debug", "--diff", "--logtostderr", "-v", "8")
 MARKED = {
     "vast_api_key": "marked-vast-key-5d1f0c9e8b7a",
