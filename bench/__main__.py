@@ -21,7 +21,7 @@ from pathlib import Path
 
 import requests
 
-from bench import failover, local_vllm, provision, serving
+from bench import failover, guard_cost, local_vllm, provision, serving
 from emulator.server import EmulatorServer
 from tests.engine.stack import EngineStack
 
@@ -101,19 +101,22 @@ def measure(folder: Path, *, runs: int, boot_s: float) -> list[Row]:
 
 def serving_rows() -> list[Row]:
     """Print what serving costs with guard and TLS, and return the guard's budget as a row; none without vLLM."""
-    if not local_vllm.available():
-        print("\nServing: not measured, vLLM is not installed here (make setup-vllm)")
-        return []
     load = serving.Load()
+    own_ms, size = guard_cost.cpu_ms(load.pairs, load.words)
+    rows = [Row(f"guard's own CPU time, request of {load.pairs} pairs", own_ms, "ms", 1.0, f"{size} bytes of JSON")]
+    if not local_vllm.available():
+        print(f"\n{table(rows)}\n\nServing: not measured, vLLM is not installed here (make setup-vllm)")
+        return rows
     with local_vllm.running() as targets:
         found = serving.measure(targets, load)
     print(f"\nServing, real vLLM on this CPU, {load.pairs} pairs a request, {load.rounds} rounds:\n")
     print(serving.table(found))
     serving.keep(found, load, serving.RESULTS)
     [guard] = [one for one in found if one.target == "guard" and one.users == max(load.users)]
-    row = Row(f"guard's cost at {guard.users} in flight", max(0.0, 100 * (1 - guard.ratio)), "%", 3.0)
-    print(f"\n{table([row])}")
-    return [row]
+    spread = f"rounds from {100 * (1 - guard.ratio_high):.1f} to {100 * (1 - guard.ratio_low):.1f} %"
+    rows.append(Row(f"guard's cost at {guard.users} in flight", max(0.0, 100 * (1 - guard.ratio)), "%", 3.0, spread))
+    print(f"\n{table(rows)}")
+    return rows
 
 
 def table(rows: list[Row]) -> str:

@@ -9,6 +9,7 @@ import threading
 import pytest
 import uvicorn
 
+from bench.guard_cost import cpu_ms
 from bench.serving import REPO, Cell, Load, Target, figures, main, plot, quantile, table, usd_per_million
 from components.vast.identity import Authority
 from emulator.scoring import Served
@@ -121,3 +122,10 @@ def test_requests_that_fail_are_counted_and_the_command_says_so(tmp_path, capsys
 def test_without_a_key_the_command_says_where_to_put_it(capsys):
     assert main(["--url", "http://127.0.0.1:9", "--key-env", "NO_SUCH_VARIABLE"]) == 1
     assert "NO_SUCH_VARIABLE is not in the environment" in capsys.readouterr().err
+
+
+def test_the_guards_own_time_grows_with_the_request():
+    few, few_bytes = cpu_ms(4, 30)
+    many, many_bytes = cpu_ms(400, 30)
+    assert many_bytes > 50 * few_bytes
+    assert 0 < few < many
