@@ -16,7 +16,7 @@ REPEATS, BATCHES = 200, 5
 
 
 def cpu_ms(pairs: int, words: int) -> tuple[float, int]:
-    """Return CPU milliseconds for a request of `pairs` documents of `words` words, best of some batches, and its bytes."""
+    """Return CPU milliseconds for a request of `pairs` documents of `words` words (best of batches), and its bytes."""
     text = " ".join(["learning"] * words)
     body = json.dumps({"model": "m", "query": "what is learning?", "documents": [text] * pairs}).encode()
     headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"content-length", str(len(body)).encode())]
