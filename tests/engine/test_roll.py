@@ -22,7 +22,7 @@ def three(caddy, market, tmp_path):
 
 
 def told(name, load):
-    print(f"{name}: {len(load.latencies_s)} requests, {load.rate_per_s:.0f}/s, p99 {p99_ms(load):.0f} ms, 0 failed")  # noqa: T201 - the figure is what this shows
+    print(f"{name}: {len(load.latencies_s)} requests, {load.rate_per_s:.0f}/s, p99 {p99_ms(load):.0f} ms, 0 failed")
 
 
 def test_a_roll_replaces_all_servers_one_at_a_time_and_fails_no_request(three, ledger, tmp_path):
