@@ -90,6 +90,18 @@ def test_what_is_only_known_after_a_create_is_no_change():
     assert found.pending == []
 
 
+def test_a_gateway_that_follows_its_servers_is_no_change_of_the_program():
+    def pending(*, rented=False, **changes):
+        gateway = {"upstreams": ["http://a", "http://b"], "admin_url": "https://x", "listen": ":1", "rented": rented}
+        return planned(*refreshed(old=gateway), step("update", old=gateway, new=gateway | changes)).pending
+
+    assert pending(upstreams=["http://a", plan.UNKNOWN]) == []
+    assert pending(upstreams=["http://a", "http://c"]) == []
+    assert pending(admin_url="https://y", rented=True) == []
+    assert pending(admin_url="https://y") == ["reranker: admin_url: https://x -> https://y"]
+    assert pending(listen=":2") == ["reranker: listen: :1 -> :2"]
+
+
 def test_the_price_after_is_that_of_what_stays_and_what_is_rented():
     now = Outputs.parse(
         {
