@@ -84,6 +84,9 @@ def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
         run = pulumi.up()  # what belongs to no batch, and the outputs
     except OpsError as error:
         raise gone_back(roll, config, error) from None
+    except KeyboardInterrupt:  # between two operations; during one it is passed on to pulumi
+        pulumi.interrupted = True
+        raise gone_back(roll, config, OpsError(ERROR, "by a signal")) from None
     outcome = deployed(pulumi, run, "roll")
     parts = [outcome.markdown, *([_table(roll.done)] if roll.done else ["No server had to be replaced."])]
     if config.changed:
