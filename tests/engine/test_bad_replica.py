@@ -1,7 +1,6 @@
 """One bad replica of several: what came up is kept, the error names what did not, nothing in use is destroyed."""
 
 import pytest
-import requests
 
 from components.caddy.process import running
 from emulator.runtime import free_port

@@ -42,12 +42,25 @@ def test_a_batch_is_its_servers_with_what_is_their_own_and_the_gateway():
     assert names == ["reranker-2", "reranker-2-validation", "reranker-offers", "reranker-gateway"]
 
 
-def test_what_was_left_half_replaced_comes_first():
+def test_what_was_left_half_replaced_comes_first_and_all_of_it_at_once():
     fleet = Fleet.parse(state(left=["reranker-3"]))
     assert fleet.replicas["reranker-3"].left == (93,)
     assert fleet.replicas["reranker-3"].instance_id == 3
-    assert batches(fleet, fleet.replicas, 2) == [["reranker-3", "reranker"], ["reranker-2"]]
-    assert batches(fleet, ["reranker-2"], 9) == [["reranker-2"]]
+    assert batches(fleet, fleet.replicas, 1) == [["reranker-3"], ["reranker"], ["reranker-2"]]
+    assert batches(fleet, ["reranker-2"], 9) == [["reranker-3"], ["reranker-2"]]
+    two = Fleet.parse(state(left=["reranker", "reranker-3"]))
+    assert batches(two, ["reranker", "reranker-2"], 1) == [["reranker", "reranker-3"], ["reranker-2"]]
+    assert batches(Fleet.parse(state()), ["reranker-2", "reranker-3", "reranker"], 2) == [
+        ["reranker", "reranker-2"],
+        ["reranker-3"],
+    ]
+    assert two.stray == ()
+
+
+def test_what_else_waits_for_being_destroyed_is_told():
+    found = state()
+    found["deployment"]["resources"][-3]["delete"] = True
+    assert Fleet.parse(found).stray == ("reranker-gateway-instance",)
 
 
 def test_an_empty_state_has_no_fleet():
