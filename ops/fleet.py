@@ -35,12 +35,16 @@ class Replica:
 
 @dataclass(frozen=True)
 class Fleet:
-    """The replicas by name, in the order of their making; the URNs that every batch touches; the gateway, if any."""
+    """The replicas by name, in the order of their making; the URNs that every batch touches; the gateway, if any.
+
+    `stray`: names of what else was replaced, and waits for being destroyed.
+    """
 
     replicas: Mapping[str, Replica]
     shared: tuple[str, ...]
     gateway: str | None
     name: str = ""
+    stray: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, export: Mapping[str, Json]) -> Fleet:
@@ -66,7 +70,9 @@ class Fleet:
         name = named(fleets[0]) if fleets else ""
         gateway = next((str(one["urn"]) for one in here if kind(one) == GATEWAY), None)
         offers = [str(one["urn"]) for one in here if kind(one) == OFFERS and named(one["urn"]) == f"{name}-offers"]
-        return cls(replicas, (*offers, *([gateway] if gateway else [])), gateway, name)
+        belong = {one.instance for one in replicas.values()}
+        stray = tuple(named(one["urn"]) for one in resources if one.get("delete") and one["urn"] not in belong)
+        return cls(replicas, (*offers, *([gateway] if gateway else [])), gateway, name, stray)
 
     def targets(self, names: Iterable[str]) -> list[str]:
         """Return the URNs of some replicas and of what is shared."""
@@ -74,10 +80,14 @@ class Fleet:
 
 
 def batches(fleet: Fleet, names: Iterable[str], surge: int) -> list[list[str]]:
-    """Deal replicas into batches of at most `surge`, those first that an earlier run has left half replaced."""
-    wanted = set(names)
-    ordered = sorted((one for one in fleet.replicas if one in wanted), key=lambda one: not fleet.replicas[one].left)
-    return [ordered[at : at + surge] for at in range(0, len(ordered), surge)]
+    """Deal replicas into batches of at most `surge`, after one of all that an earlier run has left half replaced.
+
+    That one is due in any case: an update with targets fails while something else waits for being destroyed.
+    """
+    first = [name for name, one in fleet.replicas.items() if one.left]
+    wanted = set(names) - set(first)
+    rest = [name for name in fleet.replicas if name in wanted]
+    return [*([first] if first else []), *(rest[at : at + surge] for at in range(0, len(rest), surge))]
 
 
 def key_resource(export: Mapping[str, Json], name: str) -> Mapping[str, Json]:

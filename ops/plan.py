@@ -19,7 +19,9 @@ OFFERS = "vast:OfferQuery"
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"  # plugin.UnknownStringValue of pulumi/sdk
 STEPS = ("create", "update", "replace", "delete")
 # Inputs that follow the market or the instance itself: they never make a change of their own.
-FOLLOWS = frozenset({"__provider", "candidates", "searched_at", "owner", "url", "instance_id", "ip", "port"})
+FOLLOWS = frozenset(
+    {"__provider", "candidates", "searched_at", "owner", "url", "instance_id", "ip", "port", "upstreams"}
+)
 SHOWN_CHARS = 60
 REPLACED = "will be replaced: "
 GONE = " is gone: "
@@ -198,7 +200,9 @@ def _follows(op: str, kind: str, known: bool) -> list[str]:
 def _changed(old: Mapping[str, Json], new: Mapping[str, Json]) -> list[str]:
     """Return the inputs that differ, as "key: old -> new"; long values by their key alone."""
     found = []
-    for key in sorted({*old, *new} - FOLLOWS):
+    # a rented gateway's admin route is where its instance is; of any other Caddy the address is config
+    follows = FOLLOWS | {"admin_url"} if new.get("rented") else FOLLOWS
+    for key in sorted({*old, *new} - follows):
         before, after = old.get(key), new.get(key)
         if _same(before, after):
             continue
@@ -213,6 +217,8 @@ def _same(old: Json, new: Json) -> bool:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = {*old, *new}
         return all(_same(old.get(key), new.get(key)) for key in keys)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return all(map(_same, old, new))
     return bool(old == new)
 
 

@@ -58,7 +58,8 @@ def price_after(now: Outputs, plan: plans.Plan) -> float | None:
     if len(plan.choices) < plan.renting:
         return None
     kept = max(len(now.replicas) - plan.renting, 0) if now.replicas else 0
-    kept_usd = now.hourly_cost_usd / len(now.replicas) * kept if kept else 0.0
+    each_usd = (now.hourly_cost_usd - now.gateway_cost_usd) / len(now.replicas) if now.replicas else 0.0
+    kept_usd = each_usd * kept + now.gateway_cost_usd
     return round(kept_usd + sum(one.dph_total_usd for one in plan.choices), 5)
 
 

@@ -84,6 +84,9 @@ def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
         run = pulumi.up()  # what belongs to no batch, and the outputs
     except OpsError as error:
         raise gone_back(roll, config, error) from None
+    except KeyboardInterrupt:  # between two operations; during one it is passed on to pulumi
+        pulumi.interrupted = True
+        raise gone_back(roll, config, OpsError(ERROR, "by a signal")) from None
     outcome = deployed(pulumi, run, "roll")
     parts = [outcome.markdown, *([_table(roll.done)] if roll.done else ["No server had to be replaced."])]
     if config.changed:
@@ -101,6 +104,12 @@ def planned(pulumi: Pulumi, config: StackConfig) -> tuple[plans.Plan, list[str]]
             USAGE, f"stack {pulumi.stack} has no servers yet", f"python -m ops.deploy --stack {pulumi.stack}"
         )
     touched = [one for one in plan.steps if one.type == INSTANCE and one.op in ("create", "replace", "delete")]
+    if fleet.stray:
+        raise OpsError(
+            PENDING,
+            f"an earlier update was to destroy {', '.join(fleet.stray)} and did not come to it",
+            f"finish that first: python -m ops.deploy --stack {pulumi.stack}",
+        )
     other = [f"{one.name} ({one.op})" for one in touched if one.name not in fleet.replicas or one.op == "delete"]
     if other:
         raise OpsError(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import signal
 import subprocess
 import sys
 import threading
@@ -67,6 +70,38 @@ class Ops:
         self.out = out
         self.document = json.loads(out) if out.strip().startswith("{") else {}
         return self
+
+
+class AtTerminal:
+    """A command of ops/ on a stack, at a terminal of its own: what is typed, and what is shown so far."""
+
+    def __init__(self, stack, command, *args):
+        words = [sys.executable, "-m", f"ops.{command}", "--stack", stack.name, "--cwd", str(stack.project), *args]
+        self._here, there = pty.openpty()
+        self.process = subprocess.Popen(words, cwd=REPO, env=stack.env, stdin=there, stdout=there, stderr=there)
+        os.close(there)
+        self.shown = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        while True:
+            try:
+                self.shown += os.read(self._here, 65536).decode(errors="replace")
+            except OSError:  # nobody has the terminal open any more
+                return
+
+    def type(self, text):
+        os.write(self._here, text.encode())
+
+    def interrupt(self):
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self, timeout_s=300):
+        rc = self.process.wait(timeout=timeout_s)
+        self._reader.join(timeout=10)
+        os.close(self._here)
+        return rc
 
 
 def ops(stack, command, *args):

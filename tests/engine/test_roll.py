@@ -1,9 +1,13 @@
 """ops/roll and ops/heal on a fleet of three behind a real Caddy, under load."""
 
+import signal
+
 import pytest
 
 from components.caddy.process import running
-from tests.engine.fleet import Billed, behind, front, ops, p99_ms
+from emulator.server import EmulatorServer
+from tests.engine.conftest import until
+from tests.engine.fleet import Billed, Ops, behind, front, ops, p99_ms
 from tests.gateway.conftest import Load
 
 pytestmark = pytest.mark.engine
@@ -19,6 +23,17 @@ def caddy(tmp_path_factory):
 @pytest.fixture
 def three(caddy, market, tmp_path):
     return behind(caddy, tmp_path / "stack", market, replicas=3)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("t")
+    with (
+        running(folder / "c") as caddy,
+        EmulatorServer(runtime="none", time="instant", state_dir=folder / "emulator") as market,
+    ):
+        stack = behind(caddy, folder / "stack", market, replicas=2)
+        yield stack
 
 
 def told(name, load):
@@ -89,3 +104,51 @@ def test_a_killed_server_is_healed_alone_and_fails_no_request(three, ledger, tmp
     assert three.instances() == ledger.billed()
     drift = three.run("preview", "--expect-no-changes")
     assert drift.rc == 0, drift.text
+
+
+def test_a_roll_of_what_is_declared_stops_where_it_fails_and_goes_on_when_that_is_put_right(three, ledger, tmp_path):
+    path, at, old = three.project / "Pulumi.test.yaml", front(three, tmp_path), three.instances()
+    three.write_config(extra_args=["--max-num-seqs", "64"], max_latency_ms=1)
+    declared = path.read_bytes()
+    with Load(at) as load, Billed(ledger) as billed:
+        done = ops(three, "roll")
+        assert done.rc == 1, done.err
+        assert "No server was destroyed that has no successor" in done.document["error"]
+        assert path.read_bytes() == declared
+        assert old < ledger.billed()
+        three.write_config(max_latency_ms=None)
+
+        cut = Ops(three, "roll", "--set", "max_documents=900")
+        until(lambda: len(old & ledger.billed()) == 2, within_s=200)  # the first batch is over, or about to be
+        cut.process.send_signal(signal.SIGINT)
+        assert cut.end().rc == 1, cut.out
+        assert "interrupted" in cut.document["error"]
+        assert "max_documents: 900" in path.read_text().replace('"', "")
+        done = ops(three, "roll")
+        load.more(50)
+    assert done.rc == 0, done.err
+    assert load.failures == []
+    told("roll that failed, was put right, cut off, went on", load)
+    assert billed.most <= 5
+    assert three.instances() == ledger.billed()
+    assert not old & ledger.billed()
+    drift = three.run("preview", "--expect-no-changes")
+    assert drift.rc == 0, drift.text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "replicas=4"], "more than a roll is to be done: reranker-4 (create)"),
+        (["--set", "model=BAAI/bge-reranker-base"], "another model"),
+        (["--set", QUEUE, "--set", "replace=in_place"], "destroyed before its successor serves"),
+        (["--set", 'extra_args=["--no-such-flag"]'], "--no-such-flag is not a flag of vLLM"),
+    ],
+)
+def test_what_is_no_roll_is_refused_and_leaves_the_config_as_it_was(two, words, said):
+    path = two.project / "Pulumi.test.yaml"
+    before = path.read_bytes()
+    done = ops(two, "roll", *words)
+    assert done.rc in (2, 9), done.err
+    assert said in done.document["error"]
+    assert path.read_bytes() == before

@@ -5,7 +5,7 @@ import requests
 
 from components.caddy.process import running
 from tests.engine.conftest import until
-from tests.engine.fleet import Front, Ops, behind, front, ops
+from tests.engine.fleet import AtTerminal, Front, Ops, behind, front, ops
 from tests.gateway.conftest import BODY, Load
 
 pytestmark = pytest.mark.engine
@@ -62,7 +62,30 @@ def test_a_server_takes_both_keys_and_then_the_new_one_only(stack, ledger, tmp_p
     rotated(stack, ledger, tmp_path)
     assert "api_key_previous" not in (stack.project / "Pulumi.test.yaml").read_text()
 
-    stack.write_config(extra_args=["--max-num-seqs", "64"])
+    # cut off after the config was written, and before it was deployed
+    stack.run("config", "rm", "api_key")
+    assert stack.up().rc == 0
+    rented, old = len(ledger.contracts()), front(stack, tmp_path)
+    stack.write_config(api_key_generation=int(stack.config.get("api_key_generation", 2)) + 7, keep_previous_key="on")
+    done = ops(stack, "rotate_key", "--finish")
+    assert done.rc == 2, done.err
+    assert "was never deployed" in done.document["error"]
+    assert status(old) == 200
+    asked = AtTerminal(stack, "rotate_key")
+    until(lambda: "Enter, once the clients have it" in asked.shown or asked.process.poll() is not None, within_s=200)
+    assert "goes on with a begin that was cut off" in asked.shown
+    assert status(old) == status(front(stack, tmp_path)) == 200
+    asked.type("\n")
+    assert asked.end() == 0, asked.shown
+    assert "Pulumi.test.yaml` was changed: commit it" in asked.shown
+    assert (status(old), status(front(stack, tmp_path))) == (401, 200)
+    assert len(ledger.contracts()) == rented
+    for args, said in ((["--finish"], "no rotation has begun"), ([], "nobody is there to say")):
+        done = ops(stack, "rotate_key", *args)
+        assert done.rc == 2, done.err
+        assert said in done.document["error"]
+
+    stack.write_config(keep_previous_key=None, extra_args=["--max-num-seqs", "64"])
     before = (stack.project / "Pulumi.test.yaml").read_bytes()
     done = ops(stack, "rotate_key", "--grace-s", "0")
     assert done.rc == 9, done.err

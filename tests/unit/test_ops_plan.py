@@ -90,20 +90,35 @@ def test_what_is_only_known_after_a_create_is_no_change():
     assert found.pending == []
 
 
+def test_a_gateway_that_follows_its_servers_is_no_change_of_the_program():
+    def pending(*, rented=False, **changes):
+        gateway = {"upstreams": ["http://a", "http://b"], "admin_url": "https://x", "listen": ":1", "rented": rented}
+        return planned(*refreshed(old=gateway), step("update", old=gateway, new=gateway | changes)).pending
+
+    assert pending(upstreams=["http://a", plan.UNKNOWN]) == []
+    assert pending(upstreams=["http://a", "http://c"]) == []
+    assert pending(admin_url="https://y", rented=True) == []
+    assert pending(admin_url="https://y") == ["reranker: admin_url: https://x -> https://y"]
+    assert pending(listen=":2") == ["reranker: listen: :1 -> :2"]
+
+
 def test_the_price_after_is_that_of_what_stays_and_what_is_rented():
     now = Outputs.parse(
         {
-            "instance_id": [1, 2],
-            "machine_id": [3, 4],
-            "gpu": ["A", "B"],
-            "url": ["http://a", "http://b"],
-            "hourly_cost_usd": [{"total": 0.2}, {"total": 0.2}],
+            "url": "https://gateway",
+            "replicas": [
+                {"instance_id": 1, "machine_id": 3, "gpu": "A", "url": "http://a", "hourly_cost_usd": 0.2},
+                {"instance_id": 2, "machine_id": 4, "gpu": "B", "url": "http://b", "hourly_cost_usd": 0.2},
+            ],
+            "hourly_cost_usd": {"gpu": 0.4, "disk": 0.05, "total": 0.45},  # the gateway is rented too
         }
     )
+    assert now.gateway
+    assert now.gateway_cost_usd == pytest.approx(0.05)
     replaced = planned(*refreshed(), said(CHOICE), step("replace", old={}, new={}, keys=["drift"]))
-    assert now.hourly_cost_usd == pytest.approx(0.4)
-    assert price_after(now, replaced) == pytest.approx(0.51)
-    assert price_after(now, planned()) == pytest.approx(0.4)
+    assert now.hourly_cost_usd == pytest.approx(0.45)
+    assert price_after(now, replaced) == pytest.approx(0.56)
+    assert price_after(now, planned()) == pytest.approx(0.45)
     assert price_after(Outputs.parse({}), planned()) is None
 
 
@@ -138,7 +153,7 @@ def test_an_empty_secret_is_none_and_no_secret_passes_to_the_output(tmp_path, ca
     pulumi.chmod(0o755)
     env = {"PATH": f"{pulumi.parent}:/usr/bin:/bin", "VAST_API_KEY": "abcdef-123456", "PULUMI_CONFIG_PASSPHRASE": ""}
     with pytest.raises(exits.OpsError, match="pass unset"):
-        Pulumi(tmp_path, "dev", env=env).up()
+        Pulumi(tmp_path, "dev", env=env).preview()
     assert "key [redacted]" in capfd.readouterr().err
 
 

@@ -1,0 +1,75 @@
+"""One bad replica of several: what came up is kept, the error names what did not, nothing in use is destroyed."""
+
+import pytest
+
+from components.caddy.process import running
+from emulator.runtime import free_port
+from tests.engine.conftest import until
+from tests.engine.fleet import AtTerminal, behind, front, ops
+from tests.engine.stack import EngineStack
+from tests.gateway.conftest import Load
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture
+def caddy(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("c")) as process:
+        yield process
+
+
+def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(caddy, market, ledger, tmp_path):
+    port = free_port("127.0.0.1")
+    config = {
+        "replicas": 3,
+        "max_tries": 1,
+        "gateway": "caddy",
+        "gateway_admin_url": caddy.admin_url,
+        "gateway_listen": f"127.0.0.1:{port}",
+        "gateway_names": ["127.0.0.1"],
+    }
+    stack = EngineStack(tmp_path / "stack", market.url, config=config).init()
+    ledger.control("faults", kind="oci_error", times=1)
+    done = ops(stack, "deploy")
+    assert done.rc == 1, done.err
+    assert "1 of at most 1 candidates were tried, none serves" in done.document["error"]
+    assert len(stack.instances()) == 2
+    assert stack.instances() == ledger.billed()
+    kept = stack.instances()
+    done = ops(stack, "deploy")
+    assert done.rc == 0, done.err
+    assert kept < stack.instances() == ledger.billed()
+    status = ops(stack, "status").document
+    assert [one["answers"][:3] for one in status["instances"]] == ["yes"] * 3
+    assert status["gateway"]["answers"].startswith("yes")
+    watch = AtTerminal(stack, "status", "--watch", "0.5")
+    until(lambda: watch.shown.count("every 0.5 s") >= 2)
+    watch.interrupt()
+    assert watch.end() == 0, watch.shown
+    last = watch.shown.split("\x1b[H")[-1]
+    assert last.count("yes, ") == 4, last
+    assert "gateway" in last
+    done = ops(stack, "destroy", "--yes")
+    assert done.rc == 0, done.err
+    assert ledger.billed() == set()
+
+
+def test_a_failed_deploy_destroys_nothing_that_the_gateway_sends_to(caddy, market, ledger, tmp_path):
+    stack = behind(
+        caddy, tmp_path / "stack", market, replicas=2, max_tries=2
+    )  # the first choice of each is its own machine
+    old = stack.instances()
+    stack.write_config(extra_args=["--max-num-seqs", "64"])
+    ledger.control("faults", kind="oci_error", times=1)
+    with Load(front(stack, tmp_path)) as load:
+        load.more(50)
+        done = ops(stack, "deploy")
+        load.more(50)
+        assert done.rc == 1, done.err
+        assert old < ledger.billed()
+        done = ops(stack, "deploy")
+        load.more(50)
+    assert done.rc == 0, done.err
+    assert load.failures == []
+    assert stack.instances() == ledger.billed()
+    assert not old & ledger.billed()

@@ -1,0 +1,97 @@
+"""What roll and rotate_key read from a state, and what they write to a config, without the engine."""
+
+import pytest
+
+from ops import exits
+from ops.config import assignments
+from ops.fleet import Fleet, batches, key_resource, secret_output
+
+FLEET = "urn:pulumi:s::p::vast:index:RerankerFleet::reranker"
+DYNAMIC = "pulumi-python:dynamic/vast:"
+
+
+def resource(kind, name, parent, id_="x", **more):
+    urn = f"{parent.rpartition('::')[0]}${kind}::{name}"
+    return {"urn": urn, "type": kind, "id": id_, "custom": ":index:" not in kind, "parent": parent, **more}
+
+
+def state(*, left=()):
+    found = [{"urn": FLEET, "type": "vast:index:RerankerFleet", "parent": "stack"}]
+    found.append(resource(f"{DYNAMIC}OfferQuery", "reranker-offers", FLEET))
+    found.append(resource(f"{DYNAMIC}ApiKey", "reranker-own-key", FLEET, outputs={"value": {"plaintext": '"own"'}}))
+    found.append(resource(f"{DYNAMIC}ApiKey", "reranker-key", FLEET, outputs={"previous": ""}))
+    for number, name in enumerate(("reranker", "reranker-2", "reranker-3"), start=1):
+        component = resource("vast:index:Reranker", name, FLEET)
+        found.append(component)
+        if name in left:
+            found.append(resource(f"{DYNAMIC}Instance", name, component["urn"], str(number + 90), delete=True))
+        found.append(resource(f"{DYNAMIC}Instance", name, component["urn"], str(number)))
+        found.append(resource(f"{DYNAMIC}RerankValidation", f"{name}-validation", component["urn"]))
+    found.append(resource(f"{DYNAMIC}Instance", "reranker-gateway-instance", FLEET, "50"))
+    found.append(resource(f"{DYNAMIC}OfferQuery", "reranker-gateway-offers", FLEET))
+    found.append(resource(f"{DYNAMIC}Gateway", "reranker-gateway", FLEET))
+    return {"deployment": {"resources": found}}
+
+
+def test_a_batch_is_its_servers_with_what_is_their_own_and_the_gateway():
+    fleet = Fleet.parse(state())
+    assert {name: one.instance_id for name, one in fleet.replicas.items()} == {
+        "reranker": 1, "reranker-2": 2, "reranker-3": 3,
+    }  # fmt: skip
+    names = [urn.rpartition("::")[2] for urn in fleet.targets(["reranker-2"])]
+    assert names == ["reranker-2", "reranker-2-validation", "reranker-offers", "reranker-gateway"]
+
+
+def test_what_was_left_half_replaced_comes_first_and_all_of_it_at_once():
+    fleet = Fleet.parse(state(left=["reranker-3"]))
+    assert fleet.replicas["reranker-3"].left == (93,)
+    assert fleet.replicas["reranker-3"].instance_id == 3
+    assert batches(fleet, fleet.replicas, 1) == [["reranker-3"], ["reranker"], ["reranker-2"]]
+    assert batches(fleet, ["reranker-2"], 9) == [["reranker-3"], ["reranker-2"]]
+    two = Fleet.parse(state(left=["reranker", "reranker-3"]))
+    assert batches(two, ["reranker", "reranker-2"], 1) == [["reranker", "reranker-3"], ["reranker-2"]]
+    assert batches(Fleet.parse(state()), ["reranker-2", "reranker-3", "reranker"], 2) == [
+        ["reranker", "reranker-2"],
+        ["reranker-3"],
+    ]
+    assert two.stray == ()
+
+
+def test_what_else_waits_for_being_destroyed_is_told():
+    found = state()
+    found["deployment"]["resources"][-3]["delete"] = True
+    assert Fleet.parse(found).stray == ("reranker-gateway-instance",)
+
+
+def test_an_empty_state_has_no_fleet():
+    assert Fleet.parse({}).replicas == {}
+    assert Fleet.parse({"deployment": {}}).targets([]) == []
+
+
+def test_the_servers_own_key_and_the_clients_are_told_apart():
+    assert secret_output(key_resource(state(), "reranker-own-key"), "value") == "own"
+    assert secret_output(key_resource(state(), "reranker-key"), "previous") == ""
+    assert key_resource({}, "reranker-key") == {}
+
+
+def test_values_to_set_are_read_and_lists_are_lists():
+    assert assignments(["image=a=b", 'extra_args=["--max-num-seqs", "64"]', "vast-reranker:disk_gb=50"]) == {
+        "image": "a=b", "extra_args": ["--max-num-seqs", "64"], "disk_gb": "50",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("api_key=0123456789abcdef", "a secret does not belong on a command line"),
+        ("imag=x", "did you mean image?"),
+        ("image", "has no value"),
+        ("extra_args=[1", "not a JSON list"),
+    ],
+)
+def test_a_value_that_cannot_be_set_is_refused_and_not_repeated_if_it_is_a_secret(word, said):
+    with pytest.raises(exits.OpsError) as refused:
+        assignments([word])
+    assert refused.value.code == exits.USAGE
+    assert said in str(refused.value)
+    assert "0123456789abcdef" not in str(refused.value)
