@@ -11,21 +11,18 @@ Flags are the same for vLLM 0.19.1 and 0.32.0; tests/serving asks both parsers. 
 
 from __future__ import annotations
 
-import ast
-import base64
 import json
 import re
 import shlex
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from components.errors import ConfigError
 from components.vast.identity import CERT_ENVS
 from components.vast.identity import KEY_ENV as KEY_ENV_TLS
 from components.vllm.catalog import Image, Model
+from components.vllm.packed import ENV_PREFIX, GUARD, TEMPLATE_FILE, UNPACK, packed_env
 
 Form = Literal["script", "plain"]
 
@@ -35,12 +32,10 @@ KEY_ENV = "VLLM_API_KEY"
 GUARD_KEYS_ENV = "GUARD_KEYS"
 # What the guard does besides, as JSON; see guard.py.
 GUARD_OPTIONS_ENV = "GUARD"
-GUARD_FILE = Path(__file__).with_name("guard.py")
 HUB_TOKEN_ENV = "HF_TOKEN"  # noqa: S105 - a variable's name
 # Vast.ai API, create instance: args, args_str and onstart share 4,096 characters; an env value may be cut at 256.
 COMMAND_LIMIT_CHARS = 4096
 ENV_VALUE_LIMIT_CHARS = 256
-PIECE_CHARS = 250
 # Half precision needs no bfloat16, which GPUs below compute capability 8.0 do not have.
 BFLOAT16_FROM_COMPUTE_CAP = 800
 # Flags that the stack itself sets and relies on (probe, validation, outputs); a second opinion would break those.
@@ -110,7 +105,7 @@ def plan_launch(
     else:
         onstart = "bash"
         args = ["-c", boot_script(model, flags, guard=guard, tls=tls)]
-        files = packed(boot_files(model, guard=guard))
+        files = packed_env(boot_files(model, guard=guard))
     secrets = ((key_env(guard=guard), api_key), (HUB_TOKEN_ENV, hf_token))
     env = {name: value for name, value in secrets if value is not None} | files
     if guard and guard_options:
@@ -154,14 +149,14 @@ def boot_script(model: Model, flags: Sequence[str], *, guard: bool = False, tls:
     files = boot_files(model, guard=guard)
     if guard:
         command += " --middleware guard.Guard"
-    if TEMPLATE_FILE in files:
+    if model.chat_template is not None:
         command += f' --chat-template "$files/{TEMPLATE_FILE}"'
     if tls:
         command += ' --ssl-certfile "$files/cert.pem" --ssl-keyfile "$files/key.pem"'
     if files or tls:
         lines += ['export files="${TMPDIR:-/tmp}/reranker"', 'mkdir -p "$files"']
     if files:
-        lines += [shlex.join(["python3", "-c", UNPACK]), f"unset ${{!{FILES_ENV}@}}"]
+        lines += [shlex.join(["python3", "-c", UNPACK]), f"unset ${{!{ENV_PREFIX}@}}"]
     if guard:
         lines += ['export PYTHONPATH="$files${PYTHONPATH:+:$PYTHONPATH}" GUARD_STORE="$files/keys"']
     if tls:
@@ -169,15 +164,9 @@ def boot_script(model: Model, flags: Sequence[str], *, guard: bool = False, tls:
     return "\n".join([*lines, command, ""])
 
 
-def boot_files(model: Model, *, guard: bool) -> dict[str, str]:
-    """Return the files that must sit beside the server, by name."""
-    files = {}
-    if guard:
-        files["guard.py"] = without_words(GUARD_FILE.read_text())
-    if model.chat_template is not None:
-        # a text file ends in a newline, which Jinja drops again
-        files[TEMPLATE_FILE] = model.chat_template.removesuffix("\n") + "\n"
-    return files
+def boot_files(model: Model, *, guard: bool) -> list[str]:
+    """Return the packed blobs that must sit beside the server."""
+    return [*([GUARD] if guard else []), *([model.name] if model.chat_template is not None else [])]
 
 
 # The private key leaves the environment before the server starts.
@@ -188,37 +177,6 @@ WRITE_IDENTITY = (
     f'pem "PRIVATE KEY" "${KEY_ENV_TLS}" key.pem',
     f"unset {KEY_ENV_TLS}",
 )
-
-
-def without_words(source: str) -> str:
-    """Return Python source as it runs, without docstrings, comments and annotations: the limit counts characters."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                node.returns = None
-        if isinstance(node, ast.arg):
-            node.annotation = None
-    return ast.unparse(tree) + "\n"
-
-
-TEMPLATE_FILE = "chat_template.jinja"
-FILES_ENV = "FILES_"
-UNPACK = f"""import base64,json,os,zlib
-b="".join(os.environ[n] for n in sorted(os.environ) if n.startswith("{FILES_ENV}"))
-for n,t in json.loads(zlib.decompress(base64.b64decode(b))).items():
- open(os.environ["files"]+"/"+n,"w").write(t)"""
-
-
-def packed(files: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment that carries files, in pieces: in the command they would fill Vast's limit."""
-    if not files:
-        return {}
-    blob = base64.b64encode(zlib.compress(json.dumps(dict(files)).encode(), 9)).decode()
-    pieces = [blob[at : at + PIECE_CHARS] for at in range(0, len(blob), PIECE_CHARS)]
-    return {f"{FILES_ENV}{number:02}": piece for number, piece in enumerate(pieces)}
 
 
 def problems_with_extra_args(extra_args: Sequence[str]) -> list[str]:

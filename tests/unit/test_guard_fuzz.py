@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from components.vllm import guard as source
 from components.vllm.guard import ALLOW, ROUTES, Guard
-from components.vllm.launch import GUARD_FILE, without_words
+from components.vllm.packed import GUARD, unpacked
 
 KEYS = ["first-key-0123456789", "second-key-0123456789"]
 KEY = KEYS[0].encode()
 OPTIONS = {"max_bytes": 2000, "max_documents": 5, "open_health": True}
 SHIPPED = {}
-exec(without_words(GUARD_FILE.read_text()), SHIPPED)  # the very text that a container runs
+exec(unpacked(GUARD)[GUARD], SHIPPED)  # the very text that a container runs
 DIGESTS = [sha256(key.encode()).hexdigest() for key in KEYS]
 REFUSALS = {400, 401, 404, 413}
 LISTS = ("documents", "text_1", "text_2", "queries", "data_1", "data_2")

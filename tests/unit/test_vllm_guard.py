@@ -10,11 +10,12 @@ import pytest
 from components.vllm import guard as source
 from components.vllm.catalog import load_catalog
 from components.vllm.judges import judge_doors
-from components.vllm.launch import GUARD_FILE, plan_launch, without_words
+from components.vllm.launch import plan_launch
+from components.vllm.packed import GUARD, unpacked
 
 KEYS = ["first-key-0123456789", "second-key-0123456789"]
 SHIPPED = {}
-exec(without_words(GUARD_FILE.read_text()), SHIPPED)  # the very text that a container runs
+exec(unpacked(GUARD)[GUARD], SHIPPED)  # the very text that a container runs
 
 
 class App:
