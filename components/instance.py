@@ -39,6 +39,7 @@ from policy.rules import Limits, violations
 
 RECORD_FRESH_S = 300  # a search older than this is made again before anything is rented
 PROBE_EVERY_S = 1.0
+LOOK_FRESH_S = 5.0  # one list serves the reads of a whole fleet, which come within seconds
 
 
 @dataclass
@@ -187,7 +188,7 @@ class InstanceProvider(VastProvider):
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Look again: live state and drift, gone, or raise. Trouble with the API or the network is never "gone"."""
         self.session.knows(_place(props), int(id_))  # a forced replacement asks for no diff before it creates
-        contract = self.session.board.contract(int(id_), max_age_s=1.0)
+        contract = self.session.board.contract(int(id_), max_age_s=LOOK_FRESH_S)
         if contract is None:
             self._asks_who_rented_it(id_, props)
             gone = f"instance {id_} is gone: Vast.ai no longer lists it; `pulumi up` rents another"

@@ -45,6 +45,11 @@ class Board:
             self._read_at = read_at
             return self._contracts
 
+    def note(self, contract: Contract) -> None:
+        """Take in what was just changed on one contract, so that nobody needs another read to know it."""
+        with self._lock:
+            self._contracts = {**self._contracts, contract.id: contract}
+
     def forget(self) -> None:
         """Let the next look read anew: something was just changed."""
         with self._lock:

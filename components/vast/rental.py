@@ -10,6 +10,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from components.errors import (
     ApiError,
@@ -36,6 +37,7 @@ from components.vast.ranking import Candidate, distinct_machines, minutes
 from components.vast.removal import destroy_surely
 from components.vast.status import Failure
 
+LEFT_FRESH_S = 5.0  # what a killed run left is older than this process, so replicas that rent at once share a list
 SPEC_FAULT_MACHINES = 2  # the same application error on this many machines is not the hosts' fault
 
 
@@ -279,11 +281,11 @@ class Rental:
 
     # ---- what a killed run left ----------------------------------------------------------------------------------
 
-    def _ours(self) -> list[Contract]:
+    def _ours(self, *, max_age_s: float = 0.0) -> list[Contract]:
         """Return the contracts of this very resource that no state knows."""
         known = set(self._known())
         found = []
-        for contract in self._board.contracts().values():
+        for contract in self._board.contracts(max_age_s=max_age_s).values():
             label = Label.parse(contract.label)
             if label is not None and label.same_place(self._order.label) and contract.id not in known:
                 found.append(contract)
@@ -293,7 +295,7 @@ class Rental:
         """Keep one left-behind contract that runs this very spec; destroy the others."""
         if self._order.adopt_instance_id is not None:
             return self._adopt_named(self._order.adopt_instance_id)
-        left = self._ours()
+        left = self._ours(max_age_s=LEFT_FRESH_S)
         same = [contract for contract in left if _digest(contract) == self._order.label.digest]
         same.sort(key=lambda contract: (contract.actual_status != "running", contract.id))
         keep = same[0] if same else None
@@ -334,8 +336,9 @@ class Rental:
                 if stray.id != winner.instance_id:
                     self._destroy(stray.id)
         self._stop_if_engine_gone()
-        self._client.set_label(winner.instance_id, str(self._order.label.marked(pending=False)))
-        self._board.forget()
+        label = str(self._order.label.marked(pending=False))
+        self._client.set_label(winner.instance_id, label)
+        self._board.note(replace(contract, label=label))
         return Rented(
             contract=contract,
             ip=seen.ip,
