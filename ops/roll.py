@@ -117,7 +117,7 @@ def planned(pulumi: Pulumi, config: StackConfig) -> tuple[plans.Plan, list[str]]
         raise OpsError(
             PENDING,
             f"more than a roll is to be done: {', '.join(other)}",
-            f"python -m ops.deploy --stack {pulumi.stack} does it, to all servers at once; a roll only replaces servers",
+            f"python -m ops.deploy --stack {pulumi.stack} does it, all at once; a roll only replaces servers",
         )
     if any(one.startswith(f"{name}: model:") for one in plan.pending for name in _gateways(fleet)):
         raise OpsError(
