@@ -24,6 +24,7 @@ from ops.exits import ERROR, PENDING, USAGE, OpsError
 from ops.fleet import INSTANCE, Fleet, batches, named
 
 Json = Any
+COMPONENTS = "vast:index:"  # groups of resources, nothing by themselves
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def planned(pulumi: Pulumi, config: StackConfig) -> tuple[plans.Plan, list[str]]
         )
     # a target may depend on nothing that is not there yet; another CA would not be trusted by both halves of a fleet
     mine = [one for one in touched if one.name in fleet.replicas and one.op != "delete"]
-    other = [f"{one.name} ({one.op})" for one in plan.steps if one not in mine and one.op != "update"]
+    beyond = [one for one in plan.steps if one not in mine and one.op != "update"]
+    other = sorted(f"{one.name} ({one.op})" for one in beyond if not one.type.startswith(COMPONENTS))
     if other:
         raise OpsError(
             PENDING,

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from requests.certs import where
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from components.errors import ApiUnreachable, RateLimited, ServingError
 from components.plugin.session import open_session
@@ -187,7 +187,7 @@ def trusted(outputs: Outputs) -> Iterator[bool | str]:
     if not outputs.ca_certificate:
         yield True
         return
-    anyway = Path(os.environ.get("SSL_CERT_FILE") or where())
+    anyway = Path(os.environ.get("SSL_CERT_FILE") or DEFAULT_CA_BUNDLE_PATH)
     with tempfile.TemporaryDirectory(prefix="ops-") as folder:
         path = Path(folder) / "ca.pem"
         path.write_text(f"{outputs.ca_certificate}\n{anyway.read_text() if anyway.is_file() else ''}")
