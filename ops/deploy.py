@@ -7,11 +7,12 @@ import sys
 
 from ops import report
 from ops.command import Command, Outcome
-from ops.engine import Pulumi, Run
+from ops.engine import Pulumi
 from ops.exits import OK
 from ops.memory import DRIFT_SINCE, Memory
 from ops.outputs import Outputs
 from ops.plan import REPLACED
+from ops.run import Run
 
 CREATE = "make the stack in its backend if it is not there; it needs a config file"
 

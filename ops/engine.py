@@ -16,14 +16,14 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
 from components.redaction import MASK, scrub
 from components.settings import NAMESPACE
-from ops.exits import BUSY, DRIFT, ERROR, POLICY, USAGE, OpsError, bare, from_pulumi
+from ops.exits import BUSY, DRIFT, ERROR, USAGE, OpsError, from_pulumi
+from ops.run import Run
 
 Json = Any
 SECRET_ENV = (
@@ -38,46 +38,6 @@ SHORT_S = 120  # for commands that only read or write the backend
 # runs as many (components.plugin.pool).
 PARALLEL = 128
 INSTANCE = "vast:Instance"
-
-
-@dataclass(frozen=True)
-class Run:
-    """An operation that has ended: its exit code, its events, and the lines that began with "error:"."""
-
-    rc: int
-    events: list[Mapping[str, Json]] = field(repr=False)
-    errors: list[str]
-
-    def raise_if_failed(self, *, accept: Sequence[int] = (0,)) -> Run:
-        """Return itself, or raise the OpsError that its messages amount to."""
-        if self.rc in accept:
-            return self
-        if blocked := self.policies():
-            raise OpsError(POLICY, "; and ".join(blocked))
-        raise from_pulumi([*self.diagnostics("error"), *self.errors])
-
-    def diagnostics(self, severity: str) -> list[str]:
-        """Return the messages of one severity (error, warning, info, info#err), each once, in order."""
-        found = [one["diagnosticEvent"] for one in self.events if "diagnosticEvent" in one]
-        texts = [str(one.get("message") or "").strip() for one in found if one.get("severity") == severity]
-        return list(dict.fromkeys(text for text in texts if text))
-
-    def policies(self) -> list[str]:
-        """Return what policies object to, as "policy: RULE: what": from the program's guard or from a policy pack."""
-        lines = [line.strip() for text in self.diagnostics("error") for line in text.splitlines()]
-        said = [line for line in map(bare, lines) if line.startswith("policy: ")]
-        return list(dict.fromkeys([*said, *self._from_packs(("mandatory", "remediate"))]))
-
-    def advice(self) -> list[str]:
-        """Return what policy packs advise against, and do not block."""
-        return list(dict.fromkeys(self._from_packs(("advisory",))))
-
-    def _from_packs(self, levels: Sequence[str]) -> Iterator[str]:
-        for one in self.events:
-            event = one.get("policyEvent")
-            if event and event.get("enforcementLevel") in levels:
-                message = " ".join(str(event.get("message")).split())
-                yield message if message.startswith("policy: ") else f"policy: {event.get('policyName')}: {message}"
 
 
 class Pulumi:

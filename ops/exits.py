@@ -24,7 +24,7 @@ CODES: Mapping[int, str] = MappingProxyType(
         NO_OFFER: "the market has no offer that fits",
         DRIFT: "what runs is not what is declared",
         BUSY: "the stack is locked or half-way, or its backend or the Vast.ai API cannot be reached: try again",
-        PENDING: "the program or its config has changes that are not deployed: heal refuses",
+        PENDING: "the program or its config has changes that are not deployed: heal, roll and rotate_key refuse",
     }
 )
 

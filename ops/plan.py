@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ops.engine import Run
+from ops.run import Run
 
 Json = Any
 INSTANCE = "vast:Instance"

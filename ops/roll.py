@@ -24,6 +24,7 @@ from ops.exits import ERROR, PENDING, USAGE, OpsError
 from ops.fleet import INSTANCE, Fleet, batches, named
 
 Json = Any
+COMPONENTS = "vast:index:"  # groups of resources, nothing by themselves
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,15 @@ def planned(pulumi: Pulumi, config: StackConfig) -> tuple[plans.Plan, list[str]]
             f"an earlier update was to destroy {', '.join(fleet.stray)} and did not come to it",
             f"finish that first: python -m ops.deploy --stack {pulumi.stack}",
         )
-    other = [f"{one.name} ({one.op})" for one in touched if one.name not in fleet.replicas or one.op == "delete"]
+    # a target may depend on nothing that is not there yet; another CA would not be trusted by both halves of a fleet
+    mine = [one for one in touched if one.name in fleet.replicas and one.op != "delete"]
+    beyond = [one for one in plan.steps if one not in mine and one.op != "update"]
+    other = sorted(f"{one.name} ({one.op})" for one in beyond if not one.type.startswith(COMPONENTS))
     if other:
         raise OpsError(
             PENDING,
             f"more than a roll is to be done: {', '.join(other)}",
-            f"deploy that first (python -m ops.deploy --stack {pulumi.stack}): a roll changes no number of servers",
+            f"python -m ops.deploy --stack {pulumi.stack} does it, all at once; a roll only replaces servers",
         )
     if any(one.startswith(f"{name}: model:") for one in plan.pending for name in _gateways(fleet)):
         raise OpsError(

@@ -7,6 +7,7 @@ Reads the stack's outputs, the instance at Vast.ai and the server itself. Plans 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from components.errors import ApiUnreachable, RateLimited, ServingError
 from components.plugin.session import open_session
@@ -176,13 +179,18 @@ def answers(url: str, key: str, verify: bool | str) -> str:
 
 @contextmanager
 def trusted(outputs: Outputs) -> Iterator[bool | str]:
-    """Give what `verify` has to be: the stack's own CA as a file, or True where it has none."""
+    """Give what `verify` has to be: True, or a file with the stack's own CA beside those that are trusted anyway.
+
+    A gateway that clients reach through a front of their own (gateway_url) has a certificate of another CA; one that
+    is not public is named by SSL_CERT_FILE, as for every program that uses OpenSSL.
+    """
     if not outputs.ca_certificate:
         yield True
         return
+    anyway = Path(os.environ.get("SSL_CERT_FILE") or DEFAULT_CA_BUNDLE_PATH)
     with tempfile.TemporaryDirectory(prefix="ops-") as folder:
         path = Path(folder) / "ca.pem"
-        path.write_text(outputs.ca_certificate)
+        path.write_text(f"{outputs.ca_certificate}\n{anyway.read_text() if anyway.is_file() else ''}")
         yield str(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -12,6 +13,10 @@ import threading
 import time
 from dataclasses import dataclass
 
+from components.caddy.front import front as front_config
+from components.caddy.process import Caddy, running
+from components.caddy.record import Certificate
+from components.vast.identity import Authority
 from emulator.runtime import free_port
 from tests.engine.stack import REPO, EngineStack
 
@@ -25,32 +30,49 @@ class Front:
     ca: str
 
 
-def behind(caddy, folder, market, *, replicas, **config):
-    """Return a stack of replicas behind that Caddy, deployed."""
-    stack = EngineStack(
-        folder,
-        market.url,
-        config={
-            "replicas": replicas,
+@dataclass
+class Gate:
+    """A Caddy that is told by its socket, and the door before it, which clients talk to and which never changes."""
+
+    caddy: Caddy
+    config: dict[str, str]
+    ca: str
+
+
+@contextlib.contextmanager
+def gate(folder):
+    """Start both for the length of a block."""
+    port, authority, back = free_port("127.0.0.1"), Authority.make("door"), folder / "g.sock"
+    certificate = Certificate("pem", *authority.issue("127.0.0.1").pem())
+    (folder / "door.pem").write_text(authority.certificate)
+    with (
+        running(folder / "c") as caddy,
+        running(folder / "d", front_config(f"127.0.0.1:{port}", str(back), certificate)),
+    ):
+        config = {
             "gateway": "caddy",
             "gateway_admin_url": caddy.admin_url,
-            "gateway_listen": f"127.0.0.1:{free_port('127.0.0.1')}",
-            "gateway_names": ["127.0.0.1"],
-            "drain_timeout_s": 20,
-            **config,
-        },
-    ).init()
+            "gateway_listen": f"unix/{back}|0600",
+            "gateway_url": f"https://127.0.0.1:{port}",
+        }
+        yield Gate(caddy, config, str(folder / "door.pem"))
+
+
+def behind(gate, folder, market, *, replicas, **config):
+    """Return a stack of replicas behind that Caddy, deployed; ops/ trusts its door as a person's shell has it."""
+    config = {"replicas": replicas, "drain_timeout_s": 20, **gate.config, **config}
+    stack = EngineStack(folder, market.url, config=config, env={"SSL_CERT_FILE": gate.ca}).init()
     done = stack.up("--parallel", "16")
     assert done.rc == 0, done.text
     return stack
 
 
 def front(stack, folder):
-    """Return where a stack's clients go, with its CA in a file."""
+    """Return where a stack's clients go, and the file with the CA to trust."""
     out = stack.outputs()
     ca = folder / "ca.pem"
     ca.write_text(out["ca_certificate"])
-    return Front(out["url"], out["api_key"], str(ca))
+    return Front(out["url"], out["api_key"], stack.env.get("SSL_CERT_FILE") or str(ca))
 
 
 class Ops:

@@ -2,10 +2,8 @@
 
 import pytest
 
-from components.caddy.process import running
-from emulator.runtime import free_port
 from tests.engine.conftest import until
-from tests.engine.fleet import AtTerminal, behind, front, ops
+from tests.engine.fleet import AtTerminal, behind, front, gate, ops
 from tests.engine.stack import EngineStack
 from tests.gateway.conftest import Load
 
@@ -13,22 +11,15 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture
-def caddy(tmp_path_factory):
-    with running(tmp_path_factory.mktemp("c")) as process:
-        yield process
+def door(tmp_path_factory):
+    with gate(tmp_path_factory.mktemp("g")) as both:
+        yield both
 
 
-def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(caddy, market, ledger, tmp_path):
-    port = free_port("127.0.0.1")
-    config = {
-        "replicas": 3,
-        "max_tries": 1,
-        "gateway": "caddy",
-        "gateway_admin_url": caddy.admin_url,
-        "gateway_listen": f"127.0.0.1:{port}",
-        "gateway_names": ["127.0.0.1"],
-    }
-    stack = EngineStack(tmp_path / "stack", market.url, config=config).init()
+def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(door, market, ledger, tmp_path):
+    config = {"replicas": 3, "max_tries": 1, **door.config}
+    env = {"SSL_CERT_FILE": door.ca}
+    stack = EngineStack(tmp_path / "stack", market.url, config=config, env=env).init()
     ledger.control("faults", kind="oci_error", times=1)
     done = ops(stack, "deploy")
     assert done.rc == 1, done.err
@@ -54,10 +45,9 @@ def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(caddy, market,
     assert ledger.billed() == set()
 
 
-def test_a_failed_deploy_destroys_nothing_that_the_gateway_sends_to(caddy, market, ledger, tmp_path):
-    stack = behind(
-        caddy, tmp_path / "stack", market, replicas=2, max_tries=2
-    )  # the first choice of each is its own machine
+def test_a_failed_deploy_destroys_nothing_that_the_gateway_sends_to(door, market, ledger, tmp_path):
+    # the first choice of each is the machine that it has: one more is tried
+    stack = behind(door, tmp_path / "stack", market, replicas=2, max_tries=2)
     old = stack.instances()
     stack.write_config(extra_args=["--max-num-seqs", "64"])
     ledger.control("faults", kind="oci_error", times=1)

@@ -4,10 +4,9 @@ import signal
 
 import pytest
 
-from components.caddy.process import running
 from emulator.server import EmulatorServer
 from tests.engine.conftest import until
-from tests.engine.fleet import Billed, Ops, behind, front, ops, p99_ms
+from tests.engine.fleet import Billed, Ops, behind, front, gate, ops, p99_ms
 from tests.gateway.conftest import Load
 
 pytestmark = pytest.mark.engine
@@ -15,24 +14,24 @@ QUEUE = 'extra_args=["--max-num-seqs","64"]'
 
 
 @pytest.fixture
-def caddy(tmp_path_factory):
-    with running(tmp_path_factory.mktemp("c")) as process:
-        yield process
+def door(tmp_path_factory):
+    with gate(tmp_path_factory.mktemp("g")) as both:
+        yield both
 
 
 @pytest.fixture
-def three(caddy, market, tmp_path):
-    return behind(caddy, tmp_path / "stack", market, replicas=3)
+def three(door, market, tmp_path):
+    return behind(door, tmp_path / "stack", market, replicas=3)
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("t")
     with (
-        running(folder / "c") as caddy,
+        gate(folder) as both,
         EmulatorServer(runtime="none", time="instant", state_dir=folder / "emulator") as market,
     ):
-        stack = behind(caddy, folder / "stack", market, replicas=2)
+        stack = behind(both, folder / "stack", market, replicas=2)
         yield stack
 
 
@@ -139,7 +138,11 @@ def test_a_roll_of_what_is_declared_stops_where_it_fails_and_goes_on_when_that_i
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--set", "replicas=4"], "more than a roll is to be done: reranker-4 (create)"),
+        (
+            ["--set", "replicas=4"],
+            "more than a roll is to be done: reranker-3 (create), reranker-3-validation (create), reranker-4 (create)",
+        ),
+        (["--set", "tls=off"], "reranker-ca (delete)"),
         (["--set", "model=BAAI/bge-reranker-base"], "another model"),
         (["--set", QUEUE, "--set", "replace=in_place"], "destroyed before its successor serves"),
         (["--set", 'extra_args=["--no-such-flag"]'], "--no-such-flag is not a flag of vLLM"),

@@ -3,18 +3,17 @@
 import pytest
 import requests
 
-from components.caddy.process import running
 from tests.engine.conftest import until
-from tests.engine.fleet import AtTerminal, Front, Ops, behind, front, ops
+from tests.engine.fleet import AtTerminal, Front, Ops, behind, front, gate, ops
 from tests.gateway.conftest import BODY, Load
 
 pytestmark = pytest.mark.engine
 
 
 @pytest.fixture
-def caddy(tmp_path_factory):
-    with running(tmp_path_factory.mktemp("c")) as process:
-        yield process
+def door(tmp_path_factory):
+    with gate(tmp_path_factory.mktemp("g")) as both:
+        yield both
 
 
 def status(at):
@@ -93,5 +92,5 @@ def test_a_server_takes_both_keys_and_then_the_new_one_only(stack, ledger, tmp_p
     assert (stack.project / "Pulumi.test.yaml").read_bytes() == before
 
 
-def test_a_gateway_takes_both_keys_and_then_the_new_one_only(caddy, market, ledger, tmp_path):
-    rotated(behind(caddy, tmp_path / "stack", market, replicas=2), ledger, tmp_path)
+def test_a_gateway_takes_both_keys_and_then_the_new_one_only(door, market, ledger, tmp_path):
+    rotated(behind(door, tmp_path / "stack", market, replicas=2), ledger, tmp_path)

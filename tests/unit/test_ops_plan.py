@@ -5,9 +5,10 @@ import pytest
 from components.vast.models import Offer
 from components.vast.ranking import Candidate
 from ops import exits, plan, report
-from ops.engine import Pulumi, Run
+from ops.engine import Pulumi
 from ops.outputs import Outputs
 from ops.preview import price_after
+from ops.run import Run
 from tests.unit import wire_samples
 
 INSTANCE = "urn:pulumi:dev::p::vast:index:Reranker$pulumi-python:dynamic/vast:Instance::reranker"
