@@ -211,7 +211,7 @@ class InstanceProvider(VastProvider):
         terms = self._terms(contract, seen, props, watch) if drift is None else []
         for one in terms:
             ENGINE.log(str(one), severity="warning")
-        acting = drift or next((one for one in terms if one.action in ("replace", "update")), None)
+        acting = drift or next((one for action in ("replace", "update") for one in terms if one.action == action), None)
         outs = {**props, **_live(contract, seen, probe, props), "drift": str(acting) if acting else ""}
         return ReadResult(id_, outs)
 

@@ -74,7 +74,10 @@ def plan(olds: Wire, news: Wire, *, now: float) -> Change:
         old, new = olds.get(key), news.get(key)
         if effect == "ignore" or same(old, new):
             continue
-        if effect == "judge":
+        if key == "bid" and bool(old) != bool(new):
+            change.replaces.append(key)
+            change.reasons.append("interruptible and on-demand are different contracts")
+        elif effect == "judge":
             _judge(change, olds, news, now)
         elif effect == "replace":
             change.replaces.append(key)
@@ -95,7 +98,7 @@ def _judge(change: Change, olds: Wire, news: Wire, now: float) -> None:
     """Keep the machine if it satisfies the new search; otherwise say which condition it breaks."""
     search = news.get("search")
     offer = olds.get("offer") or {}
-    if not isinstance(search, Mapping):
+    if not isinstance(search, Mapping) or not offer:  # nothing is known of the machine of an adopted instance
         change.updates.append("search")
         return
     # a machine that is rented is not on offer: what only offers have is not held against it

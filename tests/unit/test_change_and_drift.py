@@ -46,10 +46,25 @@ def test_every_key_of_the_container_replaces(key):
     assert change.plan(OUTS, {**INPUTS, key: "other"}, now=NOW).replaces == [key]
 
 
-@pytest.mark.parametrize("key", [key for key, effect in change.TABLE.items() if effect == "update"])
+@pytest.mark.parametrize("key", [key for key, effect in change.TABLE.items() if effect == "update" and key != "bid"])
 def test_every_key_of_its_care_updates_in_place(key):
     plan = change.plan(OUTS, {**INPUTS, key: "other"}, now=NOW)
     assert (plan.replaces, plan.updates) == ([], [key])
+
+
+@pytest.mark.parametrize(("old", "new"), [(None, {"factor": 1.25}), ({"price_usd": 0.1, "factor": 1.25}, None)])
+def test_on_demand_and_interruptible_are_not_the_same_contract(old, new):
+    assert change.plan({**OUTS, "bid": old}, {**INPUTS, "bid": new}, now=NOW).replaces == ["bid"]
+
+
+def test_another_price_of_a_bid_updates_in_place():
+    old, new = ({"price_usd": price, "factor": 1.25} for price in (0.1, 0.2))
+    assert change.plan({**OUTS, "bid": old}, {**INPUTS, "bid": new}, now=NOW).updates == ["bid"]
+
+
+def test_a_query_cannot_judge_an_adopted_machine_of_which_nothing_is_recorded():
+    plan = change.plan({**OUTS, "offer": {}}, {**INPUTS, "search": {**SEARCH, "query": "num_gpus=8"}}, now=NOW)
+    assert (plan.replaces, plan.updates) == ([], ["search"])
 
 
 def test_a_moving_market_is_no_change():
