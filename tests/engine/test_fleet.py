@@ -19,7 +19,7 @@ from tests.engine.conftest import Ledger
 from tests.engine.stack import EngineStack
 
 pytestmark = pytest.mark.engine
-WIDE = ("--parallel", "64", "--continue-on-error")
+WIDE = ("--parallel", "64")
 
 
 def up(stack, rc=0):
