@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import ssl
 import tempfile
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,8 +50,7 @@ def gateway_in_front_of(
     `upstream_ca` is PEM, empty for rerankers that speak plain HTTP.
     """
     authority = Authority.make("bench gateway")
-    identity = authority.issue(IP)
-    certificate = Certificate("pem", ssl.DER_cert_to_PEM_cert(identity.certificate), _pem(identity.secret))
+    certificate = Certificate("pem", *authority.issue(IP).pem())
     key, port = secrets.token_hex(32), free_port(IP)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-")))
@@ -76,8 +73,3 @@ def gateway_in_front_of(
         ca_file = folder / "ca.pem"
         ca_file.write_text(authority.certificate)
         yield Endpoint(f"https://{IP}:{port}", key, str(ca_file), gateway, caddy.admin)
-
-
-def _pem(base64_der: str) -> str:
-    label = "PRIVATE KEY"
-    return "\n".join([f"-----BEGIN {label}-----", *textwrap.wrap(base64_der, 64), f"-----END {label}-----", ""])
