@@ -44,7 +44,7 @@ test-fleet: setup-vllm ## two real vLLM behind a gateway, rolled, healed and re-
 lint: setup ## ruff, mypy, and what CI runs: actionlint, zizmor, shellcheck, schemas
 	@$(LOCAL) $(LINT)
 
-docs: setup ## docs/configuration.md from the schema in Pulumi.yaml, components/vllm/packed.json from the guard and the catalog
+docs: setup ## docs/configuration.md from the schema in Pulumi.yaml, components/packed.json from the guard and the catalog
 	@$(LOCAL) python -m scripts.configuration && python -m scripts.pack
 
 bench: setup ## measure the budgets: preview, up, API calls, guard

@@ -13,7 +13,6 @@ except ConfigError as error:
     raise pulumi.RunError(f"this stack's config is refused; nothing is rented:\n{error}") from None
 fleet = RerankerFleet("reranker", settings)
 first = fleet.replicas[0]
-instance = first.instance
 
 pulumi.export("url", fleet.url)
 pulumi.export("api_key", fleet.api_key)
@@ -24,14 +23,14 @@ pulumi.export("offer", fleet.first_choice())
 pulumi.export("hourly_cost_usd", fleet.hourly_cost_usd())
 pulumi.export("monthly_cost_usd", fleet.monthly_cost_usd())
 pulumi.export("curl", fleet.curl())
+pulumi.export("validation", fleet.validation.summary)
 # of the first replica; the others are in `replicas`
-pulumi.export("ip", instance.ip)
-pulumi.export("port", instance.port)
-pulumi.export("instance_id", instance.instance_id)
-pulumi.export("machine_id", instance.machine_id)
-pulumi.export("gpu", instance.gpu)
-pulumi.export("bandwidth_cost_usd_gb", instance.bandwidth_cost_usd_gb)
-pulumi.export("pull_cost_usd", instance.pull_cost_usd)
-pulumi.export("certificate_expires_at", instance.certificate_expires_at)
-pulumi.export("rejected_machines", instance.rejected_machines)
-pulumi.export("validation", first.validation.summary)
+pulumi.export("ip", first.ip)
+pulumi.export("port", first.port)
+pulumi.export("instance_id", first.instance_id)
+pulumi.export("machine_id", first.machine_id)
+pulumi.export("gpu", first.gpu)
+pulumi.export("bandwidth_cost_usd_gb", first.bandwidth_cost_usd_gb)
+pulumi.export("pull_cost_usd", first.pull_cost_usd)
+pulumi.export("certificate_expires_at", first.certificate_expires_at)
+pulumi.export("rejected_machines", first.rejected_machines)

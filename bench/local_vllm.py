@@ -67,7 +67,7 @@ def _server(containers: Containers, number: int, name: str, *, guard: bool, tls:
     catalog, key, port = load_catalog(), secrets.token_hex(16), free_port(IP)
     launch = plan_launch(catalog.model(MODEL), catalog.default_image, api_key=key, guard=guard, tls=tls)
     authority = Authority.make("bench") if tls else None
-    env = launch.env | (authority.issue(IP).env() if authority else {})
+    env = launch.container_env | (authority.issue(IP).env() if authority else {})
     assert (GUARD_KEYS_ENV if guard else KEY_ENV) in env
     body = {"image": launch.image, "runtype": launch.runtype, "onstart": launch.onstart, "args": list(launch.args)}
     process = asyncio.run(containers.start(number, body | {"env": env}, IP, {8000: port}))

@@ -1,7 +1,7 @@
-"""RerankerFleet: the whole flow as one component. Keys, CA -> offers -> rerankers -> gateway; used by `__main__.py`.
+"""RerankerFleet: the whole flow as one component. Keys, CA -> offers -> instances -> key ring -> validation -> gateway.
 
-One replica without a gateway is the common case. The first replica has the fleet's name and the others a number, so a
-stack that grows keeps what it has.
+Used by `__main__.py`. One replica without a gateway is the common case. The first replica has the fleet's name and the
+others a number, so a stack that grows keeps what it has. Only instances are there once for each replica.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from components.caddy.launch import DISK_GB as GATEWAY_DISK_GB
 from components.credentials import ApiKey, CertificateAuthority, ServerCertificate
 from components.gateway import Gateway, GatewayArgs
 from components.instance import Instance, InstanceArgs
+from components.keyring import KeyRing, KeyRingArgs
 from components.offers import OfferQuery, OfferQueryArgs
-from components.reranker import Common, Reranker
+from components.reranker import Common, launch_of, server
 from components.settings import Access, Settings
+from components.validation import RerankValidation, RerankValidationArgs
 from components.vast.models import HOURS_PER_MONTH
 from components.vast.ranking import START_S
 
@@ -34,15 +36,19 @@ SPARE_OFFERS = 8  # how many more offers than replicas are kept on record
 
 
 class RerankerFleet(pulumi.ComponentResource):
-    """Rerankers on machines of their own, behind one address where there is a gateway."""
+    """Rerankers on machines of their own, behind one address where there is a gateway.
+
+    `replicas`: the servers' instances. `instances`: all that is rented, a gateway's too.
+    """
 
     url: pulumi.Output[str]
     api_key: pulumi.Output[str]
     ca_certificate: pulumi.Output[str]
     offers: OfferQuery
-    replicas: list[Reranker]
-    gateway: Gateway | None
+    replicas: list[Instance]
     instances: list[Instance]
+    validation: RerankValidation
+    gateway: Gateway | None
 
     def __init__(self, name: str, settings: Settings, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("vast:index:RerankerFleet", name, {}, opts)
@@ -52,11 +58,10 @@ class RerankerFleet(pulumi.ComponentResource):
             if not on:
                 pulumi.log.warn(warning, resource=self)
         keys = client_keys(name, access, own)
-        authority: dict[str, pulumi.Input[str]] | None = None
+        made: CertificateAuthority | None = None
         self.ca_certificate = pulumi.Output.from_input("")
         if access.tls:
             made = CertificateAuthority(f"{name}-ca", f"{pulumi.get_project()} {pulumi.get_stack()} {name}", own)
-            authority = {"certificate": made.certificate, "private_key": made.private_key}
             self.ca_certificate = made.certificate
         self.offers = OfferQuery(
             f"{name}-offers",
@@ -74,17 +79,38 @@ class RerankerFleet(pulumi.ComponentResource):
         )
         common = Common(
             settings=settings,
+            launch=launch_of(settings),
             offers=self.offers,
             # with a guard, a container is given the stack's own key, and is told later which others are valid
             own_key=ApiKey(f"{name}-own-key", own).value if access.guard else keys[0],
-            client_keys=keys if access.guard and fleet.gateway == "off" else (),
-            authority=authority,
-            ca_certificate=self.ca_certificate,
+            ca_certificate=made.certificate if made else None,
+            ca_private_key=made.private_key if made else None,
         )
         names = [name, *(f"{name}-{number}" for number in range(2, fleet.replicas + 1))]
-        self.replicas = [Reranker(one, common, index=index, opts=own) for index, one in enumerate(names)]
-        self.instances = [one.instance for one in self.replicas]
-        self.url, self.api_key, self.gateway = self.replicas[0].url, self.replicas[0].api_key, None
+        self.replicas = [server(one, index, common, own) for index, one in enumerate(names)]
+        self.instances = [*self.replicas]
+        self.url, self.api_key, self.gateway = self.replicas[0].url, common.own_key, None
+        servers = [
+            {"name": one, "url": instance.url, "instance_id": instance.instance_id}
+            for one, instance in zip(names, self.replicas, strict=True)
+        ]
+        # what clients present at the servers themselves; behind a gateway they present it there
+        if access.guard and fleet.gateway == "off":
+            ring = KeyRingArgs(servers, common.own_key, keys, self.ca_certificate)
+            self.api_key = KeyRing(f"{name}-keys", ring, own).current
+        self.validation = RerankValidation(
+            f"{name}-validation",
+            RerankValidationArgs(
+                servers=servers,
+                api_key=self.api_key,
+                model=settings.model.name,
+                guard=access.guard,
+                ca_certificate=self.ca_certificate,
+                max_latency_ms=settings.max_latency_ms,
+            ),
+            # A destroy begins here, so this stops all of it. A protected instance could not be replaced when it dies.
+            pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(protect=settings.protect)),
+        )
         if fleet.gateway != "off":
             self.url, self.gateway = self._gateway(f"{name}-gateway", common, keys)
             # known once the gateway takes it
@@ -122,13 +148,13 @@ class RerankerFleet(pulumi.ComponentResource):
         """Return what each replica is: instance_id, machine_id, host_id, gpu, geolocation, url, hourly_cost_usd."""
         rows = [
             pulumi.Output.all(
-                instance_id=one.instance.instance_id,
-                machine_id=one.instance.machine_id,
-                host_id=one.instance.host_id,
-                gpu=one.instance.gpu,
-                geolocation=one.instance.geolocation,
+                instance_id=one.instance_id,
+                machine_id=one.machine_id,
+                host_id=one.host_id,
+                gpu=one.gpu,
+                geolocation=one.geolocation,
                 url=one.url,
-                hourly_cost_usd=one.instance.hourly_cost_usd.apply(lambda cost: cost["total"]),
+                hourly_cost_usd=one.hourly_cost_usd.apply(lambda cost: cost["total"]),
             )
             for one in self.replicas
         ]
@@ -141,8 +167,8 @@ class RerankerFleet(pulumi.ComponentResource):
         # a destroy begins here, so this stops all of it
         first_to_go = pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(protect=settings.protect))
         inputs: dict[str, Any] = {
-            # taken from the validations: what is not validated gets no request
-            "upstreams": [one.served_url for one in self.replicas],
+            # taken from the validation: what is not validated gets no request
+            "upstreams": self.validation.urls,
             "upstream_key": common.own_key,
             "upstream_ca": self.ca_certificate,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
@@ -164,9 +190,11 @@ class RerankerFleet(pulumi.ComponentResource):
             self.instances.append(rented)
             return rented.url, Gateway(name, gateway, first_to_go)
         scheme = "http"
-        if common.authority is not None and not fleet.listen.startswith("unix/"):
+        ca, ca_key = common.ca_certificate, common.ca_private_key
+        if ca is not None and ca_key is not None and not fleet.listen.startswith("unix/"):
             scheme, renew = "https", float(settings.watch["renew_certificate_before_d"])
-            shown = ServerCertificate(f"{name}-certificate", fleet.names, common.authority, renew, own)
+            authority = {"certificate": ca, "private_key": ca_key}
+            shown = ServerCertificate(f"{name}-certificate", fleet.names, authority, renew, own)
             inputs |= {"certificate": shown.certificate, "private_key": shown.private_key}
         gateway = GatewayArgs(**inputs, listen=fleet.listen, admin_url=fleet.admin_url, admin_key=fleet.admin_key or "")
         host = fleet.names[0] if fleet.names else fleet.listen.rpartition(":")[0] or "127.0.0.1"
@@ -179,7 +207,7 @@ class RerankerFleet(pulumi.ComponentResource):
         own = pulumi.ResourceOptions(parent=self)
         settings = common.settings
         admin_key = ApiKey(f"{name}-admin-key", own).value
-        launch = plan_gateway_launch(ca_certificate="", probe_timeout_s=settings.probe_timeout_s)
+        launch = plan_gateway_launch(probe_timeout_s=settings.probe_timeout_s)
         offers = OfferQuery(
             f"{name}-offers",
             OfferQueryArgs(
@@ -208,8 +236,9 @@ class RerankerFleet(pulumi.ComponentResource):
                 onstart=launch.onstart,
                 args=list(launch.args),
                 env={**launch.env, ADMIN_KEY_ENV: admin_key},
-                authority=common.authority,
-                probe={**launch.probe, "ca_certificate": self.ca_certificate},
+                ca_certificate=common.ca_certificate,
+                ca_private_key=common.ca_private_key,
+                probe=launch.probe,
                 deadlines=settings.deadlines,
                 watch=settings.watch,
                 max_tries=settings.max_tries,

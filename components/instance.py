@@ -16,10 +16,11 @@ import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
 from components.errors import ApiUnreachable, AuthError, NoOffer
+from components.packed import packed_env
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, certain, known, verb
 from components.vast import cost
-from components.vast.change import plan, same
+from components.vast.change import plan, recorded, same
 from components.vast.dealing import Share, Siblings, deal
 from components.vast.drift import Drift, Watch, from_move, from_probe, from_state, from_terms
 from components.vast.identity import Authority, served_expiry
@@ -47,8 +48,9 @@ class InstanceArgs:
     """What to run, where to look for a machine, and when it counts as serving.
 
     `label_base`: <project>/<stack>/<name>. `owner`, `search`, `candidates`, `searched_at`: from an OfferQuery.
-    `env` and `image_login` are secret. `authority` (certificate and secret private_key, PEM) signs a certificate for
-    the machine, which the container finds in its environment, see components.vast.identity.
+    `env` and `image_login` are secret. `files`: blobs of components.packed with their digests, for the environment.
+    `ca_certificate` and the secret `ca_private_key` (PEM) sign a certificate for the machine, which the container finds
+    in its environment, see components.vast.identity; the probe then asks by TLS.
     `probe`: see components.vast.probe.HttpProbe. Deadlines in seconds by stage. `hedge`: how many machines race to be
     the one that stays. `replace`: blue_green (the new one serves before the old one goes) or in_place (no double cost,
     a gap). `money`: see components.vast.money.Budget. `bid`: see components.vast.order.Bid.
@@ -68,8 +70,10 @@ class InstanceArgs:
     onstart: pulumi.Input[str | None] = None
     args: pulumi.Input[Sequence[str]] = ()
     env: pulumi.Input[Mapping[str, pulumi.Input[str]]] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     image_login: pulumi.Input[str | None] = None
-    authority: pulumi.Input[Mapping[str, pulumi.Input[str]]] | None = None
+    ca_certificate: pulumi.Input[str] | None = None
+    ca_private_key: pulumi.Input[str] | None = None
     user: str | None = None
     deadlines: Mapping[str, float] = field(default_factory=dict)
     watch: Mapping[str, Any] = field(default_factory=dict)
@@ -122,12 +126,11 @@ class InstanceProvider(VastProvider):
         if Drift.parse(olds.get("drift")):
             self.session.failed(place, int(olds.get("machine_id") or 0))
         unknown = [key for key in news if not known(news[key])]
-        certain = {key: value for key, value in news.items() if key not in unknown}
-        change = plan({key: value for key, value in olds.items() if key not in unknown}, certain, now=time.time())
+        change = plan(olds, news, now=time.time(), unknown=unknown)
         if change.replaces:
             ENGINE.log(f"will be replaced: {'; '.join(change.reasons)}", severity="warning")
         replaces = change.replaces + [
-            key for key in unknown if key in ("env", "image_login", "authority", "args", "onstart", "image")
+            key for key in unknown if key in ("env", "image_login", "ca_certificate", "args", "onstart", "image")
         ]
         return DiffResult(
             changes=bool(change.any or unknown),
@@ -138,7 +141,7 @@ class InstanceProvider(VastProvider):
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Rent the best candidate that serves. Raises RentalFailed, DestroyFailed, EngineGone, ApiError."""
-        spec, probe = _spec(props), HttpProbe.parse(props["probe"])
+        spec, probe = _spec(props), _probe(props)
         label = Label(props["label_base"], props["owner"], spec.digest())
         place = _place(props)
         hedge = int(props.get("hedge") or 1)
@@ -194,8 +197,7 @@ class InstanceProvider(VastProvider):
             gone = f"instance {id_} is gone: Vast.ai no longer lists it; `pulumi up` rents another"
             ENGINE.log(gone, severity="warning")
             return ReadResult(None, {})
-        probe = HttpProbe.parse(props["probe"])
-        watch = _watch(props)
+        probe, watch = _probe(props), _watch(props)
         seen = observe(contract, probe.port)
         drift = from_state(contract, seen) or from_move(contract, seen, props)
         if drift is None:
@@ -227,7 +229,7 @@ class InstanceProvider(VastProvider):
             price = bid.price_usd if bid.cap_usd is None else min(bid.price_usd, bid.cap_usd)
             self.session.client.change_bid(int(id_), price)
         self.session.board.forget()
-        return UpdateResult({**olds, **news, "label": str(label), "drift": ""})
+        return UpdateResult({**olds, **_recorded(news), "label": str(label), "drift": ""})
 
     @verb
     def delete(self, id_: str, props: dict[str, Any]) -> None:
@@ -340,7 +342,7 @@ class Instance(Resource, module="vast", name="Instance"):
     def __init__(self, name: str, args: InstanceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         inputs = {key: value for key, value in vars(args).items() if value is not None}
         inputs["env"] = pulumi.Output.secret(args.env)
-        for key in ("image_login", "authority"):
+        for key in ("image_login", "ca_private_key"):
             if key in inputs:
                 inputs[key] = pulumi.Output.secret(inputs[key])
         outputs = dict.fromkeys(key for key in Instance.__annotations__)
@@ -350,7 +352,7 @@ class Instance(Resource, module="vast", name="Instance"):
 def _refused(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:
     """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers."""
     inputs = certain(dict(news))
-    facts = of_instance(inputs, offers, tls="authority" in news)  # secret, and unknown until it is made
+    facts = of_instance(inputs, offers, tls="ca_certificate" in news)  # unknown until it is made
     broken = violations(facts, Limits.parse(inputs.get("policy") or {}))
     lines = ["the policy of this stack refuses it; nothing is rented", *(str(one) for one in broken)]
     return [CheckFailure("", "\n".join(lines))] if broken else []
@@ -365,10 +367,27 @@ def _spec(props: Mapping[str, Any]) -> Spec:
         args=tuple(str(one) for one in props.get("args") or ()),
         ports=tuple(str(one) for one in props.get("ports") or ()),
         user=props.get("user"),
-        env={str(key): str(value) for key, value in (props.get("env") or {}).items()},
+        env={str(key): str(value) for key, value in (props.get("env") or {}).items()}
+        | packed_env(props.get("files") or {}),
         image_login=props.get("image_login"),
-        authority=Authority.parse(props.get("authority")),
+        authority=_authority(props),
     )
+
+
+def _authority(props: Mapping[str, Any]) -> Authority | None:
+    if not props.get("ca_certificate"):
+        return None
+    return Authority(str(props["ca_certificate"]), str(props["ca_private_key"]))
+
+
+def _probe(props: Mapping[str, Any]) -> HttpProbe:
+    return HttpProbe.parse({**props["probe"], "ca_certificate": props.get("ca_certificate") or ""})
+
+
+def _recorded(props: Mapping[str, Any]) -> dict[str, Any]:
+    """What outputs keep of the inputs; of the environment, secret, only what the probe fills in."""
+    env = dict(props.get("env") or {})
+    return {**recorded(props), "env": {name: env[name] for name in _probe(props).names() if name in env}}
 
 
 def _watch(props: Mapping[str, Any]) -> Watch:
@@ -411,7 +430,7 @@ def _outputs(props: Mapping[str, Any], probe: HttpProbe, label: Label, rented: R
     hourly = cost.of_contract(contract, float(props["disk_gb"]))
     ends = served_expiry(rented.ip, rented.port, probe.ca_certificate) if probe.ca_certificate else None
     return {
-        **props,
+        **_recorded(props),
         "instance_id": contract.id,
         "machine_id": contract.machine_id,
         "host_id": contract.host_id,

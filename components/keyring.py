@@ -1,13 +1,13 @@
-"""KeyRing: which client keys a running server accepts, as a resource. Keys come and go without a new container.
+"""KeyRing: which client keys the running servers accept, as a resource. Keys come and go without a new container.
 
-The server's guard holds SHA-256 digests of the keys beside the stack's own key, which alone may set them; see
-components.vllm.guard. Used by the Reranker component, between Instance and RerankValidation.
+A server's guard holds SHA-256 digests of the keys beside the stack's own key, which alone may set them; see
+components.vllm.guard. Used by RerankerFleet, between its Instances and RerankValidation.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -18,21 +18,22 @@ from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, Updat
 from components.errors import ServerUnreachable, ServingError
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, known, verb
+from components.servers import Server, changed, on_each
 from components.vast.change import same
 from components.vast.identity import ca_file
 from components.vllm.client import RerankClient
 
-WATCHED = ("url", "instance_id", "own_key", "keys", "ca_certificate")
+COMMON = ("own_key", "keys", "ca_certificate")  # a change of these is one for every server
 ASK_TIMEOUT_S = 15.0
 LOOK_TIMEOUT_S = 4.0
 
 
 @dataclass
 class KeyRingArgs:
-    """Where the server is, the stack's own key, and the keys that its clients may present, the current one first."""
+    """The servers (name, url, instance_id), the stack's own key, and the keys that clients may present, the current one
+    first."""
 
-    url: pulumi.Input[str]
-    instance_id: pulumi.Input[int]
+    servers: Sequence[Mapping[str, pulumi.Input[Any]]]
     own_key: pulumi.Input[str]
     keys: Sequence[pulumi.Input[str]]
     ca_certificate: pulumi.Input[str] = ""
@@ -44,23 +45,28 @@ class KeyRingProvider(VastProvider):
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """Compare what should be accepted with what was, and with what `read` saw."""
-        changed = any(not known(news.get(key)) or not same(olds.get(key), news.get(key)) for key in WATCHED)
-        return DiffResult(changes=changed or bool(olds.get("drift")))
+        keys = ("servers", *COMMON)
+        differs = any(not known(news.get(key)) or not same(olds.get(key), news.get(key)) for key in keys)
+        return DiffResult(changes=differs or bool(olds.get("drift")))
 
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Set the keys. Raises ServerUnreachable, ServerError, ValidationFailed."""
-        return CreateResult(secrets.token_hex(4), self._applied(props, retired=[]))
+        """Set the keys. Raises ServingError."""
+        return CreateResult(secrets.token_hex(4), self._applied(props, Server.listed(props["servers"]), retired=[]))
 
     @verb
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """See which keys the server accepts. One that cannot be asked is the Instance's matter, not drift here."""
-        try:
-            held = _client(props, LOOK_TIMEOUT_S).held_keys()
-        except ServingError:
-            return ReadResult(id_, props)
-        wrong = set(held) != set(_digests(_keys(props)))
-        drift = "keys: the server does not accept exactly the keys of this stack" if wrong else ""
+        """See which keys the servers accept. One that cannot be asked is the Instance's matter, not drift here."""
+        wanted = set(_digests(_keys(props)))
+
+        def wrong(server: Server) -> bool:
+            try:
+                return set(_client(props, server, LOOK_TIMEOUT_S).held_keys()) != wanted
+            except ServingError:
+                return False
+
+        others = [name for name, is_wrong in on_each(Server.listed(props.get("servers")), wrong).items() if is_wrong]
+        drift = f"keys: {', '.join(others)} does not accept exactly the keys of this stack" if others else ""
         if drift:
             ENGINE.log(drift, severity="warning")
         return ReadResult(id_, {**props, "drift": drift})
@@ -69,23 +75,31 @@ class KeyRingProvider(VastProvider):
     def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
         """Set the keys, and see that those which are no longer among them are refused."""
         gone = [key for key in _keys(olds) if key not in _keys(news)]
-        return UpdateResult(self._applied(news, retired=gone))
+        servers = Server.listed(news["servers"]) if olds.get("drift") else changed(olds, news, COMMON)
+        return UpdateResult(self._applied(news, servers, retired=gone))
 
     @staticmethod
-    def _applied(props: dict[str, Any], *, retired: Sequence[str]) -> dict[str, Any]:
-        client, keys = _client(props, ASK_TIMEOUT_S), _keys(props)
-        client.hold_keys(_digests(keys))
-        for key in retired:
-            statuses = client.knock("/v1/models", key)
-            if set(statuses) - {401}:
-                raise ServerUnreachable(f"{client.url} still answers a key that was taken away: HTTP {max(statuses)}")
+    def _applied(props: dict[str, Any], servers: Sequence[Server], *, retired: Sequence[str]) -> dict[str, Any]:
+        keys = _keys(props)
+
+        def tell(server: Server) -> None:
+            client = _client(props, server, ASK_TIMEOUT_S)
+            client.hold_keys(_digests(keys))
+            for key in retired:
+                statuses = client.knock("/v1/models", key)
+                if set(statuses) - {401}:
+                    raise ServerUnreachable(
+                        f"{client.url} still answers a key that was taken away: HTTP {max(statuses)}"
+                    )
+
+        on_each(servers, tell)
         if retired:
             ENGINE.log(f"{len(keys)} keys are valid; {len(retired)} taken away, and seen to be refused")
         return {**props, "current": keys[0], "drift": ""}
 
 
 class KeyRing(Resource, module="vast", name="KeyRing"):
-    """The keys that a server accepts. `current`: the first one, known once the server accepts it; secret."""
+    """The keys that the servers accept. `current`: the first one, known once all of them accept it; secret."""
 
     current: pulumi.Output[str]
     drift: pulumi.Output[str]
@@ -109,6 +123,6 @@ def _digests(keys: Sequence[str]) -> list[str]:
     return [sha256(key.encode()).hexdigest() for key in keys]
 
 
-def _client(props: dict[str, Any], timeout_s: float) -> RerankClient:
+def _client(props: Mapping[str, Any], server: Server, timeout_s: float) -> RerankClient:
     ca = str(props.get("ca_certificate") or "")
-    return RerankClient(props["url"], props["own_key"], verify=ca_file(ca) if ca else True, timeout_s=timeout_s)
+    return RerankClient(server.url, props["own_key"], verify=ca_file(ca) if ca else True, timeout_s=timeout_s)

@@ -1,12 +1,13 @@
-"""RerankValidation: scores real pairs on the server after each deploy, as a resource; `pulumi up` fails if it fails.
+"""RerankValidation: scores real pairs on the servers after each deploy, as a resource; `pulumi up` fails if it fails.
 
-Runs again when the instance, its address, the model or the checks change, and on demand (`run`: any new text).
-The checks themselves are `components.vllm.checks`.
+One for all servers, which are validated at once: those that are new or have moved, and all of them when the model, the
+key or the checks change, or on demand (`run`: any new text). The checks themselves are `components.vllm.checks`.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,27 +16,28 @@ from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
 
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, known, verb
+from components.servers import Server, changed, on_each
 from components.vast.change import same
 from components.vast.identity import ca_file
 from components.vllm.catalog import load_catalog
-from components.vllm.checks import CHECKS_VERSION, run_checks
+from components.vllm.checks import CHECKS_VERSION, Report, run_checks
 from components.vllm.client import RerankClient
 from components.vllm.doors import table
 
-WATCHED = ("url", "instance_id", "model", "guard", "ca_certificate", "checks_version", "run", "max_latency_ms")
+# a change of these is one for every server
+COMMON = ("api_key", "model", "guard", "ca_certificate", "checks_version", "run", "max_latency_ms")
 
 
 @dataclass
 class RerankValidationArgs:
-    """What to validate: the server's address and key, its model and instance, whether every door should be closed.
+    """What to validate: the servers (name, url, instance_id), their key, model, and whether all doors should be closed.
 
     `max_latency_ms`: the median request may take no longer; 0 for no bound.
     """
 
-    url: pulumi.Input[str]
+    servers: Sequence[Mapping[str, pulumi.Input[Any]]]
     api_key: pulumi.Input[str]
     model: pulumi.Input[str]
-    instance_id: pulumi.Input[int]
     guard: bool = True
     ca_certificate: pulumi.Input[str] = ""
     run: str = ""
@@ -48,8 +50,8 @@ class RerankValidationProvider(VastProvider):
 
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """Compare what is validated; a new key alone needs no new scores, but its record does."""
-        keys = (*WATCHED, "api_key")
+        """Compare what is validated."""
+        keys = ("servers", *COMMON)
         return DiffResult(
             changes=any(not known(news.get(key)) or not same(olds.get(key), news.get(key)) for key in keys)
         )
@@ -57,47 +59,61 @@ class RerankValidationProvider(VastProvider):
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Run the checks. Raises ValidationFailed with each check that failed, ServerUnreachable, ServerError."""
-        return CreateResult(secrets.token_hex(4), _validated(props))
+        return CreateResult(secrets.token_hex(4), _validated({}, props))
 
     @verb
-    def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        """Run the checks again."""
-        return UpdateResult(_validated(news))
+    def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
+        """Run the checks where something changed; what was seen of the other servers stays."""
+        return UpdateResult(_validated(olds, news))
 
 
-def _validated(props: dict[str, Any]) -> dict[str, Any]:
+def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]:
     model = load_catalog().model(props["model"])
-    ENGINE.log(f"scoring golden pairs of {model.name} on {props['url']}/rerank", ephemeral=True)
     ca = ca_file(str(props["ca_certificate"])) if props.get("ca_certificate") else None
-    client = RerankClient(props["url"], props["api_key"], verify=ca or True, timeout_s=60.0)
-    report = run_checks(
-        client,
-        model,
-        doors_closed=bool(props.get("guard")),
-        ca_file=ca,
-        max_latency_ms=float(props.get("max_latency_ms") or 0.0),
-    )
-    if report.doors:
-        ENGINE.log(f"what every route says to those who may not come in:\n{table(report.doors)}")
-    report.raise_if_failed()
-    passed = f"{sum(check.passed and not check.skipped for check in report.checks)} checks passed"
-    ENGINE.log(f"{passed}; weights that ran: {report.weights}")
-    summary = {
-        "passed": report.passed,
-        "model": model.name,
-        "weights": report.weights,
-        "skipped": [check.name for check in report.checks if check.skipped],
-        "checks": {check.name: check.saw for check in report.checks},
-    }
-    return {**props, "summary": summary}
+    servers, due = Server.listed(props["servers"]), changed(olds, props, COMMON)
+    where = ", ".join(one.url for one in due)
+    ENGINE.log(f"scoring golden pairs of {model.name} on /rerank of {where}", ephemeral=True)
+
+    def checked(server: Server) -> Report:
+        report = run_checks(
+            RerankClient(server.url, props["api_key"], verify=ca or True, timeout_s=60.0),
+            model,
+            doors_closed=bool(props.get("guard")),
+            every_door=server is due[0],  # all run one image by one command: their routes are the same
+            ca_file=ca,
+            max_latency_ms=float(props.get("max_latency_ms") or 0.0),
+        )
+        report.raise_if_failed()
+        return report
+
+    reports = on_each(due, checked)
+    summary = dict(olds.get("summary") or {})
+    if due:
+        first = reports[due[0].name]
+        if first.doors:
+            ENGINE.log(f"what every route says to those who may not come in:\n{table(first.doors)}")
+        ENGINE.log(f"{first.count} checks passed on {len(due)} servers; weights that ran: {first.weights}")
+        summary |= {
+            "passed": True,
+            "model": model.name,
+            "weights": first.weights,
+            "skipped": [check.name for check in first.checks if check.skipped],
+            "checks": {check.name: check.saw for check in first.checks},
+        }
+    before = summary.get("servers") or {}
+    rows = {name: {"checks": one.count, "weights": one.weights} for name, one in reports.items()}
+    summary["servers"] = {one.name: rows.get(one.name) or before.get(one.name) for one in servers}
+    return {**props, "urls": [one.url for one in servers], "summary": summary}
 
 
 class RerankValidation(Resource, module="vast", name="RerankValidation"):
-    """A validated endpoint. Output: `summary`, what each check saw."""
+    """Validated endpoints. Outputs: `urls` of the servers, known once all are validated; `summary`: what each check saw
+    on the first, and how many passed on each (`servers`)."""
 
-    url: pulumi.Output[str]
+    urls: pulumi.Output[list[str]]
     summary: pulumi.Output[dict[str, Any]]
 
     def __init__(self, name: str, args: RerankValidationArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         inputs = {**vars(args), "api_key": pulumi.Output.secret(args.api_key)}
-        super().__init__(RerankValidationProvider(), name, {"summary": None, **inputs}, opts)
+        outputs = {"urls": None, "summary": None}
+        super().__init__(RerankValidationProvider(), name, {**outputs, **inputs}, opts)

@@ -1,27 +1,28 @@
 """A stack's fleet as its state has it: each replica with what belongs to it, and what they share. Pure.
 
-Called by roll and rotate_key. Reads `pulumi stack export`; components/fleet.py and components/reranker.py make these
-resources, by these types.
+Called by roll and rotate_key. Reads `pulumi stack export`; components/fleet.py makes these resources, by these
+types and names.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Json = Any
 FLEET = "vast:index:RerankerFleet"
-REPLICA = "vast:index:Reranker"
 INSTANCE = "vast:Instance"
 GATEWAY = "vast:Gateway"
-OFFERS = "vast:OfferQuery"
+# What every batch touches beside its instances, by name after the fleet's.
+SHARED = ("offers", "keys", "validation", "gateway")
 
 
 @dataclass(frozen=True)
 class Replica:
-    """One server: its name, its Instance's URN and id, the URNs of all that is its own.
+    """One server: its name, its Instance's URN and id.
 
     `left`: ids of instances that were replaced, and wait for being destroyed since that update did not end well.
     """
@@ -29,7 +30,6 @@ class Replica:
     name: str
     instance: str
     instance_id: int
-    urns: tuple[str, ...]
     left: tuple[int, ...] = ()
 
 
@@ -52,31 +52,24 @@ class Fleet:
         resources = (export.get("deployment") or {}).get("resources") or []
         here = [one for one in resources if not one.get("delete")]
         left = [one for one in resources if one.get("delete") and kind(one) == INSTANCE]
-        fleets = [str(one["urn"]) for one in here if one["type"] == FLEET]
-        replicas = {}
-        for component in (str(one["urn"]) for one in here if one["type"] == REPLICA):
-            own = [one for one in here if one.get("parent") == component and one.get("custom")]
-            instance = next((one for one in own if kind(one) == INSTANCE), None)
-            if instance is None:
-                continue
-            name = named(component)
-            replicas[name] = Replica(
-                name=name,
-                instance=str(instance["urn"]),
-                instance_id=int(instance["id"]),
-                urns=tuple(str(one["urn"]) for one in own),
-                left=tuple(int(one["id"]) for one in left if one["urn"] == instance["urn"]),
-            )
-        name = named(fleets[0]) if fleets else ""
+        fleet = next((str(one["urn"]) for one in here if one["type"] == FLEET), "")
+        name, replicas = named(fleet), {}
+        numbered = re.compile(rf"{re.escape(name)}(-\d+)?")
+        for one in here:
+            urn = str(one["urn"])
+            if kind(one) == INSTANCE and one.get("parent") == fleet and numbered.fullmatch(named(urn)):
+                gone = tuple(int(each["id"]) for each in left if each["urn"] == urn)
+                replicas[named(urn)] = Replica(named(urn), urn, int(one["id"]), gone)
+        by_name = {named(one["urn"]): str(one["urn"]) for one in here}
         gateway = next((str(one["urn"]) for one in here if kind(one) == GATEWAY), None)
-        offers = [str(one["urn"]) for one in here if kind(one) == OFFERS and named(one["urn"]) == f"{name}-offers"]
+        shared = tuple(by_name[key] for part in SHARED if (key := f"{name}-{part}") in by_name)
         belong = {one.instance for one in replicas.values()}
         stray = tuple(named(one["urn"]) for one in resources if one.get("delete") and one["urn"] not in belong)
-        return cls(replicas, (*offers, *([gateway] if gateway else [])), gateway, name, stray)
+        return cls(replicas, shared, gateway, name, stray)
 
     def targets(self, names: Iterable[str]) -> list[str]:
         """Return the URNs of some replicas and of what is shared."""
-        return [*(urn for name in names for urn in self.replicas[name].urns), *self.shared]
+        return [*(self.replicas[name].instance for name in names), *self.shared]
 
 
 def batches(fleet: Fleet, names: Iterable[str], surge: int) -> list[list[str]]:

@@ -76,7 +76,7 @@ def _of_resource(rule: Rule) -> Any:
             inputs = _known(args.props)
             offers = inputs.get("candidates") or ()
             # not known until it is made, and to look at it would end the rule: that it is asked for is enough
-            tls = "authority" in set(args.props) or bool((inputs.get("probe") or {}).get("ca_certificate"))
+            tls = "ca_certificate" in set(args.props)
             _judge(rule, of_instance(inputs, offers, tls=tls), inputs, args.get_config(), report)
 
     return validate
@@ -117,7 +117,7 @@ def _validated(instance: PolicyResource, resources: Sequence[PolicyResource]) ->
 
     if any(follows(one, GATEWAY, "admin_url") for one in resources):
         return None
-    mine = [one for one in resources if follows(one, VALIDATION, "instance_id")]
+    mine = [one for one in resources if follows(one, VALIDATION, "servers")]
     reports = [_known(one.props).get("summary") or {} for one in mine]
     return bool(mine) and not any(report.get("skipped") for report in reports)
 

@@ -1,4 +1,4 @@
-"""`python -m scripts.pack`: packs the guard and the models' chat templates into components/vllm/packed.json.
+"""`python -m scripts.pack`: packs the guard and the models' chat templates into components/packed.json.
 
 To be run when components/vllm/guard.py or a chat template of the catalog changes; every running stack with a guard is
 then replaced by its next `up`, since its container runs another file. `--check` only compares.
@@ -13,8 +13,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from components.packed import GUARD, PACKED_FILE, TEMPLATE_FILE, pack, unpacked
 from components.vllm.catalog import load_catalog
-from components.vllm.packed import GUARD, PACKED_FILE, TEMPLATE_FILE, pack, unpacked
 
 GUARD_FILE = Path(__file__).resolve().parents[1] / "components" / "vllm" / "guard.py"
 

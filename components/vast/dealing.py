@@ -15,7 +15,7 @@ from components.vast.ranking import Candidate, distinct_machines
 from components.vast.wire import Json
 
 Spread = Literal["host", "country", "none"]
-SHARE_KEEP = 3
+SHARE_KEEP = 2  # for when the first is taken meanwhile; more are searched for
 SPREADS: tuple[str, ...] = get_args(Spread)
 
 
@@ -80,7 +80,7 @@ def deal(candidates: Sequence[Candidate], share: Share, siblings: Siblings) -> l
 
 
 def share_of(records: Sequence[Mapping[str, Json]], share: Share) -> list[Mapping[str, Json]]:
-    """Return the records of candidates that one replica keeps: what is in its inputs is written to state, twice."""
+    """Return the records of candidates that one replica keeps: what is in its inputs is written to state."""
     if share.of <= 1:
         return list(records)
     by_ask = {one.offer.ask_id: record for record in records for one in [Candidate.parse(record)]}

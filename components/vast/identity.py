@@ -18,10 +18,11 @@ import socket
 import ssl
 import tempfile
 import textwrap
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from components.vast.pieces import pieces
 
 # What a certificate names beside the IP: a gateway that reaches servers by address checks this one name.
 SERVER_NAME = "reranker.internal"
@@ -32,7 +33,6 @@ HOST_NAME = re.compile(r"(?:[A-Za-z0-9*]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z][
 CLOCK_SKEW = datetime.timedelta(hours=1)
 KEY_ENV = "TLS_KEY"
 CERT_ENVS = ("TLS_CERT_0", "TLS_CERT_1", "TLS_CERT_2")
-CHUNK_CHARS = 250
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Identity:
     def env(self) -> dict[str, str]:
         """Return the environment that carries it into a container: base64, the certificate in pieces."""
         text = base64.b64encode(self.certificate).decode()
-        pieces = [text[at : at + CHUNK_CHARS] for at in range(0, len(text), CHUNK_CHARS)]
-        if len(pieces) > len(CERT_ENVS):
+        parts = pieces(text)
+        if len(parts) > len(CERT_ENVS):
             raise ValueError(f"a certificate of {len(self.certificate)} bytes is too large for {len(CERT_ENVS)} pieces")
-        return {KEY_ENV: self.secret, **dict(zip(CERT_ENVS, pieces, strict=False))}
+        return {KEY_ENV: self.secret, **dict(zip(CERT_ENVS, parts, strict=False))}
 
     def pem(self) -> tuple[str, str]:
         """Return certificate and key as text."""
@@ -67,11 +67,6 @@ class Authority:
 
     certificate: str
     private_key: str = field(repr=False)
-
-    @classmethod
-    def parse(cls, raw: Mapping[str, Any] | None) -> Authority | None:
-        """Read one from a resource's inputs; None where TLS is off."""
-        return cls(str(raw["certificate"]), str(raw["private_key"])) if raw else None
 
     @classmethod
     def make(cls, name: str, *, now: datetime.datetime | None = None) -> Authority:

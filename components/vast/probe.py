@@ -63,6 +63,10 @@ class HttpProbe:
             timeout_s=float(raw.get("timeout_s") or 10.0),
         )
 
+    def names(self) -> set[str]:
+        """Return the environment variables that it needs."""
+        return {name for value in self.headers.values() for name in _PLACEHOLDER.findall(value)}
+
     def url(self, ip: str, host_port: int) -> str:
         """Return the address of the server, without a path."""
         return f"{'https' if self.ca_certificate else 'http'}://{ip}:{host_port}"

@@ -49,6 +49,10 @@ class Door:
         }
 
 
+# Where a server without its guard would answer anyone.
+MAIN_DOORS = [Door(path, ALWAYS) for path in ("/rerank", "/score", "/metrics", "/openapi.json")]
+
+
 def strangers(key: str | None, *, in_query: bool = False) -> dict[str, Who]:
     """Return those who may not come in, by name, and what each asks: path, headers, body. `key` is the valid one.
 
@@ -109,7 +113,7 @@ def tried(client: RerankClient, doors: Sequence[Door], visitors: Mapping[str, Wh
             statuses[who] = tuple(own.line.ask(method, path, headers, body) for method in door.methods)
         return Door(door.path, door.methods, statuses)
 
-    with ThreadPoolExecutor(AT_ONCE, "doors") as pool:
+    with ThreadPoolExecutor(max(1, min(AT_ONCE, len(doors) // 4)), "doors") as pool:
         try:
             return list(pool.map(visit, doors))
         finally:

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from components.errors import ConfigError
+from components.packed import ENV_PREFIX, GUARD, TEMPLATE_FILE, UNPACK, packed_env
 from components.vast.identity import CERT_ENVS
 from components.vast.identity import KEY_ENV as KEY_ENV_TLS
 from components.vllm.catalog import Image, Model
-from components.vllm.packed import ENV_PREFIX, GUARD, TEMPLATE_FILE, UNPACK, packed_env
 
 Form = Literal["script", "plain"]
 
@@ -55,7 +55,10 @@ SPEC_FAULT_LOGS = (
 
 @dataclass(frozen=True)
 class Launch:
-    """What a container runs. `ports` are "external:internal" as in docker's -p; values of `env` are secret."""
+    """What a container runs. `ports` are "external:internal" as in docker's -p; values of `env` are secret.
+
+    `files` are blobs of components.packed, which the container gets in its environment as well.
+    """
 
     image: str
     runtype: str
@@ -63,6 +66,12 @@ class Launch:
     args: tuple[str, ...]
     env: dict[str, str] = field(repr=False)
     ports: tuple[str, ...]
+    files: tuple[str, ...] = ()
+
+    @property
+    def container_env(self) -> dict[str, str]:
+        """All that the container finds in its environment."""
+        return self.env | packed_env(self.files)
 
     def __repr__(self) -> str:
         names = ", ".join(self.env) or "none"
@@ -99,19 +108,19 @@ def plan_launch(
     if form == "plain":
         onstart = None
         args = ["--model", model.name, *flags]
-        files = {}
+        files: list[str] = []
         if model.chat_template is not None:
             args += ["--chat-template", model.chat_template]  # vLLM takes the text as well as a path
     else:
         onstart = "bash"
         args = ["-c", boot_script(model, flags, guard=guard, tls=tls)]
-        files = packed_env(boot_files(model, guard=guard))
+        files = boot_files(model, guard=guard)
     secrets = ((key_env(guard=guard), api_key), (HUB_TOKEN_ENV, hf_token))
-    env = {name: value for name, value in secrets if value is not None} | files
+    env = {name: value for name, value in secrets if value is not None}
     if guard and guard_options:
         env[GUARD_OPTIONS_ENV] = json.dumps(dict(guard_options), separators=(",", ":"))
     _within_limits(onstart, args, env)
-    return Launch(image.ref, "args", onstart, tuple(args), env, (f"{port}:{port}",))
+    return Launch(image.ref, "args", onstart, tuple(args), env, (f"{port}:{port}",), tuple(files))
 
 
 def dtype_for(model: Model, compute_cap: int | None) -> str:

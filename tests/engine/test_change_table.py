@@ -30,7 +30,7 @@ REPLACING = {
     "image": {"image": "vllm/vllm-openai:v0.32.0"},
     "args": {"extra_args": ["--max-num-seqs", "64"]},
     "disk_gb": {"disk_gb": 44},
-    "authority": {"tls": "off"},
+    "ca_certificate": {"tls": "off"},
     "onstart": {"form": "plain", "guard": "off"},
     "env": {"hub_token": "SECRET:hf_abcdefghijkl"},
     "search": {"query": "gpu_name=RTX_3090 num_gpus=1"},

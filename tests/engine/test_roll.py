@@ -140,7 +140,7 @@ def test_a_roll_of_what_is_declared_stops_where_it_fails_and_goes_on_when_that_i
     [
         (
             ["--set", "replicas=4"],
-            "more than a roll is to be done: reranker-3 (create), reranker-3-validation (create), reranker-4 (create)",
+            "more than a roll is to be done: reranker-3 (create), reranker-4 (create)",
         ),
         (["--set", "tls=off"], "reranker-ca (delete)"),
         (["--set", "model=BAAI/bge-reranker-base"], "another model"),

@@ -27,7 +27,7 @@ class Container:
 
     def __init__(self, folder, authority):
         self.key = secrets.token_hex(32)
-        plan = launch.plan_gateway_launch(self.key, ca_certificate=authority.certificate)
+        plan = launch.plan_gateway_launch(self.key)
         self.env = plan.env | authority.issue(IP).env()
         body = {"image": plan.image, "runtype": plan.runtype, "onstart": plan.onstart, "args": list(plan.args),
                 "env": self.env}  # fmt: skip
@@ -36,7 +36,7 @@ class Container:
         self.containers = Containers(Settings("stub", folder, Path("python3"), {}))
         self.process = asyncio.run(self.containers.start(1, body, IP, {launch.PORT: self.port}))
         self.ca = authority.certificate
-        self.probe = HttpProbe.parse(plan.probe)
+        self.probe = HttpProbe.parse({**plan.probe, "ca_certificate": authority.certificate})
         self.url = self.probe.url(IP, self.port)
         self.admin_url = launch.admin_url(self.url)
 

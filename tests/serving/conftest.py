@@ -68,7 +68,7 @@ def serving(
         "runtype": launch.runtype,
         "onstart": launch.onstart,
         "args": list(launch.args),
-        "env": launch.env | (authority.issue(IP).env() if authority else {}),
+        "env": launch.container_env | (authority.issue(IP).env() if authority else {}),
     }
     process = asyncio.run(containers.start(CONTRACT_ID, body, IP, {inner: outer}))
     assert process is not None

@@ -26,7 +26,7 @@ INPUTS = {
     "owner": "0a1b",
 }
 OUTS = {
-    **INPUTS,
+    **change.recorded(INPUTS),
     "drift": "",
     "image_uuid": "vllm/vllm-openai:v0.19.1",
     "offer": offer(),

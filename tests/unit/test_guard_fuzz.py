@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from components.packed import GUARD, unpacked
 from components.vllm import guard as source
 from components.vllm.guard import ALLOW, ROUTES, Guard
-from components.vllm.packed import GUARD, unpacked
 
 KEYS = ["first-key-0123456789", "second-key-0123456789"]
 KEY = KEYS[0].encode()

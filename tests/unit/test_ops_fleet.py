@@ -21,25 +21,23 @@ def state(*, left=()):
     found.append(resource(f"{DYNAMIC}ApiKey", "reranker-own-key", FLEET, outputs={"value": {"plaintext": '"own"'}}))
     found.append(resource(f"{DYNAMIC}ApiKey", "reranker-key", FLEET, outputs={"previous": ""}))
     for number, name in enumerate(("reranker", "reranker-2", "reranker-3"), start=1):
-        component = resource("vast:index:Reranker", name, FLEET)
-        found.append(component)
         if name in left:
-            found.append(resource(f"{DYNAMIC}Instance", name, component["urn"], str(number + 90), delete=True))
-        found.append(resource(f"{DYNAMIC}Instance", name, component["urn"], str(number)))
-        found.append(resource(f"{DYNAMIC}RerankValidation", f"{name}-validation", component["urn"]))
+            found.append(resource(f"{DYNAMIC}Instance", name, FLEET, str(number + 90), delete=True))
+        found.append(resource(f"{DYNAMIC}Instance", name, FLEET, str(number)))
+    found.append(resource(f"{DYNAMIC}RerankValidation", "reranker-validation", FLEET))
     found.append(resource(f"{DYNAMIC}Instance", "reranker-gateway-instance", FLEET, "50"))
     found.append(resource(f"{DYNAMIC}OfferQuery", "reranker-gateway-offers", FLEET))
     found.append(resource(f"{DYNAMIC}Gateway", "reranker-gateway", FLEET))
     return {"deployment": {"resources": found}}
 
 
-def test_a_batch_is_its_servers_with_what_is_their_own_and_the_gateway():
+def test_a_batch_is_its_servers_with_what_follows_them_and_the_gateway():
     fleet = Fleet.parse(state())
     assert {name: one.instance_id for name, one in fleet.replicas.items()} == {
         "reranker": 1, "reranker-2": 2, "reranker-3": 3,
     }  # fmt: skip
     names = [urn.rpartition("::")[2] for urn in fleet.targets(["reranker-2"])]
-    assert names == ["reranker-2", "reranker-2-validation", "reranker-offers", "reranker-gateway"]
+    assert names == ["reranker-2", "reranker-offers", "reranker-validation", "reranker-gateway"]
 
 
 def test_what_was_left_half_replaced_comes_first_and_all_of_it_at_once():

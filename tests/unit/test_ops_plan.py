@@ -11,7 +11,7 @@ from ops.preview import price_after
 from ops.run import Run
 from tests.unit import wire_samples
 
-INSTANCE = "urn:pulumi:dev::p::vast:index:Reranker$pulumi-python:dynamic/vast:Instance::reranker"
+INSTANCE = "urn:pulumi:dev::p::vast:index:RerankerFleet$pulumi-python:dynamic/vast:Instance::reranker"
 TYPE = "pulumi-python:dynamic/vast:Instance"
 CHOICE = (
     "first choice: offer 7: RTX 4090 on machine 9, Sweden, SE, $0.3100/h, pull once $0.05, ready in about 4 min 2 s"

@@ -1,6 +1,7 @@
 """What rides into a container is what stands in the repository."""
 
-from components.vllm.packed import GUARD, PIECE_CHARS, packed_env, unpacked
+from components.packed import GUARD, digests, packed_env, unpacked
+from components.vast.pieces import PIECE_CHARS
 from scripts.pack import sources, stale
 
 
@@ -18,3 +19,8 @@ def test_pieces_are_small_enough_for_vast_and_hold_it_all():
     env = packed_env([GUARD])
     assert all(len(value) <= PIECE_CHARS for value in env.values())
     assert "class Guard" in unpacked(GUARD)[GUARD]
+
+
+def test_a_state_keeps_a_digest_of_the_files_and_not_the_files():
+    [(name, digest)] = digests([GUARD]).items()
+    assert (name, len(digest)) == (GUARD, 12)

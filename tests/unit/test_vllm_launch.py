@@ -47,7 +47,7 @@ def run(launch: Launch, folder: Path, more: dict[str, str] | None = None) -> lis
     recorder.write_text(RECORDER)
     recorder.chmod(0o755)
     env = {
-        **launch.env,
+        **launch.container_env,
         **(more or {}),
         "PATH": f"{recorder.parent}:{os.environ['PATH']}",
         "TMPDIR": f"{folder}/tmp dir",
@@ -94,8 +94,7 @@ def test_plain_form_is_the_guides_without_a_script() -> None:
 @pytest.mark.parametrize("name", sorted(CATALOG.models))
 def test_secrets_are_in_the_environment_only_and_never_shown(name: str, form: str) -> None:
     launch = plan_launch(CATALOG.model(name), IMAGE, api_key=KEY, hf_token="hf_" + "x" * 34, form=form)  # type: ignore[arg-type]
-    given = {name: value for name, value in launch.env.items() if not name.startswith("FILES_")}
-    assert given == {KEY_ENV: KEY, HUB_TOKEN_ENV: "hf_" + "x" * 34}
+    assert launch.env == {KEY_ENV: KEY, HUB_TOKEN_ENV: "hf_" + "x" * 34}
     for shown in (repr(launch), str(launch), " ".join(launch.args)):
         assert KEY not in shown
         assert "hf_x" not in shown
@@ -172,7 +171,7 @@ def test_files_and_identity_ride_in_the_environment_and_leave_it_before_the_serv
     left = (tmp_path / "record.env").read_text()
     assert identity.secret not in left
     assert "FILES_" not in left
-    assert all(len(value) <= ENV_VALUE_LIMIT_CHARS for value in (launch.env | identity.env()).values())
+    assert all(len(value) <= ENV_VALUE_LIMIT_CHARS for value in (launch.container_env | identity.env()).values())
 
 
 @pytest.mark.parametrize(

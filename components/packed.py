@@ -1,24 +1,28 @@
 """The files that ride into a container's environment, compressed once and kept beside this module as packed.json.
 
 Made by `python -m scripts.pack`, and a test holds it against its sources. Not made at run time: another Python or zlib
-would pack the same files into other bytes, and a running stack be replaced for nothing. Called by `launch`.
+would pack the same files into other bytes, and a running stack be replaced for nothing. A blob is named by
+`components.vllm.launch`, and becomes environment only where an instance is rented, so that no state carries it.
 """
 
 from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+
+from components.vast.pieces import pieces
 
 PACKED_FILE = Path(__file__).with_name("packed.json")
 GUARD = "guard.py"
 TEMPLATE_FILE = "chat_template.jinja"
 ENV_PREFIX = "FILES_"
-PIECE_CHARS = 250  # Vast.ai takes 256 characters in an environment value
 MAX_BLOBS = 2
+DIGEST_CHARS = 12
 # What bash hands to the container's python3: writes each blob's files to the folder $files.
 UNPACK = f"""import base64,json,os,zlib
 e=os.environ
@@ -28,14 +32,17 @@ for i in range({MAX_BLOBS}):
   open(e["files"]+"/"+n,"w").write(t)"""
 
 
-def packed_env(names: Sequence[str]) -> dict[str, str]:
+def packed_env(names: Iterable[str]) -> dict[str, str]:
     """Return the environment that carries these blobs: GUARD, or a model's name for its chat template."""
     env: dict[str, str] = {}
-    for number, name in enumerate(names):
-        blob = _blobs()[name]
-        pieces = [blob[at : at + PIECE_CHARS] for at in range(0, len(blob), PIECE_CHARS)]
-        env |= {f"{ENV_PREFIX}{number}_{index:02}": piece for index, piece in enumerate(pieces)}
+    for number, name in enumerate(sorted(names)):
+        env |= {f"{ENV_PREFIX}{number}_{index:02}": piece for index, piece in enumerate(pieces(_blobs()[name]))}
     return env
+
+
+def digests(names: Iterable[str]) -> dict[str, str]:
+    """Return what a state keeps of these blobs: name -> 12 hex digits that change with its files."""
+    return {name: hashlib.sha256(_blobs()[name].encode()).hexdigest()[:DIGEST_CHARS] for name in names}
 
 
 def pack(files: dict[str, str]) -> str:

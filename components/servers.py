@@ -1,0 +1,65 @@
+"""The servers of a fleet, as the resources that look after all of them take them: each asked at once, failures named.
+
+Used by KeyRing and RerankValidation. One resource for all servers instead of one for each: the engine writes the whole
+state after each step, so what grows with the fleet should be the machines alone.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from components.errors import ServingError
+from components.vast.change import same
+
+AT_ONCE = 32
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server: its name in the stack, where it answers, the instance that it runs on."""
+
+    name: str
+    url: str
+    instance_id: int
+
+    @classmethod
+    def listed(cls, raw: Sequence[Mapping[str, Any]] | None) -> list[Server]:
+        """Read servers from a resource's inputs or outputs."""
+        return [cls(str(one["name"]), str(one["url"]), int(one["instance_id"])) for one in raw or ()]
+
+
+def changed(olds: Mapping[str, Any], news: Mapping[str, Any], keys: Sequence[str]) -> list[Server]:
+    """Return the servers to see to: all where one of `keys` changed, else those that are new or have moved."""
+    servers = Server.listed(news.get("servers"))
+    if any(not same(olds.get(key), news.get(key)) for key in keys):
+        return servers
+    before = Server.listed(olds.get("servers"))
+    return [one for one in servers if one not in before]
+
+
+def on_each(servers: Sequence[Server], act: Callable[[Server], T]) -> dict[str, T]:
+    """Do something on all servers at once; return what came of it by name.
+
+    Raises the ServingError of the one that failed, or of all that failed one that names them, once each has ended.
+    """
+    done: dict[str, T] = {}
+    failed: dict[str, ServingError] = {}
+    with ThreadPoolExecutor(min(AT_ONCE, max(len(servers), 1)), "servers") as pool:
+        # in the caller's context: messages find the resource's row
+        work = [(one, pool.submit(contextvars.copy_context().run, act, one)) for one in servers]
+        for one, future in work:
+            try:
+                done[one.name] = future.result()
+            except ServingError as error:
+                failed[one.name] = error
+    if not failed:
+        return done
+    if len(servers) == 1:
+        raise next(iter(failed.values()))
+    lines = [f"{len(failed)} of {len(servers)} servers:", *(f"{name}: {error}" for name, error in failed.items())]
+    raise ServingError("\n".join(lines))
