@@ -6,7 +6,7 @@ others a number, so a stack that grows keeps what it has. Only instances are the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pulumi
@@ -32,7 +32,9 @@ IN_CLEAR = (
     "tls is off: the key, every query and every document cross the internet in clear, for every network on the way "
     "to read"
 )
-SPARE_OFFERS = 8  # how many more offers than replicas are kept on record
+FACTS = ("instance_id", "machine_id", "host_id", "gpu", "geolocation", "url", "hourly_cost_usd")
+SERVER = ("name", "url", "instance_id")
+SPARE_OFFERS = 8  # how many more offers than replicas are ranked
 
 
 class RerankerFleet(pulumi.ComponentResource):
@@ -47,6 +49,7 @@ class RerankerFleet(pulumi.ComponentResource):
     offers: OfferQuery
     replicas: list[Instance]
     instances: list[Instance]
+    rows: pulumi.Output[list[dict[str, Any]]]
     validation: RerankValidation
     gateway: Gateway | None
 
@@ -90,10 +93,8 @@ class RerankerFleet(pulumi.ComponentResource):
         self.replicas = [server(one, index, common, own) for index, one in enumerate(names)]
         self.instances = [*self.replicas]
         self.url, self.api_key, self.gateway = self.replicas[0].url, common.own_key, None
-        servers = [
-            {"name": one, "url": instance.url, "instance_id": instance.instance_id}
-            for one, instance in zip(names, self.replicas, strict=True)
-        ]
+        self.rows = _rows(names, self.replicas)
+        servers = self.rows.apply(lambda rows: [{key: one[key] for key in SERVER} for one in rows])
         # what clients present at the servers themselves; behind a gateway they present it there
         if access.guard and fleet.gateway == "off":
             ring = KeyRingArgs(servers, common.own_key, keys, self.ca_certificate)
@@ -146,19 +147,7 @@ class RerankerFleet(pulumi.ComponentResource):
 
     def table(self) -> pulumi.Output[list[dict[str, Any]]]:
         """Return what each replica is: instance_id, machine_id, host_id, gpu, geolocation, url, hourly_cost_usd."""
-        rows = [
-            pulumi.Output.all(
-                instance_id=one.instance_id,
-                machine_id=one.machine_id,
-                host_id=one.host_id,
-                gpu=one.gpu,
-                geolocation=one.geolocation,
-                url=one.url,
-                hourly_cost_usd=one.hourly_cost_usd.apply(lambda cost: cost["total"]),
-            )
-            for one in self.replicas
-        ]
-        return pulumi.Output.all(*rows)
+        return self.rows.apply(lambda rows: [{key: one[key] for key in one if key != "name"} for one in rows])
 
     def _gateway(self, name: str, common: Common, keys: list[pulumi.Output[str]]) -> tuple[pulumi.Output[str], Gateway]:
         """Put a Caddy in front: one that runs already, or one that is rented for it."""
@@ -226,9 +215,7 @@ class RerankerFleet(pulumi.ComponentResource):
             InstanceArgs(
                 label_base=f"{pulumi.get_project()}/{pulumi.get_stack()}/{name}-instance",
                 owner=offers.id,
-                search=offers.search,
-                candidates=offers.candidates,
-                searched_at=offers.searched_at,
+                search=offers.search_text,
                 image=launch.image,
                 disk_gb=GATEWAY_DISK_GB,
                 ports=list(launch.ports),
@@ -258,6 +245,20 @@ def client_keys(name: str, access: Access, opts: pulumi.ResourceOptions) -> list
         made = ApiKey(f"{name}-key", opts, generation=access.generation, keep_previous=access.keep_previous)
         return [made.value, made.previous]
     return [pulumi.Output.secret(key) for key in (access.key, access.previous_key) if key]
+
+
+def _rows(names: Sequence[str], instances: Sequence[Instance]) -> pulumi.Output[list[dict[str, Any]]]:
+    """Return what each instance is, by FACTS and its name; one wait for all of them."""
+
+    def row(name: str, values: Sequence[Any]) -> dict[str, Any]:
+        known = dict(zip(FACTS, values, strict=True))
+        return {"name": name, **known, "hourly_cost_usd": known["hourly_cost_usd"]["total"]}
+
+    flat = [getattr(one, fact) for one in instances for fact in FACTS]
+    width = len(FACTS)
+    return pulumi.Output.all(*flat).apply(
+        lambda known: [row(name, known[at * width : (at + 1) * width]) for at, name in enumerate(names)]
+    )
 
 
 def _sum(costs: list[Mapping[str, float]]) -> dict[str, float]:

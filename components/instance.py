@@ -20,7 +20,7 @@ from components.packed import packed_env
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, certain, known, verb
 from components.vast import cost
-from components.vast.change import plan, recorded, same
+from components.vast.change import as_text, plan, recorded, same
 from components.vast.dealing import Share, Siblings, deal
 from components.vast.drift import Drift, Watch, from_move, from_probe, from_state, from_terms
 from components.vast.identity import Authority, served_expiry
@@ -38,7 +38,7 @@ from components.vast.status import Observation, observe
 from policy.facts import of_instance
 from policy.rules import Limits, violations
 
-RECORD_FRESH_S = 300  # a search older than this is made again before anything is rented
+SHOWN = 2
 PROBE_EVERY_S = 1.0
 LOOK_FRESH_S = 5.0  # one list serves the reads of a whole fleet, which come within seconds
 
@@ -47,7 +47,7 @@ LOOK_FRESH_S = 5.0  # one list serves the reads of a whole fleet, which come wit
 class InstanceArgs:
     """What to run, where to look for a machine, and when it counts as serving.
 
-    `label_base`: <project>/<stack>/<name>. `owner`, `search`, `candidates`, `searched_at`: from an OfferQuery.
+    `label_base`: <project>/<stack>/<name>. `owner` (its id) and `search` (its `search_text`): from an OfferQuery.
     `env` and `image_login` are secret. `files`: blobs of components.packed with their digests, for the environment.
     `ca_certificate` and the secret `ca_private_key` (PEM) sign a certificate for the machine, which the container finds
     in its environment, see components.vast.identity; the probe then asks by TLS.
@@ -59,9 +59,7 @@ class InstanceArgs:
 
     label_base: str
     owner: pulumi.Input[str]
-    search: pulumi.Input[Mapping[str, Any]]
-    candidates: pulumi.Input[Sequence[Mapping[str, Any]]]
-    searched_at: pulumi.Input[int]
+    search: pulumi.Input[str]
     image: pulumi.Input[str]
     disk_gb: pulumi.Input[float]
     ports: Sequence[str]
@@ -95,8 +93,8 @@ class InstanceProvider(VastProvider):
     @verb
     def check(self, olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         """Say which offer would be rented, whenever something would be; a preview shows it before it costs anything."""
-        if olds or not (known(news.get("search")) and known(news.get("candidates"))):
-            return CheckResult(news, _refused(news))
+        if olds or not known(news.get("search")):
+            return CheckResult({**news, "candidates": olds.get("candidates") or []}, _refused(news))
         if adopt := self._to_adopt(news):
             ENGINE.log(f"adopts instance {adopt}; nothing is rented")
             named = self.session.board.contract(adopt, max_age_s=1.0)
@@ -107,6 +105,7 @@ class InstanceProvider(VastProvider):
             return CheckResult(news, [CheckFailure("", str(error))])
         if refused := _refused(news, [one.offer.raw for one in candidates]):
             return CheckResult(news, refused)
+        news = {**news, "candidates": [one.in_short() for one in candidates[:SHOWN]]}  # what a policy pack is shown
         first = candidates[0]
         hedge = int(news.get("hedge") or 1)
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
@@ -264,11 +263,7 @@ class InstanceProvider(VastProvider):
         return named if named and named not in self.session.known(_place(props)) else None
 
     def _candidates(self, props: Mapping[str, Any]) -> Sequence[Candidate]:
-        """Return the recorded candidates, or those of a new search where the record is old."""
-        if time.time() - float(props.get("searched_at") or 0) <= RECORD_FRESH_S and (
-            usable := self._free([Candidate.parse(one) for one in props["candidates"]], props)
-        ):
-            return usable
+        """Return this replica's share of what the process's last search found."""
         try:
             found = self.session.search(Search.parse(props["search"]))
         except NoOffer as error:
@@ -449,7 +444,7 @@ def _outputs(props: Mapping[str, Any], probe: HttpProbe, label: Label, rented: R
         "monthly_cost_usd": cost.monthly(hourly),
         "bandwidth_cost_usd_gb": cost.bandwidth(contract),
         "pull_cost_usd": round(candidate.pull_cost_usd, 4) if candidate else 0.0,
-        "offer": candidate.offer.record() if candidate else {},
+        "offer": as_text(candidate.offer.record()) if candidate else "",
         "certificate_expires_at": ends or 0,
         "rejected_machines": [one.record() for one in rented.rejected],
         "adopted": rented.adopted,

@@ -33,7 +33,7 @@ class KeyRingArgs:
     """The servers (name, url, instance_id), the stack's own key, and the keys that clients may present, the current one
     first."""
 
-    servers: Sequence[Mapping[str, pulumi.Input[Any]]]
+    servers: pulumi.Input[Sequence[Mapping[str, Any]]]
     own_key: pulumi.Input[str]
     keys: Sequence[pulumi.Input[str]]
     ca_certificate: pulumi.Input[str] = ""

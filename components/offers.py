@@ -18,11 +18,13 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 from components.errors import NoOffer, QueryError
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, known, verb
-from components.vast.change import same
+from components.vast.change import as_text, same
 from components.vast.label import Label
 from components.vast.market import Search
 from components.vast.ranking import PREFERENCES
 from components.vast.removal import destroy_surely
+
+RECORDED = 8  # candidates on record; a fleet deals out more, of the search itself
 
 
 @dataclass
@@ -62,7 +64,8 @@ class OfferQueryProvider(VastProvider):
             found = self.session.search(Search.parse(search))
         except (NoOffer, QueryError) as error:
             return CheckResult(news, [CheckFailure("", str(error))])
-        record = {"candidates": [candidate.record() for candidate in found], "searched_at": int(time.time())}
+        shown = [candidate.record() for candidate in found[:RECORDED]]
+        record = {"candidates": shown, "searched_at": int(time.time())}
         return CheckResult({**news, **record}, [])
 
     @verb
@@ -91,7 +94,10 @@ class OfferQueryProvider(VastProvider):
 
 
 class OfferQuery(Resource, module="vast", name="OfferQuery"):
-    """Ranked offers for a query. Outputs: `search`, `candidates` (best first), `searched_at` (epoch seconds)."""
+    """Ranked offers for a query. Outputs: `search`, `candidates` (best first), `searched_at` (epoch seconds).
+
+    `search_text`: the search as an Instance takes it.
+    """
 
     search: pulumi.Output[dict[str, Any]]
     candidates: pulumi.Output[list[dict[str, Any]]]
@@ -108,4 +114,5 @@ class OfferQuery(Resource, module="vast", name="OfferQuery"):
             "offer_type": args.offer_type,
             "keep": args.keep,
         }
+        self.search_text = as_text(search)
         super().__init__(OfferQueryProvider(), name, {"search": search, "candidates": None, "searched_at": None}, opts)

@@ -11,7 +11,7 @@ from components.instance import Instance, InstanceArgs
 from components.offers import OfferQuery
 from components.packed import digests
 from components.settings import Settings
-from components.vast.dealing import Share, Spread, share_of
+from components.vast.dealing import Share, Spread
 from components.vllm.launch import SPEC_FAULT_LOGS, Launch, key_env, plan_launch
 
 PORT = 8000
@@ -63,9 +63,7 @@ def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) 
         InstanceArgs(
             label_base=f"{pulumi.get_project()}/{pulumi.get_stack()}/{name}",
             owner=common.offers.id,
-            search=common.offers.search,
-            candidates=common.offers.candidates.apply(lambda found: share_of(found, share)),
-            searched_at=common.offers.searched_at,
+            search=common.offers.search_text,
             image=launch.image,
             disk_gb=settings.disk_gb,
             ports=list(launch.ports),

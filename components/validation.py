@@ -35,7 +35,7 @@ class RerankValidationArgs:
     `max_latency_ms`: the median request may take no longer; 0 for no bound.
     """
 
-    servers: Sequence[Mapping[str, pulumi.Input[Any]]]
+    servers: pulumi.Input[Sequence[Mapping[str, Any]]]
     api_key: pulumi.Input[str]
     model: pulumi.Input[str]
     guard: bool = True

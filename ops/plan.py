@@ -20,7 +20,7 @@ UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"  # plugin.UnknownStringValue of
 STEPS = ("create", "update", "replace", "delete")
 # Inputs that follow the market or the instance itself: they never make a change of their own.
 FOLLOWS = frozenset(
-    {"__provider", "candidates", "searched_at", "owner", "url", "instance_id", "ip", "port", "upstreams"}
+    {"__provider", "candidates", "searched_at", "owner", "servers", "url", "instance_id", "ip", "port", "upstreams"}
 )
 SHOWN_CHARS = 60
 REPLACED = "will be replaced: "

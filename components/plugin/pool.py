@@ -21,6 +21,9 @@ def widen(width: int = WIDTH) -> bool:
             executor = frame.f_locals["executor_reference"]()
             if isinstance(executor, ThreadPoolExecutor):
                 executor._max_workers = max(executor._max_workers, width)
+                # what waits already would wait for the stock four: a thread is made when work comes, not afterwards
+                for _ in range(executor._work_queue.qsize()):
+                    executor._adjust_thread_count()
                 return True
         if frame.f_back is None:
             return False

@@ -50,9 +50,8 @@ TABLE: Mapping[str, Effect] = {
     "adopt_instance_id": "ignore",
     # what was asked of the market: the machine stays if it still satisfies
     "search": "judge",
-    # the record of the search: a moving market is no change
+    # what was first in line then: a moving market is no change
     "candidates": "ignore",
-    "searched_at": "ignore",
     "share": "ignore",
     # signs with the certificate above, and changes with it
     "ca_private_key": "ignore",
@@ -85,9 +84,15 @@ def recorded(inputs: Wire) -> dict[str, Json]:
     return {**kept, "declared": digests}
 
 
+def as_text(value: Json) -> str:
+    """Return JSON that is equal for values that mean the same. Pulumi logs and carries each entry of a map by itself,
+    so what only this project reads is one text."""
+    return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"))
+
+
 def digest(value: Json) -> str:
     """Return 12 hex digits that are equal for values that mean the same."""
-    return hashlib.sha256(json.dumps(_canonical(value), sort_keys=True).encode()).hexdigest()[:DIGEST_CHARS]
+    return hashlib.sha256(as_text(value).encode()).hexdigest()[:DIGEST_CHARS]
 
 
 def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -> Change:
@@ -126,9 +131,8 @@ def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -
 
 def _judge(change: Change, olds: Wire, news: Wire, now: float) -> None:
     """Keep the machine if it satisfies the new search; otherwise say which condition it breaks."""
-    search = news.get("search")
-    offer = olds.get("offer") or {}
-    if not isinstance(search, Mapping) or not offer:  # nothing is known of the machine of an adopted instance
+    search, offer = news.get("search"), json.loads(olds.get("offer") or "{}")
+    if not search or not offer:  # nothing is known of the machine of an adopted instance
         change.updates.append("search")
         return
     # a machine that is rented is not on offer: what only offers have is not held against it

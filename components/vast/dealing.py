@@ -15,7 +15,6 @@ from components.vast.ranking import Candidate, distinct_machines
 from components.vast.wire import Json
 
 Spread = Literal["host", "country", "none"]
-SHARE_KEEP = 2  # for when the first is taken meanwhile; more are searched for
 SPREADS: tuple[str, ...] = get_args(Spread)
 
 
@@ -77,15 +76,6 @@ def deal(candidates: Sequence[Candidate], share: Share, siblings: Siblings) -> l
         free = apart(free, siblings.groups.get("country", ()), lambda one: country(one.offer.geolocation))
     vacant = max(share.of - len(siblings.names), 1)
     return free[share.index % vacant :: vacant]
-
-
-def share_of(records: Sequence[Mapping[str, Json]], share: Share) -> list[Mapping[str, Json]]:
-    """Return the records of candidates that one replica keeps: what is in its inputs is written to state."""
-    if share.of <= 1:
-        return list(records)
-    by_ask = {one.offer.ask_id: record for record in records for one in [Candidate.parse(record)]}
-    mine = deal([Candidate.parse(record) for record in records], share, Siblings())
-    return [by_ask[one.offer.ask_id] for one in mine[:SHARE_KEEP]]
 
 
 def apart(

@@ -133,7 +133,7 @@ def expiry(certificate_pem: str) -> int:
 
 def served_expiry(ip: str, port: int, ca_certificate: str, *, timeout_s: float = 10.0) -> int | None:
     """Return when the certificate that a server shows ends; None when it shows none that the CA signed for it."""
-    context = ssl.create_default_context(cadata=ca_certificate)
+    context = tls_context(ca_certificate)
     try:
         with (
             socket.create_connection((ip, port), timeout=timeout_s) as plain,
@@ -143,6 +143,12 @@ def served_expiry(ip: str, port: int, ca_certificate: str, *, timeout_s: float =
     except OSError:
         return None
     return int(ssl.cert_time_to_seconds(str(shown["notAfter"])))
+
+
+@functools.cache
+def tls_context(ca_certificate: str) -> ssl.SSLContext:
+    """Return what trusts this CA (PEM) alone, made once: a fleet is asked by every thread."""
+    return ssl.create_default_context(cadata=ca_certificate)
 
 
 @functools.cache

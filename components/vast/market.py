@@ -34,8 +34,9 @@ class Search:
     keep: int = 8
 
     @classmethod
-    def parse(cls, raw: Wire) -> Search:
-        """Read a search from a resource's inputs."""
+    def parse(cls, raw: Wire | str) -> Search:
+        """Read a search from a resource's inputs: an OfferQuery's, or the text of it that an Instance has."""
+        raw = json.loads(raw) if isinstance(raw, str) else raw
         return cls(
             query=raw.get("query"),
             constraints=tuple(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from components.vast.identity import ca_file
+from components.vast.identity import tls_context
 from components.vast.wire import Json, Wire
 
 # ready: it served. dead: an answer that proves there is no such server. stranger: a server that answers with a
@@ -73,45 +73,49 @@ class HttpProbe:
 
     def ask(self, ip: str, host_port: int, env: Mapping[str, str]) -> Sight:
         """Send the request once and judge the answer."""
-        import requests  # noqa: PLC0415 - only when something is probed
+        import urllib3  # noqa: PLC0415 - only when something is probed
+        from urllib3 import exceptions as failures  # noqa: PLC0415
 
         headers = {
             name: _PLACEHOLDER.sub(lambda found: env.get(found[1], ""), value) for name, value in self.headers.items()
         }
-        try:
-            answer = requests.request(
-                self.method,
-                self.url(ip, host_port) + self.path,
-                headers=headers,
-                json=self.body,
-                timeout=(min(self.timeout_s, 5.0), self.timeout_s),
-                allow_redirects=False,
-                verify=ca_file(self.ca_certificate) if self.ca_certificate else True,
-            )
-        except requests.exceptions.SSLError as error:
-            cause = _cause(error)
-            return Sight("stranger" if "CERTIFICATE_VERIFY_FAILED" in cause else "dead", f"TLS fails: {cause}")
-        except requests.Timeout:
-            return Sight("silent", f"no answer within {self.timeout_s:g} s")
-        except requests.ConnectionError as error:
-            return _connection(_cause(error))
-        except requests.RequestException as error:
-            return Sight("dead", f"the request fails ({type(error).__name__})")
-        if answer.status_code != 200:
-            return Sight("dead", f"HTTP {answer.status_code} on {self.path}")
-        if self.expect_body and not re.search(self.expect_body, answer.text):
+        timeout = urllib3.Timeout(connect=min(self.timeout_s, 5.0), read=self.timeout_s)
+        pool = (
+            urllib3.HTTPSConnectionPool(ip, host_port, timeout=timeout, ssl_context=tls_context(self.ca_certificate))
+            if self.ca_certificate
+            else urllib3.HTTPConnectionPool(ip, host_port, timeout=timeout)
+        )
+        with pool:
+            try:
+                answer = pool.request(
+                    self.method, self.path, headers=headers, json=self.body, retries=False, redirect=False
+                )
+            except failures.SSLError as error:
+                cause = _cause(error)
+                return Sight("stranger" if "CERTIFICATE_VERIFY_FAILED" in cause else "dead", f"TLS fails: {cause}")
+            except failures.ConnectTimeoutError as error:
+                if isinstance(error, failures.NewConnectionError):
+                    return _connection(_cause(error))
+                return Sight("silent", f"no answer within {self.timeout_s:g} s")
+            except failures.TimeoutError:
+                return Sight("silent", f"no answer within {self.timeout_s:g} s")
+            except failures.ProtocolError as error:
+                return _connection(_cause(error))
+            except (failures.HTTPError, ValueError) as error:
+                return Sight("dead", f"the request fails ({type(error).__name__})")
+        if answer.status != 200:
+            return Sight("dead", f"HTTP {answer.status} on {self.path}")
+        if self.expect_body and not re.search(self.expect_body, answer.data.decode(errors="replace")):
             return Sight("dead", f"{self.path} answers 200 without {self.expect_body!r}")
         return Sight("ready", "answers")
 
 
 def _cause(error: BaseException) -> str:
-    """Return the innermost cause of a requests error, as text."""
+    """Return the innermost cause of a urllib3 error, as text."""
     inner: BaseException = error
     while True:
-        reason = getattr(inner, "reason", None) or next(
-            (arg for arg in inner.args if isinstance(arg, BaseException)), None
-        )
-        if not isinstance(reason, BaseException):
+        reason = inner.__cause__ or next((arg for arg in inner.args if isinstance(arg, BaseException)), None)
+        if reason is None:
             return f"{type(inner).__name__}: {inner}"
         inner = reason
 

@@ -63,6 +63,18 @@ class Candidate:
             "ready_s": round(self.ready_s),
         }
 
+    def in_short(self) -> dict[str, Json]:
+        """Return what a policy judges it by, in Vast.ai's words."""
+        offer = self.offer
+        return {
+            "ask_contract_id": offer.ask_id,
+            "machine_id": offer.machine_id,
+            "gpu_name": offer.gpu_name,
+            "geolocation": offer.geolocation,
+            "hosting_type": offer.raw.get("hosting_type"),
+            "dph_total": offer.dph_total_usd,
+        }
+
     @property
     def hourly_usd(self) -> float:
         """Dollars per hour for GPU and disk, with the one-off pull spread over a day."""

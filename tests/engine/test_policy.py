@@ -49,8 +49,7 @@ Instance(
     InstanceArgs(
         label_base="mine",
         owner=offers.id,
-        search=offers.search,
-        candidates=offers.candidates,
+        search=offers.search_text,
         searched_at=offers.searched_at,
         image="vllm/vllm-openai:latest",
         disk_gb=40,

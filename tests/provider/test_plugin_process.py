@@ -15,6 +15,7 @@ from components.credentials import ApiKeyProvider
 from components.instance import InstanceProvider
 from components.offers import OfferQueryProvider
 from components.validation import RerankValidationProvider
+from components.vast.change import as_text
 from tests.provider.conftest import until
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -32,13 +33,11 @@ STORED = {
 }
 
 
-def instance_props(candidates, searched_at, **changes):
+def instance_props(**changes):
     return {
         "label_base": "vast-reranker/test/reranker",
         "owner": "0a1b2c3d",
-        "search": SEARCH,
-        "candidates": candidates,
-        "searched_at": searched_at,
+        "search": as_text(SEARCH),
         "image": "vllm/vllm-openai:v0.19.1",
         "disk_gb": 40,
         "ports": ["8000:8000"],
@@ -82,9 +81,9 @@ def test_a_query_that_cannot_be_read_is_a_check_failure_with_the_position(plugin
     assert "position 12" in failures[0]
 
 
-def test_an_instance_is_created_read_and_deleted(plugin, found, market, engine):
+def test_an_instance_is_created_read_and_deleted(plugin, market, engine):
     provider = InstanceProvider()
-    props = instance_props(found["candidates"], found["searched_at"])
+    props = instance_props()
     id_, outs = plugin.create(provider, props, urn="urn:pulumi:t::p::x::the-row")
     assert billed(market) == {int(id_)}
     assert outs["url"] == f"http://{outs['ip']}:{outs['port']:.0f}"
@@ -105,8 +104,8 @@ def test_an_instance_is_created_read_and_deleted(plugin, found, market, engine):
     assert any(message.ephemeral for message in engine.messages)
 
 
-def test_an_error_is_one_clean_line_and_leaves_nothing_rented(plugin, found, market):
-    props = instance_props(found["candidates"], found["searched_at"], image="", disk_gb=40)
+def test_an_error_is_one_clean_line_and_leaves_nothing_rented(plugin, market):
+    props = instance_props(image="", disk_gb=40)
     with pytest.raises(grpc.RpcError) as caught:
         plugin.create(InstanceProvider(), props)
     assert "Traceback" not in caught.value.details()
@@ -114,14 +113,14 @@ def test_an_error_is_one_clean_line_and_leaves_nothing_rented(plugin, found, mar
     assert billed(market) == set()
 
 
-def test_more_than_the_stock_four_creates_run_at_once(plugin, found, market):
+def test_more_than_the_stock_four_creates_run_at_once(plugin, market):
     # the market takes long enough that a pool of four would need a second turn
     requests.post(f"{market.url}/_emulator/faults", json={"kind": "stuck_loading"}, timeout=10).raise_for_status()
     provider = InstanceProvider()
     many = 7
     for n in range(many):
         base = f"vast-reranker/test/replica-{n}"
-        props = instance_props(found["candidates"], found["searched_at"], label_base=base)
+        props = instance_props(label_base=base)
         threading.Thread(target=lambda props=props: _ignore_error(plugin.create, provider, props), daemon=True).start()
     until(lambda: len(billed(market)) == many)
 
@@ -131,9 +130,9 @@ def _ignore_error(call, *args):
         call(*args)
 
 
-def test_a_plugin_whose_engine_died_destroys_what_it_rented_and_ends(plugin, found, market, engine):
+def test_a_plugin_whose_engine_died_destroys_what_it_rented_and_ends(plugin, market, engine):
     requests.post(f"{market.url}/_emulator/faults", json={"kind": "stuck_loading"}, timeout=10).raise_for_status()
-    props = instance_props(found["candidates"], found["searched_at"])
+    props = instance_props()
     threading.Thread(target=lambda: _ignore_error(plugin.create, InstanceProvider(), props), daemon=True).start()
     until(lambda: billed(market))
     engine.die()
@@ -141,11 +140,11 @@ def test_a_plugin_whose_engine_died_destroys_what_it_rented_and_ends(plugin, fou
     assert billed(market) == set()
 
 
-def test_a_create_after_a_killed_plugin_adopts_what_it_rented(plugin, found, market, engine, tmp_path):
+def test_a_create_after_a_killed_plugin_adopts_what_it_rented(plugin, market, engine, tmp_path):
     from tests.provider.conftest import Plugin  # noqa: PLC0415
 
     requests.post(f"{market.url}/_emulator/faults", json={"kind": "stuck_loading"}, timeout=10).raise_for_status()
-    props = instance_props(found["candidates"], found["searched_at"])
+    props = instance_props()
     threading.Thread(target=lambda: _ignore_error(plugin.create, InstanceProvider(), props), daemon=True).start()
     left = until(lambda: billed(market))
     os.kill(plugin.process.pid, signal.SIGKILL)

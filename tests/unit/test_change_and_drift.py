@@ -18,9 +18,8 @@ INPUTS = {
     "env": {"K": "v"},
     "ports": ["8000:8000"],
     "disk_gb": 40,
-    "search": SEARCH,
+    "search": change.as_text(SEARCH),
     "candidates": [{"ask_contract_id": 1}],
-    "searched_at": 5,
     "probe": {"port": 8000},
     "label_base": "p/s/n",
     "owner": "0a1b",
@@ -29,15 +28,19 @@ OUTS = {
     **change.recorded(INPUTS),
     "drift": "",
     "image_uuid": "vllm/vllm-openai:v0.19.1",
-    "offer": offer(),
+    "offer": change.as_text(offer()),
     "ip": "127.0.1.9",
     "port": 40123,
     "dph_total_usd": 0.09,
 }
 
 
+def asking(**changes):
+    return {**INPUTS, "search": change.as_text({**SEARCH, **changes})}
+
+
 def test_nothing_changed_is_no_change_even_after_the_engine_turned_ints_into_floats():
-    news = {**INPUTS, "disk_gb": 40.0, "search": {**SEARCH, "pull_gb": 12.0, "constraints": []}}
+    news = {**INPUTS, "disk_gb": 40.0, "search": change.as_text({**SEARCH, "pull_gb": 12.0, "constraints": []})}
     assert not change.plan(OUTS, news, now=NOW).any
 
 
@@ -63,23 +66,27 @@ def test_another_price_of_a_bid_updates_in_place():
 
 
 def test_a_query_cannot_judge_an_adopted_machine_of_which_nothing_is_recorded():
-    plan = change.plan({**OUTS, "offer": {}}, {**INPUTS, "search": {**SEARCH, "query": "num_gpus=8"}}, now=NOW)
+    plan = change.plan(
+        {**OUTS, "offer": ""}, {**INPUTS, "search": change.as_text({**SEARCH, "query": "num_gpus=8"})}, now=NOW
+    )
     assert (plan.replaces, plan.updates) == ([], ["search"])
 
 
 def test_a_moving_market_is_no_change():
-    news = {**INPUTS, "candidates": [{"ask_contract_id": 2}], "searched_at": 99}
+    news = {**INPUTS, "candidates": [{"ask_contract_id": 2}]}
     assert not change.plan(OUTS, news, now=NOW).any
 
 
 def test_a_new_query_keeps_a_machine_that_still_satisfies_it():
-    plan = change.plan(OUTS, {**INPUTS, "search": {**SEARCH, "query": "num_gpus=1 gpu_ram>=16"}}, now=NOW)
+    plan = change.plan(
+        OUTS, {**INPUTS, "search": change.as_text({**SEARCH, "query": "num_gpus=1 gpu_ram>=16"})}, now=NOW
+    )
     assert (plan.replaces, plan.updates) == ([], ["search"])
 
 
 def test_a_new_query_replaces_a_machine_that_breaks_it_and_says_by_what():
     cap = {"field": "dph_total", "op": "lte", "value": 0.05, "because": "max_dph_usd"}
-    plan = change.plan(OUTS, {**INPUTS, "search": {**SEARCH, "constraints": [cap]}}, now=NOW)
+    plan = change.plan(OUTS, asking(constraints=[cap]), now=NOW)
     assert plan.replaces == ["search"]
     assert "dph_total<=0.05 (it has 0.09)" in plan.reasons[0]
 
