@@ -79,7 +79,7 @@ def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]
             RerankClient(server.url, props["api_key"], verify=ca or True, timeout_s=60.0),
             model,
             doors_closed=bool(props.get("guard")),
-            every_door=server is due[0],  # all run one image by one command: their routes are the same
+            thorough=server is due[0],  # all run one image by one command
             ca_file=ca,
             max_latency_ms=float(props.get("max_latency_ms") or 0.0),
         )

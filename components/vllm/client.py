@@ -6,6 +6,7 @@ Bodies: vLLM 0.19.1 and 0.32.0, entrypoints/pooling (rerank and score protocols)
 
 from __future__ import annotations
 
+import functools
 import http.client
 import ssl
 from collections.abc import Mapping, Sequence
@@ -229,6 +230,12 @@ class RerankClient:
         return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
 
 
+@functools.cache
+def trusting(ca_file: str | None) -> ssl.SSLContext:
+    """Return what trusts the CA of a file, or the public ones, made once: to read them costs more than a request."""
+    return ssl.create_default_context(cafile=ca_file)
+
+
 class Line:
     """A connection that is kept, and that sends paths letter for letter as given."""
 
@@ -239,7 +246,7 @@ class Line:
         if parts.scheme == "http":
             self._line = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
         else:
-            context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
+            context = trusting(verify if isinstance(verify, str) else None)
             self._line = http.client.HTTPSConnection(
                 parts.hostname or "", parts.port, timeout=timeout_s, context=context
             )
