@@ -21,7 +21,7 @@ from components.offers import OfferQuery, OfferQueryArgs
 from components.reranker import Common, launch_of, server
 from components.settings import Access, Settings
 from components.validation import RerankValidation, RerankValidationArgs
-from components.vast.models import HOURS_PER_MONTH
+from components.vast.cost import monthly
 from components.vast.ranking import START_S
 
 OPEN_DOORS = (
@@ -143,7 +143,7 @@ class RerankerFleet(pulumi.ComponentResource):
 
     def monthly_cost_usd(self) -> pulumi.Output[float]:
         """Return dollars for 730 hours of it."""
-        return self.hourly_cost_usd().apply(lambda cost: round(cost["total"] * HOURS_PER_MONTH, 2))
+        return self.hourly_cost_usd().apply(monthly)
 
     def table(self) -> pulumi.Output[list[dict[str, Any]]]:
         """Return what each replica is: instance_id, machine_id, host_id, gpu, geolocation, url, hourly_cost_usd."""

@@ -268,7 +268,8 @@ class InstanceProvider(VastProvider):
             found = self.session.search(Search.parse(props["search"]))
         except NoOffer as error:
             raise NoOffer(f"a machine has to be rented, but {error}") from None
-        if usable := self._dealt(found, props):
+        # where the market has become so small that nothing is left to deal, whoever comes first has it
+        if usable := self._dealt(found, props) or self._free(found, props):
             return usable
         raise NoOffer(
             f"a machine has to be rented, but each of the {len(found)} that fit has just failed or serves another "
@@ -277,7 +278,7 @@ class InstanceProvider(VastProvider):
 
     def _again(self, props: Mapping[str, Any]) -> list[Candidate]:
         """Return candidates of a new search, this replica's own first; claims keep two from renting one machine."""
-        found = self.session.search(Search.parse(props["search"]), max_age_s=0.0)
+        found = self.session.search(Search.parse(props["search"]), again=True)
         mine = self._dealt(found, props)
         return [*mine, *(one for one in found if one not in mine)]
 
@@ -313,7 +314,7 @@ class InstanceProvider(VastProvider):
 
 
 class Instance(Resource, module="vast", name="Instance"):
-    """A serving instance. Outputs are Vast's own names where Vast has one."""
+    """A serving instance. Outputs are Vast's own names where Vast has one; more of them are in the state."""
 
     instance_id: pulumi.Output[int]
     machine_id: pulumi.Output[int]
@@ -323,16 +324,11 @@ class Instance(Resource, module="vast", name="Instance"):
     url: pulumi.Output[str]
     gpu: pulumi.Output[str]
     geolocation: pulumi.Output[str]
-    status: pulumi.Output[str]
-    drift: pulumi.Output[str]
-    label: pulumi.Output[str]
     hourly_cost_usd: pulumi.Output[dict[str, float]]
-    monthly_cost_usd: pulumi.Output[float]
     bandwidth_cost_usd_gb: pulumi.Output[dict[str, float]]
     pull_cost_usd: pulumi.Output[float]
     rejected_machines: pulumi.Output[list[dict[str, Any]]]
     certificate_expires_at: pulumi.Output[int]
-    ready_s: pulumi.Output[float]
 
     def __init__(self, name: str, args: InstanceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         inputs = {key: value for key, value in vars(args).items() if value is not None}
@@ -441,7 +437,6 @@ def _outputs(props: Mapping[str, Any], probe: HttpProbe, label: Label, rented: R
         "image_uuid": contract.image,
         "command_digest": contract.command_digest,
         "hourly_cost_usd": hourly,
-        "monthly_cost_usd": cost.monthly(hourly),
         "bandwidth_cost_usd_gb": cost.bandwidth(contract),
         "pull_cost_usd": round(candidate.pull_cost_usd, 4) if candidate else 0.0,
         "offer": as_text(candidate.offer.record()) if candidate else "",

@@ -98,9 +98,13 @@ class Session:
                 self._account = (time.monotonic(), self.client.account())
             return self._account[1]
 
-    def search(self, search: Search, *, max_age_s: float = FRESH_S) -> Sequence[Candidate]:
-        """Return ranked candidates, from this process's last search of the same kind when it is recent enough."""
-        key, asked_at = search.key(), time.monotonic()
+    def search(self, search: Search, *, again: bool = False) -> Sequence[Candidate]:
+        """Return ranked candidates: what this process's last search of the same kind found, when that is recent.
+
+        `again` asks anew, and leaves what was found at first to be dealt out to the others.
+        """
+        key, asked_at = f"{search.key()} {again}", time.monotonic()
+        max_age_s = 0.0 if again else FRESH_S
         with self._lock:
             alone = self._search_locks.setdefault(key, threading.Lock())
         with alone:  # whoever asks while a search of the same kind is under way shares its answer

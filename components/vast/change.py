@@ -56,10 +56,8 @@ TABLE: Mapping[str, Effect] = {
     # signs with the certificate above, and changes with it
     "ca_private_key": "ignore",
 }
-# Outputs keep only whether these changed; `read` and `delete` need none of them.
-BY_DIGEST = frozenset(
-    {"args", "onstart", "env", "files", "image_login", "search", "spec_fault_logs", "deadlines", "money", "policy"}
-)
+# What `read` and `delete` need is kept in the outputs as it is; of the rest only whether it changed.
+KEPT = ("label_base", "owner", "probe", "watch", "ca_certificate", "bid")
 DIGEST_CHARS = 12
 
 
@@ -79,9 +77,9 @@ class Change:
 
 def recorded(inputs: Wire) -> dict[str, Json]:
     """Return what outputs keep of the inputs, for `plan` to compare with."""
-    kept = {key: inputs[key] for key in TABLE if key in inputs and TABLE[key] != "ignore" and key not in BY_DIGEST}
-    digests = {key: digest(inputs[key]) for key in sorted(BY_DIGEST) if inputs.get(key) is not None}
-    return {**kept, "declared": digests}
+    kept = {key: inputs[key] for key in KEPT if key in inputs}
+    others = [key for key, effect in TABLE.items() if effect != "ignore" and key not in KEPT]
+    return {**kept, "declared": as_text({key: digest(inputs[key]) for key in others if inputs.get(key) is not None})}
 
 
 def as_text(value: Json) -> str:
@@ -101,12 +99,13 @@ def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -
     `unknown`: inputs that cannot be compared yet.
     """
     change = Change()
+    declared = json.loads(olds.get("declared") or "{}")
     for key, effect in TABLE.items():
         if effect == "ignore" or key in unknown:
             continue
         old, new = olds.get(key), news.get(key)
-        if key in BY_DIGEST:
-            old, new = (olds.get("declared") or {}).get(key), None if new is None else digest(new)
+        if key not in KEPT:
+            old, new = declared.get(key), None if new is None else digest(new)
         if same(old, new):
             continue
         if key == "bid" and bool(old) != bool(new):
