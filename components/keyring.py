@@ -66,7 +66,8 @@ class KeyRingProvider(VastProvider):
                 return False
 
         others = [name for name, is_wrong in on_each(Server.listed(props.get("servers")), wrong).items() if is_wrong]
-        drift = f"keys: {', '.join(others)} does not accept exactly the keys of this stack" if others else ""
+        named = ", ".join(others)
+        drift = f"keys: these servers do not accept exactly the keys of this stack: {named}" if others else ""
         if drift:
             ENGINE.log(drift, severity="warning")
         return ReadResult(id_, {**props, "drift": drift})

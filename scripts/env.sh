@@ -34,6 +34,7 @@ _vr_main() {
   search="$_vr_repo/.tools/bin:$_vr_repo/.venv/bin:${search%:}"
   if [ "$_vr_mode" = local ]; then search="$_vr_repo/tools/local:$search"; fi
   export PATH="$search" PULUMI_SKIP_UPDATE_CHECK=true VASTAI_NO_UPDATE_CHECK=1
+  export PULUMI_PARALLEL="${PULUMI_PARALLEL:-128}" # all replicas boot at once; the engine's default is four per core
 
   _vr_set PULUMI_BACKEND_URL "file://$_vr_repo/.local/state"
   _vr_set PULUMI_HOME "$_vr_repo/.local/pulumi-home"

@@ -105,6 +105,7 @@ def test_what_is_in_the_table_and_not_tested_here_cannot_be_changed_by_config():
         "ports",
         "user",
         "image_login",
+        "files",
         "label_base",
         "owner",
         "probe",

@@ -148,7 +148,7 @@ def test_keys_that_a_server_forgot_are_drift_and_up_tells_it_again(scene):
     client.hold_keys([])
     seen = scene.stack.drift()
     assert seen.rc == 7, seen.text
-    assert "keys: the server does not accept exactly the keys of this stack" in seen
+    assert "keys: these servers do not accept exactly the keys of this stack: reranker" in seen
     assert scene.stack.up().rc == 0
     assert scene.instance_id == first
     assert client.held_keys() == [hashlib.sha256(out["api_key"].encode()).hexdigest()]

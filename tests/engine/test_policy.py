@@ -50,7 +50,6 @@ Instance(
         label_base="mine",
         owner=offers.id,
         search=offers.search_text,
-        searched_at=offers.searched_at,
         image="vllm/vllm-openai:latest",
         disk_gb=40,
         ports=["8000/tcp"],
@@ -146,6 +145,7 @@ def test_a_stack_that_keeps_every_rule_is_rented_within_them_and_stays_in_sync(m
     assert done.rc == 0, done.text
     instances = json.loads(stack.export())["deployment"]["resources"]
     offer = next(one for one in instances if one["type"].endswith("vast:Instance"))["outputs"]["offer"]
+    offer = json.loads(offer)
     assert offer["hosting_type"] == 1
     assert offer["geolocation"][-2:] in KEEPING["policy_countries"]
     assert offer["dph_total"] <= 0.5

@@ -1,10 +1,11 @@
-"""Two real vLLM behind a real Caddy through the engine: rolled, healed, re-keyed under load. Minutes of two cores.
+"""Two real vLLM behind a real Caddy through the engine: rolled, healed, scaled, re-keyed under load. Many minutes.
 
 Left out of `make test`; `make test-fleet` runs it.
 """
 
 import os
 import sys
+import threading
 
 import pytest
 
@@ -23,6 +24,8 @@ pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(not os.environ.get("VLLM_FLEET"), reason="four vLLM at once: make test-fleet"),
 ]
+
+SCALED = 5
 
 
 @pytest.fixture
@@ -48,6 +51,8 @@ def balanced(tmp_path):
             "drain_timeout_s": 60,
             "probe_window_s": 20,
             "probe_timeout_s": "120",
+            # without the compiler, which would take most of each boot
+            "extra_args": ["--enforce-eager"],
         }
         stack = EngineStack(tmp_path / "stack", market.url, config=config).init()
         done = stack.run("up", "--yes", "--skip-preview", "--parallel", "64", timeout_s=1200)
@@ -58,7 +63,7 @@ def balanced(tmp_path):
     caddy.stop()
 
 
-def test_no_request_to_real_vllm_fails_while_a_fleet_rolls_heals_and_changes_its_key(balanced):
+def test_no_request_to_real_vllm_fails_while_a_fleet_rolls_heals_scales_and_changes_its_key(balanced):
     stack, seen = balanced.stack, {}
 
     def again():
@@ -80,11 +85,17 @@ def test_no_request_to_real_vllm_fails_while_a_fleet_rolls_heals_and_changes_its
 
     def roll():
         before = stack.instances()
-        stack.write_config(extra_args=["--max-num-seqs", "64"])
+        stack.write_config(extra_args=["--enforce-eager", "--max-num-seqs", "64"])
         again()
         assert not before & stack.instances()
 
-    for name, act in {"key": new_key, "heal": heal, "roll": roll}.items():
+    def scale():
+        for replicas in (SCALED, 2):
+            stack.write_config(replicas=replicas)
+            again()
+
+    acts = {"quiet": lambda: threading.Event().wait(30), "key": new_key, "heal": heal, "roll": roll}
+    for name, act in (acts | {f"scale 2-{SCALED}-2": scale}).items():
         with Load(balanced, per_s=1.5, threads=2) as load:
             act()
         seen[name] = load
