@@ -62,7 +62,8 @@ class GatewayArgs:
     `upstreams`: host:port or the rerankers' URLs; all take `upstream_key`, and their certificates are signed by
     `upstream_ca` (PEM; empty for plain HTTP) for `server_name`. `certificate` and `private_key` are PEM; or
     `internal_names` has Caddy's own CA sign for these names; with neither the gateway speaks plain HTTP.
-    `policy`: see components.caddy.record.Policy. `drain_timeout_s` bounds the wait for requests in flight.
+    `policy`: see components.caddy.record.Policy. `drain_timeout_s` bounds the wait for requests in flight, and
+    `settle_s` is for how long there must be none: one that has just come in is in no count yet.
     """
 
     admin_url: pulumi.Input[str]
@@ -81,7 +82,7 @@ class GatewayArgs:
     admin_key: pulumi.Input[str] = ""
     admin_ca: pulumi.Input[str] = ""
     drain_timeout_s: float = 300.0
-    settle_s: float = 1.0
+    settle_s: float = 3.0
     rented: bool = False
 
 
