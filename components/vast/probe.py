@@ -93,14 +93,14 @@ class HttpProbe:
             except failures.SSLError as error:
                 cause = _cause(error)
                 return Sight("stranger" if "CERTIFICATE_VERIFY_FAILED" in cause else "dead", f"TLS fails: {cause}")
-            except failures.ConnectTimeoutError as error:
-                if isinstance(error, failures.NewConnectionError):
-                    return _connection(_cause(error))
-                return Sight("silent", f"no answer within {self.timeout_s:g} s")
+            except failures.NewConnectionError as error:  # before TimeoutError, which it is one of in urllib3 2
+                return _connection(_cause(error))
             except failures.TimeoutError:
                 return Sight("silent", f"no answer within {self.timeout_s:g} s")
             except failures.ProtocolError as error:
-                return _connection(_cause(error))
+                cut = _connection(_cause(error))
+                # what came was an answer, so the address is reached: it stops short, or is no HTTP
+                return Sight("dead", "the answer is no whole HTTP") if cut.verdict == "silent" and _came(error) else cut
             except (failures.HTTPError, ValueError) as error:
                 return Sight("dead", f"the request fails ({type(error).__name__})")
         if answer.status != 200:
@@ -118,6 +118,11 @@ def _cause(error: BaseException) -> str:
         if reason is None:
             return f"{type(inner).__name__}: {inner}"
         inner = reason
+
+
+def _came(error: BaseException) -> bool:
+    """Whether something was answered: what the network does is an OSError."""
+    return not any(isinstance(one, OSError) for one in (error.__cause__, *error.args))
 
 
 def _connection(cause: str) -> Sight:
