@@ -38,7 +38,7 @@ from components.vast.status import Observation, observe
 from policy.facts import of_instance
 from policy.rules import Limits, violations
 
-SHOWN = 2
+SHOWN = 8  # candidates that a policy pack is shown, best first
 PROBE_EVERY_S = 1.0
 LOOK_FRESH_S = 5.0  # one list serves the reads of a whole fleet, which come within seconds
 
@@ -94,7 +94,7 @@ class InstanceProvider(VastProvider):
     def check(self, olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         """Say which offer would be rented, whenever something would be; a preview shows it before it costs anything."""
         if olds or not known(news.get("search")):
-            return CheckResult({**news, "candidates": olds.get("candidates") or []}, _refused(news))
+            return CheckResult({**news, "candidates": self._shown(olds, news)}, _refused(news))
         if adopt := self._to_adopt(news):
             ENGINE.log(f"adopts instance {adopt}; nothing is rented")
             named = self.session.board.contract(adopt, max_age_s=1.0)
@@ -105,7 +105,7 @@ class InstanceProvider(VastProvider):
             return CheckResult(news, [CheckFailure("", str(error))])
         if refused := _refused(news, [one.offer.raw for one in candidates]):
             return CheckResult(news, refused)
-        news = {**news, "candidates": [one.in_short() for one in candidates[:SHOWN]]}  # what a policy pack is shown
+        news = {**news, "candidates": _in_short(candidates)}
         first = candidates[0]
         hedge = int(news.get("hedge") or 1)
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
@@ -276,6 +276,17 @@ class InstanceProvider(VastProvider):
             "replica; widen the query or have fewer replicas"
         )
 
+    def _shown(self, olds: Mapping[str, Any], news: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return what a policy pack is shown of a running instance: a pack judges before it is known whether it will be
+        replaced, so of another search that search's offers, none where nothing fits (a replacement then fails by it).
+        """
+        if not known(news.get("search")) or same(olds.get("search"), news["search"]):
+            return list(olds.get("candidates") or [])
+        try:
+            return _in_short(self._candidates(news))
+        except NoOffer:
+            return []
+
     def _again(self, props: Mapping[str, Any]) -> list[Candidate]:
         """Return candidates of a new search, this replica's own first; claims keep two from renting one machine."""
         found = self.session.search(Search.parse(props["search"]), again=True)
@@ -340,10 +351,14 @@ class Instance(Resource, module="vast", name="Instance"):
         super().__init__(InstanceProvider(), name, {**outputs, **inputs}, opts)
 
 
+def _in_short(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+    return [one.in_short() for one in candidates[:SHOWN]]
+
+
 def _refused(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:
     """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers."""
     inputs = certain(dict(news))
-    facts = of_instance(inputs, offers, tls="ca_certificate" in news)  # unknown until it is made
+    facts = of_instance(inputs, offers, tls=news.get("ca_certificate") not in (None, ""))  # unknown until it is made
     broken = violations(facts, Limits.parse(inputs.get("policy") or {}))
     lines = ["the policy of this stack refuses it; nothing is rented", *(str(one) for one in broken)]
     return [CheckFailure("", "\n".join(lines))] if broken else []

@@ -76,7 +76,7 @@ def _of_resource(rule: Rule) -> Any:
             inputs = _known(args.props)
             offers = inputs.get("candidates") or ()
             # not known until it is made, and to look at it would end the rule: that it is asked for is enough
-            tls = "ca_certificate" in set(args.props)
+            tls = "ca_certificate" in set(args.props) and inputs.get("ca_certificate") != ""
             _judge(rule, of_instance(inputs, offers, tls=tls), inputs, args.get_config(), report)
 
     return validate

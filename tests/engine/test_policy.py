@@ -214,6 +214,19 @@ def test_the_pack_refuses_a_program_that_says_nothing_of_policy_and_validates_no
     assert refused_by_pack(done.text) >= {"pinned-image", "tls-and-guard", "no-bid", "label", "validation", "countries"}
 
 
+def test_the_pack_reads_what_binds_an_instance_off_its_outputs_too_where_it_judges_the_whole_stack(
+    market, pack, tmp_path
+):
+    stack = bare(market, tmp_path, policy='policy={"rules": ["label"]}')
+    program = stack.project / "__main__.py"
+    program.write_text(program.read_text().replace('"mine"', '"a/b/mine"').replace("8000/tcp", "8000:8000"))
+    args = with_pack(stack, pack)
+    for done in (stack.up(*args), stack.preview(*args)):
+        assert done.rc == 0, done.text
+        assert "✅ vast-reranker@v1.0.0" in done, done.text
+    assert stack.destroy().rc == 0
+
+
 def test_every_rule_is_broken_here(pack):
     by_pack = {"label", "validation"}
     assert set(BREAKING) | by_pack == {rule.name for rule in RULES}
