@@ -59,15 +59,18 @@ class KeyRingProvider(VastProvider):
         """See which keys the servers accept. One that cannot be asked is the Instance's matter, not drift here."""
         wanted = set(_digests(_keys(props)))
 
-        def wrong(server: Server) -> bool:
+        def wrong(server: Server) -> bool | None:
             try:
                 return set(_client(props, server, LOOK_TIMEOUT_S).held_keys()) != wanted
             except ServingError:
-                return False
+                return None
 
-        others = [name for name, is_wrong in on_each(Server.listed(props.get("servers")), wrong).items() if is_wrong]
-        named = ", ".join(others)
-        drift = f"keys: these servers do not accept exactly the keys of this stack: {named}" if others else ""
+        seen = on_each(Server.listed(props.get("servers")), wrong)
+        named = ", ".join(name for name, is_wrong in seen.items() if is_wrong)
+        # what was wrong is not put right by a server's silence
+        drift = str(props.get("drift") or "") if None in seen.values() else ""
+        if named:
+            drift = f"keys: these servers do not accept exactly the keys of this stack: {named}"
         if drift:
             ENGINE.log(drift, severity="warning")
         return ReadResult(id_, {**props, "drift": drift})

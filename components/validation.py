@@ -71,8 +71,9 @@ def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]
     model = load_catalog().model(props["model"])
     ca = ca_file(str(props["ca_certificate"])) if props.get("ca_certificate") else None
     servers, due = Server.listed(props["servers"]), changed(olds, props, COMMON)
-    where = ", ".join(one.url for one in due)
-    ENGINE.log(f"scoring golden pairs of {model.name} on /rerank of {where}", ephemeral=True)
+    if due:
+        where = ", ".join(one.url for one in due)
+        ENGINE.log(f"scoring golden pairs of {model.name} on /rerank of {where}", ephemeral=True)
 
     def checked(server: Server) -> Report:
         report = run_checks(
@@ -83,6 +84,8 @@ def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]
             ca_file=ca,
             max_latency_ms=float(props.get("max_latency_ms") or 0.0),
         )
+        if report.doors:  # also where one is open
+            ENGINE.log(f"what every route says to those who may not come in:\n{table(report.doors)}")
         report.raise_if_failed()
         return report
 
@@ -90,8 +93,6 @@ def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]
     summary = dict(olds.get("summary") or {})
     if due:
         first = reports[due[0].name]
-        if first.doors:
-            ENGINE.log(f"what every route says to those who may not come in:\n{table(first.doors)}")
         ENGINE.log(f"{first.count} checks passed on {len(due)} servers; weights that ran: {first.weights}")
         summary |= {
             "passed": True,

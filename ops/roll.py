@@ -121,11 +121,12 @@ def planned(pulumi: Pulumi, config: StackConfig) -> tuple[plans.Plan, list[str]]
             f"more than a roll is to be done: {', '.join(other)}",
             f"python -m ops.deploy --stack {pulumi.stack} does it, all at once; a roll only replaces servers",
         )
-    if any(one.startswith(f"{name}: model:") for one in plan.pending for name in _gateways(fleet)):
+    told = tuple(f"{name}: model{sign}" for name in _told_model(fleet) for sign in (": ", " changed"))
+    if any(one.startswith(told) for one in plan.pending):
         raise OpsError(
             USAGE,
-            "another model: for the time of the roll one address would serve two, whose scores do not compare",
-            f"python -m ops.deploy --stack {pulumi.stack} moves the gateway once, from all old servers to all new ones",
+            "another model: for the time of the roll one fleet would serve two, whose scores do not compare",
+            f"python -m ops.deploy --stack {pulumi.stack} starts all new servers before the old ones go",
         )
     if touched and config.get("replace") == "in_place":
         raise OpsError(
@@ -184,8 +185,10 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _gateways(fleet: Fleet) -> list[str]:
-    return [named(fleet.gateway)] if fleet.gateway else []
+def _told_model(fleet: Fleet) -> list[str]:
+    """Return the names of what takes one model of all servers: the gateway, the validation where there are several."""
+    validation = [f"{fleet.name}-validation"] if len(fleet.replicas) > 1 else []
+    return [*validation, *([named(fleet.gateway)] if fleet.gateway else [])]
 
 
 def _pairs(names: Sequence[str], ids: Sequence[int]) -> str:

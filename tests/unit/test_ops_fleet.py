@@ -5,6 +5,8 @@ import pytest
 from ops import exits
 from ops.config import assignments
 from ops.fleet import Fleet, batches, key_resource, secret_output
+from ops.roll import planned
+from ops.run import Run
 
 FLEET = "urn:pulumi:s::p::vast:index:RerankerFleet::reranker"
 DYNAMIC = "pulumi-python:dynamic/vast:"
@@ -59,6 +61,43 @@ def test_what_else_waits_for_being_destroyed_is_told():
     found = state()
     found["deployment"]["resources"][-3]["delete"] = True
     assert Fleet.parse(found).stray == ("reranker-gateway-instance",)
+
+
+def test_only_servers_of_the_fleet_are_replicas_whatever_else_is_rented():
+    found = state()
+    other = f"{FLEET.rpartition('::')[0]}::other"
+    found["deployment"]["resources"] += [
+        resource(f"{DYNAMIC}Instance", "reranker-4", other, "60"),
+        resource(f"{DYNAMIC}Instance", "reranker-x", FLEET, "61"),
+        resource(f"{DYNAMIC}Instance", "reranker-2b", FLEET, "62"),
+    ]
+    assert list(Fleet.parse(found).replicas) == ["reranker", "reranker-2", "reranker-3"]
+
+
+class Planned:
+    """A stack whose preview says one thing, and whose state is known."""
+
+    stack = "s"
+
+    def __init__(self, export, urn, before, after):
+        meta = {"urn": urn, "type": f"{DYNAMIC}RerankValidation", "op": "update"}
+        steps = [{**meta, "old": {"inputs": {"model": before}}, "new": {"inputs": {"model": after}}}]
+        self.found = export, Run(0, [{"resourcePreEvent": {"metadata": one}} for one in steps], "")
+
+    def export(self):
+        return self.found[0]
+
+    def preview(self):
+        return self.found[1]
+
+
+@pytest.mark.parametrize(("before", "after"), [("one", "two"), ("x" * 99, "y" * 99)])
+def test_another_model_is_no_roll_of_several_servers_without_a_gateway_either(before, after):
+    found = state()
+    found["deployment"]["resources"] = [one for one in found["deployment"]["resources"] if "gateway" not in one["urn"]]
+    urn = next(one["urn"] for one in found["deployment"]["resources"] if one["urn"].endswith("::reranker-validation"))
+    with pytest.raises(exits.OpsError, match="another model"):
+        planned(Planned(found, urn, before, after), None)
 
 
 def test_an_empty_state_has_no_fleet():
