@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from components.redaction import scrub, tail
@@ -42,6 +44,40 @@ def asking(**changes):
 def test_nothing_changed_is_no_change_even_after_the_engine_turned_ints_into_floats():
     news = {**INPUTS, "disk_gb": 40.0, "search": change.as_text({**SEARCH, "pull_gb": 12.0, "constraints": []})}
     assert not change.plan(OUTS, news, now=NOW).any
+
+
+FULL = {key: INPUTS.get(key, f"{key}-as-declared") for key in change.TABLE} | {"bid": {"factor": 1.25}}
+COMPARED = [key for key, effect in change.TABLE.items() if effect != "ignore"]
+
+
+def test_what_outputs_keep_of_the_inputs_survives_json_and_is_no_change():
+    kept = json.loads(json.dumps(change.recorded(FULL)))
+    assert not change.plan(kept, json.loads(json.dumps(FULL)), now=NOW).any
+    assert set(kept) == {*change.KEPT, "declared"}
+
+
+@pytest.mark.parametrize("key", COMPARED)
+def test_an_input_that_is_taken_away_or_comes_back_is_a_change_of_it_alone(key):
+    without = {name: value for name, value in FULL.items() if name != key}
+    for before, after in ((FULL, without), (without, FULL)):
+        plan = change.plan(change.recorded(before), after, now=NOW)
+        assert [*plan.replaces, *plan.updates] == [key]
+
+
+@pytest.mark.parametrize("key", COMPARED)
+def test_what_is_not_known_yet_is_no_change(key):
+    assert not change.plan(change.recorded(FULL), {**FULL, key: object()}, now=NOW, unknown=[key]).any
+
+
+def test_outputs_hold_nothing_of_the_environment_in_clear():
+    secret = "a-secret-of-the-environment"
+    assert secret not in json.dumps(change.recorded({**FULL, "env": {"K": secret}, "image_login": f"-p {secret}"}))
+
+
+def test_nulls_in_maps_and_the_order_of_keys_do_not_show_in_a_digest():
+    assert change.digest({"a": 1, "b": None, "c": [1.0]}) == change.digest({"c": (1,), "a": 1.0})
+    assert change.digest({"a": True}) != change.digest({"a": 1})
+    assert change.digest(["a", "b"]) != change.digest(["b", "a"])
 
 
 @pytest.mark.parametrize("key", [key for key, effect in change.TABLE.items() if effect == "replace"])

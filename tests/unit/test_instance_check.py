@@ -1,0 +1,134 @@
+"""What an Instance's check shows a policy pack, and what one process's session shares between replicas; no engine."""
+
+import threading
+
+import pytest
+
+from components.errors import NoOffer
+from components.instance import InstanceProvider
+from components.plugin.session import Session
+from components.vast.board import Board
+from components.vast.change import as_text
+from components.vast.market import Search
+from tests.unit.scripted_api import ScriptedApi
+from tests.unit.wire_samples import offer
+
+SEARCH = {"query": "num_gpus=1", "constraints": [], "pull_gb": 12, "disk_gb": 40, "prefer": "cheapest"}
+PORT = {"port": 8000}
+
+
+@pytest.fixture
+def api():
+    return ScriptedApi()
+
+
+@pytest.fixture
+def session(api):
+    client = api.client()
+    return Session(client, Board(client))
+
+
+@pytest.fixture
+def provider(session):
+    made = InstanceProvider()
+    made.session = session
+    return made
+
+
+def inputs(query="num_gpus=1", **more):
+    search = as_text({**SEARCH, "query": query})
+    return {
+        "label_base": "p/s/n",
+        "owner": "0a1b",
+        "search": search,
+        "image": "i:1",
+        "disk_gb": 40,
+        "probe": PORT,
+    } | more
+
+
+def shown(provider, olds, news):
+    done = provider.check(olds, news)
+    assert not done.failures, [one.reason for one in done.failures]
+    return done.inputs
+
+
+def asks(checked):
+    return [one["ask_contract_id"] for one in checked["candidates"]]
+
+
+def test_all_that_a_lone_server_may_rent_is_shown_best_first(provider):
+    checked = shown(provider, {}, inputs())
+    assert asks(checked) == [1001, 1002, 1003, 1004, 1005, 1006]
+    assert {"dph_total", "geolocation", "hosting_type", "machine_id", "gpu_name"} < set(checked["candidates"][0])
+
+
+def test_a_running_server_shows_what_it_showed_while_its_search_is_the_same(provider, api):
+    olds = shown(provider, {}, inputs())
+    api.offers = [offer(2001)]
+    searches = api.calls.total()
+    assert shown(provider, olds, inputs())["candidates"] == olds["candidates"]
+    assert api.calls.total() == searches
+
+
+def test_a_running_server_shows_the_offers_of_another_search(provider, api):
+    olds = shown(provider, {}, inputs())
+    api.offers = [offer(2001, geolocation="Norway, NO")]
+    assert asks(shown(provider, olds, inputs("num_gpus=1 geolocation=NO"))) == [2001]
+
+
+def test_a_running_server_stays_where_another_search_finds_nothing_and_a_new_one_fails(provider, api):
+    olds = shown(provider, {}, inputs())
+    api.offers = []
+    assert shown(provider, olds, inputs("num_gpus=4"))["candidates"] == []
+    assert "no offer" in provider.check({}, inputs("num_gpus=4")).failures[0].reason.lower()
+
+
+@pytest.mark.parametrize(
+    ("given", "broken"), [({}, True), ({"ca_certificate": ""}, True), ({"ca_certificate": "PEM"}, False)]
+)
+def test_no_certificate_and_an_empty_one_are_no_tls_to_the_policy(provider, given, broken):
+    headers = {"Authorization": "Bearer ${RERANK_API_KEYS}"}
+    news = inputs(policy={"rules": ["tls-and-guard"]}, probe={**PORT, "headers": headers}, **given)
+    assert bool(provider.check({}, news).failures) is broken
+
+
+# ---- what a process searches once
+
+
+def found(session, *, again=False):
+    return [one.offer.ask_id for one in session.search(Search.parse(as_text(SEARCH)), again=again)]
+
+
+def test_a_forced_search_asks_anew_and_leaves_the_first_list_to_the_others(session, api):
+    first = found(session)
+    api.offers = [offer(2001)]
+    assert found(session, again=True) == [2001]
+    assert found(session) == first
+    api.offers = [offer(2002)]
+    assert found(session, again=True) == [2002]
+    assert found(session) == first
+
+
+def test_those_who_ask_at_once_share_one_search(session, api):
+    together, answers = threading.Barrier(6), []
+
+    def ask():
+        together.wait(5)
+        answers.append(found(session))
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(10)
+    assert len(answers) == 6
+    assert api.calls.total() == 1
+
+
+def test_a_search_that_finds_nothing_is_not_kept(session, api):
+    offers, api.offers = api.offers, []
+    with pytest.raises(NoOffer):
+        found(session)
+    api.offers = offers
+    assert len(found(session)) == 6
