@@ -56,8 +56,8 @@ TABLE: Mapping[str, Effect] = {
     # signs with the certificate above, and changes with it
     "ca_private_key": "ignore",
 }
-# What `read` and `delete` need is kept in the outputs as it is, and `policy`, which a pack looks up there when it judges
-# the whole stack; of the rest only whether it changed.
+# What `read` and `delete` need is kept in the outputs as it is, and `policy`, which a pack that judges the whole stack
+# looks up there; of the rest only whether it changed.
 KEPT = ("label_base", "owner", "probe", "watch", "ca_certificate", "bid", "policy")
 DIGEST_CHARS = 12
 

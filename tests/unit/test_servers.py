@@ -1,4 +1,4 @@
-"""What looks after all servers of a fleet: which are due, what comes of some that fail, and what is known afterwards."""
+"""What looks after all servers of a fleet: which are due, what comes of some that fail, what is known then."""
 
 import contextlib
 import contextvars
@@ -183,7 +183,7 @@ def test_a_rotation_that_one_server_missed_fails_by_its_name_and_the_next_one_re
     outs = provider.create(ring(guarded, "a")).outs
     rotated = ring(guarded, "b", "a")
     guarded["reranker-2"].close()
-    with pytest.raises(Exception, match="(?s)1 of 3 servers:.*reranker-2: ") as failed:
+    with pytest.raises(Exception, match=r"(?s)1 of 3 servers:.*reranker-2: ") as failed:
         provider.update("x", outs, rotated)
     assert type(failed.value).__name__ == "ServingError"
     assert guarded["reranker"].keys == digests("b", "a")
@@ -262,7 +262,7 @@ def test_one_server_that_fails_is_named_and_the_next_run_asks_all_that_were_due_
     outs = provider.create(validated(fakes, "reranker")).outs
     asked(fakes)
     fakes["reranker-2"][0].fault = lambda path, _body, answer: (500, {}) if path == "/score" else answer
-    with pytest.raises(Exception, match="(?s)1 of 2 servers:.*reranker-2: "):
+    with pytest.raises(Exception, match=r"(?s)1 of 2 servers:.*reranker-2: "):
         provider.update("x", outs, validated(fakes, *NAMES))
     assert asked(fakes) == ["reranker-2", "reranker-3"]
     fakes["reranker-2"][0].fault = lambda _path, _body, answer: answer
