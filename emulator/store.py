@@ -6,7 +6,7 @@ import fcntl
 import json
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from emulator.process import Process
 from emulator.world import World
 
 MACHINE_KEPT = ("ip", "alive", "stalled", "unreachable", "rented_by", "dph_base_usd", "min_bid_usd", "end_date")
+
+CONTRACT = tuple(one.name for one in fields(Contract))
 
 
 class StoreInUse(OSError):
@@ -38,6 +40,7 @@ class Store:
         self._db.execute("pragma synchronous = normal")
         self._db.execute("create table if not exists world (name text primary key, value text not null)")
         self._written: dict[str, str] = {}
+        self._machines: dict[int, tuple[Any, ...]] = {}  # what was last written of each
         self._over: set[int] = set()  # destroyed contracts that are written: they change no more
 
     def get(self, name: str) -> Any:
@@ -56,9 +59,12 @@ class Store:
             ("faults", world.faults.dump()),
         ]
         for key, one in world.machines.items():
-            values.append((f"machine {key}", {name: getattr(one, name) for name in MACHINE_KEPT}))
+            kept = tuple(getattr(one, name) for name in MACHINE_KEPT)
+            if self._machines.get(key) != kept:
+                values.append((f"machine {key}", dict(zip(MACHINE_KEPT, kept, strict=True))))
+                self._machines[key] = kept
         changing = [one for one in world.contracts.values() if one.id not in self._over]
-        values += [(f"contract {one.id}", asdict(one)) for one in changing]
+        values += [(f"contract {one.id}", {name: getattr(one, name) for name in CONTRACT}) for one in changing]
         self._put(values)
         self._over.update(one.id for one in changing if one.destroyed_at is not None)
 
@@ -89,7 +95,7 @@ class Store:
         self._lock.close()
 
     def _put(self, values: Iterable[tuple[str, Any]]) -> None:
-        texts = {name: json.dumps(value) for name, value in values}
+        texts = {name: json.dumps(value, default=asdict) for name, value in values}
         news = [(name, text) for name, text in texts.items() if self._written.get(name) != text]
         if news:
             with self._db:

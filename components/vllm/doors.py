@@ -50,7 +50,8 @@ class Door:
 
 
 # Where a server without its guard would answer anyone.
-MAIN_DOORS = [Door(path, ALWAYS) for path in ("/rerank", "/score", "/metrics", "/openapi.json")]
+MAIN = (("/rerank", "POST"), ("/score", "POST"), ("/metrics", "GET"), ("/openapi.json", "GET"))
+MAIN_DOORS = [Door(path, (method,)) for path, method in MAIN]
 
 
 def strangers(key: str | None, *, in_query: bool = False) -> dict[str, Who]:
