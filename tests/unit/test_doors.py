@@ -7,7 +7,7 @@ import pytest
 
 from components.errors import ServerUnreachable
 from components.vllm.client import RerankClient
-from components.vllm.doors import DOORS, Door, doors_of, routes_of, strangers, table, tried
+from components.vllm.doors import DOORS, MAIN_DOORS, Door, doors_of, routes_of, strangers, table, tried
 from components.vllm.guard import Guard, registered
 from components.vllm.judges import judge_doors, judge_listed
 from tests.unit.test_guard_fuzz import KEYS
@@ -90,6 +90,16 @@ def test_a_door_that_a_guard_leaves_open_is_named():
     check = judge_doors("no key", {door.path: door.statuses["no key"] for door in found})
     assert not check.passed
     assert found[0].statuses["no key"] == (299, 404)
+
+
+def test_the_main_doors_alone_tell_a_server_that_has_no_guard(server):
+    closed = tried(client(server), MAIN_DOORS, strangers(KEYS[0]))
+    assert judge_doors("no key", {door.path: door.statuses["no key"] for door in closed}).passed
+    with Listening("httptools") as bare:
+        bare.server.config.loaded_app = bare.app
+        found = tried(client(bare), MAIN_DOORS, strangers(KEYS[0]))
+    check = judge_doors("no key", {door.path: door.statuses["no key"] for door in found})
+    assert "4 of 4 routes answer" in check.saw
 
 
 def test_a_wrong_key_is_one_letter_off_and_no_valid_key_goes_where_servers_log():
