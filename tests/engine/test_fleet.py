@@ -246,7 +246,7 @@ def test_a_gateway_that_lost_its_config_or_was_changed_by_hand_is_drift_and_up_r
     assert stack.drift().rc == 0
 
 
-def test_a_gateway_is_rented_with_its_admin_route_closed(tmp_path):
+def test_a_rented_gateway_has_its_admin_route_closed_and_fails_no_request_in_a_roll_or_a_rotation(tmp_path):
     with EmulatorServer(runtime="stub", time="instant", state_dir=tmp_path / "emulator") as market:
         config = {"replicas": 2, "gateway": "rent"}
         stack = EngineStack(tmp_path / "stack", market.url, config=config).init()
@@ -263,5 +263,22 @@ def test_a_gateway_is_rented_with_its_admin_route_closed(tmp_path):
             assert requests.get(f"{out['url']}{path}", headers=key, verify=trust, timeout=10).status_code == 404
         assert stack.drift().rc == 0
         assert len(Ledger(market.url).billed()) == 3
+
+        old, through = stack.instances(), Balanced(stack, Ledger(market.url), None, trust)
+        with Load(through) as rolled:
+            stack.write_config(extra_args=["--max-num-seqs", "64"])
+            up(stack)
+        assert set(rolled.answers) == {200}, str(rolled)
+        [gateway] = old & stack.instances()  # it stays, and its servers are others now
+        assert gateway not in {one["instance_id"] for one in stack.outputs()["replicas"]}
+        with Load(through) as rotated:
+            stack.write_config(api_key_generation=2, keep_previous_key="on")
+            up(stack)
+            before, through.key = through.key, stack.outputs()["api_key"]
+            threading.Event().wait(1)
+            stack.write_config(keep_previous_key="off")
+            up(stack)
+        assert set(rotated.answers) == {200}, str(rotated)
+        assert (through.ask(before).status_code, through.ask().status_code) == (401, 200)
         assert stack.destroy().rc == 0
         assert Ledger(market.url).billed() == set()
