@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -40,7 +41,7 @@ class KeyRingArgs:
 
 
 class KeyRingProvider(VastProvider):
-    """Sets the keys on create and update, and looks at them on read."""
+    """Sets the keys on create and update, looks at them on read, takes them away on delete."""
 
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
@@ -81,6 +82,16 @@ class KeyRingProvider(VastProvider):
         gone = [key for key in _keys(olds) if key not in _keys(news)]
         servers = Server.listed(news["servers"]) if olds.get("drift") else changed(olds, news, COMMON)
         return UpdateResult(self._applied(news, servers, retired=gone))
+
+    @verb
+    def delete(self, _id: str, props: dict[str, Any]) -> None:
+        """Take the keys away from servers that stay, as where a gateway comes in front; one that is gone needs none."""
+
+        def forget(server: Server) -> None:
+            with suppress(ServingError):
+                _client(props, server, LOOK_TIMEOUT_S).hold_keys([])
+
+        on_each(Server.listed(props.get("servers")), forget)
 
     @staticmethod
     def _applied(props: dict[str, Any], servers: Sequence[Server], *, retired: Sequence[str]) -> dict[str, Any]:

@@ -212,6 +212,14 @@ def test_drift_of_the_keys_outlasts_a_server_that_cannot_be_asked_and_tells_a_he
     assert outs["drift"] == ""
 
 
+def test_a_ring_that_is_deleted_leaves_servers_that_take_no_clients_key(guarded):
+    provider = KeyRingProvider()
+    outs = provider.create(ring(guarded, "a")).outs
+    guarded["reranker-2"].close()
+    provider.delete("x", outs)
+    assert guarded["reranker"].keys == guarded["reranker-3"].keys == set()
+
+
 # ---- the validation
 
 
