@@ -233,9 +233,9 @@ class VastClient:
         if not self._key:
             raise AuthError(f"no Vast.ai key; {KEY_HELP}", status=0, code="no_key")
         deadline = self._clock() + (self._patience_s if patience_s is None else patience_s)
-        pause = 0.5
+        pause, limited = 0.5, False
         while True:
-            self._pacer.wait(endpoint)
+            deadline += self._pacer.wait(endpoint, again=limited)  # in a queue it is not the API that is slow
             answer = unanswered = None
             try:
                 answer = self._transport(
@@ -257,6 +257,8 @@ class VastClient:
                     )
                 assert answer is not None  # noqa: S101 - one of the two is set
                 return self._judged(answer, f"{method} {path.partition('?')[0]}") if judge else answer
+            if limited := answer is not None and answer.status == 429:
+                self._pacer.hold(endpoint, wait)
             self._sleep(wait)
             pause = min(pause * 2, 8.0)
 

@@ -5,9 +5,7 @@ from components.vast import cost
 from components.vast.models import Account, Contract, Offer
 from components.vast.money import Budget
 from components.vast.order import Bid
-from components.vast.pacing import Limit, Pacer
 from components.vast.ranking import Candidate, Workload
-from tests.unit.scripted_api import ManualClock
 from tests.unit.wire_samples import instance, offer
 
 CANDIDATE = Candidate.of(Offer.parse(offer(dph_total=0.10, inet_down_cost=0.01)), Workload(12, 40))
@@ -44,11 +42,3 @@ def test_a_bid_stays_under_its_cap():
     assert Bid(factor=1.5).on(floor) == 0.06
     assert Bid(factor=1.5, cap_usd=0.05).on(floor) == 0.05
     assert Bid(price_usd=0.07).on(floor) == 0.07
-
-
-def test_pacing_spreads_calls_and_lets_the_first_through_at_once():
-    clock = ManualClock()
-    pacer = Pacer({"rent": Limit(1, 4.5), "search": Limit(2, 60.0)}, clock=clock, sleep=clock.sleep)
-    assert [pacer.wait("rent") for _ in range(3)] == [0.0, 4.5, 4.5]
-    assert [pacer.wait("search") for _ in range(3)] == [0.0, 0.0, 60.0]
-    assert pacer.wait("unlimited") == 0.0
