@@ -15,25 +15,23 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
+from components import translation
 from components.errors import ApiUnreachable, AuthError, NoOffer
-from components.packed import packed_env
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, certain, known, verb
-from components.vast import cost
-from components.vast.change import as_text, plan, recorded, same
+from components.vast.change import plan, same
 from components.vast.dealing import Share, Siblings, deal
 from components.vast.drift import Drift, Watch, from_move, from_probe, from_state, from_terms
-from components.vast.identity import Authority, served_expiry
 from components.vast.label import Label
 from components.vast.market import Search
 from components.vast.models import Contract
 from components.vast.money import Budget
-from components.vast.order import Bid, Order, Rented
+from components.vast.order import Order
 from components.vast.probe import HttpProbe, Sight
 from components.vast.ranking import Candidate
 from components.vast.removal import destroy_surely
 from components.vast.rental import Rental
-from components.vast.spec import Deadlines, Spec
+from components.vast.spec import Deadlines
 from components.vast.status import Observation, observe
 from policy.facts import of_instance
 from policy.rules import Limits, violations
@@ -109,7 +107,7 @@ class InstanceProvider(VastProvider):
         first = candidates[0]
         hedge = int(news.get("hedge") or 1)
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
-        bid = _bid(news)
+        bid = translation.bid(news)
         offered = f"; bid ${bid.on(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
         ENGINE.log(f"first choice: {first}{offered}{extra}")
         over = Budget.parse(news.get("money") or {}).over(
@@ -120,7 +118,7 @@ class InstanceProvider(VastProvider):
     @verb
     def diff(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """Plan by the tables of `components.vast.change` and `components.vast.drift`."""
-        place = _place(olds)
+        place = translation.place(olds)
         self.session.knows(place, int(id_))
         if Drift.parse(olds.get("drift")):
             self.session.failed(place, int(olds.get("machine_id") or 0))
@@ -140,9 +138,9 @@ class InstanceProvider(VastProvider):
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Rent the best candidate that serves. Raises RentalFailed, DestroyFailed, EngineGone, ApiError."""
-        spec, probe = _spec(props), _probe(props)
+        spec, probe = translation.spec(props), translation.probe(props)
         label = Label(props["label_base"], props["owner"], spec.digest())
-        place = _place(props)
+        place = translation.place(props)
         hedge = int(props.get("hedge") or 1)
         count = hedge * Share.parse(props.get("share")).of
         adopt = self._to_adopt(props)
@@ -162,7 +160,7 @@ class InstanceProvider(VastProvider):
                 deadlines=Deadlines.parse(props.get("deadlines") or {}),
                 max_tries=int(props.get("max_tries") or 5),
                 poll_s=float(props.get("poll_s") or 5.0),
-                bid=_bid(props),
+                bid=translation.bid(props),
                 hedge=1 if adopt else hedge,
                 adopt_instance_id=adopt,
                 spec_fault_logs=tuple(props.get("spec_fault_logs") or ()),
@@ -181,7 +179,7 @@ class InstanceProvider(VastProvider):
         self.session.knows(place, rented.contract.id)
         try:
             whose = {"api_url": self.session.client.api_url, "account_id": self.session.account(max_age_s=3600.0).id}
-            return CreateResult(str(rented.contract.id), _outputs(props, probe, label, rented) | whose)
+            return CreateResult(str(rented.contract.id), translation.outputs(props, label, rented) | whose)
         except Exception:
             destroy_surely(self.session.client, rented.contract.id)
             raise
@@ -189,14 +187,16 @@ class InstanceProvider(VastProvider):
     @verb
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Look again: live state and drift, gone, or raise. Trouble with the API or the network is never "gone"."""
-        self.session.knows(_place(props), int(id_))  # a forced replacement asks for no diff before it creates
+        self.session.knows(
+            translation.place(props), int(id_)
+        )  # a forced replacement asks for no diff before it creates
         contract = self.session.board.contract(int(id_), max_age_s=LOOK_FRESH_S)
         if contract is None:
             self._asks_who_rented_it(id_, props)
             gone = f"instance {id_} is gone: Vast.ai no longer lists it; `pulumi up` rents another"
             ENGINE.log(gone, severity="warning")
             return ReadResult(None, {})
-        probe, watch = _probe(props), _watch(props)
+        probe, watch = translation.probe(props), translation.watch(props)
         seen = observe(contract, probe.port)
         drift = from_state(contract, seen) or from_move(contract, seen, props)
         if drift is None:
@@ -213,27 +213,27 @@ class InstanceProvider(VastProvider):
         for one in terms:
             ENGINE.log(str(one), severity="warning")
         acting = drift or next((one for action in ("replace", "update") for one in terms if one.action == action), None)
-        outs = {**props, **_live(contract, seen, probe, props), "drift": str(acting) if acting else ""}
+        outs = {**props, **translation.live(contract, seen, probe), "drift": str(acting) if acting else ""}
         return ReadResult(id_, outs)
 
     @verb
     def update(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
         """Update in place: the label on Vast's side, everything else in the record."""
-        label = Label(news["label_base"], news["owner"], _spec(news).digest())
+        label = Label(news["label_base"], news["owner"], translation.spec(news).digest())
         drift = Drift.parse(olds.get("drift"))
         if str(label) != olds.get("label") or (drift is not None and drift.kind == "label"):
             self.session.client.set_label(int(id_), str(label))
-        bid = _bid(news)
+        bid = translation.bid(news)
         if bid is not None and bid.price_usd is not None and not same(olds.get("bid"), news.get("bid")):
             price = bid.price_usd if bid.cap_usd is None else min(bid.price_usd, bid.cap_usd)
             self.session.client.change_bid(int(id_), price)
         self.session.board.forget()
-        return UpdateResult({**olds, **_recorded(news), "label": str(label), "drift": ""})
+        return UpdateResult({**olds, **translation.record(news), "label": str(label), "drift": ""})
 
     @verb
     def delete(self, id_: str, props: dict[str, Any]) -> None:
         """Destroy the instance and see that it is gone. Gone already is success; anything else raises with the id."""
-        self.session.knows(_place(props), int(id_))
+        self.session.knows(translation.place(props), int(id_))
         if not destroy_surely(self.session.client, int(id_)):
             self._asks_who_rented_it(id_, props)
             ENGINE.log(f"instance {id_} was gone already")
@@ -260,7 +260,7 @@ class InstanceProvider(VastProvider):
     def _to_adopt(self, props: Mapping[str, Any]) -> int | None:
         """Return the instance to take over, unless it is the one being replaced."""
         named = int(props.get("adopt_instance_id") or 0)
-        return named if named and named not in self.session.known(_place(props)) else None
+        return named if named and named not in self.session.known(translation.place(props)) else None
 
     def _candidates(self, props: Mapping[str, Any]) -> Sequence[Candidate]:
         """Return this replica's share of what the process's last search found."""
@@ -299,7 +299,7 @@ class InstanceProvider(VastProvider):
 
     def _free(self, found: Sequence[Candidate], props: Mapping[str, Any]) -> list[Candidate]:
         """Return the candidates whose machine no sibling has and which have not just failed."""
-        taken = {*self._siblings(props).machines, *self.session.avoid(_place(props))}
+        taken = {*self._siblings(props).machines, *self.session.avoid(translation.place(props))}
         return [one for one in found if one.offer.machine_id not in taken]
 
     def _siblings(self, props: Mapping[str, Any]) -> Siblings:
@@ -362,101 +362,3 @@ def _refused(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) 
     broken = violations(facts, Limits.parse(inputs.get("policy") or {}))
     lines = ["the policy of this stack refuses it; nothing is rented", *(str(one) for one in broken)]
     return [CheckFailure("", "\n".join(lines))] if broken else []
-
-
-def _spec(props: Mapping[str, Any]) -> Spec:
-    return Spec(
-        image=str(props["image"]),
-        disk_gb=float(props["disk_gb"]),
-        runtype=str(props.get("runtype") or "args"),
-        onstart=props.get("onstart"),
-        args=tuple(str(one) for one in props.get("args") or ()),
-        ports=tuple(str(one) for one in props.get("ports") or ()),
-        user=props.get("user"),
-        env={str(key): str(value) for key, value in (props.get("env") or {}).items()}
-        | packed_env(props.get("files") or {}),
-        image_login=props.get("image_login"),
-        authority=_authority(props),
-    )
-
-
-def _authority(props: Mapping[str, Any]) -> Authority | None:
-    if not props.get("ca_certificate"):
-        return None
-    return Authority(str(props["ca_certificate"]), str(props["ca_private_key"]))
-
-
-def _probe(props: Mapping[str, Any]) -> HttpProbe:
-    return HttpProbe.parse({**props["probe"], "ca_certificate": props.get("ca_certificate") or ""})
-
-
-def _recorded(props: Mapping[str, Any]) -> dict[str, Any]:
-    """What outputs keep of the inputs; of the environment, secret, only what the probe fills in."""
-    env = dict(props.get("env") or {})
-    return {**recorded(props), "env": {name: env[name] for name in _probe(props).names() if name in env}}
-
-
-def _watch(props: Mapping[str, Any]) -> Watch:
-    raw = props.get("watch") or {}
-    certificate_d = raw.get("renew_certificate_before_d")
-    return Watch(
-        heal_on=raw.get("heal_on") or "dead",
-        renew_before_h=float(raw.get("renew_before_h") or 0.0),
-        renew_certificate_before_d=30.0 if certificate_d is None else float(certificate_d),
-    )
-
-
-def _bid(props: Mapping[str, Any]) -> Bid | None:
-    raw = props.get("bid")
-    if not raw:
-        return None
-    price, cap = raw.get("price_usd"), raw.get("cap_usd")
-    return Bid(
-        price_usd=None if price is None else float(price),
-        factor=float(raw.get("factor") or 1.25),
-        cap_usd=None if cap is None else float(cap),
-    )
-
-
-def _place(props: Mapping[str, Any]) -> str:
-    return f"{props.get('label_base')}@{props.get('owner')}"
-
-
-def _live(contract: Contract, seen: Observation, probe: HttpProbe, props: Mapping[str, Any]) -> dict[str, Any]:
-    """What is read anew each time."""
-    live: dict[str, Any] = {"status": contract.actual_status or "provisioning"}
-    if seen.port is not None:
-        live |= {"ip": seen.ip, "port": seen.port, "url": probe.url(seen.ip, seen.port)}
-    return live
-
-
-def _outputs(props: Mapping[str, Any], probe: HttpProbe, label: Label, rented: Rented) -> dict[str, Any]:
-    contract, candidate = rented.contract, rented.candidate
-    gpus = f"{contract.num_gpus}x {contract.gpu_name}" if contract.num_gpus > 1 else contract.gpu_name
-    hourly = cost.of_contract(contract, float(props["disk_gb"]))
-    ends = served_expiry(rented.ip, rented.port, probe.ca_certificate) if probe.ca_certificate else None
-    return {
-        **_recorded(props),
-        "instance_id": contract.id,
-        "machine_id": contract.machine_id,
-        "host_id": contract.host_id,
-        "ip": rented.ip,
-        "port": rented.port,
-        "url": probe.url(rented.ip, rented.port),
-        "gpu": gpus,
-        "geolocation": contract.geolocation,
-        "status": contract.actual_status,
-        "drift": "",
-        "label": str(label),
-        "dph_total_usd": contract.dph_total_usd,
-        "image_uuid": contract.image,
-        "command_digest": contract.command_digest,
-        "hourly_cost_usd": hourly,
-        "bandwidth_cost_usd_gb": cost.bandwidth(contract),
-        "pull_cost_usd": round(candidate.pull_cost_usd, 4) if candidate else 0.0,
-        "offer": as_text(candidate.offer.record()) if candidate else "",
-        "certificate_expires_at": ends or 0,
-        "rejected_machines": [one.record() for one in rented.rejected],
-        "adopted": rented.adopted,
-        "ready_s": round(rented.ready_s, 1),
-    }
