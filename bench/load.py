@@ -26,6 +26,7 @@ WORDS = (
 )
 TIMEOUT_S = 120.0
 WARM_UP_S = 0.5
+POLL_S = 0.02
 
 
 class Reranking(FastHttpUser):
@@ -54,11 +55,15 @@ class Reranking(FastHttpUser):
                 answer.failure(f"HTTP {answer.status_code}")
 
 
-def run(plan: dict[str, Any], target: dict[str, Any], users: int) -> dict[str, Any]:
-    """Return one cell: latencies in ms of what was answered within the time, how many requests failed, and why."""
+def run(plan: dict[str, Any], target: dict[str, Any], pairs: int, users: int) -> dict[str, Any]:
+    """Return one cell: latencies in ms of what was answered within the time, how many requests failed, and why.
+
+    It lasts the plan's seconds, and longer until as many requests have ended as are in flight: a batch that takes
+    longer than that would seem never to be answered. Not longer than the plan's seconds and a request's timeout.
+    """
     context = staticmethod(lambda: ssl.create_default_context(cafile=target["ca"]))
     attributes = {"host": target["url"], "target": target, "ssl_context_factory": context}
-    user = type("User", (Reranking,), attributes | {key: plan[key] for key in ("pairs", "words")})
+    user = type("User", (Reranking,), attributes | {"pairs": pairs, "words": plan["words"]})
     environment = Environment(user_classes=[user])
     runner = environment.create_local_runner()
     latencies: list[float] = []
@@ -76,26 +81,27 @@ def run(plan: dict[str, Any], target: dict[str, Any], users: int) -> dict[str, A
     latencies.clear()
     start = time.perf_counter()
     gevent.sleep(plan["seconds"])
+    while len(latencies) + len(failures) < users and time.perf_counter() - start < plan["seconds"] + TIMEOUT_S:
+        gevent.sleep(POLL_S)
     took_s, done = time.perf_counter() - start, list(latencies)
     runner.quit()
-    return {"target": target["name"], "users": users, "took_s": took_s, "ms": done, "failures": list(failures)}
+    told = {"target": target["name"], "pairs": pairs, "users": users}
+    return told | {"took_s": took_s, "ms": done, "failures": list(failures)}
 
 
 def main() -> None:
-    """Run the plan: in each round every target at each width, the order of targets turned by one each time."""
+    """Run the plan: each round has every target at each batch size and width, their order turned by one each round."""
     plan = json.load(sys.stdin)
     cells = []
     for number in range(plan["rounds"]):
-        for users in plan["users"]:
-            turn = number % len(plan["targets"])
-            for target in plan["targets"][turn:] + plan["targets"][:turn]:
-                cell = run(plan, target, users)
-                cells.append(cell | {"round": number})
-                rate = len(cell["ms"]) / cell["took_s"]
-                what = (
-                    f"round {number + 1}/{plan['rounds']}, {users} in flight, {target['name']}: {rate:.1f} requests/s"
-                )
-                sys.stderr.write(f"{PROGRESS}{what}\n")
+        turn = number % len(plan["targets"])
+        turned = plan["targets"][turn:] + plan["targets"][:turn]
+        for pairs, users, target in itertools.product(plan["pairs"], plan["users"], turned):
+            cell = run(plan, target, pairs, users)
+            cells.append(cell | {"round": number})
+            rate = len(cell["ms"]) / cell["took_s"]
+            where = f"round {number + 1}/{plan['rounds']}, {pairs} pairs, {users} in flight, {target['name']}"
+            sys.stderr.write(f"{PROGRESS}{where}: {rate:.1f} requests/s\n")
     json.dump(cells, sys.stdout)
 
 

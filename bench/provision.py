@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ PARALLEL = ("--parallel", "256")
 # wide enough for 64 machines of the emulator's market
 QUERY = "gpu_ram>=8 compute_cap>=750 direct_port_count>=1 verified=any rentable=true"
 RESULTS = Path("bench/results/provision.json")
+PLAIN, PACED, FEW_THREADS = "pacing off", "published pacing", "four threads"
 LIST, READ = "GET /api/v1/instances/", "GET /api/v0/instances/{id}/"
 
 
@@ -40,9 +42,9 @@ class Fleet:
     preview_calls: Mapping[str, int]
 
 
-def live(folder: Path, replicas: int, *, boot_s: float, variant: str = "pacing off", previews: int = 3) -> Fleet:
+def live(folder: Path, replicas: int, *, boot_s: float, variant: str = PLAIN, previews: int = 3) -> Fleet:
     """Bring a fleet up, look at it, take it down. Raises RuntimeError with the engine's text when a step fails."""
-    paced = variant == "published pacing"
+    paced = variant == PACED
     with EmulatorServer(
         runtime="none", time="real", boot_s=boot_s, state_dir=folder / "emulator", pacing=paced
     ) as market:
@@ -50,7 +52,7 @@ def live(folder: Path, replicas: int, *, boot_s: float, variant: str = "pacing o
         config: dict[str, Any] = {"replicas": replicas, "poll_s": "1", "query": QUERY}
         if paced:
             config |= {"api_pacing": "published", "poll_s": "5"}
-        env = {"RERANKER_PLUGIN_THREADS": "4"} if variant == "four threads" else {}
+        env = {"RERANKER_PLUGIN_THREADS": "4"} if variant == FEW_THREADS else {}
         stack = EngineStack(folder / "stack", market.url, config=config, env=env).init()
         up_s, up_calls = timed(market.url, stack, "up", "--yes", "--skip-preview", *PARALLEL)
         looks = [timed(market.url, stack, "preview", "--expect-no-changes", *PARALLEL) for _ in range(previews)]
@@ -93,23 +95,75 @@ def table(fleets: Sequence[Fleet]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure, print the table, keep the figures as JSON."""
+    """Measure (or read what was kept), print the table, keep the figures as JSON, draw them."""
+    args = parsed(argv)
+    failure = None
+    if args.source:
+        try:
+            fleets, boot_s = kept(args.source)
+        except RuntimeError as error:
+            sys.stderr.write(f"bench provision: {error}\n")
+            return 1
+    else:
+        boot_s = args.boot_s
+        fleets, failure = measure(args.replicas, boot_s=boot_s, variants=not args.plain)
+    if fleets:
+        print(f"\n{table(fleets)}")
+        if not args.source:
+            keep(fleets, boot_s, args.json)
+        if args.plot:
+            from bench.plots import draw_provision  # noqa: PLC0415 - only who wants a plot pays for matplotlib
+
+            draw_provision(fleets, boot_s, args.plot)
+    if failure:
+        sys.stderr.write(f"bench provision: {failure}\n")
+    return 1 if failure else 0
+
+
+def measure(replicas: Sequence[int], *, boot_s: float, variants: bool) -> tuple[list[Fleet], str | None]:
+    """Return the fleets that were measured, a line printed for each; and why one failed, after which none is tried."""
+    runs = [(count, PLAIN) for count in replicas]
+    if variants:
+        runs += [(max(replicas), PACED), (max(replicas), FEW_THREADS)]
+    fleets: list[Fleet] = []
+    for count, variant in runs:
+        with tempfile.TemporaryDirectory(prefix="vast-reranker-fleet-") as folder:
+            previews = 3 if variant == PLAIN else 0
+            try:
+                fleets.append(live(Path(folder), count, boot_s=boot_s, variant=variant, previews=previews))
+            except RuntimeError as error:
+                return fleets, f"{count} replicas, {variant}:\n{error}"
+        print(table(fleets[-1:]).splitlines()[-1], flush=True)
+    return fleets, None
+
+
+def keep(fleets: Sequence[Fleet], boot_s: float, path: Path) -> None:
+    """Write the fleets as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"boot_s": boot_s, "fleets": [asdict(one) for one in fleets]}, indent=2) + "\n")
+
+
+def kept(path: Path) -> tuple[list[Fleet], float]:
+    """Return the fleets that `keep` wrote, and what their boots took. Raises RuntimeError for a file that has none."""
+    try:
+        raw = json.loads(path.read_text())
+        fleets, boot_s = [Fleet(**one) for one in raw["fleets"]], float(raw["boot_s"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RuntimeError(f"{path} is not what this bench keeps with --json: {error!r}") from None
+    if not fleets:
+        raise RuntimeError(f"{path} has no fleets: measure first")
+    return fleets, boot_s
+
+
+def parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench provision", description=__doc__)
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 4, 16, 64], help="fleets (default 1 4 16 64)")
     parser.add_argument("--boot-s", type=float, default=20.0, help="what every boot takes, in seconds (default 20)")
     parser.add_argument("--plain", action="store_true", help="without the variants (published pacing, four threads)")
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"where the figures go (default {RESULTS})")
-    args = parser.parse_args(argv)
-    runs = [(count, "pacing off") for count in args.replicas]
-    if not args.plain:
-        runs += [(max(args.replicas), "published pacing"), (max(args.replicas), "four threads")]
-    fleets: list[Fleet] = []
-    for count, variant in runs:
-        with tempfile.TemporaryDirectory(prefix="vast-reranker-fleet-") as folder:
-            previews = 3 if variant == "pacing off" else 0
-            fleets.append(live(Path(folder), count, boot_s=args.boot_s, variant=variant, previews=previews))
-        print(table(fleets[-1:]).splitlines()[-1], flush=True)
-    print(f"\n{table(fleets)}")
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps({"boot_s": args.boot_s, "fleets": [asdict(one) for one in fleets]}, indent=2))
-    return 0
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw them")
+    parser.add_argument(
+        "--from", type=Path, metavar="JSON", dest="source", help="show figures that --json kept instead of measuring"
+    )
+    return parser.parse_args(argv)

@@ -1,13 +1,15 @@
 """`python -m bench serving`: pairs per second and dollars per million pairs of an endpoint, or what the guard costs.
 
 With --url it measures that endpoint. Without, it starts real vLLM on this machine's CPU three times (plain, with the
-guard, with guard and TLS) and compares them. Targets take turns within each round, and what is compared is compared
-within a round, so that what else the machine does meanwhile falls on all of them alike.
+guard, with guard and TLS; the last also behind a gateway) and compares them. Each target gets each batch size (--pairs)
+at each number of requests in flight. Targets take turns within each round, and what is compared is compared within a
+round, so that what else the machine does meanwhile falls on all of them alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -24,6 +26,7 @@ from components.vllm.client import RerankClient
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = Path("bench/results/serving.json")
 WIDTHS = (1, 8, 32)
+BATCHES = (8, 32, 128)
 PROGRESS = "progress "
 
 
@@ -41,20 +44,29 @@ class Target:
 
 @dataclass(frozen=True)
 class Load:
-    """How a target is loaded: pairs in a request, words in a document, requests in flight, rounds, seconds of each."""
+    """How a target is loaded: pairs in a request, words in a document, requests in flight, rounds, seconds of each.
 
-    pairs: int = 32
+    Each of `pairs` is measured with each of `users`. One batch size unless told: `make bench` shall not take longer.
+    """
+
+    pairs: tuple[int, ...] = (32,)
     words: int = 30
     users: tuple[int, ...] = WIDTHS
     rounds: int = 3
     seconds: float = 10.0
 
+    def describe(self, targets: int) -> str:
+        """Say how many measurements this is with so many targets, and how long they take at least."""
+        cells = self.rounds * len(self.pairs) * len(self.users) * targets
+        return f"{cells} measurements of {self.seconds:g} s, {cells * self.seconds / 60:.1f} minutes or more"
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One target at one width in one round: latencies in ms of what was answered, and what was not, in words."""
+    """One target at one batch size and width in one round: latencies in ms of what was answered, and what failed."""
 
     target: str
+    pairs: int
     users: int
     round: int
     took_s: float
@@ -69,9 +81,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Figure:
-    """What one target did at one width. `ratio`: its rate by that of the first target, the median of the rounds."""
+    """What one target did at one batch size and width.
+
+    `ratio`: its rate by that of the first target at the same batch size and width, the median of the rounds.
+    """
 
     target: str
+    pairs: int
     users: int
     requests: int
     failed: int
@@ -87,7 +103,8 @@ class Figure:
 
 
 def measure(targets: Sequence[Target], load: Load) -> list[Figure]:
-    """Load the targets and return a figure for each, at each width; progress goes to stderr. Raises RuntimeError."""
+    """Load the targets; return a figure for each, batch size and width. Progress to stderr. Raises RuntimeError."""
+    sys.stderr.write(f"{load.describe(len(targets))}\n")
     plan = asdict(load) | {"targets": [asdict(target) for target in targets]}
     with tempfile.TemporaryFile("w+") as cells:
         child = subprocess.Popen(
@@ -109,35 +126,39 @@ def measure(targets: Sequence[Target], load: Load) -> list[Figure]:
             raise RuntimeError(f"the load generator ended with {child.returncode}:\n{''.join(said[-15:])}")
         cells.seek(0)
         read = [Cell(**raw) for raw in json.load(cells)]
-    if silent := [cell.target for cell in read if not cell.ms and not cell.failures]:
-        raise RuntimeError(f"{silent[0]} answered nothing within {load.seconds:g} s:\n{''.join(said[-15:])}")
+    if silent := next((cell for cell in read if not cell.ms and not cell.failures), None):
+        what = f"{silent.target} answered nothing within {silent.took_s:.0f} s"
+        asked = f"requests of {silent.pairs} pairs, {silent.users} in flight"
+        raise RuntimeError(f"{what} ({asked}): try fewer of either\n{''.join(said[-15:])}")
     return figures(read, targets, load)
 
 
 def figures(cells: Sequence[Cell], targets: Sequence[Target], load: Load) -> list[Figure]:
-    """Return what the cells of all rounds say."""
+    """Return what the cells of all rounds say: by batch size, then width, then target."""
     found = []
-    for users in load.users:
-        first = {cell.round: cell.rate for cell in cells if (cell.target, cell.users) == (targets[0].name, users)}
+    for pairs, users in itertools.product(load.pairs, load.users):
+        alike = [cell for cell in cells if (cell.pairs, cell.users) == (pairs, users)]
+        first = {cell.round: cell.rate for cell in alike if cell.target == targets[0].name}
         for target in targets:
-            own = [cell for cell in cells if (cell.target, cell.users) == (target.name, users)]
+            own = [cell for cell in alike if cell.target == target.name]
             ratios = [cell.rate / first[cell.round] for cell in own if first[cell.round]] or [0.0]
             ms = sorted(one for cell in own for one in cell.ms)
             rate = statistics.median(cell.rate for cell in own)
             figure = Figure(
                 target=target.name,
+                pairs=pairs,
                 users=users,
                 requests=len(ms),
                 failed=sum(len(cell.failures) for cell in own),
                 requests_per_s=rate,
-                pairs_per_s=rate * load.pairs,
+                pairs_per_s=rate * pairs,
                 p50_ms=quantile(ms, 0.50),
                 p95_ms=quantile(ms, 0.95),
                 p99_ms=quantile(ms, 0.99),
                 ratio=statistics.median(ratios),
                 ratio_low=min(ratios),
                 ratio_high=max(ratios),
-                usd_per_million_pairs=usd_per_million(target.dph, rate * load.pairs),
+                usd_per_million_pairs=usd_per_million(target.dph, rate * pairs),
             )
             found.append(figure)
     return found
@@ -157,11 +178,11 @@ def table(found: Sequence[Figure]) -> str:
     """Return the figures as Markdown."""
     compared = len({figure.target for figure in found}) > 1
     priced = any(figure.usd_per_million_pairs is not None for figure in found)
-    head = ["target", "in flight", "requests/s", "pairs/s", "p50", "p95", "p99", "failed"]
+    head = ["target", "pairs a request", "in flight", "requests/s", "pairs/s", "p50", "p95", "p99", "failed"]
     head += ["rate by the first target's (rounds)"] * compared + ["$ per million pairs"] * priced
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for one in found:
-        row = [one.target, str(one.users), f"{one.requests_per_s:.1f}", f"{one.pairs_per_s:.0f}"]
+        row = [one.target, str(one.pairs), str(one.users), f"{one.requests_per_s:.1f}", f"{one.pairs_per_s:.0f}"]
         row += [f"{ms:.0f} ms" for ms in (one.p50_ms, one.p95_ms, one.p99_ms)]
         row.append(f"{one.failed} of {one.requests + one.failed}")
         row += [f"{one.ratio:.3f} ({one.ratio_low:.3f} to {one.ratio_high:.3f})"] * compared
@@ -170,34 +191,14 @@ def table(found: Sequence[Figure]) -> str:
     return "\n".join(lines)
 
 
-def plot(found: Sequence[Figure], path: Path) -> None:
-    """Write pairs per second and p99 by requests in flight, a line for each target, as PNG."""
-    import matplotlib as mpl  # noqa: PLC0415 - only who wants a plot pays for it
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
-    drawn, axes = plt.subplots(1, 2, figsize=(10, 4))
-    for axis, name, label in zip(axes, ("pairs_per_s", "p99_ms"), ("pairs per second", "p99, ms"), strict=True):
-        for target in dict.fromkeys(figure.target for figure in found):
-            own = [figure for figure in found if figure.target == target]
-            axis.plot([one.users for one in own], [getattr(one, name) for one in own], marker="o", label=target)
-        axis.set_xlabel("requests in flight")
-        axis.set_ylabel(label)
-        axis.set_ylim(bottom=0)
-        axis.legend()
-    drawn.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(path, dpi=120)
-    plt.close(drawn)
-
-
 def main(argv: Sequence[str]) -> int:
-    """Measure, print the table, keep the figures as JSON."""
+    """Measure (or read what was kept), print the table, keep the figures as JSON, draw them."""
     args = parsed(argv)
-    load = Load(args.pairs, args.words, tuple(args.in_flight), args.rounds, args.seconds)
+    load = Load(args.pairs, args.words, args.in_flight, args.rounds, args.seconds)
     try:
-        if args.url:
+        if args.source:
+            found = kept(args.source)
+        elif args.url:
             found = measure([endpoint(args)], load)
         else:
             from bench.local_vllm import running  # noqa: PLC0415 - imports the emulator, which a user's bench need not
@@ -208,9 +209,12 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write(f"bench serving: {error}\n")
         return 1
     print(table(found))
-    keep(found, load, args.json)
+    if not args.source:
+        keep(found, load, args.json)
     if args.plot:
-        plot(found, args.plot)
+        from bench.plots import draw_serving  # noqa: PLC0415 - only who wants a plot pays for matplotlib
+
+        draw_serving(found, args.plot)
     failed = sum(figure.failed for figure in found)
     if failed:
         sys.stderr.write(f"bench serving: {failed} requests failed; the figures count what was answered\n")
@@ -221,6 +225,17 @@ def keep(found: Sequence[Figure], load: Load, path: Path) -> None:
     """Write load and figures as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"load": asdict(load), "figures": [asdict(one) for one in found]}, indent=2) + "\n")
+
+
+def kept(path: Path) -> list[Figure]:
+    """Return the figures that `keep` wrote. Raises RuntimeError for a file that has none."""
+    try:
+        found = [Figure(**raw) for raw in json.loads(path.read_text())["figures"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RuntimeError(f"{path} is not what this bench keeps with --json: {error!r}") from None
+    if not found:
+        raise RuntimeError(f"{path} has no figures: measure first")
+    return found
 
 
 def endpoint(args: argparse.Namespace) -> Target:
@@ -235,21 +250,29 @@ def endpoint(args: argparse.Namespace) -> Target:
 def parsed(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench serving", description=__doc__)
-    parser.add_argument("--url", help="endpoint to measure, as in `pulumi stack output url`; default: vLLM on this CPU")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--url", help="endpoint to measure, as in `pulumi stack output url`; default: vLLM on this CPU")
+    source.add_argument(
+        "--from", type=Path, metavar="JSON", dest="source", help="show figures that --json kept instead of measuring"
+    )
     parser.add_argument("--ca", type=Path, help="file with the CA certificate, `pulumi stack output ca_certificate`")
     parser.add_argument("--key-env", default="RERANKER_API_KEY", metavar="NAME", help="variable that holds the key")
     parser.add_argument("--model", help="model to ask for (default: the one that is served)")
     parser.add_argument("--dph", type=float, help="what the endpoint costs per hour, in dollars")
-    parser.add_argument("--pairs", type=positive, default=32, help="documents in a request (default 32)")
+    parser.add_argument(
+        "--pairs", type=positive, nargs="+", default=BATCHES, help="documents in a request (default 8 32 128)"
+    )
     parser.add_argument("--words", type=positive, default=30, help="words in a document (default 30)")
     parser.add_argument(
-        "--in-flight", type=positive, nargs="+", default=list(WIDTHS), help="requests at once (default 1 8 32)"
+        "--in-flight", type=positive, nargs="+", default=WIDTHS, help="requests at once (default 1 8 32)"
     )
     parser.add_argument("--rounds", type=positive, default=3, help="rounds, of which the median counts (default 3)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="seconds of each measurement (default 10)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds of each measurement at least (default 10)")
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"where the figures go (default {RESULTS})")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw them")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.pairs, args.in_flight = (tuple(sorted(set(values))) for values in (args.pairs, args.in_flight))
+    return args
 
 
 def positive(text: str) -> int:

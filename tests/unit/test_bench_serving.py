@@ -5,12 +5,15 @@ import json
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import uvicorn
 
+from bench.__main__ import guard_row
 from bench.guard_cost import cpu_ms
-from bench.serving import REPO, Cell, Load, Target, figures, main, plot, quantile, table, usd_per_million
+from bench.plots import draw_serving
+from bench.serving import REPO, Cell, Load, Target, figures, keep, kept, main, parsed, quantile, table, usd_per_million
 from components.vast.identity import Authority
 from emulator.scoring import Served
 from emulator.stub import Stub
@@ -19,19 +22,30 @@ from tests.unit.fake_vllm import KEY, FakeVllm
 PLAIN, GUARD = Target("plain", "http://a", "m"), Target("guard", "http://b", "m", dph=0.36)
 
 
-def cell(target, number, count, took_s=1.0, failures=()):
-    return Cell(target, 8, number, took_s, tuple(float(n) for n in range(1, count + 1)), failures)
+def cell(target, number, count, took_s=1.0, failures=(), pairs=10, users=8):
+    return Cell(target, pairs, users, number, took_s, tuple(float(n) for n in range(1, count + 1)), failures)
+
+
+def swept():
+    """Two batch sizes at two widths: the guard's rate is 90 % of plain with the small batch, 80 % with the large."""
+    rates = {(10, 1): (100, 90), (10, 8): (200, 180), (40, 1): (50, 40), (40, 8): (60, 48)}
+    cells = [
+        cell(name, 0, count, pairs=pairs, users=users)
+        for (pairs, users), counts in rates.items()
+        for name, count in zip(("plain", "guard"), counts, strict=True)
+    ]
+    return figures(cells, [PLAIN, GUARD], Load(pairs=(10, 40), users=(1, 8), rounds=1))
 
 
 def test_a_target_is_compared_within_each_round_and_the_median_of_rounds_counts():
     cells = [cell("plain", 0, 100), cell("guard", 0, 99), cell("plain", 1, 50), cell("guard", 1, 48)]
     cells += [cell("plain", 2, 200), cell("guard", 2, 196, failures=("HTTP 503",))]
-    plain, guard = figures(cells, [PLAIN, GUARD], Load(pairs=10, users=(8,), rounds=3))
+    plain, guard = figures(cells, [PLAIN, GUARD], Load(pairs=(10,), users=(8,), rounds=3))
     assert (plain.ratio, plain.requests_per_s, plain.pairs_per_s) == (1.0, 100, 1000)
     assert (guard.ratio, guard.ratio_low, guard.ratio_high) == (0.98, 0.96, 0.99)
     assert (guard.requests, guard.failed) == (343, 1)
     assert guard.usd_per_million_pairs == pytest.approx(0.36 / 3600 / 990 * 1e6)
-    assert "| guard | 8 | 99.0 | 990 |" in table([plain, guard])
+    assert "| guard | 10 | 8 | 99.0 | 990 |" in table([plain, guard])
     assert "1 of 344" in table([plain, guard])
 
 
@@ -47,17 +61,63 @@ def test_quantiles_are_values_that_were_seen():
     assert str(quantile([], 0.5)) == "nan"
 
 
-def test_the_figures_are_drawn(tmp_path):
-    cells = [cell("plain", 0, 100), cell("guard", 0, 99)]
-    plot(figures(cells, [PLAIN, GUARD], Load(users=(8,), rounds=1)), tmp_path / "x.png")
-    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+def test_each_batch_size_is_compared_with_the_first_target_at_the_same_batch_size_and_width():
+    found = swept()
+    assert [(one.pairs, one.users, one.target) for one in found[::2]] == [
+        (10, 1, "plain"),
+        (10, 8, "plain"),
+        (40, 1, "plain"),
+        (40, 8, "plain"),
+    ]
+    assert [one.ratio for one in found if one.target == "guard"] == [0.9, 0.9, 0.8, 0.8]
+    assert [one.pairs_per_s for one in found if one.target == "guard"] == [900, 1800, 1600, 1920]
+
+
+def test_a_million_pairs_are_priced_by_the_rate_of_their_own_batch_size():
+    small, large = (one for one in swept() if (one.target, one.users) == ("guard", 8))
+    assert small.usd_per_million_pairs == pytest.approx(0.36 / 3600 / 1800 * 1e6)
+    assert large.usd_per_million_pairs == pytest.approx(0.36 / 3600 / 1920 * 1e6)
+    lines = table(swept()).splitlines()
+    assert lines[0].startswith("| target | pairs a request | in flight |")
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+    [row] = [line for line in lines if line.startswith("| guard | 40 | 8 |")]
+    assert row.endswith(f"| 0.800 (0.800 to 0.800) | {large.usd_per_million_pairs:.4f} |")
+
+
+def test_batch_sizes_are_measured_once_each_and_in_order():
+    assert parsed([]).pairs == (8, 32, 128)
+    args = parsed(["--pairs", "32", "8", "32", "--in-flight", "4", "1"])
+    assert (args.pairs, args.in_flight) == ((8, 32), (1, 4))
+    for wrong in (["--pairs"], ["--pairs", "0"], ["--from", "x.json", "--url", "http://a"]):
+        with pytest.raises(SystemExit):
+            parsed(wrong)
+
+
+def test_one_batch_size_is_the_default_of_the_load_that_make_bench_measures():
+    assert Load().pairs == (32,)
+    assert Load(pairs=(8, 32), users=(1, 8, 32), rounds=3, seconds=10).describe(4) == (
+        "72 measurements of 10 s, 12.0 minutes or more"
+    )
+
+
+def test_the_guards_budget_is_held_against_what_it_costs_where_most_is_asked_at_once():
+    row = guard_row(swept())
+    assert row.measured == pytest.approx(20)
+    assert row.what == "guard's cost at 8 in flight"
+    assert not row.kept
+
+
+@pytest.mark.parametrize("found", [swept(), [one for one in swept() if one.pairs == 40 and one.users == 8]])
+def test_the_figures_are_drawn(tmp_path, found):
+    draw_serving(found, tmp_path / "plots" / "x.png")
+    assert (tmp_path / "plots" / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_command_measures_an_endpoint_with_a_key_from_the_environment(tmp_path):
     fake = FakeVllm(context=10_000)
     with fake.listening() as url:
-        argv = ["--url", url, "--key-env", "THE_KEY", "--dph", "0.12", "--pairs", "4", "--in-flight", "2"]
-        argv += ["--rounds", "1", "--seconds", "1", "--json", str(tmp_path / "x.json")]
+        argv = ["--url", url, "--key-env", "THE_KEY", "--dph", "0.12", "--pairs", "4", "2", "--in-flight", "2"]
+        argv += ["--rounds", "1", "--seconds", "0.7", "--json", str(tmp_path / "x.json")]
         done = subprocess.run(
             [sys.executable, "-m", "bench", "serving", *argv],
             cwd=REPO,
@@ -68,17 +128,57 @@ def test_the_command_measures_an_endpoint_with_a_key_from_the_environment(tmp_pa
             check=False,
         )
     assert done.returncode == 0, done.stderr
-    kept = json.loads((tmp_path / "x.json").read_text())
-    [figure] = kept["figures"]
-    assert figure["requests"] > 5
-    assert figure["failed"] == 0
-    assert figure["usd_per_million_pairs"] > 0
+    again = json.loads((tmp_path / "x.json").read_text())
+    for pairs, figure in zip((2, 4), again["figures"], strict=True):
+        assert figure["pairs"] == pairs
+        assert figure["requests"] > 5
+        assert figure["failed"] == 0
+        assert figure["pairs_per_s"] == pytest.approx(pairs * figure["requests_per_s"])
+        assert figure["usd_per_million_pairs"] == pytest.approx(0.12 / 3600 / figure["pairs_per_s"] * 1e6)
     assert "$ per million pairs" in done.stdout
-    assert "round 1/1, 2 in flight" in done.stderr
-    assert KEY not in done.stdout + done.stderr + json.dumps(kept)
+    assert "2 measurements of 0.7 s" in done.stderr
+    assert "round 1/1, 4 pairs, 2 in flight" in done.stderr
+    assert KEY not in done.stdout + done.stderr + json.dumps(again)
     asked = [body for _, path, body, _ in fake.requests if path == "/rerank"]
-    assert all(len(body["documents"]) == 4 for body in asked)
+    assert {len(body["documents"]) for body in asked} == {2, 4}
     assert len({json.dumps(body) for body in asked}) == len(asked), "no cache can answer"
+
+
+def test_what_was_kept_is_shown_and_drawn_again_without_measuring(tmp_path, capsys):
+    load = Load(pairs=(10, 40), users=(1, 8), rounds=1)
+    keep(swept(), load, tmp_path / "x.json")
+    before = (tmp_path / "x.json").read_text()
+    assert kept(tmp_path / "x.json") == swept()
+    assert main(["--from", str(tmp_path / "x.json"), "--plot", str(tmp_path / "x.png"), "--json", "/nowhere/x"]) == 0
+    assert capsys.readouterr().out.strip() == table(swept())
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "x.json").read_text() == before
+
+
+@pytest.mark.parametrize("text", [None, "not JSON", "[]", "{}", '{"figures": [{"target": "a"}]}', '{"figures": []}'])
+def test_a_file_without_figures_is_named(tmp_path, capsys, text):
+    if text is not None:
+        (tmp_path / "x.json").write_text(text)
+    assert main(["--from", str(tmp_path / "x.json")]) == 1
+    assert f"bench serving: {tmp_path / 'x.json'} " in capsys.readouterr().err
+
+
+def test_a_request_that_takes_longer_than_the_measurement_is_waited_for(tmp_path, monkeypatch):
+    fake = FakeVllm(context=10_000)
+    taken = threading.Semaphore(2)
+
+    def slow(path, _body, answer):
+        if path == "/rerank" and taken.acquire(blocking=False):
+            time.sleep(1.5)  # what is tested: the server's own time, longer than warm-up and measurement
+        return answer
+
+    fake.fault = slow
+    monkeypatch.setenv("THE_KEY", KEY)
+    argv = ["--key-env", "THE_KEY", "--pairs", "1", "--in-flight", "2", "--rounds", "1", "--seconds", "0.1"]
+    with fake.listening() as url:
+        assert main(["--url", url, *argv, "--json", str(tmp_path / "x.json")]) == 0
+    [figure] = kept(tmp_path / "x.json")
+    assert figure.requests >= 2
 
 
 def test_an_endpoint_with_tls_is_measured_by_its_ca_and_by_no_other(tmp_path, monkeypatch):
@@ -99,7 +199,18 @@ def test_an_endpoint_with_tls_is_measured_by_its_ca_and_by_no_other(tmp_path, mo
     while not serving.started:
         assert thread.is_alive()
     port = serving.servers[0].sockets[0].getsockname()[1]
-    argv = ["--url", f"https://127.0.0.1:{port}", "--key-env", "THE_KEY", "--in-flight", "1", "--rounds", "1"]
+    argv = [
+        "--url",
+        f"https://127.0.0.1:{port}",
+        "--key-env",
+        "THE_KEY",
+        "--pairs",
+        "4",
+        "--in-flight",
+        "1",
+        "--rounds",
+        "1",
+    ]
     argv += ["--seconds", "0.5", "--model", "m", "--json", str(tmp_path / "x.json"), "--ca"]
     try:
         assert main([*argv, str(tmp_path / "ca.pem")]) == 0
@@ -114,7 +225,8 @@ def test_requests_that_fail_are_counted_and_the_command_says_so(tmp_path, capsys
     fake.fault = lambda path, _body, answer: (503, {"error": "busy"}) if path == "/rerank" else answer
     monkeypatch.setenv("THE_KEY", KEY)
     with fake.listening() as url:
-        argv = ["--url", url, "--key-env", "THE_KEY", "--in-flight", "1", "--rounds", "1", "--seconds", "0.5"]
+        argv = ["--url", url, "--key-env", "THE_KEY", "--pairs", "4", "--in-flight", "1", "--rounds", "1"]
+        argv += ["--seconds", "0.5"]
         assert main([*argv, "--json", str(tmp_path / "x.json")]) == 1
     assert "requests failed" in capsys.readouterr().err
 

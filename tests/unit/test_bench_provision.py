@@ -1,0 +1,52 @@
+"""The fleet bench: what its figures come to as table, file and picture. No fleet is measured here."""
+
+import pytest
+
+from bench.plots import draw_provision
+from bench.provision import FEW_THREADS, LIST, PACED, PLAIN, READ, Fleet, keep, kept, main, parsed, table
+
+ONE = Fleet(1, PLAIN, 22.0, 2.0, 1.5, {LIST: 21, READ: 1}, {LIST: 1})
+MANY = Fleet(64, PLAIN, 33.0, 5.0, 6.0, {LIST: 126}, {LIST: 3})
+VARIANTS = [Fleet(64, PACED, 400.0, None, 120.0, {LIST: 30}, {}), Fleet(64, FEW_THREADS, 90.0, None, 30.0, {}, {})]
+FLEETS = [ONE, Fleet(16, PLAIN, 24.0, 3.0, 3.0, {}, {}), MANY, *VARIANTS]
+
+
+def is_png(path):
+    return path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_fleet_is_compared_with_one_replica_of_the_same_run():
+    lines = table(FLEETS).splitlines()
+    assert "| 64 | pacing off | 33.0 s | 1.50 | 5.0 s | 2.50 | 6.0 s | 126, 0 | 3, 0 |" in lines
+    assert f"| 64 | {PACED} | 400.0 s | 18.18 |  |  | 120.0 s | 30, 0 |  |" in lines
+
+
+@pytest.mark.parametrize("fleets", [FLEETS, [ONE], [MANY], VARIANTS], ids=["all", "one", "no baseline", "variants"])
+def test_fleets_are_drawn(tmp_path, fleets):
+    draw_provision(fleets, 20.0, tmp_path / "plots" / "x.png")
+    assert is_png(tmp_path / "plots" / "x.png")
+
+
+def test_what_was_kept_is_shown_and_drawn_again_without_measuring(tmp_path, capsys):
+    keep(FLEETS, 20.0, tmp_path / "x.json")
+    before = (tmp_path / "x.json").read_text()
+    assert kept(tmp_path / "x.json") == (FLEETS, 20.0)
+    assert main(["--from", str(tmp_path / "x.json"), "--plot", str(tmp_path / "x.png"), "--json", "/nowhere/x"]) == 0
+    assert capsys.readouterr().out.strip() == table(FLEETS)
+    assert is_png(tmp_path / "x.png")
+    assert (tmp_path / "x.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "text", [None, "not JSON", "[]", "{}", '{"boot_s": 1, "fleets": [{}]}', '{"boot_s": 1, "fleets": []}']
+)
+def test_a_file_without_fleets_is_named(tmp_path, capsys, text):
+    if text is not None:
+        (tmp_path / "x.json").write_text(text)
+    assert main(["--from", str(tmp_path / "x.json")]) == 1
+    assert f"bench provision: {tmp_path / 'x.json'} " in capsys.readouterr().err
+
+
+def test_nothing_is_drawn_unless_told():
+    args = parsed([])
+    assert (args.replicas, args.boot_s, args.plot, args.source) == ([1, 4, 16, 64], 20.0, None, None)
