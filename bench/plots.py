@@ -7,11 +7,11 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from bench import provision, serving
 
-# what refresh preview and up of any fleet may take, by one replica's
+# how many times as long as for one replica an operation of any fleet may take
 BOUNDS = {"up": 1.25, "refresh preview": 2.0}
 COLOURS = {"up": "C0", "refresh preview": "C1", "destroy": "C2"}
 MARKERS = {"published pacing": "^", "four threads": "s"}
@@ -67,7 +67,9 @@ def draw_provision(fleets: Sequence[provision.Fleet], boot_s: float, path: Path)
     _label(seconds, f"every boot {boot_s:g} s", "replicas", "seconds", counts)
     # a paced fleet takes many times what the others do: on a linear axis they would lie on the floor
     seconds.set_yscale("log")
+    seconds.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     seconds.yaxis.set_major_formatter("{x:g}")
+    seconds.yaxis.set_minor_locator(NullLocator())
     base = plain[0].replicas if plain else 1
     _label(ratio, "pacing off", "replicas", f"times that of {base} replica{'s' * (base != 1)}", counts)
     ratio.set_ylim(bottom=0)
