@@ -31,7 +31,9 @@ def test_what_was_kept_is_shown_and_drawn_again_without_measuring(tmp_path, caps
     keep(FLEETS, 20.0, tmp_path / "x.json")
     before = (tmp_path / "x.json").read_text()
     assert kept(tmp_path / "x.json") == (FLEETS, 20.0)
-    assert main(["--from", str(tmp_path / "x.json"), "--plot", str(tmp_path / "x.png"), "--json", "/nowhere/x"]) == 0
+    argv = ["--from", str(tmp_path / "x.json"), "--plot", str(tmp_path / "x.png"), "--json", str(tmp_path / "new.json")]
+    assert main(argv) == 0
+    assert not (tmp_path / "new.json").exists()
     assert capsys.readouterr().out.strip() == table(FLEETS)
     assert is_png(tmp_path / "x.png")
     assert (tmp_path / "x.json").read_text() == before

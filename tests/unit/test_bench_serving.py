@@ -149,7 +149,9 @@ def test_what_was_kept_is_shown_and_drawn_again_without_measuring(tmp_path, caps
     keep(swept(), load, tmp_path / "x.json")
     before = (tmp_path / "x.json").read_text()
     assert kept(tmp_path / "x.json") == swept()
-    assert main(["--from", str(tmp_path / "x.json"), "--plot", str(tmp_path / "x.png"), "--json", "/nowhere/x"]) == 0
+    argv = ["--from", str(tmp_path / "x.json"), "--plot", str(tmp_path / "x.png"), "--json", str(tmp_path / "new.json")]
+    assert main(argv) == 0
+    assert not (tmp_path / "new.json").exists()
     assert capsys.readouterr().out.strip() == table(swept())
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "x.json").read_text() == before
