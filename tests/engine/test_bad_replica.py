@@ -46,8 +46,7 @@ def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(door, market, 
 
 
 def test_a_failed_deploy_destroys_nothing_that_the_gateway_sends_to(door, market, ledger, tmp_path):
-    # the first choice of each is the machine that it has: one more is tried
-    stack = behind(door, tmp_path / "stack", market, replicas=2, max_tries=2)
+    stack = behind(door, tmp_path / "stack", market, replicas=2, max_tries=1)
     old = stack.instances()
     stack.write_config(extra_args=["--max-num-seqs", "64"])
     ledger.control("faults", kind="oci_error", times=1)
