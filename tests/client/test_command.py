@@ -265,13 +265,19 @@ def test_an_interrupt_is_130_at_once_and_no_traceback(server, tmp_path, count):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         command = [*COMMAND, "q", "--file", str(file), "--url", url, "--timeout", "600"]
-        process = subprocess.Popen(command, env=environment(server), stderr=subprocess.PIPE, text=True)
-        silent.settimeout(30)
-        connection, _ = silent.accept()
-        connection.recv(1 << 16)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
-        connection.close()
+        process = subprocess.Popen(
+            command, env=environment(server), stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        )  # fmt: skip
+        try:
+            silent.settimeout(30)
+            connection, _ = silent.accept()
+            connection.recv(1 << 16)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+            connection.close()
+        finally:
+            process.kill()
     assert (process.returncode, said) == (130, "")
 
 
