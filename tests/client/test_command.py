@@ -267,7 +267,8 @@ def test_an_interrupt_is_130_at_once_and_no_traceback(server, tmp_path, count):
         command = [*COMMAND, "q", "--file", str(file), "--url", url, "--timeout", "600"]
         process = subprocess.Popen(
             command, env=environment(server), stderr=subprocess.PIPE, text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+            # a background job of a shell ignores it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )  # fmt: skip
         try:
             silent.settimeout(30)
