@@ -187,9 +187,8 @@ class InstanceProvider(VastProvider):
     @verb
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Look again: live state and drift, gone, or raise. Trouble with the API or the network is never "gone"."""
-        self.session.knows(
-            translation.place(props), int(id_)
-        )  # a forced replacement asks for no diff before it creates
+        # a forced replacement asks for no diff before it creates
+        self.session.knows(translation.place(props), int(id_))
         contract = self.session.board.contract(int(id_), max_age_s=LOOK_FRESH_S)
         if contract is None:
             self._asks_who_rented_it(id_, props)

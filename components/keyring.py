@@ -18,9 +18,8 @@ from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, Updat
 
 from components.errors import ServerUnreachable, ServingError
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, known, verb
-from components.servers import Server, changed, on_each
-from components.vast.change import same
+from components.plugin.verbs import VastProvider, verb
+from components.servers import Server, changed, differs, on_each
 from components.vast.identity import ca_file
 from components.vllm.client import RerankClient
 
@@ -46,9 +45,7 @@ class KeyRingProvider(VastProvider):
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """Compare what should be accepted with what was, and with what `read` saw."""
-        keys = ("servers", *COMMON)
-        differs = any(not known(news.get(key)) or not same(olds.get(key), news.get(key)) for key in keys)
-        return DiffResult(changes=differs or bool(olds.get("drift")))
+        return DiffResult(changes=differs(olds, news, COMMON) or bool(olds.get("drift")))
 
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:

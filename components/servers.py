@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from components.errors import ServingError
+from components.plugin.verbs import known
 from components.vast.change import same
 
 AT_ONCE = 32
@@ -31,6 +32,11 @@ class Server:
     def listed(cls, raw: Sequence[Mapping[str, Any]] | None) -> list[Server]:
         """Read servers from a resource's inputs or outputs."""
         return [cls(str(one["name"]), str(one["url"]), int(one["instance_id"])) for one in raw or ()]
+
+
+def differs(olds: Mapping[str, Any], news: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    """Whether the servers, or one of `keys`, changed or are not known yet."""
+    return any(not known(news.get(key)) or not same(olds.get(key), news.get(key)) for key in ("servers", *keys))
 
 
 def changed(olds: Mapping[str, Any], news: Mapping[str, Any], keys: Sequence[str]) -> list[Server]:

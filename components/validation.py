@@ -15,9 +15,8 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
 
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, known, verb
-from components.servers import Server, changed, on_each
-from components.vast.change import same
+from components.plugin.verbs import VastProvider, verb
+from components.servers import Server, changed, differs, on_each
 from components.vast.identity import ca_file
 from components.vllm.catalog import load_catalog
 from components.vllm.checks import CHECKS_VERSION, Report, run_checks
@@ -51,10 +50,7 @@ class RerankValidationProvider(VastProvider):
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """Compare what is validated."""
-        keys = ("servers", *COMMON)
-        return DiffResult(
-            changes=any(not known(news.get(key)) or not same(olds.get(key), news.get(key)) for key in keys)
-        )
+        return DiffResult(changes=differs(olds, news, COMMON))
 
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:
