@@ -106,7 +106,7 @@ def serving_rows() -> list[Row]:
     own_ms, size = guard_cost.cpu_ms(pairs, load.words)
     rows = [Row(f"guard's own CPU time, request of {pairs} pairs", own_ms, "ms", 1.0, f"{size} bytes of JSON")]
     if not local_vllm.available():
-        print(f"\n{table(rows)}\n\nServing: not measured, vLLM is not installed here (make setup-vllm)")
+        print(f"\n{table(rows)}\n\nServing: not measured, vLLM is not installed here (scripts/setup.sh test)")
         return rows
     with local_vllm.running() as targets:
         found = serving.measure(targets, load)

@@ -43,7 +43,7 @@ def available() -> bool:
 def running() -> Iterator[list[Target]]:
     """Start a server for each variant, one after the other; kill them all in the end. Raises RuntimeError."""
     if not available():
-        raise RuntimeError("vLLM is not installed here: make setup-vllm; or give the --url of an endpoint")
+        raise RuntimeError("vLLM is not installed here: scripts/setup.sh test; or give the --url of an endpoint")
     with tempfile.TemporaryDirectory(prefix="bench-vllm-") as folder, contextlib.ExitStack() as stack:
         containers = Containers(Settings("vllm", Path(folder), PYTHON, json.loads(MODELS.read_text())))
         targets = []

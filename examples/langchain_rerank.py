@@ -1,7 +1,7 @@
 """Reranks LangChain documents with its CohereRerank: python examples/langchain_rerank.py --stack local
 
 CohereRerank takes a Cohere client, and that an httpx client, which is where the stack's CA goes: nothing else in the
-process changes. Needs examples/requirements.txt.
+process changes. Needs requirements/examples.lock.
 """
 
 from __future__ import annotations

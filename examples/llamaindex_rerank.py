@@ -2,7 +2,7 @@
 
 CohereRerank makes its own Cohere client and takes none, so the CA reaches it by SSL_CERT_FILE, which httpx reads at the
 moment a client is made. It is set for that moment only: left set, every other httpx client of the process (that of the
-language model, say) would trust this CA and no public one. Needs examples/requirements.txt.
+language model, say) would trust this CA and no public one. Needs requirements/examples.lock.
 """
 
 from __future__ import annotations

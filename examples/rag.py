@@ -2,7 +2,7 @@
 
 Embeddings find what is near, cheaply, and let in what only sounds alike; the reranker reads question and passage
 together and drops that. What is left goes into the prompt, printed here for want of a language model.
-Needs examples/requirements.txt and the weights (`make setup-examples`); minilm.py says why these.
+Needs requirements/examples.lock and the weights (`scripts/setup.sh all`); minilm.py says why these.
 """
 
 from __future__ import annotations

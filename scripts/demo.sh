@@ -17,7 +17,7 @@ step() {
 
 up() {
   SECONDS=0
-  step "tools" scripts/setup.sh --vllm
+  step "tools" scripts/setup.sh demo
   . scripts/env.sh local
   step "local Vast.ai" scripts/emulator.sh start
   step "stack" pulumi stack select --create local

@@ -1,8 +1,8 @@
-"""Fetch the official Pulumi archive, check it against the published checksums and unpack its programs into a folder.
+"""Fetch the official Pulumi archive, check it against a SHA-256 that this repository or its user states, unpack it.
 
-Called by scripts/setup.sh: `fetch_pulumi.py v3.259.0 FOLDER`. Exit code 0: done; 3: the archive cannot be reached or
-does not exist for this machine, which is no error, as the CLI can be built instead; 1: what came is not what was
-published. PULUMI_ARCHIVE_URL names a mirror.
+Called by scripts/setup.sh: `fetch_pulumi.py v3.259.0 FOLDER`. The sum is taken from PULUMI_ARCHIVE_SHA256 or from
+tools/pulumi/archives.sha256, never from the server that the archive comes from. PULUMI_ARCHIVE_URL names a mirror.
+Exit code 0: done; 3: not to be had (no sum is stated, or no answer), so the CLI is built from source instead; 1: refused.
 """
 
 import hashlib
@@ -12,44 +12,67 @@ import platform
 import shutil
 import sys
 import tarfile
+import time
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
 ARCHIVE_URL = os.environ.get("PULUMI_ARCHIVE_URL", "https://get.pulumi.com/releases/sdk").rstrip("/")
+SUMS = Path(__file__).resolve().parent.parent / "tools" / "pulumi" / "archives.sha256"
 FIRST_TIMEOUT_S = 5  # a machine without a way out should learn so at once
-ARCHIVES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
-NOT_REACHED = 3
+DEADLINE_S = 600
+MAX_BYTES = 500 * 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
+ARCHITECTURES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+REFUSED, NOT_AVAILABLE = 1, 3
 
 
 def main(version: str, folder: Path) -> int:
     """Leave the archive's programs in the folder, or say why not."""
-    machine = f"{platform.system().lower()}-{ARCHIVES.get(platform.machine().lower(), platform.machine())}"
-    name = f"pulumi-{version}-{machine}.tar.gz"
+    machine = platform.machine().lower()
+    name = f"pulumi-{version}-{platform.system().lower()}-{ARCHITECTURES.get(machine, machine)}.tar.gz"
+    if not ARCHIVE_URL.startswith("https://"):
+        print(f"setup: PULUMI_ARCHIVE_URL is {ARCHIVE_URL}, which is not https: refused", file=sys.stderr)
+        return REFUSED
+    stated = os.environ.get("PULUMI_ARCHIVE_SHA256", "").strip().lower() or listed(name)
+    if not stated:
+        print(
+            f"setup: no SHA-256 of {name} is stated, so it is not fetched; to use it, set PULUMI_ARCHIVE_SHA256 to the "
+            f"sum in pulumi-{version.removeprefix('v')}-checksums.txt of its release",
+            flush=True,
+        )
+        return NOT_AVAILABLE
+    print(f"setup: fetching {ARCHIVE_URL}/{name} (some 100 MB)", flush=True)
     try:
-        checksums = get(f"pulumi-{version.removeprefix('v')}-checksums.txt", FIRST_TIMEOUT_S).decode().split()
-        wanted = dict(zip(checksums[1::2], checksums[::2], strict=True))  # "digest  file" a line
-        if name not in wanted:
-            print(f"setup: {ARCHIVE_URL} publishes no {name}", flush=True)
-            return NOT_REACHED
-        print(f"setup: fetching {ARCHIVE_URL}/{name} (some 100 MB)", flush=True)
-        archive = get(name, timeout_s=60)
-    except (OSError, HTTPException, ValueError) as error:  # ValueError: not checksums, but some gateway's page
+        archive = get(f"{ARCHIVE_URL}/{name}")
+    except (OSError, HTTPException) as error:
         print(f"setup: {ARCHIVE_URL} does not answer as expected ({error})", flush=True)
-        return NOT_REACHED
-    found = hashlib.sha256(archive).hexdigest()
-    if found != wanted[name]:
-        print(f"setup: {name} has the SHA-256 {found}, published is {wanted[name]}: not used", file=sys.stderr)
-        return 1
+        return NOT_AVAILABLE
+    came = hashlib.sha256(archive).hexdigest()
+    if came != stated:
+        print(f"setup: {name} has the SHA-256 {came}, stated is {stated}: refused", file=sys.stderr)
+        return REFUSED
     unpack(archive, folder)
     return 0
 
 
-def get(file: str, timeout_s: float) -> bytes:
-    """Body of a file beside the archive."""
-    with urllib.request.urlopen(f"{ARCHIVE_URL}/{file}", timeout=timeout_s) as answer:
-        body: bytes = answer.read()
-        return body
+def listed(name: str) -> str:
+    """Return the sum that the repository lists for an archive, or ""."""
+    lines = (line.split() for line in SUMS.read_text().splitlines() if not line.startswith("#"))
+    return next((line[0] for line in lines if line[1:] == [name]), "")
+
+
+def get(url: str) -> bytes:
+    """Return a body of at most MAX_BYTES that arrives within DEADLINE_S. Raises OSError, HTTPException."""
+    deadline, body = time.monotonic() + DEADLINE_S, bytearray()
+    with urllib.request.urlopen(url, timeout=FIRST_TIMEOUT_S) as answer:
+        if not answer.url.startswith("https://"):
+            raise OSError(f"redirected to {answer.url}, which is not https")
+        while chunk := answer.read(CHUNK_BYTES):
+            body += chunk
+            if len(body) > MAX_BYTES or time.monotonic() > deadline:
+                raise OSError(f"more than {MAX_BYTES >> 20} MiB, or longer than {DEADLINE_S} s")
+    return bytes(body)
 
 
 def unpack(archive: bytes, folder: Path) -> None:

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Prepares a checkout: the project's Python packages in .venv and the Pulumi engine in .tools/bin.
-# Called by `make setup`; demo.sh adds --vllm (real vLLM for CPU as well, see setup_vllm.sh), `make setup-vllm` adds
-# --vllm-all (that and an older one, which only tests use). Safe to repeat:
-# what is ready is left alone, which takes well under a second.
+# Prepares a checkout for one use: scripts/setup.sh production|demo|test|all. Called by make's targets and by pipelines.
+#   production  .venv with requirements/production.lock, and the Pulumi engine in .tools/bin
+#   demo        the same with requirements/demo.lock and this checkout's client, and real vLLM for CPU (setup_vllm.sh)
+#   test        the same with requirements/test.lock
+#   all         the same, an older vLLM, and the venv of the examples (setup_examples.sh)
+# Safe to repeat: what is ready is left alone, which takes well under a second, and nothing is taken away.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 repo="$PWD"
@@ -12,40 +14,6 @@ oldest_pulumi="3.200.0" # of a CLI that is already installed; otherwise the one 
 
 say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
-
-# --- Python packages -------------------------------------------------------------------------------------------------
-
-find_python() {
-  local candidate seen=""
-  for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3; do
-    if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-      echo "$candidate"
-      return
-    fi
-    seen+="$("$candidate" --version 2>/dev/null | sed "s|.*|, $candidate is &|" || true)"
-  done
-  die "needs Python 3.11 or newer with its venv module (Debian, Ubuntu: python3-venv)${seen:-, found none}"
-}
-
-# The stamp is the requirements themselves and the checkout's place, since a venv does not survive being moved.
-wanted_packages() { echo "$repo"; cat requirements.txt requirements-dev.txt policy/requirements.txt; }
-
-setup_venv() {
-  local python
-  if [ -x .venv/bin/python ] && wanted_packages | cmp -s - .venv/.complete; then return; fi
-  SECONDS=0
-  if ! grep -qsF "$repo/.venv/bin/python" .venv/bin/pip; then
-    python="$(find_python)"
-    say "making .venv with $("$python" --version)"
-    rm -rf .venv
-    "$python" -m venv .venv
-  fi
-  say "installing requirements-dev.txt into .venv (about a minute)"
-  rm -f .venv/.complete
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input -r requirements-dev.txt
-  wanted_packages >.venv/.complete
-  say ".venv is ready after ${SECONDS}s"
-}
 
 # --- Pulumi ----------------------------------------------------------------------------------------------------------
 
@@ -67,7 +35,7 @@ link_installed() {
   return 1
 }
 
-# 2. The official archive, where it can be reached.
+# 2. The official archive, where its SHA-256 is stated and it can be reached.
 download_archive() {
   local rc=0
   .venv/bin/python scripts/fetch_pulumi.py "$pinned_pulumi" "$1" || rc=$?
@@ -80,7 +48,7 @@ download_archive() {
 # the two scripts beside it are files of the sdk that the CLI was built with.
 build_from_source() {
   local go_version sdk ldflags="-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=$pinned_pulumi"
-  local needs="Pulumi's archive cannot be reached, and building it from source needs Go 1.25 or newer"
+  local needs="Pulumi's archive was not used (see above), and building it from source needs Go 1.25 or newer"
   command -v go >/dev/null || die "$needs: no 'go' on PATH. Or install the Pulumi CLI $oldest_pulumi or newer yourself"
   go_version="$(go env GOVERSION)"
   at_least "${go_version#go}" 1.25 || die "$needs: this is $go_version"
@@ -112,19 +80,29 @@ setup_pulumi() {
   say ".tools/bin/pulumi is ready after ${SECONDS}s: $how"
 }
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+# The client of this checkout, in place, so that what is edited is what runs.
+install_client() {
+  local stamp=".venv/.installed-client"
+  if cmp -s pyproject.toml "$stamp"; then return; fi
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-index --no-deps \
+    --no-build-isolation -e . || die "the client of this checkout: see above"
+  cp pyproject.toml "$stamp"
+}
 
 case "${1:-}" in
-  "") versions=() ;;
-  --vllm) versions=("$vllm_version") ;;
-  --vllm-all) versions=("$vllm_version" "$older_vllm") ;;
-  *) die "unknown argument $1; known: --vllm, --vllm-all" ;;
+  production) sets=(production) versions=() ;;
+  demo) sets=(demo production) versions=("$vllm_version") ;;
+  test) sets=(test demo production) versions=("$vllm_version") ;;
+  all) sets=(test demo production) versions=("$vllm_version" "$older_vllm") ;;
+  *) die "usage: scripts/setup.sh production|demo|test|all" ;;
 esac
 mkdir -p .tools
 if command -v flock >/dev/null; then exec 9>.tools/.setup.lock && flock 9; fi # a second call waits for the first
-setup_venv
+scripts/install.sh .venv "${sets[@]}"
+if [ "$1" != production ]; then install_client; fi
 setup_pulumi
-for version in "${versions[@]+"${versions[@]}"}"; do
-  PYTHON="$repo/.venv/bin/python" scripts/setup_vllm.sh "$version"
-done
+for version in "${versions[@]+"${versions[@]}"}"; do scripts/setup_vllm.sh "$version"; done
+if [ "$1" = all ]; then scripts/setup_examples.sh; fi
 say "ready: .venv, $(sed -n 's/^/pulumi /;2p' .tools/pulumi.complete)"

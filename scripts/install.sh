@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Installs one locked set of packages into a venv, which is made where it is not there:
+#   scripts/install.sh VENV SET [PART...]      SET: a file requirements/SET.lock; PART: sets that are part of it
+# Every archive is checked against the hashes in the lock, and nothing that is not in it is installed. What is there
+# already, from this very lock, takes no time. Called by setup.sh, setup_vllm.sh, setup_examples.sh and lock.sh.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+mkdir -p "$(dirname "$1")"
+venv="$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"
+locks="${LOCKS:-requirements}" # where the locks are; tests have some of their own
+shift
+
+say() { echo "install: $*"; }
+die() { echo "install: $*" >&2; exit 1; }
+
+find_python() {
+  local candidate seen=""
+  for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3; do
+    if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+    seen+="$("$candidate" --version 2>/dev/null | sed "s|.*|, $candidate is &|" || true)"
+  done
+  die "needs Python 3.11 or newer with its venv module (Debian, Ubuntu: python3-venv)${seen:-, found none}"
+}
+
+# A set's stamp is its lock and the venv's place, since a venv does not survive being moved.
+contents() { echo "$venv"; cat "$locks/$1.lock"; }
+is_installed() { [ -x "$venv/bin/python" ] && contents "$1" | cmp -s - "$venv/.installed-$1"; }
+stamp() { contents "$1" >"$venv/.installed-$1"; }
+
+pip_install() {
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --only-binary :all: \
+    --require-hashes -r "$locks/$1.lock" || die "requirements/$1.lock could not be installed into $venv: see above"
+}
+
+if is_installed "$1"; then exit 0; fi
+SECONDS=0
+if ! grep -qsF "$venv/bin/python" "$venv/bin/pip"; then
+  python="$(find_python)"
+  say "making $venv with $("$python" --version)"
+  rm -rf "$venv"
+  "$python" -m venv "$venv"
+fi
+rm -f "$venv/.installed-$1"
+if ! is_installed pip; then
+  pip_install pip
+  stamp pip
+fi
+say "requirements/$1.lock into $venv"
+pip_install "$1"
+for part in "$@"; do stamp "$part"; done
+say "$1: $("$venv/bin/python" -m pip list --format freeze --disable-pip-version-check | wc -l) packages, $(du -sm "$venv" | cut -f 1) MB after ${SECONDS}s"

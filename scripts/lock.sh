@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Writes requirements/*.lock: exact versions and SHA-256 hashes of all that requirements.txt and requirements/*.in bring
+# in, for each Python from 3.11 on. Called by `make locks` after one of those files was changed. With --upgrade, newer
+# versions of what is not pinned there. production and demo take their versions from test: what is deployed was tested.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+lock() { # source, name of the lock, more arguments
+  local source="$1" out="requirements/$2.lock" extra=()
+  [ -e "requirements/$2.overrides" ] && extra+=(--overrides "requirements/$2.overrides")
+  [ -e "requirements/$2.excludes" ] && extra+=(--excludes "requirements/$2.excludes")
+  echo "lock: $out"
+  .tools/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+    --custom-compile-command "make locks" --output-file "$out" "${extra[@]}" "${@:3}" "$source"
+}
+
+scripts/install.sh .tools/uv uv
+lock requirements/test.in test "$@"
+for set in demo examples pip uv vllm-0.32.0 vllm-0.19.1; do
+  case "$set" in demo) constraint=(-c requirements/test.lock) ;; *) constraint=() ;; esac
+  lock "requirements/$set.in" "$set" "${constraint[@]}" "$@"
+done
+lock requirements.txt production -c requirements/test.lock "$@"

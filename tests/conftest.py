@@ -1,0 +1,80 @@
+"""The two suites, the order in which files run, and the table at the end of a run. pytest calls all of it.
+
+Every test is `quick` (`make test`) or `all` (`make test-all` runs both): quick unless it, its parameter or its file is
+marked `all`. The kind of a test is its folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+# A whole file goes to one worker; files of the longest kinds go first, so that no worker waits for one at the end.
+LONGEST_FIRST = ("infra", "serving", "engine", "pipelines", "gateway", "lint", "client", "provider", "emulator", "unit")
+SLOWEST = 10
+
+
+def kind_of(nodeid: str) -> str:
+    """Return the folder of tests/ that a test is in."""
+    return nodeid.split("/")[1]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is quick, and sort by kind."""
+    for item in items:
+        if item.get_closest_marker("all") is None:
+            item.add_marker("quick")
+    items.sort(key=lambda item: LONGEST_FIRST.index(kind_of(item.nodeid)))
+
+
+class Summary:
+    """How many tests of each kind ran, for how long, and which took longest. Under xdist: of all workers."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.outcomes: dict[str, Counter[str]] = {}
+        self.seconds: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count a phase of a test: setup, call or teardown."""
+        self.seconds[report.nodeid] += report.duration
+        counts = self.outcomes.setdefault(kind_of(report.nodeid), Counter())
+        if report.when == "call" or report.outcome != "passed":
+            counts[report.outcome] += 1
+
+    def lines(self) -> Iterator[str]:
+        """Yield the table and the slowest tests."""
+        minutes: Counter[str] = Counter()
+        for nodeid, seconds in self.seconds.items():
+            minutes[kind_of(nodeid)] += seconds / 60
+        yield f"{'kind':<10} {'passed':>6} {'failed':>6} {'skipped':>7} {'minutes':>7}"
+        for kind in sorted(self.outcomes, key=lambda one: -minutes[one]):
+            counts = self.outcomes[kind]
+            yield (
+                f"{kind:<10} {counts['passed']:>6} {counts['failed']:>6} {counts['skipped']:>7} {minutes[kind]:>7.1f}"
+            )
+        total = sum(self.outcomes.values(), Counter[str]())
+        wall = (time.monotonic() - self.began) / 60
+        yield (
+            f"{'all':<10} {total['passed']:>6} {total['failed']:>6} {total['skipped']:>7} {sum(minutes.values()):>7.1f}"
+            f"  in {wall:.1f} minutes of the clock"
+        )
+        yield "slowest:"
+        for nodeid, seconds in self.seconds.most_common(SLOWEST):
+            yield f"{seconds:7.1f} s  {nodeid}"
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Write it at the end."""
+        terminalreporter.section("tests by kind")
+        for line in self.lines():
+            terminalreporter.write_line(line)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Count in the process that the person sees, not in xdist's workers."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Summary(), "summary")
