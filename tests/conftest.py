@@ -22,12 +22,18 @@ def kind_of(nodeid: str) -> str:
     return nodeid.split("/")[1]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+SUITES = pytest.StashKey[dict[str, set[str]]]()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m takes away what was not asked for
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what is quick, and sort by kind."""
     for item in items:
         if item.get_closest_marker("all") is None:
             item.add_marker("quick")
+    config.stash[SUITES] = {
+        item.nodeid: {"quick", "all"} & {mark.name for mark in item.iter_markers()} for item in items
+    }
     items.sort(key=lambda item: LONGEST_FIRST.index(kind_of(item.nodeid)))
 
 

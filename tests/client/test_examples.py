@@ -115,7 +115,7 @@ def test_a_stack_without_tls_works_as_well(script, plain_server, tmp_path):
     assert "eep " in shown(script, a_stack(plain_server, tmp_path))
 
 
-@pytest.mark.examples
+@pytest.mark.all
 @pytest.mark.parametrize("script", ["langchain_rerank.py", "llamaindex_rerank.py"])
 def test_a_stack_without_tls_works_with_the_others_too(script, plain_server, tmp_path, own_python):
     assert len(texts(shown(script, a_stack(plain_server, tmp_path), python=own_python))) == 2
@@ -149,7 +149,7 @@ def test_missing_pulumi_says_how_to_go_on(script, tmp_path):
 # ---- in their own venv -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.examples
+@pytest.mark.all
 def test_rag_keeps_what_answers_the_question_and_drops_what_sounds_alike(stack, own_python):
     output = shown("rag.py", stack, python=own_python)
     kept = re.findall(r"keep .*\)  (.*)", output)
@@ -162,7 +162,7 @@ def test_rag_keeps_what_answers_the_question_and_drops_what_sounds_alike(stack, 
     assert not any(text in prompt for text in dropped)
 
 
-@pytest.mark.examples
+@pytest.mark.all
 def test_minilm_says_what_the_model_says(own_python, tmp_path):
     # cosines of sentence-transformers' own pipeline (PyTorch) for these texts: 0.8278, 0.0137
     book = "Deep learning is a subset of machine learning that uses neural networks with many layers."
@@ -182,26 +182,26 @@ def test_minilm_says_what_the_model_says(own_python, tmp_path):
     assert [float(one) for one in done.stdout.split()] == pytest.approx([0.8278, 0.0137], abs=0.001)
 
 
-@pytest.mark.examples
+@pytest.mark.all
 def test_langchain_compresses_documents_and_keeps_their_metadata(stack, own_python):
     best = texts(shown("langchain_rerank.py", stack, python=own_python))
     assert len(best) == 2
     assert re.match(r"book +Deep learning", best[0])
 
 
-@pytest.mark.examples
+@pytest.mark.all
 def test_llamaindex_postprocesses_nodes_and_the_environment_stays_as_it_was(stack, own_python):
     best = texts(shown("llamaindex_rerank.py", stack, python=own_python))
     assert len(best) == 2
     assert best[0].startswith("Deep learning")
 
 
-@pytest.mark.examples
+@pytest.mark.all
 def test_cohere_example_runs_with_the_older_client_that_langchain_needs(stack, own_python):
     assert len(texts(shown("cohere_rerank.py", stack, python=own_python))) == 4
 
 
-@pytest.mark.examples
+@pytest.mark.all
 def test_the_installed_client_is_a_command_and_typed_and_needs_requests_only(stack, own_python):
     env = {"PATH": str(stack), "HOME": str(stack)}
     command = [OWN_VENV / "rerank", "--stack", "local", QUERY, "pizza", "deep learning"]

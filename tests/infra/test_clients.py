@@ -31,7 +31,7 @@ def test_the_examples_run_from_the_stacks_outputs(deployment, script):
     assert EXAMPLES[script] in ran(deployment, deployment.python(REPO / "examples" / script))
 
 
-@pytest.mark.examples
+@pytest.mark.all
 @pytest.mark.parametrize("script", HEAVY)
 def test_the_examples_with_heavy_dependencies_run_too(deployment, script):
     if not OWN_PYTHON.exists():
@@ -40,7 +40,7 @@ def test_the_examples_with_heavy_dependencies_run_too(deployment, script):
     assert HEAVY[script] in output
 
 
-@pytest.mark.examples
+@pytest.mark.all
 def test_the_embeddings_of_rag_are_those_that_vllm_computes(deployment):
     """The stack serves the same MiniLM, whose score is the cosine: numpy and vLLM have to agree."""
     if not OWN_PYTHON.exists():

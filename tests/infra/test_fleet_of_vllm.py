@@ -1,9 +1,8 @@
 """Two real vLLM behind a real Caddy through the engine: rolled, healed, scaled, re-keyed under load. Many minutes.
 
-Left out of `make test`; `make test-fleet` runs it.
+Of `make test-all`, alone: five vLLM at once.
 """
 
-import os
 import sys
 import threading
 
@@ -20,10 +19,7 @@ from tests.engine.stack import EngineStack
 from tests.engine.test_fleet import Balanced, Load, up
 from tests.infra.conftest import MODELS, VLLM_PYTHON
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(not os.environ.get("VLLM_FLEET"), reason="four vLLM at once: make test-fleet"),
-]
+pytestmark = [pytest.mark.vllm, pytest.mark.all, pytest.mark.alone]
 
 SCALED = 5
 

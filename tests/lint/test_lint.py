@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SUITES
+
 REPO = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
@@ -22,17 +24,7 @@ def test_this_finds_nothing(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def collected(expression):
-    """Return the tests that a marker expression selects, by id."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:xdist", "-m", expression, "tests"]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode in (0, 5), done.stdout + done.stderr  # 5: none
-    return {line for line in done.stdout.splitlines() if "::" in line}
-
-
-def test_every_test_is_in_exactly_one_of_the_two_suites():
-    quick, rest = collected("quick"), collected("all")
-    assert quick
-    assert rest
-    assert collected("not quick and not all") == set()
-    assert collected("quick and all") == set()
+def test_every_test_is_in_exactly_one_of_the_two_suites(request):
+    suites = request.config.stash[SUITES]
+    assert suites
+    assert {test: found for test, found in suites.items() if len(found) != 1} == {}
