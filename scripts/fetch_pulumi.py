@@ -2,7 +2,7 @@
 
 Called by scripts/setup.sh: `fetch_pulumi.py v3.259.0 FOLDER`. The sum is taken from PULUMI_ARCHIVE_SHA256 or from
 tools/pulumi/archives.sha256, never from the server that the archive comes from. PULUMI_ARCHIVE_URL names a mirror.
-Exit code 0: done; 3: not to be had (no sum is stated, or no answer), so the CLI is built from source instead; 1: refused.
+Exit codes: 0 done; 1 refused; 3 not to be had (no sum is stated, or no answer), so the CLI is built from source.
 """
 
 import hashlib

@@ -1,6 +1,5 @@
 """Each kind of change through the real engine: what replaces, what updates in place, what does nothing."""
 
-import json
 import re
 import threading
 
@@ -11,7 +10,7 @@ from components.vast import change
 from components.vast.identity import ca_file
 from emulator.server import EmulatorServer
 from tests.engine.conftest import Ledger
-from tests.engine.stack import EMULATOR_KEY, MODEL, EngineStack
+from tests.engine.stack import EMULATOR_KEY, MODEL, EngineStack, resources_of
 
 pytestmark = pytest.mark.engine
 
@@ -48,12 +47,29 @@ UPDATING = {
 }
 
 
-@pytest.mark.parametrize("key", UPDATING)
-def test_this_updates_in_place(scene, key):
+def changed(stack, changes):
+    """Write changes to the config, secrets as a person would; return what the keys were before."""
+    before = {name: stack.config.get(name) for name in changes}
+    for name, value in changes.items():
+        if str(value).startswith("SECRET:"):
+            stack.set_secret(name, value.removeprefix("SECRET:"))
+    stack.write_config(**{name: value for name, value in changes.items() if not str(value).startswith("SECRET:")})
+    return before
+
+
+def at_once(table):
+    """Return the changes of a whole table as one."""
+    return {name: value for changes in table.values() for name, value in changes.items()}
+
+
+def reason(key):
+    return "the machine no longer satisfies" if key == "search" else f"{key} changed"
+
+
+def test_all_that_updates_in_place_keeps_the_instance(scene):
     stack, ledger, _ = scene
     first = stack.outputs()["instance_id"]
-    before = {name: stack.config.get(name) for name in UPDATING[key]}
-    stack.write_config(**UPDATING[key])
+    before = changed(stack, at_once(UPDATING))
     seen = stack.drift()
     assert seen.rc == 7, seen.text
     assert "will be replaced" not in seen
@@ -61,31 +77,54 @@ def test_this_updates_in_place(scene, key):
     assert done.rc == 0, done.text
     assert stack.outputs()["instance_id"] == first
     assert ledger.billed() == {first}
+    assert stack.drift().rc == 0
     stack.write_config(**before)
 
 
-@pytest.mark.parametrize("key", REPLACING)
-def test_this_replaces(scene, key):
+def test_what_replaces_is_told_key_by_key_and_replaces_once(scene):
     stack, ledger, _ = scene
     first = stack.outputs()["instance_id"]
-    changes = REPLACING[key]
-    secret = str(next(iter(changes.values())))
-    if secret.startswith("SECRET:"):
-        stack.set_secret(next(iter(changes)), secret.removeprefix("SECRET:"))
-    else:
-        stack.write_config(**changes)
+    before = changed(stack, at_once(REPLACING))
     seen = stack.drift()
     assert seen.rc == 7, seen.text
-    why = "the machine no longer satisfies" if key == "search" else f"{key} changed"
-    assert re.search(f"will be replaced: .*{why}", seen.text), seen.text
+    [told] = set(re.findall(r"will be replaced: (.*)", seen.text))
+    for key in REPLACING:
+        assert reason(key) in told, told
     done = stack.up()
     assert done.rc == 0, done.text
     second = stack.outputs()["instance_id"]
     assert second != first
     assert ledger.billed() == {second}
     assert stack.drift().rc == 0
+    stack.write_config(**before)
+    assert stack.up().rc == 0
 
 
+@pytest.mark.all
+@pytest.mark.parametrize("key", UPDATING)
+def test_a_preview_of_this_change_replaces_nothing(scene, key):
+    stack, _, _ = scene
+    before = changed(stack, UPDATING[key])
+    seen = stack.drift()
+    stack.write_config(**before)
+    assert seen.rc == 7, seen.text
+    assert "will be replaced" not in seen
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("key", REPLACING)
+def test_a_preview_of_this_change_replaces_for_this_reason(scene, key):
+    stack, _, _ = scene
+    before = changed(stack, REPLACING[key])
+    seen = stack.drift()
+    stack.write_config(**before)
+    if "hub_token" in before:
+        assert stack.run("config", "rm", "hub_token").rc == 0
+    assert seen.rc == 7, seen.text
+    assert re.search(f"will be replaced: .*{reason(key)}", seen.text), seen.text
+
+
+@pytest.mark.all
 def test_a_machine_that_breaks_a_new_price_cap_is_named_with_the_cap(scene):
     stack, _, _ = scene
     price = stack.outputs()["hourly_cost_usd"]["total"]
@@ -114,6 +153,7 @@ def test_what_is_in_the_table_and_not_tested_here_cannot_be_changed_by_config():
     }
 
 
+@pytest.mark.all
 def test_in_place_destroys_before_it_rents(scene):
     stack, ledger, _ = scene
     stack.write_config(replace="in_place")
@@ -168,11 +208,11 @@ def _serves(url, headers, trust):
         return False
 
 
+@pytest.mark.all
 def test_a_forced_replacement_rents_another_and_keeps_the_old_one_until_it_serves(scene):
     stack, ledger, _ = scene
     first = stack.outputs()["instance_id"]
-    resources = json.loads(stack.export())["deployment"]["resources"]
-    urn = next(one["urn"] for one in resources if one["type"].endswith("vast:Instance"))
+    [urn] = [one["urn"] for one in resources_of(stack.deployment()) if one["type"].endswith("vast:Instance")]
     done = stack.up("--replace", urn)
     assert done.rc == 0, done.text
     second = stack.outputs()["instance_id"]
