@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-# A whole file goes to one worker; files of the longest kinds go first, so that no worker waits for one at the end.
-LONGEST_FIRST = ("infra", "serving", "engine", "pipelines", "gateway", "lint", "client", "provider", "emulator", "unit")
+# Files of the longest kinds go first, so that no worker waits for one at the end.
+LONGEST_FIRST = ("serving", "engine", "pipelines", "gateway", "lint", "client", "provider", "emulator", "unit")
 SLOWEST = 10
 
 
@@ -27,10 +27,12 @@ SUITES = pytest.StashKey[dict[str, set[str]]]()
 
 @pytest.hookimpl(tryfirst=True)  # before -m takes away what was not asked for
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is quick, and sort by kind."""
+    """Mark what is quick, keep a file on one worker (and all of vLLM: its servers boot once), sort by kind."""
     for item in items:
         if item.get_closest_marker("all") is None:
             item.add_marker("quick")
+        vllm = item.get_closest_marker("vllm") is not None
+        item.add_marker(pytest.mark.xdist_group("vllm" if vllm else item.nodeid.partition("::")[0]))
     config.stash[SUITES] = {
         item.nodeid: {"quick", "all"} & {mark.name for mark in item.iter_markers()} for item in items
     }

@@ -83,6 +83,13 @@ def resources_of(deployment: dict[str, Any]) -> list[dict[str, Any]]:
     return list(deployment.get("resources") or [])
 
 
+def own_key_of(deployment: dict[str, Any]) -> str:
+    """Return the key by which the stack tells its servers what others are valid."""
+    key = state_key(deployment["secrets_providers"]["state"]["salt"].split(":")[1])
+    [own] = [one for one in resources_of(deployment) if one["urn"].endswith("::reranker-own-key")]
+    return str(shown(own["outputs"]["value"], key))
+
+
 @dataclass
 class EngineStack:
     """One stack; `config` is its config without the namespace."""

@@ -1,5 +1,6 @@
 """Each kind of change through the real engine: what replaces, what updates in place, what does nothing."""
 
+import contextlib
 import re
 import threading
 
@@ -30,7 +31,7 @@ REPLACING = {
     "args": {"extra_args": ["--max-num-seqs", "64"]},
     "disk_gb": {"disk_gb": 44},
     "ca_certificate": {"tls": "off"},
-    "onstart": {"form": "plain", "guard": "off"},
+    "onstart": {"form": "plain", "guard": "off", "tls": "off"},
     "env": {"hub_token": "SECRET:hf_abcdefghijkl"},
     "search": {"query": "gpu_name=RTX_3090 num_gpus=1"},
 }
@@ -47,14 +48,18 @@ UPDATING = {
 }
 
 
+@contextlib.contextmanager
 def changed(stack, changes):
-    """Write changes to the config, secrets as a person would; return what the keys were before."""
-    before = {name: stack.config.get(name) for name in changes}
-    for name, value in changes.items():
-        if str(value).startswith("SECRET:"):
-            stack.set_secret(name, value.removeprefix("SECRET:"))
-    stack.write_config(**{name: value for name, value in changes.items() if not str(value).startswith("SECRET:")})
-    return before
+    """Write changes to the config for a block, secrets as a person would."""
+    secrets = {name for name, value in changes.items() if str(value).startswith("SECRET:")}
+    before = {name: stack.config.get(name) for name in changes if name not in secrets}
+    for name in secrets:
+        stack.set_secret(name, changes[name].removeprefix("SECRET:"))
+    stack.write_config(**{name: changes[name] for name in before})
+    yield
+    stack.write_config(**before)
+    for name in secrets:
+        assert stack.run("config", "rm", name).rc == 0
 
 
 def at_once(table):
@@ -69,34 +74,33 @@ def reason(key):
 def test_all_that_updates_in_place_keeps_the_instance(scene):
     stack, ledger, _ = scene
     first = stack.outputs()["instance_id"]
-    before = changed(stack, at_once(UPDATING))
-    seen = stack.drift()
-    assert seen.rc == 7, seen.text
-    assert "will be replaced" not in seen
-    done = stack.up()
-    assert done.rc == 0, done.text
-    assert stack.outputs()["instance_id"] == first
-    assert ledger.billed() == {first}
-    assert stack.drift().rc == 0
-    stack.write_config(**before)
+    with changed(stack, at_once(UPDATING)):
+        seen = stack.drift()
+        assert seen.rc == 7, seen.text
+        assert "will be replaced" not in seen
+        done = stack.up()
+        assert done.rc == 0, done.text
+        assert stack.outputs()["instance_id"] == first
+        assert ledger.billed() == {first}
+        assert stack.drift().rc == 0
+    assert stack.up().rc == 0
 
 
 def test_what_replaces_is_told_key_by_key_and_replaces_once(scene):
     stack, ledger, _ = scene
     first = stack.outputs()["instance_id"]
-    before = changed(stack, at_once(REPLACING))
-    seen = stack.drift()
-    assert seen.rc == 7, seen.text
-    [told] = set(re.findall(r"will be replaced: (.*)", seen.text))
-    for key in REPLACING:
-        assert reason(key) in told, told
-    done = stack.up()
-    assert done.rc == 0, done.text
-    second = stack.outputs()["instance_id"]
-    assert second != first
-    assert ledger.billed() == {second}
-    assert stack.drift().rc == 0
-    stack.write_config(**before)
+    with changed(stack, at_once(REPLACING)):
+        seen = stack.drift()
+        assert seen.rc == 7, seen.text
+        [told] = set(re.findall(r"will be replaced: (.*)", seen.text))
+        for key in REPLACING:
+            assert reason(key) in told, told
+        done = stack.up()
+        assert done.rc == 0, done.text
+        second = stack.outputs()["instance_id"]
+        assert second != first
+        assert ledger.billed() == {second}
+        assert stack.drift().rc == 0
     assert stack.up().rc == 0
 
 
@@ -104,9 +108,8 @@ def test_what_replaces_is_told_key_by_key_and_replaces_once(scene):
 @pytest.mark.parametrize("key", UPDATING)
 def test_a_preview_of_this_change_replaces_nothing(scene, key):
     stack, _, _ = scene
-    before = changed(stack, UPDATING[key])
-    seen = stack.drift()
-    stack.write_config(**before)
+    with changed(stack, UPDATING[key]):
+        seen = stack.drift()
     assert seen.rc == 7, seen.text
     assert "will be replaced" not in seen
 
@@ -115,11 +118,8 @@ def test_a_preview_of_this_change_replaces_nothing(scene, key):
 @pytest.mark.parametrize("key", REPLACING)
 def test_a_preview_of_this_change_replaces_for_this_reason(scene, key):
     stack, _, _ = scene
-    before = changed(stack, REPLACING[key])
-    seen = stack.drift()
-    stack.write_config(**before)
-    if "hub_token" in before:
-        assert stack.run("config", "rm", "hub_token").rc == 0
+    with changed(stack, REPLACING[key]):
+        seen = stack.drift()
     assert seen.rc == 7, seen.text
     assert re.search(f"will be replaced: .*{reason(key)}", seen.text), seen.text
 

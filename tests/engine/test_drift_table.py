@@ -14,7 +14,7 @@ from components.vast.identity import ca_file
 from components.vllm.client import RerankClient
 from emulator.server import EmulatorServer
 from tests.engine.conftest import Ledger
-from tests.engine.stack import EMULATOR_KEY, EngineStack, resources_of, shown, state_key
+from tests.engine.stack import EMULATOR_KEY, EngineStack, own_key_of
 
 pytestmark = pytest.mark.engine
 HEADERS = {"Authorization": f"Bearer {EMULATOR_KEY}"}
@@ -227,10 +227,3 @@ def test_with_heal_on_unreachable_silence_is_replaced(scene):
     assert scene.ledger.billed() == {scene.instance_id}
     scene.stack.write_config(heal_on="dead")
     assert scene.stack.up().rc == 0
-
-
-def own_key_of(deployment):
-    """Return the key by which the stack tells its servers what others are valid."""
-    key = state_key(deployment["secrets_providers"]["state"]["salt"].split(":")[1])
-    [own] = [one for one in resources_of(deployment) if one["urn"].endswith("::reranker-own-key")]
-    return shown(own["outputs"]["value"], key)

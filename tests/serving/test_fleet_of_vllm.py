@@ -17,7 +17,7 @@ from emulator.server import EmulatorServer
 from tests.engine.conftest import Ledger
 from tests.engine.stack import EngineStack
 from tests.engine.test_fleet import Balanced, Load, up
-from tests.infra.conftest import MODELS, VLLM_PYTHON
+from tests.serving.conftest import MODELS, require_vllm
 
 pytestmark = [pytest.mark.vllm, pytest.mark.all, pytest.mark.alone]
 
@@ -34,7 +34,7 @@ def balanced(tmp_path):
         runtime="vllm",
         time="instant",
         state_dir=tmp_path / "emulator",
-        vllm_python=VLLM_PYTHON,
+        vllm_python=require_vllm(),
         models=MODELS,
         hub="offline",
     ) as market:
