@@ -4,7 +4,7 @@ SHELL := bash
 # The project's tools on PATH and nothing of the real Vast.ai within reach.
 LOCAL := . scripts/env.sh local &&
 PYTEST := $(LOCAL) env -u VAST_API_KEY -u VAST_URL pytest -q
-TWO_WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
+TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo demo-down emulator test test-all lint locks docs bench chaos clean distclean
 

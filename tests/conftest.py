@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 # Files of the longest kinds go first, so that no worker waits for one at the end.
 LONGEST_FIRST = ("serving", "engine", "pipelines", "gateway", "lint", "client", "provider", "emulator", "unit")
@@ -27,16 +29,26 @@ SUITES = pytest.StashKey[dict[str, set[str]]]()
 
 @pytest.hookimpl(tryfirst=True)  # before -m takes away what was not asked for
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is quick, keep a file on one worker (and all of vLLM: its servers boot once), sort by kind."""
+    """Mark what is quick, and sort by kind."""
     for item in items:
         if item.get_closest_marker("all") is None:
             item.add_marker("quick")
-        vllm = item.get_closest_marker("vllm") is not None
-        item.add_marker(pytest.mark.xdist_group("vllm" if vllm else item.nodeid.partition("::")[0]))
     config.stash[SUITES] = {
         item.nodeid: {"quick", "all"} & {mark.name for mark in item.iter_markers()} for item in items
     }
     items.sort(key=lambda item: LONGEST_FIRST.index(kind_of(item.nodeid)))
+
+
+class OneWorkerPerFile(LoadFileScheduling):
+    """Runs a file on one worker, and all files of real vLLM on one, so that each of its servers boots once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "serving" if kind_of(nodeid) == "serving" else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneWorkerPerFile:
+    """Give xdist that order."""
+    return OneWorkerPerFile(config, log)
 
 
 class Summary:

@@ -45,6 +45,7 @@ def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(door, market, 
     assert ledger.billed() == set()
 
 
+@pytest.mark.all
 def test_a_failed_deploy_destroys_nothing_that_the_gateway_sends_to(door, market, ledger, tmp_path):
     stack = behind(door, tmp_path / "stack", market, replicas=2, max_tries=1)
     old = stack.instances()

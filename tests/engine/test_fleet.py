@@ -75,6 +75,7 @@ def test_only_the_replica_that_died_is_replaced(growing):
     assert ledger.billed() == set(now)
 
 
+@pytest.mark.all
 def test_one_replica_that_does_not_come_up_costs_the_others_nothing_and_is_named(growing):
     stack, ledger = growing
     kept = [one["instance_id"] for one in stack.outputs()["replicas"]]
@@ -224,6 +225,7 @@ def test_no_request_fails_while_a_fleet_rolls_heals_scales_and_changes_its_key(b
     assert stack.drift().rc == 0
 
 
+@pytest.mark.all
 def test_a_gateway_that_lost_its_config_or_was_changed_by_hand_is_drift_and_up_restores_it(balanced):
     stack = balanced.stack
     balanced.caddy.stop()
@@ -246,6 +248,7 @@ def test_a_gateway_that_lost_its_config_or_was_changed_by_hand_is_drift_and_up_r
     assert stack.drift().rc == 0
 
 
+@pytest.mark.all
 def test_a_rented_gateway_has_its_admin_route_closed_and_fails_no_request_in_a_roll_or_a_rotation(tmp_path):
     with EmulatorServer(runtime="stub", time="instant", state_dir=tmp_path / "emulator") as market:
         config = {"replicas": 2, "gateway": "rent"}

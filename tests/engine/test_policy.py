@@ -18,7 +18,7 @@ from emulator.server import EmulatorServer
 from ops.exits import POLICY
 from policy.rules import NAMED, RULES
 from tests.engine.conftest import Ledger
-from tests.engine.stack import REPO, EngineStack
+from tests.engine.stack import REPO, EngineStack, resources_of
 
 pytestmark = pytest.mark.engine
 
@@ -124,6 +124,21 @@ def ops_preview(stack):
     return subprocess.run(command, cwd=REPO, env=stack.env, capture_output=True, text=True, timeout=120, check=False)
 
 
+def test_a_config_that_breaks_every_rule_is_told_each_of_them_at_once_and_nothing_is_rented(scene, market):
+    everything = {name: value for changes in BREAKING.values() for name, value in changes.items()}
+    everything["policy"] = [rule for changes in BREAKING.values() for rule in changes.get("policy", ())]
+    scene.write_config(**everything)
+    done = ops_preview(scene)
+    scene.write_config(**dict.fromkeys(everything))
+    said = done.stdout + done.stderr
+    assert done.returncode == POLICY, said
+    assert set(re.findall(r"policy: ([\w-]+): ", said)) == set(BREAKING), said
+    for rule in RULES:
+        assert (rule.remedy in said) == (rule.name in BREAKING), rule.name
+    assert Ledger(market.url).contracts() == []
+
+
+@pytest.mark.all
 @pytest.mark.parametrize("rule", BREAKING)
 def test_a_config_that_breaks_a_rule_is_refused_by_the_preview(scene, market, rule):
     scene.write_config(**BREAKING[rule])
@@ -137,14 +152,16 @@ def test_a_config_that_breaks_a_rule_is_refused_by_the_preview(scene, market, ru
     assert Ledger(market.url).contracts() == []
 
 
+@pytest.mark.all
 def test_a_stack_that_keeps_every_rule_is_rented_within_them_and_stays_in_sync(market, tmp_path):
     stack = EngineStack(tmp_path, market.url, config=KEEPING).init()
     seen = ops_preview(stack)
     assert seen.returncode == 0, seen.stdout + seen.stderr
     done = stack.up()
     assert done.rc == 0, done.text
-    instances = json.loads(stack.export())["deployment"]["resources"]
-    offer = next(one for one in instances if one["type"].endswith("vast:Instance"))["outputs"]["offer"]
+    [offer] = [
+        one["outputs"]["offer"] for one in resources_of(stack.deployment()) if one["type"].endswith("vast:Instance")
+    ]
     offer = json.loads(offer)
     assert offer["hosting_type"] == 1
     assert offer["geolocation"][-2:] in KEEPING["policy_countries"]
@@ -157,6 +174,7 @@ def test_a_stack_that_keeps_every_rule_is_rented_within_them_and_stays_in_sync(m
     assert stack.destroy().rc == 0
 
 
+@pytest.mark.all
 def test_an_instance_of_a_program_of_its_own_is_refused_before_it_is_rented(market, tmp_path):
     policy = 'policy={"rules": ["label", "pinned-image", "no-bid"], "countries": ["IS"], "max_hourly_usd": 0.001}'
     stack = bare(market, tmp_path, policy=policy)
@@ -168,6 +186,7 @@ def test_an_instance_of_a_program_of_its_own_is_refused_before_it_is_rented(mark
     assert Ledger(market.url).billed() == before
 
 
+@pytest.mark.all
 def test_an_instance_to_adopt_is_judged_as_well_and_left_as_it_is(market, tmp_path):
     owner = EngineStack(tmp_path / "owner", market.url, config={"gpu_names": ["RTX 4090"]}).init()
     assert owner.up().rc == 0
@@ -207,6 +226,7 @@ def test_the_pack_refuses_what_breaks_its_own_config_whatever_the_stacks_config_
     assert Ledger(market.url).billed() == before
 
 
+@pytest.mark.all
 def test_the_pack_refuses_a_program_that_says_nothing_of_policy_and_validates_nothing(market, pack, tmp_path):
     stack = bare(market, tmp_path, policy="")
     done = stack.preview(*with_pack(stack, pack, hosting={"limit": "datacenter"}, countries={"limit": ["IS"]}))
@@ -214,6 +234,7 @@ def test_the_pack_refuses_a_program_that_says_nothing_of_policy_and_validates_no
     assert refused_by_pack(done.text) >= {"pinned-image", "tls-and-guard", "no-bid", "label", "validation", "countries"}
 
 
+@pytest.mark.all
 def test_the_pack_reads_what_binds_an_instance_off_its_outputs_too_where_it_judges_the_whole_stack(
     market, pack, tmp_path
 ):
@@ -238,7 +259,9 @@ def environment(name):
     return {key.removeprefix("vast-reranker:"): value for key, value in own.items()}
 
 
-@pytest.mark.parametrize("name", ["dev", "staging", "prod"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("dev", marks=pytest.mark.all), pytest.param("staging", marks=pytest.mark.all), "prod"]
+)
 def test_each_environment_finds_a_machine_that_its_policy_allows(market, tmp_path, name):
     stack = EngineStack(tmp_path, market.url, config=environment(name)).init()
     done = stack.preview()
@@ -246,6 +269,7 @@ def test_each_environment_finds_a_machine_that_its_policy_allows(market, tmp_pat
     assert "first choice: offer" in done
 
 
+@pytest.mark.all
 def test_a_protected_stack_is_healed_but_not_destroyed_until_protect_is_off(market, tmp_path):
     ledger = Ledger(market.url)
     stack = EngineStack(tmp_path, market.url, config={"protect": "on", "replace": "in_place"}).init()
@@ -270,6 +294,7 @@ def test_a_protected_stack_is_healed_but_not_destroyed_until_protect_is_off(mark
     assert not {first, second} & ledger.billed()
 
 
+@pytest.mark.all
 def test_an_answer_that_takes_too_long_fails_the_deploy_and_a_bound_that_is_kept_shows_in_the_report(market, tmp_path):
     stack = EngineStack(tmp_path, market.url, config={"max_latency_ms": 60000}).init()
     assert stack.up().rc == 0
@@ -280,6 +305,7 @@ def test_an_answer_that_takes_too_long_fails_the_deploy_and_a_bound_that_is_kept
     assert stack.destroy().rc == 0
 
 
+@pytest.mark.all
 def test_a_rented_gateway_stands_where_the_policy_allows_and_needs_no_validation_of_its_own(scene, pack):
     where = {"policy_countries": ["CZ", "SE", "US"], "policy_hosting": "datacenter"}
     scene.write_config(gateway="rent", replicas=2, policy=list(NAMED), policy_max_hourly_usd="1", **where)

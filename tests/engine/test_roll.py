@@ -59,6 +59,7 @@ def test_a_roll_replaces_all_servers_one_at_a_time_and_fails_no_request(three, l
     assert drift.rc == 0, drift.text
 
 
+@pytest.mark.all
 def test_a_roll_whose_servers_fail_goes_back_and_fails_no_request(three, ledger, tmp_path):
     path = three.project / "Pulumi.test.yaml"
     path.write_text("# kept, byte for byte\n" + path.read_text())
@@ -87,6 +88,7 @@ def test_a_roll_whose_servers_fail_goes_back_and_fails_no_request(three, ledger,
     assert drift.rc == 0, drift.text
 
 
+@pytest.mark.all
 def test_a_killed_server_is_healed_alone_and_fails_no_request(three, ledger, tmp_path):
     at, old = front(three, tmp_path), three.instances()
     killed = sorted(old)[1]
@@ -105,6 +107,7 @@ def test_a_killed_server_is_healed_alone_and_fails_no_request(three, ledger, tmp
     assert drift.rc == 0, drift.text
 
 
+@pytest.mark.all
 def test_a_roll_of_what_is_declared_stops_where_it_fails_and_goes_on_when_that_is_put_right(three, ledger, tmp_path):
     path, at, old = three.project / "Pulumi.test.yaml", front(three, tmp_path), three.instances()
     three.write_config(extra_args=["--max-num-seqs", "64"], max_latency_ms=1)
@@ -148,6 +151,7 @@ def test_a_roll_of_what_is_declared_stops_where_it_fails_and_goes_on_when_that_i
         (["--set", 'extra_args=["--no-such-flag"]'], "--no-such-flag is not a flag of vLLM"),
     ],
 )
+@pytest.mark.all
 def test_what_is_no_roll_is_refused_and_leaves_the_config_as_it_was(two, words, said):
     path = two.project / "Pulumi.test.yaml"
     before = path.read_bytes()

@@ -51,6 +51,7 @@ def rotated(stack, ledger, tmp_path):
     )
 
 
+@pytest.mark.all
 def test_a_server_takes_both_keys_and_then_the_new_one_only(stack, ledger, tmp_path):
     assert stack.up().rc == 0
     rotated(stack, ledger, tmp_path)
@@ -92,5 +93,6 @@ def test_a_server_takes_both_keys_and_then_the_new_one_only(stack, ledger, tmp_p
     assert (stack.project / "Pulumi.test.yaml").read_bytes() == before
 
 
+@pytest.mark.all
 def test_a_gateway_takes_both_keys_and_then_the_new_one_only(door, market, ledger, tmp_path):
     rotated(behind(door, tmp_path / "stack", market, replicas=2), ledger, tmp_path)

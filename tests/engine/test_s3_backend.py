@@ -12,7 +12,7 @@ from moto.server import ThreadedMotoServer
 from tests.engine.conftest import until
 from tests.engine.stack import EngineStack
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.all]
 
 BUCKET = "pulumi-state"
 

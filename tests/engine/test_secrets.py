@@ -83,6 +83,7 @@ def emulator(tmp_path):
             process.wait(30)
 
 
+@pytest.mark.all
 def test_no_secret_is_written_anywhere_in_the_whole_life_of_a_stack(emulator, tmp_path):
     url, log = emulator
     temporary = tmp_path / "tmp"

@@ -8,7 +8,7 @@ import pytest
 from ops import exits
 from tests.pipelines.conftest import free_port
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.all]
 NOWHERE = "http://127.0.0.1:9"
 
 # what is wrong -> (contexts, config), exit code, what the line says, what it says to do

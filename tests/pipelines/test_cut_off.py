@@ -13,7 +13,7 @@ from ops import exits
 from tests.engine.conftest import until
 from tests.engine.stack import REPO
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.all]
 
 
 def deploy(scene):

@@ -4,7 +4,7 @@ import pytest
 
 from tests.pipelines.conftest import HEAL, stack_named
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.all]
 
 
 def test_two_environments_on_one_account_never_touch_each_others_instances(scene):

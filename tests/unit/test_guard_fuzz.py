@@ -1,4 +1,6 @@
-"""The guard under random requests, as ASGI sees them: 12,100 cases. Through sockets and parsers: test_guard_sockets.
+"""The guard under random requests, as ASGI sees them: 12,100 cases, and 2,000 of other seeds in `make test`.
+
+Through sockets and parsers: test_guard_sockets.
 
 What may come in is said a second time here, from the request alone: one Authorization header, one of the keys, an
 allowed path written plainly. Whatever else reaches the server behind the guard is a bypass.
@@ -30,6 +32,11 @@ def fuzz(cases):
     """Return settings for a number of cases: no deadline per case, nothing kept on disk."""
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     return settings(max_examples=cases, deadline=None, database=None, suppress_health_check=checks, print_blob=True)
+
+
+def short_and(cases):
+    """Parametrize a test by its number of cases: a sixth of them in `make test`, all in `make test-all`."""
+    return pytest.mark.parametrize("cases", [cases // 6, pytest.param(cases, marks=pytest.mark.all)])
 
 
 # ---- what may come in, said independently of the guard ---------------------------------------------------------------
@@ -274,8 +281,9 @@ lengths = st.one_of(st.none(), st.none(), st.sampled_from(LENGTHS))
 
 
 @pytest.mark.parametrize("cls", [Guard, SHIPPED["Guard"]], ids=["as it stands", "as shipped"])
-def test_nothing_but_a_key_on_an_allowed_path_reaches_the_server(cls):
-    cases, counted = 4000, {"cases": 0, "in": 0, "own": 0, 401: 0, 404: 0}
+@short_and(4000)
+def test_nothing_but_a_key_on_an_allowed_path_reaches_the_server(cls, cases):
+    counted = {"cases": 0, "in": 0, "own": 0, 401: 0, 404: 0}
 
     @fuzz(cases)
     @given(scopes())
@@ -302,8 +310,9 @@ def test_nothing_but_a_key_on_an_allowed_path_reaches_the_server(cls):
 
 
 @pytest.mark.parametrize("truncate", [None, -1])
-def test_a_body_reaches_the_server_only_as_json_that_it_can_answer(truncate):
-    cases, counted = 1250, {"cases": 0, "in": 0, "refused": 0, "gone": 0}
+@short_and(1250)
+def test_a_body_reaches_the_server_only_as_json_that_it_can_answer(truncate, cases):
+    counted = {"cases": 0, "in": 0, "refused": 0, "gone": 0}
 
     @fuzz(cases)
     @given(streams(), st.sampled_from(["/rerank", "/v2/rerank", "/score"]), lengths)
@@ -350,8 +359,9 @@ key_lists = st.one_of(whole, whole, st.lists(digests, max_size=40), st.lists(jso
 key_bodies = st.one_of(key_lists.map(lambda keys: json.dumps({"keys": keys}).encode()), bodies)
 
 
-def test_only_a_list_of_digests_changes_the_keys():
-    cases, counted = 1000, {"cases": 0, 200: 0, 400: 0, 413: 0}
+@short_and(1000)
+def test_only_a_list_of_digests_changes_the_keys(cases):
+    counted = {"cases": 0, 200: 0, 400: 0, 413: 0}
 
     @fuzz(cases)
     @given(key_bodies)
