@@ -17,6 +17,9 @@ from components.vast.status import STAGES, Failure, Observation, Stage, observe
 
 AWAY_S = 60.0  # a host without heartbeat this long is given up while it boots
 MISSING_S = 45.0  # a new contract may be missing from reads for moments
+PROBE_EVERY_S = 1.0  # a server of one's own may be asked as often as one likes
+LIST_EVERY_S = 1.5  # the API's list while the next stage is near; Vast.ai takes one read a second (`pacing`)
+NEAR_END_PERCENT = 90
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Attempt:
         self._away_since: float | None = None
         self._missing_since: float | None = now
         self._silent_since: float | None = None
+        self._shown: tuple[Stage, str] | None = None
+        self._shown_at = now
 
     @property
     def machine_id(self) -> int:
@@ -98,6 +103,30 @@ class Attempt:
             silent = self.sight.verdict == "silent"
             self._silent_since = (now if self._silent_since is None else self._silent_since) if silent else None
         return self._late(now) or Outcome("pending", self.progress(now))
+
+    def due_s(self, now: float, poll_s: float) -> float:
+        """Return in how many seconds the next look is due, at most `poll_s`.
+
+        Early, and wherever the next stage may be seconds away, more often than in the middle of a long pull.
+        """
+        if self.stage == "serving":
+            return min(poll_s, PROBE_EVERY_S)
+        percent = self.observation.percent if self.observation is not None else None
+        if self.stage in ("starting", "port") or (percent or 0) >= NEAR_END_PERCENT:
+            return min(poll_s, LIST_EVERY_S)
+        return min(poll_s, max(LIST_EVERY_S, (now - self.rented_at) / 10))
+
+    def is_news(self, now: float, poll_s: float) -> bool:
+        """Whether `progress` has something new to say, or has said nothing for `poll_s`; remembers that it was said."""
+        shown = (self.stage, self.observation.progress if self.observation is not None else "")
+        if shown == self._shown and now - self._shown_at < poll_s:
+            return False
+        self._shown, self._shown_at = shown, now
+        return True
+
+    def list_age_s(self, now: float, poll_s: float) -> float:
+        """Return how old the list may be in a look: once there is an address, the server itself tells more."""
+        return poll_s if self.stage == "serving" else self.due_s(now, poll_s) / 2
 
     def progress(self, now: float) -> str:
         """Return a line for the resource's row: who, stage, percent or message, seconds."""

@@ -121,12 +121,15 @@ class Rental:
                         return attempt
                     self._handle(attempt, outcome)
             if self._active:
-                self._sleep(self._order.poll_s)
+                now = self._clock()
+                self._sleep(min(attempt.due_s(now, self._order.poll_s) for attempt in self._active))
 
     def _look(self) -> dict[int, Contract] | None:
         """Read the list; None when the API cannot be asked just now, which is no reason to give a machine up."""
+        now = self._clock()
+        max_age_s = min(attempt.list_age_s(now, self._order.poll_s) for attempt in self._active)
         try:
-            contracts = dict(self._board.contracts(max_age_s=self._order.poll_s / 2))
+            contracts = dict(self._board.contracts(max_age_s=max_age_s))
         except AuthError:
             raise
         except (ApiUnreachable, ApiError, MalformedAnswer) as error:
@@ -140,7 +143,8 @@ class Rental:
 
     def _handle(self, attempt: Attempt, outcome: Outcome) -> None:
         if outcome.state == "pending":
-            self._progress(outcome.text)
+            if attempt.is_news(self._clock(), self._order.poll_s):
+                self._progress(outcome.text)
             return
         if outcome.failure is None:
             return

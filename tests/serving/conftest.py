@@ -118,7 +118,7 @@ def new_key() -> str:
     return secrets.token_hex(32)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Outputs of a stack that serves, and the stack itself."""
     folder = tmp_path_factory.mktemp("deployment")
@@ -170,13 +170,13 @@ class Deployment:
         )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def host() -> Any:
     """The machine that the server runs on: for the emulator, this one."""
     return testinfra.get_host("local://")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of bge's architecture with seeded random weights; either version of vLLM reads it."""
     folder = tmp_path_factory.mktemp("weights")
@@ -184,7 +184,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cross_encoder(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """That model in the guide's form, by the boot script, with vLLM's own key; plus a list of its routes."""
     middleware = ["--middleware", "tests.serving.route_list.RouteList"]

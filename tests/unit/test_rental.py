@@ -22,7 +22,7 @@ def api():
     return ScriptedApi()
 
 
-def rental(api, *, probe=lambda _ip, _port: READY, known=(), engine_gone=lambda: False, notes=None, **order):
+def rental(api, *, probe=lambda _ip, _port: READY, known=(), engine_gone=lambda: False, notes=None, said=None, **order):
     client = api.client(patience_s=10)
     candidates = rank([Offer.parse(raw) for raw in api.offers], Workload(10, 40), "cheapest")
     return Rental(
@@ -35,6 +35,7 @@ def rental(api, *, probe=lambda _ip, _port: READY, known=(), engine_gone=lambda:
         known=lambda: known,
         engine_gone=engine_gone,
         notice=(notes if notes is not None else []).append,
+        progress=(said if said is not None else []).append,
         clock=api.clock,
         sleep=api.clock.sleep,
     )
@@ -395,3 +396,38 @@ def test_when_the_list_cannot_be_read_right_after_a_rent_the_wait_has_an_end(api
     with pytest.raises(RentalFailed):
         rental(api, max_tries=1).run()
     assert not api.contracts
+
+
+def test_a_boot_of_a_minute_is_noticed_within_two_seconds_at_the_default_polling(api):
+    """Pulling for 40 s, starting for 12 s, then a port; the server answers 4 s later."""
+
+    def life(_machine, age):
+        if age < 40:
+            return {"actual_status": "loading", "status_msg": f"4f4f: Downloading {2 * age:.0f}%"}
+        return {} if age >= 52 else {"actual_status": "loading", "status_msg": "starting the container"}
+
+    began = api.clock()
+    api.life = life
+    rented = rental(api, probe=lambda _ip, _port: READY if api.clock() - began >= 56 else DEAD).run()
+    assert rented.ready_s <= 56 + 2
+    assert api.calls["GET instances"] <= 32
+    assert api.calls["GET instances"] >= 5
+
+
+def test_a_server_with_an_address_is_asked_every_second_and_the_list_at_the_polling_interval(api):
+    asked = []
+
+    def probe(_ip, _port):
+        asked.append(api.clock())
+        return READY if len(asked) > 60 else DEAD
+
+    rental(api, probe=probe).run()
+    assert asked[-1] - asked[0] == pytest.approx(60, abs=1)
+    assert api.calls["GET instances"] <= 60 / 5 + 3
+
+
+def test_what_is_said_of_a_long_pull_is_said_again_only_when_it_changed_or_after_the_polling_interval(api):
+    said = []
+    api.life = lambda _machine, age: {"actual_status": "loading", "status_msg": "same: Pulling"} if age < 100 else {}
+    rental(api, said=said).run()
+    assert len([line for line in said if "pulling" in line]) <= 100 / 5 + 2
