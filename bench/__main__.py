@@ -64,7 +64,7 @@ def succeed(done: object) -> None:
 
 def empty_program(folder: Path, url: str) -> EngineStack:
     """Return a stack whose program does nothing, for the baseline."""
-    stack = EngineStack(folder, url)
+    stack = EngineStack(folder, url, packages_listed=False)
     (stack.project / "__main__.py").unlink()
     (stack.project / "__main__.py").write_text("import pulumi\n")
     return stack.init()
@@ -79,7 +79,7 @@ def measure(folder: Path, *, runs: int, boot_s: float) -> list[Row]:
         base_preview = median(lambda: succeed(nothing.preview()), runs)
         base_up = median(lambda: succeed(nothing.up()), runs)
 
-        stack = EngineStack(folder / "stack", market.url).init()
+        stack = EngineStack(folder / "stack", market.url, packages_listed=False).init()
         requests.post(f"{market.url}/_emulator/requests/reset", timeout=10)
         first = seconds(lambda: succeed(stack.run("up", "--yes")))
         calls = requests.get(f"{market.url}/_emulator/requests", timeout=10).json()["requests"]

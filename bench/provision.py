@@ -53,7 +53,7 @@ def live(folder: Path, replicas: int, *, boot_s: float, variant: str = PLAIN, pr
         if paced:
             config |= {"api_pacing": "published", "poll_s": "5"}
         env = {"RERANKER_PLUGIN_THREADS": "4"} if variant == FEW_THREADS else {}
-        stack = EngineStack(folder / "stack", market.url, config=config, env=env).init()
+        stack = EngineStack(folder / "stack", market.url, config=config, env=env, packages_listed=False).init()
         up_s, up_calls = timed(market.url, stack, "up", "--yes", "--skip-preview", *PARALLEL)
         looks = [timed(market.url, stack, "preview", "--expect-no-changes", *PARALLEL) for _ in range(previews)]
         destroy_s, _ = timed(market.url, stack, "destroy", "--yes", "--skip-preview", *PARALLEL)

@@ -3,17 +3,41 @@
 import contextlib
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.engine.stack import MODEL
+from emulator.server import EmulatorServer
+from tests.engine.conftest import Ledger
+from tests.engine.stack import MODEL, EngineStack
 
 pytestmark = pytest.mark.engine
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """A stack that serves, and its market; a test that uses it leaves it in sync."""
+    folder = tmp_path_factory.mktemp("running")
+    with EmulatorServer(runtime="stub", time="instant", state_dir=folder / "emulator") as market:
+        stack = EngineStack(folder / "stack", market.url).init()
+        done = stack.up()
+        assert done.rc == 0, done.text
+        yield Running(stack, market, Ledger(market.url))
+
+
+@dataclass
+class Running:
+    """What runs, where, and what is billed there."""
+
+    stack: EngineStack
+    market: EmulatorServer
+    ledger: Ledger
+
+
 @pytest.fixture
-def running(stack):
+def up(stack):
+    """Deploy the stack of this test alone."""
     done = stack.up()
     assert done.rc == 0, done.text
     return stack
@@ -35,9 +59,9 @@ def test_a_preview_of_a_new_stack_names_the_offer_and_rents_nothing(stack, ledge
     assert ledger.contracts() == []
 
 
-def test_up_ends_with_a_validated_server_and_the_outputs_that_people_need(running, ledger):
-    out = running.outputs()
-    assert ledger.billed() == {out["instance_id"]} == running.instances()
+def test_up_ends_with_a_validated_server_and_the_outputs_that_people_need(running):
+    out = running.stack.outputs()
+    assert running.ledger.billed() == {out["instance_id"]} == running.stack.instances()
     assert out["url"] == f"https://{out['ip']}:{out['port']}"
     assert out["model"] == MODEL
     assert len(out["api_key"]) == 64
@@ -52,20 +76,20 @@ def test_up_ends_with_a_validated_server_and_the_outputs_that_people_need(runnin
     assert out["api_key"] not in out["curl"]
 
 
-def test_a_healthy_stack_is_in_sync_and_a_second_up_changes_nothing(running, ledger):
-    assert running.drift().rc == 0
-    before = ledger.contracts()
-    done = running.up()
+def test_a_healthy_stack_is_in_sync_and_a_second_up_changes_nothing(running):
+    assert running.stack.drift().rc == 0
+    before = running.ledger.contracts()
+    done = running.stack.up()
     assert done.rc == 0
     assert "unchanged" in done
-    assert [one["id"] for one in ledger.contracts()] == [one["id"] for one in before]
+    assert [one["id"] for one in running.ledger.contracts()] == [one["id"] for one in before]
 
 
 def test_the_curl_output_works_as_printed(running):
     done = subprocess.run(
-        ["bash", "-c", running.outputs()["curl"]],
-        cwd=running.project,
-        env=running.env,
+        ["bash", "-c", running.stack.outputs()["curl"]],
+        cwd=running.stack.project,
+        env=running.stack.env,
         capture_output=True,
         text=True,
         timeout=30,
@@ -74,41 +98,41 @@ def test_the_curl_output_works_as_printed(running):
     assert "relevance_score" in done.stdout
 
 
-def test_an_instance_destroyed_by_the_official_cli_is_drift_and_up_heals_it(running, market, ledger, tmp_path):
-    first = running.outputs()["instance_id"]
-    official_cli(market, tmp_path, "destroy", "instance", str(first), "-y")
+def test_an_instance_destroyed_by_the_official_cli_is_drift_and_up_heals_it(running, tmp_path):
+    first = running.stack.outputs()["instance_id"]
+    official_cli(running.market, tmp_path, "destroy", "instance", str(first), "-y")
 
-    seen = running.drift()
+    seen = running.stack.drift()
     assert seen.rc == 7, seen.text
     assert f"instance {first} is gone: Vast.ai no longer lists it" in seen
     assert "first choice: offer" in seen
 
-    assert running.up().rc == 0
-    second = running.outputs()["instance_id"]
+    assert running.stack.up().rc == 0
+    second = running.stack.outputs()["instance_id"]
     assert second != first
-    assert ledger.billed() == {second}
-    assert running.drift().rc == 0
+    assert running.ledger.billed() == {second}
+    assert running.stack.drift().rc == 0
 
 
-def test_a_killed_server_process_is_drift_and_up_replaces_the_instance(running, ledger):
-    first = running.outputs()["instance_id"]
-    ledger.control(f"instances/{first}/kill")
+def test_a_killed_server_process_is_drift_and_up_replaces_the_instance(running):
+    first = running.stack.outputs()["instance_id"]
+    running.ledger.control(f"instances/{first}/kill")
 
-    seen = running.drift()
+    seen = running.stack.drift()
     assert seen.rc == 7, seen.text
     assert "will be replaced: exited" in seen
 
-    done = running.up()
+    done = running.stack.up()
     assert done.rc == 0, done.text
-    second = running.outputs()["instance_id"]
+    second = running.stack.outputs()["instance_id"]
     assert second != first
-    assert ledger.billed() == {second}
-    assert running.drift().rc == 0
+    assert running.ledger.billed() == {second}
+    assert running.stack.drift().rc == 0
 
 
-def test_an_api_that_is_down_is_an_error_and_never_a_plan_to_create(running, market):
+def test_an_api_that_is_down_is_an_error_and_never_a_plan_to_create(up, market):
     market.stop()
-    seen = running.drift()
+    seen = up.drift()
     assert seen.rc not in (0, 7), seen.text
     assert "cannot reach" in seen
     assert market.url in seen
@@ -127,10 +151,10 @@ def container_processes(instance_id):
     return found
 
 
-def test_destroy_leaves_nothing_billed_and_no_process(running, ledger):
-    instance_id = running.outputs()["instance_id"]
+def test_destroy_leaves_nothing_billed_and_no_process(up, ledger):
+    instance_id = up.outputs()["instance_id"]
     assert container_processes(instance_id)
-    done = running.destroy()
+    done = up.destroy()
     assert done.rc == 0, done.text
     assert ledger.billed() == set()
     assert container_processes(instance_id) == []

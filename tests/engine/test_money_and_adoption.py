@@ -46,6 +46,7 @@ def test_too_little_credit_for_the_boot_is_an_error_before_anything_is_rented(st
     assert ledger.contracts() == []
 
 
+@pytest.mark.all
 def test_little_credit_is_a_warning_with_the_hours_that_are_left(stack, ledger):
     ledger.control("credit", credit=1.0)
     done = stack.up()
@@ -81,6 +82,7 @@ def test_a_bid_is_the_floor_times_the_factor_and_an_outbid_instance_is_renewed_e
     assert ledger.billed() == {second["instance_id"]}
 
 
+@pytest.mark.all
 def test_the_stopped_instance_that_a_bid_too_low_leaves_behind_is_destroyed(stack, ledger):
     stack.write_config(bid="0.002", max_tries=2)
     done = stack.up()
@@ -156,6 +158,7 @@ def rent(market, label):
     return requests.put(url, json=body, headers=headers, timeout=10).json()["new_contract"]
 
 
+@pytest.mark.all
 def test_two_states_with_the_same_stack_name_on_one_account_leave_each_other_alone(stack, market, ledger, tmp_path):
     other = EngineStack(tmp_path / "other", market.url).init()
     assert stack.up().rc == 0

@@ -58,6 +58,7 @@ class Program:
         return self.run("up", "--yes", "--skip-preview")
 
 
+@pytest.mark.all
 @pytest.mark.engine
 def test_a_gateway_lives_through_up_drift_roll_and_destroy(tmp_path, caddy, rerankers, front):
     two = rerankers(2)

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import socket
 import subprocess
@@ -99,12 +100,18 @@ class Scene:
         return texts[0]
 
 
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pipelines")
+@contextlib.contextmanager
+def pipelines(folder):
+    """Give a repository with a stack `dev`, a forge and a market of its own."""
     market = EmulatorServer(runtime="none", time="instant", state_dir=folder / "emulator", keys=[VAST_KEY])
     with market, FakeForge() as forge:
         yield Scene(market, stack_named("dev", folder / "stack", market.url), forge)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    with pipelines(tmp_path_factory.mktemp("pipelines")) as one:
+        yield one
 
 
 def stack_named(name, folder, api_url):
