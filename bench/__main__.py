@@ -1,6 +1,7 @@
 """`python -m bench` (or `make bench`): the budgets, what this machine measures, and baselines.
 
 `python -m bench serving --help`: pairs per second of any endpoint, and what a million of them costs.
+`python -m bench hot-path --help`: a preview and an `up` beside programs that do nothing.
 `python -m bench provision --help`: fleets of 1 to 64 replicas on the emulator, up, looked at, down.
 
 Each figure is the median of several runs. The baseline of `preview` and `up` is the same engine with an empty program:
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import requests
 
-from bench import failover, guard_cost, local_vllm, provision, serving
+from bench import failover, guard_cost, hot_path, local_vllm, provision, serving
 from emulator.server import EmulatorServer
 from tests.engine.stack import EngineStack
 
@@ -142,6 +143,8 @@ def main() -> int:
         return serving.main(sys.argv[2:])
     if sys.argv[1:2] == ["provision"]:
         return provision.main(sys.argv[2:])
+    if sys.argv[1:2] == ["hot-path"]:
+        return hot_path.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="runs per figure, of which the median counts (default 5)")
     parser.add_argument("--boot-s", type=float, default=5.0, help="boot time that the emulator simulates (default 5)")

@@ -7,14 +7,11 @@ others a number, so a stack that grows keeps what it has. Only instances are the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pulumi
 
-from components.caddy.launch import ADMIN_KEY_ENV, LISTEN, QUERY, admin_url, plan_gateway_launch
-from components.caddy.launch import DISK_GB as GATEWAY_DISK_GB
 from components.credentials import ApiKey, CertificateAuthority, ServerCertificate
-from components.gateway import Gateway, GatewayArgs
 from components.instance import Instance, InstanceArgs
 from components.keyring import KeyRing, KeyRingArgs
 from components.offers import OfferQuery, OfferQueryArgs
@@ -23,6 +20,9 @@ from components.settings import Access, Settings
 from components.validation import RerankValidation, RerankValidationArgs
 from components.vast.cost import monthly
 from components.vast.ranking import START_S
+
+if TYPE_CHECKING:
+    from components.gateway import Gateway  # loaded where there is one: a preview without pays for every import
 
 OPEN_DOORS = (
     "guard is off: /rerank, /score, /metrics and the documentation answer anyone who finds the port; "
@@ -51,7 +51,6 @@ class RerankerFleet(pulumi.ComponentResource):
     instances: list[Instance]
     rows: pulumi.Output[list[dict[str, Any]]]
     validation: RerankValidation
-    gateway: Gateway | None
 
     def __init__(self, name: str, settings: Settings, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("vast:index:RerankerFleet", name, {}, opts)
@@ -92,7 +91,8 @@ class RerankerFleet(pulumi.ComponentResource):
         names = [name, *(f"{name}-{number}" for number in range(2, fleet.replicas + 1))]
         self.replicas = [server(one, index, common, own) for index, one in enumerate(names)]
         self.instances = [*self.replicas]
-        self.url, self.api_key, self.gateway = self.replicas[0].url, common.own_key, None
+        self.url, self.api_key = self.replicas[0].url, common.own_key
+        self.gateway: Gateway | None = None  # not in the class: Pulumi resolves what is annotated there
         self.rows = _rows(names, self.replicas)
         servers = self.rows.apply(lambda rows: [{key: one[key] for key in SERVER} for one in rows])
         # what clients present at the servers themselves; behind a gateway they present it there
@@ -151,6 +151,9 @@ class RerankerFleet(pulumi.ComponentResource):
 
     def _gateway(self, name: str, common: Common, keys: list[pulumi.Output[str]]) -> tuple[pulumi.Output[str], Gateway]:
         """Put a Caddy in front: one that runs already, or one that is rented for it."""
+        from components.caddy.launch import LISTEN, admin_url  # noqa: PLC0415
+        from components.gateway import Gateway, GatewayArgs  # noqa: PLC0415
+
         own = pulumi.ResourceOptions(parent=self)
         settings, fleet = common.settings, common.settings.fleet
         # a destroy begins here, so this stops all of it
@@ -193,6 +196,8 @@ class RerankerFleet(pulumi.ComponentResource):
 
     def _rented(self, name: str, common: Common) -> tuple[Instance, pulumi.Output[str]]:
         """Rent a small machine for the gateway; return it and the key of its admin route."""
+        from components.caddy.launch import ADMIN_KEY_ENV, DISK_GB, QUERY, plan_gateway_launch  # noqa: PLC0415
+
         own = pulumi.ResourceOptions(parent=self)
         settings = common.settings
         admin_key = ApiKey(f"{name}-admin-key", own).value
@@ -203,7 +208,7 @@ class RerankerFleet(pulumi.ComponentResource):
                 query=QUERY,
                 # documents pass through it in clear, so it stands where a reranker may stand
                 constraints=[vars(one) for one in settings.constraints if one.because.startswith("policy_")],
-                disk_gb=GATEWAY_DISK_GB,
+                disk_gb=DISK_GB,
                 pull_gb=0.1,
                 start_s=20.0,
                 prefer="cheapest",
@@ -217,7 +222,7 @@ class RerankerFleet(pulumi.ComponentResource):
                 owner=offers.id,
                 search=offers.search_text,
                 image=launch.image,
-                disk_gb=GATEWAY_DISK_GB,
+                disk_gb=DISK_GB,
                 ports=list(launch.ports),
                 runtype=launch.runtype,
                 onstart=launch.onstart,

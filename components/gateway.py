@@ -39,8 +39,8 @@ from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
 from components.plugin.pool import widen
 from components.plugin.verbs import known, verb
-from components.vast.change import same
 from components.vast.identity import SERVER_NAME
+from components.vast.json_values import same
 
 T = TypeVar("T")
 INPUTS = (

@@ -19,9 +19,10 @@ from components import translation
 from components.errors import ApiUnreachable, AuthError, NoOffer
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, certain, known, verb
-from components.vast.change import plan, same
+from components.vast.change import plan
 from components.vast.dealing import Share, Siblings, deal
 from components.vast.drift import Drift, Watch, from_move, from_probe, from_state, from_terms
+from components.vast.json_values import same
 from components.vast.label import Label
 from components.vast.market import Search
 from components.vast.models import Contract

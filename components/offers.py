@@ -18,7 +18,7 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 from components.errors import NoOffer, QueryError
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, known, verb
-from components.vast.change import as_text, same
+from components.vast.json_values import as_text, same
 from components.vast.label import Label
 from components.vast.market import Search
 from components.vast.ranking import PREFERENCES

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from components.errors import ServingError
 from components.plugin.verbs import known
-from components.vast.change import same
+from components.vast.json_values import same
 
 AT_ONCE = 32
 T = TypeVar("T")

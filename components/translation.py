@@ -10,9 +10,10 @@ from typing import Any
 
 from components.packed import packed_env
 from components.vast import cost
-from components.vast.change import as_text, recorded
+from components.vast.change import recorded
 from components.vast.drift import Watch
 from components.vast.identity import Authority, served_expiry
+from components.vast.json_values import as_text
 from components.vast.label import Label
 from components.vast.models import Contract
 from components.vast.order import Bid, Rented

@@ -6,13 +6,13 @@ each step of an `up`, so a state keeps long inputs once: `recorded` leaves diges
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from components.vast.drift import Drift
+from components.vast.json_values import as_text, digest, same
 from components.vast.market import Search
 from components.vast.query import unmet
 from components.vast.wire import Json, Wire
@@ -59,7 +59,6 @@ TABLE: Mapping[str, Effect] = {
 # What `read` and `delete` need is kept in the outputs as it is, and `policy`, which a pack that judges the whole stack
 # looks up there; of the rest only whether it changed.
 KEPT = ("label_base", "owner", "probe", "watch", "ca_certificate", "bid", "policy")
-DIGEST_CHARS = 12
 
 
 @dataclass(frozen=True)
@@ -81,17 +80,6 @@ def recorded(inputs: Wire) -> dict[str, Json]:
     kept = {key: inputs[key] for key in KEPT if key in inputs}
     others = [key for key, effect in TABLE.items() if effect != "ignore" and key not in KEPT]
     return {**kept, "declared": as_text({key: digest(inputs[key]) for key in others if inputs.get(key) is not None})}
-
-
-def as_text(value: Json) -> str:
-    """Return JSON that is equal for values that mean the same. Pulumi logs and carries each entry of a map by itself,
-    so what only this project reads is one text."""
-    return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"))
-
-
-def digest(value: Json) -> str:
-    """Return 12 hex digits that are equal for values that mean the same."""
-    return hashlib.sha256(as_text(value).encode()).hexdigest()[:DIGEST_CHARS]
 
 
 def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -> Change:
@@ -143,28 +131,3 @@ def _judge(change: Change, olds: Wire, news: Wire, now: float) -> None:
         change.reasons.append(f"the machine no longer satisfies: {'; '.join(broken)}")
     else:
         change.updates.append("search")
-
-
-def same(old: Json, new: Json) -> bool:
-    """Whether two values mean the same: engines turn ints into floats, tuples into lists, and drop nulls in maps."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = {key for key in (*old, *new) if old.get(key) is not None or new.get(key) is not None}
-        return all(same(old.get(key), new.get(key)) for key in keys)
-    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
-        return len(old) == len(new) and all(same(left, right) for left, right in zip(old, new, strict=True))
-    if isinstance(old, bool) or isinstance(new, bool):
-        return old is new
-    if isinstance(old, int | float) and isinstance(new, int | float):
-        return float(old) == float(new)
-    return bool(old == new)
-
-
-def _canonical(value: Json) -> Json:
-    """Return a value without what `same` does not see."""
-    if isinstance(value, Mapping):
-        return {str(key): _canonical(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list | tuple):
-        return [_canonical(item) for item in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value

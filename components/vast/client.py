@@ -157,7 +157,7 @@ class VastClient:
         endpoint.
         """
         try:
-            answer = self._call("list", "GET", "/api/v0/instances/pending-price-increases/")
+            answer = self._call("prices", "GET", "/api/v0/instances/pending-price-increases/")
         except AuthError:
             raise
         except ApiError as error:

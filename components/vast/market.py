@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from components.errors import NoOffer
 from components.vast.client import SEARCH_CAP, VastClient
 from components.vast.explain import why_none
+from components.vast.json_values import as_text
 from components.vast.models import Offer
 from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, parse, unmet
 from components.vast.ranking import Candidate, Prefer, Workload, distinct_machines, rank
@@ -51,7 +52,7 @@ class Search:
 
     def key(self) -> str:
         """Return text that is equal for equal searches."""
-        return json.dumps([self.wire().body(), self.prefer, self.work.pull_gb, self.work.start_s, self.keep])
+        return as_text([self.wire().body(), self.prefer, self.work.pull_gb, self.work.start_s, self.keep])
 
     def wire(self) -> Query:
         """Return the query as the API receives it. Raises QueryError."""

@@ -33,9 +33,10 @@ class Done:
         return words in self.text
 
 
-def tool_path() -> str:
-    """PATH with the pinned engine and this interpreter's own folder first."""
-    return os.pathsep.join([str(REPO / ".tools" / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+def tool_path(python: Path | None = None) -> str:
+    """PATH with the pinned engine and a Python's folder first, this interpreter's by default."""
+    folder = python or Path(sys.executable).parent
+    return os.pathsep.join([str(REPO / ".tools" / "bin"), str(folder), os.environ["PATH"]])
 
 
 @functools.cache
@@ -100,6 +101,8 @@ class EngineStack:
     config: dict[str, Any] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     packages_listed: bool = True  # see python_with_packages_listed
+    repo: Path = REPO  # the checkout that it is a stack of
+    venv: Path | None = None  # by default that of this interpreter
 
     def __post_init__(self) -> None:
         self.project = self.folder / "project"
@@ -108,9 +111,10 @@ class EngineStack:
         for part in ("Pulumi.yaml", "__main__.py", "components", "policy", ".venv"):
             link = self.project / part
             if not link.exists():
-                link.symlink_to(REPO / part)
+                link.symlink_to(self.venv if part == ".venv" and self.venv else self.repo / part)
+        path = tool_path(self.venv / "bin" if self.venv else None)
         self.env = {
-            "PATH": f"{python_with_packages_listed().name}:{tool_path()}" if self.packages_listed else tool_path(),
+            "PATH": f"{python_with_packages_listed().name}:{path}" if self.packages_listed else path,
             "HOME": str(self.folder / "home"),
             "PULUMI_HOME": str(self.folder / "pulumi-home"),
             "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 
 from emulator.server import EmulatorServer
 from tests.engine.conftest import Ledger
@@ -50,9 +51,12 @@ def official_cli(market, home, *args):
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
 
 
-def test_a_preview_of_a_new_stack_names_the_offer_and_rents_nothing(stack, ledger):
+def test_a_preview_of_a_new_stack_names_the_offer_searches_once_and_rents_nothing(stack, market, ledger):
     done = stack.preview()
     assert done.rc == 0, done.text
+    assert requests.get(f"{market.url}/_emulator/requests", timeout=10).json()["requests"] == {
+        "POST /api/v0/bundles/": 1
+    }
     line = next(line for line in done.text.splitlines() if "first choice: offer" in line)
     for words in (" on machine ", "/h, pull once $", "ready in about"):
         assert words in line

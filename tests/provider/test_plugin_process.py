@@ -15,7 +15,7 @@ from components.credentials import ApiKeyProvider
 from components.instance import InstanceProvider
 from components.offers import OfferQueryProvider
 from components.validation import RerankValidationProvider
-from components.vast.change import as_text
+from components.vast.json_values import as_text
 from tests.provider.conftest import until
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"

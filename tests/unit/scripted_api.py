@@ -53,7 +53,7 @@ class ScriptedApi:
         return VastClient(
             options.pop("key", KEY),
             transport=self,
-            pacer=Pacer(OFF),
+            pacer=options.pop("pacer", None) or Pacer(OFF),
             api_url="http://api.test",
             clock=self.clock,
             sleep=self.clock.sleep,
@@ -88,6 +88,8 @@ class ScriptedApi:
             wanted = json.loads(parse_qs(split.query)["select_filters"][0]).get("label", {}).get("eq")
             rows = [row for row in self._rows() if wanted is None or row["label"] == wanted]
             return _json({"success": True, "instances": rows, "next_token": None})
+        if path.endswith("/pending-price-increases/"):
+            return _json({"success": True, "pending_price_increases": []})
         if "/request_logs/" in path:
             return _json({"success": True, "result_url": "http://api.test/log"})
         return self._one(method, int(path.split("/")[4]), body)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from components.redaction import scrub, tail
-from components.vast import change, drift
+from components.vast import change, drift, json_values
 from components.vast.drift import Drift, Watch
 from components.vast.label import Label
 from components.vast.models import Contract
@@ -20,7 +20,7 @@ INPUTS = {
     "env": {"K": "v"},
     "ports": ["8000:8000"],
     "disk_gb": 40,
-    "search": change.as_text(SEARCH),
+    "search": json_values.as_text(SEARCH),
     "candidates": [{"ask_contract_id": 1}],
     "probe": {"port": 8000},
     "label_base": "p/s/n",
@@ -30,7 +30,7 @@ OUTS = {
     **change.recorded(INPUTS),
     "drift": "",
     "image_uuid": "vllm/vllm-openai:v0.19.1",
-    "offer": change.as_text(offer()),
+    "offer": json_values.as_text(offer()),
     "ip": "127.0.1.9",
     "port": 40123,
     "dph_total_usd": 0.09,
@@ -38,11 +38,11 @@ OUTS = {
 
 
 def asking(**changes):
-    return {**INPUTS, "search": change.as_text({**SEARCH, **changes})}
+    return {**INPUTS, "search": json_values.as_text({**SEARCH, **changes})}
 
 
 def test_nothing_changed_is_no_change_even_after_the_engine_turned_ints_into_floats():
-    news = {**INPUTS, "disk_gb": 40.0, "search": change.as_text({**SEARCH, "pull_gb": 12.0, "constraints": []})}
+    news = {**INPUTS, "disk_gb": 40.0, "search": json_values.as_text({**SEARCH, "pull_gb": 12.0, "constraints": []})}
     assert not change.plan(OUTS, news, now=NOW).any
 
 
@@ -75,9 +75,9 @@ def test_outputs_hold_nothing_of_the_environment_in_clear():
 
 
 def test_nulls_in_maps_and_the_order_of_keys_do_not_show_in_a_digest():
-    assert change.digest({"a": 1, "b": None, "c": [1.0]}) == change.digest({"c": (1,), "a": 1.0})
-    assert change.digest({"a": True}) != change.digest({"a": 1})
-    assert change.digest(["a", "b"]) != change.digest(["b", "a"])
+    assert json_values.digest({"a": 1, "b": None, "c": [1.0]}) == json_values.digest({"c": (1,), "a": 1.0})
+    assert json_values.digest({"a": True}) != json_values.digest({"a": 1})
+    assert json_values.digest(["a", "b"]) != json_values.digest(["b", "a"])
 
 
 @pytest.mark.parametrize("key", [key for key, effect in change.TABLE.items() if effect == "replace"])
@@ -103,7 +103,7 @@ def test_another_price_of_a_bid_updates_in_place():
 
 def test_a_query_cannot_judge_an_adopted_machine_of_which_nothing_is_recorded():
     plan = change.plan(
-        {**OUTS, "offer": ""}, {**INPUTS, "search": change.as_text({**SEARCH, "query": "num_gpus=8"})}, now=NOW
+        {**OUTS, "offer": ""}, {**INPUTS, "search": json_values.as_text({**SEARCH, "query": "num_gpus=8"})}, now=NOW
     )
     assert (plan.replaces, plan.updates) == ([], ["search"])
 
@@ -115,7 +115,7 @@ def test_a_moving_market_is_no_change():
 
 def test_a_new_query_keeps_a_machine_that_still_satisfies_it():
     plan = change.plan(
-        OUTS, {**INPUTS, "search": change.as_text({**SEARCH, "query": "num_gpus=1 gpu_ram>=16"})}, now=NOW
+        OUTS, {**INPUTS, "search": json_values.as_text({**SEARCH, "query": "num_gpus=1 gpu_ram>=16"})}, now=NOW
     )
     assert (plan.replaces, plan.updates) == ([], ["search"])
 

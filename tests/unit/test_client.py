@@ -10,6 +10,7 @@ from components.errors import (
     RateLimited,
 )
 from components.vast.client import AmbiguousRent
+from components.vast.pacing import PUBLISHED, Pacer
 from components.vast.query import Query, parse
 from components.vast.transport import Answer
 from tests.unit.scripted_api import KEY, ScriptedApi, no_answer
@@ -186,3 +187,11 @@ def test_the_key_is_in_no_text_and_no_repr(api):
     assert KEY not in str(caught.value)
     assert KEY not in repr(caught.value)
     assert KEY not in repr(client)
+
+
+def test_the_two_reads_of_a_refresh_do_not_wait_for_each_other(api):
+    client = api.client(pacer=Pacer(PUBLISHED, clock=api.clock, sleep=api.clock.sleep))
+    began = api.clock()
+    client.instances()
+    client.price_increases()
+    assert api.clock() == began

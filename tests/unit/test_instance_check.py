@@ -8,7 +8,7 @@ from components.errors import NoOffer
 from components.instance import InstanceProvider
 from components.plugin.session import Session
 from components.vast.board import Board
-from components.vast.change import as_text
+from components.vast.json_values import as_text
 from components.vast.market import Search
 from tests.unit.scripted_api import ScriptedApi
 from tests.unit.wire_samples import offer

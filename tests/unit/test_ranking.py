@@ -1,6 +1,7 @@
 import pytest
 
 from components.errors import NoOffer
+from components.vast.json_values import as_text
 from components.vast.market import Search
 from components.vast.models import Contract, Offer
 from components.vast.query import Constraint
@@ -106,3 +107,17 @@ def test_a_contract_is_read_with_its_port_as_a_number_and_its_address_without_ne
     assert contract.host_port(8000) == 40123
     assert Contract.parse(instance(ports={"22/tcp": None})).host_port(8000) is None
     assert Contract.parse(instance(ports=None, actual_status=None)).actual_status == ""
+
+
+def test_a_search_is_the_same_whether_its_numbers_came_through_the_engine_or_as_text():
+    """OfferQuery has it through the engine, which makes floats of ints, and an Instance as text: one call for both."""
+    raw = {
+        "query": "num_gpus=1 gpu_ram>=16",
+        "constraints": [{"field": "disk_space", "op": "gte", "value": 40, "because": "disk_gb"}],
+        "pull_gb": 12,
+        "disk_gb": 40,
+        "keep": 8,
+    }
+    through = {**raw, "constraints": [{**raw["constraints"][0], "value": 40.0}], "pull_gb": 12.0, "keep": 8.0}
+    assert Search.parse(through).key() == Search.parse(as_text(raw)).key()
+    assert Search.parse({**raw, "pull_gb": 13}).key() != Search.parse(raw).key()

@@ -1,0 +1,145 @@
+"""`python -m bench hot-path`: what a preview and an `up` take, beside programs that do nothing, in turns in one run.
+
+Baselines: an empty program, and one with a single dynamic resource whose provider does nothing, which is what Pulumi
+itself costs before a line of ours runs. `--checkout PATH` adds another checkout of this project, an older commit say.
+`--venv PATH` chooses the Python; by default the one that `make setup` makes. Called by `bench.__main__`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from emulator.server import EmulatorServer
+from tests.engine.stack import REPO, EngineStack
+
+EMPTY = "import pulumi\n"
+ONE_DYNAMIC = """import pulumi
+from nothing import Nothing
+
+Nothing("nothing", {"value": 1})
+"""
+NOTHING = """from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
+
+
+class NothingProvider(ResourceProvider):
+    def create(self, props):
+        return CreateResult("1", props)
+
+    def diff(self, _id, _olds, _news):
+        return DiffResult(changes=False)
+
+
+class Nothing(Resource):
+    def __init__(self, name, props):
+        super().__init__(NothingProvider(), name, props)
+"""
+
+
+@dataclass
+class Timing:
+    """Seconds of the clock and of CPU, one for each round."""
+
+    what: str
+    wall_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+
+    def measure(self, command: Callable[[], object]) -> None:
+        """Run a command once and keep what it took, with all processes that it started."""
+        before, began = cpu_of_children_s(), time.perf_counter()
+        command()
+        self.wall_s.append(time.perf_counter() - began)
+        self.cpu_s.append(cpu_of_children_s() - before)
+
+
+def cpu_of_children_s() -> float:
+    """Return the CPU seconds of all processes that ended so far and were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def ok(stack: EngineStack, *args: str) -> None:
+    """Run a pulumi command; raise RuntimeError with its text if it fails."""
+    done = stack.run(*args)
+    if done.rc != 0:
+        raise RuntimeError(done.text[-4000:])
+
+
+def program(folder: Path, url: str, venv: Path, **files: str) -> EngineStack:
+    """Return a stack of a program of its own: module name -> source."""
+    stack = EngineStack(folder, url, packages_listed=False, venv=venv)
+    for name, source in files.items():
+        path = stack.project / f"{name}.py"
+        path.unlink(missing_ok=True)
+        path.write_text(source)
+    return stack.init()
+
+
+def project(folder: Path, url: str, venv: Path, repo: Path) -> EngineStack:
+    """Return a stack of a checkout, with the product's own defaults for polling, pacing and probing."""
+    config = dict.fromkeys(("poll_s", "api_pacing", "probe_window_s", "api_patience_s"))
+    return EngineStack(folder, url, config=config, packages_listed=False, venv=venv, repo=repo).init()
+
+
+def measure(folder: Path, checkouts: dict[str, Path], *, venv: Path, rounds: int, boot_s: float) -> list[Timing]:
+    """Return the timings, each command once a round, in turns; the destroy after each `up` is not counted."""
+    timings: dict[str, Timing] = {}
+
+    def take(what: str, stack: EngineStack, *args: str) -> None:
+        timings.setdefault(what, Timing(what)).measure(lambda: ok(stack, *args))
+
+    with EmulatorServer(runtime="none", time="real", boot_s=boot_s, state_dir=folder / "emulator") as market:
+        running = {
+            "empty program": program(folder / "empty", market.url, venv, __main__=EMPTY),
+            "one dynamic resource": program(folder / "one", market.url, venv, __main__=ONE_DYNAMIC, nothing=NOTHING),
+        }
+        renewed = {}
+        for name, repo in checkouts.items():
+            running[name] = project(folder / f"running-{name}", market.url, venv, repo)
+            renewed[name] = project(folder / f"renewed-{name}", market.url, venv, repo)
+        for stack in running.values():
+            ok(stack, "up", "--yes", "--skip-preview")
+        for _ in range(rounds):
+            for name, stack in running.items():
+                take(f"preview, {name}", stack, "preview", "--expect-no-changes")
+            for name, stack in renewed.items():
+                take(f"up with {boot_s:g} s of boot, {name}", stack, "up", "--yes")
+                ok(stack, "destroy", "--yes", "--skip-preview")
+        for stack in running.values():
+            ok(stack, "destroy", "--yes", "--skip-preview")
+    return list(timings.values())
+
+
+def table(timings: list[Timing]) -> str:
+    """Return the medians as Markdown, with the range of the rounds, and the ratio to the empty program's preview."""
+    base = statistics.median(timings[0].wall_s)
+    lines = ["| what | median | least to most | to the empty program | CPU |", "| --- | --- | --- | --- | --- |"]
+    for one in timings:
+        wall = statistics.median(one.wall_s)
+        spread = f"{min(one.wall_s):.2f} to {max(one.wall_s):.2f} s"
+        ratio = f"{wall / base:.2f}" if one.what.startswith("preview") else ""
+        lines.append(f"| {one.what} | {wall:.2f} s | {spread} | {ratio} | {statistics.median(one.cpu_s):.2f} s |")
+    return "\n".join(lines)
+
+
+def main(words: list[str]) -> int:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench hot-path", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="each command once a round, in turns (default 5)")
+    parser.add_argument("--boot-s", type=float, default=20.0, help="boot that the emulator simulates (default 20)")
+    parser.add_argument("--venv", type=Path, default=REPO / ".venv", help="the venv to run in (default .venv)")
+    parser.add_argument("--checkout", type=Path, action="append", default=[], help="another checkout to measure")
+    args = parser.parse_args(words)
+    checkouts = {"this checkout": REPO} | {one.name: one.resolve() for one in args.checkout}
+    with tempfile.TemporaryDirectory(prefix="vast-reranker-bench-") as folder:
+        timings = measure(Path(folder), checkouts, venv=args.venv, rounds=args.rounds, boot_s=args.boot_s)
+    print(table(timings))
+    return 0
