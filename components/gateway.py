@@ -13,7 +13,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -149,15 +149,19 @@ class GatewayProvider(ResourceProvider):
 
     @verb
     def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        """Apply the new config, then wait until upstreams that left it have nothing in flight."""
+        """Apply the new config, with former upstreams in it until they have nothing in flight."""
         owner, moved = str(olds["owner"]), not same(olds.get("admin_url"), news.get("admin_url"))
         if moved:  # a new mark, so that taking out the old one cannot hit the new, should both be the same Caddy
             owner = secrets.token_hex(4)
-        self._apply(news, owner)
-        if moved:
+            self._apply(news, owner)
             self._leave(olds)
         else:
-            self._drain(olds, news)
+            before, after = ({dial(str(one)) for one in props["upstreams"]} for props in (olds, news))
+            retired = tuple(sorted(before - after))
+            self._apply(news, owner, retired)
+            if retired:
+                self._drain(news, retired)
+                self._apply(news, owner)
         return UpdateResult(_outputs({**olds, **news}, owner))
 
     @verb
@@ -175,8 +179,8 @@ class GatewayProvider(ResourceProvider):
 
     # ---- doing -------------------------------------------------------------------------------------------------------
 
-    def _apply(self, props: Mapping[str, Any], owner: str) -> None:
-        gateway = _gateway(props, owner)
+    def _apply(self, props: Mapping[str, Any], owner: str, retired: tuple[str, ...] = ()) -> None:
+        gateway = replace(_gateway(props, owner), retired=retired)
         admin = _admin(props)
         _patiently(lambda: admin.change(lambda current: owned.put(current, gateway), secrets=gateway.secrets()))
         there, _ = admin.config()
@@ -184,22 +188,20 @@ class GatewayProvider(ResourceProvider):
             raise GatewayError(f"Caddy at {admin.where} took the config, yet does not hold it: {difference}")
         ENGINE.log(f"{gateway.site} on {gateway.listen}: {len(gateway.upstreams)} upstreams")
 
-    def _drain(self, olds: Mapping[str, Any], news: Mapping[str, Any]) -> None:
-        before, after = ({dial(str(one)) for one in props["upstreams"]} for props in (olds, news))
-        gone = before - after
-        timeout_s = float(news["drain_timeout_s"])
+    def _drain(self, props: Mapping[str, Any], retired: tuple[str, ...]) -> None:
+        timeout_s = float(props["drain_timeout_s"])
         left = drain(
-            _admin(news),
-            gone,
+            _admin(props),
+            retired,
             timeout_s=timeout_s,
-            settle_s=float(news["settle_s"]),
+            settle_s=float(props["settle_s"]),
             progress=lambda text: ENGINE.log(text, ephemeral=True),
         )
         if left:
             counts = ", ".join(f"{address}: {count}" for address, count in sorted(left.items()))
             ENGINE.log(f"still in flight after drain_timeout_s, {timeout_s:g} s: {counts}", severity="warning")
-        elif gone:
-            ENGINE.log(f"nothing in flight to {', '.join(sorted(gone))}")
+        else:
+            ENGINE.log(f"nothing in flight to {', '.join(retired)}")
 
     def _take_out(self, props: Mapping[str, Any]) -> None:
         site, owner = str(props["site"]), str(props["owner"])

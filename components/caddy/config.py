@@ -50,9 +50,16 @@ def server(gateway: Gateway) -> dict[str, Json]:
                 "terminal": True,
             },
             {"handle": [refusal(404, "Not Found")], "terminal": True},
+            *_retired(gateway.retired),
         ],
         "errors": {"routes": error_routes()},
     }
+
+
+def _retired(addresses: Sequence[str]) -> list[Json]:
+    """Return a route that no request reaches, by which Caddy goes on counting what these have in flight."""
+    handler = {"handler": "reverse_proxy", "upstreams": [{"dial": one} for one in addresses]}
+    return [{"handle": [handler]}] if addresses else []
 
 
 def tag(gateway: Gateway) -> str:

@@ -1,6 +1,8 @@
-"""Waiting until upstreams that were taken out of a Caddy have nothing in flight. Called by the Gateway resource.
+"""Waiting until upstreams that get no new requests have nothing in flight. Called by the Gateway resource.
 
-Caddy lists an address that left its config for as long as requests to it are under way (2.11.7, reverseproxy/admin.go).
+Caddy counts the requests of an address in its config exactly. Of one that has left its config it goes by a map in which
+a request that begins as another ends can be lost (2.11.7, reverseproxy.go, incInFlightRequest and decInFlightRequest),
+and a server that is still answering is taken for idle. So they are drained while they are in the config as `retired`.
 A request whose body is still being read is in no count yet, so nothing in flight must stay so for `settle_s`.
 """
 

@@ -69,7 +69,8 @@ class Gateway:
 
     `site` names the server in Caddy's config, `owner` tells it from others' (see `owned`). Keys are literal, or one of
     Caddy's placeholders {env.NAME} and {file./path}. Without `certificate` the gateway speaks plain HTTP. `upstream_ca`
-    is PEM text, or with `upstream_ca_file` a path; without both the upstreams are plain HTTP.
+    is PEM text, or with `upstream_ca_file` a path; without both the upstreams are plain HTTP. `retired` are former
+    upstreams that get no new request, and whose requests in flight are still counted (see `drain`).
     """
 
     site: str
@@ -84,6 +85,7 @@ class Gateway:
     certificate: Certificate | None = None
     policy: Policy = Policy()
     owner: str = "self"
+    retired: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

@@ -195,6 +195,28 @@ def test_an_update_returns_when_the_old_upstream_has_answered_its_last_request(p
     assert one.ask().headers["x-upstream"] == two[1].name
 
 
+def test_what_is_drained_stays_in_caddys_config_where_its_requests_are_counted_exactly(
+    provider, props, made, caddy, one, two
+):
+    """Caddy's count of an address that left its config loses requests: the old server would be destroyed too early."""
+
+    def retired():
+        last = caddy.admin.config()[0]["apps"]["http"]["servers"][one.gateway.site]["routes"][-1]
+        return [each["dial"] for each in last["handle"][0].get("upstreams", ())]
+
+    with concurrent.futures.ThreadPoolExecutor(7) as pool:
+        asked = [pool.submit(one.ask, headers={"X-Delay-S": "2"}) for _ in range(6)]
+        until(lambda: sum(up.in_flight for up in caddy.admin.upstreams()) == 6)
+        update = pool.submit(provider.update, made.id, made.outs, {**props, "upstreams": [two[1].address]})
+        until(lambda: retired() == [two[0].address])
+        [counted] = [up for up in caddy.admin.upstreams() if up.address == two[0].address]
+        assert counted.in_flight == 3
+        assert [each.result().status_code for each in asked] == [200] * 6
+        updated = update.result()
+    assert retired() == []
+    assert provider.read(made.id, updated.outs).outs["drift"] == ""
+
+
 def test_the_wait_for_the_last_request_is_bounded(provider, props, made, caddy, one, two):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(one.ask, headers={"X-Delay-S": "4"}) for _ in range(2)]
