@@ -1,7 +1,7 @@
 """What a changed input does to a running instance: replaces it, updates it in place, or nothing.
 
-The table is also in the README. Pure; called by the Instance resource's `diff`. The engine writes the whole state after
-each step of an `up`, so a state keeps long inputs once: `recorded` leaves digests of them in the outputs.
+The table is also in docs/behaviour.md. Pure; called by the Instance resource's `diff`. The engine writes the whole
+state after each step of an `up`, so a state keeps long inputs once: `recorded` leaves digests of them in the outputs.
 """
 
 from __future__ import annotations

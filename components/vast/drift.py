@@ -1,7 +1,7 @@
 """What is said of an instance that is looked at again: in order, or drifted, why, and what `up` does about it.
 
-The table (also in the README): what is seen -> what preview says -> what up does. Pure: a contract, a probe's verdict
-and the recorded outputs go in. Called by the Instance resource's `read`; its `diff` acts on the result.
+The table (also in docs/behaviour.md): what is seen -> what preview says -> what up does. Pure: a contract, a probe's
+verdict and the recorded outputs go in. Called by the Instance resource's `read`; its `diff` acts on the result.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HealOn = Literal["dead", "unreachable", "never"]
 HEAL_ON: tuple[str, ...] = get_args(HealOn)
 PRICE_TOLERANCE = 0.02  # share by which a price may differ before it is said
 
-# kind -> (what up does, what it means); the order is the order of the README's table
+# kind -> (what up does, what it means); the order is that of docs/behaviour.md
 TABLE: Mapping[str, tuple[Action, str]] = {
     "gone": ("replace", "Vast.ai no longer lists the instance"),
     "stopped": ("replace", "stopped by the host, by someone else or for want of credit; its GPU may be re-let"),

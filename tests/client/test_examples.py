@@ -1,6 +1,6 @@
 """The examples, run as people run them: as scripts, against the guarded TLS server.
 
-Those with heavy dependencies, and the installed client, run in the examples' own venv (`make setup-examples`).
+Those with heavy dependencies, and the installed client, run in the examples' own venv (`scripts/setup.sh all`).
 """
 
 import json
@@ -54,8 +54,7 @@ def texts(output):
 
 @pytest.fixture
 def own_python():
-    if not (OWN_VENV / "rerank").exists():
-        pytest.skip("the examples' venv is not there: make setup-examples")
+    assert (OWN_VENV / "rerank").exists(), "the examples' venv is not there: scripts/setup.sh all"
     return OWN_VENV / "python"
 
 

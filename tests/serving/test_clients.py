@@ -34,8 +34,7 @@ def test_the_examples_run_from_the_stacks_outputs(deployment, script):
 @pytest.mark.all
 @pytest.mark.parametrize("script", HEAVY)
 def test_the_examples_with_heavy_dependencies_run_too(deployment, script):
-    if not OWN_PYTHON.exists():
-        pytest.skip("the examples' venv is not there: make setup-examples")
+    assert OWN_PYTHON.exists(), "the examples' venv is not there: scripts/setup.sh all"
     output = ran(deployment, deployment.python(REPO / "examples" / script, python=OWN_PYTHON))
     assert HEAVY[script] in output
 
@@ -43,8 +42,7 @@ def test_the_examples_with_heavy_dependencies_run_too(deployment, script):
 @pytest.mark.all
 def test_the_embeddings_of_rag_are_those_that_vllm_computes(deployment):
     """The stack serves the same MiniLM, whose score is the cosine: numpy and vLLM have to agree."""
-    if not OWN_PYTHON.exists():
-        pytest.skip("the examples' venv is not there: make setup-examples")
+    assert OWN_PYTHON.exists(), "the examples' venv is not there: scripts/setup.sh all"
     output = ran(deployment, deployment.python(REPO / "examples" / "rag.py", python=OWN_PYTHON))
     pairs = re.findall(r"(-?\d\.\d{4})  \(cosine (-?\d\.\d\d)\)", output)
     assert len(pairs) == 6
