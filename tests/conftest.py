@@ -6,6 +6,7 @@ marked `all`. The kind of a test is its folder.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -95,6 +96,8 @@ class Summary:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Count in the process that the person sees, not in xdist's workers."""
+    """Count in the process that the person sees, not in xdist's workers; let SIGINT reach what the tests start."""
+    # a shell starts background jobs with SIGINT ignored, and whatever they start inherits that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Summary(), "summary")

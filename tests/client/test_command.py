@@ -265,11 +265,7 @@ def test_an_interrupt_is_130_at_once_and_no_traceback(server, tmp_path, count):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         command = [*COMMAND, "q", "--file", str(file), "--url", url, "--timeout", "600"]
-        process = subprocess.Popen(
-            command, env=environment(server), stderr=subprocess.PIPE, text=True,
-            # a background job of a shell ignores it
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-        )  # fmt: skip
+        process = subprocess.Popen(command, env=environment(server), stderr=subprocess.PIPE, text=True)
         try:
             silent.settimeout(30)
             connection, _ = silent.accept()
