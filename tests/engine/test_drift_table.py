@@ -14,7 +14,7 @@ from components.vast.identity import ca_file
 from components.vllm.client import RerankClient
 from emulator.server import EmulatorServer
 from tests.engine.conftest import Ledger
-from tests.engine.stack import EMULATOR_KEY, EngineStack, own_key_of
+from tests.engine.stack import EMULATOR_KEY, EngineStack
 
 pytestmark = pytest.mark.engine
 HEADERS = {"Authorization": f"Bearer {EMULATOR_KEY}"}
@@ -176,7 +176,7 @@ def test_a_certificate_that_ends_soon_is_renewed_with_a_new_instance(scene):
 
 def test_keys_that_a_server_forgot_are_drift_and_up_tells_it_again(scene):
     first, out = scene.instance_id, scene.stack.outputs()
-    own_key = own_key_of(scene.stack.deployment())
+    own_key = scene.stack.own_key()
     client = RerankClient(out["url"], own_key, verify=ca_file(out["ca_certificate"]))
     client.hold_keys([])
     seen = scene.stack.drift()

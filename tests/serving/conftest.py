@@ -27,7 +27,7 @@ from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, Launch, plan_launch
 from emulator.process import Process
 from emulator.runtime import Containers, Settings, free_port
 from emulator.server import EmulatorServer
-from tests.engine.stack import MODEL, EngineStack, own_key_of
+from tests.engine.stack import MODEL, EngineStack
 
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]
@@ -151,7 +151,7 @@ class Deployment:
 
     def server(self) -> Server:
         """Return it as a server that the stack itself asks."""
-        key = own_key_of(self.stack.deployment())
+        key = self.stack.own_key()
         client = RerankClient(self.url, key, timeout_s=60, verify=str(self.ca_file))
         return Server(client, self.url, key, self.ca_file, str(self.ca_file), MODEL)
 
