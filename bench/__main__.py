@@ -24,7 +24,7 @@ import requests
 
 from bench import failover, guard_cost, hot_path, local_vllm, provision, serving
 from emulator.server import EmulatorServer
-from tests.engine.stack import EngineStack
+from harness.stack import EngineStack
 
 POLLS = ("GET /api/v1/instances/", "GET /api/v0/instances/{id}/")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from emulator.server import EmulatorServer
-from tests.engine.stack import REPO, EngineStack
+from harness.stack import REPO, EngineStack
 
 EMPTY = "import pulumi\n"
 ONE_DYNAMIC = """import pulumi

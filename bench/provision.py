@@ -19,7 +19,7 @@ from typing import Any
 import requests
 
 from emulator.server import EmulatorServer
-from tests.engine.stack import EngineStack
+from harness.stack import EngineStack
 
 PARALLEL = ("--parallel", "256")
 # wide enough for 64 machines of the emulator's market

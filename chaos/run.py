@@ -18,7 +18,7 @@ from typing import Any
 import requests
 
 from components.vast.label import PENDING
-from tests.engine.stack import EngineStack
+from harness.stack import EngineStack
 
 OPERATIONS = ("create", "create", "update", "replace", "replace", "heal", "heal", "destroy")
 KILLS = ("none", "sigint", "sigint-twice", "sigterm", "sigkill-cli", "sigkill-plugin", "power-loss")

@@ -104,7 +104,6 @@ class Settings:
     offer_type: str
     bid: Mapping[str, float] | None
     adopt_instance_id: int | None
-    asked_model: str
     protect: bool
     max_latency_ms: float
     policy: Mapping[str, Any]
@@ -222,7 +221,6 @@ def load(
         offer_type="on-demand" if bid is None else "bid",
         bid=bid,
         adopt_instance_id=adopt,
-        asked_model=asked,
         protect=protect,
         max_latency_ms=max_latency_ms,
         policy=limits.record(),

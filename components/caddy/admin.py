@@ -79,10 +79,6 @@ class CaddyAdmin:
         except (KeyError, TypeError, ValueError):
             raise self._strange() from None
 
-    def metrics(self) -> str:
-        """Return Caddy's own metrics in Prometheus' text form."""
-        return self._ask("GET", "/metrics").text
-
     def _ask(
         self,
         method: str,

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from components.vast.models import HOURS_PER_MONTH, Contract, Offer
+from components.vast.models import HOURS_PER_MONTH, Contract
 from components.vast.wire import number
-
-
-def of_offer(offer: Offer, disk_gb: float) -> dict[str, float]:
-    """Return dollars per hour for an offer quoted with `disk_gb` of storage."""
-    disk = min(offer.disk_dph_usd(disk_gb), offer.dph_total_usd)
-    return _split(offer.dph_total_usd - disk, disk)
 
 
 def of_contract(contract: Contract, disk_gb: float) -> dict[str, float]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 PENDING = "~pending"
-MAX_CHARS = 256  # the limit at rent time (Vast.ai API reference, "create instance")
 
 
 @dataclass(frozen=True)

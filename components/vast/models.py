@@ -90,10 +90,6 @@ class Offer:
         """Where the machine stands, as Vast words it."""
         return self.geolocation or "place unknown"
 
-    def disk_dph_usd(self, disk_gb: float) -> float:
-        """Return what `disk_gb` of storage costs per hour on this machine."""
-        return self.storage_cost_usd_gb_month * disk_gb / HOURS_PER_MONTH
-
 
 @dataclass(frozen=True)
 class Contract:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from components.vast.models import Offer
-from components.vast.wire import Json, Wire, number
+from components.vast.wire import Json
 
 Prefer = Literal["cheapest", "fastest", "balanced"]
 PREFERENCES: tuple[str, ...] = get_args(Prefer)
@@ -50,13 +50,8 @@ class Candidate:
             ready_s=work.pull_gb * 8000.0 / mbps + work.start_s,
         )
 
-    @classmethod
-    def parse(cls, raw: Wire) -> Candidate:
-        """Read a candidate back from the record that state keeps."""
-        return cls(Offer.parse(raw), number(raw, "pull_cost_usd", 0.0), number(raw, "ready_s", 0.0))
-
     def record(self) -> dict[str, Json]:
-        """Return the JSON that state keeps; `parse` reads it back."""
+        """Return the JSON that state keeps."""
         return {
             **self.offer.record(),
             "pull_cost_usd": round(self.pull_cost_usd, 4),

@@ -4,7 +4,7 @@ import pytest
 import requests
 
 from emulator.server import EmulatorServer
-from tests.engine.stack import EngineStack
+from harness.stack import EngineStack
 
 
 @pytest.fixture

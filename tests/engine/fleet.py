@@ -18,7 +18,7 @@ from components.caddy.process import Caddy, running
 from components.caddy.record import Certificate
 from components.vast.identity import Authority
 from emulator.runtime import free_port
-from tests.engine.stack import REPO, EngineStack
+from harness.stack import REPO, EngineStack
 
 
 @dataclass

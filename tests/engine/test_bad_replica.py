@@ -2,9 +2,9 @@
 
 import pytest
 
+from harness.stack import EngineStack
 from tests.engine.conftest import until
 from tests.engine.fleet import AtTerminal, behind, front, gate, ops
-from tests.engine.stack import EngineStack
 from tests.gateway.conftest import Load
 
 pytestmark = pytest.mark.engine

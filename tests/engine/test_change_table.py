@@ -10,8 +10,8 @@ import requests
 from components.vast import change
 from components.vast.identity import ca_file
 from emulator.server import EmulatorServer
+from harness.stack import EMULATOR_KEY, MODEL, EngineStack, resources_of
 from tests.engine.conftest import Ledger
-from tests.engine.stack import EMULATOR_KEY, MODEL, EngineStack, resources_of
 
 pytestmark = pytest.mark.engine
 

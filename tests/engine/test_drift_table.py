@@ -13,8 +13,8 @@ from components.vast import drift
 from components.vast.identity import ca_file
 from components.vllm.client import RerankClient
 from emulator.server import EmulatorServer
+from harness.stack import EMULATOR_KEY, EngineStack
 from tests.engine.conftest import Ledger
-from tests.engine.stack import EMULATOR_KEY, EngineStack
 
 pytestmark = pytest.mark.engine
 HEADERS = {"Authorization": f"Bearer {EMULATOR_KEY}"}

@@ -15,8 +15,8 @@ from components.caddy.process import Caddy
 from components.vast.identity import Authority, ca_file
 from emulator.runtime import free_port
 from emulator.server import EmulatorServer
+from harness.stack import EngineStack
 from tests.engine.conftest import Ledger
-from tests.engine.stack import EngineStack
 
 pytestmark = pytest.mark.engine
 WIDE = ("--parallel", "64")

@@ -10,8 +10,8 @@ import pytest
 import requests
 
 from emulator.server import EmulatorServer
+from harness.stack import MODEL, EngineStack
 from tests.engine.conftest import Ledger
-from tests.engine.stack import MODEL, EngineStack
 
 pytestmark = pytest.mark.engine
 

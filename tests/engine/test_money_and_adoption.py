@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from emulator.server import EmulatorServer
-from tests.engine.stack import EMULATOR_KEY, MODEL, REPO, EngineStack
+from harness.stack import EMULATOR_KEY, MODEL, REPO, EngineStack
 
 pytestmark = pytest.mark.engine
 

@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from emulator.server import EmulatorServer
+from harness.stack import REPO, EngineStack, resources_of
 from ops.exits import POLICY
 from policy.rules import NAMED, RULES
 from tests.engine.conftest import Ledger
-from tests.engine.stack import REPO, EngineStack, resources_of
 
 pytestmark = pytest.mark.engine
 

@@ -9,8 +9,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from harness.stack import EngineStack
 from tests.engine.conftest import until
-from tests.engine.stack import EngineStack
 
 pytestmark = [pytest.mark.engine, pytest.mark.all]
 

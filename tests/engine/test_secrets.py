@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from harness.stack import REPO, EngineStack
 from tests.engine.conftest import until
-from tests.engine.stack import REPO, EngineStack
 
 pytestmark = pytest.mark.engine
 # From -v 9 on the engine itself logs each property that passes through it, in clear (pulumi/sdk, plugin/rpc.go).

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.engine.stack import tool_path
+from harness.stack import tool_path
 from tests.gateway.conftest import MODEL, Load, until
 
 REPO = Path(__file__).resolve().parents[2]

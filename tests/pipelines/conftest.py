@@ -11,8 +11,8 @@ import requests
 import yaml
 
 from emulator.server import EmulatorServer
+from harness.stack import PASSPHRASE, REPO, EngineStack
 from tests.engine.conftest import Ledger
-from tests.engine.stack import PASSPHRASE, REPO, EngineStack
 from tests.pipelines import workflow
 from tests.pipelines.fake_forge import FakeForge
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from harness.stack import REPO
 from ops import exits
 from tests.engine.conftest import until
-from tests.engine.stack import REPO
 
 pytestmark = [pytest.mark.engine, pytest.mark.all]
 

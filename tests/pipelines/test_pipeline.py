@@ -5,7 +5,7 @@ import re
 import pytest
 import requests
 
-from tests.engine.stack import PASSPHRASE
+from harness.stack import PASSPHRASE
 from tests.pipelines.conftest import HEAL, VAST_KEY, free_port, local_stack, pipelines
 
 pytestmark = pytest.mark.engine

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.engine.stack import REPO
+from harness.stack import REPO
 
 WORKFLOWS = REPO / ".github" / "workflows"
 STATUS = re.compile(r"\b(always|cancelled|failure|success)\(\)")

@@ -27,7 +27,7 @@ from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, Launch, plan_launch
 from emulator.process import Process
 from emulator.runtime import Containers, Settings, free_port
 from emulator.server import EmulatorServer
-from tests.engine.stack import MODEL, EngineStack
+from harness.stack import MODEL, EngineStack
 
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]

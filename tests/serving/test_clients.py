@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.engine.stack import MODEL, REPO
+from harness.stack import MODEL, REPO
 
 pytestmark = [pytest.mark.engine, pytest.mark.vllm]
 

@@ -14,8 +14,8 @@ from components.caddy.record import Certificate
 from components.vast.identity import Authority, ca_file
 from emulator.runtime import free_port
 from emulator.server import EmulatorServer
+from harness.stack import EngineStack
 from tests.engine.conftest import Ledger
-from tests.engine.stack import EngineStack
 from tests.engine.test_fleet import Balanced, Load, up
 from tests.serving.conftest import MODELS, require_vllm
 

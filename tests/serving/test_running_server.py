@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.engine.stack import MODEL
+from harness.stack import MODEL
 
 pytestmark = [pytest.mark.engine, pytest.mark.vllm]
 

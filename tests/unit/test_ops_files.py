@@ -7,8 +7,8 @@ import shlex
 import pytest
 import yaml
 
+from harness.stack import REPO
 from ops import exits
-from tests.engine.stack import REPO
 from tests.pipelines import workflow
 
 FILES = sorted(path.name for path in workflow.WORKFLOWS.glob("*.yml"))

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from harness.stack import REPO
 from ops import exits
 from ops.forge import PAGE, marked
-from tests.engine.stack import REPO
 from tests.pipelines.fake_forge import FakeForge
 
 PLATFORMS = ("github", "gitlab")

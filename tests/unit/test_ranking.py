@@ -48,13 +48,6 @@ def test_a_machine_is_a_candidate_once():
     assert [one.offer.ask_id for one in distinct_machines(ranked)] == [1, 3]
 
 
-def test_a_candidate_survives_the_trip_through_state():
-    candidate = Candidate.of(Offer.parse(offer()), WORK)
-    again = Candidate.parse(candidate.record())
-    assert str(again) == str(candidate)
-    assert again.offer.public_ip == "127.0.1.9"
-
-
 def test_a_candidate_says_what_where_how_much_and_how_soon():
     text = str(Candidate.of(Offer.parse(offer(geolocation="Sweden, SE")), WORK))
     assert text == (

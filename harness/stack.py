@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[1]
 PASSPHRASE = "engine-test"
 EMULATOR_KEY = "emulator-key"
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -44,7 +44,7 @@ def python_with_packages_listed() -> tempfile.TemporaryDirectory[str]:
     """Return a folder with a `python` that answers `pip list` from a file, and is this interpreter for all else.
 
     Pulumi's language host runs `pip list` in every preview and up: with the packages of the tests that is a third of a
-    preview. tests/engine/test_hot_path.py runs the host's own command.
+    preview. `python -m bench hot-path` runs the host's own command.
     """
     temporary = tempfile.TemporaryDirectory(prefix="vast-reranker-python-")
     folder = Path(temporary.name)
@@ -182,9 +182,11 @@ class EngineStack:
         return self
 
     def up(self, *args: str) -> Done:
+        """Deploy without a preview."""
         return self.run("up", "--yes", "--skip-preview", *args)
 
     def preview(self, *args: str) -> Done:
+        """Show what `up` would do."""
         return self.run("preview", *args)
 
     def drift(self) -> Done:
@@ -192,6 +194,7 @@ class EngineStack:
         return self.run("preview", "--expect-no-changes", "--diff")
 
     def destroy(self) -> Done:
+        """Destroy all that the state has."""
         return self.run("destroy", "--yes", "--skip-preview")
 
     def outputs(self) -> dict[str, Any]:
