@@ -22,7 +22,7 @@ from pathlib import Path
 
 import requests
 
-from bench import failover, guard_cost, hot_path, local_vllm, provision, serving
+from bench import failover, guard_cost, hot_path, local_vllm, provision, records, serving
 from emulator.server import EmulatorServer
 from harness.stack import EngineStack
 
@@ -102,7 +102,7 @@ def measure(folder: Path, *, runs: int, boot_s: float) -> list[Row]:
 
 def serving_rows() -> list[Row]:
     """Print what serving costs with guard and TLS, and return the guard's budget as a row; none without vLLM."""
-    load = serving.Load()
+    load = records.Load()
     [pairs] = load.pairs
     own_ms, size = guard_cost.cpu_ms(pairs, load.words)
     rows = [Row(f"guard's own CPU time, request of {pairs} pairs", own_ms, "ms", 1.0, f"{size} bytes of JSON")]
@@ -119,7 +119,7 @@ def serving_rows() -> list[Row]:
     return rows
 
 
-def guard_row(found: Sequence[serving.Figure]) -> Row:
+def guard_row(found: Sequence[records.Figure]) -> Row:
     """Return the guard's budget as a row: what it takes of plain vLLM's rate where most is asked at once."""
     guard = max((one for one in found if one.target == "guard"), key=lambda one: (one.pairs, one.users))
     spread = f"rounds from {100 * (1 - guard.ratio_high):.1f} to {100 * (1 - guard.ratio_low):.1f} %"

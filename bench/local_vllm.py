@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.gateway import gateway_in_front_of
-from bench.serving import REPO, Target
+from bench.records import REPO, Target
 from components.errors import ServingError
 from components.vast.identity import Authority, ca_file
 from components.vllm.catalog import load_catalog

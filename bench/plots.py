@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from bench import provision, serving
+from bench import records
 
 # how many times as long as for one replica an operation of any fleet may take
 BOUNDS = {"up": 1.25, "refresh preview": 2.0}
@@ -17,7 +17,7 @@ COLOURS = {"up": "C0", "refresh preview": "C1", "destroy": "C2"}
 MARKERS = {"published pacing": "^", "four threads": "s"}
 
 
-def draw_serving(found: Sequence[serving.Figure], path: Path) -> None:
+def draw_serving(found: Sequence[records.Figure], path: Path) -> None:
     """Write pairs/s and p99 by requests in flight, and pairs/s by batch size; a line for each target.
 
     The first two at the middle batch size, the third at the widest in flight. Raises OSError.
@@ -43,12 +43,12 @@ def draw_serving(found: Sequence[serving.Figure], path: Path) -> None:
     _save(drawn, path)
 
 
-def draw_provision(fleets: Sequence[provision.Fleet], boot_s: float, path: Path) -> None:
+def draw_provision(fleets: Sequence[records.Fleet], boot_s: float, path: Path) -> None:
     """Write seconds of up, refresh preview and destroy by replicas, and their ratio to one replica beside its bounds.
 
     Lines are fleets without pacing; the variants are points among the seconds. Raises OSError.
     """
-    plain = sorted((one for one in fleets if one.variant == provision.PLAIN), key=lambda one: one.replicas)
+    plain = sorted((one for one in fleets if one.variant == records.PLAIN), key=lambda one: one.replicas)
     drawn = Figure(figsize=(12, 5), layout="constrained")
     seconds, ratio = drawn.subplots(1, 2)
     for name, measured in _operations(plain).items():
@@ -58,7 +58,7 @@ def draw_provision(fleets: Sequence[provision.Fleet], boot_s: float, path: Path)
             ratio.plot(counts, [one / took[0] for one in took], marker="o", color=COLOURS[name], label=name)
             bound = f"bound of {name}, {BOUNDS[name]:g}"
             ratio.axhline(BOUNDS[name], linestyle="--", color=COLOURS[name], label=bound)
-    for variant in dict.fromkeys(one.variant for one in fleets if one.variant != provision.PLAIN):
+    for variant in dict.fromkeys(one.variant for one in fleets if one.variant != records.PLAIN):
         for name, measured in _operations([one for one in fleets if one.variant == variant]).items():
             style = {"marker": MARKERS.get(variant, "x"), "color": COLOURS[name], "label": f"{name}, {variant}"}
             if measured:
@@ -76,7 +76,7 @@ def draw_provision(fleets: Sequence[provision.Fleet], boot_s: float, path: Path)
     _save(drawn, path)
 
 
-def _operations(fleets: Sequence[provision.Fleet]) -> dict[str, dict[int, float]]:
+def _operations(fleets: Sequence[records.Fleet]) -> dict[str, dict[int, float]]:
     """Return what each operation took: seconds by replicas."""
     return {
         "up": {one.replicas: one.up_s for one in fleets},

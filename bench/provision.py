@@ -11,13 +11,14 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import requests
 
+from bench.records import FEW_THREADS, PACED, PLAIN, Fleet
 from emulator.server import EmulatorServer
 from harness.stack import EngineStack
 
@@ -25,21 +26,7 @@ PARALLEL = ("--parallel", "256")
 # wide enough for 64 machines of the emulator's market
 QUERY = "gpu_ram>=8 compute_cap>=750 direct_port_count>=1 verified=any rentable=true"
 RESULTS = Path("bench/results/provision.json")
-PLAIN, PACED, FEW_THREADS = "pacing off", "published pacing", "four threads"
 LIST, READ = "GET /api/v1/instances/", "GET /api/v0/instances/{id}/"
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """One fleet's life: seconds for each operation, API calls by kind in `up` and in a refresh preview."""
-
-    replicas: int
-    variant: str
-    up_s: float
-    preview_s: float | None
-    destroy_s: float
-    up_calls: Mapping[str, int]
-    preview_calls: Mapping[str, int]
 
 
 def live(folder: Path, replicas: int, *, boot_s: float, variant: str = PLAIN, previews: int = 3) -> Fleet:

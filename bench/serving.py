@@ -17,89 +17,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
+from bench.records import REPO, WIDTHS, Cell, Figure, Load, Target
 from components.errors import ServingError
 from components.vllm.client import RerankClient
 
-REPO = Path(__file__).resolve().parents[1]
 RESULTS = Path("bench/results/serving.json")
-WIDTHS = (1, 8, 32)
 BATCHES = (8, 32, 128)
 PROGRESS = "progress "
-
-
-@dataclass(frozen=True)
-class Target:
-    """An endpoint to measure. `ca` is the file of a CA certificate, `dph` dollars per hour. The key is not shown."""
-
-    name: str
-    url: str
-    model: str
-    key: str | None = field(default=None, repr=False)
-    ca: str | None = None
-    dph: float | None = None
-
-
-@dataclass(frozen=True)
-class Load:
-    """How a target is loaded: pairs in a request, words in a document, requests in flight, rounds, seconds of each.
-
-    Each of `pairs` is measured with each of `users`. One batch size unless told: `make bench` shall not take longer.
-    """
-
-    pairs: tuple[int, ...] = (32,)
-    words: int = 30
-    users: tuple[int, ...] = WIDTHS
-    rounds: int = 3
-    seconds: float = 10.0
-
-    def describe(self, targets: int) -> str:
-        """Say how many measurements this is with so many targets, and how long they take at least."""
-        cells = self.rounds * len(self.pairs) * len(self.users) * targets
-        return f"{cells} measurements of {self.seconds:g} s, {cells * self.seconds / 60:.1f} minutes or more"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One target at one batch size and width in one round: latencies in ms of what was answered, and what failed."""
-
-    target: str
-    pairs: int
-    users: int
-    round: int
-    took_s: float
-    ms: tuple[float, ...]
-    failures: tuple[str, ...]
-
-    @property
-    def rate(self) -> float:
-        """Answered requests per second."""
-        return len(self.ms) / self.took_s
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What one target did at one batch size and width.
-
-    `ratio`: its rate by that of the first target at the same batch size and width, the median of the rounds.
-    """
-
-    target: str
-    pairs: int
-    users: int
-    requests: int
-    failed: int
-    requests_per_s: float
-    pairs_per_s: float
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    usd_per_million_pairs: float | None
 
 
 def measure(targets: Sequence[Target], load: Load) -> list[Figure]:

@@ -41,7 +41,6 @@ class Offer:
     cuda_max_good: float
     dph_base_usd: float
     dph_total_usd: float
-    storage_cost_usd_gb_month: float
     inet_down_mbps: float
     inet_down_cost_usd_gb: float
     inet_up_cost_usd_gb: float
@@ -66,7 +65,6 @@ class Offer:
             cuda_max_good=number(raw, "cuda_max_good", 0.0),
             dph_base_usd=number(raw, "dph_base", number(raw, "dph_total")),
             dph_total_usd=number(raw, "dph_total"),
-            storage_cost_usd_gb_month=number(raw, "storage_cost", 0.0),
             inet_down_mbps=number(raw, "inet_down", 0.0),
             inet_down_cost_usd_gb=number(raw, "inet_down_cost", 0.0),
             inet_up_cost_usd_gb=number(raw, "inet_up_cost", 0.0),

@@ -3,7 +3,8 @@
 import pytest
 
 from bench.plots import draw_provision
-from bench.provision import FEW_THREADS, LIST, PACED, PLAIN, READ, Fleet, keep, kept, main, parsed, table
+from bench.provision import LIST, READ, keep, kept, main, parsed, table
+from bench.records import FEW_THREADS, PACED, PLAIN, Fleet
 
 ONE = Fleet(1, PLAIN, 22.0, 2.0, 1.5, {LIST: 21, READ: 1}, {LIST: 1})
 MANY = Fleet(64, PLAIN, 33.0, 5.0, 6.0, {LIST: 126}, {LIST: 3})

@@ -13,7 +13,8 @@ import uvicorn
 from bench.__main__ import guard_row
 from bench.guard_cost import cpu_ms
 from bench.plots import draw_serving
-from bench.serving import REPO, Cell, Load, Target, figures, keep, kept, main, parsed, quantile, table, usd_per_million
+from bench.records import REPO, Cell, Load, Target
+from bench.serving import figures, keep, kept, main, parsed, quantile, table, usd_per_million
 from components.vast.identity import Authority
 from emulator.scoring import Served
 from emulator.stub import Stub
