@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 import requests
 
-from components.vast.board import Board
 from components.vast.client import VastClient
+from components.vast.instance_cache import InstanceCache
 from components.vast.label import Label
 from components.vast.market import Search
-from components.vast.order import Order
 from components.vast.pacing import OFF, Pacer
 from components.vast.probe import HttpProbe
 from components.vast.ranking import Workload
 from components.vast.rental import Rental
+from components.vast.rental_spec import Order
 from components.vast.spec import Deadlines, Spec
 from components.vast.transport import RequestsTransport
 from emulator.server import EmulatorServer
@@ -72,7 +72,7 @@ def _rent(url: str) -> None:
     order = Order(spec, Label("bench/failover/x", "0", spec.digest()), 8000, DEADLINES, poll_s=POLL_S)
     Rental(
         client,
-        Board(client),
+        InstanceCache(client),
         order,
         probe=lambda ip, port: probe.ask(ip, port, {}),
         candidates=search.run(client, now=time.time),

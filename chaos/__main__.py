@@ -17,7 +17,7 @@ from pathlib import Path
 
 import requests
 
-from chaos.run import Arena, Draw, Result
+from chaos.run import Result, Runner, Scenario
 from emulator.server import EmulatorServer
 
 BOOT_S = 0.8  # long enough that a kill meets a boot in every stage
@@ -27,12 +27,12 @@ def work(folder: Path, seeds: list[int]) -> Iterator[Result]:
     """Run seeds one after the other on one market and one stack."""
     with EmulatorServer(runtime="none", boot_s=BOOT_S, state_dir=folder / "emulator") as market:
         requests.post(f"{market.url}/_emulator/credit", json={"credit": 1e6}, timeout=10)
-        arena = Arena(folder / "stack", market.url)
+        arena = Runner(folder / "stack", market.url)
         for seed in seeds:
             try:
-                result = arena.run(Draw.of(seed))
+                result = arena.run(Scenario.of(seed))
             except (TimeoutError, subprocess.TimeoutExpired) as error:
-                result = Result(Draw.of(seed), stuck=str(error))
+                result = Result(Scenario.of(seed), stuck=str(error))
             yield result
             if not result.good:  # a fresh stack: one fault must not be counted again in the runs after it
                 arena.stack.destroy()

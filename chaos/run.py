@@ -52,7 +52,7 @@ PATIENT = {
 
 
 @dataclass(frozen=True)
-class Draw:
+class Scenario:
     """What one run does, all of it decided by the seed; the kill comes `after_s` after the start, or the first rent."""
 
     seed: int
@@ -64,7 +64,7 @@ class Draw:
     after_s: float
 
     @classmethod
-    def of(cls, seed: int) -> Draw:
+    def of(cls, seed: int) -> Scenario:
         """Draw a run."""
         dice = random.Random(seed)
         return cls(
@@ -82,7 +82,7 @@ class Draw:
 class Result:
     """What a run came to."""
 
-    draw: Draw
+    draw: Scenario
     leaked: set[int] = field(default_factory=set)
     missing: set[int] = field(default_factory=set)
     leaked_usd: float = 0.0
@@ -97,7 +97,7 @@ class Result:
         return not (self.leaked or self.missing or self.stuck or self.unmarked)
 
 
-class Arena:
+class Runner:
     """A market and a stack that live through many runs."""
 
     def __init__(self, folder: Path, url: str, name: str = "chaos") -> None:
@@ -106,7 +106,7 @@ class Arena:
         self._variant = 0
         self._fired: dict[str, int] = {}
 
-    def run(self, draw: Draw) -> Result:
+    def run(self, draw: Scenario) -> Result:
         """Do one run and judge it."""
         self._control("POST", "reset-faults")
         self._prepare(draw)
@@ -148,7 +148,7 @@ class Arena:
 
     # ---- one step each -------------------------------------------------------------------------------------------
 
-    def _prepare(self, draw: Draw) -> None:
+    def _prepare(self, draw: Scenario) -> None:
         if draw.operation == "create":
             self.stack.destroy()
         if draw.operation in ("update", "replace"):
@@ -161,18 +161,18 @@ class Arena:
             for instance_id in self.billed():
                 self._control("POST", f"instances/{instance_id}/kill")
 
-    def _rule(self, draw: Draw) -> dict[str, Any]:
+    def _rule(self, draw: Scenario) -> dict[str, Any]:
         params = dict(FAULTS[draw.fault])
         kind = "lost_answer_after" if draw.fault == "lost_destroy_answer" else draw.fault
         match = {"endpoint": params.pop("endpoint")} if "endpoint" in params else {}
         return {"kind": kind, "match": match, "times": draw.times, **params}
 
-    def _operate(self, draw: Draw) -> subprocess.Popen[str]:
+    def _operate(self, draw: Scenario) -> subprocess.Popen[str]:
         if draw.operation == "destroy":
             return self.stack.start("destroy", "--yes", "--skip-preview")
         return self.stack.start("up", "--yes", "--skip-preview")
 
-    def _kill(self, process: subprocess.Popen[str], draw: Draw) -> bool:
+    def _kill(self, process: subprocess.Popen[str], draw: Scenario) -> bool:
         """Kill as drawn, wait for the end of it; whether there was still something to kill."""
         if draw.kill != "none":
             if draw.since == "rented":
@@ -209,7 +209,7 @@ class Arena:
                 return
             time.sleep(0.02)
 
-    def _wait_for_plugins(self, draw: Draw) -> None:
+    def _wait_for_plugins(self, draw: Scenario) -> None:
         """A plugin that lost its engine cleans up and ends by itself; one that never came to run a verb of ours knows
         nothing to clean up, and idles for ever, as Pulumi's do: it is ended here."""
         deadline = time.monotonic() + 60
@@ -222,7 +222,7 @@ class Arena:
                 raise TimeoutError(f"seed {draw.seed}: a plugin lives on without its engine")
             time.sleep(0.1)
 
-    def _judge(self, draw: Draw) -> Result:
+    def _judge(self, draw: Scenario) -> Result:
         result = Result(draw)
         self.stack.run("cancel", "--yes")
         done = self.stack.up()

@@ -1,4 +1,4 @@
-"""RerankerFleet: the whole flow as one component. Keys, CA -> offers -> instances -> key ring -> validation -> gateway.
+"""RerankerFleet: the whole flow as one component: keys, CA, offers, instances, client keys, validation, gateway.
 
 Used by `__main__.py`. One replica without a gateway is the common case. The first replica has the fleet's name and the
 others a number, so a stack that grows keeps what it has. Only instances are there once for each replica.
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 
+from components.client_keys import ClientKeys, ClientKeysArgs
 from components.credentials import ApiKey, CertificateAuthority, ServerCertificate
 from components.instance import Instance, InstanceArgs
-from components.keyring import KeyRing, KeyRingArgs
 from components.offers import OfferQuery, OfferQueryArgs
 from components.reranker import Common, launch_of, server
 from components.settings import Access, Settings
@@ -97,8 +97,8 @@ class RerankerFleet(pulumi.ComponentResource):
         servers = self.rows.apply(lambda rows: [{key: one[key] for key in SERVER} for one in rows])
         # what clients present at the servers themselves; behind a gateway they present it there
         if access.guard and fleet.gateway == "off":
-            ring = KeyRingArgs(servers, common.own_key, keys, self.ca_certificate)
-            self.api_key = KeyRing(f"{name}-keys", ring, own).current
+            ring = ClientKeysArgs(servers, common.own_key, keys, self.ca_certificate)
+            self.api_key = ClientKeys(f"{name}-keys", ring, own).current
         self.validation = RerankValidation(
             f"{name}-validation",
             RerankValidationArgs(
@@ -120,7 +120,7 @@ class RerankerFleet(pulumi.ComponentResource):
 
     def first_choice(self) -> pulumi.Output[dict[str, Any]]:
         """Return the offer at the top of the list: known in a preview, before anything is rented."""
-        return self.offers.candidates.apply(lambda found: _in_short(found[0]))
+        return self.offers.candidates.apply(lambda found: _offer_summary(found[0]))
 
     def curl(self) -> pulumi.Output[str]:
         """Return a command that tries the endpoint; it reads the key from the stack, so it holds no secret."""
@@ -270,7 +270,7 @@ def _sum(costs: list[Mapping[str, float]]) -> dict[str, float]:
     return {part: round(sum(one[part] for one in costs), 5) for part in ("gpu", "disk", "total")}
 
 
-def _in_short(candidate: dict[str, Any]) -> dict[str, Any]:
+def _offer_summary(candidate: dict[str, Any]) -> dict[str, Any]:
     names = {
         "ask_contract_id": "offer_id",
         "machine_id": "machine_id",

@@ -18,20 +18,20 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 from components import translation
 from components.errors import ApiUnreachable, AuthError, NoOffer
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, certain, known, verb
+from components.plugin.verbs import VastProvider, drop_unknowns, known, verb
+from components.vast.assignment import FleetState, ReplicaSlot, assign_offers
 from components.vast.change import plan
-from components.vast.dealing import Share, Siblings, deal
+from components.vast.client import destroy_and_verify
 from components.vast.drift import Drift, Watch, from_move, from_probe, from_state, from_terms
 from components.vast.json_values import same
 from components.vast.label import Label
 from components.vast.market import Search
 from components.vast.models import Contract
 from components.vast.money import Budget
-from components.vast.order import Order
-from components.vast.probe import HttpProbe, Sight
+from components.vast.probe import HttpProbe, ProbeResult
 from components.vast.ranking import Candidate
-from components.vast.removal import destroy_surely
 from components.vast.rental import Rental
+from components.vast.rental_spec import Order
 from components.vast.spec import Deadlines
 from components.vast.status import Observation, observe
 from policy.facts import of_instance
@@ -52,7 +52,7 @@ class InstanceArgs:
     in its environment, see components.vast.identity; the probe then asks by TLS.
     `probe`: see components.vast.probe.HttpProbe. Deadlines in seconds by stage. `hedge`: how many machines race to be
     the one that stays. `replace`: blue_green (the new one serves before the old one goes) or in_place (no double cost,
-    a gap). `money`: see components.vast.money.Budget. `bid`: see components.vast.order.Bid.
+    a gap). `money`: see components.vast.money.Budget. `bid`: see components.vast.rental_spec.Bid.
     `policy`: see policy.rules.Limits.
     """
 
@@ -82,7 +82,7 @@ class InstanceArgs:
     bid: Mapping[str, Any] | None = None
     adopt_instance_id: int | None = None
     spec_fault_logs: Sequence[str] = ()
-    share: Mapping[str, Any] | None = None
+    slot: Mapping[str, Any] | None = None
     policy: Mapping[str, Any] | None = None
 
 
@@ -96,7 +96,7 @@ class InstanceProvider(VastProvider):
             return CheckResult({**news, "candidates": self._shown(olds, news)}, _refused(news))
         if adopt := self._to_adopt(news):
             ENGINE.log(f"adopts instance {adopt}; nothing is rented")
-            named = self.session.board.contract(adopt, max_age_s=1.0)
+            named = self.session.instance_cache.contract(adopt, max_age_s=1.0)
             return CheckResult(news, _refused(news, [named.raw] if named else []))
         try:
             candidates = self._candidates(news)
@@ -104,7 +104,7 @@ class InstanceProvider(VastProvider):
             return CheckResult(news, [CheckFailure("", str(error))])
         if refused := _refused(news, [one.offer.raw for one in candidates]):
             return CheckResult(news, refused)
-        news = {**news, "candidates": _in_short(candidates)}
+        news = {**news, "candidates": _summaries(candidates)}
         first = candidates[0]
         hedge = int(news.get("hedge") or 1)
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
@@ -112,17 +112,17 @@ class InstanceProvider(VastProvider):
         offered = f"; bid ${bid.on(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
         ENGINE.log(f"first choice: {first}{offered}{extra}")
         over = Budget.parse(news.get("money") or {}).over(
-            first.offer.dph_total_usd, hedge * Share.parse(news.get("share")).of
+            first.offer.dph_total_usd, hedge * ReplicaSlot.parse(news.get("slot")).of
         )
         return CheckResult(news, [CheckFailure("", f"{over}; nothing is rented")] if over else [])
 
     @verb
     def diff(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """Plan by the tables of `components.vast.change` and `components.vast.drift`."""
-        place = translation.place(olds)
-        self.session.knows(place, int(id_))
+        resource_key = translation.resource_key(olds)
+        self.session.knows(resource_key, int(id_))
         if Drift.parse(olds.get("drift")):
-            self.session.failed(place, int(olds.get("machine_id") or 0))
+            self.session.failed(resource_key, int(olds.get("machine_id") or 0))
         unknown = [key for key in news if not known(news[key])]
         change = plan(olds, news, now=time.time(), unknown=unknown)
         if change.replaces:
@@ -141,9 +141,9 @@ class InstanceProvider(VastProvider):
         """Rent the best candidate that serves. Raises RentalFailed, DestroyFailed, EngineGone, ApiError."""
         spec, probe = translation.spec(props), translation.probe(props)
         label = Label(props["label_base"], props["owner"], spec.digest())
-        place = translation.place(props)
+        resource_key = translation.resource_key(props)
         hedge = int(props.get("hedge") or 1)
-        count = hedge * Share.parse(props.get("share")).of
+        count = hedge * ReplicaSlot.parse(props.get("slot")).of
         adopt = self._to_adopt(props)
         candidates = [] if adopt else self._candidates(props)
         if candidates:
@@ -153,7 +153,7 @@ class InstanceProvider(VastProvider):
                 ENGINE.log(warning, severity="warning")
         rental = Rental(
             self.session.client,
-            self.session.board,
+            self.session.instance_cache,
             Order(
                 spec=spec,
                 label=label,
@@ -168,31 +168,34 @@ class InstanceProvider(VastProvider):
             ),
             probe=lambda ip, port: probe.ask(ip, port, spec.env),
             candidates=candidates,
-            search=lambda: self._again(props),
-            known=lambda: self.session.known(place),
-            claim=lambda machine: self.session.claim(machine, place),
+            search=lambda: self._search_again(props),
+            known=lambda: self.session.known(resource_key),
+            claim=lambda machine: self.session.claim(machine, resource_key),
             progress=lambda text: ENGINE.log(text, ephemeral=True),
             notice=ENGINE.log,
             engine_gone=ENGINE.gone,
-            avoid=self.session.avoid(place),
+            avoid=self.session.avoid(resource_key),
         )
         rented = rental.run()
-        self.session.knows(place, rented.contract.id)
+        self.session.knows(resource_key, rented.contract.id)
         try:
-            whose = {"api_url": self.session.client.api_url, "account_id": self.session.account(max_age_s=3600.0).id}
-            return CreateResult(str(rented.contract.id), translation.outputs(props, label, rented) | whose)
+            provenance = {
+                "api_url": self.session.client.api_url,
+                "account_id": self.session.account(max_age_s=3600.0).id,
+            }
+            return CreateResult(str(rented.contract.id), translation.outputs(props, label, rented) | provenance)
         except Exception:
-            destroy_surely(self.session.client, rented.contract.id)
+            destroy_and_verify(self.session.client, rented.contract.id)
             raise
 
     @verb
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Look again: live state and drift, gone, or raise. Trouble with the API or the network is never "gone"."""
         # a forced replacement asks for no diff before it creates
-        self.session.knows(translation.place(props), int(id_))
-        contract = self.session.board.contract(int(id_), max_age_s=LOOK_FRESH_S)
+        self.session.knows(translation.resource_key(props), int(id_))
+        contract = self.session.instance_cache.contract(int(id_), max_age_s=LOOK_FRESH_S)
         if contract is None:
-            self._asks_who_rented_it(id_, props)
+            self._ensure_same_account(id_, props)
             gone = f"instance {id_} is gone: Vast.ai no longer lists it; `pulumi up` rents another"
             ENGINE.log(gone, severity="warning")
             return ReadResult(None, {})
@@ -200,7 +203,7 @@ class InstanceProvider(VastProvider):
         seen = observe(contract, probe.port)
         drift = from_state(contract, seen) or from_move(contract, seen, props)
         if drift is None:
-            drift = from_probe(contract, seen, self._sight(seen, probe, props), watch)
+            drift = from_probe(contract, seen, self._probe_over_window(seen, probe, props), watch)
         if drift is not None and (drift.action == "error" or watch.heal_on == "never"):
             if watch.heal_on != "never":
                 raise ApiUnreachable(
@@ -227,21 +230,21 @@ class InstanceProvider(VastProvider):
         if bid is not None and bid.price_usd is not None and not same(olds.get("bid"), news.get("bid")):
             price = bid.price_usd if bid.cap_usd is None else min(bid.price_usd, bid.cap_usd)
             self.session.client.change_bid(int(id_), price)
-        self.session.board.forget()
+        self.session.instance_cache.forget()
         return UpdateResult({**olds, **translation.record(news), "label": str(label), "drift": ""})
 
     @verb
     def delete(self, id_: str, props: dict[str, Any]) -> None:
         """Destroy the instance and see that it is gone. Gone already is success; anything else raises with the id."""
-        self.session.knows(translation.place(props), int(id_))
-        if not destroy_surely(self.session.client, int(id_)):
-            self._asks_who_rented_it(id_, props)
+        self.session.knows(translation.resource_key(props), int(id_))
+        if not destroy_and_verify(self.session.client, int(id_)):
+            self._ensure_same_account(id_, props)
             ENGINE.log(f"instance {id_} was gone already")
-        self.session.board.forget()
+        self.session.instance_cache.forget()
 
     # ---- looking ---------------------------------------------------------------------------------------------------
 
-    def _asks_who_rented_it(self, id_: str, props: Mapping[str, Any]) -> None:
+    def _ensure_same_account(self, id_: str, props: Mapping[str, Any]) -> None:
         """Raise AuthError unless the account and the API that do not know an instance are those that rented it."""
         api_url, account = props.get("api_url"), int(props.get("account_id") or 0)
         now = self.session.client.api_url
@@ -260,16 +263,16 @@ class InstanceProvider(VastProvider):
     def _to_adopt(self, props: Mapping[str, Any]) -> int | None:
         """Return the instance to take over, unless it is the one being replaced."""
         named = int(props.get("adopt_instance_id") or 0)
-        return named if named and named not in self.session.known(translation.place(props)) else None
+        return named if named and named not in self.session.known(translation.resource_key(props)) else None
 
     def _candidates(self, props: Mapping[str, Any]) -> Sequence[Candidate]:
-        """Return this replica's share of what the process's last search found."""
+        """Return this replica's part of what the process's last search found."""
         try:
             found = self.session.search(Search.parse(props["search"]))
         except NoOffer as error:
             raise NoOffer(f"a machine has to be rented, but {error}") from None
         # where the market has become so small that nothing is left to deal, whoever comes first has it
-        if usable := self._dealt(found, props) or self._free(found, props):
+        if usable := self._assigned_offers(found, props) or self._without_taken(found, props):
             return usable
         raise NoOffer(
             f"a machine has to be rented, but each of the {len(found)} that fit has just failed or serves another "
@@ -283,44 +286,46 @@ class InstanceProvider(VastProvider):
         if not known(news.get("search")) or same(olds.get("search"), news["search"]):
             return list(olds.get("candidates") or [])
         try:
-            return _in_short(self._candidates(news))
+            return _summaries(self._candidates(news))
         except NoOffer:
             return []
 
-    def _again(self, props: Mapping[str, Any]) -> list[Candidate]:
+    def _search_again(self, props: Mapping[str, Any]) -> list[Candidate]:
         """Return candidates of a new search, this replica's own first; claims keep two from renting one machine."""
         found = self.session.search(Search.parse(props["search"]), again=True)
-        mine = self._dealt(found, props)
+        mine = self._assigned_offers(found, props)
         return [*mine, *(one for one in found if one not in mine)]
 
-    def _dealt(self, found: Sequence[Candidate], props: Mapping[str, Any]) -> list[Candidate]:
+    def _assigned_offers(self, found: Sequence[Candidate], props: Mapping[str, Any]) -> list[Candidate]:
         """Return what of the candidates is this replica's, without machines that have just failed it."""
-        return self._free(deal(found, Share.parse(props.get("share")), self._siblings(props)), props)
+        return self._without_taken(
+            assign_offers(found, ReplicaSlot.parse(props.get("slot")), self._fleet_state(props)), props
+        )
 
-    def _free(self, found: Sequence[Candidate], props: Mapping[str, Any]) -> list[Candidate]:
-        """Return the candidates whose machine no sibling has and which have not just failed."""
-        taken = {*self._siblings(props).machines, *self.session.avoid(translation.place(props))}
+    def _without_taken(self, found: Sequence[Candidate], props: Mapping[str, Any]) -> list[Candidate]:
+        """Return the candidates whose machine no other replica has and which have not just failed."""
+        taken = {*self._fleet_state(props).machines, *self.session.avoid(translation.resource_key(props))}
         return [one for one in found if one.offer.machine_id not in taken]
 
-    def _siblings(self, props: Mapping[str, Any]) -> Siblings:
-        if Share.parse(props.get("share")).of <= 1:
-            return Siblings()
-        return self.session.siblings(props["label_base"], props["owner"])
+    def _fleet_state(self, props: Mapping[str, Any]) -> FleetState:
+        if ReplicaSlot.parse(props.get("slot")).of <= 1:
+            return FleetState()
+        return self.session.fleet_state(props["label_base"], props["owner"])
 
     def _terms(self, contract: Contract, seen: Observation, props: Mapping[str, Any], watch: Watch) -> list[Drift]:
         announced = self.session.price_increases().get(contract.id)
         return from_terms(contract, seen, props, watch, now=time.time(), announced_dph_usd=announced)
 
     @staticmethod
-    def _sight(seen: Observation, probe: HttpProbe, props: Mapping[str, Any]) -> Sight:
+    def _probe_over_window(seen: Observation, probe: HttpProbe, props: Mapping[str, Any]) -> ProbeResult:
         """Probe; what looks bad is asked again over a window, so that one lost packet costs no healthy instance."""
         window_s = float((props.get("watch") or {}).get("probe_window_s") or 20.0)
         deadline = time.monotonic() + window_s
         while True:
-            sight = probe.ask(seen.ip, seen.port or 0, dict(props.get("env") or {}))
-            if sight.verdict == "ready" or time.monotonic() >= deadline:
-                return sight
-            ENGINE.log(f"probing again: {sight.detail}", ephemeral=True)
+            probed = probe.ask(seen.ip, seen.port or 0, dict(props.get("env") or {}))
+            if probed.verdict == "ready" or time.monotonic() >= deadline:
+                return probed
+            ENGINE.log(f"probing again: {probed.detail}", ephemeral=True)
             time.sleep(PROBE_EVERY_S)
 
 
@@ -351,13 +356,13 @@ class Instance(Resource, module="vast", name="Instance"):
         super().__init__(InstanceProvider(), name, {**outputs, **inputs}, opts)
 
 
-def _in_short(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
-    return [one.in_short() for one in candidates[:SHOWN]]
+def _summaries(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+    return [one.summary() for one in candidates[:SHOWN]]
 
 
 def _refused(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:
     """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers."""
-    inputs = certain(dict(news))
+    inputs = drop_unknowns(dict(news))
     facts = of_instance(inputs, offers, tls=news.get("ca_certificate") not in (None, ""))  # unknown until it is made
     broken = violations(facts, Limits.parse(inputs.get("policy") or {}))
     lines = ["the policy of this stack refuses it; nothing is rented", *(str(one) for one in broken)]

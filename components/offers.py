@@ -18,11 +18,11 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 from components.errors import NoOffer, QueryError
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, known, verb
+from components.vast.client import destroy_and_verify
 from components.vast.json_values import as_text, same
 from components.vast.label import Label
 from components.vast.market import Search
 from components.vast.ranking import PREFERENCES
-from components.vast.removal import destroy_surely
 
 RECORDED = 8  # candidates on record; a fleet deals out more, of the search itself
 
@@ -86,10 +86,10 @@ class OfferQueryProvider(VastProvider):
     @verb
     def delete(self, id_: str, _props: dict[str, Any]) -> None:
         """Destroy what runs that were killed left of this state: its last resource goes here. Raises DestroyFailed."""
-        for contract in self.session.board.contracts().values():
+        for contract in self.session.instance_cache.contracts().values():
             label = Label.parse(contract.label)
             if label is not None and label.owner == id_:
-                destroy_surely(self.session.client, contract.id)
+                destroy_and_verify(self.session.client, contract.id)
                 ENGINE.log(f"instance {contract.id} was left by a run that was killed: destroyed", severity="warning")
 
 

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from components.vast.pieces import pieces
+from components.vast.env_chunks import chunks
 
 PACKED_FILE = Path(__file__).with_name("packed.json")
 GUARD = "guard.py"
@@ -36,7 +36,7 @@ def packed_env(names: Iterable[str]) -> dict[str, str]:
     """Return the environment that carries these blobs: GUARD, or a model's name for its chat template."""
     env: dict[str, str] = {}
     for number, name in enumerate(sorted(names)):
-        env |= {f"{ENV_PREFIX}{number}_{index:02}": piece for index, piece in enumerate(pieces(_blobs()[name]))}
+        env |= {f"{ENV_PREFIX}{number}_{index:02}": piece for index, piece in enumerate(chunks(_blobs()[name]))}
     return env
 
 

@@ -11,7 +11,7 @@ from components.instance import Instance, InstanceArgs
 from components.offers import OfferQuery
 from components.packed import digests
 from components.settings import Settings
-from components.vast.dealing import Share, Spread
+from components.vast.assignment import ReplicaSlot, Spread
 from components.vllm.launch import SPEC_FAULT_LOGS, Launch, key_env, plan_launch
 
 PORT = 8000
@@ -53,7 +53,7 @@ def launch_of(settings: Settings) -> Launch:
 def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) -> Instance:
     """Declare the instance of replica number `index`."""
     settings, launch = common.settings, common.launch
-    share = Share(index, settings.fleet.replicas, cast(Spread, settings.fleet.spread))
+    slot = ReplicaSlot(index, settings.fleet.replicas, cast(Spread, settings.fleet.spread))
     key_name = key_env(guard=settings.access.guard)
     env: dict[str, pulumi.Input[str]] = {**launch.env, key_name: common.own_key}
     if settings.hub_token is not None:
@@ -86,7 +86,7 @@ def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) 
             bid=settings.bid,
             adopt_instance_id=settings.adopt_instance_id if index == 0 else None,
             spec_fault_logs=list(SPEC_FAULT_LOGS),
-            share=vars(share),
+            slot=vars(slot),
             policy=settings.policy,
         ),
         opts,

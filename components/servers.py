@@ -1,7 +1,7 @@
 """The servers of a fleet, as the resources that look after all of them take them: each asked at once, failures named.
 
-Used by KeyRing and RerankValidation. One resource for all servers instead of one for each: the engine writes the whole
-state after each step, so what grows with the fleet should be the machines alone.
+Used by ClientKeys and RerankValidation. One resource for all servers instead of one for each: the engine writes the
+whole state after each step, so what grows with the fleet should be the machines alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from components.errors import ServingError
 from components.plugin.verbs import known
 from components.vast.json_values import same
 
-AT_ONCE = 32
+MAX_CONCURRENCY = 32
 T = TypeVar("T")
 
 
@@ -55,7 +55,7 @@ def on_each(servers: Sequence[Server], act: Callable[[Server], T]) -> dict[str, 
     """
     done: dict[str, T] = {}
     failed: dict[str, ServingError] = {}
-    with ThreadPoolExecutor(min(AT_ONCE, max(len(servers), 1)), "servers") as pool:
+    with ThreadPoolExecutor(min(MAX_CONCURRENCY, max(len(servers), 1)), "servers") as pool:
         # in the caller's context: messages find the resource's row
         work = [(one, pool.submit(contextvars.copy_context().run, act, one)) for one in servers]
         for one, future in work:

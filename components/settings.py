@@ -12,17 +12,16 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from dataclasses import field as fields_of
+from dataclasses import dataclass, field, replace
 from typing import Any, cast, get_args
 
 from components.errors import ConfigError, QueryError
-from components.vast.dealing import SPREADS
+from components.vast.assignment import SPREADS
 from components.vast.drift import HEAL_ON
 from components.vast.query import Constraint, Filters, parse
 from components.vast.ranking import PREFERENCES
 from components.vllm.catalog import Catalog, Image, Model
-from components.vllm.fit import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
+from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import Form, problems_with_extra_args
 from policy.rules import HOSTINGS, NAMED, Facts, Limits, violations
 
@@ -59,8 +58,8 @@ class Access:
     generation: int
     keep_previous: bool
     guard_options: Mapping[str, Any]
-    key: str | None = fields_of(default=None, repr=False)
-    previous_key: str | None = fields_of(default=None, repr=False)
+    key: str | None = field(default=None, repr=False)
+    previous_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Fleet:
     names: tuple[str, ...]
     admin_url: str
     drain_timeout_s: float
-    admin_key: str | None = fields_of(default=None, repr=False)
+    admin_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,8 @@ class Settings:
     protect: bool
     max_latency_ms: float
     policy: Mapping[str, Any]
-    hub_token: str | None = fields_of(default=None, repr=False)
-    image_login: str | None = fields_of(default=None, repr=False)
+    hub_token: str | None = field(default=None, repr=False)
+    image_login: str | None = field(default=None, repr=False)
 
 
 def stack_config() -> dict[str, str]:
@@ -185,7 +184,7 @@ def load(
         disk_gb=disk_gb,
         validated=name not in catalog.models or bool(catalog.models[name].golden),
     )
-    reader.obeys(limits, facts, filters, bid, hedge * fleet.replicas)
+    reader.check_policy(limits, facts, filters, bid, hedge * fleet.replicas)
     if not reader.problems:
         reader.add("extra_args", load_flags().problems(catalog.image(ref).vllm_version, extra_args))
         needed = catalog.disk_needed_gb(catalog.image(ref), catalog.model(name))
@@ -461,7 +460,9 @@ class _Reader:
             hosting=self.one_of("policy_hosting", HOSTINGS),
         )
 
-    def obeys(self, limits: Limits, facts: Facts, filters: Filters, bid: dict[str, float] | None, hedge: int) -> None:
+    def check_policy(
+        self, limits: Limits, facts: Facts, filters: Filters, bid: dict[str, float] | None, hedge: int
+    ) -> None:
         """Note what breaks the policy: `facts`, and what price, countries and hosting this config and query ask for.
 
         A bid is bounded by the policy's price.

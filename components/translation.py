@@ -16,8 +16,8 @@ from components.vast.identity import Authority, served_expiry
 from components.vast.json_values import as_text
 from components.vast.label import Label
 from components.vast.models import Contract
-from components.vast.order import Bid, Rented
 from components.vast.probe import HttpProbe
+from components.vast.rental_spec import Bid, Rented
 from components.vast.spec import Spec
 from components.vast.status import Observation
 
@@ -80,7 +80,7 @@ def bid(props: Mapping[str, Any]) -> Bid | None:
     )
 
 
-def place(props: Mapping[str, Any]) -> str:
+def resource_key(props: Mapping[str, Any]) -> str:
     """Return whose instance it is: a label without its digest."""
     return f"{props.get('label_base')}@{props.get('owner')}"
 

@@ -21,7 +21,7 @@ from components.vast.identity import ca_file
 from components.vllm.catalog import load_catalog
 from components.vllm.checks import CHECKS_VERSION, Report, run_checks
 from components.vllm.client import RerankClient
-from components.vllm.doors import table
+from components.vllm.route_audit import table
 
 # a change of these is one for every server
 COMMON = ("api_key", "model", "guard", "ca_certificate", "checks_version", "run", "max_latency_ms")
@@ -29,7 +29,7 @@ COMMON = ("api_key", "model", "guard", "ca_certificate", "checks_version", "run"
 
 @dataclass
 class RerankValidationArgs:
-    """What to validate: the servers (name, url, instance_id), their key, model, and whether all doors should be closed.
+    """What to validate: the servers (name, url, instance_id), their key, model, and whether all routes are closed.
 
     `max_latency_ms`: the median request may take no longer; 0 for no bound.
     """
@@ -75,13 +75,13 @@ def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]
         report = run_checks(
             RerankClient(server.url, props["api_key"], verify=ca or True, timeout_s=60.0),
             model,
-            doors_closed=bool(props.get("guard")),
+            routes_closed=bool(props.get("guard")),
             thorough=server is due[0],  # all run one image by one command
             ca_file=ca,
             max_latency_ms=float(props.get("max_latency_ms") or 0.0),
         )
-        if report.doors:  # also where one is open
-            ENGINE.log(f"what every route says to those who may not come in:\n{table(report.doors)}")
+        if report.audited:  # also where one is open
+            ENGINE.log(f"what every route says to unauthorized callers:\n{table(report.audited)}")
         report.raise_if_failed()
         return report
 

@@ -48,7 +48,7 @@ class Contract:
     ran_s: float = 0.0
     ran_usd: float = 0.0
     offline_since: float | None = None
-    once_online: str | None = None
+    status_when_back: str | None = None
     offline_s: float = 0.0
     pulls: int = 1
     outbid: bool = False
@@ -114,18 +114,18 @@ class Contract:
             self.price_usd = bid_usd
         self.running_since = now if was_running else None
 
-    def says(self, status: str | None) -> None:
+    def set_status(self, status: str | None) -> None:
         """Set what is said of the container; of one whose host is gone, that is said once the host is back."""
         if self.offline_since is None:
             self.actual_status = status
         else:
-            self.once_online = status
+            self.status_when_back = status
 
     def offline(self, now: float) -> None:
         """Its host is gone: nothing is billed, be it running or stopped."""
         self.halt(now)
         if self.offline_since is None:
-            self.once_online, self.offline_since = self.actual_status, now
+            self.status_when_back, self.offline_since = self.actual_status, now
         self.actual_status = "offline"
 
     def online(self, now: float) -> None:
@@ -133,7 +133,7 @@ class Contract:
         if self.offline_since is not None:
             self.offline_s += max(now - self.offline_since, 0.0)
             self.offline_since = None
-            self.actual_status = self.once_online
+            self.actual_status = self.status_when_back
 
     def boot(self, now: float, *, transient: str | None, pull_s: float) -> None:
         """Begin a boot: after a rent, a start, a reboot, a recycling or a power cycle."""

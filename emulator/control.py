@@ -12,8 +12,8 @@ from emulator.clock import Clock
 from emulator.contract import Contract
 from emulator.errors import ServiceError
 from emulator.faults import APP_ERRORS, CHAOS, KINDS
+from emulator.http_faults import reply
 from emulator.market import Machine
-from emulator.misbehave import reply
 from emulator.routes import Api
 from emulator.world import World
 
@@ -57,8 +57,8 @@ class Control:
             "revive": lambda one, _: self._revive(one),
             "stall": lambda one, _: setattr(one, "stalled", True),
             "unstall": lambda one, _: setattr(one, "stalled", False),
-            "unreachable": lambda one, _: world.black_hole(one, on=True),
-            "reachable": lambda one, _: world.black_hole(one, on=False),
+            "unreachable": lambda one, _: world.set_unreachable(one, on=True),
+            "reachable": lambda one, _: world.set_unreachable(one, on=False),
             "change-ip": lambda one, _: world.move(one, ip=True),
             "change-port": lambda one, _: world.move(one, ip=False),
             "price": self._price,
@@ -217,7 +217,7 @@ class Control:
         machine.stalled = False
         if machine.rented_by not in self.world.contracts:
             machine.rented_by = None
-        await self.world.black_hole(machine, on=False)
+        await self.world.set_unreachable(machine, on=False)
         if not machine.alive:
             await self.world.power(machine, on=True)
 

@@ -36,7 +36,7 @@ def invalid(msg: str) -> ServiceError:
     return ServiceError(400, "invalid_args", f"error 400/1782: Invalid args: {msg}")
 
 
-def broke() -> ServiceError:
+def insufficient_credit() -> ServiceError:
     """The account has no credit left."""
     text = "error 400: insufficient_credit: your account lacks credit; see the billing page."
     return ServiceError(400, "insufficient_credit", text)

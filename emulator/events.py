@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from emulator.world import World
 
 
-async def befall(contract: Contract, world: World) -> None:
+async def apply_market_events(contract: Contract, world: World) -> None:
     """Do to a contract what the market does: it ends, is outbid, gets dearer, or gets the GPU it waits for."""
     machine, now = world.machine_of(contract), world.now()
     if contract.destroyed_at is not None:
@@ -42,10 +42,10 @@ async def befall(contract: Contract, world: World) -> None:
         label=contract.label,
     )
     if rule is not None:
-        await strike(contract, rule, world)
+        await apply_fault(contract, rule, world)
 
 
-async def strike(contract: Contract, rule: Rule, world: World) -> None:
+async def apply_fault(contract: Contract, rule: Rule, world: World) -> None:
     """Do what a market fault is named for."""
     if rule.kind == "outbid":
         await world.outbid(contract, rule.params.get("intended"))

@@ -86,7 +86,7 @@ class Machine:
         """Whether its host is there and its GPU free."""
         return self.alive and self.rented_by is None
 
-    def list_anew(self, now: float) -> None:
+    def relist(self, now: float) -> None:
         """Offer it for another term once the last one is over, as hosts do: a market kept for months does not empty."""
         if self.end_date <= now:
             self.end_date = now + self.term_s
@@ -249,5 +249,5 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float, octet: int) -> M
         end_date=0.0,
         term_s=dice.uniform(0.5, 180) * 86400,
     )
-    machine.list_anew(now)
+    machine.relist(now)
     return machine

@@ -19,7 +19,7 @@ from emulator.contract import Contract
 from emulator.errors import ServiceError, invalid
 from emulator.faults import AFTER, BEFORE
 from emulator.filters import ordered, satisfies
-from emulator.misbehave import HOW, reply, unauthorized
+from emulator.http_faults import HANDLERS, reply, unauthorized
 from emulator.world import World
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -136,7 +136,7 @@ class Api:
         self, kinds: tuple[str, ...], request: web.Request, context: dict[str, Any]
     ) -> web.StreamResponse | None:
         rule = self.world.faults.take(*kinds, **context)
-        return None if rule is None else await HOW[rule.kind](rule, request)
+        return None if rule is None else await HANDLERS[rule.kind](rule, request)
 
     # ---- account and offers --------------------------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ from aiohttp import web
 from emulator import boot
 from emulator.clock import Clock, Time, Timing
 from emulator.control import Control
+from emulator.http_faults import reply
 from emulator.market import build
-from emulator.misbehave import reply
 from emulator.routes import Api
 from emulator.runtime import Containers, Runtime, Settings
 from emulator.store import Store

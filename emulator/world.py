@@ -16,7 +16,7 @@ from typing import Any
 from emulator import boot, events
 from emulator.clock import IMAGE_GB
 from emulator.contract import Contract
-from emulator.errors import ServiceError, broke, no_such_ask, no_such_instance
+from emulator.errors import ServiceError, insufficient_credit, no_such_ask, no_such_instance
 from emulator.faults import BOOT, Faults
 from emulator.filters import select
 from emulator.market import Machine
@@ -65,7 +65,7 @@ class World:
         offers = []
         for machine in self.machines.values():
             if machine.usable():
-                machine.list_anew(now)
+                machine.relist(now)
                 offers.append(machine.offer(now=now, storage_gb=storage, bid=bid))
         return select(offers, query)
 
@@ -116,8 +116,8 @@ class World:
             raise no_such_ask(ask_id)
         validate(body, machine.facts["disk_space"])
         if self.faults.take("no_credit") or self.credit_left() <= 0:
-            raise broke()
-        machine.list_anew(self.now())
+            raise insufficient_credit()
+        machine.relist(self.now())
         contract = self._contract(machine, body)
         self.contracts[contract.id] = contract
         if contract.is_bid and contract.price_usd < machine.min_bid_usd:
@@ -187,12 +187,12 @@ class World:
             contract.intended_status = "running"
             return
         if self.credit_left() <= 0:
-            raise broke()
+            raise insufficient_credit()
         machine = self.machine_of(contract)
         too_low = contract.is_bid and contract.price_usd < machine.min_bid_usd
         if self.faults.take("queued_start", machine_id=machine.machine_id) or not machine.usable() or too_low:
             contract.intended_status = contract.next_state = "running"
-            contract.says("scheduling")
+            contract.set_status("scheduling")
             raise ServiceError(200, "resources_unavailable", QUEUED)
         self.start_again(contract)
 
@@ -209,7 +209,7 @@ class World:
             await self._halt(contract)
         contract.cur_state = contract.next_state = "stopped"
         contract.intended_status = intended
-        contract.says("stopped")
+        contract.set_status("stopped")
         contract.status_msg = "stopped"
         self._let_go(contract)
 
@@ -284,7 +284,7 @@ class World:
                     contract.ports = {}
                     await boot.start(contract, machine, self)
 
-    async def black_hole(self, machine: Machine, *, on: bool) -> None:
+    async def set_unreachable(self, machine: Machine, *, on: bool) -> None:
         """Let nothing that is sent to a machine's containers be answered, while all is well with them."""
         machine.unreachable = on
         for contract in self._on(machine):
@@ -337,7 +337,7 @@ class World:
                 async with self._busy:
                     if contract.destroyed_at is None:
                         await boot.advance(contract, self.machine_of(contract), self)
-                await events.befall(contract, self)
+                await events.apply_market_events(contract, self)
             except Exception as error:  # noqa: BLE001 - raised below
                 failures.append(error)
             changed |= before != (contract.actual_status, contract.started, contract.cur_state)

@@ -56,7 +56,7 @@ class Command:
         add_output_flags(parser)
         self.flags(parser)
         args = parser.parse_args(argv)
-        return ended(self.name, args.stack, args, lambda: self.work(Pulumi(args.cwd, args.stack), args))
+        return run_command(self.name, args.stack, args, lambda: self.work(Pulumi(args.cwd, args.stack), args))
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", metavar="FILE", help="write the summary to a file as well; - for stdout")
 
 
-def ended(name: str, stack: str, args: argparse.Namespace, work: Callable[[], Outcome]) -> int:
+def run_command(name: str, stack: str, args: argparse.Namespace, work: Callable[[], Outcome]) -> int:
     """Run `work`, print what came of it, return the exit code."""
     try:
         outcome = work()

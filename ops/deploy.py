@@ -9,10 +9,10 @@ from ops import report
 from ops.command import Command, Outcome
 from ops.engine import Pulumi
 from ops.exits import OK
-from ops.memory import DRIFT_SINCE, Memory
 from ops.outputs import Outputs
 from ops.plan import REPLACED
 from ops.run import Run
+from ops.stack_tags import DRIFT_SINCE, StackTags
 
 CREATE = "make the stack in its backend if it is not there; it needs a config file"
 
@@ -22,12 +22,12 @@ def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
     if args.create:
         pulumi.ensure()
     run = pulumi.up()
-    return deployed(pulumi, run, "deploy")
+    return deploy_summary(pulumi, run, "deploy")
 
 
-def deployed(pulumi: Pulumi, run: Run, title: str) -> Outcome:
+def deploy_summary(pulumi: Pulumi, run: Run, title: str) -> Outcome:
     """Return the outcome of an up that has succeeded."""
-    Memory(pulumi).forget(DRIFT_SINCE)
+    StackTags(pulumi).delete(DRIFT_SINCE)
     outputs = Outputs.parse(pulumi.outputs())
     changed = counts(run)
     warnings = [text for text in run.diagnostics("warning") if not text.startswith(REPLACED)]

@@ -18,10 +18,10 @@ def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
     outputs = Outputs.parse(pulumi.outputs())
     if not args.yes:
         confirm(pulumi.stack, outputs)
-    return gone(pulumi, outputs, remove=args.remove)
+    return destroy_stack(pulumi, outputs, remove=args.remove)
 
 
-def gone(pulumi: Pulumi, outputs: Outputs, *, remove: bool) -> Outcome:
+def destroy_stack(pulumi: Pulumi, outputs: Outputs, *, remove: bool) -> Outcome:
     """Destroy a stack and say what it no longer costs. Raises OpsError."""
     changed = counts(pulumi.destroy())
     if remove:

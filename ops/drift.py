@@ -16,21 +16,21 @@ from ops import report
 from ops.command import Command, Outcome
 from ops.engine import Pulumi
 from ops.exits import BUSY, DRIFT, OK, OpsError
-from ops.memory import DRIFT_SINCE, Memory, utc_now
+from ops.stack_tags import DRIFT_SINCE, StackTags, utc_now
 
 
 def work(pulumi: Pulumi, _args: argparse.Namespace) -> Outcome:
     """Compare. Raises OpsError, with BUSY while an update runs or was cut off."""
     run = pulumi.drift()
     plan = plans.read(run)
-    memory, now = Memory(pulumi), utc_now()
+    memory, now = StackTags(pulumi), utc_now()
     title = f"### {report.code(pulumi.stack)} drift: "
     if run.rc == OK:
-        memory.forget(DRIFT_SINCE)
+        memory.delete(DRIFT_SINCE)
         parts = [f"{title}in sync", *report.bullets("Warnings", plan.warnings)]
         return Outcome(OK, {"in_sync": True, "drift": [], "warnings": plan.warnings}, "\n\n".join(parts))
     busy(pulumi)
-    since = memory.first(DRIFT_SINCE, now)
+    since = memory.get_or_set(DRIFT_SINCE, now)
     lasted = minutes((now - since).total_seconds()) if since else ""
     seen = f"First seen {since:%Y-%m-%d %H:%M} UTC, {lasted} ago." if since else "First seen: not kept by this backend."
     parts = [

@@ -40,7 +40,7 @@ class OpsError(Exception):
 
 
 @dataclass(frozen=True)
-class Sign:
+class ErrorPattern:
     """What a message looks like, the exit code that it means, and what to do about it."""
 
     pattern: re.Pattern[str]
@@ -48,56 +48,58 @@ class Sign:
     remedy: str
 
 
-def _sign(pattern: str, code: int, remedy: str = "") -> Sign:
-    return Sign(re.compile(pattern, re.IGNORECASE), code, remedy)
+def _pattern(pattern: str, code: int, remedy: str = "") -> ErrorPattern:
+    return ErrorPattern(re.compile(pattern, re.IGNORECASE), code, remedy)
 
 
 # Texts of Pulumi v3.259.0 and of this project's own errors, which name their remedy themselves where none stands here.
 # The first that fits counts.
 SIGNS = (
-    _sign(r"^policy: ", POLICY),
-    _sign(r"\bprotected\b", POLICY, "set protect: off in Pulumi.<stack>.yaml and deploy that first, if it is meant"),
-    _sign(
+    _pattern(r"^policy: ", POLICY),
+    _pattern(r"\bprotected\b", POLICY, "set protect: off in Pulumi.<stack>.yaml and deploy that first, if it is meant"),
+    _pattern(
         r"passphrase must be set",
         SECRET,
         "set PULUMI_CONFIG_PASSPHRASE (in a pipeline: a secret of that name) to the passphrase of this stack",
     ),
-    _sign(
+    _pattern(
         r"incorrect passphrase",
         SECRET,
         "PULUMI_CONFIG_PASSPHRASE is not the one that this stack was made with; set that one",
     ),
-    _sign(
+    _pattern(
         r"PULUMI_ACCESS_TOKEN must be set|invalid access token|not logged in|401: Unauthorized",
         SECRET,
         "set PULUMI_ACCESS_TOKEN, or set PULUMI_BACKEND_URL to a backend of your own (file://, s3://, gs://, azblob://)",
     ),
-    _sign(r"AuthError: ", SECRET),
-    _sign(
+    _pattern(r"AuthError: ", SECRET),
+    _pattern(
         r"no credential|NoCredentialProviders|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|"
         r"failed to refresh cached credentials|could not find default credentials",
         SECRET,
         "the backend refuses the credentials in the environment; set those of PULUMI_BACKEND_URL's store",
     ),
-    _sign(
+    _pattern(
         r"no stack named|stack .* not found",
         USAGE,
         "`pulumi stack ls` lists the stacks of this backend; make it with `pulumi stack init NAME`",
     ),
-    _sign(r"stack names? (may|must|cannot|can) ", USAGE, "choose letters, digits, hyphens, underscores and periods"),
-    _sign(r"unknown (flag|command)", USAGE),
-    _sign(r"no Pulumi project|no Pulumi\.yaml|could not find.*Pulumi\.yaml", USAGE, "--cwd names the project's folder"),
-    _sign(r"vast-reranker:[a-z_]+:.*cannot reach", BUSY),
-    _sign(r"\bvast-reranker:[a-z_]+: ", USAGE, "correct it in Pulumi.<stack>.yaml"),
-    _sign(r"configuration (key|value)|Missing required configuration|is not a valid|must be of type", USAGE),
-    _sign(
+    _pattern(r"stack names? (may|must|cannot|can) ", USAGE, "choose letters, digits, hyphens, underscores and periods"),
+    _pattern(r"unknown (flag|command)", USAGE),
+    _pattern(
+        r"no Pulumi project|no Pulumi\.yaml|could not find.*Pulumi\.yaml", USAGE, "--cwd names the project's folder"
+    ),
+    _pattern(r"vast-reranker:[a-z_]+:.*cannot reach", BUSY),
+    _pattern(r"\bvast-reranker:[a-z_]+: ", USAGE, "correct it in Pulumi.<stack>.yaml"),
+    _pattern(r"configuration (key|value)|Missing required configuration|is not a valid|must be of type", USAGE),
+    _pattern(
         r"currently locked|conflict: Another update|another update is currently in progress",
         BUSY,
         "wait for the other run; if none is running, remove its lock with `pulumi cancel --stack NAME`",
     ),
-    _sign(r"NoOffer: |no offer fits", NO_OFFER, "relax the condition it names in Pulumi.<stack>.yaml, or try later"),
-    _sign(r"ApiUnreachable: |RateLimited: |cannot be reached from here", BUSY),
-    _sign(
+    _pattern(r"NoOffer: |no offer fits", NO_OFFER, "relax the condition it names in Pulumi.<stack>.yaml, or try later"),
+    _pattern(r"ApiUnreachable: |RateLimited: |cannot be reached from here", BUSY),
+    _pattern(
         r"unable to open (state directory|bucket)|open bucket|performing HTTP request|blob \(|could not list|"
         r"dial tcp|no such host|connection refused|i/o timeout|TLS handshake",
         BUSY,
@@ -115,7 +117,7 @@ _HEAD = re.compile(
 _PROBLEM = re.compile(r"^pulumi-python:dynamic/\S+ resource '[^']*' has a problem: ")
 
 
-def bare(message: str) -> str:
+def strip_prefixes(message: str) -> str:
     """Return an error message as one line, without the engine's own wrapping."""
     text = _HEAD.sub("", " ".join(message.split()))
     return _PROBLEM.sub("", text).strip()
@@ -123,15 +125,17 @@ def bare(message: str) -> str:
 
 def from_pulumi(messages: list[str]) -> OpsError:
     """Return the error that these messages of a failed run amount to; the one with a known sign counts first."""
-    texts = [text for text in map(bare, messages) if text and not _NOISE.match(text)]
+    texts = [text for text in map(strip_prefixes, messages) if text and not _NOISE.match(text)]
     for sign in SIGNS:
         for text in texts:
             if sign.pattern.search(text):
-                return OpsError(sign.code, _unnamed(text), sign.remedy)
-    return OpsError(ERROR, _unnamed(texts[0]) if texts else "pulumi failed and said nothing", "its output is above")
+                return OpsError(sign.code, strip_class_name(text), sign.remedy)
+    return OpsError(
+        ERROR, strip_class_name(texts[0]) if texts else "pulumi failed and said nothing", "its output is above"
+    )
 
 
-def _unnamed(text: str) -> str:
+def strip_class_name(text: str) -> str:
     """Drop the class name of one of our errors ("NoOffer: no offer fits")."""
     return re.sub(r"^[A-Z]\w+: ", "", text)
 

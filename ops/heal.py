@@ -8,10 +8,10 @@ import sys
 from ops import plan as plans
 from ops import report
 from ops.command import Command, Outcome
-from ops.deploy import deployed
+from ops.deploy import deploy_summary
 from ops.engine import Pulumi
 from ops.exits import OK, PENDING, OpsError
-from ops.memory import DRIFT_SINCE, Memory
+from ops.stack_tags import DRIFT_SINCE, StackTags
 
 ALLOW = "deploy undeployed changes of the program and its config as well"
 
@@ -20,7 +20,7 @@ def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
     """Plan, then bring up if the plan only repairs. Raises OpsError, with PENDING where it does more."""
     plan = plans.read(pulumi.preview())
     if plan.in_sync:
-        Memory(pulumi).forget(DRIFT_SINCE)
+        StackTags(pulumi).delete(DRIFT_SINCE)
         return Outcome(OK, {"healed": []}, f"### {report.code(pulumi.stack)} heal: in sync, nothing to repair")
     if plan.pending and not args.allow_changes:
         raise OpsError(
@@ -28,7 +28,7 @@ def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
             f"stack {pulumi.stack} has changes that are not deployed: {'; '.join(plan.pending)}",
             "deploy them (python -m ops.deploy), or repair with them by --allow-changes",
         )
-    done = deployed(pulumi, pulumi.up(), "heal")
+    done = deploy_summary(pulumi, pulumi.up(), "heal")
     parts = [done.markdown, *report.bullets("Repaired", plan.drift)]
     return Outcome(OK, {"healed": plan.drift, **done.facts}, "\n\n".join(parts))
 

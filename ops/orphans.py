@@ -18,12 +18,11 @@ from pathlib import Path
 
 from components.errors import RerankerError
 from components.settings import NAMESPACE
-from components.vast.client import DEFAULT_API_URL, VastClient
+from components.vast.client import DEFAULT_API_URL, VastClient, destroy_and_verify
 from components.vast.label import Label
 from components.vast.models import Contract
 from components.vast.pacing import PUBLISHED, Pacer
 from components.vast.ranking import minutes
-from components.vast.removal import destroy_surely
 from components.vast.transport import RequestsTransport
 from ops import report
 from ops.command import as_ops_error
@@ -125,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("nothing was destroyed", file=sys.stderr)
             return LEFT
         for orphan in found:
-            destroy_surely(client, orphan.contract.id)
+            destroy_and_verify(client, orphan.contract.id)
             if args.markdown:
                 with Path(args.markdown).open("a") as file:
                     file.write(f"\nDestroyed: instance {orphan.contract.id}\n")

@@ -18,13 +18,13 @@ import yaml
 
 from components.settings import NAMESPACE
 from ops import report
-from ops.command import Outcome, add_output_flags, ended
-from ops.deploy import deployed
-from ops.destroy import gone
+from ops.command import Outcome, add_output_flags, run_command
+from ops.deploy import deploy_summary
+from ops.destroy import destroy_stack
 from ops.engine import Pulumi
 from ops.exits import LEFT, OK, USAGE, OpsError, table
-from ops.memory import EXPIRES, Memory, utc_now
 from ops.outputs import Outputs
+from ops.stack_tags import EXPIRES, StackTags, utc_now
 
 PREFIX = "review-"
 NAME = re.compile(r"review-[a-z0-9-]{1,40}")
@@ -37,11 +37,11 @@ def create(args: argparse.Namespace) -> Outcome:
         pulumi.create()
     configure(pulumi, args.like, dict(pair.split("=", 1) for pair in args.set))
     expires = utc_now() + timedelta(hours=args.ttl_h)
-    if not Memory(pulumi).keep(EXPIRES, expires):
+    if not StackTags(pulumi).set(EXPIRES, expires):
         raise OpsError(
             USAGE, "this backend keeps no tags, so nothing would end the review stack", "use another backend"
         )
-    done = deployed(pulumi, pulumi.up(), "review stack")
+    done = deploy_summary(pulumi, pulumi.up(), "review stack")
     most_usd = done.facts["hourly_cost_usd"] * args.ttl_h
     note = f"Expires {expires:%Y-%m-%d %H:%M} UTC; until then it costs {report.usd(most_usd, digits=2)} at most."
     return Outcome(OK, {**done.facts, "expires": expires.isoformat()}, f"{done.markdown}\n\n{note}")
@@ -70,7 +70,7 @@ def destroy(args: argparse.Namespace) -> Outcome:
     pulumi = Pulumi(args.cwd, named(args.stack))
     if not pulumi.exists():
         return Outcome(OK, {"removed": False}, f"### {report.code(args.stack)}: no such stack, nothing to destroy")
-    return gone(pulumi, Outputs.parse(pulumi.outputs()), remove=True)
+    return destroy_stack(pulumi, Outputs.parse(pulumi.outputs()), remove=True)
 
 
 def expire(args: argparse.Namespace) -> Outcome:
@@ -85,7 +85,7 @@ def expire(args: argparse.Namespace) -> Outcome:
             continue
         pulumi = Pulumi(args.cwd, name)
         try:
-            gone(pulumi, Outputs.parse(pulumi.outputs()), remove=True)
+            destroy_stack(pulumi, Outputs.parse(pulumi.outputs()), remove=True)
             removed.append(name)
         except OpsError as error:
             print(f"error: {name}: {error}", file=sys.stderr)
@@ -111,7 +111,7 @@ def found(cwd: Path) -> list[tuple[str, datetime | None]]:
     """Return each review stack of the backend, and when it expires."""
     names = [name.rpartition("/")[2] for name in Pulumi(cwd, "").stacks()]
     mine = [name for name in names if NAME.fullmatch(name)]
-    return [(name, Memory(Pulumi(cwd, name)).recall(EXPIRES)) for name in mine]
+    return [(name, StackTags(Pulumi(cwd, name)).get(EXPIRES)) for name in mine]
 
 
 def named(stack: str) -> str:
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if wrong := [pair for pair in getattr(args, "set", []) if "=" not in pair]:
         parser.error(f"--set takes KEY=VALUE, not {', '.join(wrong)}")
-    return ended(f"review {args.verb}", getattr(args, "stack", ""), args, lambda: args.work(args))
+    return run_command(f"review {args.verb}", getattr(args, "stack", ""), args, lambda: args.work(args))
 
 
 if __name__ == "__main__":

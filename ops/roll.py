@@ -18,7 +18,7 @@ from ops import plan as plans
 from ops import report
 from ops.command import Command, Outcome
 from ops.config import StackConfig, assignments
-from ops.deploy import deployed
+from ops.deploy import deploy_summary
 from ops.engine import Pulumi
 from ops.exits import ERROR, PENDING, USAGE, OpsError
 from ops.fleet import INSTANCE, Fleet, batches, named
@@ -84,11 +84,11 @@ def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
         roll.run(names)
         run = pulumi.up()  # what belongs to no batch, and the outputs
     except OpsError as error:
-        raise gone_back(roll, config, error) from None
+        raise roll_back(roll, config, error) from None
     except KeyboardInterrupt:  # between two operations; during one it is passed on to pulumi
         pulumi.interrupted = True
-        raise gone_back(roll, config, OpsError(ERROR, "by a signal")) from None
-    outcome = deployed(pulumi, run, "roll")
+        raise roll_back(roll, config, OpsError(ERROR, "by a signal")) from None
+    outcome = deploy_summary(pulumi, run, "roll")
     parts = [outcome.markdown, *([_table(roll.done)] if roll.done else ["No server had to be replaced."])]
     if config.changed:
         parts.append(f"{report.code(config.path.name)} was changed: commit it.")
@@ -137,7 +137,7 @@ def planned(pulumi: Pulumi, config: StackConfig) -> tuple[plans.Plan, list[str]]
     return plan, [one.name for one in touched]
 
 
-def gone_back(roll: Roll, config: StackConfig, error: OpsError) -> OpsError:
+def roll_back(roll: Roll, config: StackConfig, error: OpsError) -> OpsError:
     """Return to the old config and its servers, if this run changed the config; return what is to be raised."""
     pulumi = roll.pulumi
     serving = "No server was destroyed that has no successor" + (

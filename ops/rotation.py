@@ -17,7 +17,7 @@ from ops.outputs import Outputs
 from ops.status import trusted
 
 KEY_BYTES = 32
-SEEN_WITHIN_S = 30.0  # a gateway's key file or a server's key ring may take a moment
+SEEN_WITHIN_S = 30.0  # a gateway's key file or a server's client keys may take a moment
 ASK_EVERY_S = 0.5
 
 
@@ -179,7 +179,7 @@ class Rotation:
 def answer(url: str, key: str, verify: bool | str) -> int:
     """Return the HTTP status of a request with a key; 0 where none came."""
     try:
-        _, posted = RerankClient(url, key, verify=verify, timeout_s=15.0).knock("/rerank", key)
+        _, posted = RerankClient(url, key, verify=verify, timeout_s=15.0).probe_path("/rerank", key)
     except ServingError:
         return 0
     return posted

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ops.exits import POLICY, OpsError, bare, from_pulumi
+from ops.exits import POLICY, OpsError, from_pulumi, strip_prefixes
 
 Json = Any
 
@@ -39,7 +39,7 @@ class Run:
     def policies(self) -> list[str]:
         """Return what policies object to, as "policy: RULE: what": from the program's guard or from a policy pack."""
         lines = [line.strip() for text in self.diagnostics("error") for line in text.splitlines()]
-        said = [line for line in map(bare, lines) if line.startswith("policy: ")]
+        said = [line for line in map(strip_prefixes, lines) if line.startswith("policy: ")]
         return list(dict.fromkeys([*said, *self._from_packs(("mandatory", "remediate"))]))
 
     def advice(self) -> list[str]:

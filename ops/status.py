@@ -30,11 +30,11 @@ from ops.command import Command, Outcome
 from ops.engine import Pulumi
 from ops.exits import OK, USAGE, OpsError
 from ops.fleet import Fleet, key_resource, secret_output
-from ops.memory import DRIFT_SINCE, EXPIRES, Memory
 from ops.outputs import Outputs, Replica
+from ops.stack_tags import DRIFT_SINCE, EXPIRES, StackTags
 
 PROBE_TIMEOUT_S = 15.0
-AT_ONCE = 32  # servers that are asked at the same time
+MAX_CONCURRENCY = 32  # servers that are asked at the same time
 HEAD = ("instance", "state", "answers", "$/h", "cost so far", "contract ends", "machine", "place", "url")
 CLEAR = "\x1b[H\x1b[2J\x1b[3J"  # ECMA-48: cursor home, erase the screen; and what scrolled off it
 
@@ -64,14 +64,14 @@ def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
 def look(pulumi: Pulumi) -> dict[str, Any]:
     """Return what the stack has, what Vast.ai says of it and whether it answers."""
     outputs = Outputs.parse(pulumi.outputs())
-    memory = Memory(pulumi)
-    since, expires = memory.recall(DRIFT_SINCE), memory.recall(EXPIRES)
+    memory = StackTags(pulumi)
+    since, expires = memory.get(DRIFT_SINCE), memory.get(EXPIRES)
     rows: list[Mapping[str, Any]] = []
     gateway: Mapping[str, Any] | None = None
     if outputs.replicas:
         client = open_session(lambda key: pulumi.config(key) or None).client
         key = servers_key(pulumi) if outputs.gateway else outputs.api_key
-        with trusted(outputs) as verify, ThreadPoolExecutor(AT_ONCE) as pool:
+        with trusted(outputs) as verify, ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
             asked = pool.submit(answers, outputs.url, outputs.api_key, verify) if outputs.gateway else None
             contracts = pool.map(client.instance, [one.instance_id for one in outputs.replicas])
             said = pool.map(lambda one: answers(one.url, key, verify), outputs.replicas)
@@ -109,9 +109,9 @@ def rendered(stack: str, facts: Mapping[str, Any], *, wide: bool = False) -> lis
         )
         for one in facts["instances"]
     ]
-    if door := facts["gateway"]:
-        said, cost = report.safe(door["answers"]), report.usd(door["hourly_cost_usd"])
-        cells.append(("gateway", "-", said, cost, "-", "-", "-", "-", report.code(door["url"])))
+    if gateway := facts["gateway"]:
+        said, cost = report.safe(gateway["answers"]), report.usd(gateway["hourly_cost_usd"])
+        cells.append(("gateway", "-", said, cost, "-", "-", "-", "-", report.code(gateway["url"])))
     drift = f"since {facts['drift_since']}" if facts["drift_since"] else "none found by the last check"
     lines = [
         f"Model {report.safe(facts['model'])}; {report.usd(facts['hourly_cost_usd'])}/h in all; "

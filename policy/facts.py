@@ -25,7 +25,7 @@ def of_instance(
     presents = str(((probe or {}).get("headers") or {}).get("Authorization") or "")
     disk_gb = inputs.get("disk_gb")
     bid = inputs.get("bid") or {}
-    machines = int(inputs.get("hedge") or 1) * int((inputs.get("share") or {}).get("of") or 1)
+    machines = int(inputs.get("hedge") or 1) * int((inputs.get("slot") or {}).get("of") or 1)
     price = bid.get("price_usd")
     return Facts(
         image=None if inputs.get("image") is None else str(inputs["image"]),

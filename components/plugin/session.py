@@ -1,4 +1,4 @@
-"""What all resources of one plugin process share: the API client, its pacing, the board, who rents which machine.
+"""What all resources of one plugin process use: API client, pacing, instance cache, which rental has which machine.
 
 Made by `VastProvider.configure` from the stack's config and the environment; asked by the resources' verbs.
 """
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from components.errors import VastError
-from components.vast.board import Board
+from components.vast.assignment import FleetState
 from components.vast.client import DEFAULT_API_URL, VastClient
-from components.vast.dealing import Siblings
+from components.vast.instance_cache import InstanceCache
 from components.vast.market import Search
 from components.vast.models import Account
 from components.vast.pacing import OFF, PUBLISHED, Pacer
@@ -32,7 +32,7 @@ class Session:
     """One account at one API address."""
 
     client: VastClient
-    board: Board
+    instance_cache: InstanceCache
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _claimed: dict[int, str] = field(default_factory=dict)
     _known: dict[str, set[int]] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Session:
     _prices_at: float = float("-inf")
     _searches: dict[str, tuple[float, Sequence[Candidate]]] = field(default_factory=dict)
     _search_locks: dict[str, threading.Lock] = field(default_factory=dict)
-    _siblings: dict[str, tuple[float, Siblings]] = field(default_factory=dict)
+    _fleet_states: dict[str, tuple[float, FleetState]] = field(default_factory=dict)
     _account: tuple[float, Account] | None = None
 
     def claim(self, machine_id: int, owner: str) -> bool:
@@ -49,15 +49,15 @@ class Session:
         with self._lock:
             return self._claimed.setdefault(machine_id, owner) == owner
 
-    def knows(self, place: str, instance_id: int) -> None:
+    def knows(self, resource_key: str, instance_id: int) -> None:
         """Remember that the state has this instance for the resource at `place` (a label without its digest)."""
         with self._lock:
-            self._known.setdefault(place, set()).add(instance_id)
+            self._known.setdefault(resource_key, set()).add(instance_id)
 
-    def known(self, place: str) -> set[int]:
+    def known(self, resource_key: str) -> set[int]:
         """Return the instances that the state has for the resource at `place`."""
         with self._lock:
-            return set(self._known.get(place, ()))
+            return set(self._known.get(resource_key, ()))
 
     def price_increases(self, *, max_age_s: float = FRESH_S) -> Mapping[int, float]:
         """Return announced prices by contract ($/h), read once for all instances of a refresh."""
@@ -70,25 +70,25 @@ class Session:
                 self._prices_at = time.monotonic()
             return self._prices
 
-    def failed(self, place: str, machine_id: int) -> None:
+    def failed(self, resource_key: str, machine_id: int) -> None:
         """Remember that this machine has just failed the resource at `place`, so that a heal looks elsewhere."""
         with self._lock:
-            self._failed.setdefault(place, set()).add(machine_id)
+            self._failed.setdefault(resource_key, set()).add(machine_id)
 
-    def avoid(self, place: str) -> set[int]:
+    def avoid(self, resource_key: str) -> set[int]:
         """Return the machines that have just failed the resource at `place`."""
         with self._lock:
-            return set(self._failed.get(place, ()))
+            return set(self._failed.get(resource_key, ()))
 
-    def siblings(self, base: str, owner: str) -> Siblings:
-        """Return what the other replicas of a fleet have, as this process first saw it: all of them deal alike."""
+    def fleet_state(self, base: str, owner: str) -> FleetState:
+        """Return what the other replicas of a fleet have, as this process first saw it: all of them assign alike."""
         with self._lock:
-            at, found = self._siblings.get(f"{base}@{owner}", (float("-inf"), Siblings()))
+            at, found = self._fleet_states.get(f"{base}@{owner}", (float("-inf"), FleetState()))
         if time.monotonic() - at <= FRESH_S:
             return found
-        found = Siblings.of(self.board.contracts(max_age_s=FRESH_S).values(), base, owner)
+        found = FleetState.of(self.instance_cache.contracts(max_age_s=FRESH_S).values(), base, owner)
         with self._lock:
-            self._siblings[f"{base}@{owner}"] = (time.monotonic(), found)
+            self._fleet_states[f"{base}@{owner}"] = (time.monotonic(), found)
         return found
 
     def account(self, *, max_age_s: float = 15.0) -> Account:
@@ -101,7 +101,7 @@ class Session:
     def search(self, search: Search, *, again: bool = False) -> Sequence[Candidate]:
         """Return ranked candidates: what this process's last search of the same kind found, when that is recent.
 
-        `again` asks anew, and leaves what was found at first to be dealt out to the others.
+        `again` asks anew, and leaves what was found at first to be assigned to the others.
         """
         key, asked_at = f"{search.key()} {again}", time.monotonic()
         max_age_s = 0.0 if again else FRESH_S
@@ -154,6 +154,6 @@ def open_session(config: Callable[[str], str | None]) -> Session:
                 api_url=api_url,
                 patience_s=patience_s,
             )
-            session = Session(client, Board(client))
+            session = Session(client, InstanceCache(client))
             _SESSIONS[(api_url, key, paced)] = session
         return session

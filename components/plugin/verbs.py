@@ -72,9 +72,9 @@ def known(value: Any) -> bool:
     return True
 
 
-def certain(value: Any) -> Any:
+def drop_unknowns(value: Any) -> Any:
     """Return what is known of a value: maps without their unknown entries, at every depth; a list is known or not."""
     if isinstance(value, dict):
-        kept = {key: certain(item) for key, item in value.items()}
+        kept = {key: drop_unknowns(item) for key, item in value.items()}
         return {key: item for key, item in kept.items() if known(item)}
     return value

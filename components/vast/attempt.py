@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components.vast.models import Contract
-from components.vast.probe import Probe, Sight
+from components.vast.probe import Probe, ProbeResult
 from components.vast.ranking import Candidate, minutes
 from components.vast.spec import Deadlines
 from components.vast.status import STAGES, Failure, Observation, Stage, observe
@@ -48,7 +48,7 @@ class Attempt:
         self.candidate = candidate
         self.contract: Contract | None = None
         self.stage: Stage = "rented"
-        self.sight: Sight | None = None
+        self.probed: ProbeResult | None = None
         self.observation: Observation | None = None
         self.rented_at = now
         self._container_port = container_port
@@ -71,7 +71,7 @@ class Attempt:
         return self.candidate.offer.machine_id if self.candidate else 0
 
     @property
-    def who(self) -> str:
+    def description(self) -> str:
         """How to name it to people."""
         gpu = self.contract.gpu_name if self.contract else (self.candidate.offer.gpu_name if self.candidate else "")
         return f"instance {self.instance_id} on machine {self.machine_id}" + (f" ({gpu})" if gpu else "")
@@ -94,13 +94,13 @@ class Attempt:
         else:
             self._away_since = None
         if seen.stage == "serving" and seen.port is not None:
-            self.sight = self._probe(seen.ip, seen.port)
-            if self.sight.verdict == "ready":
-                return Outcome("ready", f"{self.who} serves after {minutes(now - self.rented_at)}")
-            if self.sight.verdict == "stranger":
-                why = f"{seen.ip}:{seen.port} shows a certificate that is not this instance's: {self.sight.detail}"
+            self.probed = self._probe(seen.ip, seen.port)
+            if self.probed.verdict == "ready":
+                return Outcome("ready", f"{self.description} serves after {minutes(now - self.rented_at)}")
+            if self.probed.verdict == "wrong_certificate":
+                why = f"{seen.ip}:{seen.port} shows a certificate that is not this instance's: {self.probed.detail}"
                 return self._failed(Failure("certificate", why))
-            silent = self.sight.verdict == "silent"
+            silent = self.probed.verdict == "timeout"
             self._silent_since = (now if self._silent_since is None else self._silent_since) if silent else None
         return self._late(now) or Outcome("pending", self.progress(now))
 
@@ -134,8 +134,8 @@ class Attempt:
         detail = ""
         if seen is not None and seen.percent is not None:
             detail = f" {seen.percent}%"
-        elif self.stage == "serving" and self.sight is not None:
-            detail = f", {self.sight.detail}"
+        elif self.stage == "serving" and self.probed is not None:
+            detail = f", {self.probed.detail}"
         elif self._progress:
             detail = f", {self._progress[:80]}"
         words = {
@@ -145,7 +145,7 @@ class Attempt:
             "port": "waiting for its port",
             "serving": "waiting for the server",
         }[self.stage]
-        return f"{self.who}: {words}{detail} ({now - self.rented_at:.0f} s)"
+        return f"{self.description}: {words}{detail} ({now - self.rented_at:.0f} s)"
 
     def _advance(self, seen: Observation, now: float) -> None:
         if STAGES.index(seen.stage) > STAGES.index(self.stage):
@@ -172,8 +172,8 @@ class Attempt:
         if self.stage == "port":
             return Failure("port", f"no port was mapped, {why}{last}")
         if self.stage == "serving":
-            saw = self.sight.detail if self.sight else "not probed"
-            silent = self.sight is not None and self.sight.verdict == "silent"
+            saw = self.probed.detail if self.probed else "not probed"
+            silent = self.probed is not None and self.probed.verdict == "timeout"
             if silent:
                 return Failure("unreachable", f"its port is mapped but cannot be reached ({saw}), {why}")
             return Failure("not-serving", f"the server does not answer as it should ({saw}), {why}", "either")

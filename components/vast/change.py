@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from components.vast.drift import Drift
-from components.vast.json_values import as_text, digest, same
+from components.vast.json_values import Json, Wire, as_text, digest, same
 from components.vast.market import Search
 from components.vast.query import unmet
-from components.vast.wire import Json, Wire
 
 Effect = Literal["replace", "update", "judge", "ignore"]
 
@@ -52,7 +51,7 @@ TABLE: Mapping[str, Effect] = {
     "search": "judge",
     # what was first in line then: a moving market is no change
     "candidates": "ignore",
-    "share": "ignore",
+    "slot": "ignore",
     # signs with the certificate above, and changes with it
     "ca_private_key": "ignore",
 }

@@ -18,16 +18,17 @@ from components.errors import (
     ApiUnreachable,
     AuthError,
     CreateFailed,
+    DestroyFailed,
     MalformedAnswer,
     OfferTaken,
     RateLimited,
 )
 from components.redaction import scrub
+from components.vast.json_values import Json, integer, number
 from components.vast.models import Account, Contract, Offer
 from components.vast.pacing import Pacer
 from components.vast.query import Query
 from components.vast.transport import Answer, Transport, Unanswered
-from components.vast.wire import Json, integer, number
 
 DEFAULT_API_URL: Final = "https://console.vast.ai"
 KEY_HELP: Final = (
@@ -312,6 +313,31 @@ class VastClient:
                 f"{self.api_url} answered HTTP {answer.status} with no JSON object where {what} was asked for"
             )
         return data
+
+
+def destroy_and_verify(
+    client: VastClient,
+    instance_id: int,
+    *,
+    verify_s: float = 60.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Destroy an instance and see that it is gone; False when it was gone before. Raises DestroyFailed, with the id."""
+    try:
+        existed = client.destroy(instance_id)
+        deadline = clock() + verify_s
+        while client.instance(instance_id) is not None:
+            if clock() >= deadline:
+                raise ApiError(f"it is still there {verify_s:g} s after it was destroyed", status=200)
+            sleep(1.0)
+    except (ApiError, ApiUnreachable, MalformedAnswer) as error:
+        raise DestroyFailed(
+            f"instance {instance_id} could not be destroyed and MAY STILL BE BILLED: {error}; "
+            f"remove it with `vastai destroy instance {instance_id}`",
+            instance_id=instance_id,
+        ) from None
+    return existed
 
 
 def _retry_after(answer: Answer | None) -> float | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from components.vast.json_values import number
 from components.vast.models import HOURS_PER_MONTH, Contract
-from components.vast.wire import number
 
 
 def of_contract(contract: Contract, disk_gb: float) -> dict[str, float]:

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from components.vast.json_values import Json
 from components.vast.models import Contract
-from components.vast.probe import Sight
+from components.vast.probe import ProbeResult
 from components.vast.ranking import minutes
 from components.vast.status import Failure, Observation
-from components.vast.wire import Json
 
 Action = Literal["none", "update", "replace", "warn", "error"]
 HealOn = Literal["dead", "unreachable", "never"]
@@ -93,14 +93,14 @@ def from_move(contract: Contract, seen: Observation, outs: Mapping[str, Json]) -
     return None
 
 
-def from_probe(contract: Contract, seen: Observation, sight: Sight, watch: Watch) -> Drift | None:
+def from_probe(contract: Contract, seen: Observation, probed: ProbeResult, watch: Watch) -> Drift | None:
     """Judge by what the server itself answered, or did not."""
     where = f"instance {contract.id} at {seen.ip}:{seen.port}"
-    if sight.verdict in ("dead", "stranger"):
-        return Drift("engine-dead", f"{where} runs but does not serve: {sight.detail}")
-    if sight.verdict == "silent":
+    if probed.verdict in ("dead", "wrong_certificate"):
+        return Drift("engine-dead", f"{where} runs but does not serve: {probed.detail}")
+    if probed.verdict == "timeout":
         kind = "engine-dead" if watch.heal_on == "unreachable" else "unreachable"
-        return Drift(kind, f"{where} runs, says the API, but cannot be reached from here: {sight.detail}")
+        return Drift(kind, f"{where} runs, says the API, but cannot be reached from here: {probed.detail}")
     return None
 
 

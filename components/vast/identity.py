@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.vast.pieces import pieces
+from components.vast.env_chunks import chunks
 
 # What a certificate names beside the IP: a gateway that reaches servers by address checks this one name.
 SERVER_NAME = "reranker.internal"
@@ -45,7 +45,7 @@ class Identity:
     def env(self) -> dict[str, str]:
         """Return the environment that carries it into a container: base64, the certificate in pieces."""
         text = base64.b64encode(self.certificate).decode()
-        parts = pieces(text)
+        parts = chunks(text)
         if len(parts) > len(CERT_ENVS):
             raise ValueError(f"a certificate of {len(self.certificate)} bytes is too large for {len(CERT_ENVS)} pieces")
         return {KEY_ENV: self.secret, **dict(zip(CERT_ENVS, parts, strict=False))}

@@ -1,7 +1,7 @@
-"""JSON values that mean the same: compared, and written as one text.
+"""JSON values: read as Vast.ai sends them, compared as the engine changes them, written as one text.
 
-On the way through the engine ints become floats, tuples lists, and nulls in maps are dropped. Pure; called by the
-resources, `change` and `market`.
+In Vast.ai's answers a number may be a string and a string may be null. On the way through the engine ints become
+floats, tuples lists, and nulls in maps are dropped. Pure; called by the resources and by most of components.vast.
 """
 
 from __future__ import annotations
@@ -9,10 +9,37 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any, TypeAlias
 
-from components.vast.wire import Json
+from components.errors import MalformedAnswer
 
+Json: TypeAlias = Any
+Wire: TypeAlias = Mapping[str, Json]
 DIGEST_CHARS = 12
+
+
+def number(raw: Wire, key: str, default: float | None = None) -> float:
+    """Return `raw[key]` as a float; a numeric string counts. Raises MalformedAnswer when there is no number."""
+    value = raw.get(key)
+    if isinstance(value, bool) or value is None or value == "":
+        if default is None:
+            raise MalformedAnswer(f"the API's answer has no number under {key!r} (got {value!r})")
+        return default
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise MalformedAnswer(f"the API's answer has {value!r} under {key!r}, where a number belongs") from None
+
+
+def integer(raw: Wire, key: str, default: int | None = None) -> int:
+    """Return `raw[key]` as an int. Raises MalformedAnswer when there is no number."""
+    return int(number(raw, key, None if default is None else float(default)))
+
+
+def text(raw: Wire, key: str) -> str:
+    """Return `raw[key]` stripped (Vast's own strings may end in a newline), or "" for null."""
+    value = raw.get(key)
+    return "" if value is None else str(value).strip()
 
 
 def same(old: Json, new: Json) -> bool:

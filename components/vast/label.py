@@ -38,6 +38,6 @@ class Label:
         """Return the same label with or without the pending mark."""
         return replace(self, pending=pending)
 
-    def same_place(self, other: Label) -> bool:
+    def same_resource(self, other: Label) -> bool:
         """Whether both name the same resource of the same state, whatever they run."""
         return (self.base, self.owner) == (other.base, other.owner)

@@ -12,12 +12,10 @@ from dataclasses import dataclass, replace
 
 from components.errors import NoOffer
 from components.vast.client import SEARCH_CAP, VastClient
-from components.vast.explain import why_none
-from components.vast.json_values import as_text
+from components.vast.json_values import Json, Wire, as_text
 from components.vast.models import Offer
-from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, parse, unmet
+from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, breaks, describe, parse, unmet
 from components.vast.ranking import Candidate, Prefer, Workload, distinct_machines, rank
-from components.vast.wire import Json, Wire
 
 SPARE_KEEP = 16  # up to so many candidates one page is enough
 MARKET_PAGES = 4  # pages read to explain why nothing fits
@@ -104,3 +102,33 @@ class Search:
                 return list(seen.values()), False
             floor = page[-1].dph_total_usd
         return list(seen.values()), True
+
+
+def why_none(filters: Filters, market: Sequence[Offer], *, now: float, capped: bool = False) -> str:
+    """Return one or two sentences: how many were looked at, which conditions remove how many, who came nearest.
+
+    `market` are offers found without the user's conditions; `capped` says that there were more than were read.
+    """
+    conditions = [(field, op, want) for field, ops in filters.items() for op, want in ops.items()]
+    misses = []
+    for offer in market:
+        broken = [condition for condition in conditions if breaks(*condition, offer.raw, now=now)]
+        misses.append((len(broken), offer.dph_total_usd, offer, broken))
+    total = f"{len(market)}{'+' if capped else ''}"
+    if not misses:
+        return "0 offers are on the market at all; try again in a few minutes"
+    alone = []
+    for condition in conditions:
+        removed = [offer for count, _, offer, broken in misses if count == 1 and broken == [condition]]
+        if removed:
+            cheapest = min(offer.dph_total_usd for offer in removed)
+            alone.append(f"{describe(*condition)} alone removes {len(removed)} (the cheapest at ${cheapest:.3f}/h)")
+    count, price, nearest, broken = min(misses, key=lambda miss: (miss[0], miss[1]))
+    words = "; ".join(f"{describe(*condition)}" for condition in broken)
+    near = (
+        f"nearest miss: {nearest.gpu_name} on machine {nearest.machine_id}, {nearest.place}, ${price:.3f}/h, "
+        f"fails {words}"
+        if count
+        else "offers fit but went away while they were counted; try again"
+    )
+    return "; ".join([f"0 of {total} offers fit", *alone, near])

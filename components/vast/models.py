@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from components.errors import MalformedAnswer
-from components.vast.wire import Json, Wire, integer, number, text
+from components.vast.json_values import Json, Wire, integer, number, text
 
 HOURS_PER_MONTH = 730.0
 

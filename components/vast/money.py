@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from components.errors import RentalFailed
+from components.vast.json_values import Json
 from components.vast.models import Account
 from components.vast.ranking import Candidate, minutes
-from components.vast.wire import Json
 
 BILLING = "https://cloud.vast.ai/billing/"
 

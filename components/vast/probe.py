@@ -12,23 +12,23 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from components.vast.identity import tls_context
-from components.vast.wire import Json, Wire
+from components.vast.json_values import Json, Wire
 
-# ready: it served. dead: an answer that proves there is no such server. stranger: a server that answers with a
-# certificate which is not ours, and will not come to be. silent: nothing proves anything.
-Verdict = Literal["ready", "dead", "stranger", "silent"]
+# ready: it served. dead: an answer that proves there is no such server. wrong_certificate: a server
+# answers that is not ours, and will not come to be. timeout: nothing was heard, which proves nothing.
+Verdict = Literal["ready", "dead", "wrong_certificate", "timeout"]
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
 @dataclass(frozen=True)
-class Sight:
+class ProbeResult:
     """What one probe saw."""
 
     verdict: Verdict
     detail: str
 
 
-Probe = Callable[[str, int], Sight]
+Probe = Callable[[str, int], ProbeResult]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class HttpProbe:
         """Return the address of the server, without a path."""
         return f"{'https' if self.ca_certificate else 'http'}://{ip}:{host_port}"
 
-    def ask(self, ip: str, host_port: int, env: Mapping[str, str]) -> Sight:
+    def ask(self, ip: str, host_port: int, env: Mapping[str, str]) -> ProbeResult:
         """Send the request once and judge the answer."""
         import urllib3  # noqa: PLC0415 - only when something is probed
         from urllib3 import exceptions as failures  # noqa: PLC0415
@@ -92,22 +92,28 @@ class HttpProbe:
                 )
             except failures.SSLError as error:
                 cause = _cause(error)
-                return Sight("stranger" if "CERTIFICATE_VERIFY_FAILED" in cause else "dead", f"TLS fails: {cause}")
+                return ProbeResult(
+                    "wrong_certificate" if "CERTIFICATE_VERIFY_FAILED" in cause else "dead", f"TLS fails: {cause}"
+                )
             except failures.NewConnectionError as error:  # before TimeoutError, which it is one of in urllib3 2
                 return _connection(_cause(error))
             except failures.TimeoutError:
-                return Sight("silent", f"no answer within {self.timeout_s:g} s")
+                return ProbeResult("timeout", f"no answer within {self.timeout_s:g} s")
             except failures.ProtocolError as error:
                 cut = _connection(_cause(error))
                 # what came was an answer, so the address is reached: it stops short, or is no HTTP
-                return Sight("dead", "the answer is no whole HTTP") if cut.verdict == "silent" and _came(error) else cut
+                return (
+                    ProbeResult("dead", "the answer is no whole HTTP")
+                    if cut.verdict == "timeout" and _came(error)
+                    else cut
+                )
             except (failures.HTTPError, ValueError) as error:
-                return Sight("dead", f"the request fails ({type(error).__name__})")
+                return ProbeResult("dead", f"the request fails ({type(error).__name__})")
         if answer.status != 200:
-            return Sight("dead", f"HTTP {answer.status} on {self.path}")
+            return ProbeResult("dead", f"HTTP {answer.status} on {self.path}")
         if self.expect_body and not re.search(self.expect_body, answer.data.decode(errors="replace")):
-            return Sight("dead", f"{self.path} answers 200 without {self.expect_body!r}")
-        return Sight("ready", "answers")
+            return ProbeResult("dead", f"{self.path} answers 200 without {self.expect_body!r}")
+        return ProbeResult("ready", "answers")
 
 
 def _cause(error: BaseException) -> str:
@@ -125,9 +131,9 @@ def _came(error: BaseException) -> bool:
     return not any(isinstance(one, OSError) for one in (error.__cause__, *error.args))
 
 
-def _connection(cause: str) -> Sight:
+def _connection(cause: str) -> ProbeResult:
     if "refused" in cause.lower():
-        return Sight("dead", "the connection is refused")
+        return ProbeResult("dead", "the connection is refused")
     if any(sign in cause.lower() for sign in ("reset", "aborted", "remotedisconnected", "broken pipe")):
-        return Sight("dead", "the connection is cut off")
-    return Sight("silent", "the address cannot be reached")
+        return ProbeResult("dead", "the connection is cut off")
+    return ProbeResult("timeout", "the address cannot be reached")

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Literal
 
 from components.errors import QueryError
-from components.vast.wire import Json, Wire
+from components.vast.json_values import Json, Wire
 
 Filters = dict[str, dict[str, Json]]
 OfferType = Literal["on-demand", "bid"]

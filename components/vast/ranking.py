@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from components.vast.json_values import Json
 from components.vast.models import Offer
-from components.vast.wire import Json
 
 Prefer = Literal["cheapest", "fastest", "balanced"]
 PREFERENCES: tuple[str, ...] = get_args(Prefer)
@@ -58,7 +58,7 @@ class Candidate:
             "ready_s": round(self.ready_s),
         }
 
-    def in_short(self) -> dict[str, Json]:
+    def summary(self) -> dict[str, Json]:
         """Return what a policy judges it by, in Vast.ai's words."""
         offer = self.offer
         return {

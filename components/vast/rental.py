@@ -27,14 +27,13 @@ from components.errors import (
 )
 from components.redaction import scrub, tail
 from components.vast.attempt import Attempt, Outcome
-from components.vast.board import Board
-from components.vast.client import AmbiguousRent, VastClient
+from components.vast.client import AmbiguousRent, VastClient, destroy_and_verify
+from components.vast.instance_cache import InstanceCache
 from components.vast.label import Label
 from components.vast.models import Contract
-from components.vast.order import Order, Rejected, Rented
 from components.vast.probe import Probe
 from components.vast.ranking import Candidate, distinct_machines, minutes
-from components.vast.removal import destroy_surely
+from components.vast.rental_spec import Order, Rejected, Rented
 from components.vast.status import Failure
 
 LEFT_FRESH_S = 5.0  # what a killed run left is older than this process, so replicas that rent at once share a list
@@ -47,7 +46,7 @@ class Rental:
     def __init__(
         self,
         client: VastClient,
-        board: Board,
+        instance_cache: InstanceCache,
         order: Order,
         *,
         probe: Probe,
@@ -65,7 +64,7 @@ class Rental:
         """`known` are ids that the state has; `claim` reserves a machine against other rentals of this process;
         machines to `avoid` have just failed."""
         self._client = client
-        self._board = board
+        self._instance_cache = instance_cache
         self._order = order
         self._probe = probe
         self._queue = distinct_machines(candidates)
@@ -129,7 +128,7 @@ class Rental:
         now = self._clock()
         max_age_s = min(attempt.list_age_s(now, self._order.poll_s) for attempt in self._active)
         try:
-            contracts = dict(self._board.contracts(max_age_s=max_age_s))
+            contracts = dict(self._instance_cache.contracts(max_age_s=max_age_s))
         except AuthError:
             raise
         except (ApiUnreachable, ApiError, MalformedAnswer) as error:
@@ -151,7 +150,7 @@ class Rental:
         failure = self._with_log(attempt, outcome.failure)
         if attempt.instance_id == self._order.adopt_instance_id:
             raise RentalFailed(
-                f"{attempt.who} was to be adopted but does not serve: {failure.text}; it is left as it is"
+                f"{attempt.description} was to be adopted but does not serve: {failure.text}; it is left as it is"
             )
         self._destroy(attempt.instance_id)
         self._active.remove(attempt)
@@ -159,7 +158,7 @@ class Rental:
         text = scrub(failure.text, self._secrets)
         took = self._clock() - attempt.rented_at
         self._rejected.append(Rejected(attempt.machine_id, offer_id, text.partition("\n")[0], took))
-        self._notice(f"{attempt.who} given up and destroyed: {text.partition(chr(10))[0]}")
+        self._notice(f"{attempt.description} given up and destroyed: {text.partition(chr(10))[0]}")
         self._signs[failure.sign] += 1
         repeated = failure.fault == "either" and self._signs[failure.sign] >= SPEC_FAULT_MACHINES
         if failure.fault == "spec" or repeated:
@@ -289,9 +288,9 @@ class Rental:
         """Return the contracts of this very resource that no state knows."""
         known = set(self._known())
         found = []
-        for contract in self._board.contracts(max_age_s=max_age_s).values():
+        for contract in self._instance_cache.contracts(max_age_s=max_age_s).values():
             label = Label.parse(contract.label)
-            if label is not None and label.same_place(self._order.label) and contract.id not in known:
+            if label is not None and label.same_resource(self._order.label) and contract.id not in known:
                 found.append(contract)
         return found
 
@@ -321,7 +320,7 @@ class Rental:
                 f"instance {instance_id} does not exist: take adopt_instance_id out of the config to rent one"
             )
         label = Label.parse(contract.label)
-        if label is not None and not label.same_place(self._order.label) and not label.pending:
+        if label is not None and not label.same_resource(self._order.label) and not label.pending:
             raise RentalFailed(f"instance {instance_id} belongs to {label.base} by its label; destroy that stack first")
         return contract
 
@@ -331,10 +330,10 @@ class Rental:
         for attempt in [other for other in self._active if other is not winner]:
             self._destroy(attempt.instance_id)
             self._active.remove(attempt)
-            self._notice(f"{attempt.who} destroyed: the other one was faster")
+            self._notice(f"{attempt.description} destroyed: the other one was faster")
         contract, seen = winner.contract, winner.observation
         if contract is None or seen is None or seen.port is None:
-            raise RentalFailed(f"{winner.who} was ready without an address")
+            raise RentalFailed(f"{winner.description} was ready without an address")
         if self._ambiguous:
             for stray in self._ours():
                 if stray.id != winner.instance_id:
@@ -342,7 +341,7 @@ class Rental:
         self._stop_if_engine_gone()
         label = str(self._order.label.marked(pending=False))
         self._client.set_label(winner.instance_id, label)
-        self._board.note(replace(contract, label=label))
+        self._instance_cache.note(replace(contract, label=label))
         return Rented(
             contract=contract,
             ip=seen.ip,
@@ -383,7 +382,7 @@ class Rental:
             ) from None
 
     def _destroy(self, instance_id: int) -> None:
-        destroy_surely(self._client, instance_id, clock=self._clock, sleep=self._sleep)
+        destroy_and_verify(self._client, instance_id, clock=self._clock, sleep=self._sleep)
 
     def _report(self) -> str:
         if not self._rejected:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from components.vast.identity import Authority, Identity
+from components.vast.json_values import Json, Wire
 from components.vast.label import Label
-from components.vast.wire import Json, Wire
 
 
 @dataclass(frozen=True)

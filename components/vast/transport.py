@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from components.vast.wire import Json
+from components.vast.json_values import Json
 
 if TYPE_CHECKING:
     import requests

@@ -1,7 +1,7 @@
 """Is this server the reranker it should be? Scores golden pairs and tries the edges, with a report of what it saw.
 
 Run by the RerankValidation resource after each deploy, and by hand. What is asked is here, what is a good answer is in
-`judges`. A check that fails names itself, what it saw and what to do.
+`score_checks`. A check that fails names itself, what it saw and what to do.
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ from typing import Any, TypeVar
 from components.errors import ServerError, ServerUnreachable, ValidationFailed
 from components.vllm.catalog import GoldenCase, Model
 from components.vllm.client import RerankClient, ServedModel
-from components.vllm.doors import MAIN_DOORS, Door, doors_of, routes_of, strangers, tried
 from components.vllm.encryption import check_encryption
-from components.vllm.judges import (
+from components.vllm.route_audit import (
+    MAIN_ROUTES,
+    AuditedRoute,
+    audit_routes,
+    routes_of,
+    routes_to_audit,
+    unauthorized_requests,
+)
+from components.vllm.score_checks import (
     Check,
     judge_agreement,
     judge_alive,
-    judge_doors,
+    judge_closed,
     judge_latency,
     judge_listed,
     judge_order,
@@ -45,13 +52,13 @@ T = TypeVar("T")
 class Report:
     """All checks of one run. `weights` is where the server says its weights came from (root in /v1/models).
 
-    `doors`: what every route said to those who may not come in; empty where that was not tried.
+    `audited`: what every route said to unauthorized callers; empty where that was not tried.
     """
 
     model: str
     weights: str
     checks: tuple[Check, ...]
-    doors: tuple[Door, ...] = ()
+    audited: tuple[AuditedRoute, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -69,14 +76,14 @@ class Report:
         return tuple(check for check in self.checks if not check.passed)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data: {"passed", "model", "weights", "checks_version", "checks": [...], "doors": [...]}."""
+        """Return plain data: {"passed", "model", "weights", "checks_version", "checks": [...], "routes": [...]}."""
         return {
             "passed": self.passed,
             "model": self.model,
             "weights": self.weights,
             "checks_version": CHECKS_VERSION,
             "checks": [vars(check) | {"latency_ms": round(check.latency_ms, 1)} for check in self.checks],
-            "doors": [door.as_dict() for door in self.doors],
+            "routes": [route.as_dict() for route in self.audited],
         }
 
     def to_json(self) -> str:
@@ -99,7 +106,7 @@ def run_checks(
     model: Model,
     *,
     golden: Sequence[GoldenCase] | None = None,
-    doors_closed: bool = False,
+    routes_closed: bool = False,
     thorough: bool = True,
     ca_file: str | None = None,
     max_latency_ms: float = 0.0,
@@ -126,14 +133,14 @@ def run_checks(
     checks += run.overlong(_context(listed, model))
     if thorough:
         checks.append(run.wrong_model())
-    doors: list[Door] = []
-    if doors_closed:
-        door_checks, doors = run.doors(every=thorough)
-        checks += door_checks
+    audited: list[AuditedRoute] = []
+    if routes_closed:
+        route_checks, audited = run.audited(every=thorough)
+        checks += route_checks
     if ca_file is not None:
         checks += check_encryption(client.url, ca_file, thorough=thorough)
     weights = next((one.root for one in listed if one.id == model.name), "unknown")
-    return Report(model.name, weights, tuple(checks), tuple(doors))
+    return Report(model.name, weights, tuple(checks), tuple(audited))
 
 
 @dataclass(frozen=True)
@@ -191,18 +198,18 @@ class _Run:
             checks.append(judge_alive(error))
         return checks
 
-    def doors(self, *, every: bool) -> tuple[list[Check], list[Door]]:
-        """Try doors as everyone who may not come in: each must say 401 or 404. Return checks and doors."""
-        start, visitors = self.clock(), strangers(self.client.key)
+    def audited(self, *, every: bool) -> tuple[list[Check], list[AuditedRoute]]:
+        """Try routes as each kind of unauthorized caller: each must say 401 or 404. Return checks and routes."""
+        start, callers = self.clock(), unauthorized_requests(self.client.key)
         try:
             routes = routes_of(self.client) if every else ()
-            doors = tried(self.client, doors_of(routes) if every else MAIN_DOORS, visitors)
+            audited = audit_routes(self.client, routes_to_audit(routes) if every else MAIN_ROUTES, callers)
         except ServerUnreachable as error:
-            return [judge_doors(who, error) for who in visitors], []
-        took_ms = (self.clock() - start) * 1000 / len(visitors)
-        checks = [judge_doors(who, {door.path: door.statuses[who] for door in doors}) for who in visitors]
+            return [judge_closed(who, error) for who in callers], []
+        took_ms = (self.clock() - start) * 1000 / len(callers)
+        checks = [judge_closed(who, {route.path: route.statuses[who] for route in audited}) for who in callers]
         timed = [replace(check, latency_ms=took_ms) for check in checks]
-        return ([judge_listed([path for path, _ in routes]), *timed], doors) if every else (timed, [])
+        return ([judge_listed([path for path, _ in routes]), *timed], audited) if every else (timed, [])
 
     def wrong_model(self) -> Check:
         """Ask for a model that is not served."""

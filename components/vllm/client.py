@@ -25,7 +25,7 @@ SHOWN_CHARS = 300
 CUT_OFF = (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError)
 KEYS_PATH = "/guard/keys"
 ROUTES_PATH = "/guard/routes"
-KNOCK = b'{"query": "q", "documents": ["d"], "text_1": "q", "text_2": "d"}'
+PAIR_BODY = b'{"query": "q", "documents": ["d"], "text_1": "q", "text_2": "d"}'
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,12 @@ class RerankClient:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             self._malformed("/v1/models", error, raw)
 
-    def held_keys(self) -> list[str]:
+    def list_keys(self) -> list[str]:
         """Return the SHA-256 digests (hex) of the keys that the guard accepts beside the stack's own, with which to
         ask."""
         return self._digests("GET", None)
 
-    def hold_keys(self, digests: Sequence[str]) -> None:
+    def set_keys(self, digests: Sequence[str]) -> None:
         """Set the keys that the guard accepts beside the stack's own. Raises ServerError when they are not kept."""
         kept = self._digests("PUT", {"keys": list(digests)})
         if set(kept) != set(digests):
@@ -172,18 +172,18 @@ class RerankClient:
         except (KeyError, TypeError, ValueError) as error:
             self._malformed(ROUTES_PATH, error, raw)
 
-    def knock(self, path: str, key: str | None) -> tuple[int, int]:
+    def probe_path(self, path: str, key: str | None) -> tuple[int, int]:
         """Try a path by GET and by POST, with this key or none; return both statuses. Raises ServerUnreachable."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         line = self.line()
         try:
-            return line.ask("GET", path, headers, b""), line.ask("POST", path, headers, KNOCK)
+            return line.ask("GET", path, headers, b""), line.ask("POST", path, headers, PAIR_BODY)
         finally:
             line.close()
 
-    def line(self) -> Line:
+    def line(self) -> RawConnection:
         """Return a connection for requests that no library has tidied up."""
-        return Line(self.url, self._verify, self._timeout_s)
+        return RawConnection(self.url, self._verify, self._timeout_s)
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
         import requests  # noqa: PLC0415
@@ -236,7 +236,7 @@ def trusting(ca_file: str | None) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=ca_file)
 
 
-class Line:
+class RawConnection:
     """A connection that is kept, and that sends paths letter for letter as given."""
 
     def __init__(self, url: str, verify: bool | str, timeout_s: float) -> None:

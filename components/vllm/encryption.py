@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from components.vast.identity import SERVER_NAME
 from components.vllm.client import trusting
-from components.vllm.judges import Check
+from components.vllm.score_checks import Check
 
 PLAIN_REQUEST = b"POST /rerank HTTP/1.1\r\nHost: reranker\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 READ_BYTES = 512

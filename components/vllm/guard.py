@@ -1,11 +1,11 @@
-"""The door of the server: runs inside the container, as vLLM's `--middleware guard.Guard`. Standard library only.
+"""The guard of the server: runs inside the container, as vLLM's `--middleware guard.Guard`. Standard library only.
 
 Every path but an allow list is 404; every allowed path needs a key. vLLM's own key covers /v1 and /v2 alone.
 Options come as JSON in GUARD, keys as a comma-separated list in GUARD_KEYS. No key and no document is ever logged.
 
 The first key is the stack's own: by GET and PUT on /guard/keys it, and no other, reads and sets the SHA-256 digests of
 further keys, {"keys": [hex]}, so that keys come and go while the server runs. They are kept in the file GUARD_STORE.
-With any key, /guard/routes lists what the server behind the guard registers, for the validation to knock at.
+With any key, /guard/routes lists what the server behind the guard registers, for the validation to request.
 """
 
 from __future__ import annotations

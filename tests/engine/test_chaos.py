@@ -3,7 +3,7 @@
 import pytest
 import requests
 
-from chaos.run import Arena, Draw
+from chaos.run import Runner, Scenario
 from emulator.server import EmulatorServer
 
 pytestmark = pytest.mark.engine
@@ -17,10 +17,10 @@ def arena(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chaos")
     with EmulatorServer(runtime="none", boot_s=0.8, state_dir=folder / "emulator") as market:
         requests.post(f"{market.url}/_emulator/credit", json={"credit": 1e6}, timeout=10)
-        yield Arena(folder / "stack", market.url)
+        yield Runner(folder / "stack", market.url)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_one_clean_up_after_chaos_leaves_exactly_what_is_declared(arena, seed):
-    result = arena.run(Draw.of(seed))
+    result = arena.run(Scenario.of(seed))
     assert result.good, result

@@ -178,13 +178,13 @@ def test_keys_that_a_server_forgot_are_drift_and_up_tells_it_again(scene):
     first, out = scene.instance_id, scene.stack.outputs()
     own_key = scene.stack.own_key()
     client = RerankClient(out["url"], own_key, verify=ca_file(out["ca_certificate"]))
-    client.hold_keys([])
+    client.set_keys([])
     seen = scene.stack.drift()
     assert seen.rc == 7, seen.text
     assert "keys: these servers do not accept exactly the keys of this stack: reranker" in seen
     assert scene.stack.up().rc == 0
     assert scene.instance_id == first
-    assert client.held_keys() == [hashlib.sha256(out["api_key"].encode()).hexdigest()]
+    assert client.list_keys() == [hashlib.sha256(out["api_key"].encode()).hexdigest()]
     assert scene.stack.drift().rc == 0
 
 

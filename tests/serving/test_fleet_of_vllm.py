@@ -27,9 +27,9 @@ SCALED = 5
 @pytest.fixture
 def balanced(tmp_path):
     port, authority = free_port("127.0.0.1"), Authority.make("door")
-    caddy, door, socket = Caddy(tmp_path / "caddy"), Caddy(tmp_path / "front"), tmp_path / "g.sock"
+    caddy, front_caddy, socket = Caddy(tmp_path / "caddy"), Caddy(tmp_path / "front"), tmp_path / "g.sock"
     caddy.start()
-    door.start(front(f"127.0.0.1:{port}", str(socket), Certificate("pem", *authority.issue("127.0.0.1").pem())))
+    front_caddy.start(front(f"127.0.0.1:{port}", str(socket), Certificate("pem", *authority.issue("127.0.0.1").pem())))
     with EmulatorServer(
         runtime="vllm",
         time="instant",
@@ -55,7 +55,7 @@ def balanced(tmp_path):
         assert done.rc == 0, done.text
         yield Balanced(stack, Ledger(market.url), caddy, ca_file(authority.certificate))
         assert stack.destroy().rc == 0
-    door.stop()
+    front_caddy.stop()
     caddy.stop()
 
 

@@ -14,10 +14,10 @@ from schemathesis import GenerationMode
 
 from components.vast.identity import Authority
 from components.vllm.checks import run_checks
-from components.vllm.doors import doors_of, routes_of, strangers, table, tried
 from components.vllm.guard import ALLOW
-from components.vllm.judges import CLOSED
 from components.vllm.launch import plan_launch
+from components.vllm.route_audit import audit_routes, routes_of, routes_to_audit, table, unauthorized_requests
+from components.vllm.score_checks import CLOSED
 from tests.serving.conftest import BGE, CATALOG, Server, new_key, require_vllm, serving
 
 pytestmark = pytest.mark.vllm
@@ -43,7 +43,7 @@ def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_the_default_launch_passes_every_check_on_both_versions(guarded: Server) -> None:
     model = CATALOG.model(guarded.model)
     golden = () if guarded.model == BGE else model.golden  # random weights mean nothing
-    report = run_checks(guarded.client, model, golden=golden, doors_closed=True, ca_file=guarded.ca)
+    report = run_checks(guarded.client, model, golden=golden, routes_closed=True, ca_file=guarded.ca)
     assert report.passed, report.text()
     skipped = [check.name.split(",")[0] for check in report.checks if check.skipped]
     assert skipped == (["/rerank order", "/score order"] if guarded.model == BGE else [])
@@ -54,11 +54,11 @@ def test_every_route_that_vllm_registers_is_closed_to_whoever_has_no_key(
 ) -> None:
     routes = routes_of(guarded.client)
     assert {"/rerank", "/score", "/v1/models", "/metrics", "/docs", "/openapi.json"} <= {path for path, _ in routes}
-    doors = tried(guarded.client, doors_of(routes), strangers(guarded.key, in_query=True))
-    assert list(doors[0].statuses) == ["no key", "a wrong key", "the key in a wrong place"]
+    audited = audit_routes(guarded.client, routes_to_audit(routes), unauthorized_requests(guarded.key, in_query=True))
+    assert list(audited[0].statuses) == ["no key", "a wrong key", "the key in a wrong place"]
     with capsys.disabled():
-        print(f"\n{table(doors)}")
-    still_open = [door for door in doors if not {*sum(door.statuses.values(), ())} <= CLOSED]
+        print(f"\n{table(audited)}")
+    still_open = [route for route in audited if not {*sum(route.statuses.values(), ())} <= CLOSED]
     assert not still_open, table(still_open)
 
 

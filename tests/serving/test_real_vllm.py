@@ -16,11 +16,11 @@ import requests
 from components.errors import ServerError
 from components.monitoring.dashboard import absent
 from components.vllm.checks import Report, run_checks
-from components.vllm.doors import doors_of, routes_of, strangers, table, tried
-from components.vllm.fit import load_flags
+from components.vllm.gpu_requirements import load_flags
 from components.vllm.guard import ALLOW
-from components.vllm.judges import CLOSED
 from components.vllm.launch import plan_launch
+from components.vllm.route_audit import audit_routes, routes_of, routes_to_audit, table, unauthorized_requests
+from components.vllm.score_checks import CLOSED
 from tests.serving.conftest import BGE, CATALOG, HERE, REPO, Server, new_key, require_vllm, serving
 
 pytestmark = [pytest.mark.vllm, pytest.mark.all]
@@ -145,13 +145,15 @@ def test_without_the_guard_the_doors_of_the_guides_form_are_open(
     cross_encoder: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     routes = routes_of(cross_encoder.client)
-    doors = tried(cross_encoder.client, doors_of(routes), {"no key": strangers(None)["no key"]})
+    audited = audit_routes(
+        cross_encoder.client, routes_to_audit(routes), {"no key": unauthorized_requests(None)["no key"]}
+    )
     with capsys.disabled():
-        print(f"\n{table(doors)}")
-    answered = {door.path for door in doors if not {*door.statuses["no key"]} <= CLOSED}
+        print(f"\n{table(audited)}")
+    answered = {route.path for route in audited if not {*route.statuses["no key"]} <= CLOSED}
     assert answered >= OPEN_WITHOUT_GUARD
     assert not answered & {path for path in ALLOW if path.startswith("/v1")}, "vLLM's own key covers these"
-    assert all(200 in door.statuses["no key"] for door in doors if door.path in ("/rerank", "/score", "/metrics"))
+    assert all(200 in route.statuses["no key"] for route in audited if route.path in ("/rerank", "/score", "/metrics"))
 
 
 def test_the_list_of_routes_holds_all_that_vllms_own_description_does(cross_encoder: Server) -> None:

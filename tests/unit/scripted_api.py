@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from components.vast.board import Board
 from components.vast.client import VastClient
+from components.vast.instance_cache import InstanceCache
 from components.vast.pacing import OFF, Pacer
 from components.vast.transport import Answer, Unanswered
 from tests.unit.wire_samples import instance, offer
@@ -60,8 +60,8 @@ class ScriptedApi:
             **options,
         )
 
-    def board(self, client: VastClient) -> Board:
-        return Board(client, clock=self.clock)
+    def instance_cache(self, client: VastClient) -> InstanceCache:
+        return InstanceCache(client, clock=self.clock)
 
     def add(self, label: str, **fields: Any) -> int:
         """Put an instance there as if it had been rented before."""

@@ -7,7 +7,7 @@ from components.vast import change, drift, json_values
 from components.vast.drift import Drift, Watch
 from components.vast.label import Label
 from components.vast.models import Contract
-from components.vast.probe import Sight
+from components.vast.probe import ProbeResult
 from components.vast.spec import Spec
 from components.vast.status import observe
 from tests.unit.wire_samples import instance, offer
@@ -168,13 +168,13 @@ def test_a_running_instance_with_a_port_is_in_order_as_far_as_the_api_can_tell()
     [
         ("ready", "dead", None),
         ("dead", "dead", "engine-dead"),
-        ("silent", "dead", "unreachable"),
-        ("silent", "unreachable", "engine-dead"),
+        ("timeout", "dead", "unreachable"),
+        ("timeout", "unreachable", "engine-dead"),
     ],
 )
 def test_silence_is_told_apart_from_a_dead_engine(verdict, heal_on, kind):
     contract = Contract.parse(instance())
-    found = drift.from_probe(contract, observe(contract, 8000), Sight(verdict, "detail"), Watch(heal_on=heal_on))
+    found = drift.from_probe(contract, observe(contract, 8000), ProbeResult(verdict, "detail"), Watch(heal_on=heal_on))
     assert (found.kind if found else None) == kind
 
 

@@ -107,7 +107,7 @@ def run(coroutine):
     raise AssertionError("the guard waits for something that is not there")
 
 
-def knock(cls, scope, messages=(), options=OPTIONS):
+def probe_path(cls, scope, messages=(), options=OPTIONS):
     """Return what one request made of: what reached the server, what was sent."""
     app, sent, left = App(), [], list(messages)
 
@@ -289,7 +289,7 @@ def test_nothing_but_a_key_on_an_allowed_path_reaches_the_server(cls, cases):
     @given(scopes())
     def each(scope):
         counted["cases"] += 1
-        reached, sent = knock(cls, scope, [{"type": "http.request", "body": b"{}"}])
+        reached, sent = probe_path(cls, scope, [{"type": "http.request", "body": b"{}"}])
         assert len(reached) == may_come_in(scope)
         if is_for_the_guard(scope):
             counted["own"] += 1
@@ -322,7 +322,7 @@ def test_a_body_reaches_the_server_only_as_json_that_it_can_answer(truncate, cas
         headers = [(b"authorization", b"Bearer " + KEYS[0].encode())]
         headers += [(b"content-length", length)] if length is not None else [(b"Transfer-Encoding", b"chunked")]
         scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": headers}
-        reached, sent = knock(Guard, scope, messages, OPTIONS | {"truncate": truncate})
+        reached, sent = probe_path(Guard, scope, messages, OPTIONS | {"truncate": truncate})
         declared_too_large = length is not None and length.isdigit() and int(length) > OPTIONS["max_bytes"]
         if declared_too_large or (not broken and len(body) > OPTIONS["max_bytes"]):
             assert refused_properly(sent) == 413
@@ -398,7 +398,7 @@ def test_no_other_kind_of_connection_reaches_the_server(kind):
     @fuzz(300)
     @given(scopes())
     def each(scope):
-        reached, sent = knock(Guard, scope | {"type": kind})
+        reached, sent = probe_path(Guard, scope | {"type": kind})
         assert not reached
         assert sent == [{"type": "websocket.close", "code": 1008}]
 

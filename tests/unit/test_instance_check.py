@@ -7,7 +7,7 @@ import pytest
 from components.errors import NoOffer
 from components.instance import InstanceProvider
 from components.plugin.session import Session
-from components.vast.board import Board
+from components.vast.instance_cache import InstanceCache
 from components.vast.json_values import as_text
 from components.vast.market import Search
 from tests.unit.scripted_api import ScriptedApi
@@ -25,7 +25,7 @@ def api():
 @pytest.fixture
 def session(api):
     client = api.client()
-    return Session(client, Board(client))
+    return Session(client, InstanceCache(client))
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from components.errors import RentalFailed
 from components.vast import cost
 from components.vast.models import Account, Contract, Offer
 from components.vast.money import Budget
-from components.vast.order import Bid
 from components.vast.ranking import Candidate, Workload
+from components.vast.rental_spec import Bid
 from tests.unit.wire_samples import instance, offer
 
 CANDIDATE = Candidate.of(Offer.parse(offer(dph_total=0.10, inet_down_cost=0.01)), Workload(12, 40))

@@ -1,7 +1,7 @@
 """What rides into a container is what stands in the repository."""
 
 from components.packed import GUARD, digests, packed_env, unpacked
-from components.vast.pieces import PIECE_CHARS
+from components.vast.env_chunks import PIECE_CHARS
 from scripts.pack import sources, stale
 
 

@@ -11,7 +11,7 @@ import yaml
 from components.errors import ConfigError
 from components.settings import load
 from components.vllm.catalog import Catalog, load_catalog
-from components.vllm.judges import judge_latency
+from components.vllm.score_checks import judge_latency
 from policy.facts import of_instance
 from policy.pack import bound, policies
 from policy.rules import NAMED, RULES, Facts, Limits, violations

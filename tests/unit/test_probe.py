@@ -106,23 +106,23 @@ def test_an_expected_answer_is_ready_and_the_request_carries_key_and_body():
     with server(act) as port:
         headers = {"Authorization": "Bearer ${KEY}"}
         asked = {"method": "POST", "path": "/rerank", "headers": headers, "body": {"q": 1}, "expect_body": "{"}
-        sight = ask(port, **asked, env={"KEY": "k"})
-    assert sight.verdict == "ready"
+        probed = ask(port, **asked, env={"KEY": "k"})
+    assert probed.verdict == "ready"
     assert seen[0].startswith(b"POST /rerank HTTP/1.1\r\n")
     assert b"Authorization: Bearer k\r\n" in seen[0]
     assert seen[0].endswith(b'{"q":1}')
 
 
 def test_a_refused_connection_is_dead():
-    sight = ask(free_port())
-    assert (sight.verdict, sight.detail) == ("dead", "the connection is refused")
+    probed = ask(free_port())
+    assert (probed.verdict, probed.detail) == ("dead", "the connection is refused")
 
 
 @pytest.mark.parametrize("act", [resetting, lambda line: line.recv(65536)], ids=["reset", "closed"])
 def test_a_connection_that_is_cut_off_without_an_answer_is_dead(act):
     with server(act) as port:
-        sight = ask(port)
-    assert (sight.verdict, sight.detail) == ("dead", "the connection is cut off")
+        probed = ask(port)
+    assert (probed.verdict, probed.detail) == ("dead", "the connection is cut off")
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,9 @@ def test_an_answer_that_no_working_server_gives_is_dead(answer):
 def test_a_server_that_takes_the_request_and_says_nothing_is_silent():
     over = threading.Event()
     with server(lambda _line: over.wait(10)) as port:
-        sight = ask(port, timeout_s=0.3)
+        probed = ask(port, timeout_s=0.3)
         over.set()
-    assert (sight.verdict, sight.detail) == ("silent", "no answer within 0.3 s")
+    assert (probed.verdict, probed.detail) == ("timeout", "no answer within 0.3 s")
 
 
 def test_an_answer_that_stops_half_way_is_silent():
@@ -159,9 +159,9 @@ def test_an_answer_that_stops_half_way_is_silent():
         over.wait(10)
 
     with server(act) as port:
-        sight = ask(port, timeout_s=0.3)
+        probed = ask(port, timeout_s=0.3)
         over.set()
-    assert sight.verdict == "silent"
+    assert probed.verdict == "timeout"
 
 
 def test_a_connection_that_nobody_takes_is_silent():
@@ -172,17 +172,17 @@ def test_a_connection_that_nobody_takes_is_silent():
             line = lines.enter_context(socket.socket())
             line.setblocking(False)
             line.connect_ex(listener.getsockname())
-        sight = ask(listener.getsockname()[1], timeout_s=0.3)
-    assert (sight.verdict, sight.detail) == ("silent", "no answer within 0.3 s")
+        probed = ask(listener.getsockname()[1], timeout_s=0.3)
+    assert (probed.verdict, probed.detail) == ("timeout", "no answer within 0.3 s")
 
 
 def test_a_name_that_does_not_resolve_proves_nothing():
-    assert ask(80, ip="no-such-host.invalid").verdict == "silent"
+    assert ask(80, ip="no-such-host.invalid").verdict == "timeout"
 
 
 def test_an_address_without_a_way_to_it_proves_nothing():
-    sight = ask(80, ip="255.255.255.255")
-    assert (sight.verdict, sight.detail) == ("silent", "the address cannot be reached")
+    probed = ask(80, ip="255.255.255.255")
+    assert (probed.verdict, probed.detail) == ("timeout", "the address cannot be reached")
 
 
 def test_a_certificate_of_ours_for_the_address_is_ready(authority, tmp_path):
@@ -194,16 +194,16 @@ def test_a_certificate_of_ours_for_the_address_is_ready(authority, tmp_path):
 def test_a_certificate_of_another_authority_or_for_another_address_is_a_strangers(authority, tmp_path, whose, ip):
     signer = authority if whose == "ours" else Authority.make(whose)
     with server(secured(context_of(signer, tmp_path, ip))) as port:
-        sight = ask(port, ca=authority.certificate)
-    assert sight.verdict == "stranger"
-    assert "CERTIFICATE_VERIFY_FAILED" in sight.detail
+        probed = ask(port, ca=authority.certificate)
+    assert probed.verdict == "wrong_certificate"
+    assert "CERTIFICATE_VERIFY_FAILED" in probed.detail
 
 
 def test_plain_http_on_a_port_that_should_speak_tls_is_dead(authority):
     with server(lambda line: (line.recv(65536), line.sendall(OK))) as port:
-        sight = ask(port, ca=authority.certificate)
-    assert sight.verdict == "dead"
-    assert sight.detail.startswith("TLS fails")
+        probed = ask(port, ca=authority.certificate)
+    assert probed.verdict == "dead"
+    assert probed.detail.startswith("TLS fails")
 
 
 @pytest.mark.parametrize("act", [resetting, lambda line: line.recv(65536)], ids=["reset", "closed"])
@@ -215,9 +215,9 @@ def test_a_handshake_that_is_cut_off_is_dead(authority, act):
 def test_a_handshake_that_is_not_answered_is_silent(authority):
     over = threading.Event()
     with server(lambda _line: over.wait(10)) as port:
-        sight = ask(port, ca=authority.certificate, timeout_s=0.3)
+        probed = ask(port, ca=authority.certificate, timeout_s=0.3)
         over.set()
-    assert sight.verdict == "silent"
+    assert probed.verdict == "timeout"
 
 
 def test_tls_on_a_port_that_is_asked_in_clear_is_dead(authority, tmp_path):
@@ -226,6 +226,6 @@ def test_tls_on_a_port_that_is_asked_in_clear_is_dead(authority, tmp_path):
 
 
 def test_a_key_that_no_header_can_hold_is_dead_and_is_not_told():
-    sight = ask(1, headers={"Authorization": "Bearer ${KEY}"}, env={"KEY": "se\ncret"})
-    assert sight.verdict == "dead"
-    assert "cret" not in sight.detail
+    probed = ask(1, headers={"Authorization": "Bearer ${KEY}"}, env={"KEY": "se\ncret"})
+    assert probed.verdict == "dead"
+    assert "cret" not in probed.detail

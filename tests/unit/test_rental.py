@@ -3,17 +3,21 @@ import pytest
 from components.errors import ApiUnreachable, DestroyFailed, EngineGone, NoOffer, RentalFailed
 from components.vast.label import Label
 from components.vast.models import Offer
-from components.vast.order import Order
-from components.vast.probe import Sight
+from components.vast.probe import ProbeResult
 from components.vast.ranking import Workload, rank
 from components.vast.rental import Rental
+from components.vast.rental_spec import Order
 from components.vast.spec import Deadlines, Spec
 from components.vast.transport import Answer
 from tests.unit.scripted_api import ScriptedApi, no_answer
 
 SPEC = Spec(image="vllm/vllm-openai:v0.19.1", disk_gb=40, ports=("8000:8000",), env={"VLLM_API_KEY": "s3cret-value-1"})
 LABEL = Label("vast-reranker/test/reranker", "0a1b2c3d", SPEC.digest())
-READY, DEAD, SILENT = Sight("ready", "answers"), Sight("dead", "refused"), Sight("silent", "no answer")
+READY, DEAD, SILENT = (
+    ProbeResult("ready", "answers"),
+    ProbeResult("dead", "refused"),
+    ProbeResult("timeout", "no answer"),
+)
 DEADLINES = Deadlines(pulling_s=600, serving_s=300, stall_s=120, port_s=60)
 
 
@@ -27,7 +31,7 @@ def rental(api, *, probe=lambda _ip, _port: READY, known=(), engine_gone=lambda:
     candidates = rank([Offer.parse(raw) for raw in api.offers], Workload(10, 40), "cheapest")
     return Rental(
         client,
-        api.board(client),
+        api.instance_cache(client),
         Order(spec=SPEC, label=LABEL, container_port=8000, deadlines=DEADLINES, poll_s=5.0, **order),
         probe=probe,
         candidates=candidates,

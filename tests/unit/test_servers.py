@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from components.client_keys import ClientKeysProvider
 from components.errors import ServerError, ServerUnreachable, ServingError
-from components.keyring import KeyRingProvider
 from components.servers import Server, changed, on_each
 from components.validation import RerankValidationProvider
 from tests.unit.fake_vllm import KEY, FakeVllm
@@ -112,7 +112,7 @@ def test_a_bug_is_not_taken_for_a_server_that_fails():
         on_each(SERVERS, lambda one: 1 // (one.instance_id - 2))
 
 
-# ---- the key ring
+# ---- the client keys
 
 
 class Guarded:
@@ -168,7 +168,7 @@ def digests(*keys):
 
 
 def test_only_a_server_that_is_new_is_told_the_keys(guarded):
-    provider = KeyRingProvider()
+    provider = ClientKeysProvider()
     third = guarded.pop("reranker-3")
     outs = provider.create(ring(guarded, "a")).outs
     assert outs["current"] == "a"
@@ -179,7 +179,7 @@ def test_only_a_server_that_is_new_is_told_the_keys(guarded):
 
 
 def test_a_rotation_that_one_server_missed_fails_by_its_name_and_the_next_one_reaches_all(guarded):
-    provider = KeyRingProvider()
+    provider = ClientKeysProvider()
     outs = provider.create(ring(guarded, "a")).outs
     rotated = ring(guarded, "b", "a")
     guarded["reranker-2"].close()
@@ -198,7 +198,7 @@ def test_a_rotation_that_one_server_missed_fails_by_its_name_and_the_next_one_re
 
 
 def test_drift_of_the_keys_outlasts_a_server_that_cannot_be_asked_and_tells_a_healed_fleet_anew(guarded):
-    provider = KeyRingProvider()
+    provider = ClientKeysProvider()
     outs = provider.create(ring(guarded, "a")).outs
     guarded["reranker-2"].keys = digests("another")
     outs = provider.read("x", outs).outs
@@ -213,7 +213,7 @@ def test_drift_of_the_keys_outlasts_a_server_that_cannot_be_asked_and_tells_a_he
 
 
 def test_a_ring_that_is_deleted_leaves_servers_that_take_no_clients_key(guarded):
-    provider = KeyRingProvider()
+    provider = ClientKeysProvider()
     outs = provider.create(ring(guarded, "a")).outs
     guarded["reranker-2"].close()
     provider.delete("x", outs)

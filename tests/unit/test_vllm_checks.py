@@ -13,7 +13,7 @@ from components.errors import ServerError, ServerUnreachable, ValidationFailed
 from components.vllm.catalog import GoldenCase, load_catalog
 from components.vllm.checks import CHECKS_VERSION, Report, run_checks
 from components.vllm.client import Ranked, RerankAnswer, RerankClient, ServedModel
-from components.vllm.judges import (
+from components.vllm.score_checks import (
     AGREEMENT,
     Check,
     judge_agreement,

@@ -10,8 +10,8 @@ import pytest
 from components.packed import GUARD, unpacked
 from components.vllm import guard as source
 from components.vllm.catalog import load_catalog
-from components.vllm.judges import judge_doors
 from components.vllm.launch import plan_launch
+from components.vllm.score_checks import judge_closed
 
 KEYS = ["first-key-0123456789", "second-key-0123456789"]
 SHIPPED = {}
@@ -38,11 +38,11 @@ class App:
 
 
 @pytest.fixture(params=["as it stands", "as shipped"])
-def door(request):
+def ask(request):
     cls = source.Guard if request.param == "as it stands" else SHIPPED["Guard"]
     app = App()
 
-    def knock(
+    def probe_path(
         path="/rerank", *, method="POST", key=KEYS[0], headers=None, body=b"{}", raw=None, kind="http", **options
     ):
         guard = cls(app, options, KEYS)
@@ -66,18 +66,18 @@ def door(request):
         text = b"".join(one.get("body", b"") for one in sent if one["type"] == "http.response.body")
         return status, json.loads(text or b"null"), sent
 
-    knock.app = app
-    return knock
+    probe_path.app = app
+    return probe_path
 
 
 @pytest.mark.parametrize(
     "path", ["/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/v1/models", "/metrics"]
 )
-def test_every_allowed_path_needs_a_key_and_any_of_the_keys_opens_it(door, path):
-    assert door(path, key=None)[0] == 401
-    assert door(path, key="wrong")[0] == 401
-    assert not door.app.seen
-    assert [door(path, key=key)[0] for key in KEYS] == [200, 200]
+def test_every_allowed_path_needs_a_key_and_any_of_the_keys_opens_it(ask, path):
+    assert ask(path, key=None)[0] == 401
+    assert ask(path, key="wrong")[0] == 401
+    assert not ask.app.seen
+    assert [ask(path, key=key)[0] for key in KEYS] == [200, 200]
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_every_allowed_path_needs_a_key_and_any_of_the_keys_opens_it(door, path)
     ["/", "/docs", "/openapi.json", "/health", "/version", "/load", "/pooling", "/tokenize", "/rerank/", "//rerank",
      "/RERANK", "/v1/../rerank", "/rerank;x", "/rerank\x00", "/invocations", "/v1/embeddings", "*", ""],
 )  # fmt: skip
-def test_every_other_path_is_not_there_even_with_a_key(door, path):
-    assert door(path)[0] == 404
-    assert not door.app.seen
+def test_every_other_path_is_not_there_even_with_a_key(ask, path):
+    assert ask(path)[0] == 404
+    assert not ask.app.seen
 
 
 @pytest.mark.parametrize("raw", [b"/%72erank", b"/rerank%00", b"//rerank", b"/x/../rerank"])
-def test_a_path_written_in_another_way_is_not_there(door, raw):
-    assert door("/rerank", raw=raw)[0] == 404
+def test_a_path_written_in_another_way_is_not_there(ask, raw):
+    assert ask("/rerank", raw=raw)[0] == 404
 
 
 @pytest.mark.parametrize(
@@ -109,68 +109,68 @@ def test_a_path_written_in_another_way_is_not_there(door, raw):
         [(b"cookie", KEYS[0].encode())],
     ],
 )
-def test_a_key_in_any_other_shape_or_place_opens_nothing(door, headers):
-    assert door(key=None, headers=headers)[0] == 401
+def test_a_key_in_any_other_shape_or_place_opens_nothing(ask, headers):
+    assert ask(key=None, headers=headers)[0] == 401
 
 
-def test_errors_have_vllms_shape_and_hold_no_key(door):
-    status, answer, sent = door(key="wrong-key-of-mine")
+def test_errors_have_vllms_shape_and_hold_no_key(ask):
+    status, answer, sent = ask(key="wrong-key-of-mine")
     assert answer["error"]["code"] == status == 401
     assert "wrong-key-of-mine" not in json.dumps(answer)
     assert KEYS[0] not in str(sent)
 
 
-def test_liveness_is_open_only_where_it_is_asked_for(door):
-    assert door("/health", method="GET", key=None)[0] == 404
-    assert door("/health", method="GET", key=None, open_health=True)[0] == 200
-    assert door("/health", method="POST", key=None, open_health=True)[0] == 404
-    assert door("/rerank", key=None, open_health=True)[0] == 401
+def test_liveness_is_open_only_where_it_is_asked_for(ask):
+    assert ask("/health", method="GET", key=None)[0] == 404
+    assert ask("/health", method="GET", key=None, open_health=True)[0] == 200
+    assert ask("/health", method="POST", key=None, open_health=True)[0] == 404
+    assert ask("/rerank", key=None, open_health=True)[0] == 401
 
 
-def test_the_routes_of_the_server_are_listed_to_whoever_has_a_key_and_to_nobody_else(door):
+def test_the_routes_of_the_server_are_listed_to_whoever_has_a_key_and_to_nobody_else(ask):
     for key in KEYS:
-        assert door("/guard/routes", method="GET", key=key)[:2] == (200, {"routes": []})
-    assert door("/guard/routes", method="GET", key=None)[0] == 401
-    assert door("/guard/routes/", method="GET")[0] == 404
-    assert not door.app.seen
+        assert ask("/guard/routes", method="GET", key=key)[:2] == (200, {"routes": []})
+    assert ask("/guard/routes", method="GET", key=None)[0] == 401
+    assert ask("/guard/routes/", method="GET")[0] == 404
+    assert not ask.app.seen
 
 
-def test_a_websocket_is_closed_and_lifespan_passes(door):
-    assert door("/rerank", kind="websocket")[2] == [{"type": "websocket.close", "code": 1008}]
-    door(kind="lifespan")
-    assert door.app.seen
+def test_a_websocket_is_closed_and_lifespan_passes(ask):
+    assert ask("/rerank", kind="websocket")[2] == [{"type": "websocket.close", "code": 1008}]
+    ask(kind="lifespan")
+    assert ask.app.seen
 
 
-def test_a_body_is_bounded_whether_its_length_is_declared_or_not(door):
-    assert door(body=b"x" * 101, max_bytes=100)[0] == 413
-    assert door(body=[b"x" * 60, b"x" * 60], max_bytes=100)[0] == 413
-    assert door(headers=[(b"content-length", b"9" * 30)], max_bytes=100)[0] == 413
-    assert not door.app.seen
+def test_a_body_is_bounded_whether_its_length_is_declared_or_not(ask):
+    assert ask(body=b"x" * 101, max_bytes=100)[0] == 413
+    assert ask(body=[b"x" * 60, b"x" * 60], max_bytes=100)[0] == 413
+    assert ask(headers=[(b"content-length", b"9" * 30)], max_bytes=100)[0] == 413
+    assert not ask.app.seen
 
 
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"\xff\xfe\x00", b'{"query": "\\ud800"}', b"[" * 100_000, b"1" * 5000, b"NaN", b'{"top_n": 1e999}'],
 )
-def test_what_is_not_json_in_utf_8_is_refused_and_never_an_internal_error(door, body):
-    assert door(body=body)[0] == 400
-    assert not door.app.seen
+def test_what_is_not_json_in_utf_8_is_refused_and_never_an_internal_error(ask, body):
+    assert ask(body=body)[0] == 400
+    assert not ask.app.seen
 
 
 @pytest.mark.parametrize("name", ["documents", "text_1", "text_2"])
-def test_documents_of_a_request_are_counted(door, name):
+def test_documents_of_a_request_are_counted(ask, name):
     body = json.dumps({"query": "q", name: ["d"] * 11}).encode()
-    assert door(body=body, max_documents=10)[0] == 400
-    assert door(body=body, max_documents=11)[0] == 200
+    assert ask(body=body, max_documents=10)[0] == 400
+    assert ask(body=body, max_documents=11)[0] == 200
 
 
-def test_a_default_for_truncation_is_put_in_and_never_overrides(door):
-    door(body=b'{"query": "q"}', truncate=-1)
-    door(body=b'{"query": "q", "truncate_prompt_tokens": 7}', truncate=-1)
-    bodies = [json.loads(body) for _, body in door.app.seen]
+def test_a_default_for_truncation_is_put_in_and_never_overrides(ask):
+    ask(body=b'{"query": "q"}', truncate=-1)
+    ask(body=b'{"query": "q", "truncate_prompt_tokens": 7}', truncate=-1)
+    bodies = [json.loads(body) for _, body in ask.app.seen]
     assert [one["truncate_prompt_tokens"] for one in bodies] == [-1, 7]
-    lengths = [int(dict(scope["headers"])[b"content-length"]) for scope, _ in door.app.seen]
-    assert lengths == [len(body) for _, body in door.app.seen]
+    lengths = [int(dict(scope["headers"])[b"content-length"]) for scope, _ in ask.app.seen]
+    assert lengths == [len(body) for _, body in ask.app.seen]
 
 
 def test_without_any_key_nothing_is_open():
@@ -198,7 +198,7 @@ def test_the_boot_script_unpacks_the_guard_before_it_becomes_the_server(tmp_path
 
 
 def test_one_open_door_is_named():
-    assert judge_doors("no key", {"/rerank": (404, 401), "/docs": (404, 404)}).passed
-    check = judge_doors("no key", {"/rerank": (405, 200), "/docs": (404, 404)})
+    assert judge_closed("no key", {"/rerank": (404, 401), "/docs": (404, 404)}).passed
+    check = judge_closed("no key", {"/rerank": (405, 200), "/docs": (404, 404)})
     assert not check.passed
     assert "/rerank 405" in check.saw

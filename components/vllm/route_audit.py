@@ -1,7 +1,7 @@
-"""Every door of a server: its own list of routes, what a stranger would try besides, and who is let in where.
+"""Every route of a server: its own list, what an attacker would try besides, and which callers each admits.
 
-Called by `checks` after each deploy and by tests/serving. A door is closed when it says 401 or 404. Requests go out
-letter for letter as given: a client library would tidy a path up first, which is what a door must withstand.
+Called by `checks` after each deploy and by tests/serving. A route is closed when it says 401 or 404. Requests go out
+letter for letter as given: a client library would tidy a path up first, which is what a route must withstand.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
 from components.errors import ServerError
-from components.vllm.client import KNOCK, Line, RerankClient
+from components.vllm.client import PAIR_BODY, RawConnection, RerankClient
 
-# What a vLLM 0.32 pooling server registers, and what a stranger would try besides; for a server that lists no routes.
-DOORS = (
+# What a vLLM 0.32 pooling server registers, and what an attacker would try besides; for a server that lists no routes.
+ROUTES_OF_VLLM = (
     "/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/v1/models", "/metrics", "/health", "/version",
     "/load", "/ping", "/docs", "/redoc", "/openapi.json", "/tokenize", "/detokenize", "/pooling", "/classify",
     "/v1/embeddings", "/invocations", "/rerank/", "//rerank", "/RERANK", "/%72erank", "/v1/../rerank",
     "/guard/routes", "/guard/keys",
 )  # fmt: skip
 ALWAYS = ("GET", "POST")
-AT_ONCE = 8
+MAX_CONCURRENCY = 8
 Asked = tuple[str, dict[str, str], bytes]
-Who = Callable[[str], Asked]
+Caller = Callable[[str], Asked]
 Routes = Sequence[tuple[str, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
-class Door:
+class AuditedRoute:
     """One route: its methods as asked, and for each who, the statuses that came, in the order of the methods."""
 
     path: str
@@ -49,28 +49,28 @@ class Door:
         }
 
 
-# Where a server without its guard would answer anyone.
+# Routes on which a server without its guard answers anyone.
 MAIN = (("/rerank", "POST"), ("/score", "POST"), ("/metrics", "GET"), ("/openapi.json", "GET"))
-MAIN_DOORS = [Door(path, (method,)) for path, method in MAIN]
+MAIN_ROUTES = [AuditedRoute(path, (method,)) for path, method in MAIN]
 
 
-def strangers(key: str | None, *, in_query: bool = False) -> dict[str, Who]:
-    """Return those who may not come in, by name, and what each asks: path, headers, body. `key` is the valid one.
+def unauthorized_requests(key: str | None, *, in_query: bool = False) -> dict[str, Caller]:
+    """Return unauthorized callers, by name, and what each asks: path, headers, body. `key` is the valid one.
 
     `in_query` puts it there too, for tests: servers log their paths, so a key that is to last must not go there.
     """
     near = f"{key[:-1]}{'0' if key[-1] != '0' else '1'}" if key else "not-the-key"
     bearer = "Authorization", f"Bearer {near}"
-    found: dict[str, Who] = {
-        "no key": lambda path: (path, {}, KNOCK),
-        "a wrong key": lambda path: (path, dict([bearer]), KNOCK),
+    found: dict[str, Caller] = {
+        "no key": lambda path: (path, {}, PAIR_BODY),
+        "a wrong key": lambda path: (path, dict([bearer]), PAIR_BODY),
     }
     if key:
         query = "?" + urlencode({"api_key": key, "key": key, "access_token": key}) if in_query else ""
         basic = base64.b64encode(f"user:{key}".encode()).decode()
         headers = {"Authorization": f"Basic {basic}", "X-Api-Key": key, "Api-Key": key}
         headers |= {"Cookie": f"Authorization=Bearer {key}; api_key={key}", "Proxy-Authorization": f"Bearer {key}"}
-        body = json.dumps({**json.loads(KNOCK), "api_key": key, "key": key}).encode()
+        body = json.dumps({**json.loads(PAIR_BODY), "api_key": key, "key": key}).encode()
         found["the key in a wrong place"] = lambda path: (path + query, headers, body)
     return found
 
@@ -83,12 +83,12 @@ def routes_of(client: RerankClient) -> Routes:
         return ()
 
 
-def doors_of(routes: Routes) -> list[Door]:
-    """Return the doors to try: the server's routes by all their methods, and DOORS."""
-    methods: dict[str, set[str]] = {path: set(ALWAYS) for path in DOORS}
+def routes_to_audit(routes: Routes) -> list[AuditedRoute]:
+    """Return the routes to try: the server's own by all their methods, and ROUTES_OF_VLLM."""
+    methods: dict[str, set[str]] = {path: set(ALWAYS) for path in ROUTES_OF_VLLM}
     for path, own in routes:
         methods.setdefault(filled(path), set(ALWAYS)).update(own)
-    return [Door(path, (*ALWAYS, *sorted(own - set(ALWAYS)))) for path, own in methods.items()]
+    return [AuditedRoute(path, (*ALWAYS, *sorted(own - set(ALWAYS)))) for path, own in methods.items()]
 
 
 def filled(path: str) -> str:
@@ -96,38 +96,40 @@ def filled(path: str) -> str:
     return re.sub(r"\{[^}]*\}", "x", path)
 
 
-def tried(client: RerankClient, doors: Sequence[Door], visitors: Mapping[str, Who]) -> list[Door]:
-    """Try every door by every method as every visitor; some at once, each on a line that it keeps.
+def audit_routes(
+    client: RerankClient, audited: Sequence[AuditedRoute], callers: Mapping[str, Caller]
+) -> list[AuditedRoute]:
+    """Request every route by every method as every caller; some at once, each on a connection that it keeps.
 
     Raises ServerUnreachable when a request finds no answer.
     """
     own = threading.local()
-    lines: list[Line] = []
+    lines: list[RawConnection] = []
 
-    def visit(door: Door) -> Door:
+    def audit(route: AuditedRoute) -> AuditedRoute:
         if not hasattr(own, "line"):
             own.line = client.line()
             lines.append(own.line)
         statuses = {}
-        for who, asks in visitors.items():
-            path, headers, body = asks(door.path)
-            statuses[who] = tuple(own.line.ask(method, path, headers, body) for method in door.methods)
-        return Door(door.path, door.methods, statuses)
+        for who, asks in callers.items():
+            path, headers, body = asks(route.path)
+            statuses[who] = tuple(own.line.ask(method, path, headers, body) for method in route.methods)
+        return AuditedRoute(route.path, route.methods, statuses)
 
-    with ThreadPoolExecutor(max(1, min(AT_ONCE, len(doors) // 4)), "doors") as pool:
+    with ThreadPoolExecutor(max(1, min(MAX_CONCURRENCY, len(audited) // 4)), "route-audit") as pool:
         try:
-            return list(pool.map(visit, doors))
+            return list(pool.map(audit, audited))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             for line in lines:
                 line.close()
 
 
-def table(doors: Sequence[Door]) -> str:
-    """Return the doors as a Markdown table: route, methods, and what each visitor was told."""
-    visitors = list(doors[0].statuses) if doors else []
-    lines = [f"| {' | '.join(['route', 'methods', *visitors])} |", "|" + " --- |" * (2 + len(visitors))]
-    for door in doors:
-        told = [" ".join(map(str, dict.fromkeys(door.statuses[who]))) for who in visitors]
-        lines.append(f"| {' | '.join([door.path, ' '.join(door.methods), *told])} |")
+def table(audited: Sequence[AuditedRoute]) -> str:
+    """Return the routes as a Markdown table: route, methods, and what each caller was told."""
+    callers = list(audited[0].statuses) if audited else []
+    lines = [f"| {' | '.join(['route', 'methods', *callers])} |", "|" + " --- |" * (2 + len(callers))]
+    for route in audited:
+        told = [" ".join(map(str, dict.fromkeys(route.statuses[who]))) for who in callers]
+        lines.append(f"| {' | '.join([route.path, ' '.join(route.methods), *told])} |")
     return "\n".join(lines)

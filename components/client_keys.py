@@ -1,4 +1,4 @@
-"""KeyRing: which client keys the running servers accept, as a resource. Keys come and go without a new container.
+"""ClientKeys: which client keys the running servers accept, as a resource. Keys come and go without a new container.
 
 A server's guard holds SHA-256 digests of the keys beside the stack's own key, which alone may set them; see
 components.vllm.guard. Used by RerankerFleet, between its Instances and RerankValidation.
@@ -29,7 +29,7 @@ LOOK_TIMEOUT_S = 4.0
 
 
 @dataclass
-class KeyRingArgs:
+class ClientKeysArgs:
     """The servers (name, url, instance_id), the stack's own key, and the keys that clients may present, the current one
     first."""
 
@@ -39,7 +39,7 @@ class KeyRingArgs:
     ca_certificate: pulumi.Input[str] = ""
 
 
-class KeyRingProvider(VastProvider):
+class ClientKeysProvider(VastProvider):
     """Sets the keys on create and update, looks at them on read, takes them away on delete."""
 
     @verb
@@ -59,7 +59,7 @@ class KeyRingProvider(VastProvider):
 
         def wrong(server: Server) -> bool | None:
             try:
-                return set(_client(props, server, LOOK_TIMEOUT_S).held_keys()) != wanted
+                return set(_client(props, server, LOOK_TIMEOUT_S).list_keys()) != wanted
             except ServingError:
                 return None
 
@@ -86,7 +86,7 @@ class KeyRingProvider(VastProvider):
 
         def forget(server: Server) -> None:
             with suppress(ServingError):
-                _client(props, server, LOOK_TIMEOUT_S).hold_keys([])
+                _client(props, server, LOOK_TIMEOUT_S).set_keys([])
 
         on_each(Server.listed(props.get("servers")), forget)
 
@@ -96,9 +96,9 @@ class KeyRingProvider(VastProvider):
 
         def tell(server: Server) -> None:
             client = _client(props, server, ASK_TIMEOUT_S)
-            client.hold_keys(_digests(keys))
+            client.set_keys(_digests(keys))
             for key in retired:
-                statuses = client.knock("/v1/models", key)
+                statuses = client.probe_path("/v1/models", key)
                 if set(statuses) - {401}:
                     raise ServerUnreachable(
                         f"{client.url} still answers a key that was taken away: HTTP {max(statuses)}"
@@ -110,13 +110,13 @@ class KeyRingProvider(VastProvider):
         return {**props, "current": keys[0], "drift": ""}
 
 
-class KeyRing(Resource, module="vast", name="KeyRing"):
+class ClientKeys(Resource, module="vast", name="ClientKeys"):
     """The keys that the servers accept. `current`: the first one, known once all of them accept it; secret."""
 
     current: pulumi.Output[str]
     drift: pulumi.Output[str]
 
-    def __init__(self, name: str, args: KeyRingArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(self, name: str, args: ClientKeysArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         inputs = {
             **vars(args),
             "own_key": pulumi.Output.secret(args.own_key),
@@ -124,7 +124,7 @@ class KeyRing(Resource, module="vast", name="KeyRing"):
         }
         secret = pulumi.ResourceOptions(additional_secret_outputs=["current"])
         outputs = {"current": None, "drift": None}
-        super().__init__(KeyRingProvider(), name, {**outputs, **inputs}, pulumi.ResourceOptions.merge(secret, opts))
+        super().__init__(ClientKeysProvider(), name, {**outputs, **inputs}, pulumi.ResourceOptions.merge(secret, opts))
 
 
 def _keys(props: dict[str, Any]) -> list[str]:

@@ -9,17 +9,17 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from components.vast.json_values import Json
 from components.vast.label import Label
 from components.vast.models import Contract
 from components.vast.ranking import Candidate, distinct_machines
-from components.vast.wire import Json
 
 Spread = Literal["host", "country", "none"]
 SPREADS: tuple[str, ...] = get_args(Spread)
 
 
 @dataclass(frozen=True)
-class Share:
+class ReplicaSlot:
     """One replica's place in its fleet: number `index` of `of`, and what is spread."""
 
     index: int = 0
@@ -27,15 +27,15 @@ class Share:
     spread: Spread = "host"
 
     @classmethod
-    def parse(cls, raw: Mapping[str, Json] | None) -> Share:
-        """Read a share from a resource's inputs."""
+    def parse(cls, raw: Mapping[str, Json] | None) -> ReplicaSlot:
+        """Read a slot from a resource's inputs."""
         if not raw:
             return cls()
         return cls(int(raw.get("index") or 0), int(raw.get("of") or 1), raw.get("spread") or "host")
 
 
 @dataclass(frozen=True)
-class Siblings:
+class FleetState:
     """What the other replicas of a fleet have rented: their numbers are in the order of their names."""
 
     names: Collection[str] = ()
@@ -43,8 +43,8 @@ class Siblings:
     groups: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, contracts: Iterable[Contract], base: str, owner: str) -> Siblings:
-        """Find the siblings of the replica with this label among the account's contracts."""
+    def of(cls, contracts: Iterable[Contract], base: str, owner: str) -> FleetState:
+        """Find the other replicas of the fleet of this label among the account's contracts."""
         fleet = base.rpartition("/")[0]
         found = []
         for contract in contracts:
@@ -61,24 +61,24 @@ class Siblings:
         )
 
 
-def deal(candidates: Sequence[Candidate], share: Share, siblings: Siblings) -> list[Candidate]:
-    """Return the candidates of one replica, best first; no two replicas of a fleet are dealt the same machine.
+def assign_offers(candidates: Sequence[Candidate], slot: ReplicaSlot, state: FleetState) -> list[Candidate]:
+    """Return the candidates of one replica, best first; no two replicas of a fleet are assigned the same machine.
 
     Replicas that are up already keep their hosts (countries) to themselves as long as there are others, and leave
     their share to those that are not.
     """
-    free = [one for one in distinct_machines(candidates) if one.offer.machine_id not in siblings.machines]
-    if share.of <= 1:
+    free = [one for one in distinct_machines(candidates) if one.offer.machine_id not in state.machines]
+    if slot.of <= 1:
         return free
-    if share.spread != "none":
-        free = apart(free, siblings.groups.get("host", ()), lambda one: str(one.offer.host_id))
-    if share.spread == "country":
-        free = apart(free, siblings.groups.get("country", ()), lambda one: country(one.offer.geolocation))
-    vacant = max(share.of - len(siblings.names), 1)
-    return free[share.index % vacant :: vacant]
+    if slot.spread != "none":
+        free = spread_by(free, state.groups.get("host", ()), lambda one: str(one.offer.host_id))
+    if slot.spread == "country":
+        free = spread_by(free, state.groups.get("country", ()), lambda one: country(one.offer.geolocation))
+    vacant = max(slot.of - len(state.names), 1)
+    return free[slot.index % vacant :: vacant]
 
 
-def apart(
+def spread_by(
     candidates: Sequence[Candidate], taken: Collection[str], group: Callable[[Candidate], str]
 ) -> list[Candidate]:
     """Return the best candidate of each group first, then the second of each; groups that are taken come a turn later.

@@ -18,12 +18,12 @@ EXPIRES = "ops:expires"
 
 
 @dataclass(frozen=True)
-class Memory:
+class StackTags:
     """The tags of one stack."""
 
     pulumi: Pulumi
 
-    def recall(self, name: str) -> datetime | None:
+    def get(self, name: str) -> datetime | None:
         """Return the time that was kept, or None."""
         try:
             text = self.pulumi.tags().get(name, "")
@@ -31,11 +31,11 @@ class Memory:
         except (OpsError, ValueError):
             return None
 
-    def first(self, name: str, now: datetime) -> datetime | None:
+    def get_or_set(self, name: str, now: datetime) -> datetime | None:
         """Return the time that was kept; keep `now` if none was. None where the backend keeps no tags."""
-        return self.recall(name) or (now if self.keep(name, now) else None)
+        return self.get(name) or (now if self.set(name, now) else None)
 
-    def keep(self, name: str, when: datetime) -> bool:
+    def set(self, name: str, when: datetime) -> bool:
         """Keep a time; False, with a line on stderr, where the backend does not take it."""
         try:
             self.pulumi.tag(name, when.isoformat(timespec="seconds"))
@@ -44,9 +44,9 @@ class Memory:
             return False
         return True
 
-    def forget(self, name: str) -> None:
+    def delete(self, name: str) -> None:
         """Keep it no longer."""
-        if self.recall(name) is not None:
+        if self.get(name) is not None:
             self.pulumi.untag(name)
 
 

@@ -72,7 +72,7 @@ async def _half(_rule: Rule, _request: web.Request) -> Answer:
     return web.Response(body=b'{"success": true, "instances": [', headers={"Content-Type": "application/json"})
 
 
-HOW: dict[str, Callable[[Rule, web.Request], Awaitable[Answer]]] = {
+HANDLERS: dict[str, Callable[[Rule, web.Request], Awaitable[Answer]]] = {
     "lost_answer_before": _lost,
     "lost_answer_after": _lost,
     "hang": _hang,

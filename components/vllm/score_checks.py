@@ -162,9 +162,9 @@ def judge_wrong_model(outcome: RerankAnswer | ServingError) -> Check:
     return Check(name, False, f"answered as {outcome.model!r}", advice)
 
 
-def judge_doors(who: str, outcome: Mapping[str, Sequence[int]] | ServingError) -> Check:
-    """Judge what every route says to someone who may not come in, by each method: 401 or 404 and nothing else."""
-    name = f"closed doors, with {who}"
+def judge_closed(who: str, outcome: Mapping[str, Sequence[int]] | ServingError) -> Check:
+    """Judge what every route says to someone unauthorized callers, by each method: 401 or 404 and nothing else."""
+    name = f"closed routes, with {who}"
     if isinstance(outcome, ServingError):
         return Check(name, False, str(outcome), "the server stopped answering: see the container's log")
     open_doors = [f"{path} {max(each)}" for path, each in outcome.items() if not set(each) <= CLOSED]
@@ -175,7 +175,7 @@ def judge_doors(who: str, outcome: Mapping[str, Sequence[int]] | ServingError) -
 
 
 def judge_listed(routes: Sequence[str]) -> Check:
-    """Judge whether the doors that were tried are the server's own; a server that lists none is no failure."""
+    """Judge whether the routes that were tried are the server's own; a server that lists none is no failure."""
     name = "routes by the server's own list"
     if not routes:
         return Check(name, True, "it lists none: those of vLLM 0.32 were tried", skipped=True)

@@ -8,6 +8,6 @@ from __future__ import annotations
 PIECE_CHARS = 250
 
 
-def pieces(text: str) -> list[str]:
+def chunks(text: str) -> list[str]:
     """Return the text in values that Vast.ai takes, in order."""
     return [text[at : at + PIECE_CHARS] for at in range(0, len(text), PIECE_CHARS)]

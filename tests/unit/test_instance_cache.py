@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from components.errors import ApiUnreachable
-from components.vast.board import Board
+from components.vast.instance_cache import InstanceCache
 
 
 class Client:
@@ -27,11 +27,11 @@ class Client:
 @pytest.mark.parametrize("fails", [False, True])
 def test_all_who_ask_while_a_read_is_under_way_share_the_next_one(fails):
     client, came = Client(fails=fails), []
-    board = Board(client)
+    instance_cache = InstanceCache(client)
 
     def ask():
         try:
-            came.append(board.contracts())
+            came.append(instance_cache.contracts())
         except ApiUnreachable:
             came.append("failed")
 
@@ -53,8 +53,8 @@ def test_all_who_ask_while_a_read_is_under_way_share_the_next_one(fails):
 def test_a_failure_is_not_kept_for_those_who_ask_later():
     client = Client(fails=True)
     client.go.set()
-    board = Board(client)
+    instance_cache = InstanceCache(client)
     with pytest.raises(ApiUnreachable):
-        board.contracts()
+        instance_cache.contracts()
     client.fails = False
-    assert board.contracts() == {}
+    assert instance_cache.contracts() == {}

@@ -1,6 +1,6 @@
-"""One shared look at all instances of the account: however many wait, the list is read once per interval.
+"""A cache of the account's instance list; concurrent callers share one request. One per plugin process.
 
-Asking for each instance by itself is what drives others into 429 storms. One Board per plugin process.
+A request for each instance instead is what leads other clients into storms of 429.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from components.vast.client import VastClient
 from components.vast.models import Contract
 
 
-class Board:
+class InstanceCache:
     """Caches the list of contracts; threads that ask while a read is under way share its answer."""
 
     def __init__(self, client: VastClient, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from components.vllm.catalog import load_catalog
-from components.vllm.fit import compute_cap_floor, load_flags, vram_needed_gb
+from components.vllm.gpu_requirements import compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import plan_launch
 
 CATALOG = load_catalog()

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from components.vast.dealing import Share, Siblings, apart, deal
+from components.vast.assignment import FleetState, ReplicaSlot, assign_offers, spread_by
 from components.vast.models import Contract, Offer
 from components.vast.ranking import Candidate, Workload
 from tests.unit.wire_samples import instance, offer
@@ -32,25 +32,25 @@ def machines(found):
 
 
 def test_a_single_replica_gets_them_all_by_rank():
-    assert machines(deal(MARKET, Share(), Siblings())) == [10, 11, 20, 30, 40, 41]
+    assert machines(assign_offers(MARKET, ReplicaSlot(), FleetState())) == [10, 11, 20, 30, 40, 41]
 
 
 @pytest.mark.parametrize("of", [2, 3, 5])
 @pytest.mark.parametrize("spread", ["host", "country", "none"])
 def test_no_machine_is_dealt_twice_and_none_is_left_out(of, spread):
-    dealt = [machines(deal(MARKET, Share(index, of, spread), Siblings())) for index in range(of)]
+    dealt = [machines(assign_offers(MARKET, ReplicaSlot(index, of, spread), FleetState())) for index in range(of)]
     everything = [one for hand in dealt for one in hand]
     assert sorted(everything) == [10, 11, 20, 30, 40, 41]
 
 
 def test_first_choices_are_on_different_hosts_as_long_as_there_are_hosts():
-    first = [deal(MARKET, Share(index, 4), Siblings())[0] for index in range(4)]
+    first = [assign_offers(MARKET, ReplicaSlot(index, 4), FleetState())[0] for index in range(4)]
     assert len({one.offer.host_id for one in first}) == 4
     assert machines(first) == [10, 20, 30, 40]
 
 
 def test_first_choices_are_in_different_countries_if_asked():
-    first = [deal(MARKET, Share(index, 3, "country"), Siblings())[0] for index in range(3)]
+    first = [assign_offers(MARKET, ReplicaSlot(index, 3, "country"), FleetState())[0] for index in range(3)]
     assert machines(first) == [10, 20, 40]
 
 
@@ -62,21 +62,21 @@ def test_what_a_sibling_has_is_not_dealt_and_its_host_comes_last():
         Contract.parse(instance(id=4, machine_id=40, host_id=4, label="p/s/reranker-9@ff:d1")),
         Contract.parse(instance(id=5, machine_id=41, host_id=4, label="my notebook")),
     ]
-    siblings = Siblings.of(contracts, "p/s/reranker-3", "0a")
-    assert set(siblings.names) == {"p/s/reranker", "p/s/reranker-2"}
+    fleet_state = FleetState.of(contracts, "p/s/reranker-3", "0a")
+    assert set(fleet_state.names) == {"p/s/reranker", "p/s/reranker-2"}
     # two of three are up: all that is left is the third one's
-    assert machines(deal(MARKET, Share(2, 3), siblings)) == [30, 40, 10, 41, 11]
+    assert machines(assign_offers(MARKET, ReplicaSlot(2, 3), fleet_state)) == [30, 40, 10, 41, 11]
 
 
 def test_its_own_instance_is_no_sibling():
     own = Contract.parse(instance(id=1, machine_id=20, host_id=2, label="p/s/reranker-3@0a:d1"))
-    assert Siblings.of([own], "p/s/reranker-3", "0a") == Siblings(
+    assert FleetState.of([own], "p/s/reranker-3", "0a") == FleetState(
         names=set(), machines=set(), groups={"host": set(), "country": set()}
     )
 
 
 def test_the_order_within_a_turn_stays_by_rank():
-    turns = apart(MARKET, (), lambda one: str(one.offer.host_id))
+    turns = spread_by(MARKET, (), lambda one: str(one.offer.host_id))
     ranks = {one.offer.machine_id: rank for rank, one in enumerate(MARKET)}
     firsts = [ranks[machine] for machine in machines(turns)[:4]]
     assert all(one < other for one, other in pairwise(firsts))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from components.vast.json_values import Json
 from components.vast.label import Label
 from components.vast.models import Contract, Offer
 from components.vast.ranking import Candidate
 from components.vast.spec import Deadlines, Spec
-from components.vast.wire import Json
 
 
 @dataclass(frozen=True)

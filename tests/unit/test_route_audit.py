@@ -1,4 +1,4 @@
-"""The doors: every route of a server is tried by everyone who may not come in, and an open one is seen."""
+"""The doors: every route of a server is tried by everyone unauthorized callers, and an open one is seen."""
 
 import re
 from types import SimpleNamespace
@@ -7,9 +7,18 @@ import pytest
 
 from components.errors import ServerUnreachable
 from components.vllm.client import RerankClient
-from components.vllm.doors import DOORS, MAIN_DOORS, Door, doors_of, routes_of, strangers, table, tried
 from components.vllm.guard import Guard, registered
-from components.vllm.judges import judge_doors, judge_listed
+from components.vllm.route_audit import (
+    MAIN_ROUTES,
+    ROUTES_OF_VLLM,
+    AuditedRoute,
+    audit_routes,
+    routes_of,
+    routes_to_audit,
+    table,
+    unauthorized_requests,
+)
+from components.vllm.score_checks import judge_closed, judge_listed
 from tests.unit.test_guard_fuzz import KEYS
 from tests.unit.test_guard_sockets import App, Listening
 
@@ -63,22 +72,24 @@ def test_routes_of_included_routers_are_listed_with_their_methods():
 
 
 def test_the_servers_own_list_adds_its_routes_and_methods_to_the_doors(server):
-    doors = {door.path: door.methods for door in doors_of(routes_of(client(server)))}
-    assert set(doors) == {*DOORS, "/loras/x"}
-    assert doors["/loras/x"] == ("GET", "POST", "DELETE")
+    audited = {route.path: route.methods for route in routes_to_audit(routes_of(client(server)))}
+    assert set(audited) == {*ROUTES_OF_VLLM, "/loras/x"}
+    assert audited["/loras/x"] == ("GET", "POST", "DELETE")
 
 
 def test_a_server_that_lists_nothing_is_tried_by_the_list_of_vllms_routes(server):
     assert routes_of(client(server, key="unknown")) == ()
-    assert [door.path for door in doors_of(())] == list(DOORS)
+    assert [route.path for route in routes_to_audit(())] == list(ROUTES_OF_VLLM)
     assert judge_listed([]).skipped
     assert not judge_listed(["/docs"]).passed
 
 
 def test_behind_a_guard_every_door_is_closed_to_everyone_without_the_key(server):
-    found = tried(client(server), doors_of(routes_of(client(server))), strangers(KEYS[0], in_query=True))
+    found = audit_routes(
+        client(server), routes_to_audit(routes_of(client(server))), unauthorized_requests(KEYS[0], in_query=True)
+    )
     for who in ("no key", "a wrong key", "the key in a wrong place"):
-        check = judge_doors(who, {door.path: door.statuses[who] for door in found})
+        check = judge_closed(who, {route.path: route.statuses[who] for route in found})
         assert check.passed, check.saw
     assert "| /loras/x | GET POST DELETE | 404 | 404 | 404 |" in table(found)
     assert KEYS[0] not in table(found)
@@ -86,32 +97,34 @@ def test_behind_a_guard_every_door_is_closed_to_everyone_without_the_key(server)
 
 def test_a_door_that_a_guard_leaves_open_is_named():
     with Listening("httptools") as open_health:
-        found = tried(client(open_health), [Door("/health", ("GET", "POST"))], strangers(KEYS[0]))
-    check = judge_doors("no key", {door.path: door.statuses["no key"] for door in found})
+        found = audit_routes(
+            client(open_health), [AuditedRoute("/health", ("GET", "POST"))], unauthorized_requests(KEYS[0])
+        )
+    check = judge_closed("no key", {route.path: route.statuses["no key"] for route in found})
     assert not check.passed
     assert found[0].statuses["no key"] == (299, 404)
 
 
 def test_the_main_doors_alone_tell_a_server_that_has_no_guard(server):
-    closed = tried(client(server), MAIN_DOORS, strangers(KEYS[0]))
-    assert judge_doors("no key", {door.path: door.statuses["no key"] for door in closed}).passed
+    closed = audit_routes(client(server), MAIN_ROUTES, unauthorized_requests(KEYS[0]))
+    assert judge_closed("no key", {route.path: route.statuses["no key"] for route in closed}).passed
     with Listening("httptools") as bare:
         bare.server.config.loaded_app = bare.app
-        found = tried(client(bare), MAIN_DOORS, strangers(KEYS[0]))
-    check = judge_doors("no key", {door.path: door.statuses["no key"] for door in found})
+        found = audit_routes(client(bare), MAIN_ROUTES, unauthorized_requests(KEYS[0]))
+    check = judge_closed("no key", {route.path: route.statuses["no key"] for route in found})
     assert "4 of 4 routes answer" in check.saw
 
 
 def test_a_wrong_key_is_one_letter_off_and_no_valid_key_goes_where_servers_log():
-    asked = strangers("secret-key-9")["a wrong key"]("/rerank")
+    asked = unauthorized_requests("secret-key-9")["a wrong key"]("/rerank")
     assert asked[1]["Authorization"] == "Bearer secret-key-0"
-    assert strangers("secret-key-0")["a wrong key"]("/")[1]["Authorization"] == "Bearer secret-key-1"
-    assert all("secret-key-9" not in who("/rerank")[0] for who in strangers("secret-key-9").values())
-    assert list(strangers(None)) == ["no key", "a wrong key"]
+    assert unauthorized_requests("secret-key-0")["a wrong key"]("/")[1]["Authorization"] == "Bearer secret-key-1"
+    assert all("secret-key-9" not in who("/rerank")[0] for who in unauthorized_requests("secret-key-9").values())
+    assert list(unauthorized_requests(None)) == ["no key", "a wrong key"]
 
 
 def test_a_server_that_goes_away_is_an_error_that_names_the_door_and_not_the_key():
     gone = RerankClient("http://127.0.0.1:9", KEYS[0], timeout_s=2)
     with pytest.raises(ServerUnreachable, match=re.escape("GET http://127.0.0.1:9/rerank")) as caught:
-        tried(gone, [Door("/rerank", ("GET",))], strangers(KEYS[0], in_query=True))
+        audit_routes(gone, [AuditedRoute("/rerank", ("GET",))], unauthorized_requests(KEYS[0], in_query=True))
     assert KEYS[0] not in str(caught.value)
