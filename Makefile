@@ -39,9 +39,9 @@ lint: ## ruff, mypy, and what CI runs: actionlint, zizmor, shellcheck, schemas
 locks: ## requirements/*.lock from requirements.txt and requirements/*.in
 	@scripts/lock.sh
 
-docs: ## docs/configuration.md from the schema in Pulumi.yaml, components/packed.json from the guard and the catalog
+docs: ## docs/configuration.md from the schema in Pulumi.yaml
 	@scripts/setup.sh test
-	@$(LOCAL) python -m scripts.configuration && python -m scripts.pack
+	@$(LOCAL) python -m scripts.configuration
 
 bench: ## measure the budgets: preview, up, API calls, guard
 	@scripts/setup.sh test

@@ -47,7 +47,7 @@ class InstanceArgs:
     """What to run, where to look for a machine, and when it counts as serving.
 
     `label_base`: <project>/<stack>/<name>. `owner` (its id) and `search` (its `search_text`): from an OfferQuery.
-    `env` and `image_login` are secret. `files`: blobs of components.packed with their digests, for the environment.
+    `env` and `image_login` are secret. `files`: of components.container_files, with their digests.
     `ca_certificate` and the secret `ca_private_key` (PEM) sign a certificate for the machine, which the container finds
     in its environment, see components.vast.identity; the probe then asks by TLS.
     `probe`: see components.vast.probe.HttpProbe. Deadlines in seconds by stage. `hedge`: how many machines race to be

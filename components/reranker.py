@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pulumi
 
+from components.container_files import digests
 from components.instance import Instance, InstanceArgs
 from components.offers import OfferQuery
-from components.packed import digests
 from components.settings import Settings
 from components.vast.assignment import ReplicaSlot, Spread
 from components.vllm.launch import SPEC_FAULT_LOGS, Launch, key_env, plan_launch

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from components.packed import packed_env
+from components.container_files import packed_env
 from components.vast import cost
 from components.vast.change import recorded
 from components.vast.drift import Watch
@@ -23,7 +23,8 @@ from components.vast.status import Observation
 
 
 def spec(props: Mapping[str, Any]) -> Spec:
-    """Return the container; its environment with the packed files."""
+    """Return the container."""
+    files = dict(props.get("files") or {})
     return Spec(
         image=str(props["image"]),
         disk_gb=float(props["disk_gb"]),
@@ -32,8 +33,9 @@ def spec(props: Mapping[str, Any]) -> Spec:
         args=tuple(str(one) for one in props.get("args") or ()),
         ports=tuple(str(one) for one in props.get("ports") or ()),
         user=props.get("user"),
-        env={str(key): str(value) for key, value in (props.get("env") or {}).items()}
-        | packed_env(props.get("files") or {}),
+        env={str(key): str(value) for key, value in (props.get("env") or {}).items()},
+        files=files,
+        pack=lambda: packed_env(files),
         image_login=props.get("image_login"),
         authority=_authority(props),
     )

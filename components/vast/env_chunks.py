@@ -1,6 +1,6 @@
 """Long text in a container's environment: in pieces, since Vast.ai takes 256 characters in one value.
 
-Called by identity, components.packed and components.caddy.launch; each container joins them by name.
+Called by identity, components.container_files and components.caddy.launch; each container joins them by name.
 """
 
 from __future__ import annotations

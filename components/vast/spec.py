@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 
 from components.vast.identity import Authority, Identity
@@ -16,7 +16,8 @@ from components.vast.label import Label
 class Spec:
     """A container: image, command, environment, ports, disk. `env` and `image_login` are secret and not in the repr.
 
-    With an `authority` each container also gets an identity of its own, signed for the IP of its offer.
+    With an `authority` each container also gets an identity of its own, signed for the IP of its offer. `files` are
+    digests of files by name, and `pack` returns the environment that carries them.
     """
 
     image: str
@@ -29,12 +30,15 @@ class Spec:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     image_login: str | None = field(default=None, repr=False)
     authority: Authority | None = field(default=None, repr=False)
+    files: Mapping[str, str] = field(default_factory=dict)
+    pack: Callable[[], Mapping[str, str]] = field(default=dict, repr=False, compare=False)
 
     def digest(self) -> str:
         """Return 12 hex digits that change with anything that needs a new container, secrets included."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
         parts |= {
             "env": dict(self.env),
+            "files": dict(self.files),
             "disk_gb": float(self.disk_gb),
             "authority": self.authority.certificate if self.authority else None,
         }
@@ -51,7 +55,7 @@ class Spec:
         body: dict[str, Json] = {
             "client_id": "me",
             "image": self.image,
-            "env": env | dict(self.env) | (identity.env() if identity else {}),
+            "env": {**env, **self.env, **self.pack(), **(identity.env() if identity else {})},
             "disk": float(self.disk_gb),
             "label": str(label),
             "runtype": self.runtype,

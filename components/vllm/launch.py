@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from components.container_files import ENV_PREFIX, GUARD, TEMPLATE_FILE, UNPACK, packed_env
 from components.errors import ConfigError
-from components.packed import ENV_PREFIX, GUARD, TEMPLATE_FILE, UNPACK, packed_env
 from components.vast.identity import CERT_ENVS
 from components.vast.identity import KEY_ENV as KEY_ENV_TLS
 from components.vllm.catalog import Image, Model
@@ -57,7 +57,7 @@ SPEC_FAULT_LOGS = (
 class Launch:
     """What a container runs. `ports` are "external:internal" as in docker's -p; values of `env` are secret.
 
-    `files` are blobs of components.packed, which the container gets in its environment as well.
+    `files` are files of components.container_files, which the container gets in its environment as well.
     """
 
     image: str
@@ -174,7 +174,7 @@ def boot_script(model: Model, flags: Sequence[str], *, guard: bool = False, tls:
 
 
 def boot_files(model: Model, *, guard: bool) -> list[str]:
-    """Return the packed blobs that must sit beside the server."""
+    """Return the files that must sit beside the server."""
     return [*([GUARD] if guard else []), *([model.name] if model.chat_template is not None else [])]
 
 

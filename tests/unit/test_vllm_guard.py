@@ -1,4 +1,4 @@
-"""The guard as ASGI sees it: in the form that a container gets (unpacked from the boot script), and as it stands."""
+"""The guard as ASGI sees it."""
 
 import asyncio
 import json
@@ -7,15 +7,12 @@ import sys
 
 import pytest
 
-from components.packed import GUARD, unpacked
 from components.vllm import guard as source
 from components.vllm.catalog import load_catalog
 from components.vllm.launch import plan_launch
 from components.vllm.score_checks import judge_closed
 
 KEYS = ["first-key-0123456789", "second-key-0123456789"]
-SHIPPED = {}
-exec(unpacked(GUARD)[GUARD], SHIPPED)  # the very text that a container runs
 
 
 class App:
@@ -37,15 +34,14 @@ class App:
         await send({"type": "http.response.body", "body": b"{}"})
 
 
-@pytest.fixture(params=["as it stands", "as shipped"])
-def ask(request):
-    cls = source.Guard if request.param == "as it stands" else SHIPPED["Guard"]
+@pytest.fixture
+def ask():
     app = App()
 
     def probe_path(
         path="/rerank", *, method="POST", key=KEYS[0], headers=None, body=b"{}", raw=None, kind="http", **options
     ):
-        guard = cls(app, options, KEYS)
+        guard = source.Guard(app, options, KEYS)
         given = [(b"authorization", f"Bearer {key}".encode())] if key is not None else []
         raw = path.encode() if raw is None else raw
         scope = {"type": kind, "method": method, "path": path, "raw_path": raw, "headers": given + (headers or [])}

@@ -1,0 +1,55 @@
+"""The files that a container gets beside its command: the guard, and a model's chat template.
+
+States and labels hold digests of their sources. A file is packed into the environment when an instance is rented, so
+that another Python or zlib, which packs the same text into other bytes, replaces nothing. Which files a server needs is
+said by components.vllm.launch; an edit of a source replaces the servers that have it, with the next `up`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from components.vast.env_chunks import chunks
+
+GUARD = "guard.py"
+GUARD_SOURCE = Path(__file__).parent / "vllm" / GUARD
+TEMPLATE_FILE = "chat_template.jinja"
+ENV_PREFIX = "FILES_"
+MAX_FILES = 2
+DIGEST_CHARS = 12
+# What bash hands to the container's python3: writes each file to the folder $files.
+UNPACK = f"""import base64,json,os,zlib
+e=os.environ
+for i in range({MAX_FILES}):
+ b="".join(e[n] for n in sorted(e) if n.startswith("{ENV_PREFIX}%d_"%i))
+ for n,t in json.loads(zlib.decompress(base64.b64decode(b))).items() if b else ():
+  open(e["files"]+"/"+n,"w").write(t)"""
+
+
+def digests(names: Iterable[str]) -> dict[str, str]:
+    """Return what a state keeps of these files: name -> 12 hex digits that change with the text."""
+    return {name: hashlib.sha256(_text(name).encode()).hexdigest()[:DIGEST_CHARS] for name in names}
+
+
+def packed_env(names: Iterable[str]) -> dict[str, str]:
+    """Return the environment that carries these files: GUARD, or a model's name for its chat template."""
+    env: dict[str, str] = {}
+    for number, name in enumerate(sorted(names)):
+        content = json.dumps({GUARD if name == GUARD else TEMPLATE_FILE: _text(name)}).encode()
+        packed = base64.b64encode(zlib.compress(content, 9)).decode()
+        env |= {f"{ENV_PREFIX}{number}_{index:02}": chunk for index, chunk in enumerate(chunks(packed))}
+    return env
+
+
+def _text(name: str) -> str:
+    if name == GUARD:
+        return GUARD_SOURCE.read_text(encoding="utf-8")
+    from components.vllm.catalog import load_catalog  # noqa: PLC0415 - a plugin needs it only to rent
+
+    template = load_catalog().model(name).chat_template or ""
+    return template.removesuffix("\n") + "\n"  # a text file ends in a newline, which Jinja drops again
