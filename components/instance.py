@@ -143,12 +143,11 @@ class InstanceProvider(VastProvider):
         label = Label(props["label_base"], props["owner"], spec.digest())
         resource_key = translation.resource_key(props)
         hedge = int(props.get("hedge") or 1)
-        count = hedge * ReplicaSlot.parse(props.get("slot")).of
         adopt = self._to_adopt(props)
         candidates = [] if adopt else self._candidates(props)
         if candidates:
-            budget = Budget.parse(props.get("money") or {})
-            warning = budget.check(self.session.account(), candidates[0], count)
+            budget, replicas = Budget.parse(props.get("money") or {}), ReplicaSlot.parse(props.get("slot")).of
+            warning = budget.check(self.session.account(), candidates[0], replicas, hedge=hedge)
             if warning:
                 ENGINE.log(warning, severity="warning")
         rental = Rental(

@@ -267,7 +267,7 @@ def emulator_hub_reachable(api_url: str) -> bool:
         raise ConfigError(
             [
                 f"{NAMESPACE}:api_url: cannot reach {api_url} ({reason}); "
-                "if it is the local emulator, start it with `make emulator-up`"
+                "if it is the local emulator, start it with `make emulator`"
             ]
         ) from None
 

@@ -17,13 +17,16 @@ from components.vast.json_values import Json, Wire, integer, number, text
 
 HOURS_PER_MONTH = 730.0
 
-# What an offer is remembered by: enough to rank it again and to judge a later query against the machine.
+# What an offer is remembered by: enough to rank it again, and every field that a later query may judge the machine by.
 RECORDED = (
     "ask_contract_id", "machine_id", "host_id", "gpu_name", "num_gpus", "gpu_ram", "gpu_total_ram", "compute_cap",
     "cuda_max_good", "driver_version", "dph_base", "dph_total", "storage_cost", "inet_down", "inet_up",
     "inet_down_cost", "inet_up_cost", "reliability", "score", "dlperf", "dlperf_per_dphtotal", "direct_port_count",
     "static_ip", "public_ipaddr", "geolocation", "end_date", "verification", "hosting_type", "cpu_cores_effective",
-    "cpu_ram", "cpu_arch", "disk_space", "min_bid",
+    "cpu_ram", "cpu_arch", "disk_space", "min_bid", "bw_nvlink", "cluster_id", "cpu_cores", "cpu_ghz", "disk_bw",
+    "driver_vers", "external", "flops_per_dphtotal", "gpu_arch", "gpu_display_active", "gpu_frac", "gpu_max_power",
+    "gpu_max_temp", "gpu_mem_bw", "has_avx", "mobo_name", "pci_gen", "pcie_bw", "total_flops", "ubuntu_version",
+    "vms_enabled",
 )  # fmt: skip
 
 

@@ -34,12 +34,13 @@ class Budget:
         of = f"{count} machines at ${hourly_usd:.4f}/h cost ${total:.4f}/h" if count > 1 else f"${total:.4f}/h"
         return f"max_hourly_usd allows ${self.max_hourly_usd:g}/h, but {of}"
 
-    def check(self, account: Account, candidate: Candidate, count: int) -> str | None:
-        """Return a warning when the credit lasts less than `min_runway_h`, or None.
+    def check(self, account: Account, candidate: Candidate, replicas: int, *, hedge: int = 1) -> str | None:
+        """Return a warning when the credit lasts less than `min_runway_h` for all `replicas`, or None.
 
-        Raises RentalFailed when the price is over the cap, or the credit does not even last until it serves.
+        Raises RentalFailed when the price is over the cap, or the credit does not even last until they serve; until
+        then each replica may rent `hedge` machines.
         """
-        hourly = candidate.offer.dph_total_usd
+        hourly, count = candidate.offer.dph_total_usd, hedge * replicas
         if over := self.over(hourly, count):
             raise RentalFailed(f"{over}; nothing was rented")
         boot = count * (candidate.pull_cost_usd + hourly * candidate.ready_s / 3600.0)
@@ -48,10 +49,11 @@ class Budget:
                 f"the credit is ${account.credit_usd:.2f}, but until it serves {candidate} costs about ${boot:.2f}; "
                 f"nothing was rented; add credit at {BILLING}"
             )
-        hours = (account.credit_usd - boot) / max(hourly, 1e-6)
+        hours = (account.credit_usd - boot) / max(hourly * replicas, 1e-6)
         if hours < self.min_runway_h:
             left = minutes(hours * 3600.0)
             return (
-                f"the credit of ${account.credit_usd:.2f} lasts for {left} at ${hourly:.4f}/h; add credit at {BILLING}"
+                f"the credit of ${account.credit_usd:.2f} lasts for {left} at ${hourly * replicas:.4f}/h; "
+                f"add credit at {BILLING}"
             )
         return None

@@ -172,7 +172,7 @@ def unmet(filters: Filters, raw: Wire, *, now: float) -> list[str]:
             continue
         for op, want in ops.items():
             if not holds(have, op, want):
-                broken.append(f"{describe(field, op, want)} (it has {_short(have)})")
+                broken.append(f"{describe(field, op, want)} (it has {_short(field, have)})")
     return broken
 
 
@@ -197,7 +197,7 @@ def holds(have: Json, op: str, want: Json) -> bool:
 
 def describe(field: str, op: str, value: Json) -> str:
     """Return one condition as a user would write it."""
-    shown = f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else _short(value)
+    shown = f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else _short(field, value)
     return f"{field}{_WORDS[op]}{shown}"
 
 
@@ -242,7 +242,11 @@ def _is_number(value: Json) -> bool:
     return not isinstance(value, bool)
 
 
-def _short(value: Json) -> str:
+def _short(field: str, value: Json) -> str:
+    """Return a value in the unit of the query's syntax: GB of memory, days of duration."""
+    unit = official_parser().offers_mult.get(field)
+    if unit and _is_number(value):
+        value = float(value) / unit
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return str(int(value)) if value.is_integer() else f"{value:.4g}"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,15 +1,18 @@
 import json
 
 import pytest
+import requests
 
 from components.redaction import scrub, tail
 from components.vast import change, drift, json_values
 from components.vast.drift import Drift, Watch
 from components.vast.label import Label
-from components.vast.models import Contract
+from components.vast.models import Contract, Offer
 from components.vast.probe import ProbeResult
+from components.vast.query import official_parser, unmet
 from components.vast.spec import Spec
 from components.vast.status import observe
+from emulator.server import EmulatorServer
 from tests.unit.wire_samples import instance, offer
 
 NOW = 1_900_000_000.0
@@ -111,6 +114,19 @@ def test_a_query_cannot_judge_an_adopted_machine_of_which_nothing_is_recorded():
 def test_a_moving_market_is_no_change():
     news = {**INPUTS, "candidates": [{"ask_contract_id": 2}]}
     assert not change.plan(OUTS, news, now=NOW).any
+
+
+def test_whatever_a_query_may_ask_of_an_offer_is_recorded_and_judges_the_machine_later():
+    with EmulatorServer(runtime="none") as market:
+        headers = {"Authorization": "Bearer emulator-key"}
+        rows = requests.post(f"{market.url}/api/v0/bundles/", json={}, headers=headers, timeout=10).json()["offers"]
+    of_offers_only = {"id", "rentable", "rented"}
+    asked = set(official_parser().offers_fields) - of_offers_only
+    for row in rows:
+        record = Offer.parse(row).record()
+        for field in asked:  # no machine has that value, so the condition is broken wherever the field is known
+            filters = {field: {"eq": "no such thing"}}
+            assert unmet(filters, record, now=NOW) == unmet(filters, row, now=NOW), field
 
 
 def test_a_new_query_keeps_a_machine_that_still_satisfies_it():

@@ -21,6 +21,14 @@ def test_credit_for_less_than_the_runway_is_a_warning_with_the_time_left():
     assert Budget(min_runway_h=4).check(Account(1, 1.0), CANDIDATE, 1) is None
 
 
+def test_the_runway_is_that_of_the_whole_fleet_and_a_hedge_costs_the_boot_only():
+    assert Budget(min_runway_h=24).check(Account(1, 10.0), CANDIDATE, 1) is None
+    warning = Budget(min_runway_h=24).check(Account(1, 10.0), CANDIDATE, 8) or ""
+    assert "lasts for 11 h" in warning
+    assert "at $0.8000/h" in warning
+    assert "lasts for 97 h 22 min" in (Budget(min_runway_h=99).check(Account(1, 10.0), CANDIDATE, 1, hedge=2) or "")
+
+
 def test_the_cap_counts_every_machine_that_runs_at_once():
     assert Budget(max_hourly_usd=0.15).over(0.10, 1) is None
     assert (

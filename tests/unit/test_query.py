@@ -102,7 +102,7 @@ def test_the_tighter_of_two_bounds_stays():
     ("fields", "broken"),
     [
         ({}, []),
-        ({"gpu_ram": 15360}, ["gpu_ram>=1.6e+04 (it has 15360)"]),
+        ({"gpu_ram": 15360}, ["gpu_ram>=16 (it has 15.36)"]),
         ({"verification": "unverified"}, ["verified=true (it has false)"]),
         ({"static_ip": False}, ["static_ip=true (it has false)"]),
         ({"compute_cap": 700}, ["compute_cap>=750 (it has 700)"]),
