@@ -35,6 +35,8 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", _checked_url(self.url))
+        if isinstance(self.api_key, str):  # a file or a secret store may end it with a newline
+            object.__setattr__(self, "api_key", self.api_key.strip())
         if not isinstance(self.api_key, str) or not re.fullmatch(r"[\x21-\x7e]+", self.api_key):
             raise InvalidInput("the API key is empty, or holds blanks or characters that no header can carry")
         if self.ca_certificate:

@@ -89,7 +89,7 @@ class HttpTransport:
             raise Unanswered(f"TLS fails: {error.reason or type(error).__name__}") from None
         except TimeoutError:
             raise Unanswered(f"no answer within {self.timeout_s:g} s") from None
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # a ValueError's text may be a header
             raise Unanswered(f"the connection broke ({type(error).__name__})") from None
         finally:
             connection.close()

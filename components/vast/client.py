@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -31,6 +32,7 @@ from components.vast.query import Query
 from components.vast.transport import Answer, Transport, Unanswered
 
 DEFAULT_API_URL: Final = "https://console.vast.ai"
+KEY = re.compile(r"[\x21-\x7e]+")
 KEY_HELP: Final = (
     "set it with `export VAST_API_KEY=...` or `pulumi config set --secret vast_api_key ...`; "
     "keys are made at https://cloud.vast.ai/manage-keys/"
@@ -65,7 +67,7 @@ class VastClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._key = key
+        self._key = key.strip()  # a file or a secret store may end it with a newline
         self._transport = transport
         self._pacer = pacer
         self._patience_s = patience_s
@@ -233,6 +235,12 @@ class VastClient:
         """
         if not self._key:
             raise AuthError(f"no Vast.ai key; {KEY_HELP}", status=0, code="no_key")
+        if not KEY.fullmatch(self._key):
+            raise AuthError(
+                f"the Vast.ai key holds a blank or a character that no header can carry; {KEY_HELP}",
+                status=0,
+                code="no_key",
+            )
         deadline = self._clock() + (self._patience_s if patience_s is None else patience_s)
         pause, limited = 0.5, False
         while True:

@@ -95,4 +95,6 @@ class RequestsTransport:
             raise Unanswered(f"no answer within {timeout_s:g} s", sent=True) from None
         except requests.RequestException as error:
             raise Unanswered(f"the request failed ({type(error).__name__})", sent=True) from None
+        except ValueError as error:  # its text may be the header, with the key in it
+            raise Unanswered(f"the request cannot be sent ({type(error).__name__})", sent=False) from None
         return Answer(response.status_code, response.text, response.headers)

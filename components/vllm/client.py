@@ -198,6 +198,8 @@ class RerankClient:
                 break
             except requests.Timeout:
                 raise ServerUnreachable(f"{where}: no answer within {self._timeout_s:g} s") from None
+            except requests.exceptions.InvalidHeader:  # its text is the header, with the key in it
+                raise ServerUnreachable(f"{where}: the key holds a character that no header can carry") from None
             except (requests.RequestException, ValueError) as error:
                 # vLLM 0.19.1 closes a kept connection after some refusals without saying so; scoring twice is harmless
                 if not (again and isinstance(_cause(error), CUT_OFF)):

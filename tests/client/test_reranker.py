@@ -458,7 +458,8 @@ def test_lists_of_two_lengths_cannot_be_pairs(reranker):
         ("https://x:port", KEY, "", "not a URL"),
         ("https://user:pass@x", KEY, "", "holds a user or password"),
         ("https://x", "", "", "API key is empty"),
-        ("https://x", KEY + "\n", "", "no header can carry"),
+        ("https://x", KEY + "\nX: y", "", "no header can carry"),
+        ("https://x", KEY + " " + KEY, "", "no header can carry"),
         ("https://x", KEY, "/nowhere/ca.pem", "cannot read the CA certificate '/nowhere/ca.pem': No such file"),
         ("https://x", KEY, json.__file__, "holds no certificate in PEM"),
         (
@@ -514,3 +515,8 @@ def test_errors_cross_processes(server, reranker):
         reranker.rerank("q", ["d"])
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), again.status, again.message) == (str(caught.value), 400, "no")
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}", "{}\r\n"])
+def test_a_key_from_a_file_is_used_without_the_blanks_around_it(around):
+    assert Endpoint.of("https://x", around.format(KEY)).api_key == KEY

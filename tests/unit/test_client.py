@@ -1,5 +1,9 @@
+import traceback
+
 import pytest
 
+from components.caddy.transport import HttpTransport
+from components.caddy.transport import Unanswered as CaddyUnanswered
 from components.errors import (
     ApiError,
     ApiUnreachable,
@@ -8,11 +12,13 @@ from components.errors import (
     MalformedAnswer,
     OfferTaken,
     RateLimited,
+    ServerUnreachable,
 )
 from components.vast.client import AmbiguousRent
 from components.vast.pacing import PUBLISHED, Pacer
 from components.vast.query import Query, parse
-from components.vast.transport import Answer
+from components.vast.transport import Answer, RequestsTransport, Unanswered
+from components.vllm.client import RerankClient
 from tests.unit.scripted_api import KEY, ScriptedApi, no_answer
 
 
@@ -195,3 +201,30 @@ def test_the_two_reads_of_a_refresh_do_not_wait_for_each_other(api):
     client.instances()
     client.price_increases()
     assert api.clock() == began
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}", "{}\r\n", "\t{} "])
+def test_a_key_from_a_file_is_used_without_the_blanks_around_it(api, around):
+    assert api.client(key=around.format(KEY)).instances() == []
+
+
+@pytest.mark.parametrize("spoilt", ["{}\nX: y", "{} {}", "{}\x00", "{}\u00e9"])
+def test_a_key_that_no_header_can_carry_is_refused_before_anything_is_sent_and_is_not_shown(api, spoilt):
+    with pytest.raises(AuthError, match="no header can carry") as caught:
+        api.client(key=spoilt.format(KEY, KEY)).instances()
+    assert KEY not in str(caught.value)
+    assert not api.calls
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n", f"{KEY}\r\nX: y", f"{KEY}\u20ac"])
+def test_no_transport_says_the_key_of_a_request_that_cannot_be_sent(key):
+    refusals = [
+        lambda: RequestsTransport()("GET", "http://127.0.0.1:9/", key=key, timeout_s=1),
+        lambda: HttpTransport("http://127.0.0.1:9")("GET", "/", body=None, headers={"Authorization": f"Bearer {key}"}),
+        lambda: RerankClient("http://127.0.0.1:9", key, timeout_s=1).models(),
+    ]
+    for refused in refusals:
+        with pytest.raises((Unanswered, CaddyUnanswered, ServerUnreachable)) as caught:
+            refused()
+        assert KEY not in "".join(traceback.format_exception_only(caught.value))
+        assert caught.value.__suppress_context__
