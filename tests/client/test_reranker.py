@@ -25,6 +25,7 @@ from reranker import (
     Unreachable,
     Untrusted,
 )
+from reranker.endpoint import Endpoint
 from tests.client.guarded import KEY, MODEL, certificates, guarded_server, refusal
 
 QUERY = "What is deep learning?"
