@@ -102,6 +102,8 @@ class Api:
                 answer = reply(invalid(f"{type(error).__name__} {error}").body(), status=400)
             if request.method != "GET":
                 self._changed()
+            if request.transport is None or request.transport.is_closing():
+                return answer  # nobody is left to see a fault, and it would be drawn instead of another caller's
             return await self._fault(AFTER, request, context) or answer
 
         return handle

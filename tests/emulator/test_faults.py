@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from emulator.faults import CHAOS, KINDS
-from tests.emulator.client import SERVER, answers, endpoint, until
+from tests.emulator.client import KEY, SERVER, answers, endpoint, until
 
 
 def put_rent(vast):
@@ -226,6 +226,23 @@ def test_chaos_drawn_from_a_seed_is_the_same_every_time(vast):
     assert len(set(first)) == 3
     assert draw() == first
     assert set(CHAOS) < set(KINDS)
+
+
+def test_a_call_whose_client_has_left_draws_no_fault_of_anybody_elses(vast):
+    def draw(pause_until=0.0):
+        vast.control("chaos", seed=5, rate=0.4, kinds=["malformed_json"])
+        first = [vast.call("GET", "0/users/current/").text[:9] for _ in range(10)]
+        until(lambda: time.monotonic() > pause_until)
+        return first + [vast.call("GET", "0/users/current/").text[:9] for _ in range(10)]
+
+    alone = draw()
+    requests.delete(f"{vast.url}/_emulator/faults", timeout=5)
+    vast.fault("hang", {"endpoint": "list"}, times=1, seconds=1)
+    over = time.monotonic() + 1.5
+    with pytest.raises(requests.Timeout):
+        requests.get(f"{vast.url}/api/v1/instances/", headers={"Authorization": f"Bearer {KEY}"}, timeout=0.2)
+    requests.delete(f"{vast.url}/_emulator/faults", timeout=5)
+    assert draw(pause_until=over) == alone
 
 
 def test_faults_do_not_slow_an_honest_call(vast):
