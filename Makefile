@@ -23,7 +23,7 @@ demo-down: ## `pulumi destroy` of the demo, then stop the local Vast.ai
 emulator: ## the local Vast.ai in the foreground (EMULATOR_RUNTIME=none|stub|vllm, EMULATOR_PORT=8585)
 	@scripts/setup.sh demo && $(LOCAL) scripts/emulator.sh foreground
 
-test: ## lint, types, and a test of every kind, with the real Pulumi engine, real Caddy and real vLLM: 8 minutes
+test: ## lint, types, and a test of every kind, with the real Pulumi engine, real Caddy and real vLLM: 6 minutes
 	@scripts/setup.sh test
 	@$(PYTEST) $(TWO_WORKERS) -m quick
 

@@ -140,6 +140,6 @@ def main(words: list[str]) -> int:
     args = parser.parse_args(words)
     checkouts = {"this checkout": REPO} | {one.name: one.resolve() for one in args.checkout}
     with tempfile.TemporaryDirectory(prefix="vast-reranker-bench-") as folder:
-        timings = measure(Path(folder), checkouts, venv=args.venv, rounds=args.rounds, boot_s=args.boot_s)
+        timings = measure(Path(folder), checkouts, venv=args.venv.resolve(), rounds=args.rounds, boot_s=args.boot_s)
     print(table(timings))
     return 0

@@ -27,16 +27,16 @@ def work(folder: Path, seeds: list[int]) -> Iterator[Result]:
     """Run seeds one after the other on one market and one stack."""
     with EmulatorServer(runtime="none", boot_s=BOOT_S, state_dir=folder / "emulator") as market:
         requests.post(f"{market.url}/_emulator/credit", json={"credit": 1e6}, timeout=10)
-        arena = Runner(folder / "stack", market.url)
+        runner = Runner(folder / "stack", market.url)
         for seed in seeds:
             try:
-                result = arena.run(Scenario.of(seed))
+                result = runner.run(Scenario.of(seed))
             except (TimeoutError, subprocess.TimeoutExpired) as error:
                 result = Result(Scenario.of(seed), stuck=str(error))
             yield result
             if not result.good:  # a fresh stack: one fault must not be counted again in the runs after it
-                arena.stack.destroy()
-                for instance_id in arena.billed():
+                runner.stack.destroy()
+                for instance_id in runner.billed():
                     requests.delete(
                         f"{market.url}/api/v0/instances/{instance_id}/",
                         headers={"Authorization": "Bearer emulator-key"},

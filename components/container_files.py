@@ -11,9 +11,10 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from components.errors import ConfigError
 from components.vast.env_chunks import chunks
 
 GUARD = "guard.py"
@@ -36,10 +37,15 @@ def digests(names: Iterable[str]) -> dict[str, str]:
     return {name: hashlib.sha256(_text(name).encode()).hexdigest()[:DIGEST_CHARS] for name in names}
 
 
-def packed_env(names: Iterable[str]) -> dict[str, str]:
-    """Return the environment that carries these files: GUARD, or a model's name for its chat template."""
+def packed_env(files: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment that carries these files, given by name with the digests that they must have.
+
+    Raises ConfigError where a source was edited since: the container would not run what its label says.
+    """
+    if digests(files) != dict(files):
+        raise ConfigError([f"{' or '.join(files)} was edited while this `up` ran: run it again"])
     env: dict[str, str] = {}
-    for number, name in enumerate(sorted(names)):
+    for number, name in enumerate(sorted(files)):
         content = json.dumps({GUARD if name == GUARD else TEMPLATE_FILE: _text(name)}).encode()
         packed = base64.b64encode(zlib.compress(content, 9)).decode()
         env |= {f"{ENV_PREFIX}{number}_{index:02}": chunk for index, chunk in enumerate(chunks(packed))}

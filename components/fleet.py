@@ -24,7 +24,7 @@ from components.vast.ranking import START_S
 if TYPE_CHECKING:
     from components.gateway import Gateway  # loaded where there is one: a preview without pays for every import
 
-OPEN_DOORS = (
+OPEN_ROUTES = (
     "guard is off: /rerank, /score, /metrics and the documentation answer anyone who finds the port; "
     "vLLM's own key covers /v1 and /v2 only"
 )
@@ -56,7 +56,7 @@ class RerankerFleet(pulumi.ComponentResource):
         super().__init__("vast:index:RerankerFleet", name, {}, opts)
         own = pulumi.ResourceOptions(parent=self)
         access, fleet = settings.access, settings.fleet
-        for on, warning in ((access.guard, OPEN_DOORS), (access.tls, IN_CLEAR)):
+        for on, warning in ((access.guard, OPEN_ROUTES), (access.tls, IN_CLEAR)):
             if not on:
                 pulumi.log.warn(warning, resource=self)
         keys = client_keys(name, access, own)
@@ -97,8 +97,8 @@ class RerankerFleet(pulumi.ComponentResource):
         servers = self.rows.apply(lambda rows: [{key: one[key] for key in SERVER} for one in rows])
         # what clients present at the servers themselves; behind a gateway they present it there
         if access.guard and fleet.gateway == "off":
-            ring = ClientKeysArgs(servers, common.own_key, keys, self.ca_certificate)
-            self.api_key = ClientKeys(f"{name}-keys", ring, own).current
+            args = ClientKeysArgs(servers, common.own_key, keys, self.ca_certificate)
+            self.api_key = ClientKeys(f"{name}-keys", args, own).current
         self.validation = RerankValidation(
             f"{name}-validation",
             RerankValidationArgs(

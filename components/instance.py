@@ -270,7 +270,7 @@ class InstanceProvider(VastProvider):
             found = self.session.search(Search.parse(props["search"]))
         except NoOffer as error:
             raise NoOffer(f"a machine has to be rented, but {error}") from None
-        # where the market has become so small that nothing is left to deal, whoever comes first has it
+        # where the market has become so small that nothing is left to assign, whoever comes first has it
         if usable := self._assigned_offers(found, props) or self._without_taken(found, props):
             return usable
         raise NoOffer(

@@ -24,7 +24,7 @@ from components.vast.label import Label
 from components.vast.market import Search
 from components.vast.ranking import PREFERENCES
 
-RECORDED = 8  # candidates on record; a fleet deals out more, of the search itself
+RECORDED = 8  # candidates on record; a fleet takes more, of the search itself
 
 
 @dataclass

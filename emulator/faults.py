@@ -1,6 +1,6 @@
 """Faults that a test switches on: rules with a kind, a match and a number of times. Kept apart from the market's rules.
 
-Request faults act on a call (see `misbehave`), boot faults are bound to a contract when it is rented, market faults
+Request faults act on a call (see `http_faults`), boot faults are bound to a contract when it is rented, market faults
 befall a contract that runs (see `world`). A new kind is one entry in a table here and one branch where it acts.
 """
 

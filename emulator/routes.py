@@ -1,5 +1,5 @@
 """HTTP to the world and back: Vast's paths, its authentication, its pacing, its errors. Every handler parses, calls a
-rule of `world` and shapes the answer. Faults that act on a call are in `misbehave`, the control API is in `control`.
+rule of `world` and shapes the answer. Faults that act on a call are in `http_faults`, the control API is in `control`.
 """
 
 from __future__ import annotations

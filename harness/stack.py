@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -52,8 +53,9 @@ def python_with_packages_listed() -> tempfile.TemporaryDirectory[str]:
     (folder / "packages.json").write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
     for name in ("python", "python3"):
         script = folder / name
-        listed = f'if [ "$1 $2 $3" = "-m pip list" ]; then exec cat {folder}/packages.json; fi'
-        script.write_text(f'#!/bin/sh\n{listed}\nexec {sys.executable} "$@"\n')
+        packages = shlex.quote(f"{folder}/packages.json")
+        listed = f'if [ "$1 $2 $3" = "-m pip list" ]; then exec cat {packages}; fi'
+        script.write_text(f'#!/bin/sh\n{listed}\nexec {shlex.quote(sys.executable)} "$@"\n')
         script.chmod(0o755)
     return temporary
 

@@ -23,14 +23,14 @@ def work(pulumi: Pulumi, _args: argparse.Namespace) -> Outcome:
     """Compare. Raises OpsError, with BUSY while an update runs or was cut off."""
     run = pulumi.drift()
     plan = plans.read(run)
-    memory, now = StackTags(pulumi), utc_now()
+    tags, now = StackTags(pulumi), utc_now()
     title = f"### {report.code(pulumi.stack)} drift: "
     if run.rc == OK:
-        memory.delete(DRIFT_SINCE)
+        tags.delete(DRIFT_SINCE)
         parts = [f"{title}in sync", *report.bullets("Warnings", plan.warnings)]
         return Outcome(OK, {"in_sync": True, "drift": [], "warnings": plan.warnings}, "\n\n".join(parts))
     busy(pulumi)
-    since = memory.get_or_set(DRIFT_SINCE, now)
+    since = tags.get_or_set(DRIFT_SINCE, now)
     lasted = minutes((now - since).total_seconds()) if since else ""
     seen = f"First seen {since:%Y-%m-%d %H:%M} UTC, {lasted} ago." if since else "First seen: not kept by this backend."
     parts = [

@@ -54,7 +54,7 @@ def _pattern(pattern: str, code: int, remedy: str = "") -> ErrorPattern:
 
 # Texts of Pulumi v3.259.0 and of this project's own errors, which name their remedy themselves where none stands here.
 # The first that fits counts.
-SIGNS = (
+PATTERNS = (
     _pattern(r"^policy: ", POLICY),
     _pattern(r"\bprotected\b", POLICY, "set protect: off in Pulumi.<stack>.yaml and deploy that first, if it is meant"),
     _pattern(
@@ -126,10 +126,10 @@ def strip_prefixes(message: str) -> str:
 def from_pulumi(messages: list[str]) -> OpsError:
     """Return the error that these messages of a failed run amount to; the one with a known sign counts first."""
     texts = [text for text in map(strip_prefixes, messages) if text and not _NOISE.match(text)]
-    for sign in SIGNS:
+    for pattern in PATTERNS:
         for text in texts:
-            if sign.pattern.search(text):
-                return OpsError(sign.code, strip_class_name(text), sign.remedy)
+            if pattern.pattern.search(text):
+                return OpsError(pattern.code, strip_class_name(text), pattern.remedy)
     return OpsError(
         ERROR, strip_class_name(texts[0]) if texts else "pulumi failed and said nothing", "its output is above"
     )

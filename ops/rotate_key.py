@@ -1,4 +1,4 @@
-"""`python -m ops.rotate_key`: another client key without a closed route. Both are valid for a time, then the new one.
+"""`python -m ops.rotate_key`: another client key without an interruption. Both are valid for a time, then the new one.
 
 Two halves: begin (a new key beside the old one) and finish (the old one is refused). What has begun is seen in the
 config and the state, so any run, here or in a pipeline, can finish it. Rents nothing, and prints no key.

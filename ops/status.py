@@ -64,8 +64,8 @@ def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
 def look(pulumi: Pulumi) -> dict[str, Any]:
     """Return what the stack has, what Vast.ai says of it and whether it answers."""
     outputs = Outputs.parse(pulumi.outputs())
-    memory = StackTags(pulumi)
-    since, expires = memory.get(DRIFT_SINCE), memory.get(EXPIRES)
+    tags = StackTags(pulumi)
+    since, expires = tags.get(DRIFT_SINCE), tags.get(EXPIRES)
     rows: list[Mapping[str, Any]] = []
     gateway: Mapping[str, Any] | None = None
     if outputs.replicas:

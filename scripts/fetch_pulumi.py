@@ -19,7 +19,7 @@ from pathlib import Path
 
 ARCHIVE_URL = os.environ.get("PULUMI_ARCHIVE_URL", "https://get.pulumi.com/releases/sdk").rstrip("/")
 SUMS = Path(__file__).resolve().parent.parent / "tools" / "pulumi" / "archives.sha256"
-FIRST_TIMEOUT_S = 5  # a machine without a way out should learn so at once
+TIMEOUT_S = 15  # of the connection and of each read
 DEADLINE_S = 600
 MAX_BYTES = 500 * 1024 * 1024
 CHUNK_BYTES = 1024 * 1024
@@ -65,13 +65,16 @@ def listed(name: str) -> str:
 def get(url: str) -> bytes:
     """Return a body of at most MAX_BYTES that arrives within DEADLINE_S. Raises OSError, HTTPException."""
     deadline, body = time.monotonic() + DEADLINE_S, bytearray()
-    with urllib.request.urlopen(url, timeout=FIRST_TIMEOUT_S) as answer:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+        whole = answer.length
         if not answer.url.startswith("https://"):
             raise OSError(f"redirected to {answer.url}, which is not https")
         while chunk := answer.read(CHUNK_BYTES):
             body += chunk
             if len(body) > MAX_BYTES or time.monotonic() > deadline:
                 raise OSError(f"more than {MAX_BYTES >> 20} MiB, or longer than {DEADLINE_S} s")
+    if whole is not None and len(body) != whole:
+        raise OSError(f"cut off after {len(body)} of {whole} bytes")
     return bytes(body)
 
 

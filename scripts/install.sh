@@ -43,7 +43,9 @@ if ! grep -qsF "$venv/bin/python" "$venv/bin/pip"; then
   rm -rf "$venv"
   "$python" -m venv "$venv"
 fi
-rm -f "$venv/.installed-$1"
+for installed in "$venv"/.installed-*; do # whatever is installed now may change what another set brought
+  case "$installed" in *-pip | *-client) ;; *) rm -f "$installed" ;; esac
+done
 if ! is_installed pip; then
   pip_install pip
   stamp pip

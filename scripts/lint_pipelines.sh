@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lints what runs in CI: workflows (actionlint, zizmor), their schemas, the GitLab file, and every shell script.
-# Called by `make lint`, in a shell prepared by env.sh. actionlint is built once from the version in tools/actionlint.
+# Called by tests/lint, in a shell prepared by env.sh. actionlint is built once from the version in tools/actionlint.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -10,13 +10,13 @@ lock() { # source, name of the lock, more arguments
   [ -e "requirements/$2.excludes" ] && extra+=(--excludes "requirements/$2.excludes")
   echo "lock: $out"
   .tools/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
-    --custom-compile-command "make locks" --output-file "$out" "${extra[@]}" "${@:3}" "$source"
+    --custom-compile-command "make locks" --output-file "$out" "${extra[@]+"${extra[@]}"}" "${@:3}" "$source"
 }
 
 scripts/install.sh .tools/uv uv
 lock requirements/test.in test "$@"
 for set in demo examples pip uv vllm-0.32.0 vllm-0.19.1; do
   case "$set" in demo) constraint=(-c requirements/test.lock) ;; *) constraint=() ;; esac
-  lock "requirements/$set.in" "$set" "${constraint[@]}" "$@"
+  lock "requirements/$set.in" "$set" "${constraint[@]+"${constraint[@]}"}" "$@"
 done
 lock requirements.txt production -c requirements/test.lock "$@"

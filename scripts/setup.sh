@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prepares a checkout for one use: scripts/setup.sh production|demo|test|all. Called by make's targets and by pipelines.
-#   production  .venv with requirements/production.lock, and the Pulumi engine in .tools/bin
-#   demo        the same with requirements/demo.lock and this checkout's client, and real vLLM for CPU (setup_vllm.sh)
+#   production  .venv with requirements/production.lock and this checkout's client, and the Pulumi engine in .tools/bin
+#   demo        the same with requirements/demo.lock, and real vLLM for CPU (setup_vllm.sh)
 #   test        the same with requirements/test.lock
 #   all         the same, an older vLLM, and the venv of the examples (setup_examples.sh)
 # Safe to repeat: what is ready is left alone, which takes well under a second, and nothing is taken away.
@@ -101,7 +101,7 @@ esac
 mkdir -p .tools
 if command -v flock >/dev/null; then exec 9>.tools/.setup.lock && flock 9; fi # a second call waits for the first
 scripts/install.sh .venv "${sets[@]}"
-if [ "$1" != production ]; then install_client; fi
+install_client
 setup_pulumi
 for version in "${versions[@]+"${versions[@]}"}"; do scripts/setup_vllm.sh "$version"; done
 if [ "$1" = all ]; then scripts/setup_examples.sh; fi

@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
 
 # Files of the longest kinds go first, so that no worker waits for one at the end.
 LONGEST_FIRST = ("serving", "engine", "pipelines", "gateway", "lint", "client", "provider", "emulator", "unit")
@@ -35,20 +33,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("all") is None:
             item.add_marker("quick")
     config.stash[SUITES] = {
-        item.nodeid: {"quick", "all"} & {mark.name for mark in item.iter_markers()} for item in items
+        item.nodeid: {"quick", "all", "alone"} & {mark.name for mark in item.iter_markers()} for item in items
     }
+    if unknown := {kind_of(item.nodeid) for item in items} - set(LONGEST_FIRST):
+        raise pytest.UsageError(f"tests/{', tests/'.join(unknown)}: add it to LONGEST_FIRST in tests/conftest.py")
     items.sort(key=lambda item: LONGEST_FIRST.index(kind_of(item.nodeid)))
 
 
-class OneWorkerPerFile(LoadFileScheduling):
-    """Runs a file on one worker, and all files of real vLLM on one, so that each of its servers boots once."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Run a file on one worker, and all files of real vLLM on one, so that each of its servers boots once."""
+    from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415 - the production environment has no xdist
 
-    def _split_scope(self, nodeid: str) -> str:
-        return "serving" if kind_of(nodeid) == "serving" else super()._split_scope(nodeid)
+    class OneWorkerPerFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "serving" if kind_of(nodeid) == "serving" else super()._split_scope(nodeid)
 
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneWorkerPerFile:
-    """Give xdist that order."""
     return OneWorkerPerFile(config, log)
 
 

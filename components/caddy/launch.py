@@ -66,7 +66,7 @@ def admin_url(url: str) -> str:
 
 
 def configs() -> dict[str, str]:
-    """Return the environment that carries both configs, in pieces; in the command they would fill Vast's limit."""
+    """Return the environment that carries both configs, in chunks; in the command they would fill Vast's limit."""
     certificate = Certificate("files", f"{FOLDER}/cert.pem", f"{FOLDER}/key.pem")
     admin_socket = f"{FOLDER}/admin.sock"
     key = f"{{env.{ADMIN_KEY_ENV}}}"
@@ -75,7 +75,7 @@ def configs() -> dict[str, str]:
     env: dict[str, str] = {}
     for name, config in (("FRONT", front_config), ("BACK", back)):
         text = json.dumps(config, separators=(",", ":"))
-        env |= {f"{name}_{number:02}": piece for number, piece in enumerate(chunks(text))}
+        env |= {f"{name}_{number:02}": chunk for number, chunk in enumerate(chunks(text))}
     return env
 
 

@@ -50,12 +50,12 @@ class Session:
             return self._claimed.setdefault(machine_id, owner) == owner
 
     def knows(self, resource_key: str, instance_id: int) -> None:
-        """Remember that the state has this instance for the resource at `place` (a label without its digest)."""
+        """Remember that the state has this instance for the resource of `resource_key` (a label without its digest)."""
         with self._lock:
             self._known.setdefault(resource_key, set()).add(instance_id)
 
     def known(self, resource_key: str) -> set[int]:
-        """Return the instances that the state has for the resource at `place`."""
+        """Return the instances that the state has for the resource of `resource_key`."""
         with self._lock:
             return set(self._known.get(resource_key, ()))
 
@@ -71,12 +71,12 @@ class Session:
             return self._prices
 
     def failed(self, resource_key: str, machine_id: int) -> None:
-        """Remember that this machine has just failed the resource at `place`, so that a heal looks elsewhere."""
+        """Remember that this machine has just failed the resource of `resource_key`, so that a heal looks elsewhere."""
         with self._lock:
             self._failed.setdefault(resource_key, set()).add(machine_id)
 
     def avoid(self, resource_key: str) -> set[int]:
-        """Return the machines that have just failed the resource at `place`."""
+        """Return the machines that have just failed the resource of `resource_key`."""
         with self._lock:
             return set(self._failed.get(resource_key, ()))
 

@@ -65,7 +65,7 @@ def assign_offers(candidates: Sequence[Candidate], slot: ReplicaSlot, state: Fle
     """Return the candidates of one replica, best first; no two replicas of a fleet are assigned the same machine.
 
     Replicas that are up already keep their hosts (countries) to themselves as long as there are others, and leave
-    their share to those that are not.
+    the rest to those that are not.
     """
     free = [one for one in distinct_machines(candidates) if one.offer.machine_id not in state.machines]
     if slot.of <= 1:

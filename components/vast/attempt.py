@@ -100,7 +100,7 @@ class Attempt:
             if self.probed.verdict == "wrong_certificate":
                 why = f"{seen.ip}:{seen.port} shows a certificate that is not this instance's: {self.probed.detail}"
                 return self._failed(Failure("certificate", why))
-            silent = self.probed.verdict == "timeout"
+            silent = self.probed.verdict == "no_answer"
             self._silent_since = (now if self._silent_since is None else self._silent_since) if silent else None
         return self._late(now) or Outcome("pending", self.progress(now))
 
@@ -173,7 +173,7 @@ class Attempt:
             return Failure("port", f"no port was mapped, {why}{last}")
         if self.stage == "serving":
             saw = self.probed.detail if self.probed else "not probed"
-            silent = self.probed is not None and self.probed.verdict == "timeout"
+            silent = self.probed is not None and self.probed.verdict == "no_answer"
             if silent:
                 return Failure("unreachable", f"its port is mapped but cannot be reached ({saw}), {why}")
             return Failure("not-serving", f"the server does not answer as it should ({saw}), {why}", "either")

@@ -98,7 +98,7 @@ def from_probe(contract: Contract, seen: Observation, probed: ProbeResult, watch
     where = f"instance {contract.id} at {seen.ip}:{seen.port}"
     if probed.verdict in ("dead", "wrong_certificate"):
         return Drift("engine-dead", f"{where} runs but does not serve: {probed.detail}")
-    if probed.verdict == "timeout":
+    if probed.verdict == "no_answer":
         kind = "engine-dead" if watch.heal_on == "unreachable" else "unreachable"
         return Drift(kind, f"{where} runs, says the API, but cannot be reached from here: {probed.detail}")
     return None

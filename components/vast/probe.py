@@ -14,9 +14,9 @@ from typing import Literal
 from components.vast.identity import tls_context
 from components.vast.json_values import Json, Wire
 
-# ready: it served. dead: an answer that proves there is no such server. wrong_certificate: a server
-# answers that is not ours, and will not come to be. timeout: nothing was heard, which proves nothing.
-Verdict = Literal["ready", "dead", "wrong_certificate", "timeout"]
+# ready: it served. dead: an answer that proves there is no such server. wrong_certificate: its
+# certificate is not ours, and will not come to be. no_answer: nothing was heard, which proves nothing.
+Verdict = Literal["ready", "dead", "wrong_certificate", "no_answer"]
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
@@ -98,13 +98,13 @@ class HttpProbe:
             except failures.NewConnectionError as error:  # before TimeoutError, which it is one of in urllib3 2
                 return _connection(_cause(error))
             except failures.TimeoutError:
-                return ProbeResult("timeout", f"no answer within {self.timeout_s:g} s")
+                return ProbeResult("no_answer", f"no answer within {self.timeout_s:g} s")
             except failures.ProtocolError as error:
                 cut = _connection(_cause(error))
                 # what came was an answer, so the address is reached: it stops short, or is no HTTP
                 return (
                     ProbeResult("dead", "the answer is no whole HTTP")
-                    if cut.verdict == "timeout" and _came(error)
+                    if cut.verdict == "no_answer" and _came(error)
                     else cut
                 )
             except (failures.HTTPError, ValueError) as error:
@@ -136,4 +136,4 @@ def _connection(cause: str) -> ProbeResult:
         return ProbeResult("dead", "the connection is refused")
     if any(sign in cause.lower() for sign in ("reset", "aborted", "remotedisconnected", "broken pipe")):
         return ProbeResult("dead", "the connection is cut off")
-    return ProbeResult("timeout", "the address cannot be reached")
+    return ProbeResult("no_answer", "the address cannot be reached")

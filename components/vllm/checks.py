@@ -22,7 +22,7 @@ from components.vllm.route_audit import (
     audit_routes,
     routes_of,
     routes_to_audit,
-    unauthorized_requests,
+    unauthorized_callers,
 )
 from components.vllm.score_checks import (
     Check,
@@ -115,9 +115,9 @@ def run_checks(
     """Run every check and return the report; a server that answers wrongly makes a failed check, not an error.
 
     `golden` replaces the model's own cases. Empty: the model has no meaning to check (random weights), so the order is
-    not judged, and the report says so. `doors_closed`: no route may answer without the key. `ca_file`: the server shows
-    a certificate of this CA, and answers nobody without TLS. Not `thorough`: only what may differ between servers that
-    run one image by one command, for all of them but one.
+    not judged, and the report says so. `routes_closed`: no route may answer without the key. `ca_file`: the server
+    shows a certificate of this CA, and answers nobody without TLS. Not `thorough`: only what may differ between
+    servers that run one image by one command, for all of them but one.
     `max_latency_ms`: the median of the golden requests may take no longer, as measured here; 0 for no bound.
     Raises ServerUnreachable when nothing answers before the edges are tried.
     """
@@ -200,7 +200,7 @@ class _Run:
 
     def audited(self, *, every: bool) -> tuple[list[Check], list[AuditedRoute]]:
         """Try routes as each kind of unauthorized caller: each must say 401 or 404. Return checks and routes."""
-        start, callers = self.clock(), unauthorized_requests(self.client.key)
+        start, callers = self.clock(), unauthorized_callers(self.client.key)
         try:
             routes = routes_of(self.client) if every else ()
             audited = audit_routes(self.client, routes_to_audit(routes) if every else MAIN_ROUTES, callers)

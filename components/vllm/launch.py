@@ -6,7 +6,7 @@ Two forms. "script": bash writes what the server needs to files and then becomes
 else must sit beside the server) need no image of our own. "plain": the form of Vast's guide, the image's own
 entrypoint with `--model NAME` and flags.
 
-Flags are the same for vLLM 0.19.1 and 0.32.0; tests/serving asks both parsers. What each version has: fit.py.
+Flags are the same for vLLM 0.19.1 and 0.32.0 (catalog/flags.yaml); tests/serving asks both parsers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from components.container_files import ENV_PREFIX, GUARD, TEMPLATE_FILE, UNPACK, packed_env
+from components.container_files import ENV_PREFIX, GUARD, TEMPLATE_FILE, UNPACK, digests, packed_env
 from components.errors import ConfigError
 from components.vast.identity import CERT_ENVS
 from components.vast.identity import KEY_ENV as KEY_ENV_TLS
@@ -71,7 +71,7 @@ class Launch:
     @property
     def container_env(self) -> dict[str, str]:
         """All that the container finds in its environment."""
-        return self.env | packed_env(self.files)
+        return self.env | packed_env(digests(self.files))
 
     def __repr__(self) -> str:
         names = ", ".join(self.env) or "none"

@@ -54,7 +54,7 @@ MAIN = (("/rerank", "POST"), ("/score", "POST"), ("/metrics", "GET"), ("/openapi
 MAIN_ROUTES = [AuditedRoute(path, (method,)) for path, method in MAIN]
 
 
-def unauthorized_requests(key: str | None, *, in_query: bool = False) -> dict[str, Caller]:
+def unauthorized_callers(key: str | None, *, in_query: bool = False) -> dict[str, Caller]:
     """Return unauthorized callers, by name, and what each asks: path, headers, body. `key` is the valid one.
 
     `in_query` puts it there too, for tests: servers log their paths, so a key that is to last must not go there.
@@ -104,12 +104,12 @@ def audit_routes(
     Raises ServerUnreachable when a request finds no answer.
     """
     own = threading.local()
-    lines: list[RawConnection] = []
+    connections: list[RawConnection] = []
 
     def audit(route: AuditedRoute) -> AuditedRoute:
         if not hasattr(own, "line"):
             own.line = client.line()
-            lines.append(own.line)
+            connections.append(own.line)
         statuses = {}
         for who, asks in callers.items():
             path, headers, body = asks(route.path)
@@ -121,15 +121,15 @@ def audit_routes(
             return list(pool.map(audit, audited))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            for line in lines:
+            for line in connections:
                 line.close()
 
 
 def table(audited: Sequence[AuditedRoute]) -> str:
     """Return the routes as a Markdown table: route, methods, and what each caller was told."""
     callers = list(audited[0].statuses) if audited else []
-    lines = [f"| {' | '.join(['route', 'methods', *callers])} |", "|" + " --- |" * (2 + len(callers))]
+    connections = [f"| {' | '.join(['route', 'methods', *callers])} |", "|" + " --- |" * (2 + len(callers))]
     for route in audited:
         told = [" ".join(map(str, dict.fromkeys(route.statuses[who]))) for who in callers]
-        lines.append(f"| {' | '.join([route.path, ' '.join(route.methods), *told])} |")
-    return "\n".join(lines)
+        connections.append(f"| {' | '.join([route.path, ' '.join(route.methods), *told])} |")
+    return "\n".join(connections)

@@ -163,13 +163,13 @@ def judge_wrong_model(outcome: RerankAnswer | ServingError) -> Check:
 
 
 def judge_closed(who: str, outcome: Mapping[str, Sequence[int]] | ServingError) -> Check:
-    """Judge what every route says to someone unauthorized callers, by each method: 401 or 404 and nothing else."""
+    """Judge what every route says to an unauthorized caller, by each method: 401 or 404 and nothing else."""
     name = f"closed routes, with {who}"
     if isinstance(outcome, ServingError):
         return Check(name, False, str(outcome), "the server stopped answering: see the container's log")
-    open_doors = [f"{path} {max(each)}" for path, each in outcome.items() if not set(each) <= CLOSED]
-    if open_doors:
-        saw = f"{len(open_doors)} of {len(outcome)} routes answer: {', '.join(open_doors)}"
+    open_routes = [f"{path} {max(each)}" for path, each in outcome.items() if not set(each) <= CLOSED]
+    if open_routes:
+        saw = f"{len(open_routes)} of {len(outcome)} routes answer: {', '.join(open_routes)}"
         return Check(name, False, saw, "the guard is not in front of this server: destroy it and deploy again")
     return Check(name, True, f"all of {len(outcome)} routes say 401 or 404")
 

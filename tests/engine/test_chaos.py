@@ -13,7 +13,7 @@ SEEDS = (*QUICK, *(pytest.param(seed, marks=pytest.mark.all) for seed in (48, 52
 
 
 @pytest.fixture(scope="module")
-def arena(tmp_path_factory):
+def runner(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chaos")
     with EmulatorServer(runtime="none", boot_s=0.8, state_dir=folder / "emulator") as market:
         requests.post(f"{market.url}/_emulator/credit", json={"credit": 1e6}, timeout=10)
@@ -21,6 +21,6 @@ def arena(tmp_path_factory):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_one_clean_up_after_chaos_leaves_exactly_what_is_declared(arena, seed):
-    result = arena.run(Scenario.of(seed))
+def test_one_clean_up_after_chaos_leaves_exactly_what_is_declared(runner, seed):
+    result = runner.run(Scenario.of(seed))
     assert result.good, result

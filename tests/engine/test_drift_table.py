@@ -87,6 +87,10 @@ def test_every_row_of_the_table_has_its_test():
     assert tested == set(drift.TABLE)
 
 
+def name_of(index):
+    return f"reranker-{index + 1}" if index else "reranker"
+
+
 def diagnostics(text):
     """Return what a command says of each resource at its end, by the resource's name."""
     found, name = {}, ""
@@ -115,7 +119,7 @@ def test_a_fleet_in_which_each_replica_has_drifted_in_another_way_is_told_and_re
         assert seen.rc == 7, seen.text
         said = diagnostics(seen.text)
         for at, (kind, (_, words)) in enumerate(ROWS.items()):
-            row = said[f"reranker-{at + 1}" if at else "reranker"]
+            row = said[name_of(at)]
             assert words in row, f"{kind}: {row}"
             assert ("first choice: offer" in row) == (kind in REPLACED), f"{kind}: {row}"
             assert ("will be replaced" in row) == (kind in REPLACED and kind != "gone"), f"{kind}: {row}"
@@ -136,7 +140,7 @@ def test_a_fleet_in_which_each_replica_has_drifted_in_another_way_is_told_and_re
         assert seen.rc == 0, seen.text
         said = diagnostics(seen.text)
         for at, (kind, (_, words)) in enumerate(ROWS.items()):
-            assert (words in said.get(f"reranker-{at + 1}", "")) == (kind in WARNED), f"{kind}: {said}"
+            assert (words in said.get(name_of(at), "")) == (kind in WARNED), f"{kind}: {said}"
 
 
 def assert_each_serves(out):

@@ -123,7 +123,7 @@ def test_no_secret_is_written_anywhere_in_the_whole_life_of_a_stack(emulator, tm
     control(f"instances/{out['instance_id']}/kill")
     run("preview", "--expect-no-changes", *LOUD, rc=7)
     run("up", "--yes", *LOUD)
-    control("faults", kind="lost_answer_after", match={"path": "/api/v0/asks/"}, times=1)
+    control("faults", kind="lost_answer_after", match={"endpoint": "rent"}, times=1)
     stack.write_config(extra_args=["--no-such-flag"])
     run("up", "--yes", *LOUD, rc=None)  # refused before anything is rented
     control("faults", kind="app_error", times=1)

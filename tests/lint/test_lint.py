@@ -27,4 +27,5 @@ def test_this_finds_nothing(command):
 def test_every_test_is_in_exactly_one_of_the_two_suites(request):
     suites = request.config.stash[SUITES]
     assert suites
-    assert {test: found for test, found in suites.items() if len(found) != 1} == {}
+    assert {test: found for test, found in suites.items() if len(found - {"alone"}) != 1} == {}
+    assert {test: found for test, found in suites.items() if "alone" in found and "all" not in found} == {}

@@ -62,7 +62,7 @@ class Server:
     client: RerankClient
     url: str
     key: str
-    log: Path
+    log: Path | None
     ca: str | None = None
     model: str = BGE
 
@@ -153,7 +153,7 @@ class Deployment:
         """Return it as a server that the stack itself asks."""
         key = self.stack.own_key()
         client = RerankClient(self.url, key, timeout_s=60, verify=str(self.ca_file))
-        return Server(client, self.url, key, self.ca_file, str(self.ca_file), MODEL)
+        return Server(client, self.url, key, None, str(self.ca_file), MODEL)
 
     def python(
         self, *args: str | Path, python: Path = REPO / ".venv" / "bin" / "python"

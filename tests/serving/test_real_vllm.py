@@ -19,7 +19,7 @@ from components.vllm.checks import Report, run_checks
 from components.vllm.gpu_requirements import load_flags
 from components.vllm.guard import ALLOW
 from components.vllm.launch import plan_launch
-from components.vllm.route_audit import audit_routes, routes_of, routes_to_audit, table, unauthorized_requests
+from components.vllm.route_audit import audit_routes, routes_of, routes_to_audit, table, unauthorized_callers
 from components.vllm.score_checks import CLOSED
 from tests.serving.conftest import BGE, CATALOG, HERE, REPO, Server, new_key, require_vllm, serving
 
@@ -146,7 +146,7 @@ def test_without_the_guard_the_doors_of_the_guides_form_are_open(
 ) -> None:
     routes = routes_of(cross_encoder.client)
     audited = audit_routes(
-        cross_encoder.client, routes_to_audit(routes), {"no key": unauthorized_requests(None)["no key"]}
+        cross_encoder.client, routes_to_audit(routes), {"no key": unauthorized_callers(None)["no key"]}
     )
     with capsys.disabled():
         print(f"\n{table(audited)}")

@@ -184,8 +184,8 @@ def test_a_running_instance_with_a_port_is_in_order_as_far_as_the_api_can_tell()
     [
         ("ready", "dead", None),
         ("dead", "dead", "engine-dead"),
-        ("timeout", "dead", "unreachable"),
-        ("timeout", "unreachable", "engine-dead"),
+        ("no_answer", "dead", "unreachable"),
+        ("no_answer", "unreachable", "engine-dead"),
     ],
 )
 def test_silence_is_told_apart_from_a_dead_engine(verdict, heal_on, kind):

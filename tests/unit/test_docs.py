@@ -46,8 +46,8 @@ QUOTED = re.findall(r"^> (.+)$", DOCS["operations.md"], re.M)
 @pytest.mark.parametrize("symptom", QUOTED)
 def test_every_symptom_that_a_runbook_quotes_is_printed_by_the_code(symptom):
     # "…" stands for what differs; each piece between is literally in the code, or among the engine's own words
-    for piece in (part.strip() for part in symptom.split("…")):
-        assert piece in CODE or piece in OF_THE_ENGINE, piece
+    for chunk in (part.strip() for part in symptom.split("…")):
+        assert chunk in CODE or chunk in OF_THE_ENGINE, chunk
 
 
 @pytest.mark.parametrize("name", DOCS)

@@ -1,4 +1,4 @@
-"""The guard under random requests, as ASGI sees them: 12,100 cases, and 2,000 of other seeds in `make test`.
+"""The guard under random requests, as ASGI sees them: 7,500 random cases, and 2,500 that are always the same.
 
 Through sockets and parsers: test_guard_sockets.
 
@@ -25,15 +25,23 @@ REFUSALS = {400, 401, 404, 413}
 LISTS = ("documents", "text_1", "text_2", "queries", "data_1", "data_2")
 
 
-def fuzz(cases):
-    """Return settings for a number of cases: no deadline per case, nothing kept on disk."""
+def fuzz(cases, *, fixed=False):
+    """Return settings for a number of cases, the same each time if `fixed`: few could miss an outcome by chance."""
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    return settings(max_examples=cases, deadline=None, database=None, suppress_health_check=checks, print_blob=True)
+    return settings(
+        max_examples=cases,
+        derandomize=fixed,
+        deadline=None,
+        database=None,
+        suppress_health_check=checks,
+        print_blob=not fixed,
+    )
 
 
 def short_and(cases):
-    """Parametrize a test by its number of cases: a sixth of them in `make test`, all in `make test-all`."""
-    return pytest.mark.parametrize("cases", [cases // 6, pytest.param(cases, marks=pytest.mark.all)])
+    """Parametrize a test by its settings: a third of the cases in `make test`, all of them in `make test-all`."""
+    short, full = fuzz(cases // 3, fixed=True), pytest.param(fuzz(cases), marks=pytest.mark.all)
+    return pytest.mark.parametrize("drawn", [short, full], ids=["fixed", "random"])
 
 
 # ---- what may come in, said independently of the guard ---------------------------------------------------------------
@@ -104,7 +112,7 @@ def run(coroutine):
     raise AssertionError("the guard waits for something that is not there")
 
 
-def probe_path(cls, scope, messages=(), options=OPTIONS):
+def ask_guard(cls, scope, messages=(), options=OPTIONS):
     """Return what one request made of: what reached the server, what was sent."""
     app, sent, left = App(), [], list(messages)
 
@@ -278,14 +286,14 @@ lengths = st.one_of(st.none(), st.none(), st.sampled_from(LENGTHS))
 
 
 @short_and(4000)
-def test_nothing_but_a_key_on_an_allowed_path_reaches_the_server(cases):
+def test_nothing_but_a_key_on_an_allowed_path_reaches_the_server(drawn):
     counted = {"cases": 0, "in": 0, "own": 0, 401: 0, 404: 0}
 
-    @fuzz(cases)
+    @drawn
     @given(scopes())
     def each(scope):
         counted["cases"] += 1
-        reached, sent = probe_path(Guard, scope, [{"type": "http.request", "body": b"{}"}])
+        reached, sent = ask_guard(Guard, scope, [{"type": "http.request", "body": b"{}"}])
         assert len(reached) == may_come_in(scope)
         if is_for_the_guard(scope):
             counted["own"] += 1
@@ -301,16 +309,16 @@ def test_nothing_but_a_key_on_an_allowed_path_reaches_the_server(cases):
             counted[refused_properly(sent)] += 1
 
     each()
-    assert counted["cases"] >= cases
-    assert min(counted.values()) > cases / 50, counted  # each outcome was really tried
+    assert counted["cases"] >= drawn.max_examples
+    assert min(counted.values()) > drawn.max_examples / 50, counted  # each outcome was really tried
 
 
 @pytest.mark.parametrize("truncate", [None, -1])
 @short_and(1250)
-def test_a_body_reaches_the_server_only_as_json_that_it_can_answer(truncate, cases):
+def test_a_body_reaches_the_server_only_as_json_that_it_can_answer(truncate, drawn):
     counted = {"cases": 0, "in": 0, "refused": 0, "gone": 0}
 
-    @fuzz(cases)
+    @drawn
     @given(streams(), st.sampled_from(["/rerank", "/v2/rerank", "/score"]), lengths)
     def each(stream, path, length):
         counted["cases"] += 1
@@ -318,7 +326,7 @@ def test_a_body_reaches_the_server_only_as_json_that_it_can_answer(truncate, cas
         headers = [(b"authorization", b"Bearer " + KEYS[0].encode())]
         headers += [(b"content-length", length)] if length is not None else [(b"Transfer-Encoding", b"chunked")]
         scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": headers}
-        reached, sent = probe_path(Guard, scope, messages, OPTIONS | {"truncate": truncate})
+        reached, sent = ask_guard(Guard, scope, messages, OPTIONS | {"truncate": truncate})
         declared_too_large = length is not None and length.isdigit() and int(length) > OPTIONS["max_bytes"]
         if declared_too_large or (not broken and len(body) > OPTIONS["max_bytes"]):
             assert refused_properly(sent) == 413
@@ -345,8 +353,8 @@ def test_a_body_reaches_the_server_only_as_json_that_it_can_answer(truncate, cas
             assert json.loads(got) == asked
 
     each()
-    assert counted["cases"] >= cases
-    assert min(counted.values()) > cases / 20, counted
+    assert counted["cases"] >= drawn.max_examples
+    assert min(counted.values()) > drawn.max_examples / 20, counted
 
 
 digests = st.one_of(st.binary(min_size=32, max_size=32), st.binary(max_size=40)).map(bytes.hex)
@@ -356,10 +364,10 @@ key_bodies = st.one_of(key_lists.map(lambda keys: json.dumps({"keys": keys}).enc
 
 
 @short_and(1000)
-def test_only_a_list_of_digests_changes_the_keys(cases):
+def test_only_a_list_of_digests_changes_the_keys(drawn):
     counted = {"cases": 0, 200: 0, 400: 0, 413: 0}
 
-    @fuzz(cases)
+    @drawn
     @given(key_bodies)
     def each(body):
         counted["cases"] += 1
@@ -386,7 +394,7 @@ def test_only_a_list_of_digests_changes_the_keys(cases):
             assert guard.keys[1].hex() == DIGESTS[1]
 
     each()
-    assert min(counted[200], counted[400]) > cases / 20, counted
+    assert min(counted[200], counted[400]) > drawn.max_examples / 20, counted
 
 
 @pytest.mark.parametrize("kind", ["websocket", "webtransport"])
@@ -394,7 +402,7 @@ def test_no_other_kind_of_connection_reaches_the_server(kind):
     @fuzz(300)
     @given(scopes())
     def each(scope):
-        reached, sent = probe_path(Guard, scope | {"type": kind})
+        reached, sent = ask_guard(Guard, scope | {"type": kind})
         assert not reached
         assert sent == [{"type": "websocket.close", "code": 1008}]
 

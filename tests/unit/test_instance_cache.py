@@ -1,4 +1,4 @@
-"""The board: one read for all who wait, also when it fails."""
+"""The instance cache: one read for all who wait, also when it fails."""
 
 import threading
 

@@ -148,7 +148,7 @@ def test_a_server_that_takes_the_request_and_says_nothing_is_silent():
     with server(lambda _line: over.wait(10)) as port:
         probed = ask(port, timeout_s=0.3)
         over.set()
-    assert (probed.verdict, probed.detail) == ("timeout", "no answer within 0.3 s")
+    assert (probed.verdict, probed.detail) == ("no_answer", "no answer within 0.3 s")
 
 
 def test_an_answer_that_stops_half_way_is_silent():
@@ -161,7 +161,7 @@ def test_an_answer_that_stops_half_way_is_silent():
     with server(act) as port:
         probed = ask(port, timeout_s=0.3)
         over.set()
-    assert probed.verdict == "timeout"
+    assert probed.verdict == "no_answer"
 
 
 def test_a_connection_that_nobody_takes_is_silent():
@@ -173,16 +173,16 @@ def test_a_connection_that_nobody_takes_is_silent():
             line.setblocking(False)
             line.connect_ex(listener.getsockname())
         probed = ask(listener.getsockname()[1], timeout_s=0.3)
-    assert (probed.verdict, probed.detail) == ("timeout", "no answer within 0.3 s")
+    assert (probed.verdict, probed.detail) == ("no_answer", "no answer within 0.3 s")
 
 
 def test_a_name_that_does_not_resolve_proves_nothing():
-    assert ask(80, ip="no-such-host.invalid").verdict == "timeout"
+    assert ask(80, ip="no-such-host.invalid").verdict == "no_answer"
 
 
 def test_an_address_without_a_way_to_it_proves_nothing():
     probed = ask(80, ip="255.255.255.255")
-    assert (probed.verdict, probed.detail) == ("timeout", "the address cannot be reached")
+    assert (probed.verdict, probed.detail) == ("no_answer", "the address cannot be reached")
 
 
 def test_a_certificate_of_ours_for_the_address_is_ready(authority, tmp_path):
@@ -217,7 +217,7 @@ def test_a_handshake_that_is_not_answered_is_silent(authority):
     with server(lambda _line: over.wait(10)) as port:
         probed = ask(port, ca=authority.certificate, timeout_s=0.3)
         over.set()
-    assert probed.verdict == "timeout"
+    assert probed.verdict == "no_answer"
 
 
 def test_tls_on_a_port_that_is_asked_in_clear_is_dead(authority, tmp_path):

@@ -16,7 +16,7 @@ LABEL = Label("vast-reranker/test/reranker", "0a1b2c3d", SPEC.digest())
 READY, DEAD, SILENT = (
     ProbeResult("ready", "answers"),
     ProbeResult("dead", "refused"),
-    ProbeResult("timeout", "no answer"),
+    ProbeResult("no_answer", "no answer"),
 )
 DEADLINES = Deadlines(pulling_s=600, serving_s=300, stall_s=120, port_s=60)
 

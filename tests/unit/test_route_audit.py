@@ -1,4 +1,4 @@
-"""The doors: every route of a server is tried by everyone unauthorized callers, and an open one is seen."""
+"""The doors: every route of a server is tried by each unauthorized caller, and an open one is seen."""
 
 import re
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from components.vllm.route_audit import (
     routes_of,
     routes_to_audit,
     table,
-    unauthorized_requests,
+    unauthorized_callers,
 )
 from components.vllm.score_checks import judge_closed, judge_listed
 from tests.unit.test_guard_fuzz import KEYS
@@ -86,7 +86,7 @@ def test_a_server_that_lists_nothing_is_tried_by_the_list_of_vllms_routes(server
 
 def test_behind_a_guard_every_door_is_closed_to_everyone_without_the_key(server):
     found = audit_routes(
-        client(server), routes_to_audit(routes_of(client(server))), unauthorized_requests(KEYS[0], in_query=True)
+        client(server), routes_to_audit(routes_of(client(server))), unauthorized_callers(KEYS[0], in_query=True)
     )
     for who in ("no key", "a wrong key", "the key in a wrong place"):
         check = judge_closed(who, {route.path: route.statuses[who] for route in found})
@@ -98,7 +98,7 @@ def test_behind_a_guard_every_door_is_closed_to_everyone_without_the_key(server)
 def test_a_door_that_a_guard_leaves_open_is_named():
     with Listening("httptools") as open_health:
         found = audit_routes(
-            client(open_health), [AuditedRoute("/health", ("GET", "POST"))], unauthorized_requests(KEYS[0])
+            client(open_health), [AuditedRoute("/health", ("GET", "POST"))], unauthorized_callers(KEYS[0])
         )
     check = judge_closed("no key", {route.path: route.statuses["no key"] for route in found})
     assert not check.passed
@@ -106,25 +106,25 @@ def test_a_door_that_a_guard_leaves_open_is_named():
 
 
 def test_the_main_doors_alone_tell_a_server_that_has_no_guard(server):
-    closed = audit_routes(client(server), MAIN_ROUTES, unauthorized_requests(KEYS[0]))
+    closed = audit_routes(client(server), MAIN_ROUTES, unauthorized_callers(KEYS[0]))
     assert judge_closed("no key", {route.path: route.statuses["no key"] for route in closed}).passed
     with Listening("httptools") as bare:
         bare.server.config.loaded_app = bare.app
-        found = audit_routes(client(bare), MAIN_ROUTES, unauthorized_requests(KEYS[0]))
+        found = audit_routes(client(bare), MAIN_ROUTES, unauthorized_callers(KEYS[0]))
     check = judge_closed("no key", {route.path: route.statuses["no key"] for route in found})
     assert "4 of 4 routes answer" in check.saw
 
 
 def test_a_wrong_key_is_one_letter_off_and_no_valid_key_goes_where_servers_log():
-    asked = unauthorized_requests("secret-key-9")["a wrong key"]("/rerank")
+    asked = unauthorized_callers("secret-key-9")["a wrong key"]("/rerank")
     assert asked[1]["Authorization"] == "Bearer secret-key-0"
-    assert unauthorized_requests("secret-key-0")["a wrong key"]("/")[1]["Authorization"] == "Bearer secret-key-1"
-    assert all("secret-key-9" not in who("/rerank")[0] for who in unauthorized_requests("secret-key-9").values())
-    assert list(unauthorized_requests(None)) == ["no key", "a wrong key"]
+    assert unauthorized_callers("secret-key-0")["a wrong key"]("/")[1]["Authorization"] == "Bearer secret-key-1"
+    assert all("secret-key-9" not in who("/rerank")[0] for who in unauthorized_callers("secret-key-9").values())
+    assert list(unauthorized_callers(None)) == ["no key", "a wrong key"]
 
 
 def test_a_server_that_goes_away_is_an_error_that_names_the_door_and_not_the_key():
     gone = RerankClient("http://127.0.0.1:9", KEYS[0], timeout_s=2)
     with pytest.raises(ServerUnreachable, match=re.escape("GET http://127.0.0.1:9/rerank")) as caught:
-        audit_routes(gone, [AuditedRoute("/rerank", ("GET",))], unauthorized_requests(KEYS[0], in_query=True))
+        audit_routes(gone, [AuditedRoute("/rerank", ("GET",))], unauthorized_callers(KEYS[0], in_query=True))
     assert KEYS[0] not in str(caught.value)

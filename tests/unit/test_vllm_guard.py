@@ -38,7 +38,7 @@ class App:
 def ask():
     app = App()
 
-    def probe_path(
+    def ask_guard(
         path="/rerank", *, method="POST", key=KEYS[0], headers=None, body=b"{}", raw=None, kind="http", **options
     ):
         guard = source.Guard(app, options, KEYS)
@@ -62,8 +62,8 @@ def ask():
         text = b"".join(one.get("body", b"") for one in sent if one["type"] == "http.response.body")
         return status, json.loads(text or b"null"), sent
 
-    probe_path.app = app
-    return probe_path
+    ask_guard.app = app
+    return ask_guard
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-// Pins the linter of .github/workflows; scripts/setup.sh builds it. Its PyPI wrapper downloads a binary at install time.
+// Pins the linter of .github/workflows; scripts/lint_pipelines.sh builds it. Its PyPI wrapper downloads a binary at install time.
 module vast-reranker/tools/actionlint
 
 go 1.25.0
