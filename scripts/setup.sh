@@ -86,7 +86,7 @@ setup_pulumi() {
 install_client() {
   local stamp=".venv/.installed-client"
   if cmp -s pyproject.toml "$stamp"; then return; fi
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-index --no-deps \
+  PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-index --no-deps \
     --no-build-isolation -e . || die "the client of this checkout: see above"
   cp pyproject.toml "$stamp"
 }
