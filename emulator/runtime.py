@@ -30,7 +30,9 @@ from emulator.scoring import Served, respond
 Runtime = Literal["none", "stub", "vllm"]
 REPO = Path(__file__).resolve().parent.parent
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PORT_RANGE = (20000, 59999)
+# Below those from which Linux draws ports for outgoing connections (32768 on): one of these could take a port between
+# the look at it and the server's own bind.
+PORT_RANGE = (10_000, 32_767)
 PORTS = random.SystemRandom()
 DRAWS = 1000
 SHUT_WITHIN_S = 0.05  # for answers under way; zero would mean for ever

@@ -126,7 +126,9 @@ def test_a_pulumi_that_hangs_or_says_nonsense_is_an_error_without_its_output(tmp
     assert KEY not in str(caught.value)
 
 
-@pytest.mark.parametrize("outputs", [{"url": "nonsense", "api_key": KEY}, {"url": "https://x", "api_key": f"{KEY}\n"}])
+@pytest.mark.parametrize(
+    "outputs", [{"url": "nonsense", "api_key": KEY}, {"url": "https://x", "api_key": f"{KEY} {KEY}"}]
+)
 def test_outputs_that_cannot_be_used_are_an_error_without_the_key(outputs):
     with pytest.raises(StackError, match="its outputs cannot be used") as caught:
         from_outputs("dev", outputs)

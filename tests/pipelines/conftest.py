@@ -1,6 +1,5 @@
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -116,12 +115,6 @@ def scene(tmp_path_factory):
 
 def stack_named(name, folder, api_url):
     return EngineStack(folder, api_url, name=name, env={"VAST_API_KEY": VAST_KEY})
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def local_stack(checkout: Path, port: int):

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from emulator.runtime import free_port
 from ops import exits
-from tests.pipelines.conftest import free_port
 
 pytestmark = [pytest.mark.engine, pytest.mark.all]
 NOWHERE = "http://127.0.0.1:9"
@@ -135,7 +135,7 @@ def test_a_lock_of_another_run_stops_a_deploy_and_nothing_is_rented(scene):
 
 
 def test_a_forge_that_is_away_fails_the_comment_and_not_silently(scene):
-    env, scene.env = scene.env, scene.env | {"GITHUB_API_URL": f"http://127.0.0.1:{free_port()}"}
+    env, scene.env = scene.env, scene.env | {"GITHUB_API_URL": f"http://127.0.0.1:{free_port('127.0.0.1')}"}
     try:
         done = scene.job("pull-request", "preview", "dev")
     finally:

@@ -5,8 +5,9 @@ import re
 import pytest
 import requests
 
+from emulator.runtime import free_port
 from harness.stack import PASSPHRASE
-from tests.pipelines.conftest import HEAL, VAST_KEY, free_port, local_stack, pipelines
+from tests.pipelines.conftest import HEAL, VAST_KEY, local_stack, pipelines
 
 pytestmark = pytest.mark.engine
 REVIEW = {"github.event.pull_request.labels.*.name": ["review"], "github.event.action": "labeled"}
@@ -40,7 +41,7 @@ def test_a_change_lives_from_its_pull_request_to_its_end_and_nothing_is_left_bil
 
 
 def a_fork_is_previewed_without_secrets(scene):
-    port = free_port()
+    port = free_port("127.0.0.1")
     local_stack(scene.checkout, port)
     fork = {"github.event.pull_request.head.repo.full_name": "someone/reranker"}
     assert not scene.job("pull-request", "preview", "dev", more=fork).ran
