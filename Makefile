@@ -6,7 +6,7 @@ LOCAL := . scripts/env.sh local &&
 PYTEST := $(LOCAL) env -u VAST_API_KEY -u VAST_URL pytest -q
 TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo demo-down emulator test test-all lint locks docs picture bench chaos clean distclean
+.PHONY: help setup demo demo-down emulator test test-rest test-all lint locks docs picture bench chaos clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -27,9 +27,11 @@ test: ## lint, types, and a test of every kind, with the real Pulumi engine, rea
 	@scripts/setup.sh test
 	@$(PYTEST) $(TWO_WORKERS) -m quick
 
-test-all: test ## the same, then every other test: more models, older vLLM, the examples' venv, long fuzz and chaos
+test-rest: ## what `make test` leaves out: more models, older vLLM, the examples' venv, long fuzz and chaos: 14 minutes
 	@scripts/setup.sh all
 	@$(PYTEST) $(TWO_WORKERS) -m "all and not alone"
+
+test-all: test test-rest ## every test there is: both, and a fleet of real vLLM that needs both cores and 12 GB for itself
 	@$(PYTEST) -m "all and alone"
 
 lint: ## ruff, mypy, and what CI runs: actionlint, zizmor, shellcheck, schemas
