@@ -13,7 +13,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -117,7 +117,8 @@ class GatewayProvider(ResourceProvider):
         changed = [key for key in INPUTS if key not in unknown and not same(olds.get(key), news.get(key))]
         if drift := str(olds.get("drift") or ""):
             ENGINE.log(f"will be put back: {drift}", severity="warning")
-        stale = not unknown and _digest(_gateway(news, str(olds.get("owner")))) != olds.get("digest")
+        declared = {**news, "retired": olds.get("retired")}
+        stale = not unknown and _digest(_gateway(declared, str(olds.get("owner")))) != olds.get("digest")
         return DiffResult(
             changes=bool(unknown or changed or drift or stale),
             replaces=["site"] if "site" in changed else [],
@@ -149,8 +150,12 @@ class GatewayProvider(ResourceProvider):
 
     @verb
     def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        """Apply the new config, with former upstreams in it until they have nothing in flight."""
+        """Apply the new config, with former upstreams in it as `retired`, and wait until these have nothing in flight.
+
+        They stay in it until the next change: to take them out would be one more change of the config.
+        """
         owner, moved = str(olds["owner"]), not same(olds.get("admin_url"), news.get("admin_url"))
+        retired: tuple[str, ...] = ()
         if moved:  # a new mark, so that taking out the old one cannot hit the new, should both be the same Caddy
             owner = secrets.token_hex(4)
             self._apply(news, owner)
@@ -158,11 +163,10 @@ class GatewayProvider(ResourceProvider):
         else:
             before, after = ({dial(str(one)) for one in props["upstreams"]} for props in (olds, news))
             retired = tuple(sorted(before - after))
-            self._apply(news, owner, retired)
+            self._apply({**news, "retired": retired}, owner)
             if retired:
                 self._drain(news, retired)
-                self._apply(news, owner)
-        return UpdateResult(_outputs({**olds, **news}, owner))
+        return UpdateResult(_outputs({**olds, **news, "retired": list(retired)}, owner))
 
     @verb
     def delete(self, _id: str, props: dict[str, Any]) -> None:
@@ -179,8 +183,8 @@ class GatewayProvider(ResourceProvider):
 
     # ---- doing -------------------------------------------------------------------------------------------------------
 
-    def _apply(self, props: Mapping[str, Any], owner: str, retired: tuple[str, ...] = ()) -> None:
-        gateway = replace(_gateway(props, owner), retired=retired)
+    def _apply(self, props: Mapping[str, Any], owner: str) -> None:
+        gateway = _gateway(props, owner)
         admin = _admin(props)
         _patiently(lambda: admin.change(lambda current: owned.put(current, gateway), secrets=gateway.secrets()))
         there, _ = admin.config()
@@ -252,6 +256,7 @@ def _gateway(props: Mapping[str, Any], owner: str) -> record.Gateway:
         certificate=certificate,
         policy=Policy.parse(props.get("policy") or {}),
         owner=owner,
+        retired=tuple(str(one) for one in props.get("retired") or ()),
     )
 
 

@@ -187,7 +187,7 @@ def test_an_update_returns_when_the_old_upstream_has_answered_its_last_request(p
         until(lambda: sum(up.in_flight for up in caddy.admin.upstreams()) == 6)
         kept = {**props, "upstreams": [two[1].address]}
         updated = provider.update(made.id, made.outs, kept)
-        assert {up.address for up in caddy.admin.upstreams()} == {two[1].address}
+        assert [up.in_flight for up in caddy.admin.upstreams() if up.address == two[0].address] == [0]
         two[0].kill()
         assert [each.result().status_code for each in asked] == [200] * 6
         assert {each.result().headers["x-upstream"] for each in asked} == {two[0].name, two[1].name}
@@ -213,8 +213,13 @@ def test_what_is_drained_stays_in_caddys_config_where_its_requests_are_counted_e
         assert counted.in_flight == 3
         assert [each.result().status_code for each in asked] == [200] * 6
         updated = update.result()
-    assert retired() == []
+    assert retired() == [two[0].address]
     assert provider.read(made.id, updated.outs).outs["drift"] == ""
+    kept = {**props, "upstreams": [two[1].address]}
+    assert not provider.diff(made.id, updated.outs, kept).changes
+    again = provider.update(made.id, updated.outs, kept)
+    assert retired() == []
+    assert provider.read(made.id, again.outs).outs["drift"] == ""
 
 
 def test_the_wait_for_the_last_request_is_bounded(provider, props, made, caddy, one, two):
