@@ -2,7 +2,9 @@
 
 Called by the Gateway resource, bench and tests. Facts (Caddy 2.11.7, admin.go and caddy.go): a change to /config/ runs
 the new config beside the old one and then stops the old, whose requests end in peace; one that cannot run is refused
-and the old one stays; If-Match takes the etag of a read, and 412 says that someone else was faster.
+and the old one stays; If-Match takes the etag of a read, and 412 says that someone else was faster. A change also replaces
+the admin listener: a call that the old one had accepted and not yet read is closed without an answer, so reads that
+break are made again.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from components.errors import CaddyError, CaddyUnreachable
 from components.redaction import scrub
 
 MAX_ATTEMPTS = 5  # of reading and changing again, where someone else changes the same Caddy
+MAX_READS = 4
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,14 @@ class CaddyAdmin:
         secrets: list[str] | None = None,
     ) -> Answer:
         key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        try:
-            answer = self._send(method, path, body=body, headers=key | (headers or {}))
-        except Unanswered as error:
-            raise CaddyUnreachable(f"Caddy's admin API at {self.where}: {error}", refused=error.refused) from None
+        for turn in range(1, MAX_READS + 1):
+            try:
+                answer = self._send(method, path, body=body, headers=key | (headers or {}))
+                break
+            except Unanswered as error:
+                if method == "GET" and error.broke and turn < MAX_READS:
+                    continue
+                raise CaddyUnreachable(f"Caddy's admin API at {self.where}: {error}", refused=error.refused) from None
         if answer.status != 200:
             said = scrub(_message(answer.text), [*(secrets or []), self._key])
             hint = "; the admin key is missing or not this Caddy's" if answer.status in (401, 403) else ""

@@ -24,10 +24,12 @@ class Answer:
 
 
 class Unanswered(Exception):
-    """No usable answer came. `refused`: nothing listens there, so no Caddy runs there either."""
+    """No usable answer came. `refused`: nothing listens there, so no Caddy runs there either. `broke`: the connection
+    was there and ended without an answer."""
 
-    def __init__(self, reason: str, *, refused: bool = False) -> None:
+    def __init__(self, reason: str, *, refused: bool = False, broke: bool = False) -> None:
         self.refused = refused
+        self.broke = broke
         super().__init__(reason)
 
 
@@ -90,7 +92,7 @@ class HttpTransport:
         except TimeoutError:
             raise Unanswered(f"no answer within {self.timeout_s:g} s") from None
         except (OSError, ValueError, http.client.HTTPException) as error:  # a ValueError's text may be a header
-            raise Unanswered(f"the connection broke ({type(error).__name__})") from None
+            raise Unanswered(f"the connection broke ({type(error).__name__})", broke=True) from None
         finally:
             connection.close()
         return Answer(answer.status, text, {name.lower(): value for name, value in answer.getheaders()})

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import threading
 
 import pytest
 
@@ -220,6 +221,29 @@ def test_what_is_drained_stays_in_caddys_config_where_its_requests_are_counted_e
     again = provider.update(made.id, updated.outs, kept)
     assert retired() == []
     assert provider.read(made.id, again.outs).outs["drift"] == ""
+
+
+def test_reading_while_caddys_config_changes_finds_no_broken_connection(made, caddy):
+    """Each change replaces the admin listener; a read that the old one had accepted is closed without an answer."""
+    config = caddy.admin.config()[0]
+    done = threading.Event()
+
+    def change():
+        try:
+            for turn in range(60):
+                caddy.admin.load({**config, "logging": {"logs": {f"turn-{turn}": {}}}})
+        finally:
+            done.set()
+
+    def read():
+        while not done.is_set():
+            caddy.admin.upstreams()
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(read) for _ in range(3)]
+        pool.submit(change).result()
+        for reader in readers:
+            reader.result()
 
 
 def test_the_wait_for_the_last_request_is_bounded(provider, props, made, caddy, one, two):
