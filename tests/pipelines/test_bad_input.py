@@ -57,7 +57,7 @@ BY_CONTEXT = {
 }
 BY_CONFIG = {
     "market without offer": ({"max_dph_usd": "0.001"}, exits.NO_OFFER, "0 of ", "relax the condition"),
-    "bad config": ({"prefer": "dearest"}, exits.USAGE, "vast-reranker:prefer: is 'dearest'", "Pulumi.<stack>.yaml"),
+    "bad config": ({"prefer": "dearest"}, exits.USAGE, "prefer: is 'dearest'", "Pulumi.<stack>.yaml"),
     "API away": ({"emulator.url": NOWHERE}, exits.BUSY, "cannot reach the Vast.ai API", "emulator.url"),
 }
 
