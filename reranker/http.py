@@ -280,7 +280,7 @@ class _Connection(http.client.HTTPConnection):
                 sock.settimeout(max(soon - time.monotonic(), 0.001))  # the handshake's, in all
                 name = transport.server_name or host
                 self.sock = tls_context(transport.ca).wrap_socket(sock, server_hostname=name)
-        self.sock.until = until
+        self.sock.until = until  # type: ignore[union-attr]
 
     def is_open(self) -> bool:
         """Whether the server has left a kept connection open, and owes nothing on it."""
