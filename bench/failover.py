@@ -21,7 +21,6 @@ from components.vast.ranking import Workload
 from components.vast.rental import Rental
 from components.vast.rental_spec import Order
 from components.vast.spec import Deadlines, Spec
-from components.vast.transport import RequestsTransport
 from emulator.clock import IMAGE_GB
 from emulator.server import EmulatorServer
 
@@ -66,7 +65,7 @@ def measure() -> list[Failover]:
 
 
 def _rent(url: str) -> None:
-    client = VastClient("emulator-key", transport=RequestsTransport(), pacer=Pacer(OFF), api_url=url)
+    client = VastClient("emulator-key", pacer=Pacer(OFF), api_url=url)
     search = Search(query="num_gpus=1 gpu_ram>=16", constraints=(), work=Workload(IMAGE_GB, 40))
     spec = Spec(image="vllm/vllm-openai:v0.19.1", disk_gb=40, args=("--model", "m"), ports=("8000:8000",))
     probe = HttpProbe(8000, "POST", "/rerank", body={"query": "q", "documents": ["d"]}, timeout_s=1)

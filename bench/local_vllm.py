@@ -83,7 +83,7 @@ def _server(containers: Containers, number: int, name: str, *, guard: bool, tls:
 
 
 def _wait(target: Target, process: Process, containers: Containers, number: int) -> None:
-    client = RerankClient(target.url, target.key, verify=target.ca or True, timeout_s=60)
+    client = RerankClient(target.url, target.key, ca=target.ca or "", timeout_s=60)
     deadline = time.monotonic() + BOOT_S
     while True:
         try:

@@ -170,7 +170,7 @@ def endpoint(args: argparse.Namespace) -> Target:
     key = os.environ.get(args.key_env)
     if key is None:
         raise RuntimeError(f"{args.key_env} is not in the environment: export the key there, or name it with --key-env")
-    model = args.model or RerankClient(args.url, key, verify=str(args.ca) if args.ca else True).models()[0].id
+    model = args.model or RerankClient(args.url, key, ca=str(args.ca or "")).models()[0].id
     return Target("endpoint", args.url.rstrip("/"), model, key, str(args.ca.resolve()) if args.ca else None, args.dph)
 
 

@@ -20,7 +20,6 @@ from components.errors import ServerUnreachable, ServingError
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, verb
 from components.servers import Server, changed, differs, on_each
-from components.vast.identity import ca_file
 from components.vllm.client import RerankClient
 
 COMMON = ("own_key", "keys", "ca_certificate")  # a change of these is one for every server
@@ -136,5 +135,4 @@ def _digests(keys: Sequence[str]) -> list[str]:
 
 
 def _client(props: Mapping[str, Any], server: Server, timeout_s: float) -> RerankClient:
-    ca = str(props.get("ca_certificate") or "")
-    return RerankClient(server.url, props["own_key"], verify=ca_file(ca) if ca else True, timeout_s=timeout_s)
+    return RerankClient(server.url, props["own_key"], ca=props.get("ca_certificate") or "", timeout_s=timeout_s)

@@ -17,7 +17,6 @@ from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, verb
 from components.servers import Server, changed, differs, on_each
-from components.vast.identity import ca_file
 from components.vllm.catalog import load_catalog
 from components.vllm.checks import CHECKS_VERSION, Report, run_checks
 from components.vllm.client import RerankClient
@@ -65,7 +64,7 @@ class RerankValidationProvider(VastProvider):
 
 def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]:
     model = load_catalog().model(props["model"])
-    ca = ca_file(str(props["ca_certificate"])) if props.get("ca_certificate") else None
+    ca = str(props.get("ca_certificate") or "")
     servers, due = Server.listed(props["servers"]), changed(olds, props, COMMON)
     if due:
         where = ", ".join(one.url for one in due)
@@ -73,11 +72,11 @@ def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]
 
     def checked(server: Server) -> Report:
         report = run_checks(
-            RerankClient(server.url, props["api_key"], verify=ca or True, timeout_s=60.0),
+            RerankClient(server.url, props["api_key"], ca=ca, timeout_s=60.0),
             model,
             routes_closed=bool(props.get("guard")),
             thorough=server is due[0],  # all run one image by one command
-            ca_file=ca,
+            ca=ca,
             max_latency_ms=float(props.get("max_latency_ms") or 0.0),
         )
         if report.audited:  # also where one is open

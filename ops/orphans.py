@@ -22,7 +22,6 @@ from components.vast.label import Label
 from components.vast.models import Contract
 from components.vast.pacing import PUBLISHED, Pacer
 from components.vast.ranking import minutes
-from components.vast.transport import RequestsTransport
 from ops import report
 from ops.command import as_ops_error
 from ops.engine import Pulumi
@@ -103,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         key = os.environ.get("VAST_API_KEY", "")
-        client = VastClient(key, transport=RequestsTransport(), pacer=Pacer(PUBLISHED), api_url=args.api_url)
+        client = VastClient(key, pacer=Pacer(PUBLISHED), api_url=args.api_url)
         exports = [path.read_text() for path in args.exports]
         if args.all_stacks:
             names = Pulumi(args.cwd, "").stacks()

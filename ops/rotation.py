@@ -179,7 +179,9 @@ class Rotation:
 def answer(url: str, key: str, verify: bool | str) -> int:
     """Return the HTTP status of a request with a key; 0 where none came."""
     try:
-        _, posted = RerankClient(url, key, verify=verify, timeout_s=15.0).probe_path("/rerank", key)
+        _, posted = RerankClient(url, key, ca=verify if isinstance(verify, str) else "", timeout_s=15.0).probe_path(
+            "/rerank", key
+        )
     except ServingError:
         return 0
     return posted

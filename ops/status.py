@@ -168,7 +168,7 @@ def answers(url: str, key: str, verify: bool | str) -> str:
     """Ask the server for a score; return "yes, N ms" or what came instead."""
     if not url:
         return "no address"
-    client = RerankClient(url, key, timeout_s=PROBE_TIMEOUT_S, verify=verify)
+    client = RerankClient(url, key, timeout_s=PROBE_TIMEOUT_S, ca=verify if isinstance(verify, str) else "")
     started = time.monotonic()
     try:
         client.rerank("ready?", ["yes"])

@@ -14,15 +14,14 @@ from threading import Event
 from types import TracebackType
 from typing import Any, TypeVar
 
-import requests
-
 from reranker.answers import Ranked, Ranking, ServedModel, read_models, read_ranking, read_scores
 from reranker.batches import Limits, encode, encoded_sizes, in_halves, split
 from reranker.endpoint import Endpoint
 from reranker.errors import InvalidInput
+from reranker.http import Transport
 from reranker.patience import Patience
 from reranker.stack import read_stack
-from reranker.transport import Transport
+from reranker.transport import Connection
 
 Answer = TypeVar("Answer")
 CONCURRENCY = 4
@@ -33,7 +32,7 @@ class Reranker:
 
     Lists that are longer than one request takes are split, `concurrency` requests at a time, and merged; every call is
     over within `patience.deadline_s`, repetitions included. Every method raises RerankerError; see `reranker.errors`.
-    `session`, `clock`, `sleep` and `chance` are seams for tests.
+    `http`, `clock`, `sleep` and `chance` are seams for tests.
 
     >>> reranker = Reranker.from_stack("dev")                                       # doctest: +SKIP
     >>> reranker.rerank("What is deep learning?", ["I like pizza", "ML"], top_n=1)[0].text
@@ -47,7 +46,7 @@ class Reranker:
         patience: Patience | None = None,
         limits: Limits | None = None,
         concurrency: int = CONCURRENCY,
-        session: requests.Session | None = None,
+        http: Transport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         chance: Callable[[], float] = random,
@@ -57,11 +56,11 @@ class Reranker:
         self.endpoint = endpoint
         self.limits = limits or Limits()
         self.concurrency = concurrency
-        self._transport = Transport(
+        self._connection = Connection(
             endpoint,
             patience or Patience(),
             connections=concurrency,
-            session=session,
+            http=http,
             clock=clock,
             sleep=sleep,
             chance=chance,
@@ -107,7 +106,7 @@ class Reranker:
 
     def close(self) -> None:
         """Close the connections."""
-        self._transport.session.close()
+        self._connection.close()
 
     def rerank(
         self,
@@ -134,7 +133,7 @@ class Reranker:
         def ask(part: range, deadline: float, stop: Event) -> list[tuple[int, float]]:
             cut = {} if top_n is None else {"top_n": min(top_n, len(part))}
             body = encode({**asked, **cut, "documents": documents[part.start : part.stop]})
-            name, found = read_ranking(self._transport.ask("POST", "/rerank", body, deadline, stop), part, top_n)
+            name, found = read_ranking(self._connection.ask("POST", "/rerank", body, deadline, stop), part, top_n)
             models.add(name)
             return found
 
@@ -166,7 +165,7 @@ class Reranker:
         def ask(part: range, deadline: float, stop: Event) -> list[float]:
             first = text_1 if each is None else each[part.start : part.stop]
             body = encode({**asked, "text_1": first, "text_2": many[part.start : part.stop]})
-            return read_scores(self._transport.ask("POST", "/score", body, deadline, stop), len(part))
+            return read_scores(self._connection.ask("POST", "/score", body, deadline, stop), len(part))
 
         sizes = encoded_sizes("text_2", many)
         firsts = encoded_sizes("text_1", [str(text_1)] if each is None else each)
@@ -179,7 +178,7 @@ class Reranker:
 
     def models(self) -> tuple[ServedModel, ...]:
         """Return what the server serves, and from which weights."""
-        return read_models(self._transport.ask("GET", "/v1/models", None, self._transport.deadline()))
+        return read_models(self._connection.ask("GET", "/v1/models", None, self._connection.deadline()))
 
     def _asked(self, model: str | None, truncate: int | None, **fields: object) -> dict[str, object]:
         """Return the fields of a request that are given: vLLM refuses null for some that are not."""
@@ -188,7 +187,7 @@ class Reranker:
 
     def _all(self, ask: Callable[[range, float, Event], list[Answer]], parts: list[range]) -> list[Answer]:
         """Return the answers for all parts in their order, within one deadline. The first failure ends the rest."""
-        deadline, stop = self._transport.deadline(), Event()
+        deadline, stop = self._connection.deadline(), Event()
         if len(parts) < 2:
             return [one for part in parts for one in in_halves(lambda half: ask(half, deadline, stop), part)]
         pool = ThreadPoolExecutor(min(self.concurrency, len(parts)), thread_name_prefix="reranker")

@@ -22,7 +22,6 @@ from components.vast.market import Search
 from components.vast.models import Account
 from components.vast.pacing import OFF, PUBLISHED, Pacer
 from components.vast.ranking import Candidate
-from components.vast.transport import RequestsTransport
 
 KEY_ENV = "VAST_API_KEY"
 FRESH_S = 120.0  # a search this recent is not repeated within one process
@@ -151,7 +150,6 @@ def open_session(config: Callable[[str], str | None]) -> Session:
         if session is None:
             client = VastClient(
                 key,
-                transport=RequestsTransport(),
                 pacer=Pacer(PUBLISHED if paced else OFF),
                 api_url=api_url,
                 patience_s=patience_s,

@@ -29,7 +29,7 @@ from components.vast.json_values import Json, integer, number
 from components.vast.models import Account, Contract, Offer
 from components.vast.pacing import Pacer
 from components.vast.query import Query
-from components.vast.transport import Answer, Transport, Unanswered
+from reranker.http import Answer, HttpTransport, Transport, Unanswered, bearer
 
 DEFAULT_API_URL: Final = "https://console.vast.ai"
 KEY = re.compile(r"[\x21-\x7e]+")
@@ -37,6 +37,7 @@ KEY_HELP: Final = (
     "set it with `export VAST_API_KEY=...` or `pulumi config set --secret vast_api_key ...`; "
     "keys are made at https://cloud.vast.ai/manage-keys/"
 )
+KEPT_CONNECTIONS: Final = 8
 LIST_PAGE: Final = 25  # the API's own maximum
 SEARCH_CAP: Final = 64  # offers per search, whatever `limit` says
 
@@ -51,7 +52,7 @@ class AmbiguousRent(Exception):
 class VastClient:
     """Calls the API with one key.
 
-    >>> client = VastClient(key, transport=RequestsTransport(), pacer=Pacer())
+    >>> client = VastClient(key, pacer=Pacer())
     >>> client.search(Query(parse("gpu_ram>=16")))[0].gpu_name
     """
 
@@ -59,8 +60,8 @@ class VastClient:
         self,
         key: str,
         *,
-        transport: Transport,
         pacer: Pacer,
+        transport: Transport | None = None,
         api_url: str = DEFAULT_API_URL,
         patience_s: float = 30.0,
         timeout_s: float = 30.0,
@@ -68,7 +69,7 @@ class VastClient:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._key = key.strip()  # a file or a secret store may end it with a newline
-        self._transport = transport
+        self._transport: Transport = transport or HttpTransport(keep=KEPT_CONNECTIONS, proxies=True)
         self._pacer = pacer
         self._patience_s = patience_s
         self._timeout_s = timeout_s
@@ -241,6 +242,7 @@ class VastClient:
                 status=0,
                 code="no_key",
             )
+        sent = None if body is None else json.dumps(body).encode()
         deadline = self._clock() + (self._patience_s if patience_s is None else patience_s)
         pause, limited = 0.5, False
         while True:
@@ -248,7 +250,7 @@ class VastClient:
             answer = unanswered = None
             try:
                 answer = self._transport(
-                    method, self.api_url + path, body=body, key=self._key, timeout_s=self._timeout_s
+                    method, self.api_url + path, body=sent, headers=bearer(self._key), timeout_s=self._timeout_s
                 )
             except Unanswered as error:
                 unanswered = error
@@ -307,7 +309,7 @@ class VastClient:
         if status in (400, 404, 410) and any(sign in f"{code} {said}" for sign in _TAKEN):
             return OfferTaken(f"{where}: the offer is gone ({said})", status=status, code=code)
         if 300 <= status < 400:
-            target = answer.headers.get("Location", "elsewhere")
+            target = answer.headers.get("location", "elsewhere")
             return ApiError(
                 f"{where}: redirected to {target}; set emulator.url to that host",
                 status=status,
@@ -355,7 +357,7 @@ def _retry_after(answer: Answer | None) -> float | None:
     if answer is None:
         return None
     body = answer.json()
-    for asked in (answer.headers.get("Retry-After"), body.get("retry_after") if isinstance(body, dict) else None):
+    for asked in (answer.headers.get("retry-after"), body.get("retry_after") if isinstance(body, dict) else None):
         try:
             return min(float(asked), 60.0)  # type: ignore[arg-type]
         except (TypeError, ValueError):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from components.vast.env_chunks import chunks
+from reranker.http import tls_context
 
 # What a certificate names beside the IP: a gateway that reaches servers by address checks this one name.
 SERVER_NAME = "reranker.internal"
@@ -143,12 +144,6 @@ def served_expiry(ip: str, port: int, ca_certificate: str, *, timeout_s: float =
     except OSError:
         return None
     return int(ssl.cert_time_to_seconds(str(shown["notAfter"])))
-
-
-@functools.cache
-def tls_context(ca_certificate: str) -> ssl.SSLContext:
-    """Return what trusts this CA (PEM) alone, made once: a fleet is asked by every thread."""
-    return ssl.create_default_context(cadata=ca_certificate)
 
 
 @functools.cache

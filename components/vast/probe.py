@@ -6,17 +6,26 @@ instance boots and by `drift` when it is looked at again.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from components.vast.identity import tls_context
 from components.vast.json_values import Json, Wire
+from reranker.http import HttpTransport, Kind, Unanswered
 
 # ready: it served. dead: an answer that proves there is no such server. wrong_certificate: its
 # certificate is not ours, and will not come to be. no_answer: nothing was heard, which proves nothing.
 Verdict = Literal["ready", "dead", "wrong_certificate", "no_answer"]
+# what is heard of a server proves that it is none of ours; what is not heard proves nothing
+VERDICTS: Mapping[Kind, Verdict] = {
+    "timeout": "no_answer",
+    "unreachable": "no_answer",
+    "untrusted": "wrong_certificate",
+}
+CONNECT_S = 5.0
+MAX_BYTES = 1 << 20
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
@@ -73,67 +82,24 @@ class HttpProbe:
 
     def ask(self, ip: str, host_port: int, env: Mapping[str, str]) -> ProbeResult:
         """Send the request once and judge the answer."""
-        import urllib3  # noqa: PLC0415 - only when something is probed
-        from urllib3 import exceptions as failures  # noqa: PLC0415
-
         headers = {
             name: _PLACEHOLDER.sub(lambda found: env.get(found[1], ""), value) for name, value in self.headers.items()
         }
-        timeout = urllib3.Timeout(connect=min(self.timeout_s, 5.0), read=self.timeout_s)
-        pool = (
-            urllib3.HTTPSConnectionPool(ip, host_port, timeout=timeout, ssl_context=tls_context(self.ca_certificate))
-            if self.ca_certificate
-            else urllib3.HTTPConnectionPool(ip, host_port, timeout=timeout)
-        )
-        with pool:
-            try:
-                answer = pool.request(
-                    self.method, self.path, headers=headers, json=self.body, retries=False, redirect=False
-                )
-            except failures.SSLError as error:
-                cause = _cause(error)
-                return ProbeResult(
-                    "wrong_certificate" if "CERTIFICATE_VERIFY_FAILED" in cause else "dead", f"TLS fails: {cause}"
-                )
-            except failures.NewConnectionError as error:  # before TimeoutError, which it is one of in urllib3 2
-                return _connection(_cause(error))
-            except failures.TimeoutError:
-                return ProbeResult("no_answer", f"no answer within {self.timeout_s:g} s")
-            except failures.ProtocolError as error:
-                cut = _connection(_cause(error))
-                # what came was an answer, so the address is reached: it stops short, or is no HTTP
-                return (
-                    ProbeResult("dead", "the answer is no whole HTTP")
-                    if cut.verdict == "no_answer" and _came(error)
-                    else cut
-                )
-            except (failures.HTTPError, ValueError) as error:
-                return ProbeResult("dead", f"the request fails ({type(error).__name__})")
+        send = HttpTransport(ca=self.ca_certificate, connect_s=CONNECT_S)
+        body = None if self.body is None else json.dumps(self.body).encode()
+        try:
+            answer = send(
+                self.method,
+                self.url(ip, host_port) + self.path,
+                body=body,
+                headers=headers,
+                timeout_s=self.timeout_s,
+                max_bytes=MAX_BYTES,
+            )
+        except Unanswered as error:
+            return ProbeResult(VERDICTS.get(error.kind, "dead"), str(error))
         if answer.status != 200:
             return ProbeResult("dead", f"HTTP {answer.status} on {self.path}")
-        if self.expect_body and not re.search(self.expect_body, answer.data.decode(errors="replace")):
+        if self.expect_body and not re.search(self.expect_body, answer.text):
             return ProbeResult("dead", f"{self.path} answers 200 without {self.expect_body!r}")
         return ProbeResult("ready", "answers")
-
-
-def _cause(error: BaseException) -> str:
-    """Return the innermost cause of a urllib3 error, as text."""
-    inner: BaseException = error
-    while True:
-        reason = inner.__cause__ or next((arg for arg in inner.args if isinstance(arg, BaseException)), None)
-        if reason is None:
-            return f"{type(inner).__name__}: {inner}"
-        inner = reason
-
-
-def _came(error: BaseException) -> bool:
-    """Whether something was answered: what the network does is an OSError."""
-    return not any(isinstance(one, OSError) for one in (error.__cause__, *error.args))
-
-
-def _connection(cause: str) -> ProbeResult:
-    if "refused" in cause.lower():
-        return ProbeResult("dead", "the connection is refused")
-    if any(sign in cause.lower() for sign in ("reset", "aborted", "remotedisconnected", "broken pipe")):
-        return ProbeResult("dead", "the connection is cut off")
-    return ProbeResult("no_answer", "the address cannot be reached")

@@ -6,15 +6,14 @@ Run by the RerankValidation resource after each deploy, and by hand. What is ask
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from components.errors import ServerError, ServerUnreachable, ValidationFailed
 from components.vllm.catalog import GoldenCase, Model
-from components.vllm.client import RerankClient, ServedModel
+from components.vllm.client import RerankClient
 from components.vllm.encryption import check_encryption
 from components.vllm.route_audit import (
     MAIN_ROUTES,
@@ -39,6 +38,7 @@ from components.vllm.score_checks import (
     judge_truncated,
     judge_wrong_model,
 )
+from reranker.answers import ServedModel
 
 # Goes up when checks are added or get stricter: a running stack is then validated again.
 CHECKS_VERSION = 4
@@ -75,21 +75,6 @@ class Report:
         """The checks that failed."""
         return tuple(check for check in self.checks if not check.passed)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data: {"passed", "model", "weights", "checks_version", "checks": [...], "routes": [...]}."""
-        return {
-            "passed": self.passed,
-            "model": self.model,
-            "weights": self.weights,
-            "checks_version": CHECKS_VERSION,
-            "checks": [vars(check) | {"latency_ms": round(check.latency_ms, 1)} for check in self.checks],
-            "routes": [route.as_dict() for route in self.audited],
-        }
-
-    def to_json(self) -> str:
-        """Return the report as indented JSON."""
-        return json.dumps(self.as_dict(), indent=2)
-
     def text(self) -> str:
         """Return the report as lines for people."""
         return "\n".join(check.line() for check in self.checks)
@@ -108,14 +93,14 @@ def run_checks(
     golden: Sequence[GoldenCase] | None = None,
     routes_closed: bool = False,
     thorough: bool = True,
-    ca_file: str | None = None,
+    ca: str = "",
     max_latency_ms: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Report:
     """Run every check and return the report; a server that answers wrongly makes a failed check, not an error.
 
     `golden` replaces the model's own cases. Empty: the model has no meaning to check (random weights), so the order is
-    not judged, and the report says so. `routes_closed`: no route may answer without the key. `ca_file`: the server
+    not judged, and the report says so. `routes_closed`: no route may answer without the key. `ca` (PEM): the server
     shows a certificate of this CA, and answers nobody without TLS. Not `thorough`: only what may differ between
     servers that run one image by one command, for all of them but one.
     `max_latency_ms`: the median of the golden requests may take no longer, as measured here; 0 for no bound.
@@ -137,8 +122,8 @@ def run_checks(
     if routes_closed:
         route_checks, audited = run.audited(every=thorough)
         checks += route_checks
-    if ca_file is not None:
-        checks += check_encryption(client.url, ca_file, thorough=thorough)
+    if ca:
+        checks += check_encryption(client.url, ca, thorough=thorough)
     weights = next((one.root for one in listed if one.id == model.name), "unknown")
     return Report(model.name, weights, tuple(checks), tuple(audited))
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
 from components.errors import ServerError
-from components.vllm.client import PAIR_BODY, RawConnection, RerankClient
+from components.vllm.client import PAIR_BODY, RerankClient
 
 # What a vLLM 0.32 pooling server registers, and what an attacker would try besides; for a server that lists no routes.
 ROUTES_OF_VLLM = (
@@ -39,14 +38,6 @@ class AuditedRoute:
     path: str
     methods: tuple[str, ...]
     statuses: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, object]:
-        """Return plain data: {"path", "methods", who: [statuses]}."""
-        return {
-            "path": self.path,
-            "methods": list(self.methods),
-            **{who: [*all_] for who, all_ in self.statuses.items()},
-        }
 
 
 # Routes on which a server without its guard answers anyone.
@@ -99,30 +90,23 @@ def filled(path: str) -> str:
 def audit_routes(
     client: RerankClient, audited: Sequence[AuditedRoute], callers: Mapping[str, Caller]
 ) -> list[AuditedRoute]:
-    """Request every route by every method as every caller; some at once, each on a connection that it keeps.
+    """Request every route by every method as every caller, some at once.
 
     Raises ServerUnreachable when a request finds no answer.
     """
-    own = threading.local()
-    connections: list[RawConnection] = []
 
     def audit(route: AuditedRoute) -> AuditedRoute:
-        if not hasattr(own, "line"):
-            own.line = client.line()
-            connections.append(own.line)
         statuses = {}
         for who, asks in callers.items():
             path, headers, body = asks(route.path)
-            statuses[who] = tuple(own.line.ask(method, path, headers, body) for method in route.methods)
+            statuses[who] = tuple(client.status(method, path, headers, body) for method in route.methods)
         return AuditedRoute(route.path, route.methods, statuses)
 
-    with ThreadPoolExecutor(max(1, min(MAX_CONCURRENCY, len(audited) // 4)), "route-audit") as pool:
-        try:
-            return list(pool.map(audit, audited))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            for line in connections:
-                line.close()
+    pool = ThreadPoolExecutor(max(1, min(MAX_CONCURRENCY, len(audited) // 4)), "route-audit")
+    try:
+        return list(pool.map(audit, audited))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def table(audited: Sequence[AuditedRoute]) -> str:

@@ -13,7 +13,8 @@ from itertools import pairwise
 
 from components.errors import ServerError, ServingError
 from components.vllm.catalog import GoldenCase
-from components.vllm.client import RerankAnswer, ServedModel
+from components.vllm.client import RerankAnswer
+from reranker.answers import ServedModel
 
 # /rerank and /score batch differently, and half precision rounds; a wrong pairing differs by far more.
 AGREEMENT = 0.02

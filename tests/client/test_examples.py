@@ -201,7 +201,7 @@ def test_cohere_example_runs_with_the_older_client_that_langchain_needs(stack, o
 
 
 @pytest.mark.all
-def test_the_installed_client_is_a_command_and_typed_and_needs_requests_only(stack, own_python):
+def test_the_installed_client_is_a_command_and_typed_and_needs_certifi_only(stack, own_python):
     env = {"PATH": str(stack), "HOME": str(stack)}
     command = [OWN_VENV / "rerank", "--stack", "local", QUERY, "pizza", "deep learning"]
     done = subprocess.run(command, env=env, cwd=stack, capture_output=True, text=True, check=False, timeout=60)
@@ -214,7 +214,7 @@ def test_the_installed_client_is_a_command_and_typed_and_needs_requests_only(sta
         " 'components' in sys.modules)"
     )
     said = subprocess.run([own_python, "-c", code], env=env, cwd=stack, capture_output=True, text=True, check=True)
-    assert said.stdout == "['requests>=2.32.3'] True True False\n"
+    assert said.stdout == "['certifi>=2024.2.2'] True True False\n"
 
 
 def test_every_example_is_in_the_examples_readme():

@@ -26,6 +26,7 @@ from reranker import (
     Untrusted,
 )
 from reranker.endpoint import Endpoint
+from reranker.http import tls_context
 from tests.client.guarded import KEY, MODEL, certificates, guarded_server, refusal
 
 QUERY = "What is deep learning?"
@@ -381,8 +382,8 @@ def test_a_server_of_another_ca_is_not_trusted_and_is_sent_nothing(server, ca):
 
 def test_no_public_ca_is_trusted_beside_the_stacks_own(reranker):
     reranker.models()
-    adapter = reranker._transport.session.get_adapter("https://127.0.0.1")
-    assert [dict(*one["subject"])["commonName"] for one in adapter.context.get_ca_certs()] == ["test"]
+    context = tls_context(reranker.endpoint.ca_certificate)
+    assert [dict(*one["subject"])["commonName"] for one in context.get_ca_certs()] == ["test"]
 
 
 def test_a_certificate_of_another_address_is_not_trusted(tmp_path):

@@ -181,7 +181,7 @@ def test_a_certificate_that_ends_soon_is_renewed_with_a_new_instance(scene):
 def test_keys_that_a_server_forgot_are_drift_and_up_tells_it_again(scene):
     first, out = scene.instance_id, scene.stack.outputs()
     own_key = scene.stack.own_key()
-    client = RerankClient(out["url"], own_key, verify=ca_file(out["ca_certificate"]))
+    client = RerankClient(out["url"], own_key, ca=out["ca_certificate"])
     client.set_keys([])
     seen = scene.stack.drift()
     assert seen.rc == 7, seen.text

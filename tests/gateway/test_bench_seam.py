@@ -14,7 +14,7 @@ def test_a_gateway_stands_in_front_of_rerankers_for_the_length_of_a_block(rerank
     two = [f"https://{one.address}" for one in rerankers(2)]
     ca = authority.certificate
     with gateway_in_front_of(two, upstream_key=upstream_key, model=MODEL, upstream_ca=ca, tiers=tiers) as at:
-        client = RerankClient(at.url, at.api_key, verify=at.ca_file, timeout_s=10)
+        client = RerankClient(at.url, at.api_key, ca=at.ca_file, timeout_s=10)
         until(lambda: scores(client))
         assert client.models()[0].id == MODEL
         assert at.api_key not in repr(at)

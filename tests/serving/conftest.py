@@ -88,7 +88,7 @@ def serving(
     assert process is not None
     url, key = f"http{'s' if authority else ''}://{IP}:{outer}", launch.env.get(GUARD_KEYS_ENV) or launch.env[KEY_ENV]
     ca = ca_file(authority.certificate) if authority else None
-    client = RerankClient(url, key, timeout_s=60, verify=ca or True)
+    client = RerankClient(url, key, timeout_s=60, ca=ca or "")
     log = folder / "containers" / str(CONTRACT_ID) / "log"
     try:
         wait_for_rerank(client, model, process, log)
@@ -152,7 +152,7 @@ class Deployment:
     def server(self) -> Server:
         """Return it as a server that the stack itself asks."""
         key = self.stack.own_key()
-        client = RerankClient(self.url, key, timeout_s=60, verify=str(self.ca_file))
+        client = RerankClient(self.url, key, timeout_s=60, ca=str(self.ca_file))
         return Server(client, self.url, key, None, str(self.ca_file), MODEL)
 
     def python(

@@ -18,6 +18,7 @@ from components.vllm.guard import ALLOW
 from components.vllm.launch import plan_launch
 from components.vllm.route_audit import audit_routes, routes_of, routes_to_audit, table, unauthorized_callers
 from components.vllm.score_checks import CLOSED
+from reranker.endpoint import pem
 from tests.serving.conftest import BGE, CATALOG, Server, new_key, require_vllm, serving
 
 pytestmark = pytest.mark.vllm
@@ -43,7 +44,7 @@ def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_a_guarded_launch_passes_every_check(guarded: Server) -> None:
     model = CATALOG.model(guarded.model)
     golden = () if guarded.model == BGE else model.golden  # random weights mean nothing
-    report = run_checks(guarded.client, model, golden=golden, routes_closed=True, ca_file=guarded.ca)
+    report = run_checks(guarded.client, model, golden=golden, routes_closed=True, ca=pem(guarded.ca or ""))
     assert report.passed, report.text()
     skipped = [check.name.split(",")[0] for check in report.checks if check.skipped]
     assert skipped == (["/rerank order", "/score order"] if guarded.model == BGE else [])

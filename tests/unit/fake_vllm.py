@@ -1,29 +1,27 @@
 """A vLLM in one class, for tests: routes, forms and error bodies of 0.32, scores by shared words, faults on request.
 
-`session()` puts it behind the client's transport seam; `listening()` puts it on a loopback port for other processes.
+It is a transport for clients; `listening()` puts it on a loopback port for other processes.
 """
 
 import contextlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import requests
-from requests.adapters import BaseAdapter
+from reranker import http
 
 KEY = "serving-key-that-must-not-leak-0123456789"
 URL = "http://vllm.test:8000"
 Answer = tuple[int, Any]
 
 
-class FakeVllm(BaseAdapter):
+class FakeVllm:
     """Answers as vLLM does. `fault(path, body, answer)` may return another answer, or raise what a transport raises."""
 
     def __init__(self, model: str = "BAAI/bge-reranker-base", *, context: int = 64, key: str = KEY) -> None:
-        super().__init__()
         self.model, self.context, self.key = model, context, key
         self.fault: Callable[[str, dict[str, Any], Answer], Answer] = lambda _path, _body, answer: answer
         self.requests: list[tuple[str, str, dict[str, Any], dict[str, str]]] = []
@@ -73,23 +71,12 @@ class FakeVllm(BaseAdapter):
 
     # ---- how it is reached ---------------------------------------------------------------------------------------
 
-    def session(self) -> requests.Session:
-        session = requests.Session()
-        session.trust_env = False
-        session.mount("http://", self)
-        return session
-
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
+    def __call__(
+        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] = {}, **options: Any
+    ) -> http.Answer:
         self.options.append(options)
-        body = json.loads(request.body) if request.body else {}
-        status, said = self.answer(str(request.method), request.path_url, body, dict(request.headers))
-        response = requests.Response()
-        response.status_code, response.request, response.url = status, request, str(request.url)
-        response._content = said if isinstance(said, bytes) else json.dumps(said).encode()
-        return response
-
-    def close(self) -> None:
-        pass
+        status, said = self.answer(method, url.removeprefix(URL), json.loads(body) if body else {}, dict(headers))
+        return http.Answer(status, said if isinstance(said, bytes) else json.dumps(said).encode())
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[str]:

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 from components.vast.client import VastClient
 from components.vast.instance_cache import InstanceCache
 from components.vast.pacing import OFF, Pacer
-from components.vast.transport import Answer, Unanswered
+from reranker.http import Answer, Unanswered
 from tests.unit.wire_samples import instance, offer
 
 KEY = "vast-key-that-must-not-leak-0123456789"
@@ -70,7 +70,10 @@ class ScriptedApi:
         self.rented_at[instance_id] = self.clock.now
         return instance_id
 
-    def __call__(self, method: str, url: str, *, body: Any = None, key: str = "", timeout_s: float = 30.0) -> Answer:
+    def __call__(self, method: str, url: str, *, body: bytes | None = None, **_options: Any) -> Answer:
+        return self._answer(method, url, json.loads(body) if body else None)
+
+    def _answer(self, method: str, url: str, body: Any) -> Answer:
         split = urlsplit(url)
         path = split.path
         self.calls[f"{method} {path.split('/')[3] if path.startswith('/api') else path}"] += 1
@@ -78,7 +81,7 @@ class ScriptedApi:
         if answer is not None:
             return answer
         if path == "/log":
-            return Answer(200, self.log)
+            return Answer(200, self.log.encode())
         if path.endswith("/bundles/"):
             self.bodies.append(body)
             return _json({"offers": self.offers})
@@ -125,7 +128,7 @@ class ScriptedApi:
 
 
 def _json(body: Any, status: int = 200) -> Answer:
-    return Answer(status, json.dumps(body))
+    return Answer(status, json.dumps(body).encode())
 
 
 def no_answer(reason: str = "the connection broke", *, sent: bool = True) -> Unanswered:

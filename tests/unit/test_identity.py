@@ -13,6 +13,7 @@ from cryptography.x509.verification import PolicyBuilder, Store
 from components.vast.identity import CERT_ENVS, SERVER_NAME, Authority, ca_file, expiry, served_expiry
 from components.vast.spec import Spec
 from components.vllm.encryption import check_encryption, judge_plain
+from reranker.http import Answer, Unanswered
 
 VAST_ENV_LIMIT = 256
 
@@ -87,9 +88,9 @@ def test_a_strict_context_of_a_newer_python_takes_the_chain(authority, server):
 
 def test_the_checks_hold_for_the_servers_own_ca_and_fail_for_another(authority, server):
     url = f"https://127.0.0.1:{server}"
-    good = check_encryption(url, ca_file(authority.certificate))
+    good = check_encryption(url, authority.certificate)
     assert [check.name for check in good if not check.passed] == []
-    bad = check_encryption(url, ca_file(Authority.make("another").certificate))
+    bad = check_encryption(url, Authority.make("another").certificate)
     assert {check.name for check in bad if not check.passed} == {
         "certificate for 127.0.0.1",
         f"certificate for {SERVER_NAME}",
@@ -97,9 +98,9 @@ def test_the_checks_hold_for_the_servers_own_ca_and_fail_for_another(authority, 
 
 
 def test_a_port_that_speaks_plain_http_fails_the_check():
-    assert not judge_plain(b"HTTP/1.1 401 Unauthorized\r\n").passed
-    assert judge_plain(b"").passed
-    assert judge_plain(b"HTTP/1.1 400 Bad Request\r\n").passed
+    assert not judge_plain(Answer(401)).passed
+    assert judge_plain(Unanswered("the connection is cut off", sent=True)).passed
+    assert judge_plain(Answer(400)).passed
 
 
 def test_what_a_server_shows_says_when_it_ends(authority, server):

@@ -7,7 +7,7 @@ import pytest
 
 from components.vast.client import VastClient
 from components.vast.pacing import Limit, Pacer
-from components.vast.transport import Answer
+from reranker.http import Answer
 from tests.unit.scripted_api import KEY, ManualClock, ScriptedApi
 
 
@@ -58,7 +58,7 @@ def test_a_refused_call_goes_before_those_that_wait_for_their_first_turn():
 
 def test_time_in_the_queue_is_not_taken_for_an_api_that_is_slow():
     api = ScriptedApi()
-    refused = iter([Answer(429, "too often", {})])
+    refused = iter([Answer(429, b"too often", {})])
     api.interrupt = lambda _method, _path: next(refused, None)
     pacer = Pacer({"list": Limit(1, 120.0)}, clock=api.clock, sleep=api.clock.sleep)
     pacer.wait("list")

@@ -8,7 +8,7 @@ from components.vast.ranking import Workload, rank
 from components.vast.rental import Rental
 from components.vast.rental_spec import Order
 from components.vast.spec import Deadlines, Spec
-from components.vast.transport import Answer
+from reranker.http import Answer
 from tests.unit.scripted_api import ScriptedApi, no_answer
 
 SPEC = Spec(image="vllm/vllm-openai:v0.19.1", disk_gb=40, ports=("8000:8000",), env={"VLLM_API_KEY": "s3cret-value-1"})
@@ -115,7 +115,7 @@ def test_progress_that_changes_is_not_a_stall(api):
 
 
 def test_an_offer_taken_by_someone_else_costs_nothing(api):
-    taken = Answer(410, '{"success": false, "error": "no_such_ask", "msg": "no_such_ask"}')
+    taken = Answer(410, b'{"success": false, "error": "no_such_ask", "msg": "no_such_ask"}')
     api.on_rent = lambda ask, _body: taken if ask == 1001 else None
     rented = rental(api).run()
     assert rented.contract.machine_id == machine(1)
@@ -167,7 +167,9 @@ def test_a_contract_that_came_with_a_refusal_is_destroyed(api):
         if ask != 1001:
             return None
         made = api.make(ask, body)
-        return Answer(400, f'{{"success": false, "error": "invalid_price", "msg": "too low", "new_contract": {made}}}')
+        return Answer(
+            400, f'{{"success": false, "error": "invalid_price", "msg": "too low", "new_contract": {made}}}'.encode()
+        )
 
     api.on_rent = refused
     assert rental(api).run().contract.machine_id == machine(1)
@@ -247,7 +249,7 @@ def test_the_same_application_error_on_two_machines_is_the_specs_fault(api):
 
     def log(_method, path):
         if path == "/log":
-            return Answer(200, f"INFO start\nValueError: something is off {next(runs)}")
+            return Answer(200, f"INFO start\nValueError: something is off {next(runs)}".encode())
         return None
 
     api.interrupt = log
@@ -291,7 +293,7 @@ def test_a_bug_in_the_middle_leaves_nothing_rented(api):
 
 def test_a_failed_destroy_names_the_id_and_the_command_that_removes_it(api):
     api.life = lambda _machine, _age: {"actual_status": "exited"}
-    broken = Answer(500, '{"msg": "database is down"}')
+    broken = Answer(500, b'{"msg": "database is down"}')
     api.interrupt = lambda method, _path: broken if method == "DELETE" else None
     with pytest.raises(DestroyFailed, match=r"MAY STILL BE BILLED.*vastai destroy instance 9001") as caught:
         rental(api).run()
@@ -368,7 +370,7 @@ def test_when_the_second_search_finds_nothing_the_report_still_names_what_was_tr
 
 
 def test_one_failed_destroy_does_not_keep_the_others_from_being_destroyed(api):
-    broken = Answer(500, '{"msg": "database is down"}')
+    broken = Answer(500, b'{"msg": "database is down"}')
     stuck = []
 
     def interrupt(method, path):
@@ -386,7 +388,7 @@ def test_one_failed_destroy_does_not_keep_the_others_from_being_destroyed(api):
 
 
 def test_a_second_machine_that_cannot_be_had_does_not_cost_the_first(api):
-    no_credit = Answer(400, '{"success": false, "error": "insufficient_credit", "msg": "insufficient_credit"}')
+    no_credit = Answer(400, b'{"success": false, "error": "insufficient_credit", "msg": "insufficient_credit"}')
     api.on_rent = lambda ask, _body: None if ask == 1001 else no_credit
     api.life = lambda _machine, age: {"actual_status": "loading", "status_msg": f"{age}"} if age < 60 else {}
     assert rental(api, hedge=2).run().contract.machine_id == machine(0)
@@ -396,7 +398,7 @@ def test_a_second_machine_that_cannot_be_had_does_not_cost_the_first(api):
 def test_when_the_list_cannot_be_read_right_after_a_rent_the_wait_has_an_end(api):
     rented = []
     api.on_rent = lambda _ask, _body: rented.append(1)
-    api.interrupt = lambda method, path: Answer(200, "[") if rented and path == "/api/v1/instances/" else None
+    api.interrupt = lambda method, path: Answer(200, b"[") if rented and path == "/api/v1/instances/" else None
     with pytest.raises(RentalFailed):
         rental(api, max_tries=1).run()
     assert not api.contracts
