@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast, get_args
+from urllib.parse import urlsplit
 
 from components.errors import ConfigError, QueryError
 from components.vast.assignment import SPREADS
@@ -29,7 +30,7 @@ NAMESPACE = "vast-reranker"
 KEYS = (
     "model", "offline_model", "image", "form", "guard", "tls", "tls_renew_before_d", "api_key_generation",
     "keep_previous_key", "max_documents", "max_body_mb", "truncate_prompt_tokens", "open_health", "replicas",
-    "spread", "gateway", "gateway_listen", "gateway_url", "gateway_names", "gateway_admin_url", "gateway_admin_key",
+    "spread", "gateway", "gateway_listen", "gateway_url", "gateway_admin_url", "gateway_admin_key",
     "drain_timeout_s", "dtype", "extra_args", "query", "disk_gb", "max_dph_usd", "min_reliability",
     "min_duration_h", "gpu_names", "countries", "prefer", "api_url", "api_pacing", "api_patience_s", "vast_api_key",
     "api_key", "api_key_previous", "hub_token", "image_login", "max_tries", "poll_s", "rented_s", "pulling_s",
@@ -71,7 +72,6 @@ class Fleet:
     gateway: str
     listen: str
     url: str
-    names: tuple[str, ...]
     admin_url: str
     drain_timeout_s: float
     admin_key: str | None = field(default=None, repr=False)
@@ -368,7 +368,6 @@ class _Reader:
             gateway=self.one_of("gateway", GATEWAYS),
             listen=self.text("gateway_listen"),
             url=self.text("gateway_url").rstrip("/"),
-            names=self.items("gateway_names"),
             admin_url=self.text("gateway_admin_url"),
             drain_timeout_s=self.number("drain_timeout_s", least=0),
             admin_key=self.text("gateway_admin_key") or None,
@@ -377,10 +376,8 @@ class _Reader:
             self.problem("guard", "is off, but the gateway has a key of its own for the servers; accepted: guard on")
         if fleet.gateway == "caddy" and not fleet.admin_url:
             self.problem("gateway_admin_url", "is empty; with gateway caddy it is the address of Caddy's admin API")
-        if fleet.gateway == "caddy" and access.tls and not fleet.names and not fleet.url:
-            self.problem("gateway_names", "is empty; accepted: the names or IPs by which clients reach the gateway")
-        if fleet.gateway == "caddy" and fleet.listen.startswith("unix/") and not fleet.url:
-            self.problem("gateway_url", "is empty, and gateway_listen is a socket; accepted: where clients reach it")
+        if fleet.gateway == "caddy" and not urlsplit(fleet.url).hostname:
+            self.problem("gateway_url", f"is {fleet.url!r}; accepted: where clients reach it, https://HOST:PORT")
         return fleet
 
     def client_key(self, key: str) -> str | None:

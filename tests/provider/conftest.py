@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from concurrent import futures
 from pathlib import Path
 
@@ -115,11 +114,3 @@ def plugin(engine, market, tmp_path):
     one = Plugin(engine, config, {"HOME": str(tmp_path)})
     yield one
     one.stop()
-
-
-def until(condition, *, within_s=60.0):
-    deadline = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"still not so after {within_s} s"
-        time.sleep(0.05)
-    return value

@@ -16,7 +16,7 @@ from components.instance import InstanceProvider
 from components.offers import OfferQueryProvider
 from components.validation import RerankValidationProvider
 from components.vast.json_values import as_text
-from tests.provider.conftest import until
+from harness.wait import until
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 GUIDE = "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true"
