@@ -130,6 +130,8 @@ class InstanceProvider(VastProvider):
         replaces = change.replaces + [
             key for key in unknown if key in ("env", "image_login", "ca_certificate", "args", "onstart", "image")
         ]
+        if not replaces:
+            self.session.stays(int(id_))
         return DiffResult(
             changes=bool(change.any or unknown),
             replaces=replaces,
@@ -177,6 +179,7 @@ class InstanceProvider(VastProvider):
         )
         rented = rental.run()
         self.session.knows(resource_key, rented.contract.id)
+        self.session.stays(rented.contract.id)
         try:
             provenance = {
                 "api_url": self.session.client.api_url,
@@ -234,8 +237,14 @@ class InstanceProvider(VastProvider):
 
     @verb
     def delete(self, id_: str, props: dict[str, Any]) -> None:
-        """Destroy the instance and see that it is gone. Gone already is success; anything else raises with the id."""
+        """Destroy the instance and see that it is gone. Gone already is success; anything else raises with the id.
+
+        Where a replacement failed and the config went back, its successor has adopted this very instance.
+        """
         self.session.knows(translation.resource_key(props), int(id_))
+        if self.session.is_current(int(id_)):
+            ENGINE.log(f"instance {id_} stays: its successor has adopted it")
+            return
         if not destroy_and_verify(self.session.client, int(id_)):
             self._ensure_same_account(id_, props)
             ENGINE.log(f"instance {id_} was gone already")
