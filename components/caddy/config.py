@@ -16,21 +16,23 @@ Facts of Caddy 2.11.7 (its source, modules/caddyhttp/...), each pinned by a test
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from components.caddy.spec import Certificate, GatewaySpec, Json, ders
 from components.vllm.guard import ALLOW
 
 PROXIED = tuple(path for path in ALLOW if path != "/metrics")
 CERTIFICATE = "gateway"  # the tag by which a listener finds the certificate, whatever name or IP a client asks for
-ERROR_TYPES = {
-    401: "AuthenticationError",
-    404: "NotFoundError",
-    413: "RequestTooLarge",
-    502: "BadGatewayError",
-    503: "ServiceUnavailableError",
-    504: "GatewayTimeoutError",
+ERRORS = {  # type, as vLLM names it, and message
+    401: ("AuthenticationError", "a valid key is needed: Authorization: Bearer <key>"),
+    404: ("NotFoundError", "Not Found"),
+    413: ("RequestTooLarge", "the body is too large"),
+    500: ("InternalServerError", "the gateway failed"),
+    502: ("BadGatewayError", "no reranker answered"),
+    503: ("ServiceUnavailableError", "no reranker is available"),
+    504: ("GatewayTimeoutError", "no reranker answered in time"),
 }
+KNOWN_ERRORS = (413, 502, 503, 504)  # those that Caddy itself meets, and that are named; any other is 500's text
 
 
 def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
@@ -41,7 +43,7 @@ def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
             "handle": [{"handler": "subroute", "routes": _behind_the_path(gateway)}],
             "terminal": True,
         },
-        {"handle": [error_answer(404, "Not Found")], "terminal": True},
+        {"handle": [_error(404)], "terminal": True},
         *_retired(gateway.retired),
     ]
     config = server_config(gateway.site, gateway.listen, routes, gateway.certificate)
@@ -73,10 +75,10 @@ def _retired(addresses: Sequence[str]) -> list[Json]:
 
 
 def _behind_the_path(gateway: GatewaySpec) -> list[Json]:
-    without = error_answer(401, "a valid key is needed: Authorization: Bearer <key>")
-    without["headers"]["WWW-Authenticate"] = ["Bearer"]
+    refusal = _error(401)
+    refusal["headers"]["WWW-Authenticate"] = ["Bearer"]
     return [
-        {"match": [{"not": [bearer(gateway.inbound_keys)]}], "handle": [without], "terminal": True},
+        {"match": [{"not": [bearer(gateway.inbound_keys)]}], "handle": [refusal], "terminal": True},
         {
             "match": [{"vars": {"{http.request.uri.path}": ["/metrics"]}}],
             "handle": [{"handler": "metrics"}],
@@ -103,17 +105,11 @@ def limits(max_bytes: int) -> list[Json]:
     The body is read here, whole, and not first by the proxy, where a client that sends too much or breaks off would
     count as a failure of the upstream. A `vars` matcher on the body is what reads it and answers 413 at the limit.
     """
-    too_large = error_answer(413, f"the body is larger than {max_bytes} bytes") | {"close": True}
-    by_length = {
-        "match": [{"expression": f"int({{http.request.header.Content-Length}}) > {max_bytes}"}],
-        "handle": [too_large],
-        "terminal": True,
-    }
+    too_large = _error(413, message=f"the body is larger than {max_bytes} bytes") | {"close": True}
+    longer = {"expression": f"int({{http.request.header.Content-Length}}) > {max_bytes}"}
+    by_length = {"handler": "subroute", "routes": [{"match": [longer], "handle": [too_large], "terminal": True}]}
     return [
-        {
-            "match": [{"header": {"Content-Length": []}}],
-            "handle": [{"handler": "subroute", "routes": [by_length]}],
-        },
+        {"match": [{"header": {"Content-Length": []}}], "handle": [by_length]},
         {"handle": [{"handler": "request_body", "max_size": max_bytes}]},
         {"match": [{"vars": {"{http.request.body}": [""]}}], "handle": []},
     ]
@@ -189,34 +185,20 @@ def _transport(gateway: GatewaySpec) -> dict[str, Json]:
 
 
 def _error_routes() -> list[Json]:
-    """Return the answers to what goes wrong, of vLLM's own shape."""
-    said = {
-        413: "the body is too large",
-        502: "no reranker answered",
-        503: "no reranker is available",
-        504: "no reranker answered in time",
-    }
-    routes: list[Json] = [
-        {
-            "match": [{"vars": {"{http.error.status_code}": [str(status)]}}],
-            "handle": [error_answer(status, message)],
-            "terminal": True,
-        }
-        for status, message in said.items()
+    named = [
+        {"match": [{"vars": {"{http.error.status_code}": [str(code)]}}], "handle": [_error(code)], "terminal": True}
+        for code in KNOWN_ERRORS
     ]
-    other = {"message": "the gateway failed", "type": "InternalServerError", "param": None, "code": 500}
-    return [*routes, {"handle": [_answer("{http.error.status_code}", other)]}]
+    return [*named, {"handle": [_error(500, status="{http.error.status_code}")]}]
 
 
-def error_answer(status: int, message: str) -> dict[str, Json]:
+def _error(code: int, *, message: str = "", status: str = "") -> dict[str, Json]:
     """Return a handler that answers with an error of vLLM's own shape."""
-    return _answer(str(status), {"message": message, "type": ERROR_TYPES[status], "param": None, "code": status})
-
-
-def _answer(status: str, error: Mapping[str, Json]) -> dict[str, Json]:
+    kind, text = ERRORS[code]
+    error = {"message": message or text, "type": kind, "param": None, "code": code}
     return {
         "handler": "static_response",
-        "status_code": status,
+        "status_code": status or str(code),
         "headers": {"Content-Type": ["application/json"]},
         "body": json.dumps({"error": error}),
     }

@@ -8,7 +8,9 @@ import pytest
 import requests
 
 from components.vast.identity import ca_file
+from emulator.runtime import free_port
 from emulator.server import EmulatorServer
+from harness.caddy import running
 from harness.load import Load
 from harness.stack import EngineStack
 from tests.engine.conftest import Ledger
@@ -163,6 +165,30 @@ def test_a_gateway_that_lost_its_config_or_was_changed_by_hand_is_drift_and_up_r
     up(stack)
     assert "least_conn" in json.dumps(caddy.admin.config())
     assert stack.drift().rc == 0
+
+
+@pytest.mark.all
+def test_a_caddy_without_a_front_shows_a_certificate_of_the_stacks_ca_for_gateway_url(tmp_path, market, ledger):
+    port = free_port("127.0.0.1")
+    with running(tmp_path / "c") as caddy:
+        config = {
+            "gateway": "caddy",
+            "gateway_admin_url": caddy.admin_url,
+            "gateway_listen": f"127.0.0.1:{port}",
+            "gateway_url": f"https://localhost:{port}",
+        }
+        stack = EngineStack(tmp_path / "stack", market.url, config=config).init()
+        up(stack)
+        at = endpoint(stack)
+        assert at.url == config["gateway_url"]
+        assert at.ask().status_code == 200
+        assert at.ask("wrong" * 8).status_code == 401
+        with pytest.raises(requests.exceptions.SSLError):
+            requests.get(f"https://127.0.0.1:{port}/rerank", verify=at.ca, timeout=10)
+        assert stack.drift().rc == 0
+        assert stack.destroy().rc == 0
+        assert not caddy.admin.config()
+    assert ledger.billed() == set()
 
 
 @pytest.mark.all

@@ -72,6 +72,8 @@ def test_what_the_model_and_its_dtype_demand_of_the_gpu_joins_the_query():
         ({"api_url": "console.vast.ai"}, "vast-reranker:api_url: .*http"),
         ({"extra_args": '["--api-key", "x"]'}, "vast-reranker:extra_args: --api-key is set by the stack"),
         ({"extra_args": '["--grpc"]'}, "extra_args: --grpc is not a flag of vLLM 0.19.1; vLLM 0.32.0 has it"),
+        ({"gateway": "caddy", "gateway_url": "host:8443"}, "vast-reranker:gateway_url: is 'host:8443'; .*https"),
+        ({"gateway": "caddy"}, "vast-reranker:gateway_admin_url: is empty"),
         ({"hedge": "9"}, "vast-reranker:hedge: is 9; accepted: 1 to 4"),
         ({"bid": "cheap"}, "vast-reranker:bid: is 'cheap'"),
         ({"modle": "x"}, "vast-reranker:modle: is not a config key; did you mean model?"),
