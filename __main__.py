@@ -6,10 +6,17 @@ from components.errors import ConfigError
 from components.fleet import RerankerFleet
 from components.settings import emulator_hub_reachable, keys_in_clear, load, stack_config
 from components.vllm.catalog import load_catalog
+from policy.limits import limits_of
 
 try:
-    settings = load(stack_config(), load_catalog(), hub_reachable=emulator_hub_reachable, in_clear=keys_in_clear())
-except ConfigError as error:
+    settings = load(
+        stack_config(),
+        load_catalog(),
+        hub_reachable=emulator_hub_reachable,
+        limits=limits_of(pulumi.get_stack()),
+        in_clear=keys_in_clear(),
+    )
+except (ConfigError, ValueError) as error:
     raise pulumi.RunError(f"this stack's config is refused; nothing is rented:\n{error}") from None
 fleet = RerankerFleet("reranker", settings)
 first = fleet.replicas[0]

@@ -83,7 +83,7 @@ def program(folder: Path, url: str, venv: Path, **files: str) -> EngineStack:
 
 def project(folder: Path, url: str, venv: Path, repo: Path) -> EngineStack:
     """Return a stack of a checkout, with the product's own defaults for polling, pacing and probing."""
-    config = dict.fromkeys(("poll_s", "api_pacing", "probe_window_s", "api_patience_s"))
+    config = dict.fromkeys(("timeouts.poll_s", "timeouts.probe_window_s", "timeouts.api_s")) | {"emulator.pacing": True}
     return EngineStack(folder, url, config=config, packages_listed=False, venv=venv, repo=repo).init()
 
 

@@ -36,9 +36,9 @@ def live(folder: Path, replicas: int, *, boot_s: float, variant: str = PLAIN, pr
         runtime="none", time="real", boot_s=boot_s, state_dir=folder / "emulator", pacing=paced
     ) as market:
         requests.post(f"{market.url}/_emulator/credit", json={"credit": 1e6}, timeout=10)
-        config: dict[str, Any] = {"replicas": replicas, "poll_s": "1", "query": QUERY}
+        config: dict[str, Any] = {"replicas": replicas, "timeouts.poll_s": 1, "query": QUERY}
         if paced:
-            config |= {"api_pacing": "published", "poll_s": "5"}
+            config |= {"emulator.pacing": True, "timeouts.poll_s": 5}
         env = {"RERANKER_PLUGIN_THREADS": "4"} if variant == FEW_THREADS else {}
         stack = EngineStack(folder / "stack", market.url, config=config, env=env, packages_listed=False).init()
         up_s, up_calls = timed(market.url, stack, "up", "--yes", "--skip-preview", *PARALLEL)

@@ -40,12 +40,12 @@ FAULTS: dict[str, dict[str, Any]] = {
     "lost_destroy_answer": {"endpoint": "destroy"},
 }
 PATIENT = {
-    "rented_s": 3,
-    "pulling_s": 5,
-    "starting_s": 3,
-    "port_s": 3,
-    "serving_s": 5,
-    "stall_s": 4,
+    "timeouts.rented_s": 3,
+    "timeouts.pulling_s": 5,
+    "timeouts.starting_s": 3,
+    "timeouts.port_s": 3,
+    "timeouts.serving_s": 5,
+    "timeouts.stall_s": 4,
     "min_runway_h": 0,
     "max_tries": 8,
 }
@@ -102,7 +102,7 @@ class Runner:
 
     def __init__(self, folder: Path, url: str, name: str = "chaos") -> None:
         self.url = url
-        self.stack = EngineStack(folder, url, name=name, config={**PATIENT, "api_patience_s": "4"}).init()
+        self.stack = EngineStack(folder, url, name=name, config={**PATIENT, "timeouts.api_s": "4"}).init()
         self._variant = 0
         self._fired: dict[str, int] = {}
 
@@ -154,7 +154,7 @@ class Runner:
         if draw.operation in ("update", "replace"):
             self._variant += 1
         if draw.operation == "update":
-            self.stack.write_config(probe_window_s=1 + self._variant % 3)
+            self.stack.write_config({"timeouts.probe_window_s": 1 + self._variant % 3})
         if draw.operation == "replace":
             self.stack.write_config(dtype=("float32", "half")[self._variant % 2])
         if draw.operation == "heal":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pulumi
 
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
     from components.gateway import Gateway  # loaded where there is one: a preview without pays for every import
 
 OPEN_ROUTES = (
-    "guard is off: /rerank, /score, /metrics and the documentation answer anyone who finds the port; "
+    "guard is false: /rerank, /score, /metrics and the documentation answer anyone who finds the port; "
     "vLLM's own key covers /v1 and /v2 only"
 )
 IN_CLEAR = (
-    "tls is off: the key, every query and every document cross the internet in clear, for every network on the way "
+    "tls is false: the key, every query and every document cross the internet in clear, for every network on the way "
     "to read"
 )
 FACTS = ("instance_id", "machine_id", "host_id", "gpu", "geolocation", "url", "hourly_cost_usd")
@@ -55,7 +56,7 @@ class RerankerFleet(pulumi.ComponentResource):
     def __init__(self, name: str, settings: Settings, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("vast:index:RerankerFleet", name, {}, opts)
         own = pulumi.ResourceOptions(parent=self)
-        access, fleet = settings.access, settings.fleet
+        access = settings.access
         for on, warning in ((access.guard, OPEN_ROUTES), (access.tls, IN_CLEAR)):
             if not on:
                 pulumi.log.warn(warning, resource=self)
@@ -75,7 +76,7 @@ class RerankerFleet(pulumi.ComponentResource):
                 start_s=START_S,
                 prefer=settings.prefer,
                 offer_type=settings.offer_type,
-                keep=fleet.replicas + SPARE_OFFERS - 1,
+                keep=settings.replicas + SPARE_OFFERS - 1,
             ),
             own,
         )
@@ -88,7 +89,7 @@ class RerankerFleet(pulumi.ComponentResource):
             ca_certificate=made.certificate if made else None,
             ca_private_key=made.private_key if made else None,
         )
-        names = [name, *(f"{name}-{number}" for number in range(2, fleet.replicas + 1))]
+        names = [name, *(f"{name}-{number}" for number in range(2, settings.replicas + 1))]
         self.replicas = [server(one, index, common, own) for index, one in enumerate(names)]
         self.instances = [*self.replicas]
         self.url, self.api_key = self.replicas[0].url, common.own_key
@@ -96,7 +97,7 @@ class RerankerFleet(pulumi.ComponentResource):
         self.rows = _rows(names, self.replicas)
         servers = self.rows.apply(lambda rows: [{key: one[key] for key in SERVER} for one in rows])
         # what clients present at the servers themselves; behind a gateway they present it there
-        if access.guard and fleet.gateway == "off":
+        if access.guard and settings.gateway.kind == "off":
             args = ClientKeysArgs(servers, common.own_key, keys, self.ca_certificate)
             self.api_key = ClientKeys(f"{name}-keys", args, own).current
         self.validation = RerankValidation(
@@ -112,7 +113,7 @@ class RerankerFleet(pulumi.ComponentResource):
             # A destroy begins here, so this stops all of it. A protected instance could not be replaced when it dies.
             pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(protect=settings.protect)),
         )
-        if fleet.gateway != "off":
+        if settings.gateway.kind != "off":
             self.url, self.gateway = self._gateway(f"{name}-gateway", common, keys)
             # known once the gateway takes it
             self.api_key = pulumi.Output.all(keys[0], self.gateway.owner).apply(lambda known: str(known[0]))
@@ -155,7 +156,7 @@ class RerankerFleet(pulumi.ComponentResource):
         from components.gateway import Gateway, GatewayArgs  # noqa: PLC0415
 
         own = pulumi.ResourceOptions(parent=self)
-        settings, fleet = common.settings, common.settings.fleet
+        settings, front = common.settings, common.settings.gateway
         # a destroy begins here, so this stops all of it
         first_to_go = pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(protect=settings.protect))
         inputs: dict[str, Any] = {
@@ -167,9 +168,9 @@ class RerankerFleet(pulumi.ComponentResource):
             "model": settings.model.name,
             "site": name,
             "policy": {"max_bytes": settings.access.guard_options["max_bytes"]},
-            "drain_timeout_s": fleet.drain_timeout_s,
+            "drain_timeout_s": settings.drain_timeout_s,
         }
-        if fleet.gateway == "rent":
+        if front.kind == "rent":
             rented, admin_key = self._rented(name, common)
             gateway = GatewayArgs(
                 **inputs,
@@ -183,14 +184,21 @@ class RerankerFleet(pulumi.ComponentResource):
             return rented.url, Gateway(name, gateway, first_to_go)
         scheme = "http"
         ca, ca_key = common.ca_certificate, common.ca_private_key
-        if ca is not None and ca_key is not None and not fleet.listen.startswith("unix/"):
+        if ca is not None and ca_key is not None and not front.listen.startswith("unix/"):
             scheme, renew = "https", float(settings.watch["renew_certificate_before_d"])
             authority = {"certificate": ca, "private_key": ca_key}
-            shown = ServerCertificate(f"{name}-certificate", fleet.names, authority, renew, own)
+            shown = ServerCertificate(
+                f"{name}-certificate", [urlsplit(front.url).hostname or "127.0.0.1"], authority, renew, own
+            )
             inputs |= {"certificate": shown.certificate, "private_key": shown.private_key}
-        gateway = GatewayArgs(**inputs, listen=fleet.listen, admin_url=fleet.admin_url, admin_key=fleet.admin_key or "")
-        host = fleet.names[0] if fleet.names else fleet.listen.rpartition(":")[0] or "127.0.0.1"
-        url = fleet.url or f"{scheme}://{host}:{fleet.listen.rpartition(':')[2]}"
+        gateway = GatewayArgs(
+            **inputs,
+            listen=front.listen,
+            admin_url=front.admin_url,
+            admin_key=front.admin_key.get_secret_value() if front.admin_key else "",
+        )
+        host = front.listen.rpartition(":")[0] or "127.0.0.1"
+        url = front.url or f"{scheme}://{host}:{front.listen.rpartition(':')[2]}"
         made = Gateway(name, gateway, first_to_go)
         return made.owner.apply(lambda _: url), made
 
@@ -207,7 +215,7 @@ class RerankerFleet(pulumi.ComponentResource):
             OfferQueryArgs(
                 query=QUERY,
                 # documents pass through it in clear, so it stands where a reranker may stand
-                constraints=[vars(one) for one in settings.constraints if one.because.startswith("policy_")],
+                constraints=[vars(one) for one in settings.policy_constraints],
                 disk_gb=DISK_GB,
                 pull_gb=0.1,
                 start_s=20.0,

@@ -248,7 +248,7 @@ class InstanceProvider(VastProvider):
         api_url, account = props.get("api_url"), int(props.get("account_id") or 0)
         now = self.session.client.api_url
         if api_url and api_url != now:
-            asked = f"it was rented at {api_url}, and api_url is {now} now"
+            asked = f"it was rented at {api_url}, and emulator.url is {now} now"
         elif account and (other := self.session.account().id) and other != account:
             asked = f"account {account} rented it, and the Vast.ai key is account {other}'s"
         else:

@@ -53,7 +53,7 @@ def launch_of(settings: Settings) -> Launch:
 def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) -> Instance:
     """Declare the instance of replica number `index`."""
     settings, launch = common.settings, common.launch
-    slot = ReplicaSlot(index, settings.fleet.replicas, cast(Spread, settings.fleet.spread))
+    slot = ReplicaSlot(index, settings.replicas, cast(Spread, settings.spread))
     key_name = key_env(guard=settings.access.guard)
     env: dict[str, pulumi.Input[str]] = {**launch.env, key_name: common.own_key}
     if settings.hub_token is not None:

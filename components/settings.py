@@ -1,52 +1,28 @@
-"""The stack's config as one frozen record. Called by `__main__.py`; every bad value is reported at once, by its key.
-
-The keys, their types and defaults are declared in Pulumi.yaml; what is checked here is what a type cannot say.
-"""
+"""What one stack wants: its config, with what catalog, policy and query say about it. Called by `__main__.py`."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, cast, get_args
+from dataclasses import dataclass, field
+from typing import Any
 
+from pydantic import SecretStr
+
+from components.config import Config, Gateway, read, secret_keys
 from components.errors import ConfigError, QueryError
-from components.vast.assignment import SPREADS
-from components.vast.drift import HEAL_ON
+from components.vast.client import DEFAULT_API_URL
 from components.vast.query import Constraint, Filters, parse
-from components.vast.ranking import PREFERENCES
 from components.vllm.catalog import Catalog, Image, Model
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import Form, problems_with_extra_args
-from policy.rules import HOSTINGS, NAMED, Facts, Limits, violations
+from policy.rules import Facts, Limits, demands, violations
 
-NAMESPACE = "vast-reranker"
-KEYS = (
-    "model", "offline_model", "image", "form", "guard", "tls", "tls_renew_before_d", "api_key_generation",
-    "keep_previous_key", "max_documents", "max_body_mb", "truncate_prompt_tokens", "open_health", "replicas",
-    "spread", "gateway", "gateway_listen", "gateway_url", "gateway_names", "gateway_admin_url", "gateway_admin_key",
-    "drain_timeout_s", "dtype", "extra_args", "query", "disk_gb", "max_dph_usd", "min_reliability",
-    "min_duration_h", "gpu_names", "countries", "prefer", "api_url", "api_pacing", "api_patience_s", "vast_api_key",
-    "api_key", "api_key_previous", "hub_token", "image_login", "max_tries", "poll_s", "rented_s", "pulling_s",
-    "starting_s", "port_s", "serving_s", "stall_s", "probe_window_s", "probe_timeout_s", "heal_on",
-    "renew_before_h", "replace", "hedge", "bid", "bid_factor", "max_hourly_usd", "min_runway_h",
-    "adopt_instance_id", "hosting", "protect", "max_latency_ms", "policy", "policy_max_hourly_usd",
-    "policy_max_disk_gb", "policy_countries", "policy_hosting",
-)  # fmt: skip
-SECRET_KEYS = ("vast_api_key", "api_key", "api_key_previous", "hub_token", "image_login", "gateway_admin_key")
-FORMS: tuple[str, ...] = get_args(Form)
-REPLACES = ("blue_green", "in_place")
-STAGE_DEADLINES = ("rented_s", "pulling_s", "starting_s", "port_s", "serving_s", "stall_s")
-MAX_HEDGE = 4
-DTYPES = ("auto", "half", "float16", "bfloat16", "float32")
-GATEWAYS = ("off", "caddy", "rent")
-VAST_MIN_DISK_GB = 8
-MIN_KEY_CHARS = 16
+NO_LIMITS = Limits()
+BID_FACTOR = 1.25  # what bid auto multiplies the floor by
 
 
 @dataclass(frozen=True)
@@ -63,21 +39,6 @@ class Access:
 
 
 @dataclass(frozen=True)
-class Fleet:
-    """How many rerankers, how they are spread, and what stands in front of them. The admin key is not in the repr."""
-
-    replicas: int
-    spread: str
-    gateway: str
-    listen: str
-    url: str
-    names: tuple[str, ...]
-    admin_url: str
-    drain_timeout_s: float
-    admin_key: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
 class Settings:
     """What one stack wants. Keys and tokens are not in the repr."""
 
@@ -85,11 +46,15 @@ class Settings:
     image: Image
     form: Form
     access: Access
-    fleet: Fleet
+    replicas: int
+    spread: str
+    gateway: Gateway
+    drain_timeout_s: float
     dtype: str | None
     extra_args: tuple[str, ...]
     query: str
     constraints: tuple[Constraint, ...]
+    policy_constraints: tuple[Constraint, ...]
     disk_gb: float
     prefer: str
     max_tries: int
@@ -111,10 +76,11 @@ class Settings:
 
 
 def stack_config() -> dict[str, str]:
-    """Return the running program's config, its namespace taken off; defaults come from Pulumi.yaml."""
-    from pulumi.runtime.config import get_config_env  # noqa: PLC0415 - tests of `load` need no Pulumi
+    """Return the running program's config, its namespace, the project's name, taken off."""
+    import pulumi  # noqa: PLC0415 - tests of `load` need no Pulumi
+    from pulumi.runtime.config import get_config_env  # noqa: PLC0415
 
-    prefix = f"{NAMESPACE}:"
+    prefix = f"{pulumi.get_project()}:"
     return {key.removeprefix(prefix): value for key, value in get_config_env().items() if key.startswith(prefix)}
 
 
@@ -123,7 +89,13 @@ def keys_in_clear() -> list[str]:
     from pulumi.runtime.config import get_config_secret_keys_env  # noqa: PLC0415
 
     encrypted = {key.rpartition(":")[2] for key in get_config_secret_keys_env()}
-    return [key for key in SECRET_KEYS if key in stack_config() and key not in encrypted]
+    stored = stack_config()
+
+    def is_set(key: str) -> bool:
+        group, _, inner = key.rpartition(".")
+        return bool(json.loads(stored.get(group) or "{}").get(inner)) if group else key in stored
+
+    return [key for key in secret_keys() if key.partition(".")[0] not in encrypted and is_set(key)]
 
 
 def load(
@@ -131,101 +103,181 @@ def load(
     catalog: Catalog,
     *,
     hub_reachable: Callable[[str], bool],
+    limits: Limits = NO_LIMITS,
     in_clear: Sequence[str] = (),
 ) -> Settings:
     """Read `raw`, the project's config with its namespace taken off. Raises ConfigError with every problem found.
 
-    `hub_reachable` is asked, with the API's address, only where `offline_model` is set. `in_clear` names keys that are
-    secrets but stored in clear.
+    `hub_reachable` is asked, with the API's address, only where `emulator.offline_model` is set. `limits`: the policy's
+    for this stack. `in_clear` names keys that are secrets but stored in clear.
     """
-    reader = _Reader(raw)
-    reader.unknown_keys()
-    for key in in_clear:
-        reader.problem(key, f"is a secret but stored in clear; set it with `pulumi config set --secret {key} ...`")
-    asked = reader.text("model")
-    name = asked
-    offline = reader.text("offline_model")
-    api_url = reader.url("api_url")
-    if offline and api_url and not hub_reachable(api_url):
-        name = offline
-    reader.add("offline_model" if name != asked else "model", catalog.problems_with_model(name))
-    ref = reader.text("image") or catalog.default_image.ref
-    reader.add("image", catalog.problems_with_image(ref))
-    query, filters = reader.query()
-    access = reader.access(form_is_plain=reader.text("form") == "plain")
-    fleet = reader.fleet(access)
-    prefer = reader.one_of("prefer", PREFERENCES)
-    form = cast(Form, reader.one_of("form", FORMS))
-    reader.one_of("api_pacing", ("published", "off"))
-    reader.one_of("dtype", ("", *DTYPES))
-    reader.number("api_patience_s", least=1)
-    disk_gb = reader.number("disk_gb", least=VAST_MIN_DISK_GB)
-    deadlines = {key: reader.number(key, least=1) for key in STAGE_DEADLINES}
-    poll_s = reader.number("poll_s", least=0.05)
-    watch = reader.watch()
-    probe_timeout_s = reader.number("probe_timeout_s", least=0.1)
-    replaced = reader.one_of("replace", REPLACES)
-    hedge = reader.hedge()
-    money = reader.money()
-    bid = reader.bid()
-    adopt = int(reader.number("adopt_instance_id", least=0)) or None
-    max_tries = int(reader.number("max_tries", least=1))
-    protect = reader.switch("protect")
-    max_latency_ms = reader.number("max_latency_ms", least=0)
-    constraints = reader.constraints()
-    extra_args = reader.items("extra_args")
-    reader.add("extra_args", problems_with_extra_args(extra_args))
-    limits = reader.limits()
+    config, problems = read(raw)
+    problems += [
+        f"{key}: is a secret but stored in clear; set it with `pulumi config set --secret --path {key}`"
+        for key in in_clear
+    ]
+    name, named_by = config.model, "model"
+    if (offline := config.emulator.offline_model) and not hub_reachable(config.emulator.url or DEFAULT_API_URL):
+        name, named_by = offline, "emulator.offline_model"
+    ref = config.image or catalog.default_image.ref
+    found = {
+        named_by: catalog.problems_with_model(name),
+        "image": catalog.problems_with_image(ref),
+        "extra_args": problems_with_extra_args(config.extra_args),
+    }
+    filters: Filters = {}
+    try:
+        filters = parse(config.query)
+    except QueryError as error:
+        found["query"] = [str(error).removeprefix("query ")]
+    if not any(found.values()):
+        model, image = catalog.model(name), catalog.image(ref)
+        found["extra_args"] = load_flags().problems(image.vllm_version, config.extra_args)
+        if config.disk_gb < (needed := catalog.disk_needed_gb(image, model)):
+            found["disk_gb"] = [f"is {config.disk_gb:g}, but {ref} with {name} needs {math.ceil(needed)} GB at least"]
+    problems += [f"{key}: {text}" for key, texts in found.items() for text in texts]
+    problems += _contradictions(config)
+    machines = config.hedge * config.replicas
+    bid = _bid(config, limits, machines)
     facts = Facts(
         image=ref,
-        tls=access.tls,
-        guard=access.guard,
+        tls=config.tls,
+        guard=config.guard,
         interruptible=bid is not None,
-        disk_gb=disk_gb,
+        disk_gb=config.disk_gb,
         validated=name not in catalog.models or bool(catalog.models[name].golden),
+        asks_hourly_usd=_price_bound(config, machines),
+        asks_countries=[*config.require.countries, *_countries(filters)],
+        asks_hosting="private" if filters.get("datacenter", {}).get("eq") is False else config.require.hosting,
     )
-    reader.check_policy(limits, facts, filters, bid, hedge * fleet.replicas)
-    if not reader.problems:
-        reader.add("extra_args", load_flags().problems(catalog.image(ref).vllm_version, extra_args))
-        needed = catalog.disk_needed_gb(catalog.image(ref), catalog.model(name))
-        if disk_gb < needed:
-            reader.problem("disk_gb", f"is {disk_gb:g}, but {ref} with {name} needs {math.ceil(needed)} GB at least")
-    if reader.problems:
-        raise ConfigError(reader.problems)
-    model, image = catalog.model(name), catalog.image(ref)
+    problems += [str(one) for one in violations(facts, limits)]
+    if problems:
+        raise ConfigError(problems)
+    demanded = tuple(Constraint(*one) for one in demands(limits, machines))
     return Settings(
         model=model,
         image=image,
-        form=form,
-        access=access,
-        fleet=fleet,
-        dtype=reader.text("dtype") or None,
-        extra_args=extra_args,
-        query=query,
-        constraints=(
-            *constraints,
-            *_demanded(limits, hedge * fleet.replicas),
-            *_imposed(image, model, reader.text("dtype") or None, disk_gb),
+        form=config.form,
+        access=_access(config),
+        replicas=config.replicas,
+        spread=config.spread,
+        gateway=config.gateway,
+        drain_timeout_s=config.timeouts.drain_s,
+        dtype=config.dtype,
+        extra_args=config.extra_args,
+        query=config.query,
+        constraints=(*_required(config), *demanded, *_imposed(image, model, config.dtype, config.disk_gb)),
+        policy_constraints=demanded,
+        disk_gb=config.disk_gb,
+        prefer=config.prefer,
+        max_tries=config.max_tries,
+        poll_s=config.timeouts.poll_s,
+        probe_timeout_s=config.timeouts.probe_timeout_s,
+        deadlines=config.timeouts.model_dump(
+            include={"rented_s", "pulling_s", "starting_s", "port_s", "serving_s", "stall_s"}
         ),
-        disk_gb=disk_gb,
-        prefer=prefer,
-        max_tries=max_tries,
-        poll_s=poll_s,
-        probe_timeout_s=probe_timeout_s,
-        deadlines=deadlines,
-        watch=watch,
-        replace=replaced,
-        hedge=hedge,
-        money=money,
+        watch={
+            "heal_on": config.heal_on,
+            "probe_window_s": config.timeouts.probe_window_s,
+            "renew_before_h": config.renew.before_h,
+            "renew_certificate_before_d": config.renew.certificate_before_d,
+        },
+        replace=config.replace,
+        hedge=config.hedge,
+        money=config.model_dump(include={"min_runway_h", "max_hourly_usd"}, exclude_none=True),
         offer_type="on-demand" if bid is None else "bid",
         bid=bid,
-        adopt_instance_id=adopt,
-        protect=protect,
-        max_latency_ms=max_latency_ms,
+        adopt_instance_id=config.adopt_instance_id or None,
+        protect=config.protect,
+        max_latency_ms=config.max_latency_ms,
         policy=limits.record(),
-        hub_token=reader.text("hub_token") or None,
-        image_login=reader.image_login(),
+        hub_token=_shown(config.hub_token),
+        image_login=_shown(config.image_login),
     )
+
+
+def _access(config: Config) -> Access:
+    limits = config.limits
+    options: dict[str, Any] = {
+        "max_documents": limits.max_documents,
+        "max_bytes": int(limits.max_body_mb * (1 << 20)),
+    }
+    if limits.open_health:
+        options["open_health"] = True
+    if limits.truncate_prompt_tokens is not None:
+        options["truncate"] = limits.truncate_prompt_tokens
+    return Access(
+        guard=config.guard,
+        tls=config.tls,
+        generation=config.api_key_generation,
+        keep_previous=config.keep_previous_key,
+        guard_options=options,
+        key=_shown(config.api_key),
+        previous_key=_shown(config.api_key_previous),
+    )
+
+
+def _shown(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+def _contradictions(config: Config) -> list[str]:
+    """Return what two keys say that cannot both be."""
+    gateway, found = config.gateway, []
+    if config.form == "plain":  # has no place for what sees to these two
+        found += [
+            f"{key}: is true, but form plain has no place for it; accepted: {key} false, or form script"
+            for key in ("guard", "tls")
+            if getattr(config, key)
+        ]
+    if gateway.kind != "off" and not config.guard:
+        found.append("guard: is false, but the gateway has a key of its own for the servers; accepted: guard true")
+    if gateway.kind == "caddy" and not gateway.admin_url:
+        found.append("gateway.admin_url: is empty; with gateway.kind caddy it is the address of Caddy's admin API")
+    if gateway.kind == "caddy" and not gateway.url and (config.tls or gateway.listen.startswith("unix/")):
+        found.append("gateway.url: is empty; accepted: where clients reach the gateway, such as https://HOST:8443")
+    return found
+
+
+def _bid(config: Config, limits: Limits, machines: int) -> dict[str, float] | None:
+    """Return a bid with its factor, bounded by max_dph_usd and the policy's price."""
+    if config.bid is None:
+        return None
+    bid = {"factor": BID_FACTOR}
+    if config.bid != "auto":
+        bid["price_usd"] = config.bid
+    caps = [config.max_dph_usd, limits.max_hourly_usd and limits.max_hourly_usd / machines]
+    if known := [one for one in caps if one is not None]:
+        bid["cap_usd"] = min(known)
+    return bid
+
+
+def _price_bound(config: Config, machines: int) -> float | None:
+    """Return the most that the config itself lets the stack cost per hour."""
+    bounds = [config.max_hourly_usd, config.max_dph_usd and config.max_dph_usd * machines]
+    if isinstance(config.bid, float):
+        bounds.append(config.bid * machines)
+    return min((one for one in bounds if one is not None), default=None)
+
+
+def _countries(filters: Filters) -> list[str]:
+    place = filters.get("geolocation", {})
+    return [str(one) for one in (place.get("eq"), *(place.get("in") or ())) if one is not None]
+
+
+def _required(config: Config) -> list[Constraint]:
+    """Return the conditions that the config adds to the query."""
+    require = config.require
+    hours = require.min_duration_h
+    wanted = (
+        ("dph_total", "lte", config.max_dph_usd, "max_dph_usd"),
+        ("reliability", "gte", require.min_reliability, "require.min_reliability"),
+        ("duration", "gte", None if hours is None else hours * 3600.0, "require.min_duration_h"),
+        ("gpu_name", "in", list(require.gpu_names) or None, "require.gpu_names"),
+        ("geolocation", "in", list(require.countries) or None, "require.countries"),
+        ("datacenter", "eq", True if require.hosting else None, "require.hosting"),
+    )
+    return [Constraint(field, op, value, why) for field, op, value, why in wanted if value is not None]
 
 
 def _imposed(image: Image, model: Model, dtype: str | None, disk_gb: float) -> list[Constraint]:
@@ -243,18 +295,6 @@ def _imposed(image: Image, model: Model, dtype: str | None, disk_gb: float) -> l
     return imposed
 
 
-def _demanded(limits: Limits, hedge: int) -> list[Constraint]:
-    """Return what the policy demands of a machine, so that none is offered that it would refuse."""
-    demanded = []
-    if limits.max_hourly_usd is not None:
-        demanded.append(Constraint("dph_total", "lte", limits.max_hourly_usd / hedge, "policy_max_hourly_usd"))
-    if limits.countries:
-        demanded.append(Constraint("geolocation", "in", list(limits.countries), "policy_countries"))
-    if limits.hosting:
-        demanded.append(Constraint("datacenter", "eq", True, "policy_hosting"))
-    return demanded
-
-
 def emulator_hub_reachable(api_url: str) -> bool:
     """Ask an emulator whether its containers reach the model hub; a real Vast.ai host does, so the answer is True."""
     try:
@@ -266,249 +306,7 @@ def emulator_hub_reachable(api_url: str) -> bool:
         reason = getattr(error, "reason", error)
         raise ConfigError(
             [
-                f"{NAMESPACE}:api_url: cannot reach {api_url} ({reason}); "
+                f"emulator.url: cannot reach {api_url} ({reason}); "
                 "if it is the local emulator, start it with `make emulator`"
             ]
         ) from None
-
-
-class _Reader:
-    """Takes values out of the raw config and collects what is wrong with them."""
-
-    def __init__(self, raw: Mapping[str, str]) -> None:
-        self._raw = raw
-        self.problems: list[str] = []
-
-    def problem(self, key: str, text: str) -> None:
-        line = f"{NAMESPACE}:{key}: {text}"
-        if line not in self.problems:  # a key may be read more than once
-            self.problems.append(line)
-
-    def add(self, key: str, texts: list[str]) -> None:
-        for text in texts:
-            self.problem(key, text)
-
-    def unknown_keys(self) -> None:
-        for key in self._raw:
-            if key not in KEYS:
-                near = difflib.get_close_matches(key, KEYS, 1)
-                self.problem(key, "is not a config key" + (f"; did you mean {near[0]}?" if near else ""))
-
-    def text(self, key: str) -> str:
-        return str(self._raw.get(key) or "").strip()
-
-    def one_of(self, key: str, accepted: tuple[str, ...]) -> str:
-        value = self.text(key)
-        if value not in accepted:
-            self.problem(key, f"is {value!r}; accepted: {', '.join(one for one in accepted if one)}")
-            return accepted[0]
-        return value
-
-    def number(self, key: str, *, least: float) -> float:
-        value = self.text(key)
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not (math.isfinite(number) and number >= least):
-            self.problem(key, f"is {value!r}; accepted: a number of at least {least:g}")
-            return least
-        return number
-
-    def items(self, key: str) -> tuple[str, ...]:
-        value = self._raw.get(key) or "[]"
-        try:
-            parsed = json.loads(value) if isinstance(value, str) else value
-        except ValueError:
-            parsed = None
-        if not isinstance(parsed, list):
-            self.problem(key, f"is {value!r}; accepted: a list")
-            return ()
-        return tuple(str(one) for one in parsed)
-
-    def url(self, key: str) -> str:
-        value = self.text(key).rstrip("/")
-        if not value.startswith(("https://", "http://")):
-            self.problem(key, f"is {value!r}; accepted: an http(s) address such as https://console.vast.ai")
-            return ""
-        return value
-
-    def switch(self, key: str) -> bool:
-        return self.one_of(key, ("on", "off")) == "on"
-
-    def access(self, *, form_is_plain: bool) -> Access:
-        """Read who may come in, and how; the plain form has no place for what sees to that."""
-        guard, tls = self.switch("guard"), self.switch("tls")
-        for key, on in (("guard", guard), ("tls", tls)):
-            if on and form_is_plain:
-                self.problem(key, f"is on, but form plain has no place for it; accepted: {key} off, or form script")
-        options: dict[str, Any] = {
-            "max_documents": int(self.number("max_documents", least=1)),
-            "max_bytes": int(self.number("max_body_mb", least=0.01) * (1 << 20)),
-        }
-        if self.switch("open_health"):
-            options["open_health"] = True
-        if self.text("truncate_prompt_tokens"):
-            options["truncate"] = int(self.number("truncate_prompt_tokens", least=-1))
-        return Access(
-            guard=guard,
-            tls=tls,
-            generation=int(self.number("api_key_generation", least=1)),
-            keep_previous=self.switch("keep_previous_key"),
-            guard_options=options,
-            key=self.client_key("api_key"),
-            previous_key=self.client_key("api_key_previous"),
-        )
-
-    def fleet(self, access: Access) -> Fleet:
-        """Read how many rerankers there are and what stands in front of them."""
-        fleet = Fleet(
-            replicas=int(self.number("replicas", least=1)),
-            spread=self.one_of("spread", SPREADS),
-            gateway=self.one_of("gateway", GATEWAYS),
-            listen=self.text("gateway_listen"),
-            url=self.text("gateway_url").rstrip("/"),
-            names=self.items("gateway_names"),
-            admin_url=self.text("gateway_admin_url"),
-            drain_timeout_s=self.number("drain_timeout_s", least=0),
-            admin_key=self.text("gateway_admin_key") or None,
-        )
-        if fleet.gateway != "off" and not access.guard:
-            self.problem("guard", "is off, but the gateway has a key of its own for the servers; accepted: guard on")
-        if fleet.gateway == "caddy" and not fleet.admin_url:
-            self.problem("gateway_admin_url", "is empty; with gateway caddy it is the address of Caddy's admin API")
-        if fleet.gateway == "caddy" and access.tls and not fleet.names and not fleet.url:
-            self.problem("gateway_names", "is empty; accepted: the names or IPs by which clients reach the gateway")
-        if fleet.gateway == "caddy" and fleet.listen.startswith("unix/") and not fleet.url:
-            self.problem("gateway_url", "is empty, and gateway_listen is a socket; accepted: where clients reach it")
-        return fleet
-
-    def client_key(self, key: str) -> str | None:
-        """Read a key that clients present; a comma would end it in the guard's list."""
-        value = self.text(key)
-        if value and (len(value) < MIN_KEY_CHARS or "," in value or not value.isascii() or not value.isprintable()):
-            self.problem(
-                key, f"needs at least {MIN_KEY_CHARS} printable ASCII characters, no comma (its value is not shown)"
-            )
-        return value or None
-
-    def image_login(self) -> str | None:
-        """Read the login of a private registry, in the form that Vast.ai takes."""
-        value = self.text("image_login")
-        if value and not re.fullmatch(r"-u \S+ -p \S+ \S+", value):
-            self.problem("image_login", "is not of the form: -u USER -p TOKEN REGISTRY (its value is not shown)")
-        return value or None
-
-    def query(self) -> tuple[str, Filters]:
-        """Read what to rent, as it is written and as conditions."""
-        query = self.text("query")
-        try:
-            return query, parse(query)
-        except QueryError as error:
-            self.problem("query", str(error).removeprefix("query "))
-            return query, {}
-
-    def hedge(self) -> int:
-        """Read how many machines race."""
-        hedge = int(self.number("hedge", least=1))
-        if hedge > MAX_HEDGE:
-            self.problem("hedge", f"is {hedge}; accepted: 1 to {MAX_HEDGE}")
-        return hedge
-
-    def watch(self) -> dict[str, Any]:
-        """Read how strictly the instance is watched."""
-        return {
-            "heal_on": self.one_of("heal_on", HEAL_ON),
-            "probe_window_s": self.number("probe_window_s", least=0),
-            "renew_before_h": self.number("renew_before_h", least=0),
-            "renew_certificate_before_d": self.number("tls_renew_before_d", least=0),
-        }
-
-    def money(self) -> dict[str, float]:
-        """Read the cap and how long the credit should last."""
-        money = {"min_runway_h": self.number("min_runway_h", least=0)}
-        if self.text("max_hourly_usd"):
-            money["max_hourly_usd"] = self.number("max_hourly_usd", least=0.001)
-        return money
-
-    def bid(self) -> dict[str, float] | None:
-        """Read `bid` (empty, auto or $/h) with its factor, bounded by max_dph_usd."""
-        asked = self.text("bid")
-        if not asked:
-            return None
-        bid = {"factor": self.number("bid_factor", least=1)}
-        if asked != "auto":
-            bid["price_usd"] = self.number("bid", least=0.001)
-        if self.text("max_dph_usd"):
-            bid["cap_usd"] = self.number("max_dph_usd", least=0.001)
-        return bid
-
-    def limits(self) -> Limits:
-        """Read which rules of the policy bind, and their limits."""
-        rules = self.items("policy")
-        for unknown in (one for one in rules if one not in NAMED):
-            near = difflib.get_close_matches(unknown, NAMED, 1)
-            self.problem(
-                "policy", f"has {unknown!r}; accepted: {', '.join(NAMED)}" + (f" ({near[0]}?)" if near else "")
-            )
-        price = self.number("policy_max_hourly_usd", least=0.001) if self.text("policy_max_hourly_usd") else None
-        return Limits(
-            rules=rules,
-            max_hourly_usd=price,
-            max_disk_gb=self.number("policy_max_disk_gb", least=0) or None,
-            countries=self.codes("policy_countries"),
-            hosting=self.one_of("policy_hosting", HOSTINGS),
-        )
-
-    def check_policy(
-        self, limits: Limits, facts: Facts, filters: Filters, bid: dict[str, float] | None, hedge: int
-    ) -> None:
-        """Note what breaks the policy: `facts`, and what price, countries and hosting this config and query ask for.
-
-        A bid is bounded by the policy's price.
-        """
-        bounds = [self.number("max_hourly_usd", least=0.001)] if self.text("max_hourly_usd") else []
-        if self.text("max_dph_usd"):
-            bounds.append(self.number("max_dph_usd", least=0.001) * hedge)
-        if bid is not None and "price_usd" in bid:
-            bounds.append(bid["price_usd"] * hedge)
-        place = filters.get("geolocation", {})
-        named = [one for one in (place.get("eq"), *(place.get("in") or ())) if one is not None]
-        asked = replace(
-            facts,
-            asks_hourly_usd=min(bounds, default=None),
-            asks_countries=[*self.items("countries"), *(str(one) for one in named)],
-            asks_hosting="private" if filters.get("datacenter", {}).get("eq") is False else self.text("hosting"),
-        )
-        self.problems += [str(one) for one in violations(asked, limits)]
-        if bid is not None and limits.max_hourly_usd is not None:
-            bid["cap_usd"] = min(bid.get("cap_usd", math.inf), limits.max_hourly_usd / hedge)
-
-    def codes(self, key: str) -> tuple[str, ...]:
-        """Read a list of two-letter country codes."""
-        codes = self.items(key)
-        wrong = [code for code in codes if not (len(code) == 2 and code.isalpha())]
-        if wrong:
-            self.problem(key, f"has {', '.join(wrong)}; accepted: two-letter codes such as US or SE")
-        return tuple(code.upper() for code in codes)
-
-    def constraints(self) -> list[Constraint]:
-        found = []
-        if self.text("max_dph_usd"):
-            price = self.number("max_dph_usd", least=0.001)
-            found.append(Constraint("dph_total", "lte", price, "max_dph_usd"))
-        if self.text("min_reliability"):
-            share = self.number("min_reliability", least=0)
-            if share > 1:
-                self.problem("min_reliability", f"is {share:g}; accepted: 0 to 1")
-            found.append(Constraint("reliability", "gte", share, "min_reliability"))
-        if self.text("min_duration_h"):
-            hours = self.number("min_duration_h", least=0)
-            found.append(Constraint("duration", "gte", hours * 3600.0, "min_duration_h"))
-        if gpus := self.items("gpu_names"):
-            found.append(Constraint("gpu_name", "in", [name.replace("_", " ") for name in gpus], "gpu_names"))
-        if countries := self.codes("countries"):
-            found.append(Constraint("geolocation", "in", list(countries), "countries"))
-        if self.one_of("hosting", HOSTINGS):
-            found.append(Constraint("datacenter", "eq", True, "hosting"))
-        return found

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def resources_of(deployment: dict[str, Any]) -> list[dict[str, Any]]:
 
 @dataclass
 class EngineStack:
-    """One stack; `config` is its config without the namespace."""
+    """One stack; `config` is its config without the namespace, a key of a group as "group.key"."""
 
     folder: Path
     api_url: str
@@ -103,7 +104,9 @@ class EngineStack:
         self.project = self.folder / "project"
         for part in ("project", "home", "state", "pulumi-home"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
-        for part in ("Pulumi.yaml", "__main__.py", "components", "policy", ".venv"):
+        (self.project / "policy").mkdir(exist_ok=True)
+        rules = [f"policy/{path.name}" for path in (self.repo / "policy").iterdir() if path.is_file()]
+        for part in ("Pulumi.yaml", "__main__.py", "components", ".venv", *rules):
             link = self.project / part
             if not link.exists():
                 link.symlink_to(self.venv if part == ".venv" and self.venv else self.repo / part)
@@ -120,24 +123,33 @@ class EngineStack:
         } | self.env
         self.config = {
             "model": MODEL,
-            "api_url": self.api_url,
-            "api_pacing": "off",
-            "api_patience_s": "3",
-            "poll_s": "0.1",
-            "probe_window_s": 1,
+            "emulator.url": self.api_url,
+            "timeouts.api_s": 3,
+            "timeouts.poll_s": 0.1,
+            "timeouts.probe_window_s": 1,
             "prefer": "cheapest",
         } | self.config
         self.write_config()
 
-    def write_config(self, **changes: Any) -> None:
+    def write_config(self, changes: Mapping[str, Any] | None = None, **more: Any) -> None:
         """Change config values (None removes one) and write the stack's file."""
-        self.config |= changes
+        self.config |= {**(changes or {}), **more}
         path = self.project / f"Pulumi.{self.name}.yaml"
         kept = yaml.safe_load(path.read_text()) if path.exists() else {}
-        secrets = {key: value for key, value in (kept.get("config") or {}).items() if isinstance(value, dict)}
-        plain = {f"vast-reranker:{key}": value for key, value in self.config.items() if value is not None}
-        kept["config"] = secrets | plain
+        stored = kept.get("config") or {}
+        config = {key: one for key, one in stored.items() if isinstance(one, dict) and "secure" in one}
+        for key, value in self.config.items():
+            group, _, inner = key.rpartition(".")
+            if value is not None:
+                (config.setdefault(group, {}) if group else config)[inner] = value
+        kept["config"] = config
         path.write_text(yaml.safe_dump(kept))
+
+    def write_limits(self, **limits: Any) -> None:
+        """Make this what the policy allows this stack, and no other."""
+        path = self.project / "policy" / "limits.yaml"
+        path.unlink()
+        path.write_text(yaml.safe_dump({self.name: limits}))
 
     def set_secret(self, key: str, value: str) -> None:
         """Set a secret config value, as a user would."""

@@ -14,9 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from components.settings import KEYS, NAMESPACE, SECRET_KEYS
+from components.config import Config, groups, secret_keys
 from ops.engine import Pulumi
 from ops.exits import USAGE, OpsError
+from ops.project import NAMESPACE
 
 Json = Any
 
@@ -75,20 +76,21 @@ class StackConfig:
 
 def assignments(words: Sequence[str]) -> dict[str, Json]:
     """Read KEY=VALUE words; a value that is a JSON list is one. Raises OpsError: unknown keys, secrets."""
+    keys = {*Config.model_fields, *(f"{group}.{key}" for group, kind in groups().items() for key in kind.model_fields)}
     values: dict[str, Json] = {}
     for word in words:
         key, equals, text = word.partition("=")
         key = key.strip().removeprefix(f"{NAMESPACE}:")
         if not equals:
             raise OpsError(USAGE, f"--set {key!r} has no value", "write --set KEY=VALUE")
-        if key in SECRET_KEYS:
+        if key in secret_keys():
             raise OpsError(
                 USAGE,
                 f"--set {key}: a secret does not belong on a command line, where every process of the machine sees it",
                 f"`pulumi config set --secret {key}` reads it from stdin; then roll without --set",
             )
-        if key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, 1)
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, 1)
             raise OpsError(USAGE, f"--set {key}: not a config key", f"did you mean {near[0]}?" if near else "")
         values[key] = text
         if text.lstrip().startswith("["):

@@ -21,8 +21,8 @@ from types import FrameType
 from typing import IO, Any
 
 from components.redaction import MASK, scrub
-from components.settings import NAMESPACE
 from ops.exits import BUSY, DRIFT, ERROR, USAGE, OpsError, from_pulumi
+from ops.project import NAMESPACE
 from ops.run import Run
 
 Json = Any

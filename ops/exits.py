@@ -89,8 +89,8 @@ PATTERNS = (
     _pattern(
         r"no Pulumi project|no Pulumi\.yaml|could not find.*Pulumi\.yaml", USAGE, "--cwd names the project's folder"
     ),
-    _pattern(r"vast-reranker:[a-z_]+:.*cannot reach", BUSY),
-    _pattern(r"\bvast-reranker:[a-z_]+: ", USAGE, "correct it in Pulumi.<stack>.yaml"),
+    _pattern(r"emulator\.url: cannot reach", BUSY),
+    _pattern(r"this stack's config is refused", USAGE, "correct it in Pulumi.<stack>.yaml"),
     _pattern(r"configuration (key|value)|Missing required configuration|is not a valid|must be of type", USAGE),
     _pattern(
         r"currently locked|conflict: Another update|another update is currently in progress",

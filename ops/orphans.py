@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import RerankerError
-from components.settings import NAMESPACE
 from components.vast.client import DEFAULT_API_URL, VastClient, destroy_and_verify
 from components.vast.label import Label
 from components.vast.models import Contract
@@ -27,6 +26,7 @@ from ops import report
 from ops.command import as_ops_error
 from ops.engine import Pulumi
 from ops.exits import LEFT, OK, OpsError, table
+from ops.project import NAMESPACE
 
 INSTANCE_TYPE = "dynamic/vast:Instance"
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import yaml
 
-from components.settings import NAMESPACE
 from ops import report
 from ops.command import Outcome, add_output_flags, run_command
 from ops.deploy import deploy_summary
@@ -24,6 +23,7 @@ from ops.destroy import destroy_stack
 from ops.engine import Pulumi
 from ops.exits import LEFT, OK, USAGE, OpsError, table
 from ops.outputs import Outputs
+from ops.project import NAMESPACE
 from ops.stack_tags import EXPIRES, StackTags, utc_now
 
 PREFIX = "review-"

@@ -36,7 +36,7 @@ class Rotation:
             raise OpsError(
                 USAGE, f"stack {pulumi.stack} has no server yet", f"python -m ops.deploy --stack {pulumi.stack}"
             )
-        if config.get("guard") == "off":
+        if config.get("guard") in ("false", "off"):
             raise OpsError(
                 USAGE,
                 "guard is off: vLLM itself knows one key only, from its start, so another key is another container",
@@ -48,7 +48,7 @@ class Rotation:
     def asked(self) -> bool:
         """Whether the config asks for a second key."""
         if self.made:
-            return self.config.get("keep_previous_key") == "on"
+            return self.config.get("keep_previous_key") in ("true", "on")
         previous = self.config.get("api_key_previous")
         return bool(previous) and previous != self.config.get("api_key")
 
@@ -126,7 +126,7 @@ class Rotation:
     def _ask_for_two(self, old: str) -> None:
         if self.made:
             following = int(self.config.get("api_key_generation") or 1) + 1
-            self.config.put({"api_key_generation": following, "keep_previous_key": "on"})
+            self.config.put({"api_key_generation": following, "keep_previous_key": "true"})
             return
         # in this order: cut off in between, both are the old one, which is no rotation
         self.config.put_secret("api_key_previous", old)

@@ -1,21 +1,18 @@
 """The rules as policies of Pulumi's policy SDK: what the engine shows an analyzer becomes Facts. Called by `__main__`.
 
 Each Instance is judged before the engine creates or updates it, in a preview too. Whether it is validated shows only
-in the whole stack. What binds comes from the Instance's own `policy` input (from the stack's config), and on top of it
-from the pack's config, which no stack's file can loosen: `--policy-pack-config` with {"hourly-price": {"limit": 0.5},
-"no-bid": {"bind": true}}. An Instance without a `policy` input is judged by every rule that has no limit.
+in the whole stack. What binds is in limits.yaml beside this file, by the name of the stack: a copy of this folder that
+an organisation keeps is out of the reach of whoever writes the stack's config.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from pulumi_policy import (
     EnforcementLevel,
     Policy,
-    PolicyConfigSchema,
     PolicyResource,
     ReportViolation,
     ResourceValidationArgs,
@@ -26,14 +23,8 @@ from pulumi_policy import (
 from pulumi_policy.proxy import UnknownValueError
 
 from policy.facts import GATEWAY, INSTANCE, VALIDATION, of_instance
-from policy.rules import NAMED, RULES, Facts, Limits, Rule
-
-LIMIT_TYPES: dict[str, dict[str, Any]] = {
-    "max_hourly_usd": {"type": "number", "minimum": 0},
-    "max_disk_gb": {"type": "number", "minimum": 0},
-    "countries": {"type": "array", "items": {"type": "string"}},
-    "hosting": {"type": "string", "enum": ["datacenter"]},
-}
+from policy.limits import limits_of
+from policy.rules import RULES, Facts, Rule
 
 
 def policies() -> list[Policy]:
@@ -41,33 +32,11 @@ def policies() -> list[Policy]:
     return [_policy(rule) for rule in RULES]
 
 
-def bound(rule: Rule, stack: Mapping[str, Any] | None, pack: Mapping[str, Any]) -> Limits:
-    """Return the limits that bind for one rule: the stack's own, tightened by the pack's config."""
-    limits = Limits(rules=NAMED) if stack is None else Limits.parse(stack)
-    if not rule.limit:
-        return replace(limits, rules=(*limits.rules, rule.name)) if pack.get("bind") else limits
-    demanded = getattr(Limits.parse({rule.limit: pack["limit"]} if pack.get("limit") else {}), rule.limit)
-    mine = getattr(limits, rule.limit)
-    if isinstance(demanded, float) and isinstance(mine, float):
-        demanded = min(demanded, mine)
-    elif isinstance(demanded, tuple) and demanded and mine:
-        demanded = tuple(code for code in demanded if code in mine) or demanded
-    return replace(limits, **{rule.limit: demanded or mine})
-
-
 def _policy(rule: Rule) -> Policy:
-    schema: dict[str, dict[str, Any]] = (
-        {"limit": LIMIT_TYPES[rule.limit]} if rule.limit else {"bind": {"type": "boolean"}}
-    )
-    config = PolicyConfigSchema(properties=schema)
     about = f"{rule.asks[0].upper()}{rule.asks[1:]}. Otherwise: {rule.remedy}."
     if rule.name == "validation":
-        return StackValidationPolicy(
-            rule.name, about, _of_stack(rule), enforcement_level=EnforcementLevel.MANDATORY, config_schema=config
-        )
-    return ResourceValidationPolicy(
-        rule.name, about, _of_resource(rule), enforcement_level=EnforcementLevel.MANDATORY, config_schema=config
-    )
+        return StackValidationPolicy(rule.name, about, _of_stack(rule), enforcement_level=EnforcementLevel.MANDATORY)
+    return ResourceValidationPolicy(rule.name, about, _of_resource(rule), enforcement_level=EnforcementLevel.MANDATORY)
 
 
 def _of_resource(rule: Rule) -> Any:
@@ -77,7 +46,7 @@ def _of_resource(rule: Rule) -> Any:
             offers = inputs.get("candidates") or ()
             # not known until it is made, and to look at it would end the rule: that it is asked for is enough
             tls = "ca_certificate" in set(args.props) and inputs.get("ca_certificate") != ""
-            _judge(rule, of_instance(inputs, offers, tls=tls), inputs, args.get_config(), report)
+            _judge(rule, of_instance(inputs, offers, tls=tls), args.urn, report)
 
     return validate
 
@@ -86,22 +55,13 @@ def _of_stack(rule: Rule) -> Any:
     def validate(args: StackValidationArgs, report: ReportViolation) -> None:
         for one in args.resources:
             if one.resource_type == INSTANCE:
-                facts = Facts(validated=_validated(one, args.resources))
-                _judge(rule, facts, _known(one.props), args.get_config(), report, urn=one.urn)
+                _judge(rule, Facts(validated=_validated(one, args.resources)), one.urn, report)
 
     return validate
 
 
-def _judge(
-    rule: Rule,
-    facts: Facts,
-    inputs: Mapping[str, Any],
-    config: Mapping[str, Any],
-    report: ReportViolation,
-    *,
-    urn: str | None = None,
-) -> None:
-    limits = bound(rule, inputs.get("policy"), config)
+def _judge(rule: Rule, facts: Facts, urn: str, report: ReportViolation) -> None:
+    limits = limits_of(urn.split(":")[2])  # urn:pulumi:<stack>::<project>::<type>::<name>
     if rule.binds(limits) and (message := rule.judge(facts, limits)):
         report(f"{message}; {rule.remedy}", urn)  # the engine names the rule beside it
 

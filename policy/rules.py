@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 # Tags that name another image every few days; the catalog refuses them as well, but only for what it launches.
 MOVING_TAG = re.compile(r"(^|[-_.])(latest|nightly|main|dev)($|[-_.])")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-DATACENTER = 1  # Vast.ai's hosting_type of a datacenter host (API reference, "search offers")
 HOSTINGS = ("", "datacenter")
+DATACENTER = 1  # Vast.ai's hosting_type of a datacenter host (API reference, "search offers")
 LABEL = re.compile(r"[^/@\s]+/[^/@\s]+/[^@\s]+")  # <project>/<stack>/<name>
 MAX_LABEL_CHARS = 230  # of Vast.ai's 256; owner, digest and mark take the rest
 
@@ -32,14 +32,17 @@ class Limits:
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Limits:
-        """Read limits from a resource's inputs or a pack's config."""
-        price, disk = raw.get("max_hourly_usd"), raw.get("max_disk_gb")
+        """Read limits from limits.yaml or from a resource's inputs. Raises ValueError, with the key."""
+        if unknown := sorted(set(map(str, raw)) - {one.name for one in fields(cls)}):
+            raise ValueError(f"{', '.join(unknown)}: accepted: {', '.join(one.name for one in fields(cls))}")
+        if (hosting := raw.get("hosting") or "") not in HOSTINGS:
+            raise ValueError(f"hosting: is {hosting!r}; accepted: datacenter")
         return cls(
-            rules=tuple(str(one) for one in raw.get("rules") or ()),
-            max_hourly_usd=None if price is None else float(price),
-            max_disk_gb=None if disk is None else float(disk),
-            countries=tuple(str(one).upper() for one in raw.get("countries") or ()),
-            hosting=str(raw.get("hosting") or ""),
+            rules=_texts(raw, "rules"),
+            max_hourly_usd=_number(raw, "max_hourly_usd"),
+            max_disk_gb=_number(raw, "max_disk_gb"),
+            countries=tuple(code.upper() for code in _texts(raw, "countries")),
+            hosting=hosting,
         )
 
     def record(self) -> dict[str, Any]:
@@ -71,15 +74,20 @@ class Facts:
     machines: int = 1
 
 
+Demand = tuple[str, str, Any]  # a field of Vast.ai's search, its operator, its value
+
+
 @dataclass(frozen=True)
 class Rule:
-    """A rule: `limit` is the Limits field it reads, or "" for one that is named in `rules`."""
+    """A rule: `limit` is the Limits field it reads, or "" for one that is named in `rules`. `demands`: the condition on
+    offers, for so many machines, that keeps out what the rule would refuse."""
 
     name: str
     asks: str
     remedy: str
     judge: Callable[[Facts, Limits], str | None]
     limit: str = ""
+    demands: Callable[[Limits, int], Demand] | None = None
 
     def binds(self, limits: Limits) -> bool:
         """Whether the rule applies at all."""
@@ -102,6 +110,12 @@ def violations(facts: Facts, limits: Limits) -> list[Violation]:
     """Return every broken rule that binds, in the order of RULES."""
     judged = [(rule, rule.judge(facts, limits)) for rule in RULES if rule.binds(limits)]
     return [Violation(rule.name, message, rule.remedy) for rule, message in judged if message]
+
+
+def demands(limits: Limits, machines: int) -> list[tuple[str, str, Any, str]]:
+    """Return the conditions on offers of every rule that binds: field, operator, value, reason."""
+    bound = [(rule.demands, rule.limit) for rule in RULES if rule.demands and rule.binds(limits)]
+    return [(*demand(limits, machines), f"policy {limit}") for demand, limit in bound]
 
 
 # ---- the rules ----------------------------------------------------------------------------------------------------
@@ -205,10 +219,11 @@ def _where(offer: Mapping[str, Any]) -> str:
 RULES: tuple[Rule, ...] = (
     Rule(
         "hourly-price",
-        "the stack costs no more per hour than policy_max_hourly_usd",
-        "lower max_dph_usd, max_hourly_usd, replicas or hedge, or have policy_max_hourly_usd raised",
+        "the stack costs no more per hour than max_hourly_usd of policy/limits.yaml",
+        "lower max_dph_usd, max_hourly_usd, replicas or hedge, or have max_hourly_usd of policy/limits.yaml raised",
         hourly_price,
         limit="max_hourly_usd",
+        demands=lambda limits, machines: ("dph_total", "lte", (limits.max_hourly_usd or 0.0) / machines),
     ),
     Rule(
         "pinned-image",
@@ -219,23 +234,25 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "tls-and-guard",
         "TLS and the guard are on",
-        "set tls and guard to on (form: script)",
+        "set tls and guard to true (form: script)",
         tls_and_guard,
     ),
     Rule("no-bid", "the instance is not interruptible", "remove bid", no_bid),
     Rule(
         "countries",
-        "the machine stands in a country of policy_countries",
-        "choose among those in countries and query, or have policy_countries extended",
+        "the machine stands in a country of countries of policy/limits.yaml",
+        "choose among those in require.countries and query, or have countries of policy/limits.yaml extended",
         countries,
         limit="countries",
+        demands=lambda limits, _machines: ("geolocation", "in", list(limits.countries)),
     ),
     Rule(
         "hosting",
-        "the machine stands with a host of the kind policy_hosting",
-        "set hosting to datacenter and leave datacenter=false out of the query",
+        "the machine stands with a host of the kind hosting of policy/limits.yaml",
+        "set require.hosting to datacenter and leave datacenter=false out of the query",
         hosting,
         limit="hosting",
+        demands=lambda _limits, _machines: ("datacenter", "eq", True),
     ),
     Rule(
         "label",
@@ -245,8 +262,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "disk",
-        "the disk is no larger than policy_max_disk_gb",
-        "lower disk_gb, or have policy_max_disk_gb raised",
+        "the disk is no larger than max_disk_gb of policy/limits.yaml",
+        "lower disk_gb, or have max_disk_gb of policy/limits.yaml raised",
         disk,
         limit="max_disk_gb",
     ),
@@ -258,3 +275,21 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 NAMED = tuple(rule.name for rule in RULES if not rule.limit)
+
+
+def _number(raw: Mapping[str, Any], key: str) -> float | None:
+    value = raw.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(f"{key}: is {value!r}; accepted: a number above 0")
+    return float(value)
+
+
+def _texts(raw: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = raw.get(key) or []
+    if isinstance(value, list | tuple) and any(isinstance(one, bool) for one in value):
+        raise ValueError(f"{key}: has {value!r}; YAML reads NO without quotes as the word no: write it in quotes")
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"{key}: is {value!r}; accepted: a list of strings")
+    return tuple(value)

@@ -1,99 +1,114 @@
-"""Writes docs/configuration.md from the schema in Pulumi.yaml: `python -m scripts.configuration`, or `make docs`.
+"""Writes the section `config:` of Pulumi.yaml and docs/configuration.md from the keys in components/config.py.
 
-`--check` writes nothing and exits 1 when the file is not what the schema says. The schema's own section comments
-(`# ---- title`) are the headings; secrets, which the schema cannot declare, are named here.
+`make docs`, or `python -m scripts.configuration`; with `--check` it writes nothing and exits 1 where a file differs.
 """
 
 from __future__ import annotations
 
-import argparse
-import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic.fields import FieldInfo
+
+from components.config import SECRETS, Config, Keys, groups, has_secret, is_list, kind_of
 
 REPO = Path(__file__).resolve().parents[1]
-TARGET = REPO / "docs" / "configuration.md"
-# What tests hold against components.settings.SECRET_KEYS.
-SECRETS: Mapping[str, str] = {
-    "vast_api_key": "The Vast.ai key. `VAST_API_KEY` in the environment comes first (for an emulator, last), "
-    "so that no state has to hold it",
-    "api_key": "What clients of the reranker present; made at random if not given",
-    "api_key_previous": "A second key that is still valid, for the time of a change",
-    "hub_token": "The model hub's token, for gated models",
-    "gateway_admin_key": "What the admin API of a Caddy asks for, where it is behind a key",
-    "image_login": 'The login of a private registry: "-u USER -p TOKEN REGISTRY"',
-}
+PROJECT, PAGE = REPO / "Pulumi.yaml", REPO / "docs" / "configuration.md"
+MARK = "config: # made from components/config.py by `make docs`\n"
 HEAD = """\
 # Configuration
 
-Keys of `Pulumi.<stack>.yaml`, in the namespace `vast-reranker:`. This page is made from the schema in `Pulumi.yaml` by
-`make docs`; a test compares the two. The engine refuses a wrong type; the program then reads all values at once and
-names every bad one by its key, with what is accepted, before anything is rented. An unknown key is an error too.
+Keys of `Pulumi.<stack>.yaml`. This page and the schema in `Pulumi.yaml` are made from `components/config.py` by
+`make docs`; a test compares them. The engine refuses a wrong type; the program then reads all values at once and names
+every bad one by its key, with what is accepted, before anything is rented. An unknown key is an error too.
 
 ```console
-$ pulumi config set max_dph_usd 0.30                 # a value
-$ pulumi config set --path 'countries[0]' SE         # the first of a list
-$ pulumi config set --secret hub_token               # asks for it; --secret is not optional for secrets
+$ pulumi config set max_dph_usd 0.30                        # a value
+$ pulumi config set --path timeouts.stall_s 600             # a key of a group; the others keep their defaults
+$ pulumi config set --path 'require.countries[0]' SE        # the first of a list
+$ pulumi config set --secret hub_token                      # asks for it; --secret is not optional for secrets
 ```
 
-Numbers with a fraction are strings in YAML (`"0.25"`), since the schema knows whole numbers only. What each environment
-sets is in [environments.md](environments.md), what the rules of the policy say in
-[policy/rules.py](../policy/rules.py).
+Keys may be written with the project's name before them (`vast-reranker:model`), as `pulumi config set` does, or
+without. `true`, `false`, `on` and `off` mean what they say, quoted or not. What each environment sets is in
+[environments.md](environments.md), what the rules of the policy say in [policy/rules.py](../policy/rules.py).
 """
 
 
-def sections(text: str) -> list[tuple[str, list[str]]]:
-    """Return the headings of the schema with their keys, in the order of the file."""
-    found: list[tuple[str, list[str]]] = []
-    for line in text.split("\nconfig:\n", 1)[1].splitlines():
-        if heading := re.match(r"  # ---- (.+)", line):
-            found.append((heading[1], []))
-        elif key := re.match(r"  (\w+):", line):
-            found[-1][1].append(key[1])
-    return found
+def schema() -> dict[str, Any]:
+    """Return the section for Pulumi.yaml. Secrets are not in it: it cannot say that a key is optional and secret."""
+    return {key: _declared(key, field) for key, field in Config.model_fields.items() if not has_secret(field)}
 
 
-def reference(text: str) -> str:
-    """Return the page for a Pulumi.yaml."""
-    schema: Mapping[str, Mapping[str, Any]] = yaml.safe_load(text)["config"]
+def _declared(key: str, field: FieldInfo) -> dict[str, Any]:
+    text = str(field.description)
+    if key in groups():
+        return {"type": "object", "default": {}, "description": f"{text}: {', '.join(groups()[key].model_fields)}"}
+    if is_list(field):
+        return {"type": "array", "items": {"type": "string"}, "default": [], "description": text}
+    if field.annotation is int:
+        return {"type": "integer", "default": field.default, "description": text}
+    return {"type": "string", "default": _text(field.default), "description": text}
+
+
+def _text(default: Any) -> str:
+    if default is None:
+        return ""
+    return str(default).lower() if isinstance(default, bool) else f"{default:g}" if _is_number(default) else default
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def project() -> str:
+    """Return Pulumi.yaml with the schema of today in it."""
+    before = PROJECT.read_text(encoding="utf-8").partition("\nconfig:")[0]
+    body = yaml.safe_dump(schema(), sort_keys=False, width=1000, allow_unicode=True)
+    return f"{before}\n{MARK}" + "".join(f"  {line}\n" for line in body.splitlines())
+
+
+def page() -> str:
+    """Return docs/configuration.md."""
+    sections: dict[str, list[tuple[str, FieldInfo]]] = {}
+    for key, field in Config.model_fields.items():
+        extra = field.json_schema_extra
+        sections.setdefault(str(extra["section"]) if isinstance(extra, dict) else "", []).append((key, field))
     parts = [HEAD]
-    for heading, keys in sections(text):
-        rows = [_row(key, schema[key]) for key in keys]
-        parts.append("\n".join([f"## {heading[0].upper()}{heading[1:]}\n", *_table(rows)]) + "\n")
-    secret = [(f"`{key}`", "string", "", what) for key, what in SECRETS.items()]
-    head = "## Secrets\n\nOptional, and refused where they are stored in clear.\n"
-    parts.append("\n".join([head, *_table(secret)]) + "\n")
+    for title, fields in sections.items():
+        head = f"## {title[0].upper()}{title[1:]}\n"
+        if title == SECRETS:
+            head += "\nOptional, and refused where they are stored in clear.\n"
+        parts.append("\n".join([head, *_table(fields)]) + "\n")
+        for key, field in fields:
+            if key in groups():
+                head = f"### `{key}`\n\n{field.description}.\n"
+                parts.append("\n".join([head, *_table(list(groups()[key].model_fields.items()))]) + "\n")
     return "\n".join(parts)
 
 
-def _row(key: str, one: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    kind = f"list of {one['items']['type']}s" if one["type"] == "array" else str(one["type"])
-    default = "" if one["default"] in ("", []) else f"`{one['default']}`"
-    return f"`{key}`", kind, default, str(one["description"]).replace("|", "\\|")
-
-
-def _table(rows: list[tuple[str, str, str, str]]) -> list[str]:
-    return ["| key | type | default | what |", "| --- | --- | --- | --- |", *(f"| {' | '.join(row)} |" for row in rows)]
+def _table(fields: list[tuple[str, FieldInfo]]) -> list[str]:
+    rows = ["| key | takes | default | what |", "| --- | --- | --- | --- |"]
+    for key, field in fields:
+        default = "" if isinstance(field.default, Keys | tuple) else _text(field.default)
+        takes = "an object, see below" if key in groups() else kind_of(field)
+        rows.append(f"| `{key}` | {takes} | {f'`{default}`' if default else ''} | {field.description} |")
+    return rows
 
 
 def main() -> int:
-    """Write the page, or compare it."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.configuration", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when the page is out of date")
-    check = parser.parse_args().check
-    page = reference((REPO / "Pulumi.yaml").read_text(encoding="utf-8"))
-    if not check:
-        TARGET.write_text(page, encoding="utf-8")
-        print(f"{TARGET.relative_to(REPO)}: written")
-        return 0
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == page:
-        return 0
-    print(f"{TARGET.relative_to(REPO)} is not what Pulumi.yaml says; run `make docs` and commit it", file=sys.stderr)
-    return 1
+    """Write both files, or compare them."""
+    stale = [path for path, text in ((PROJECT, project()), (PAGE, page())) if path.read_text("utf-8") != text]
+    if "--check" in sys.argv[1:]:
+        for path in stale:
+            print(f"{path.relative_to(REPO)} is not what components/config.py says; run `make docs` and commit it")
+        return 1 if stale else 0
+    for path, text in ((PROJECT, project()), (PAGE, page())):
+        path.write_text(text, encoding="utf-8")
+    print("\n".join(f"{path.relative_to(REPO)}: written" for path in stale) or "nothing to write")
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 Called by the Gateway resource, bench and tests. Facts (Caddy 2.11.7, admin.go and caddy.go): a change to /config/ runs
 the new config beside the old one and then stops the old, whose requests end in peace; one that cannot run is refused
-and the old one stays; If-Match takes the etag of a read, and 412 says that someone else was faster. A change also replaces
-the admin listener: a call that the old one had accepted and not yet read is closed without an answer, so reads that
-break are made again.
+and the old one stays; If-Match takes the etag of a read, and 412 says that someone else was faster.
+A change also replaces the admin listener: a call that the old one had accepted and not yet read is closed without an
+answer, so reads that break are made again.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Made by `VastProvider.configure` from the stack's config and the environment; as
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import threading
 import time
@@ -138,11 +139,12 @@ _SESSIONS_LOCK = threading.Lock()
 
 
 def open_session(config: Callable[[str], str | None]) -> Session:
-    """Return this process's session for what `config` names (`api_url`, `vast_api_key`, `api_pacing`)."""
-    api_url = (config("api_url") or DEFAULT_API_URL).rstrip("/")
+    """Return this process's session for what `config` names (`emulator`, `vast_api_key`, `timeouts`)."""
+    emulator, timeouts = (json.loads(config(key) or "{}") for key in ("emulator", "timeouts"))
+    api_url = str(emulator.get("url") or DEFAULT_API_URL).rstrip("/")
     key = choose_key(api_url, config("vast_api_key"))
-    paced = (config("api_pacing") or "published") == "published"
-    patience_s = float(config("api_patience_s") or 30.0)
+    paced = api_url == DEFAULT_API_URL or emulator.get("pacing") in (True, "true", "on")
+    patience_s = float(timeouts.get("api_s") or 30.0)
     with _SESSIONS_LOCK:
         session = _SESSIONS.get((api_url, key, paced))
         if session is None:

@@ -264,7 +264,7 @@ class VastClient:
                     raise ApiUnreachable(
                         f"cannot reach the Vast.ai API at {self.api_url}: {unanswered} "
                         f"({method} {path.partition('?')[0]}, tried for {self._patience_s:g} s); "
-                        "is the address (config key api_url) right, and the network or the emulator up?"
+                        "is the address (config key emulator.url) right, and the network or the emulator up?"
                     )
                 assert answer is not None  # noqa: S101 - one of the two is set
                 return self._judged(answer, f"{method} {path.partition('?')[0]}") if judge else answer
@@ -311,7 +311,9 @@ class VastClient:
         if 300 <= status < 400:
             target = answer.headers.get("location", "elsewhere")
             return ApiError(
-                f"{where}: redirected to {target}; set the config key api_url to that host", status=status, code=code
+                f"{where}: redirected to {target}; set emulator.url to that host",
+                status=status,
+                code=code,
             )
         cls = CreateFailed if doing.startswith("renting") else ApiError
         return cls(f"{where}: HTTP {status} {code} {said}".rstrip(), status=status, code=code, body=fields)

@@ -50,17 +50,17 @@ def gate(folder):
         running(folder / "d", front_config(f"127.0.0.1:{port}", str(back), certificate)),
     ):
         config = {
-            "gateway": "caddy",
-            "gateway_admin_url": caddy.admin_url,
-            "gateway_listen": f"unix/{back}|0600",
-            "gateway_url": f"https://127.0.0.1:{port}",
+            "gateway.kind": "caddy",
+            "gateway.admin_url": caddy.admin_url,
+            "gateway.listen": f"unix/{back}|0600",
+            "gateway.url": f"https://127.0.0.1:{port}",
         }
         yield Gate(caddy, config, str(folder / "door.pem"))
 
 
 def behind(gate, folder, market, *, replicas, **config):
     """Return a stack of replicas behind that Caddy, deployed; ops/ trusts its door as a person's shell has it."""
-    config = {"replicas": replicas, "drain_timeout_s": 20, **gate.config, **config}
+    config = {"replicas": replicas, "timeouts.drain_s": 20, **gate.config, **config}
     stack = EngineStack(folder, market.url, config=config, env={"SSL_CERT_FILE": gate.ca}).init()
     done = stack.up("--parallel", "16")
     assert done.rc == 0, done.text

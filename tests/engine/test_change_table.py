@@ -30,20 +30,20 @@ REPLACING = {
     "image": {"image": "vllm/vllm-openai:v0.32.0"},
     "args": {"extra_args": ["--max-num-seqs", "64"]},
     "disk_gb": {"disk_gb": 44},
-    "ca_certificate": {"tls": "off"},
-    "onstart": {"form": "plain", "guard": "off", "tls": "off"},
+    "ca_certificate": {"tls": False},
+    "onstart": {"form": "plain", "guard": False, "tls": False},
     "env": {"hub_token": "SECRET:hf_abcdefghijkl"},
     "search": {"query": "gpu_name=RTX_3090 num_gpus=1"},
 }
 UPDATING = {
-    "watch": {"probe_window_s": 2},
-    "deadlines": {"serving_s": 899},
+    "watch": {"timeouts.probe_window_s": 2},
+    "deadlines": {"timeouts.serving_s": 899},
     "max_tries": {"max_tries": 4},
-    "poll_s": {"poll_s": "0.2"},
+    "poll_s": {"timeouts.poll_s": "0.2"},
     "hedge": {"hedge": 2},
     "replace": {"replace": "in_place"},
     "money": {"max_hourly_usd": "9"},
-    "policy": {"policy_max_disk_gb": 100},
+    "policy": {"LIMITS": {"max_disk_gb": 100}},
     "search": {"query": "num_gpus=1"},
 }
 
@@ -52,14 +52,16 @@ UPDATING = {
 def changed(stack, changes):
     """Write changes to the config for a block, secrets as a person would."""
     secrets = {name for name, value in changes.items() if str(value).startswith("SECRET:")}
-    before = {name: stack.config.get(name) for name in changes if name not in secrets}
+    before = {name: stack.config.get(name) for name in changes if name not in secrets | {"LIMITS"}}
+    stack.write_limits(**changes.get("LIMITS", {}))
     for name in secrets:
         stack.set_secret(name, changes[name].removeprefix("SECRET:"))
-    stack.write_config(**{name: changes[name] for name in before})
+    stack.write_config({name: changes[name] for name in before})
     try:
         yield
     finally:
-        stack.write_config(**before)
+        stack.write_config(before)
+        stack.write_limits()
         for name in secrets:
             assert stack.run("config", "rm", name).rc == 0
 

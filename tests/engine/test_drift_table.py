@@ -105,7 +105,7 @@ def diagnostics(text):
 
 
 def test_a_fleet_in_which_each_replica_has_drifted_in_another_way_is_told_and_repaired_row_by_row(tmp_path):
-    config = {"replicas": len(ROWS), "renew_before_h": 2}
+    config = {"replicas": len(ROWS), "renew.before_h": 2}
     with EmulatorServer(runtime="none", time="instant", state_dir=tmp_path / "emulator") as market:
         scene = Scene(market, EngineStack(tmp_path / "stack", market.url, config=config).init())
         done = scene.stack.up("--parallel", "64")
@@ -164,7 +164,7 @@ def scene(tmp_path_factory):
 @pytest.mark.all
 def test_a_certificate_that_ends_soon_is_renewed_with_a_new_instance(scene):
     first = scene.instance_id
-    scene.stack.write_config(tls_renew_before_d=398)
+    scene.stack.write_config({"renew.certificate_before_d": 398})
     seen = scene.stack.drift()
     assert seen.rc == 7, seen.text
     assert scene.stack.up().rc == 0  # the watch is told first
@@ -172,7 +172,7 @@ def test_a_certificate_that_ends_soon_is_renewed_with_a_new_instance(scene):
     assert "certificate: it ends in 397 days" in seen or "certificate: it ends in 396 days" in seen, seen.text
     assert scene.stack.up().rc == 0
     assert scene.instance_id != first
-    scene.stack.write_config(tls_renew_before_d=30)
+    scene.stack.write_config({"renew.certificate_before_d": 30})
     assert scene.stack.up().rc == 0
     assert scene.stack.up().rc == 0
     assert scene.stack.drift().rc == 0
@@ -194,7 +194,7 @@ def test_keys_that_a_server_forgot_are_drift_and_up_tells_it_again(scene):
 
 def test_silence_from_the_host_is_an_error_and_never_a_plan_to_replace(scene):
     first = scene.instance_id
-    scene.stack.write_config(probe_timeout_s="1")
+    scene.stack.write_config({"timeouts.probe_timeout_s": "1"})
     assert scene.stack.up().rc == 0
     scene.host(0, "unreachable")
     try:

@@ -108,11 +108,11 @@ def balanced(tmp_path):
     with EmulatorServer(runtime="stub", time="instant", state_dir=tmp_path / "emulator") as market:
         config = {
             "replicas": 2,
-            "gateway": "caddy",
-            "gateway_admin_url": caddy.admin_url,
-            "gateway_listen": f"unix/{socket}|0600",
-            "gateway_url": f"https://127.0.0.1:{port}",
-            "drain_timeout_s": 20,
+            "gateway.kind": "caddy",
+            "gateway.admin_url": caddy.admin_url,
+            "gateway.listen": f"unix/{socket}|0600",
+            "gateway.url": f"https://127.0.0.1:{port}",
+            "timeouts.drain_s": 20,
         }
         stack = EngineStack(tmp_path / "stack", market.url, config=config).init()
         up(stack)
@@ -205,12 +205,12 @@ def test_no_request_fails_while_a_fleet_rolls_heals_scales_and_changes_its_key(b
             up(stack)
 
     def new_key():
-        stack.write_config(api_key_generation=2, keep_previous_key="on")
+        stack.write_config(api_key_generation=2, keep_previous_key=True)
         up(stack)
         old, balanced.key = balanced.key, stack.outputs()["api_key"]
         assert old != balanced.key
         threading.Event().wait(1)
-        stack.write_config(keep_previous_key="off")
+        stack.write_config(keep_previous_key=False)
         up(stack)
         assert balanced.ask(old).status_code == 401
 
@@ -251,7 +251,7 @@ def test_a_gateway_that_lost_its_config_or_was_changed_by_hand_is_drift_and_up_r
 @pytest.mark.all
 def test_a_rented_gateway_has_its_admin_route_closed_and_fails_no_request_in_a_roll_or_a_rotation(tmp_path):
     with EmulatorServer(runtime="stub", time="instant", state_dir=tmp_path / "emulator") as market:
-        config = {"replicas": 2, "gateway": "rent"}
+        config = {"replicas": 2, "gateway.kind": "rent"}
         stack = EngineStack(tmp_path / "stack", market.url, config=config).init()
         up(stack)
         out = stack.outputs()
@@ -275,11 +275,11 @@ def test_a_rented_gateway_has_its_admin_route_closed_and_fails_no_request_in_a_r
         [gateway] = old & stack.instances()  # it stays, and its servers are others now
         assert gateway not in {one["instance_id"] for one in stack.outputs()["replicas"]}
         with Load(through) as rotated:
-            stack.write_config(api_key_generation=2, keep_previous_key="on")
+            stack.write_config(api_key_generation=2, keep_previous_key=True)
             up(stack)
             before, through.key = through.key, stack.outputs()["api_key"]
             threading.Event().wait(1)
-            stack.write_config(keep_previous_key="off")
+            stack.write_config(keep_previous_key=False)
             up(stack)
         assert set(rotated.answers) == {200}, str(rotated)
         assert (through.ask(before).status_code, through.ask().status_code) == (401, 200)

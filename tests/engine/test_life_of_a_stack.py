@@ -177,16 +177,16 @@ def test_every_bad_config_value_is_reported_at_once_and_nothing_is_rented(stack,
     done = stack.up()
     assert done.rc == 1
     for words in (
-        "vast-reranker:model: ",
+        "model: ",
         "BAAI/bge-reranker-base",
-        "vast-reranker:image: ",
+        "image: ",
         "latest",
-        "vast-reranker:query: ",
+        "query: ",
         "position 12",
-        "vast-reranker:max_dph_usd: is '-1'",
-        "vast-reranker:prefer: is 'nicest'; accepted: cheapest, fastest, balanced",
-        "vast-reranker:disk_gb: ",
-        "vast-reranker:mdoel: is not a config key; did you mean model?",
+        "max_dph_usd: is '-1'",
+        "prefer: is 'nicest'; accepted: cheapest, fastest, balanced",
+        "disk_gb: ",
+        "mdoel: is not a config key; did you mean model?",
     ):
         assert words in done, words
     assert "Traceback" not in done
@@ -197,7 +197,7 @@ def test_a_disk_below_the_images_need_is_refused_before_renting(stack, ledger):
     stack.write_config(disk_gb=10)
     done = stack.up()
     assert done.rc == 1
-    assert "vast-reranker:disk_gb: is 10, but" in done
+    assert "disk_gb: is 10, but" in done
     assert ledger.contracts() == []
 
 
@@ -232,3 +232,15 @@ def test_the_state_and_the_output_hold_no_key_in_clear(stack):
     for place in (done.text, stack.export(), stack.preview("--diff").text):
         assert out["api_key"] not in place
         assert "emulator-key" not in place
+
+
+def test_a_renamed_project_deploys_with_the_same_config(stack):
+    manifest = stack.project / "Pulumi.yaml"
+    text = manifest.read_text()
+    manifest.unlink()
+    manifest.write_text(text.replace("name: vast-reranker\n", "name: anything\n"))
+    done = stack.init().up()
+    assert done.rc == 0, done.text
+    assert stack.outputs()["url"]
+    done = stack.destroy()
+    assert done.rc == 0, done.text

@@ -63,14 +63,14 @@ def test_a_stack_over_its_hourly_cap_is_refused_in_the_preview(stack, ledger):
 
 
 def test_a_bid_is_the_floor_times_the_factor_and_an_outbid_instance_is_renewed_elsewhere(stack, ledger, market):
-    stack.write_config(bid="auto", bid_factor="1.2")
+    stack.write_config(bid="auto")
     done = stack.up()
     assert done.rc == 0, done.text
     assert "; bid $" in done
     out = stack.outputs()
     row = instance(market, out["instance_id"])
     assert row["is_bid"] is True
-    assert row["dph_base"] == pytest.approx(1.2 * row["min_bid"], rel=1e-3)
+    assert row["dph_base"] == pytest.approx(1.25 * row["min_bid"], rel=1e-3)
 
     ledger.control(f"instances/{out['instance_id']}/outbid")
     seen = stack.drift()
@@ -102,7 +102,7 @@ def test_a_hand_made_instance_is_adopted_and_nothing_is_rented_anew(stack, ledge
 
     # vLLM's own key is all that such an instance has
     stack.set_secret("api_key", key)
-    stack.write_config(adopt_instance_id=made, guard="off", tls="off")
+    stack.write_config(adopt_instance_id=made, guard=False, tls=False)
     assert f"adopts instance {made}; nothing is rented" in stack.preview()
     done = stack.up()
     assert done.rc == 0, done.text

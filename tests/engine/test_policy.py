@@ -22,21 +22,22 @@ from tests.engine.conftest import Ledger
 
 pytestmark = pytest.mark.engine
 
+# rule -> what binds it in policy/limits.yaml, and a config that breaks it
 BREAKING = {
-    "hourly-price": {"policy_max_hourly_usd": "0.5", "max_dph_usd": "0.6"},
-    "pinned-image": {"policy": ["pinned-image"], "image": "vllm/vllm-openai:latest"},
-    "tls-and-guard": {"policy": ["tls-and-guard"], "guard": "off"},
-    "no-bid": {"policy": ["no-bid"], "bid": "auto"},
-    "countries": {"policy_countries": ["SE"], "countries": ["US"]},
-    "hosting": {"policy_hosting": "datacenter", "query": "num_gpus=1 datacenter=false"},
-    "disk": {"policy_max_disk_gb": 40, "disk_gb": 44},
+    "hourly-price": ({"max_hourly_usd": 0.5}, {"max_dph_usd": 0.6}),
+    "pinned-image": ({"rules": ["pinned-image"]}, {"image": "vllm/vllm-openai:latest"}),
+    "tls-and-guard": ({"rules": ["tls-and-guard"]}, {"guard": False}),
+    "no-bid": ({"rules": ["no-bid"]}, {"bid": "auto"}),
+    "countries": ({"countries": ["SE"]}, {"require.countries": ["US"]}),
+    "hosting": ({"hosting": "datacenter"}, {"query": "num_gpus=1 datacenter=false"}),
+    "disk": ({"max_disk_gb": 40}, {"disk_gb": 44}),
 }
 KEEPING = {
-    "policy": list(NAMED),
-    "policy_max_hourly_usd": "0.5",
-    "policy_max_disk_gb": 40,
-    "policy_countries": ["SE", "NO", "CZ", "DE", "US", "CA"],
-    "policy_hosting": "datacenter",
+    "rules": list(NAMED),
+    "max_hourly_usd": 0.5,
+    "max_disk_gb": 40,
+    "countries": ["SE", "NO", "CZ", "DE", "US", "CA"],
+    "hosting": "datacenter",
 }
 # An instance of somebody's own program: a label of its own, and nothing that validates it.
 BARE_PROGRAM = """
@@ -89,13 +90,12 @@ def pack(tmp_path_factory):
     return folder
 
 
-def with_pack(stack, pack, **config):
-    """Return the arguments that make a stack's command run the pack, with a config for it."""
+def with_pack(stack, pack, **limits):
+    """Return the arguments that make a stack's command run the pack, with limits of its own for every stack."""
     if str(pack) not in stack.env["PATH"]:
         stack.env["PATH"] = f"{pack / 'bin'}:{stack.env['PATH']}"
-    given = pack / "config.json"
-    given.write_text(json.dumps({name.replace("_", "-"): one for name, one in config.items()}))
-    return ["--policy-pack", str(pack / "policy"), "--policy-pack-config", str(given)]
+    (pack / "policy" / "limits.yaml").write_text(yaml.safe_dump({"*": limits}))
+    return ["--policy-pack", str(pack / "policy")]
 
 
 def bare(market, folder, *, policy):
@@ -125,11 +125,13 @@ def ops_preview(stack):
 
 
 def test_a_config_that_breaks_every_rule_is_told_each_of_them_at_once_and_nothing_is_rented(scene, market):
-    everything = {name: value for changes in BREAKING.values() for name, value in changes.items()}
-    everything["policy"] = [rule for changes in BREAKING.values() for rule in changes.get("policy", ())]
-    scene.write_config(**everything)
+    everything = {name: value for _, changes in BREAKING.values() for name, value in changes.items()}
+    limits = {name: value for binding, _ in BREAKING.values() for name, value in binding.items()}
+    scene.write_limits(**limits | {"rules": [rule for one, _ in BREAKING.values() for rule in one.get("rules", ())]})
+    scene.write_config(everything)
     done = ops_preview(scene)
-    scene.write_config(**dict.fromkeys(everything))
+    scene.write_config(dict.fromkeys(everything))
+    scene.write_limits()
     said = done.stdout + done.stderr
     assert done.returncode == POLICY, said
     assert set(re.findall(r"policy: ([\w-]+): ", said)) == set(BREAKING), said
@@ -141,9 +143,12 @@ def test_a_config_that_breaks_every_rule_is_told_each_of_them_at_once_and_nothin
 @pytest.mark.all
 @pytest.mark.parametrize("rule", BREAKING)
 def test_a_config_that_breaks_a_rule_is_refused_by_the_preview(scene, market, rule):
-    scene.write_config(**BREAKING[rule])
+    limits, changes = BREAKING[rule]
+    scene.write_limits(**limits)
+    scene.write_config(changes)
     done = ops_preview(scene)
-    scene.write_config(**dict.fromkeys(BREAKING[rule]))
+    scene.write_config(dict.fromkeys(changes))
+    scene.write_limits()
     said = done.stdout + done.stderr
     assert done.returncode == POLICY, said
     assert set(re.findall(r"policy: ([\w-]+): ", said)) == {rule}, said
@@ -154,7 +159,8 @@ def test_a_config_that_breaks_a_rule_is_refused_by_the_preview(scene, market, ru
 
 @pytest.mark.all
 def test_a_stack_that_keeps_every_rule_is_rented_within_them_and_stays_in_sync(market, tmp_path):
-    stack = EngineStack(tmp_path, market.url, config=KEEPING).init()
+    stack = EngineStack(tmp_path, market.url).init()
+    stack.write_limits(**KEEPING)
     seen = ops_preview(stack)
     assert seen.returncode == 0, seen.stdout + seen.stderr
     done = stack.up()
@@ -164,11 +170,11 @@ def test_a_stack_that_keeps_every_rule_is_rented_within_them_and_stays_in_sync(m
     ]
     offer = json.loads(offer)
     assert offer["hosting_type"] == 1
-    assert offer["geolocation"][-2:] in KEEPING["policy_countries"]
+    assert offer["geolocation"][-2:] in KEEPING["countries"]
     assert offer["dph_total"] <= 0.5
     assert stack.drift().rc == 0
-    elsewhere = [code for code in KEEPING["policy_countries"] if code != offer["geolocation"][-2:]]
-    stack.write_config(policy_countries=elsewhere)
+    elsewhere = [code for code in KEEPING["countries"] if code != offer["geolocation"][-2:]]
+    stack.write_limits(**KEEPING | {"countries": elsewhere})
     seen = stack.preview()
     assert "the machine no longer satisfies: geolocation in [" in seen, seen.text
     assert stack.destroy().rc == 0
@@ -188,11 +194,12 @@ def test_an_instance_of_a_program_of_its_own_is_refused_before_it_is_rented(mark
 
 @pytest.mark.all
 def test_an_instance_to_adopt_is_judged_as_well_and_left_as_it_is(market, tmp_path):
-    owner = EngineStack(tmp_path / "owner", market.url, config={"gpu_names": ["RTX 4090"]}).init()
+    owner = EngineStack(tmp_path / "owner", market.url, config={"require.gpu_names": ["RTX 4090"]}).init()
     assert owner.up().rc == 0
     adopted, price = (owner.outputs()[name] for name in ("instance_id", "hourly_cost_usd"))
     stack = EngineStack(tmp_path / "adopter", market.url).init()
-    stack.write_config(adopt_instance_id=adopted, policy_max_hourly_usd=f"{price['total'] * 0.95:.4f}")
+    stack.write_config(adopt_instance_id=adopted)
+    stack.write_limits(max_hourly_usd=price["total"] * 0.95)
     done = stack.up()
     assert done.rc != 0
     assert set(refusals(done.text)) == {"hourly-price"}, done.text
@@ -201,21 +208,20 @@ def test_an_instance_to_adopt_is_judged_as_well_and_left_as_it_is(market, tmp_pa
 
 
 def test_the_pack_passes_a_stack_that_keeps_every_rule(scene, pack):
-    everything = {name.replace("-", "_"): {"bind": True} for name in NAMED}
-    limits = {"hourly_price": {"limit": 0.5}, "disk": {"limit": 40}, "countries": {"limit": ["CZ", "SE", "US"]}}
-    scene.write_config(policy_countries=["CZ", "SE", "US"], max_dph_usd="0.5")
-    done = scene.preview(*with_pack(scene, pack, **everything, **limits))
-    scene.write_config(policy_countries=None, max_dph_usd=None)
+    limits = KEEPING | {"countries": ["CZ", "SE", "US"]}
+    scene.write_limits(**limits)
+    args = with_pack(scene, pack, **limits | {"hosting": ""})
+    done = scene.preview(*args)
+    scene.write_limits()
     assert done.rc == 0, done.text
     assert "✅ vast-reranker@v1.0.0" in done, done.text
     assert "can't run policy" not in done
 
 
-def test_the_pack_refuses_what_breaks_its_own_config_whatever_the_stacks_config_says(scene, pack, market):
-    scene.write_config(guard="off", bid="auto", disk_gb=44)
-    limits = {"hourly_price": {"limit": 0.01}, "disk": {"limit": 40}, "countries": {"limit": ["IS"]}}
-    named = {"tls_and_guard": {"bind": True}, "no_bid": {"bind": True}, "hosting": {"limit": "datacenter"}}
-    args = with_pack(scene, pack, **limits, **named)
+def test_the_pack_refuses_what_breaks_its_own_limits_whatever_the_stacks_own_say(scene, pack, market):
+    scene.write_config(guard=False, bid="auto", disk_gb=44)
+    limits = {"max_hourly_usd": 0.01, "max_disk_gb": 40, "countries": ["IS"], "hosting": "datacenter"}
+    args = with_pack(scene, pack, rules=["tls-and-guard", "no-bid"], **limits)
     broken = {"hourly-price", "tls-and-guard", "no-bid", "countries", "disk"}
     before = Ledger(market.url).billed()
     for done in (scene.preview(*args), scene.up(*args)):
@@ -229,19 +235,17 @@ def test_the_pack_refuses_what_breaks_its_own_config_whatever_the_stacks_config_
 @pytest.mark.all
 def test_the_pack_refuses_a_program_that_says_nothing_of_policy_and_validates_nothing(market, pack, tmp_path):
     stack = bare(market, tmp_path, policy="")
-    done = stack.preview(*with_pack(stack, pack, hosting={"limit": "datacenter"}, countries={"limit": ["IS"]}))
+    done = stack.preview(*with_pack(stack, pack, **KEEPING | {"countries": ["IS"]}))
     assert done.rc != 0
     assert refused_by_pack(done.text) >= {"pinned-image", "tls-and-guard", "no-bid", "label", "validation", "countries"}
 
 
 @pytest.mark.all
-def test_the_pack_reads_what_binds_an_instance_off_its_outputs_too_where_it_judges_the_whole_stack(
-    market, pack, tmp_path
-):
-    stack = bare(market, tmp_path, policy='policy={"rules": ["label"]}')
+def test_the_pack_judges_the_whole_stack_too_by_the_limits_of_its_name(market, pack, tmp_path):
+    stack = bare(market, tmp_path, policy="")
     program = stack.project / "__main__.py"
     program.write_text(program.read_text().replace('"mine"', '"a/b/mine"').replace("8000/tcp", "8000:8000"))
-    args = with_pack(stack, pack)
+    args = with_pack(stack, pack, rules=["label"])
     for done in (stack.up(*args), stack.preview(*args)):
         assert done.rc == 0, done.text
         assert "✅ vast-reranker@v1.0.0" in done, done.text
@@ -255,15 +259,19 @@ def test_every_rule_is_broken_here(pack):
 
 def environment(name):
     """Return the config of a stack file that ships, on an emulator."""
-    own = yaml.safe_load((REPO / f"Pulumi.{name}.yaml").read_text())["config"]
-    return {key.removeprefix("vast-reranker:"): value for key, value in own.items()}
+    return yaml.safe_load((REPO / f"Pulumi.{name}.yaml").read_text())["config"]
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param("dev", marks=pytest.mark.all), pytest.param("staging", marks=pytest.mark.all), "prod"]
 )
 def test_each_environment_finds_a_machine_that_its_policy_allows(market, tmp_path, name):
-    stack = EngineStack(tmp_path, market.url, config=environment(name)).init()
+    own = {
+        f"{key}.{inner}" if inner else key: one
+        for key, value in environment(name).items()
+        for inner, one in (value.items() if isinstance(value, dict) else [("", value)])
+    }
+    stack = EngineStack(tmp_path, market.url, name=name, config=own).init()
     done = stack.preview()
     assert done.rc == 0, done.text
     assert "first choice: offer" in done
@@ -272,7 +280,7 @@ def test_each_environment_finds_a_machine_that_its_policy_allows(market, tmp_pat
 @pytest.mark.all
 def test_a_protected_stack_is_healed_but_not_destroyed_until_protect_is_off(market, tmp_path):
     ledger = Ledger(market.url)
-    stack = EngineStack(tmp_path, market.url, config={"protect": "on", "replace": "in_place"}).init()
+    stack = EngineStack(tmp_path, market.url, config={"protect": True, "replace": "in_place"}).init()
     assert stack.up().rc == 0
     first = stack.outputs()["instance_id"]
     done = stack.destroy()
@@ -287,7 +295,7 @@ def test_a_protected_stack_is_healed_but_not_destroyed_until_protect_is_off(mark
     second = stack.outputs()["instance_id"]
     assert second != first
 
-    stack.write_config(protect="off")
+    stack.write_config(protect=False)
     assert stack.up().rc == 0
     done = stack.destroy()
     assert done.rc == 0, done.text
@@ -307,9 +315,11 @@ def test_an_answer_that_takes_too_long_fails_the_deploy_and_a_bound_that_is_kept
 
 @pytest.mark.all
 def test_a_rented_gateway_stands_where_the_policy_allows_and_needs_no_validation_of_its_own(scene, pack):
-    where = {"policy_countries": ["CZ", "SE", "US"], "policy_hosting": "datacenter"}
-    scene.write_config(gateway="rent", replicas=2, policy=list(NAMED), policy_max_hourly_usd="1", **where)
-    done = scene.preview(*with_pack(scene, pack, hosting={"limit": "datacenter"}, validation={"bind": True}))
-    scene.write_config(**dict.fromkeys(("gateway", "replicas", "policy", "policy_max_hourly_usd", *where)))
+    limits = {"countries": ["CZ", "SE", "US"], "hosting": "datacenter", "rules": list(NAMED), "max_hourly_usd": 1}
+    scene.write_limits(**limits)
+    scene.write_config({"gateway.kind": "rent", "replicas": 2})
+    done = scene.preview(*with_pack(scene, pack, **limits))
+    scene.write_config(dict.fromkeys(("gateway.kind", "replicas")))
+    scene.write_limits()
     assert done.rc == 0, done.text
     assert "✅ vast-reranker@v1.0.0" in done, done.text

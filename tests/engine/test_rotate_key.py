@@ -66,7 +66,7 @@ def test_a_server_takes_both_keys_and_then_the_new_one_only(stack, ledger, tmp_p
     stack.run("config", "rm", "api_key")
     assert stack.up().rc == 0
     rented, old = len(ledger.contracts()), front(stack, tmp_path)
-    stack.write_config(api_key_generation=int(stack.config.get("api_key_generation", 2)) + 7, keep_previous_key="on")
+    stack.write_config(api_key_generation=int(stack.config.get("api_key_generation", 2)) + 7, keep_previous_key=True)
     done = ops(stack, "rotate_key", "--finish")
     assert done.rc == 2, done.err
     assert "was never deployed" in done.document["error"]

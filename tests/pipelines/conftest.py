@@ -120,5 +120,5 @@ def stack_named(name, folder, api_url):
 def local_stack(checkout: Path, port: int):
     """Bring the local stack's own config along, with the emulator at another port."""
     config = yaml.safe_load((REPO / "Pulumi.local.yaml").read_text())
-    config["config"]["vast-reranker:api_url"] = f"http://127.0.0.1:{port}"
+    config["config"]["emulator"]["url"] = f"http://127.0.0.1:{port}"
     (checkout / "Pulumi.local.yaml").write_text(yaml.safe_dump(config))

@@ -57,8 +57,8 @@ BY_CONTEXT = {
 }
 BY_CONFIG = {
     "market without offer": ({"max_dph_usd": "0.001"}, exits.NO_OFFER, "0 of ", "relax the condition"),
-    "bad config": ({"prefer": "dearest"}, exits.USAGE, "vast-reranker:prefer: is 'dearest'", "Pulumi.<stack>.yaml"),
-    "API away": ({"api_url": NOWHERE}, exits.BUSY, "cannot reach the Vast.ai API", "api_url"),
+    "bad config": ({"prefer": "dearest"}, exits.USAGE, "prefer: is 'dearest'", "Pulumi.<stack>.yaml"),
+    "API away": ({"emulator.url": NOWHERE}, exits.BUSY, "cannot reach the Vast.ai API", "emulator.url"),
 }
 
 
@@ -94,11 +94,11 @@ def test_the_preview_and_its_comment_say_what_is_wrong_with_the_secrets_or_the_b
 def test_the_preview_and_its_comment_say_what_is_wrong_with_the_config(scene, what):
     changes, code, says, remedy = BY_CONFIG[what]
     before = {key: scene.stack.config.get(key) for key in changes}
-    scene.stack.write_config(**changes)
+    scene.stack.write_config(changes)
     try:
         refused(scene, "dev", code, says, remedy)
     finally:
-        scene.stack.write_config(**before)
+        scene.stack.write_config(before)
 
 
 def test_a_stack_of_another_name_is_refused_and_not_made(scene):
@@ -107,13 +107,13 @@ def test_a_stack_of_another_name_is_refused_and_not_made(scene):
 
 
 def test_every_rule_that_blocks_is_in_the_line_and_in_the_comment(scene):
-    broken = {"policy": ["tls-and-guard", "no-bid"], "policy_max_disk_gb": "10", "tls": "off", "bid": "auto"}
-    before = {key: scene.stack.config.get(key) for key in broken}
-    scene.stack.write_config(**broken)
+    scene.stack.write_limits(rules=["tls-and-guard", "no-bid"], max_disk_gb=10)
+    scene.stack.write_config(tls=False, bid="auto")
     try:
-        refused(scene, "dev", exits.POLICY, "policy: tls-and-guard: ", "set tls and guard to on")
+        refused(scene, "dev", exits.POLICY, "policy: tls-and-guard: ", "set tls and guard to true")
     finally:
-        scene.stack.write_config(**before)
+        scene.stack.write_config(tls=None, bid=None)
+        scene.stack.write_limits()
     (comment,) = scene.forge.texts(7)
     for rule in ("tls-and-guard", "no-bid", "disk"):
         assert f"policy: {rule}: " in comment

@@ -29,7 +29,7 @@ def deploy(scene):
 
 def test_a_deploy_that_is_told_to_stop_ends_in_good_order(scene):
     scene.stack.init()
-    scene.stack.write_config(stall_s=3, max_tries=1)
+    scene.stack.write_config({"timeouts.stall_s": 3}, max_tries=1)
     process = deploy(scene)
     for _ in range(2):  # a pipeline that is cancelled asks twice
         process.send_signal(signal.SIGTERM)
@@ -40,7 +40,7 @@ def test_a_deploy_that_is_told_to_stop_ends_in_good_order(scene):
 
 
 def test_a_deploy_that_is_killed_is_told_from_drift_and_the_next_one_goes_on(scene):
-    scene.stack.write_config(stall_s=60, max_tries=2)
+    scene.stack.write_config({"timeouts.stall_s": 60}, max_tries=2)
     process = deploy(scene)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for pid in (process.pid, *map(int, children)):

@@ -1,5 +1,6 @@
 """The plugin's real process, dialled over gRPC as the engine dials it, with a recording engine on the other side."""
 
+import json
 import os
 import subprocess
 import sys
@@ -111,7 +112,7 @@ def market(tmp_path):
 
 @pytest.fixture
 def plugin(engine, market, tmp_path):
-    config = {"api_url": market.url, "api_pacing": "off", "vast_api_key": "emulator-key"}
+    config = {"emulator": json.dumps({"url": market.url}), "vast_api_key": "emulator-key"}
     one = Plugin(engine, config, {"HOME": str(tmp_path)})
     yield one
     one.stop()

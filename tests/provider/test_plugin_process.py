@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -151,7 +152,7 @@ def test_a_create_after_a_killed_plugin_adopts_what_it_rented(plugin, market, en
     plugin.process.wait(10)
     requests.delete(f"{market.url}/_emulator/faults", timeout=10).raise_for_status()
 
-    config = {"api_url": market.url, "api_pacing": "off", "vast_api_key": "emulator-key"}
+    config = {"emulator": json.dumps({"url": market.url}), "vast_api_key": "emulator-key"}
     second = Plugin(engine, config, {"HOME": str(tmp_path)})
     try:
         id_, outs = second.create(InstanceProvider(), props)

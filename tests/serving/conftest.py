@@ -38,7 +38,7 @@ CONTRACT_ID = 1
 MODELS = REPO / ".tools" / "models.json"
 CATALOG = load_catalog()
 # without the compiler, which takes most of a boot on a CPU
-EAGER = {"probe_window_s": 5, "poll_s": "0.5", "extra_args": ["--enforce-eager"]}
+EAGER = {"timeouts.probe_window_s": 5, "timeouts.poll_s": "0.5", "extra_args": ["--enforce-eager"]}
 BGE = "BAAI/bge-reranker-base"
 
 

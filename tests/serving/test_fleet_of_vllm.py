@@ -40,13 +40,13 @@ def balanced(tmp_path):
     ) as market:
         config = {
             "replicas": 2,
-            "gateway": "caddy",
-            "gateway_admin_url": caddy.admin_url,
-            "gateway_listen": f"unix/{socket}|0600",
-            "gateway_url": f"https://127.0.0.1:{port}",
-            "drain_timeout_s": 60,
-            "probe_window_s": 20,
-            "probe_timeout_s": "120",
+            "gateway.kind": "caddy",
+            "gateway.admin_url": caddy.admin_url,
+            "gateway.listen": f"unix/{socket}|0600",
+            "gateway.url": f"https://127.0.0.1:{port}",
+            "timeouts.drain_s": 60,
+            "timeouts.probe_window_s": 20,
+            "timeouts.probe_timeout_s": "120",
             # without the compiler, which would take most of each boot
             "extra_args": ["--enforce-eager"],
         }
@@ -73,10 +73,10 @@ def test_no_request_to_real_vllm_fails_while_a_fleet_rolls_heals_scales_and_chan
         assert victim not in stack.instances()
 
     def new_key():
-        stack.write_config(api_key_generation=2, keep_previous_key="on")
+        stack.write_config(api_key_generation=2, keep_previous_key=True)
         up(stack)
         balanced.key = stack.outputs()["api_key"]
-        stack.write_config(keep_previous_key="off")
+        stack.write_config(keep_previous_key=False)
         up(stack)
 
     def roll():

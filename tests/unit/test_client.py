@@ -180,7 +180,7 @@ def test_destroy_repeats_through_rate_limits_longer_than_any_read(api):
 
 def test_a_redirect_names_the_host_to_set(api):
     answers(api, Answer(308, b"", {"location": "https://console.vast.ai/api/v0/"}))
-    with pytest.raises(ApiError, match="config key api_url"):
+    with pytest.raises(ApiError, match=r"set emulator\.url"):
         api.client().account()
 
 

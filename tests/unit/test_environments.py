@@ -6,32 +6,32 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.config import Config
 from components.errors import ConfigError
 from components.settings import load
 from components.vllm.catalog import load_catalog
-from policy.rules import NAMED, Limits
+from policy.limits import limits_of
+from policy.rules import NAMED
 
 REPO = Path(__file__).resolve().parents[2]
-NAMESPACE = "vast-reranker:"
 FILES = {path.name.split(".")[1]: path for path in REPO.glob("Pulumi.*.yaml")}
 REAL = ("dev", "staging", "prod")
 
 
-def as_the_engine_passes_it(value):
-    return json.dumps(value) if isinstance(value, list) else str(value)
-
-
 def config_of(name):
-    schema = yaml.safe_load((REPO / "Pulumi.yaml").read_text())["config"]
     own = yaml.safe_load(FILES[name].read_text())["config"]
-    defaults = {key: as_the_engine_passes_it(one["default"]) for key, one in schema.items()}
-    plain = {key.removeprefix(NAMESPACE): value for key, value in own.items() if not isinstance(value, dict)}
-    return defaults, {key: as_the_engine_passes_it(value) for key, value in plain.items()}
+    return {key: value for key, value in own.items() if not (isinstance(value, dict) and "secure" in value)}
+
+
+def flat(name):
+    """Return the config of a file, a key of a group as group.key."""
+    groups = {key: value if isinstance(value, dict) else {"": value} for key, value in config_of(name).items()}
+    return {f"{key}.{inner}".rstrip("."): one for key, inside in groups.items() for inner, one in inside.items()}
 
 
 def settings(name, **changes):
-    defaults, own = config_of(name)
-    return load(defaults | own | changes, load_catalog(), hub_reachable=lambda _url: True)
+    raw = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config_of(name).items()}
+    return load(raw | changes, load_catalog(), hub_reachable=lambda _url: True, limits=limits_of(name))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -41,21 +41,22 @@ def test_every_stack_file_loads_and_obeys_its_own_policy(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_stack_file_says_only_what_differs_from_the_defaults(name):
-    defaults, own = config_of(name)
-    stated_again = {key for key, value in own.items() if defaults.get(key) == value}
-    assert stated_again <= {"model", "prefer"}  # the two that people come to change
+    defaults = Config().model_dump()
+    stated = flat(name)
+    again = {key for key, value in stated.items() if value == defaults.get(key)}
+    assert again <= {"model", "prefer"}  # the two that people come to change
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_what_costs_money_is_bound_in_price_disk_and_doors(name):
-    limits = Limits.parse(settings(name).policy)
+    limits = limits_of(name)
     assert {"pinned-image", "tls-and-guard", "label", "validation"} <= set(limits.rules)
     assert limits.max_hourly_usd
     assert limits.max_disk_gb
 
 
 def test_prod_is_the_strictest():
-    made, limits = settings("prod"), Limits.parse(settings("prod").policy)
+    made, limits = settings("prod"), limits_of("prod")
     assert made.protect
     assert made.max_latency_ms > 0
     assert made.watch["renew_before_h"] > 0
@@ -73,12 +74,17 @@ def test_an_interruptible_instance_is_for_dev_alone():
             settings(name, bid="auto")
 
 
-def test_the_table_in_the_docs_names_every_key_that_differs():
-    table = (REPO / "docs" / "environments.md").read_text()
+def test_the_table_in_the_docs_names_every_key_and_limit_that_differs():
+    page = (REPO / "docs" / "environments.md").read_text().partition("## Policy")[0]
+    of_config, of_limits = page.split("| limit | dev ")
     for name in REAL:
-        for key, value in config_of(name)[1].items():
-            assert f"| `{key}` |" in table, key
-            row = next(line for line in table.splitlines() if line.startswith(f"| `{key}` |"))
-            cell = row.strip("|").split("|")[1 + REAL.index(name)].strip()
-            shown = ", ".join(json.loads(value)) if value.startswith("[") else value
-            assert cell == shown, (name, key, cell, shown)
+        for table, values in ((of_config, flat(name)), (of_limits, limits_of(name).record())):
+            for key, value in values.items():
+                [row] = [line for line in table.splitlines() if line.startswith(f"| `{key}` |")]
+                cell = row.strip("|").split("|")[1 + REAL.index(name)].strip()
+                shown = ", ".join(value) if isinstance(value, list) else str(value).lower()
+                assert cell == shown, (name, key, cell, shown)
+
+
+def test_a_review_stack_is_bound_as_dev_is():
+    assert limits_of("review-12") == limits_of("dev")

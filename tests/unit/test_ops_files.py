@@ -7,6 +7,7 @@ import shlex
 import pytest
 import yaml
 
+from components.config import Config
 from harness.stack import REPO
 from ops import exits
 from tests.pipelines import workflow
@@ -25,10 +26,10 @@ def jobs():
 
 
 def longest_up_s():
-    """Every machine that may be tried, each up to the last of its deadlines, by Pulumi.yaml's defaults."""
-    keys = yaml.safe_load((REPO / "Pulumi.yaml").read_text())["config"]
+    """Every machine that may be tried, each up to the last of its deadlines, by default."""
+    config = Config()
     stages = ("rented_s", "pulling_s", "starting_s", "port_s", "serving_s")
-    return keys["max_tries"]["default"] * sum(int(keys[stage]["default"]) for stage in stages)
+    return config.max_tries * sum(getattr(config.timeouts, stage) for stage in stages)
 
 
 def test_every_action_is_pinned_by_commit_and_says_its_version():

@@ -1,27 +1,19 @@
 """Each rule of the policy: what breaks it, what passes it, when it binds, and what the pack's config adds."""
 
-import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import yaml
 
 from components.errors import ConfigError
 from components.settings import load
 from components.vllm.catalog import Catalog, load_catalog
 from components.vllm.score_checks import judge_latency
 from policy.facts import of_instance
-from policy.pack import bound, policies
+from policy.limits import limits_of
+from policy.pack import policies
 from policy.rules import NAMED, RULES, Facts, Limits, violations
 
-REPO = Path(__file__).resolve().parents[2]
-SCHEMA = yaml.safe_load((REPO / "Pulumi.yaml").read_text())["config"]
-DEFAULTS = {
-    key: json.dumps(one["default"]) if isinstance(one["default"], list) else str(one["default"])
-    for key, one in SCHEMA.items()
-}
 SWEDEN = {
     "machine_id": 7, "gpu_name": "RTX 4090", "dph_total": 0.4, "geolocation": "Sweden, SE", "hosting_type": 1
 }  # fmt: skip
@@ -106,13 +98,13 @@ PASSING = [(rule, limits, facts) for rule, (limits, _, passing) in CASES.items()
 EVERYTHING = Limits(NAMED, max_hourly_usd=0.5, max_disk_gb=50, countries=("SE",), hosting="datacenter")
 
 
-def settings(catalog=None, **changes):
-    return load(DEFAULTS | changes, catalog or load_catalog(), hub_reachable=lambda _url: True)
+def settings(limits, catalog=None, **changes):
+    return load(changes, catalog or load_catalog(), hub_reachable=lambda _url: True, limits=Limits.parse(limits))
 
 
-def refusals(catalog=None, **changes):
+def refusals(limits, catalog=None, **changes):
     with pytest.raises(ConfigError) as caught:
-        settings(catalog, **changes)
+        settings(limits, catalog, **changes)
     return [one for one in caught.value.problems if one.startswith("policy: ")]
 
 
@@ -157,53 +149,79 @@ def test_limits_survive_their_record():
 @pytest.mark.parametrize(
     ("rule", "binding", "breaking"),
     [
-        ("hourly-price", {"policy_max_hourly_usd": "0.5"}, {"max_dph_usd": "0.6"}),
-        ("hourly-price", {"policy_max_hourly_usd": "0.5"}, {"max_dph_usd": "0.3", "hedge": "2"}),
-        ("hourly-price", {"policy_max_hourly_usd": "0.5"}, {"max_hourly_usd": "0.6"}),
-        ("hourly-price", {"policy_max_hourly_usd": "0.5"}, {"bid": "0.6"}),
-        ("pinned-image", {"policy": '["pinned-image"]'}, {"image": "vllm/vllm-openai:latest"}),
-        ("tls-and-guard", {"policy": '["tls-and-guard"]'}, {"guard": "off"}),
-        ("no-bid", {"policy": '["no-bid"]'}, {"bid": "auto"}),
-        ("countries", {"policy_countries": '["se"]'}, {"countries": '["US"]'}),
-        ("countries", {"policy_countries": '["SE"]'}, {"query": "num_gpus=1 geolocation=US"}),
-        ("countries", {"policy_countries": '["SE"]'}, {"query": 'num_gpus=1 geolocation in [SE,US]'}),
-        ("hosting", {"policy_hosting": "datacenter"}, {"query": "num_gpus=1 datacenter=false"}),
-        ("disk", {"policy_max_disk_gb": "40"}, {"disk_gb": "41"}),
+        ("hourly-price", {"max_hourly_usd": 0.5}, {"max_dph_usd": "0.6"}),
+        ("hourly-price", {"max_hourly_usd": 0.5}, {"max_dph_usd": "0.3", "hedge": "2"}),
+        ("hourly-price", {"max_hourly_usd": 0.5}, {"max_hourly_usd": "0.6"}),
+        ("hourly-price", {"max_hourly_usd": 0.5}, {"bid": "0.6"}),
+        ("pinned-image", {"rules": ["pinned-image"]}, {"image": "vllm/vllm-openai:latest"}),
+        ("tls-and-guard", {"rules": ["tls-and-guard"]}, {"guard": "off"}),
+        ("no-bid", {"rules": ["no-bid"]}, {"bid": "auto"}),
+        ("countries", {"countries": ["se"]}, {"require": '{"countries": ["US"]}'}),
+        ("countries", {"countries": ["SE"]}, {"query": "num_gpus=1 geolocation=US"}),
+        ("countries", {"countries": ["SE"]}, {"query": 'num_gpus=1 geolocation in [SE,US]'}),
+        ("hosting", {"hosting": "datacenter"}, {"query": "num_gpus=1 datacenter=false"}),
+        ("disk", {"max_disk_gb": 40}, {"disk_gb": "41"}),
     ],
 )  # fmt: skip
 def test_a_config_that_breaks_a_rule_is_refused_and_one_that_does_not_is_loaded(rule, binding, breaking):
-    (line,) = refusals(**binding, **breaking)
+    (line,) = refusals(binding, **breaking)
     assert line.startswith(f"policy: {rule}: ")
-    settings(**binding)
+    settings(binding)
 
 
 def test_a_model_without_golden_pairs_breaks_the_rule_of_validation():
     known = load_catalog()
     blank = replace(known.models["BAAI/bge-reranker-base"], golden=())
     catalog = Catalog(known.images, {blank.name: blank}, known.default_image.ref)
-    (line,) = refusals(catalog, policy='["validation"]')
+    (line,) = refusals({"rules": ["validation"]}, catalog)
     assert line.startswith("policy: validation: ")
-    settings(policy='["validation"]')
+    settings({"rules": ["validation"]})
 
 
 def test_what_the_policy_demands_of_a_machine_joins_the_query():
-    made = settings(
-        policy_max_hourly_usd="0.5", hedge="2", policy_countries='["se", "NO"]', policy_hosting="datacenter"
-    )
+    made = settings({"max_hourly_usd": 0.5, "countries": ["se", "NO"], "hosting": "datacenter"}, hedge="2")
     demands = {str(one) for one in made.constraints}
-    assert "dph_total<=0.25 (policy_max_hourly_usd)" in demands
-    assert "geolocation in [SE,NO] (policy_countries)" in demands
-    assert "datacenter=true (policy_hosting)" in demands
+    assert "dph_total<=0.25 (policy max_hourly_usd)" in demands
+    assert "geolocation in [SE,NO] (policy countries)" in demands
+    assert "datacenter=true (policy hosting)" in demands
 
 
 def test_a_bid_without_a_cap_is_bounded_by_the_policys_price():
-    assert settings(bid="auto", policy_max_hourly_usd="0.5").bid == {"factor": 1.25, "cap_usd": 0.5}
-    assert settings(bid="auto", policy_max_hourly_usd="0.5", max_dph_usd="0.2").bid["cap_usd"] == 0.2
+    assert settings({"max_hourly_usd": 0.5}, bid="auto").bid == {"factor": 1.25, "cap_usd": 0.5}
+    assert settings({"max_hourly_usd": 0.5}, bid="auto", max_dph_usd="0.2").bid["cap_usd"] == 0.2
 
 
-def test_an_unknown_rule_is_named_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"vast-reranker:policy: has 'no-bids'; accepted: .*\(no-bid\?\)"):
-        settings(policy='["no-bids"]')
+# ---- limits.yaml
+
+
+def limits_from(tmp_path, text, stack="dev"):
+    path = tmp_path / "limits.yaml"
+    path.write_text(text)
+    return limits_of(stack, path)
+
+
+def test_the_first_pattern_that_fits_the_stacks_name_binds_it(tmp_path):
+    text = "dev: {max_disk_gb: 1}\n'review-*': {max_disk_gb: 2}\n'*': {max_disk_gb: 3}\n"
+    assert [limits_from(tmp_path, text, name).max_disk_gb for name in ("dev", "review-7", "prod")] == [1, 2, 3]
+    assert limits_from(tmp_path, "dev: {max_disk_gb: 1}\n", "prod") == Limits()
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("{rules: [no-bids]}", r"rules: has 'no-bids'; accepted: .*\(no-bid\?\)"),
+        ("{countries: [SE, NO]}", r"countries: has .*False.*; YAML reads NO without quotes as the word no"),
+        ("{max_disk: 3}", "max_disk: accepted: rules, max_hourly_usd"),
+        ("{max_disk_gb: true}", "max_disk_gb: is True; accepted: a number above 0"),
+        ("{hosting: home}", "hosting: is 'home'; accepted: datacenter"),
+        ("{rules: label}", "rules: is 'label'; accepted: a list"),
+        ("[", "cannot be read"),
+    ],
+)
+def test_a_mistake_in_the_limits_is_an_error_for_every_stack_that_names_file_and_key(tmp_path, entry, says):
+    for name in ("dev", "another"):
+        with pytest.raises(ValueError, match=f"policy/limits.yaml: (dev: )?{says}"):
+            limits_from(tmp_path, f"dev: {entry}", name)
 
 
 # ---- in the resource and in the pack
@@ -232,26 +250,6 @@ def test_the_pack_has_every_rule_as_a_mandatory_policy_with_its_remedy():
     for rule in RULES:
         assert rule.remedy in made[rule.name].description
         assert made[rule.name].enforcement_level.name == "MANDATORY"
-
-
-RULE = {rule.name: rule for rule in RULES}
-
-
-def test_the_packs_config_tightens_what_a_stack_says_and_never_loosens_it():
-    price, bid, where = RULE["hourly-price"], RULE["no-bid"], RULE["countries"]
-    assert bound(price, {"max_hourly_usd": 0.5}, {"limit": 0.2}).max_hourly_usd == 0.2
-    assert bound(price, {"max_hourly_usd": 0.1}, {"limit": 0.2}).max_hourly_usd == 0.1
-    assert bound(price, {}, {"limit": 0.2}).max_hourly_usd == 0.2
-    assert bound(price, {}, {}).max_hourly_usd is None
-    assert bound(where, {"countries": ["SE", "US"]}, {"limit": ["SE", "NO"]}).countries == ("SE",)
-    assert bound(where, {"countries": ["US"]}, {"limit": ["SE"]}).countries == ("SE",)
-    assert not bid.binds(bound(bid, {}, {}))
-    assert bid.binds(bound(bid, {}, {"bind": True}))
-    assert bid.binds(bound(bid, {"rules": ["no-bid"]}, {"bind": False}))
-
-
-def test_a_resource_that_says_nothing_of_policy_is_judged_by_every_rule_without_a_limit():
-    assert all(rule.binds(bound(rule, None, {})) == (not rule.limit) for rule in RULES)
 
 
 @pytest.mark.parametrize(("limit_ms", "passed"), [(49, False), (50, True)])

@@ -5,22 +5,25 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.config import Config, groups, has_secret, is_list, kind_of, read, secret_keys
 from components.errors import ConfigError
 from components.plugin.session import choose_key, is_loopback
-from components.settings import KEYS, SECRET_KEYS, load
+from components.settings import load
 from components.vast.query import parse
 from components.vllm.catalog import load_catalog
+from scripts.configuration import schema
 
 REPO = Path(__file__).resolve().parents[2]
-SCHEMA = yaml.safe_load((REPO / "Pulumi.yaml").read_text())["config"]
-DEFAULTS = {
-    key: json.dumps(one["default"]) if isinstance(one["default"], list) else str(one["default"])
-    for key, one in SCHEMA.items()
-}
+
+
+def as_the_engine_passes_it(value):
+    """Lists and objects are JSON, all else is text."""
+    return json.dumps(value) if isinstance(value, list | dict) else str(value).lower() if value is True else str(value)
 
 
 def settings(hub=True, in_clear=(), **changes):
-    return load(DEFAULTS | changes, load_catalog(), hub_reachable=lambda _url: hub, in_clear=in_clear)
+    raw = {key: as_the_engine_passes_it(value) for key, value in changes.items()}
+    return load(raw, load_catalog(), hub_reachable=lambda _url: hub, in_clear=in_clear)
 
 
 def problems(**changes):
@@ -29,8 +32,9 @@ def problems(**changes):
     return caught.value.problems
 
 
-def test_the_schema_and_the_settings_know_the_same_keys():
-    assert set(SCHEMA) | set(SECRET_KEYS) == set(KEYS)
+def test_the_defaults_in_the_schema_are_those_of_the_model():
+    raw = {key: as_the_engine_passes_it(one["default"]) for key, one in schema().items()}
+    assert read(raw) == (Config(), [])
 
 
 def test_the_defaults_are_the_guides_deployment():
@@ -47,6 +51,17 @@ def test_what_the_image_and_the_disk_demand_joins_the_query():
     assert "compute_cap>=750 (image vllm/vllm-openai:v0.19.1)" in demands
 
 
+def test_what_is_required_joins_the_query():
+    require = {"min_reliability": 0.95, "gpu_names": ["RTX_4090"], "countries": ["se", "NO"], "hosting": "datacenter"}
+    demands = {str(one) for one in settings(require=require | {"min_duration_h": "2"}, max_dph_usd=0.25).constraints}
+    assert "dph_total<=0.25 (max_dph_usd)" in demands
+    assert "reliability>=0.95 (require.min_reliability)" in demands
+    assert any("RTX 4090" in one and one.endswith("(require.gpu_names)") for one in demands)
+    assert "geolocation in [SE,NO] (require.countries)" in demands
+    assert "datacenter=true (require.hosting)" in demands
+    assert any(one.startswith("duration>=") and one.endswith("(require.min_duration_h)") for one in demands)
+
+
 def test_what_the_model_and_its_dtype_demand_of_the_gpu_joins_the_query():
     demands = {(one.field, one.op): one for one in settings(dtype="bfloat16").constraints}
     assert demands["compute_cap", "gte"].value == 800
@@ -55,53 +70,117 @@ def test_what_the_model_and_its_dtype_demand_of_the_gpu_joins_the_query():
     assert demands["gpu_ram", "gte"].because == "model BAAI/bge-reranker-base"
 
 
+@pytest.mark.parametrize("text", ["true", "on", "True", True, "yes"])
+def test_the_words_for_true_mean_the_same(text):
+    assert settings(tls=text, limits={"open_health": text}).access.tls
+    assert settings(limits={"open_health": text}).access.guard_options["open_health"]
+
+
+@pytest.mark.parametrize("text", ["false", "off", "False", False, "no"])
+def test_the_words_for_false_mean_the_same(text):
+    assert not settings(tls=text, limits={"open_health": text}).access.tls
+
+
+def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
+    made = settings(timeouts={"stall_s": 600})
+    assert made.deadlines["stall_s"] == 600
+    assert made.deadlines["rented_s"] == 180
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model": "BAAI/bge-reranker-bse"}, "vast-reranker:model: unknown model .*nearest: BAAI/bge-reranker-base"),
-        ({"image": "vllm/vllm-openai:latest"}, "vast-reranker:image: .*moves"),
-        ({"image": "vllm/vllm-openai"}, "vast-reranker:image: .*no tag"),
-        ({"disk_gb": "20"}, "vast-reranker:disk_gb: is 20, but .* needs 3. GB at least"),
-        ({"query": "gpu_ram>=16 oops"}, "vast-reranker:query: cannot be read at position 13"),
-        ({"max_dph_usd": "-0.1"}, "vast-reranker:max_dph_usd: is '-0.1'; accepted: a number of at least 0.001"),
-        ({"max_dph_usd": "nan"}, "vast-reranker:max_dph_usd: "),
-        ({"prefer": "best"}, "vast-reranker:prefer: is 'best'; accepted: cheapest, fastest, balanced"),
-        ({"form": "x"}, "vast-reranker:form: is 'x'; accepted: script, plain"),
-        ({"min_reliability": "98"}, "vast-reranker:min_reliability: is 98; accepted: 0 to 1"),
-        ({"countries": '["USA"]'}, "vast-reranker:countries: has USA"),
-        ({"api_url": "console.vast.ai"}, "vast-reranker:api_url: .*http"),
-        ({"extra_args": '["--api-key", "x"]'}, "vast-reranker:extra_args: --api-key is set by the stack"),
-        ({"extra_args": '["--grpc"]'}, "extra_args: --grpc is not a flag of vLLM 0.19.1; vLLM 0.32.0 has it"),
-        ({"hedge": "9"}, "vast-reranker:hedge: is 9; accepted: 1 to 4"),
-        ({"bid": "cheap"}, "vast-reranker:bid: is 'cheap'"),
-        ({"modle": "x"}, "vast-reranker:modle: is not a config key; did you mean model?"),
-        ({"in_clear": ["api_key"]}, "vast-reranker:api_key: is a secret but stored in clear"),
+        ({"model": "BAAI/bge-reranker-bse"}, "model: unknown model .*nearest: BAAI/bge-reranker-base"),
+        ({"image": "vllm/vllm-openai:latest"}, "image: .*moves"),
+        ({"image": "vllm/vllm-openai"}, "image: .*no tag"),
+        ({"disk_gb": "20"}, "disk_gb: is 20, but .* needs 3. GB at least"),
+        ({"query": "gpu_ram>=16 oops"}, "query: cannot be read at position 13"),
+        ({"max_dph_usd": "-0.1"}, "max_dph_usd: is '-0.1'; accepted: a number of at least 0.001"),
+        ({"max_dph_usd": "nan"}, "max_dph_usd: "),
+        ({"prefer": "best"}, "prefer: is 'best'; accepted: cheapest, fastest, balanced"),
+        ({"form": "x"}, "form: is 'x'; accepted: script, plain"),
+        ({"form": "plain"}, "guard: is true, but form plain has no place for it; accepted: guard false"),
+        ({"require": {"min_reliability": 98}}, "require.min_reliability: is 98; accepted: a number from 0 to 1"),
+        ({"require": {"countries": ["USA"]}}, "require.countries: is 'USA'; accepted: two-letter codes"),
+        ({"require": {"countries": [False]}}, "require.countries: is False; .*YAML reads NO, .* write them in quotes"),
+        ({"emulator": {"url": "console.vast.ai"}}, "emulator.url: .*http"),
+        ({"extra_args": ["--api-key", "x"]}, "extra_args: --api-key is set by the stack"),
+        ({"extra_args": ["--grpc"]}, "extra_args: --grpc is not a flag of vLLM 0.19.1; vLLM 0.32.0 has it"),
+        ({"hedge": "9"}, "hedge: is '9'; accepted: a whole number from 1 to 4"),
+        ({"bid": "cheap"}, "bid: is 'cheap'; accepted: auto or a number of at least 0.001"),
+        ({"modle": "x"}, "modle: is not a config key; did you mean model?"),
+        ({"timeouts": {"stal_s": 3}}, "timeouts.stal_s: is not a config key; did you mean stall_s?"),
+        ({"gateway": {"kind": "caddy", "url": "https://x"}}, "gateway.admin_url: is empty"),
+        ({"gateway": {"kind": "caddy", "admin_url": "http://x"}}, "gateway.url: is empty"),
+        ({"gateway": {"kind": "rent"}, "guard": "off"}, "guard: is false, but the gateway"),
+        (
+            {"in_clear": ["api_key"]},
+            "api_key: is a secret but stored in clear; set it with `pulumi config set --secret",
+        ),
     ],
 )
 def test_a_bad_value_is_named_by_its_key_with_what_is_accepted(changes, says):
-    assert any(re.search(says, one) for one in problems(**changes)), problems(**changes)
+    assert any(re.match(says, one) for one in problems(**changes)), problems(**changes)
+
+
+def fields():
+    for key, field in Config.model_fields.items():
+        if key in groups():
+            for inner, one in groups()[key].model_fields.items():
+                yield key, inner, one
+        else:
+            yield key, "", field
+
+
+# any text is read: the catalog and the query's parser judge it, or it is a key of somebody else's service
+ANY_TEXT = ("model", "image", "query", "vast_api_key", "hub_token")
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "field"),
+    [pytest.param(*one, id=".".join(filter(None, one[:2]))) for one in fields() if one[0] not in ANY_TEXT],
+)
+def test_each_key_refuses_what_it_does_not_take_and_says_what_it_takes(group, key, field):
+    name = f"{group}.{key}" if key else group
+    wrong = [5] if is_list(field) else {"x": 1}
+    if not key and not is_list(field):
+        wrong = "\x00,"
+    raw = {group: json.dumps({key: wrong}) if key else as_the_engine_passes_it(wrong)}
+    _, found = read(raw)
+    assert len(found) == 1, found
+    assert found[0].startswith(f"{name}: is "), found
+    assert "accepted: " in found[0]
+    if has_secret(field):
+        assert "it is not shown" in found[0]
+    elif not re.search("two-letter|http", found[0]):
+        assert f"accepted: {kind_of(field)}" in found[0]
 
 
 def test_all_bad_values_are_reported_at_once():
-    assert len(problems(model="x", image="y", prefer="z", disk_gb="1", max_dph_usd="-1")) == 5
+    assert len(problems(model="x", image="y", prefer="z", disk_gb="1", max_dph_usd="-1", limits={"nope": 1})) == 6
 
 
-def test_a_bad_client_key_is_refused_without_showing_it():
-    (problem,) = problems(api_key="short-secret")
+@pytest.mark.parametrize("key", ["api_key", "api_key_previous", "image_login"])
+@pytest.mark.parametrize("value", ["short-secret", "short-secret\n"])
+def test_a_bad_secret_is_refused_without_showing_it(key, value):
+    (problem,) = problems(**{key: value})
     assert "short-secret" not in problem
 
 
 def test_secrets_are_in_no_repr():
-    made = settings(api_key="k" * 40, hub_token="hf_abcdefgh")
-    assert "k" * 40 not in repr(made)
-    assert "hf_abcdefgh" not in repr(made)
+    made = settings(api_key="k" * 40, hub_token="hf_abcdefgh", gateway={"admin_key": "admin-secret"})
+    for secret in ("k" * 40, "hf_abcdefgh", "admin-secret"):
+        assert secret not in repr(made)
+    assert set(secret_keys()) == {
+        "vast_api_key", "api_key", "api_key_previous", "hub_token", "image_login", "gateway.admin_key"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("hub", "served"), [(True, "BAAI/bge-reranker-base"), (False, "sentence-transformers/all-MiniLM-L6-v2")]
 )
 def test_without_the_hub_the_offline_model_is_served_under_its_own_name(hub, served):
-    made = settings(hub=hub, offline_model="sentence-transformers/all-MiniLM-L6-v2")
+    made = settings(hub=hub, emulator={"offline_model": "sentence-transformers/all-MiniLM-L6-v2"})
     assert made.model.name == served
 
 
@@ -111,10 +190,10 @@ def test_a_bid_is_bounded_by_the_price_cap():
     assert settings().offer_type == "on-demand"
 
 
-def test_every_stack_file_of_the_repo_has_only_known_keys():
+def test_the_stack_files_name_no_project_so_that_a_renamed_one_keeps_its_config():
     for path in REPO.glob("Pulumi.*.yaml"):
-        keys = {key.removeprefix("vast-reranker:") for key in yaml.safe_load(path.read_text())["config"]}
-        assert keys <= set(KEYS), path
+        for key in yaml.safe_load(path.read_text())["config"]:
+            assert key in Config.model_fields, (path, key)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,321 @@
+"""The config keys of a stack, each declared once: type, default, bounds and text, as one pydantic model.
+
+Read by `components.settings` in the program, and by `scripts.configuration`, which writes the `config:` section of
+Pulumi.yaml and docs/configuration.md from it. Never imported by the provider's plugin process.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from components.vast.assignment import Spread
+from components.vast.drift import HealOn
+from components.vast.ranking import Prefer
+from components.vllm.launch import Form
+
+MIN_KEY_CHARS = 16
+VAST_MIN_DISK_GB = 8
+YAML_WORD = "; YAML reads NO, no, off and on without quotes as a truth value: write them in quotes"
+
+
+def _country(code: str) -> str:
+    if not re.fullmatch("[A-Za-z]{2}", code):
+        raise PydanticCustomError("country", "accepted: two-letter codes such as US or SE")
+    return code.upper()
+
+
+def _address(value: str) -> str:
+    if value and not re.match(r"https?://[^/\s]", value):
+        raise PydanticCustomError("address", "accepted: an http(s) address such as http://127.0.0.1:8585")
+    return value.rstrip("/")
+
+
+def _client_key(key: SecretStr) -> SecretStr:
+    value = key.get_secret_value()
+    # a comma would end it in the guard's list
+    if len(value) < MIN_KEY_CHARS or "," in value or not value.isascii() or not value.isprintable():
+        raise PydanticCustomError(
+            "client_key", f"accepted: at least {MIN_KEY_CHARS} printable ASCII characters, no comma"
+        )
+    return key
+
+
+def _image_login(login: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"-u \S+ -p \S+ \S+", login.get_secret_value()):
+        raise PydanticCustomError("image_login", "accepted: -u USER -p TOKEN REGISTRY")
+    return login
+
+
+def _gpu_name(name: str) -> str:
+    return name.replace("_", " ")
+
+
+Country = Annotated[str, AfterValidator(_country)]
+Address = Annotated[str, AfterValidator(_address)]
+GpuName = Annotated[str, AfterValidator(_gpu_name)]
+ClientKey = Annotated[SecretStr, AfterValidator(_client_key)]
+Dtype = Literal["auto", "half", "float16", "bfloat16", "float32"]
+Hosting = Literal["datacenter"]
+
+
+class Keys(BaseModel):
+    """A group of keys. Unknown ones are refused; an empty value is none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
+
+
+class Limits(Keys):
+    """What the guard takes of one request."""
+
+    max_documents: int = Field(1000, ge=1, description="Most documents in one request")
+    max_body_mb: float = Field(8.0, ge=0.01, description="Largest body of a request, in MiB")
+    truncate_prompt_tokens: int | None = Field(
+        None,
+        ge=-1,
+        description="Where a request does not say: cut a document to so many tokens, -1 for the model's own length; "
+        "without it one that is too long is refused",
+    )
+    open_health: bool = Field(False, description="GET /health answers without a key, and says that the process lives")
+
+
+class Gateway(Keys):
+    """What stands in front of the servers."""
+
+    kind: Literal["off", "rent", "caddy"] = Field(
+        "off", description="off, rent (a small machine of Vast.ai) or caddy (one that runs for this stack alone)"
+    )
+    admin_url: str = Field("", description="caddy: the address of its admin API (http://, https:// or unix://)")
+    admin_key: SecretStr | None = Field(None, description="caddy: what its admin API asks for, if it is behind a key")
+    listen: str = Field(":8443", description="caddy: where it listens")
+    url: Address = Field("", description="caddy: where clients reach it, if `listen` does not say it")
+
+
+class Require(Keys):
+    """Conditions added to `query`, so that environments differ by a line."""
+
+    min_reliability: float | None = Field(None, ge=0, le=1, description="Least reliability of a host, 0 to 1")
+    min_duration_h: float | None = Field(None, ge=0, description="How many hours the offer has to last at least")
+    gpu_names: tuple[GpuName, ...] = Field((), description="GPU models to choose from, as Vast.ai names them: RTX 4090")
+    countries: tuple[Country, ...] = Field((), description="Two-letter country codes to choose from")
+    hosting: Hosting | None = Field(None, description="datacenter: no machine in a private home")
+
+
+class Timeouts(Keys):
+    """How long each thing may take, in seconds."""
+
+    rented_s: float = Field(180, ge=1, description="A host reacts to the contract")
+    pulling_s: float = Field(1800, ge=1, description="A host pulls the image")
+    starting_s: float = Field(300, ge=1, description="A host starts the container")
+    port_s: float = Field(180, ge=1, description="A running container has no reachable port yet")
+    serving_s: float = Field(900, ge=1, description="The server's start, to its first answer")
+    stall_s: float = Field(420, ge=1, description="Progress stands still, at any stage")
+    poll_s: float = Field(5, ge=0.05, description="Longest time between two looks at a booting instance")
+    probe_timeout_s: float = Field(15, ge=0.1, description="One probe waits for its answer")
+    probe_window_s: float = Field(20, ge=0, description="A server that does not answer is asked again")
+    drain_s: float = Field(300, ge=0, description="Servers that leave the gateway finish their requests")
+    api_s: float = Field(30, ge=1, description="A call that is safe to repeat is repeated while the API is silent")
+
+
+class Renew(Keys):
+    """When the instance is replaced before something ends."""
+
+    before_h: float = Field(0, ge=0, description="Its contract ends within this many hours; 0 for never")
+    certificate_before_d: float = Field(30, ge=0, description="Its certificate ends within this many days")
+
+
+class Emulator(Keys):
+    """The local Vast.ai; without `url` the stack rents on the real one."""
+
+    url: Address = Field("", description="The address of its API")
+    offline_model: str = Field("", description="Served where it says that its containers cannot reach the model hub")
+    pacing: bool = Field(False, description="Keep to Vast.ai's own limits per endpoint, as on the real one")
+
+
+def _of(section: str, default: Any, description: str, **bounds: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"section": section}, **bounds)
+
+
+SERVED, FLEET, WHERE = "what is served", "how many, and what stands in front", "where it runs"
+PATIENCE, MONEY, KEPT = "patience", "money", "what is good enough, and what is kept"
+SECRETS = "secrets"
+
+
+class Config(Keys):
+    """All keys of a stack."""
+
+    model: str = _of(SERVED, "BAAI/bge-reranker-base", "A model of components/catalog/models.yaml, by its hub name")
+    image: str = _of(SERVED, "", "A vLLM image with a pinned tag or digest; without it the catalog's default")
+    form: Form = _of(SERVED, "script", "script (boot script) or plain (the image's entrypoint, as in Vast.ai's guide)")
+    dtype: Dtype | None = _of(SERVED, None, "vLLM's --dtype; without it the catalog chooses")
+    extra_args: tuple[str, ...] = _of(SERVED, (), "More flags for vLLM, as written on its command line")
+    guard: bool = _of(SERVED, True, "Every route needs the key; false: vLLM's own key, which leaves /rerank open")
+    tls: bool = _of(SERVED, True, "Encrypted, by a certificate of the stack's own CA; false: all crosses in clear")
+    limits: Limits = _of(SERVED, Limits(), "What one request may be")
+    api_key_generation: int = _of(SERVED, 1, "Counts the keys made for clients; another number: another key", ge=1)
+    keep_previous_key: bool = _of(SERVED, False, "The key of the generation before is valid too")
+    replicas: int = _of(FLEET, 1, "How many servers, each on a machine of its own", ge=1)
+    spread: Spread = _of(FLEET, "host", "What replicas do not share while there is choice: host, country, or none")
+    gateway: Gateway = _of(FLEET, Gateway(), "One address for all of them")
+    query: str = _of(
+        WHERE,
+        "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true",
+        "What to rent, in the syntax of `vastai search offers`",
+    )
+    require: Require = _of(WHERE, Require(), "Conditions added to `query`")
+    disk_gb: float = _of(WHERE, 40, "Disk of the instance, in GB; fixed for its life", ge=VAST_MIN_DISK_GB)
+    max_dph_usd: float | None = _of(WHERE, None, "The most an hour of one may cost, GPU and disk, in dollars", ge=0.001)
+    prefer: Prefer = _of(WHERE, "balanced", "cheapest, fastest (to be ready) or balanced")
+    adopt_instance_id: int = _of(WHERE, 0, "Take over an existing instance, by its id, instead of renting", ge=0)
+    emulator: Emulator = _of(WHERE, Emulator(), "The local Vast.ai")
+    timeouts: Timeouts = _of(PATIENCE, Timeouts(), "How long things may take")
+    max_tries: int = _of(PATIENCE, 5, "How many machines are tried before giving up", ge=1)
+    heal_on: HealOn = _of(
+        PATIENCE, "dead", "dead (what is proved dead is replaced), unreachable (silence too) or never"
+    )
+    renew: Renew = _of(PATIENCE, Renew(), "Replace it before something ends")
+    replace: Literal["blue_green", "in_place"] = _of(
+        PATIENCE, "blue_green", "blue_green (the new one serves first) or in_place (no double cost, a gap)"
+    )
+    hedge: int = _of(MONEY, 1, "How many machines race to serve first; the others are destroyed", ge=1, le=4)
+    bid: Literal["auto"] | Annotated[float, Field(ge=0.001)] | None = _of(
+        MONEY, None, "Rent interruptible: dollars per hour, or auto (1.25 times the floor, up to max_dph_usd)"
+    )
+    max_hourly_usd: float | None = _of(MONEY, None, "The most the stack may cost per hour; checked first", ge=0.001)
+    min_runway_h: float = _of(MONEY, 24, "Warn when the account's credit lasts for fewer hours", ge=0)
+    max_latency_ms: float = _of(KEPT, 0, "The validation's median request takes no longer; 0: no bound", ge=0)
+    protect: bool = _of(KEPT, False, "A destroy is refused until it is false and deployed; healing goes on")
+    vast_api_key: SecretStr | None = _of(
+        SECRETS, None, "The Vast.ai key; VAST_API_KEY in the environment comes first (for an emulator, last)"
+    )
+    api_key: ClientKey | None = _of(SECRETS, None, "What clients of the reranker present; made at random if not given")
+    api_key_previous: ClientKey | None = _of(SECRETS, None, "A second key that is valid, for the time of a change")
+    hub_token: SecretStr | None = _of(SECRETS, None, "The model hub's token, for gated models")
+    image_login: Annotated[SecretStr, AfterValidator(_image_login)] | None = _of(
+        SECRETS, None, 'The login of a private registry: "-u USER -p TOKEN REGISTRY"'
+    )
+
+
+def groups() -> dict[str, type[Keys]]:
+    """Return the keys that are objects, with their models."""
+    found = {key: field.annotation for key, field in Config.model_fields.items()}
+    return {key: kind for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, Keys)}
+
+
+def has_secret(field: FieldInfo) -> bool:
+    """Whether a key's value is never shown and has to be stored encrypted."""
+    return "SecretStr" in str(field.annotation) or "SecretStr" in str(get_args(field.annotation))
+
+
+def is_list(field: FieldInfo) -> bool:
+    """Whether a key's value is a list."""
+    return get_origin(field.annotation) is tuple
+
+
+def secret_keys() -> list[str]:
+    """Return the keys, with those of groups as group.key, that are secrets."""
+    found = [key for key, field in Config.model_fields.items() if has_secret(field)]
+    return found + [f"{group}.{key}" for group, kind in groups().items() for key in secrets_of(kind)]
+
+
+def secrets_of(kind: type[Keys]) -> list[str]:
+    """Return the secret keys of a group."""
+    return [key for key, field in kind.model_fields.items() if has_secret(field)]
+
+
+def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
+    """Return the config of a stack and what is wrong with it, a key a line; a wrong value is then its default.
+
+    `raw`: by key as Pulumi gives it to a program, so lists and objects are JSON text.
+    """
+    values: dict[str, Any] = {}
+    problems = []
+    for key, text in raw.items():
+        values[key] = text
+        field = Config.model_fields.get(key)
+        if field is not None and (key in groups() or is_list(field)):
+            try:
+                values[key] = json.loads(text or ("[]" if is_list(field) else "{}"))
+            except ValueError:
+                problems.append(f"{key}: is not {'a list' if is_list(field) else 'an object'}")
+                del values[key]
+    values = _without_empty(values)
+    while True:
+        try:
+            return Config.model_validate(values), problems
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                if (problem := _problem(detail)) not in problems:  # a union names each of its members
+                    problems.append(problem)
+                _drop(values, detail["loc"])
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_empty(one) for key, one in value.items() if one is not None and str(one).strip() != ""}
+    return value
+
+
+def _drop(values: dict[str, Any], loc: tuple[int | str, ...]) -> None:
+    """Remove a wrong value; of a list, the whole of it."""
+    key = str(loc[0])
+    inside = values.get(key)
+    if len(loc) > 1 and key in groups() and isinstance(inside, dict) and loc[1] in inside:
+        del inside[loc[1]]
+    else:
+        values.pop(key, None)
+
+
+def _problem(detail: ErrorDetails) -> str:
+    """Say what is wrong with one value, and what is accepted."""
+    loc = detail["loc"]
+    kind = groups().get(str(loc[0])) if len(loc) > 1 else None
+    model, name = (kind, str(loc[1])) if kind else (Config, str(loc[0]))
+    key = f"{loc[0]}.{name}" if kind else name
+    field = model.model_fields.get(name)
+    if field is None:
+        near = difflib.get_close_matches(name, model.model_fields, 1)
+        return f"{key}: is not a config key" + (f"; did you mean {near[0]}?" if near else "")
+    shown = "(it is not shown)" if has_secret(field) else repr(detail["input"])
+    hint = YAML_WORD if isinstance(detail["input"], bool) and detail["type"] == "string_type" else ""
+    return f"{key}: is {shown}; {_accepted(field, detail)}{hint}"
+
+
+def _accepted(field: FieldInfo, detail: ErrorDetails) -> str:
+    if detail["type"] in ("country", "address", "client_key", "image_login"):
+        return detail["msg"]
+    return f"accepted: {kind_of(field)}"
+
+
+def kind_of(field: FieldInfo) -> str:
+    """Say in words what a key takes."""
+    kind = field.annotation
+    if isinstance(kind, type) and issubclass(kind, Keys):
+        return f"an object of {', '.join(kind.model_fields)}"
+    if is_list(field):
+        return "a list of strings"
+    kinds = [one for one in (get_args(kind) if get_origin(kind) not in (Literal, None) else (kind,))]
+    words = [text for one in kinds if (text := _word(one, field))]
+    return " or ".join(words)
+
+
+def _word(kind: Any, field: FieldInfo) -> str:
+    if get_origin(kind) is Literal:
+        return ", ".join(str(one) for one in get_args(kind))
+    if get_origin(kind) is Annotated:
+        inner, *rest = get_args(kind)
+        bounded = next((one for one in rest if isinstance(one, FieldInfo)), field)
+        return _word(inner, bounded)
+    bounds = {type(one).__name__: one for one in field.metadata}
+    low, high = getattr(bounds.get("Ge"), "ge", None), getattr(bounds.get("Le"), "le", None)
+    span = "" if low is None else f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
+    return {bool: "true or false", int: f"a whole number{span}", float: f"a number{span}", str: "text"}.get(
+        kind, "a secret" if kind is SecretStr else ""
+    )
