@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from components.errors import RentalFailed
-from components.vast.json_values import Json
 from components.vast.models import Account
 from components.vast.ranking import Candidate, minutes
 
@@ -18,13 +16,7 @@ class Budget:
     """What the stack may cost per hour in all (None for no cap), and how many hours the credit should last."""
 
     max_hourly_usd: float | None = None
-    min_runway_h: float = 24.0
-
-    @classmethod
-    def parse(cls, raw: Mapping[str, Json]) -> Budget:
-        """Read a budget from a resource's inputs."""
-        cap = raw.get("max_hourly_usd")
-        return cls(None if cap is None else float(cap), float(raw.get("min_runway_h") or 0.0))
+    min_runway_h: float = 0.0
 
     def over(self, hourly_usd: float, count: int) -> str | None:
         """Return why `count` machines at this price are too much, or None."""

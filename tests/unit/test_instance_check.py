@@ -7,6 +7,7 @@ import pytest
 from components.errors import NoOffer
 from components.instance import InstanceProvider
 from components.plugin.session import Session
+from components.records import structure
 from components.vast.instance_cache import InstanceCache
 from components.vast.json_values import as_text
 from components.vast.market import Search
@@ -97,7 +98,7 @@ def test_no_certificate_and_an_empty_one_are_no_tls_to_the_policy(provider, give
 
 
 def found(session, *, again=False):
-    return [one.offer.ask_id for one in session.search(Search.parse(as_text(SEARCH)), again=again)]
+    return [one.offer.ask_id for one in session.search(structure(Search, SEARCH), again=again)]
 
 
 def test_a_forced_search_asks_anew_and_leaves_the_first_list_to_the_others(session, api):
