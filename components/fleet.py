@@ -20,9 +20,8 @@ from components.records import structure
 from components.reranker import Common, launch_of, server
 from components.settings import Access, Settings
 from components.validation import RerankValidation, RerankValidationArgs
-from components.vast.cost import monthly
 from components.vast.market import Search
-from components.vast.money import Budget
+from components.vast.money import Budget, monthly_cost
 from components.vast.probe import HttpProbe
 from components.vast.ranking import START_S
 
@@ -148,7 +147,7 @@ class RerankerFleet(pulumi.ComponentResource):
 
     def monthly_cost_usd(self) -> pulumi.Output[float]:
         """Return dollars for 730 hours of it."""
-        return self.hourly_cost_usd().apply(monthly)
+        return self.hourly_cost_usd().apply(monthly_cost)
 
     def table(self) -> pulumi.Output[list[dict[str, Any]]]:
         """Return what each replica is: instance_id, machine_id, host_id, gpu, geolocation, url, hourly_cost_usd."""

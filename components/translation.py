@@ -11,7 +11,6 @@ from typing import Any
 
 from components.container_files import packed_env
 from components.records import record, structure
-from components.vast import cost
 from components.vast.assignment import ReplicaSlot
 from components.vast.change import recorded
 from components.vast.drift import Watch
@@ -19,7 +18,7 @@ from components.vast.identity import Authority, served_expiry
 from components.vast.json_values import as_text
 from components.vast.label import Label
 from components.vast.models import Contract
-from components.vast.money import Budget
+from components.vast.money import Budget, bandwidth_cost, hourly_cost
 from components.vast.probe import HttpProbe
 from components.vast.rental_spec import Bid, Rented
 from components.vast.spec import Deadlines, Spec
@@ -103,8 +102,8 @@ def outputs(props: Mapping[str, Any], label: Label, rented: Rented, asked: HttpP
         "dph_total_usd": contract.dph_total_usd,
         "image_uuid": contract.image,
         "command_digest": contract.command_digest,
-        "hourly_cost_usd": cost.of_contract(contract, float(props["disk_gb"])),
-        "bandwidth_cost_usd_gb": cost.bandwidth(contract),
+        "hourly_cost_usd": hourly_cost(contract, float(props["disk_gb"])),
+        "bandwidth_cost_usd_gb": bandwidth_cost(contract),
         "pull_cost_usd": round(candidate.pull_cost_usd, 4) if candidate else 0.0,
         "offer": as_text(candidate.offer.record()) if candidate else "",
         "certificate_expires_at": ends or 0,

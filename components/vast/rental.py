@@ -29,7 +29,7 @@ from components.redaction import scrub, tail
 from components.vast.attempt import Attempt, Outcome
 from components.vast.client import AmbiguousRent, VastClient, destroy_and_verify
 from components.vast.instance_cache import InstanceCache
-from components.vast.label import Label
+from components.vast.label import PENDING, Label
 from components.vast.models import Contract
 from components.vast.probe import Probe
 from components.vast.ranking import Candidate, distinct_machines, minutes
@@ -287,26 +287,26 @@ class Rental:
     def _ours(self, *, max_age_s: float = 0.0) -> list[Contract]:
         """Return the contracts of this very resource that no state knows."""
         known = set(self._known())
-        found = []
-        for contract in self._instance_cache.contracts(max_age_s=max_age_s).values():
-            label = Label.parse(contract.label)
-            if label is not None and label.same_resource(self._order.label) and contract.id not in known:
-                found.append(contract)
-        return found
+        return [
+            contract
+            for contract in self._instance_cache.contracts(max_age_s=max_age_s).values()
+            if (label := Label.parse(contract.label)) is not None
+            and label.same_resource(self._order.label)
+            and contract.id not in known
+        ]
 
     def _adopt(self) -> Contract | None:
         """Keep one left-behind contract that runs this very spec; destroy the others."""
         if self._order.adopt_instance_id is not None:
             return self._adopt_named(self._order.adopt_instance_id)
         left = self._ours(max_age_s=LEFT_FRESH_S)
-        same = [contract for contract in left if _digest(contract) == self._order.label.digest]
+        same = [contract for contract in left if contract.label.removesuffix(PENDING) == str(self._order.label)]
         same.sort(key=lambda contract: (contract.actual_status != "running", contract.id))
         keep = same[0] if same else None
         for contract in left:
-            if keep is None or contract.id != keep.id:
-                self._notice(
-                    f"instance {contract.id} was left by a run that was killed, and runs something else: destroyed"
-                )
+            if contract is not keep:
+                left_by = f"instance {contract.id} was left by a run that was killed"
+                self._notice(f"{left_by}, and runs something else: destroyed")
                 self._destroy(contract.id)
         if keep is not None:
             self._notice(f"instance {keep.id} was left by a run that was killed: adopted, nothing rented anew")
@@ -388,18 +388,11 @@ class Rental:
         if not self._rejected:
             return "no candidate could be rented: the offers found are gone and a new search found none"
         lines = [
-            f"  machine {one.machine_id}"
-            + (f" after {minutes(one.after_s)}" if one.after_s else "")
-            + f": {one.reason}"
+            f"  machine {one.machine_id}{f' after {minutes(one.after_s)}' if one.after_s else ''}: {one.reason}"
             for one in self._rejected
         ]
         counted = f"{len(self._rejected)} of at most {self._order.max_tries} candidates were tried, none serves"
         return "\n".join([f"{counted}; nothing is left rented:", *lines, "next: run again, or widen the query"])
-
-
-def _digest(contract: Contract) -> str:
-    label = Label.parse(contract.label)
-    return label.digest if label else ""
 
 
 def _shape(line: str) -> str:

@@ -10,6 +10,7 @@ from components.plugin.session import Session
 from components.records import structure
 from components.vast.instance_cache import InstanceCache
 from components.vast.json_values import as_text
+from components.vast.label import Label
 from components.vast.market import Search
 from tests.unit.scripted_api import ScriptedApi
 from tests.unit.wire_samples import offer
@@ -92,6 +93,15 @@ def test_no_certificate_and_an_empty_one_are_no_tls_to_the_policy(provider, give
     headers = {"Authorization": "Bearer ${RERANK_API_KEYS}"}
     news = inputs(policy={"rules": ["tls-and-guard"]}, probe={**PORT, "headers": headers}, **given)
     assert bool(provider.check({}, news).failures) is broken
+
+
+@pytest.mark.parametrize(("chars", "refused"), [(226, False), (227, True)])
+def test_a_label_that_vast_would_cut_is_refused_before_anything_is_rented(provider, api, chars, refused):
+    checked = provider.check({}, inputs(label_base=f"p/s/{(chars - 4) * 'n'}"))
+    assert [one.property for one in checked.failures] == ["label_base"] * refused
+    longest = Label(chars * "n", owner=8 * "0", digest=12 * "0", pending=True)
+    assert (len(str(longest)) > 256) is refused
+    assert bool(api.calls) is not refused
 
 
 # ---- what a process searches once
