@@ -181,7 +181,7 @@ class InstanceProvider(VastProvider):
                 "api_url": self.session.client.api_url,
                 "account_id": self.session.account(max_age_s=3600.0).id,
             }
-            return CreateResult(str(rented.contract.id), outputs(props, label, rented, probe) | provenance)
+            return CreateResult(str(rented.contract.id), outputs(props, declared, label, rented) | provenance)
         except Exception:
             destroy_and_verify(self.session.client, rented.contract.id)
             raise
@@ -231,7 +231,7 @@ class InstanceProvider(VastProvider):
             price = bid.price_usd if bid.cap_usd is None else min(bid.price_usd, bid.cap_usd)
             self.session.client.change_bid(int(id_), price)
         self.session.instance_cache.forget()
-        return UpdateResult({**olds, **kept(news), "label": str(label), "drift": ""})
+        return UpdateResult({**olds, **kept(news, declared), "label": str(label), "drift": ""})
 
     @verb
     def delete(self, id_: str, props: dict[str, Any]) -> None:

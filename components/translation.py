@@ -66,9 +66,8 @@ def container(props: Mapping[str, Any]) -> Spec:
     return replace(spec, authority=authority, pack=lambda: packed_env(spec.files))
 
 
-def kept(props: Mapping[str, Any]) -> dict[str, Any]:
+def kept(props: Mapping[str, Any], declared: Declared) -> dict[str, Any]:
     """Return what outputs keep of the inputs; of the environment, secret, only what the probe fills in."""
-    declared = Declared.of(props)
     names = declared.probe.names()
     return {**recorded(props), "env": {name: value for name, value in declared.env.items() if name in names}}
 
@@ -81,13 +80,13 @@ def live(contract: Contract, seen: Observation, asked: HttpProbe) -> dict[str, A
     return found
 
 
-def outputs(props: Mapping[str, Any], label: Label, rented: Rented, asked: HttpProbe) -> dict[str, Any]:
+def outputs(props: Mapping[str, Any], declared: Declared, label: Label, rented: Rented) -> dict[str, Any]:
     """Return what the state keeps of an instance that serves."""
-    contract, candidate = rented.contract, rented.candidate
+    contract, candidate, asked = rented.contract, rented.candidate, declared.probe
     gpus = f"{contract.num_gpus}x {contract.gpu_name}" if contract.num_gpus > 1 else contract.gpu_name
     ends = served_expiry(rented.ip, rented.port, asked.ca_certificate) if asked.ca_certificate else None
     return {
-        **kept(props),
+        **kept(props, declared),
         "instance_id": contract.id,
         "machine_id": contract.machine_id,
         "host_id": contract.host_id,
