@@ -15,11 +15,14 @@ import pulumi
 from components.client_keys import ClientKeys, ClientKeysArgs
 from components.credentials import ApiKey, CertificateAuthority, ServerCertificate
 from components.instance import Instance, InstanceArgs
-from components.offers import OfferQuery, OfferQueryArgs
+from components.offers import OfferQuery
+from components.records import structure
 from components.reranker import Common, launch_of, server
 from components.settings import Access, Settings
 from components.validation import RerankValidation, RerankValidationArgs
-from components.vast.cost import monthly
+from components.vast.market import Search
+from components.vast.money import Budget, monthly_cost
+from components.vast.probe import HttpProbe
 from components.vast.ranking import START_S
 
 if TYPE_CHECKING:
@@ -68,9 +71,9 @@ class RerankerFleet(pulumi.ComponentResource):
             self.ca_certificate = made.certificate
         self.offers = OfferQuery(
             f"{name}-offers",
-            OfferQueryArgs(
+            Search(
                 query=settings.query,
-                constraints=[vars(one) for one in settings.constraints],
+                constraints=settings.constraints,
                 disk_gb=settings.disk_gb,
                 pull_gb=settings.image.download_gb + settings.model.weights_gb,
                 start_s=START_S,
@@ -144,7 +147,7 @@ class RerankerFleet(pulumi.ComponentResource):
 
     def monthly_cost_usd(self) -> pulumi.Output[float]:
         """Return dollars for 730 hours of it."""
-        return self.hourly_cost_usd().apply(monthly)
+        return self.hourly_cost_usd().apply(monthly_cost)
 
     def table(self) -> pulumi.Output[list[dict[str, Any]]]:
         """Return what each replica is: instance_id, machine_id, host_id, gpu, geolocation, url, hourly_cost_usd."""
@@ -182,7 +185,7 @@ class RerankerFleet(pulumi.ComponentResource):
             ca, ca_key = common.ca_certificate, common.ca_private_key
             if ca is not None and ca_key is not None and not front.listen.startswith("unix/"):
                 authority = {"certificate": ca, "private_key": ca_key}
-                host, renew = urlsplit(front.url).hostname or "", float(settings.watch["renew_certificate_before_d"])
+                host, renew = urlsplit(front.url).hostname or "", settings.watch.renew_certificate_before_d
                 shown = ServerCertificate(f"{name}-certificate", [host], authority, renew, own)
                 inputs |= {"certificate": shown.certificate, "private_key": shown.private_key}
         # a destroy begins here, so this stops all of it
@@ -200,10 +203,10 @@ class RerankerFleet(pulumi.ComponentResource):
         launch = plan_gateway_launch(probe_timeout_s=settings.probe_timeout_s)
         offers = OfferQuery(
             f"{name}-offers",
-            OfferQueryArgs(
+            Search(
                 query=QUERY,
                 # documents pass through it in clear, so it stands where a reranker may stand
-                constraints=[vars(one) for one in settings.policy_constraints],
+                constraints=settings.policy_constraints,
                 disk_gb=DISK_GB,
                 pull_gb=0.1,
                 start_s=20.0,
@@ -226,13 +229,13 @@ class RerankerFleet(pulumi.ComponentResource):
                 env={**launch.env, ADMIN_KEY_ENV: admin_key},
                 ca_certificate=common.ca_certificate,
                 ca_private_key=common.ca_private_key,
-                probe=launch.probe,
+                probe=structure(HttpProbe, launch.probe),
                 deadlines=settings.deadlines,
                 watch=settings.watch,
                 max_tries=settings.max_tries,
                 poll_s=settings.poll_s,
                 replace=settings.replace,
-                money={"min_runway_h": settings.money["min_runway_h"]},
+                money=Budget(min_runway_h=settings.money.min_runway_h),
                 policy=settings.policy,
             ),
             own,

@@ -7,6 +7,7 @@ whenever it raises nothing that it rented is left.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,23 +16,24 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
-from components import translation
 from components.errors import ApiUnreachable, AuthError, NoOffer
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, drop_unknowns, known, verb
+from components.records import record, structure
+from components.translation import Declared, container, kept, live, outputs
 from components.vast.assignment import FleetState, ReplicaSlot, assign_offers
 from components.vast.change import plan
 from components.vast.client import destroy_and_verify
 from components.vast.drift import Drift, Watch, from_move, from_probe, from_state, from_terms
 from components.vast.json_values import same
-from components.vast.label import Label
+from components.vast.label import Label, label_problem
 from components.vast.market import Search
 from components.vast.models import Contract
 from components.vast.money import Budget
 from components.vast.probe import HttpProbe, ProbeResult
 from components.vast.ranking import Candidate
 from components.vast.rental import Rental
-from components.vast.rental_spec import Order
+from components.vast.rental_spec import Bid, Order
 from components.vast.spec import Deadlines
 from components.vast.status import Observation, observe
 from policy.facts import of_instance
@@ -50,10 +52,9 @@ class InstanceArgs:
     `env` and `image_login` are secret. `files`: of components.container_files, with their digests.
     `ca_certificate` and the secret `ca_private_key` (PEM) sign a certificate for the machine, which the container finds
     in its environment, see components.vast.identity; the probe then asks by TLS.
-    `probe`: see components.vast.probe.HttpProbe. Deadlines in seconds by stage. `hedge`: how many machines race to be
+    `hedge`: how many machines race to be
     the one that stays. `replace`: blue_green (the new one serves before the old one goes) or in_place (no double cost,
-    a gap). `money`: see components.vast.money.Budget. `bid`: see components.vast.rental_spec.Bid.
-    `policy`: see policy.rules.Limits.
+    a gap).
     """
 
     label_base: str
@@ -62,7 +63,7 @@ class InstanceArgs:
     image: pulumi.Input[str]
     disk_gb: pulumi.Input[float]
     ports: Sequence[str]
-    probe: Mapping[str, Any]
+    probe: HttpProbe
     runtype: str = "args"
     onstart: pulumi.Input[str | None] = None
     args: pulumi.Input[Sequence[str]] = ()
@@ -72,18 +73,18 @@ class InstanceArgs:
     ca_certificate: pulumi.Input[str] | None = None
     ca_private_key: pulumi.Input[str] | None = None
     user: str | None = None
-    deadlines: Mapping[str, float] = field(default_factory=dict)
-    watch: Mapping[str, Any] = field(default_factory=dict)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    watch: Watch = field(default_factory=Watch)
     max_tries: int = 5
     poll_s: float = 5.0
     hedge: int = 1
     replace: str = "blue_green"
-    money: Mapping[str, Any] = field(default_factory=dict)
-    bid: Mapping[str, Any] | None = None
+    money: Budget = field(default_factory=Budget)
+    bid: Bid | None = None
     adopt_instance_id: int | None = None
     spec_fault_logs: Sequence[str] = ()
-    slot: Mapping[str, Any] | None = None
-    policy: Mapping[str, Any] | None = None
+    slot: ReplicaSlot | None = None
+    policy: Limits | None = None
 
 
 class InstanceProvider(VastProvider):
@@ -92,34 +93,34 @@ class InstanceProvider(VastProvider):
     @verb
     def check(self, olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         """Say which offer would be rented, whenever something would be; a preview shows it before it costs anything."""
+        declared = Declared.of(drop_unknowns(news))
+        if too_long := label_problem(declared.label_base):
+            return CheckResult(news, [CheckFailure("label_base", too_long)])
         if olds or not known(news.get("search")):
-            return CheckResult({**news, "candidates": self._shown(olds, news)}, _refused(news))
-        if adopt := self._to_adopt(news):
+            return CheckResult({**news, "candidates": self._shown(olds, news, declared)}, _refused(news))
+        if adopt := self._to_adopt(declared):
             ENGINE.log(f"adopts instance {adopt}; nothing is rented")
             named = self.session.instance_cache.contract(adopt, max_age_s=1.0)
             return CheckResult(news, _refused(news, [named.raw] if named else []))
         try:
-            candidates = self._candidates(news)
+            candidates = self._candidates(declared)
         except NoOffer as error:
             return CheckResult(news, [CheckFailure("", str(error))])
         if refused := _refused(news, [one.offer.raw for one in candidates]):
             return CheckResult(news, refused)
         news = {**news, "candidates": _summaries(candidates)}
         first = candidates[0]
-        hedge = int(news.get("hedge") or 1)
+        hedge, bid = declared.hedge, declared.bid
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
-        bid = translation.bid(news)
         offered = f"; bid ${bid.on(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
         ENGINE.log(f"first choice: {first}{offered}{extra}")
-        over = Budget.parse(news.get("money") or {}).over(
-            first.offer.dph_total_usd, hedge * ReplicaSlot.parse(news.get("slot")).of
-        )
+        over = declared.money.over(first.offer.dph_total_usd, hedge * declared.slot.of)
         return CheckResult(news, [CheckFailure("", f"{over}; nothing is rented")] if over else [])
 
     @verb
     def diff(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """Plan by the tables of `components.vast.change` and `components.vast.drift`."""
-        resource_key = translation.resource_key(olds)
+        resource_key = Declared.of(olds).resource_key
         self.session.knows(resource_key, int(id_))
         if Drift.parse(olds.get("drift")):
             self.session.failed(resource_key, int(olds.get("machine_id") or 0))
@@ -141,16 +142,14 @@ class InstanceProvider(VastProvider):
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Rent the best candidate that serves. Raises RentalFailed, DestroyFailed, EngineGone, ApiError."""
-        spec, probe = translation.spec(props), translation.probe(props)
-        label = Label(props["label_base"], props["owner"], spec.digest())
-        resource_key = translation.resource_key(props)
-        hedge = int(props.get("hedge") or 1)
-        adopt = self._to_adopt(props)
-        candidates = [] if adopt else self._candidates(props)
+        declared, spec = Declared.of(props), container(props)
+        label = Label(declared.label_base, declared.owner, spec.digest())
+        resource_key, probe = declared.resource_key, declared.probe
+        adopt = self._to_adopt(declared)
+        candidates = [] if adopt else self._candidates(declared)
         if candidates:
-            budget, replicas = Budget.parse(props.get("money") or {}), ReplicaSlot.parse(props.get("slot")).of
-            warning = budget.check(self.session.account(), candidates[0], replicas, hedge=hedge)
-            if warning:
+            account, count = self.session.account(), declared.slot.of
+            if warning := declared.money.check(account, candidates[0], count, hedge=declared.hedge):
                 ENGINE.log(warning, severity="warning")
         rental = Rental(
             self.session.client,
@@ -159,17 +158,17 @@ class InstanceProvider(VastProvider):
                 spec=spec,
                 label=label,
                 container_port=probe.port,
-                deadlines=Deadlines.parse(props.get("deadlines") or {}),
-                max_tries=int(props.get("max_tries") or 5),
-                poll_s=float(props.get("poll_s") or 5.0),
-                bid=translation.bid(props),
-                hedge=1 if adopt else hedge,
+                deadlines=declared.deadlines,
+                max_tries=declared.max_tries,
+                poll_s=declared.poll_s,
+                bid=declared.bid,
+                hedge=1 if adopt else declared.hedge,
                 adopt_instance_id=adopt,
-                spec_fault_logs=tuple(props.get("spec_fault_logs") or ()),
+                spec_fault_logs=declared.spec_fault_logs,
             ),
             probe=lambda ip, port: probe.ask(ip, port, spec.env),
             candidates=candidates,
-            search=lambda: self._search_again(props),
+            search=lambda: self._search_again(declared),
             known=lambda: self.session.known(resource_key),
             claim=lambda machine: self.session.claim(machine, resource_key),
             progress=lambda text: ENGINE.log(text, ephemeral=True),
@@ -186,7 +185,7 @@ class InstanceProvider(VastProvider):
                 "api_url": self.session.client.api_url,
                 "account_id": self.session.account(max_age_s=3600.0).id,
             }
-            return CreateResult(str(rented.contract.id), translation.outputs(props, label, rented) | provenance)
+            return CreateResult(str(rented.contract.id), outputs(props, declared, label, rented) | provenance)
         except Exception:
             destroy_and_verify(self.session.client, rented.contract.id)
             raise
@@ -195,18 +194,19 @@ class InstanceProvider(VastProvider):
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Look again: live state and drift, gone, or raise. Trouble with the API or the network is never "gone"."""
         # a forced replacement asks for no diff before it creates
-        self.session.knows(translation.resource_key(props), int(id_))
+        declared = Declared.of(props)
+        self.session.knows(declared.resource_key, int(id_))
         contract = self.session.instance_cache.contract(int(id_), max_age_s=LOOK_FRESH_S)
         if contract is None:
             self._ensure_same_account(id_, props)
             gone = f"instance {id_} is gone: Vast.ai no longer lists it; `pulumi up` rents another"
             ENGINE.log(gone, severity="warning")
             return ReadResult(None, {})
-        probe, watch = translation.probe(props), translation.watch(props)
+        probe, watch = declared.probe, declared.watch
         seen = observe(contract, probe.port)
         drift = from_state(contract, seen) or from_move(contract, seen, props)
         if drift is None:
-            drift = from_probe(contract, seen, self._probe_over_window(seen, probe, props), watch)
+            drift = from_probe(contract, seen, self._probe_over_window(seen, declared), watch)
         if drift is not None and (drift.action == "error" or watch.heal_on == "never"):
             if watch.heal_on != "never":
                 raise ApiUnreachable(
@@ -219,22 +219,23 @@ class InstanceProvider(VastProvider):
         for one in terms:
             ENGINE.log(str(one), severity="warning")
         acting = drift or next((one for action in ("replace", "update") for one in terms if one.action == action), None)
-        outs = {**props, **translation.live(contract, seen, probe), "drift": str(acting) if acting else ""}
+        outs = {**props, **live(contract, seen, probe), "drift": str(acting) if acting else ""}
         return ReadResult(id_, outs)
 
     @verb
     def update(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
         """Update in place: the label on Vast's side, everything else in the record."""
-        label = Label(news["label_base"], news["owner"], translation.spec(news).digest())
+        declared = Declared.of(news)
+        label = Label(declared.label_base, declared.owner, container(news).digest())
         drift = Drift.parse(olds.get("drift"))
         if str(label) != olds.get("label") or (drift is not None and drift.kind == "label"):
             self.session.client.set_label(int(id_), str(label))
-        bid = translation.bid(news)
+        bid = declared.bid
         if bid is not None and bid.price_usd is not None and not same(olds.get("bid"), news.get("bid")):
             price = bid.price_usd if bid.cap_usd is None else min(bid.price_usd, bid.cap_usd)
             self.session.client.change_bid(int(id_), price)
         self.session.instance_cache.forget()
-        return UpdateResult({**olds, **translation.record(news), "label": str(label), "drift": ""})
+        return UpdateResult({**olds, **kept(news, declared), "label": str(label), "drift": ""})
 
     @verb
     def delete(self, id_: str, props: dict[str, Any]) -> None:
@@ -243,7 +244,7 @@ class InstanceProvider(VastProvider):
         Where a replacement failed and the config went back, the new resource has adopted the instance of the old one,
         whose deletion is still due.
         """
-        self.session.knows(translation.resource_key(props), int(id_))
+        self.session.knows(Declared.of(props).resource_key, int(id_))
         if self.session.is_adopted(int(id_)):
             ENGINE.log(f"instance {id_} stays: the resource's new entry in the state has adopted it")
             return
@@ -270,69 +271,65 @@ class InstanceProvider(VastProvider):
             status=404,
         )
 
-    def _to_adopt(self, props: Mapping[str, Any]) -> int | None:
+    def _to_adopt(self, declared: Declared) -> int | None:
         """Return the instance to take over, unless it is the one being replaced."""
-        named = int(props.get("adopt_instance_id") or 0)
-        return named if named and named not in self.session.known(translation.resource_key(props)) else None
+        named = declared.adopt_instance_id
+        return named if named and named not in self.session.known(declared.resource_key) else None
 
-    def _candidates(self, props: Mapping[str, Any]) -> Sequence[Candidate]:
+    def _candidates(self, declared: Declared) -> Sequence[Candidate]:
         """Return this replica's part of what the process's last search found."""
         try:
-            found = self.session.search(Search.parse(props["search"]))
+            found = self.session.search(structure(Search, json.loads(declared.search)))
         except NoOffer as error:
             raise NoOffer(f"a machine has to be rented, but {error}") from None
         # where the market has become so small that nothing is left to assign, whoever comes first has it
-        if usable := self._assigned_offers(found, props) or self._without_taken(found, props):
+        if usable := self._assigned_offers(found, declared) or self._without_taken(found, declared):
             return usable
         raise NoOffer(
             f"a machine has to be rented, but each of the {len(found)} that fit has just failed or serves another "
             "replica; widen the query or have fewer replicas"
         )
 
-    def _shown(self, olds: Mapping[str, Any], news: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _shown(self, olds: Mapping[str, Any], news: Mapping[str, Any], declared: Declared) -> list[dict[str, Any]]:
         """Return what a policy pack is shown of a running instance: a pack judges before it is known whether it will be
         replaced, so of another search that search's offers, none where nothing fits (a replacement then fails by it).
         """
         if not known(news.get("search")) or same(olds.get("search"), news["search"]):
             return list(olds.get("candidates") or [])
         try:
-            return _summaries(self._candidates(news))
+            return _summaries(self._candidates(declared))
         except NoOffer:
             return []
 
-    def _search_again(self, props: Mapping[str, Any]) -> list[Candidate]:
+    def _search_again(self, declared: Declared) -> list[Candidate]:
         """Return candidates of a new search, this replica's own first; claims keep two from renting one machine."""
-        found = self.session.search(Search.parse(props["search"]), again=True)
-        mine = self._assigned_offers(found, props)
+        found = self.session.search(structure(Search, json.loads(declared.search)), again=True)
+        mine = self._assigned_offers(found, declared)
         return [*mine, *(one for one in found if one not in mine)]
 
-    def _assigned_offers(self, found: Sequence[Candidate], props: Mapping[str, Any]) -> list[Candidate]:
+    def _assigned_offers(self, found: Sequence[Candidate], declared: Declared) -> list[Candidate]:
         """Return what of the candidates is this replica's, without machines that have just failed it."""
-        return self._without_taken(
-            assign_offers(found, ReplicaSlot.parse(props.get("slot")), self._fleet_state(props)), props
-        )
+        return self._without_taken(assign_offers(found, declared.slot, self._fleet_state(declared)), declared)
 
-    def _without_taken(self, found: Sequence[Candidate], props: Mapping[str, Any]) -> list[Candidate]:
+    def _without_taken(self, found: Sequence[Candidate], declared: Declared) -> list[Candidate]:
         """Return the candidates whose machine no other replica has and which have not just failed."""
-        taken = {*self._fleet_state(props).machines, *self.session.avoid(translation.resource_key(props))}
+        taken = {*self._fleet_state(declared).machines, *self.session.avoid(declared.resource_key)}
         return [one for one in found if one.offer.machine_id not in taken]
 
-    def _fleet_state(self, props: Mapping[str, Any]) -> FleetState:
-        if ReplicaSlot.parse(props.get("slot")).of <= 1:
-            return FleetState()
-        return self.session.fleet_state(props["label_base"], props["owner"])
+    def _fleet_state(self, declared: Declared) -> FleetState:
+        alone = declared.slot.of <= 1
+        return FleetState() if alone else self.session.fleet_state(declared.label_base, declared.owner)
 
     def _terms(self, contract: Contract, seen: Observation, props: Mapping[str, Any], watch: Watch) -> list[Drift]:
         announced = self.session.price_increases().get(contract.id)
         return from_terms(contract, seen, props, watch, now=time.time(), announced_dph_usd=announced)
 
     @staticmethod
-    def _probe_over_window(seen: Observation, probe: HttpProbe, props: Mapping[str, Any]) -> ProbeResult:
+    def _probe_over_window(seen: Observation, declared: Declared) -> ProbeResult:
         """Probe; what looks bad is asked again over a window, so that one lost packet costs no healthy instance."""
-        window_s = float((props.get("watch") or {}).get("probe_window_s") or 20.0)
-        deadline = time.monotonic() + window_s
+        deadline = time.monotonic() + declared.watch.probe_window_s
         while True:
-            probed = probe.ask(seen.ip, seen.port or 0, dict(props.get("env") or {}))
+            probed = declared.probe.ask(seen.ip, seen.port or 0, declared.env)
             if probed.verdict == "ready" or time.monotonic() >= deadline:
                 return probed
             ENGINE.log(f"probing again: {probed.detail}", ephemeral=True)
@@ -357,13 +354,13 @@ class Instance(Resource, module="vast", name="Instance"):
     certificate_expires_at: pulumi.Output[int]
 
     def __init__(self, name: str, args: InstanceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        inputs = {key: value for key, value in vars(args).items() if value is not None}
+        inputs = record(args)
         inputs["env"] = pulumi.Output.secret(args.env)
         for key in ("image_login", "ca_private_key"):
             if key in inputs:
                 inputs[key] = pulumi.Output.secret(inputs[key])
-        outputs = dict.fromkeys(key for key in Instance.__annotations__)
-        super().__init__(InstanceProvider(), name, {**outputs, **inputs}, opts)
+        declared = dict.fromkeys(Instance.__annotations__)
+        super().__init__(InstanceProvider(), name, {**declared, **inputs}, opts)
 
 
 def _summaries(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
@@ -374,6 +371,6 @@ def _refused(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) 
     """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers."""
     inputs = drop_unknowns(dict(news))
     facts = of_instance(inputs, offers, tls=news.get("ca_certificate") not in (None, ""))  # unknown until it is made
-    broken = violations(facts, Limits.parse(inputs.get("policy") or {}))
+    broken = violations(facts, structure(Limits, inputs.get("policy") or {}))
     lines = ["the policy of this stack refuses it; nothing is rented", *(str(one) for one in broken)]
     return [CheckFailure("", "\n".join(lines))] if broken else []

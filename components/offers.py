@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pulumi
@@ -18,6 +16,7 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 from components.errors import NoOffer, QueryError
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, known, verb
+from components.records import record, structure
 from components.vast.client import destroy_and_verify
 from components.vast.json_values import as_text, same
 from components.vast.label import Label
@@ -25,24 +24,6 @@ from components.vast.market import Search
 from components.vast.ranking import PREFERENCES
 
 RECORDED = 8  # candidates on record; a fleet takes more, of the search itself
-
-
-@dataclass
-class OfferQueryArgs:
-    """What to look for.
-
-    `query`: the official CLI's syntax, or {field: {operator: value}}. `constraints`: conditions that the deployment
-    adds, each {field, op, value, because}. `pull_gb`: what a host has to download; `disk_gb`: what prices include.
-    """
-
-    query: str | Mapping[str, Any] | None
-    disk_gb: float
-    pull_gb: float
-    constraints: Sequence[Mapping[str, Any]] = ()
-    prefer: str = "balanced"
-    offer_type: str = "on-demand"
-    start_s: float = 90.0
-    keep: int = 8
 
 
 class OfferQueryProvider(VastProvider):
@@ -58,15 +39,14 @@ class OfferQueryProvider(VastProvider):
             reason = f"is {search.get('prefer')!r}; accepted: {', '.join(PREFERENCES)}"
             return CheckResult(news, [CheckFailure("prefer", reason)])
         if same(olds.get("search"), search) and olds.get("candidates"):
-            record: dict[str, Any] = {key: olds[key] for key in ("candidates", "searched_at") if key in olds}
-            return CheckResult({**news, **record}, [])
+            found_before: dict[str, Any] = {key: olds[key] for key in ("candidates", "searched_at") if key in olds}
+            return CheckResult({**news, **found_before}, [])
         try:
-            found = self.session.search(Search.parse(search))
+            found = self.session.search(structure(Search, search))
         except (NoOffer, QueryError) as error:
             return CheckResult(news, [CheckFailure("", str(error))])
         shown = [candidate.record() for candidate in found[:RECORDED]]
-        record = {"candidates": shown, "searched_at": int(time.time())}
-        return CheckResult({**news, **record}, [])
+        return CheckResult({**news, "candidates": shown, "searched_at": int(time.time())}, [])
 
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
@@ -103,16 +83,7 @@ class OfferQuery(Resource, module="vast", name="OfferQuery"):
     candidates: pulumi.Output[list[dict[str, Any]]]
     searched_at: pulumi.Output[int]
 
-    def __init__(self, name: str, args: OfferQueryArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        search = {
-            "query": args.query,
-            "constraints": [dict(one) for one in args.constraints],
-            "pull_gb": args.pull_gb,
-            "disk_gb": args.disk_gb,
-            "start_s": args.start_s,
-            "prefer": args.prefer,
-            "offer_type": args.offer_type,
-            "keep": args.keep,
-        }
+    def __init__(self, name: str, args: Search, opts: pulumi.ResourceOptions | None = None) -> None:
+        search = record(args)
         self.search_text = as_text(search)
         super().__init__(OfferQueryProvider(), name, {"search": search, "candidates": None, "searched_at": None}, opts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
 
 import pulumi
 
@@ -11,7 +10,8 @@ from components.container_files import digests
 from components.instance import Instance, InstanceArgs
 from components.offers import OfferQuery
 from components.settings import Settings
-from components.vast.assignment import ReplicaSlot, Spread
+from components.vast.assignment import ReplicaSlot
+from components.vast.probe import HttpProbe
 from components.vllm.launch import SPEC_FAULT_LOGS, Launch, key_env, plan_launch
 
 PORT = 8000
@@ -53,7 +53,6 @@ def launch_of(settings: Settings) -> Launch:
 def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) -> Instance:
     """Declare the instance of replica number `index`."""
     settings, launch = common.settings, common.launch
-    slot = ReplicaSlot(index, settings.replicas, cast(Spread, settings.spread))
     key_name = key_env(guard=settings.access.guard)
     env: dict[str, pulumi.Input[str]] = {**launch.env, key_name: common.own_key}
     if settings.hub_token is not None:
@@ -86,21 +85,21 @@ def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) 
             bid=settings.bid,
             adopt_instance_id=settings.adopt_instance_id if index == 0 else None,
             spec_fault_logs=list(SPEC_FAULT_LOGS),
-            slot=vars(slot),
+            slot=ReplicaSlot(index, settings.replicas, settings.spread),
             policy=settings.policy,
         ),
         opts,
     )
 
 
-def rerank_probe(model: str, key_name: str, timeout_s: float) -> dict[str, Any]:
+def rerank_probe(model: str, key_name: str, timeout_s: float) -> HttpProbe:
     """Return the readiness probe of a reranker: one scored pair. `/health` says 200 on a dead engine."""
-    return {
-        "port": PORT,
-        "method": "POST",
-        "path": "/rerank",
-        "headers": {"Authorization": f"Bearer ${{{key_name}}}"},
-        "body": {"model": model, "query": "ready?", "documents": ["yes"]},
-        "expect_body": '"relevance_score"',
-        "timeout_s": timeout_s,
-    }
+    return HttpProbe(
+        PORT,
+        "POST",
+        "/rerank",
+        headers={"Authorization": f"Bearer ${{{key_name}}}"},
+        body={"model": model, "query": "ready?", "documents": ["yes"]},
+        expect_body='"relevance_score"',
+        timeout_s=timeout_s,
+    )

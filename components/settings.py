@@ -14,15 +14,21 @@ from pydantic import SecretStr
 
 from components.config import Config, Gateway, read, secret_keys
 from components.errors import ConfigError, QueryError
+from components.records import structure
+from components.vast.assignment import Spread
 from components.vast.client import DEFAULT_API_URL
-from components.vast.query import Constraint, Filters, parse
+from components.vast.drift import Watch
+from components.vast.money import Budget
+from components.vast.query import Constraint, Filters, OfferType, parse
+from components.vast.ranking import Prefer
+from components.vast.rental_spec import Bid
+from components.vast.spec import Deadlines
 from components.vllm.catalog import Catalog, Image, Model
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import Form, problems_with_extra_args
 from policy.rules import Facts, Limits, demands, violations
 
 NO_LIMITS = Limits()
-BID_FACTOR = 1.25  # what bid auto multiplies the floor by
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Settings:
     form: Form
     access: Access
     replicas: int
-    spread: str
+    spread: Spread
     gateway: Gateway
     drain_timeout_s: float
     dtype: str | None
@@ -56,21 +62,21 @@ class Settings:
     constraints: tuple[Constraint, ...]
     policy_constraints: tuple[Constraint, ...]
     disk_gb: float
-    prefer: str
+    prefer: Prefer
     max_tries: int
     poll_s: float
     probe_timeout_s: float
-    deadlines: Mapping[str, float]
-    watch: Mapping[str, Any]
+    deadlines: Deadlines
+    watch: Watch
     replace: str
     hedge: int
-    money: Mapping[str, float]
-    offer_type: str
-    bid: Mapping[str, float] | None
+    money: Budget
+    offer_type: OfferType
+    bid: Bid | None
     adopt_instance_id: int | None
     protect: bool
     max_latency_ms: float
-    policy: Mapping[str, Any]
+    policy: Limits
     hub_token: str | None = field(default=None, repr=False)
     image_login: str | None = field(default=None, repr=False)
 
@@ -173,24 +179,22 @@ def load(
         max_tries=config.max_tries,
         poll_s=config.timeouts.poll_s,
         probe_timeout_s=config.timeouts.probe_timeout_s,
-        deadlines=config.timeouts.model_dump(
-            include={"rented_s", "pulling_s", "starting_s", "port_s", "serving_s", "stall_s"}
+        deadlines=structure(Deadlines, config.timeouts.model_dump()),
+        watch=Watch(
+            config.heal_on,
+            config.timeouts.probe_window_s,
+            config.renew.before_h,
+            config.renew.certificate_before_d,
         ),
-        watch={
-            "heal_on": config.heal_on,
-            "probe_window_s": config.timeouts.probe_window_s,
-            "renew_before_h": config.renew.before_h,
-            "renew_certificate_before_d": config.renew.certificate_before_d,
-        },
         replace=config.replace,
         hedge=config.hedge,
-        money=config.model_dump(include={"min_runway_h", "max_hourly_usd"}, exclude_none=True),
+        money=Budget(config.max_hourly_usd, config.min_runway_h),
         offer_type="on-demand" if bid is None else "bid",
         bid=bid,
         adopt_instance_id=config.adopt_instance_id or None,
         protect=config.protect,
         max_latency_ms=config.max_latency_ms,
-        policy=limits.record(),
+        policy=limits,
         hub_token=_shown(config.hub_token),
         image_login=_shown(config.image_login),
     )
@@ -239,17 +243,13 @@ def _contradictions(config: Config) -> list[str]:
     return found
 
 
-def _bid(config: Config, limits: Limits, machines: int) -> dict[str, float] | None:
+def _bid(config: Config, limits: Limits, machines: int) -> Bid | None:
     """Return a bid with its factor, bounded by max_dph_usd and the policy's price."""
     if config.bid is None:
         return None
-    bid = {"factor": BID_FACTOR}
-    if config.bid != "auto":
-        bid["price_usd"] = config.bid
     caps = [config.max_dph_usd, limits.max_hourly_usd and limits.max_hourly_usd / machines]
-    if known := [one for one in caps if one is not None]:
-        bid["cap_usd"] = min(known)
-    return bid
+    cap_usd = min((one for one in caps if one is not None), default=None)
+    return Bid(None if config.bid == "auto" else config.bid, cap_usd=cap_usd)
 
 
 def _price_bound(config: Config, machines: int) -> float | None:

@@ -1,90 +1,75 @@
-"""An Instance's properties, as the engine carries them, and the records of components.vast that they stand for.
+"""An Instance's inputs as its verbs work with them, and the outputs that a state keeps. Called by components.instance.
 
-Called by the verbs of components.instance. Inputs: see InstanceArgs there.
+Inputs: see InstanceArgs there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from components.container_files import packed_env
-from components.vast import cost
+from components.records import record, structure
+from components.vast.assignment import ReplicaSlot
 from components.vast.change import recorded
 from components.vast.drift import Watch
 from components.vast.identity import Authority, served_expiry
 from components.vast.json_values import as_text
 from components.vast.label import Label
 from components.vast.models import Contract
+from components.vast.money import Budget, bandwidth_cost, hourly_cost
 from components.vast.probe import HttpProbe
 from components.vast.rental_spec import Bid, Rented
-from components.vast.spec import Spec
+from components.vast.spec import Deadlines, Spec
 from components.vast.status import Observation
 
 
-def spec(props: Mapping[str, Any]) -> Spec:
-    """Return the container."""
-    files = dict(props.get("files") or {})
-    return Spec(
-        image=str(props["image"]),
-        disk_gb=float(props["disk_gb"]),
-        runtype=str(props.get("runtype") or "args"),
-        onstart=props.get("onstart"),
-        args=tuple(str(one) for one in props.get("args") or ()),
-        ports=tuple(str(one) for one in props.get("ports") or ()),
-        user=props.get("user"),
-        env={str(key): str(value) for key, value in (props.get("env") or {}).items()},
-        files=files,
-        pack=lambda: packed_env(files),
-        image_login=props.get("image_login"),
-        authority=_authority(props),
-    )
+@dataclass(frozen=True)
+class Declared:
+    """What an instance was declared with, its container apart (see `container`). Of outputs only some of it."""
+
+    label_base: str
+    owner: str = ""
+    search: str = ""
+    probe: HttpProbe = field(default_factory=lambda: HttpProbe(0))
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ca_certificate: str = ""
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    watch: Watch = field(default_factory=Watch)
+    max_tries: int = 5
+    poll_s: float = 5.0
+    hedge: int = 1
+    money: Budget = field(default_factory=Budget)
+    bid: Bid | None = None
+    adopt_instance_id: int = 0
+    spec_fault_logs: tuple[str, ...] = ()
+    slot: ReplicaSlot = field(default_factory=ReplicaSlot)
+
+    @classmethod
+    def of(cls, props: Mapping[str, Any]) -> Declared:
+        """Return what inputs or outputs say; the probe asks by TLS where there is a CA."""
+        made = structure(cls, props)
+        return replace(made, probe=replace(made.probe, ca_certificate=made.ca_certificate))
+
+    @property
+    def resource_key(self) -> str:
+        """Whose instance it is: a label without its digest."""
+        return f"{self.label_base}@{self.owner}"
 
 
-def _authority(props: Mapping[str, Any]) -> Authority | None:
-    if not props.get("ca_certificate"):
-        return None
-    return Authority(str(props["ca_certificate"]), str(props["ca_private_key"]))
+def container(props: Mapping[str, Any]) -> Spec:
+    """Return the container that inputs describe."""
+    spec = structure(Spec, props)
+    ca, key = props.get("ca_certificate"), props.get("ca_private_key")
+    authority = Authority(str(ca), str(key)) if ca else None
+    return replace(spec, authority=authority, pack=lambda: packed_env(spec.files))
 
 
-def probe(props: Mapping[str, Any]) -> HttpProbe:
-    """Return the readiness probe, by TLS where there is a CA."""
-    return HttpProbe.parse({**props["probe"], "ca_certificate": props.get("ca_certificate") or ""})
-
-
-def record(props: Mapping[str, Any]) -> dict[str, Any]:
+def kept(props: Mapping[str, Any], declared: Declared) -> dict[str, Any]:
     """Return what outputs keep of the inputs; of the environment, secret, only what the probe fills in."""
-    env = dict(props.get("env") or {})
-    return {**recorded(props), "env": {name: env[name] for name in probe(props).names() if name in env}}
-
-
-def watch(props: Mapping[str, Any]) -> Watch:
-    """Return how strictly it is watched."""
-    raw = props.get("watch") or {}
-    certificate_d = raw.get("renew_certificate_before_d")
-    return Watch(
-        heal_on=raw.get("heal_on") or "dead",
-        renew_before_h=float(raw.get("renew_before_h") or 0.0),
-        renew_certificate_before_d=30.0 if certificate_d is None else float(certificate_d),
-    )
-
-
-def bid(props: Mapping[str, Any]) -> Bid | None:
-    """Return what is bid; None for an on-demand instance."""
-    raw = props.get("bid")
-    if not raw:
-        return None
-    price, cap = raw.get("price_usd"), raw.get("cap_usd")
-    return Bid(
-        price_usd=None if price is None else float(price),
-        factor=float(raw.get("factor") or 1.25),
-        cap_usd=None if cap is None else float(cap),
-    )
-
-
-def resource_key(props: Mapping[str, Any]) -> str:
-    """Return whose instance it is: a label without its digest."""
-    return f"{props.get('label_base')}@{props.get('owner')}"
+    names = declared.probe.names()
+    return {**recorded(props), "env": {name: value for name, value in declared.env.items() if name in names}}
 
 
 def live(contract: Contract, seen: Observation, asked: HttpProbe) -> dict[str, Any]:
@@ -95,15 +80,13 @@ def live(contract: Contract, seen: Observation, asked: HttpProbe) -> dict[str, A
     return found
 
 
-def outputs(props: Mapping[str, Any], label: Label, rented: Rented) -> dict[str, Any]:
+def outputs(props: Mapping[str, Any], declared: Declared, label: Label, rented: Rented) -> dict[str, Any]:
     """Return what the state keeps of an instance that serves."""
-    asked = probe(props)
-    contract, candidate = rented.contract, rented.candidate
+    contract, candidate, asked = rented.contract, rented.candidate, declared.probe
     gpus = f"{contract.num_gpus}x {contract.gpu_name}" if contract.num_gpus > 1 else contract.gpu_name
-    hourly = cost.of_contract(contract, float(props["disk_gb"]))
     ends = served_expiry(rented.ip, rented.port, asked.ca_certificate) if asked.ca_certificate else None
     return {
-        **record(props),
+        **kept(props, declared),
         "instance_id": contract.id,
         "machine_id": contract.machine_id,
         "host_id": contract.host_id,
@@ -118,12 +101,12 @@ def outputs(props: Mapping[str, Any], label: Label, rented: Rented) -> dict[str,
         "dph_total_usd": contract.dph_total_usd,
         "image_uuid": contract.image,
         "command_digest": contract.command_digest,
-        "hourly_cost_usd": hourly,
-        "bandwidth_cost_usd_gb": cost.bandwidth(contract),
+        "hourly_cost_usd": hourly_cost(contract, float(props["disk_gb"])),
+        "bandwidth_cost_usd_gb": bandwidth_cost(contract),
         "pull_cost_usd": round(candidate.pull_cost_usd, 4) if candidate else 0.0,
         "offer": as_text(candidate.offer.record()) if candidate else "",
         "certificate_expires_at": ends or 0,
-        "rejected_machines": [one.record() for one in rented.rejected],
+        "rejected_machines": [record(replace(one, after_s=round(one.after_s, 1))) for one in rented.rejected],
         "adopted": rented.adopted,
         "ready_s": round(rented.ready_s, 1),
     }

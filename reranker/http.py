@@ -1,6 +1,6 @@
-"""One HTTP exchange, as a function that tests replace: `Transport`. The only code of this repository that speaks HTTP.
+"""One HTTP exchange, as a function that tests replace: `Transport`. All clients of servers that a stack uses have it.
 
-Called by `transport`, and by the stack's own clients of Vast.ai, vLLM and Caddy. Standard library only: `http.client`
+Called by `transport`, and by the stack's clients of Vast.ai, vLLM and Caddy. Standard library only: `http.client`
 over sockets that know the deadline of the call. A redirect is an answer like any other, so a key stays where it
 belongs. No `.netrc`; proxies only where they are asked for.
 """
@@ -217,17 +217,14 @@ class _Deadline:
         self.settimeout(None if left_s == math.inf else left_s)  # type: ignore[attr-defined]
 
     def recv_into(self, *args: Any) -> int:
-        """Read within the deadline."""
         self._arm()
         return super().recv_into(*args)  # type: ignore[misc,no-any-return]
 
     def send(self, *args: Any) -> int:
-        """Write some within the deadline."""
         self._arm()
         return super().send(*args)  # type: ignore[misc,no-any-return]
 
     def sendall(self, *args: Any) -> None:
-        """Write all within the deadline."""
         self._arm()
         super().sendall(*args)  # type: ignore[misc]
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from components.vast.json_values import Json
 from components.vast.label import Label
 from components.vast.models import Contract
 from components.vast.ranking import Candidate, distinct_machines
@@ -25,13 +24,6 @@ class ReplicaSlot:
     index: int = 0
     of: int = 1
     spread: Spread = "host"
-
-    @classmethod
-    def parse(cls, raw: Mapping[str, Json] | None) -> ReplicaSlot:
-        """Read a slot from a resource's inputs."""
-        if not raw:
-            return cls()
-        return cls(int(raw.get("index") or 0), int(raw.get("of") or 1), raw.get("spread") or "host")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from components.records import structure
 from components.vast.drift import Drift
 from components.vast.json_values import Json, Wire, as_text, digest, same
 from components.vast.market import Search
@@ -123,7 +124,11 @@ def _judge(change: Change, olds: Wire, news: Wire, now: float) -> None:
         change.updates.append("search")
         return
     # a machine that is rented is not on offer: what only offers have is not held against it
-    filters = {name: ops for name, ops in Search.parse(search).filters().items() if name not in ("rentable", "rented")}
+    filters = {
+        name: ops
+        for name, ops in structure(Search, json.loads(search)).filters().items()
+        if name not in ("rentable", "rented")
+    }
     broken = unmet(filters, offer, now=now)
     if broken:
         change.replaces.append("search")

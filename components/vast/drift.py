@@ -65,9 +65,10 @@ class Drift:
 
 @dataclass(frozen=True)
 class Watch:
-    """How strictly an instance is watched."""
+    """How strictly an instance is watched; what looks bad is asked again for `probe_window_s`."""
 
     heal_on: HealOn = "dead"
+    probe_window_s: float = 20.0
     renew_before_h: float = 0.0
     renew_certificate_before_d: float = 30.0
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 PENDING = "~pending"
+MAX_CHARS = 256  # what Vast.ai keeps of a label
+OWN_CHARS = len(f"@{8 * '0'}:{12 * '0'}{PENDING}")
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,11 @@ class Label:
     def same_resource(self, other: Label) -> bool:
         """Whether both name the same resource of the same state, whatever they run."""
         return (self.base, self.owner) == (other.base, other.owner)
+
+
+def label_problem(base: str) -> str | None:
+    """Return why no label can begin with this text, or None: one that Vast.ai cuts is not found again."""
+    spare = MAX_CHARS - OWN_CHARS
+    if len(base) <= spare:
+        return None
+    return f"is {len(base)} characters long, and a label has room for {spare}: take a shorter project, stack or name"

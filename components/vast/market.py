@@ -5,17 +5,16 @@ Built by the OfferQuery resource and again by a rental whose record has grown ol
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from components.errors import NoOffer
 from components.vast.client import SEARCH_CAP, VastClient
-from components.vast.json_values import Json, Wire, as_text
+from components.vast.json_values import Json, as_text
 from components.vast.models import Offer
 from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, breaks, describe, parse, unmet
-from components.vast.ranking import Candidate, Prefer, Workload, distinct_machines, rank
+from components.vast.ranking import START_S, Candidate, Prefer, Workload, distinct_machines, rank
 
 SPARE_KEEP = 16  # up to so many candidates one page is enough
 MARKET_PAGES = 4  # pages read to explain why nothing fits
@@ -23,38 +22,33 @@ MARKET_PAGES = 4  # pages read to explain why nothing fits
 
 @dataclass(frozen=True)
 class Search:
-    """What is looked for: the user's query, the conditions that the deployment adds, and how to rank."""
+    """What is looked for, and how to rank it.
+
+    `query`: the official CLI's syntax, or {field: {operator: value}}. `constraints`: what the deployment adds.
+    `pull_gb`: what a host has to download; `disk_gb`: what prices include. `keep`: how many offers, best first.
+    """
 
     query: str | Mapping[str, Json] | None
-    constraints: tuple[Constraint, ...]
-    work: Workload
+    disk_gb: float
+    pull_gb: float
+    constraints: tuple[Constraint, ...] = ()
     prefer: Prefer = "balanced"
     offer_type: OfferType = "on-demand"
+    start_s: float = START_S
     keep: int = 8
 
-    @classmethod
-    def parse(cls, raw: Wire | str) -> Search:
-        """Read a search from a resource's inputs: an OfferQuery's, or the text of it that an Instance has."""
-        raw = json.loads(raw) if isinstance(raw, str) else raw
-        return cls(
-            query=raw.get("query"),
-            constraints=tuple(
-                Constraint(str(one["field"]), str(one["op"]), one["value"], str(one.get("because", "")))
-                for one in raw.get("constraints") or ()
-            ),
-            work=Workload(float(raw["pull_gb"]), float(raw["disk_gb"]), float(raw.get("start_s") or 90.0)),
-            prefer=raw.get("prefer") or "balanced",
-            offer_type=raw.get("offer_type") or "on-demand",
-            keep=int(raw.get("keep") or 8),
-        )
+    @property
+    def work(self) -> Workload:
+        """What a rented machine has to do before it serves."""
+        return Workload(self.pull_gb, self.disk_gb, self.start_s)
 
     def key(self) -> str:
         """Return text that is equal for equal searches."""
-        return as_text([self.wire().body(), self.prefer, self.work.pull_gb, self.work.start_s, self.keep])
+        return as_text([self.wire().body(), self.prefer, self.pull_gb, self.start_s, self.keep])
 
     def wire(self) -> Query:
         """Return the query as the API receives it. Raises QueryError."""
-        plain = Query(parse(self.query), offer_type=self.offer_type, allocated_storage_gb=self.work.disk_gb)
+        plain = Query(parse(self.query), offer_type=self.offer_type, allocated_storage_gb=self.disk_gb)
         return plain.with_constraints(self.constraints)
 
     def filters(self) -> Filters:
@@ -95,7 +89,7 @@ class Search:
             filters: Filters = {"rentable": dict(CLI_DEFAULTS["rentable"])}
             if floor is not None:
                 filters["dph_total"] = {"gte": floor}
-            page = client.search(Query(filters, (("dph_total", "asc"),), self.offer_type, self.work.disk_gb))
+            page = client.search(Query(filters, (("dph_total", "asc"),), self.offer_type, self.disk_gb))
             fresh = [offer for offer in page if offer.ask_id not in seen]
             seen.update((offer.ask_id, offer) for offer in fresh)
             if len(page) < SEARCH_CAP or not fresh:

@@ -1,13 +1,12 @@
-"""Can it be paid? The stack's cap per hour and the account's credit, judged before anything is rented. Pure."""
+"""Can it be paid, judged before anything is rented; and what it costs, split the way Vast.ai bills it. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from components.errors import RentalFailed
-from components.vast.json_values import Json
-from components.vast.models import Account
+from components.vast.json_values import number
+from components.vast.models import HOURS_PER_MONTH, Account, Contract
 from components.vast.ranking import Candidate, minutes
 
 BILLING = "https://cloud.vast.ai/billing/"
@@ -18,13 +17,7 @@ class Budget:
     """What the stack may cost per hour in all (None for no cap), and how many hours the credit should last."""
 
     max_hourly_usd: float | None = None
-    min_runway_h: float = 24.0
-
-    @classmethod
-    def parse(cls, raw: Mapping[str, Json]) -> Budget:
-        """Read a budget from a resource's inputs."""
-        cap = raw.get("max_hourly_usd")
-        return cls(None if cap is None else float(cap), float(raw.get("min_runway_h") or 0.0))
+    min_runway_h: float = 0.0
 
     def over(self, hourly_usd: float, count: int) -> str | None:
         """Return why `count` machines at this price are too much, or None."""
@@ -57,3 +50,23 @@ class Budget:
                 f"add credit at {BILLING}"
             )
         return None
+
+
+def hourly_cost(contract: Contract, disk_gb: float) -> dict[str, float]:
+    """Return dollars per hour for a contract: gpu, disk, total."""
+    total = contract.dph_total_usd
+    disk = min(contract.storage_cost_usd_gb_month * disk_gb / HOURS_PER_MONTH, total)
+    return {"gpu": round(total - disk, 5), "disk": round(disk, 5), "total": round(total, 5)}
+
+
+def monthly_cost(hourly: dict[str, float]) -> float:
+    """Return dollars per month of HOURS_PER_MONTH, bandwidth apart."""
+    return round(hourly["total"] * HOURS_PER_MONTH, 2)
+
+
+def bandwidth_cost(contract: Contract) -> dict[str, float]:
+    """Return dollars per GB, down to the instance and up from it; billed per byte besides the hourly price."""
+    return {
+        "down": round(number(contract.raw, "inet_down_cost", 0.0), 5),
+        "up": round(number(contract.raw, "inet_up_cost", 0.0), 5),
+    }

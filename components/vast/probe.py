@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from components.vast.json_values import Json, Wire
+from components.vast.json_values import Json
 from reranker.http import HttpTransport, Kind, Unanswered
 
 # ready: it served. dead: an answer that proves there is no such server. wrong_certificate: its
@@ -57,20 +57,6 @@ class HttpProbe:
     expect_body: str = ""
     ca_certificate: str = ""
     timeout_s: float = 10.0
-
-    @classmethod
-    def parse(cls, raw: Wire) -> HttpProbe:
-        """Read a probe from a resource's inputs."""
-        return cls(
-            port=int(raw["port"]),
-            method=str(raw.get("method") or "GET"),
-            path=str(raw.get("path") or "/"),
-            headers=dict(raw.get("headers") or {}),
-            body=raw.get("body"),
-            expect_body=str(raw.get("expect_body") or ""),
-            ca_certificate=str(raw.get("ca_certificate") or ""),
-            timeout_s=float(raw.get("timeout_s") or 10.0),
-        )
 
     def names(self) -> set[str]:
         """Return the environment variables that it needs."""

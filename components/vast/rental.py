@@ -29,7 +29,7 @@ from components.redaction import scrub, tail
 from components.vast.attempt import Attempt, Outcome
 from components.vast.client import AmbiguousRent, VastClient, destroy_and_verify
 from components.vast.instance_cache import InstanceCache
-from components.vast.label import Label
+from components.vast.label import PENDING, Label
 from components.vast.models import Contract
 from components.vast.probe import Probe
 from components.vast.ranking import Candidate, distinct_machines, minutes
@@ -82,8 +82,7 @@ class Rental:
         self._signs: Counter[str] = Counter()
         self._tried: set[int] = set()
         self._avoid = set(avoid)
-        self._searched_again = False
-        self._ambiguous = False
+        self._searched_again = self._ambiguous = False
 
     def run(self) -> Rented:
         """Return a contract that serves and whose label no longer says pending.
@@ -285,33 +284,28 @@ class Rental:
     # ---- what a killed run left ----------------------------------------------------------------------------------
 
     def _ours(self, *, max_age_s: float = 0.0, recorded: bool = False) -> list[Contract]:
-        """Return the contracts of this very resource that no state has.
-
-        `recorded`: also those without the pending mark. They may be in the state, replaced by an update that failed and
-        not yet destroyed: a gateway may send requests to them until the end of this update.
-        """
+        """Return the contracts of this very resource that no state has. `recorded`: also those without the pending mark,
+        which an update that failed may have replaced and not yet destroyed, and which a gateway may still use."""
         known = set(self._known())
-        found = []
-        for contract in self._instance_cache.contracts(max_age_s=max_age_s).values():
-            label = Label.parse(contract.label)
-            if label is not None and label.same_resource(self._order.label) and contract.id not in known:
-                found += [contract] if label.pending or recorded else []
-        return found
+        return [
+            contract
+            for contract in self._instance_cache.contracts(max_age_s=max_age_s).values()
+            if (label := Label.parse(contract.label)) is not None
+            and label.same_resource(self._order.label)
+            and contract.id not in known
+            and (label.pending or recorded)
+        ]
 
     def _adopt(self) -> Contract | None:
         """Keep one left-behind contract that runs this very spec; destroy the others that no state has."""
         if self._order.adopt_instance_id is not None:
             return self._adopt_named(self._order.adopt_instance_id)
-        left = self._ours(max_age_s=LEFT_FRESH_S)
         ours = self._ours(max_age_s=LEFT_FRESH_S, recorded=True)
-        same = [contract for contract in ours if _digest(contract) == self._order.label.digest]
-        same.sort(key=lambda contract: (contract.actual_status != "running", contract.id))
-        keep = same[0] if same else None
-        for contract in left:
-            if keep is None or contract.id != keep.id:
-                self._notice(
-                    f"instance {contract.id} was left by a run that was killed, and runs something else: destroyed"
-                )
+        same = [contract for contract in ours if contract.label.removesuffix(PENDING) == str(self._order.label)]
+        keep = min(same, key=lambda contract: (contract.actual_status != "running", contract.id), default=None)
+        for contract in ours:
+            if contract is not keep and contract.label.endswith(PENDING):
+                self._notice(f"instance {contract.id} was left by a killed run and runs something else: destroyed")
                 self._destroy(contract.id)
         if keep is not None:
             self._notice(f"instance {keep.id} was left by an earlier run: adopted, nothing rented anew")
@@ -393,18 +387,11 @@ class Rental:
         if not self._rejected:
             return "no candidate could be rented: the offers found are gone and a new search found none"
         lines = [
-            f"  machine {one.machine_id}"
-            + (f" after {minutes(one.after_s)}" if one.after_s else "")
-            + f": {one.reason}"
+            f"  machine {one.machine_id}{f' after {minutes(one.after_s)}' if one.after_s else ''}: {one.reason}"
             for one in self._rejected
         ]
         counted = f"{len(self._rejected)} of at most {self._order.max_tries} candidates were tried, none serves"
         return "\n".join([f"{counted}; nothing is left rented:", *lines, "next: run again, or widen the query"])
-
-
-def _digest(contract: Contract) -> str:
-    label = Label.parse(contract.label)
-    return label.digest if label else ""
 
 
 def _shape(line: str) -> str:

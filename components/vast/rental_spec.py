@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from components.vast.json_values import Json
 from components.vast.label import Label
 from components.vast.models import Contract, Offer
 from components.vast.ranking import Candidate
@@ -19,15 +18,6 @@ class Rejected:
     offer_id: int
     reason: str
     after_s: float
-
-    def record(self) -> dict[str, Json]:
-        """Return the JSON that outputs keep."""
-        return {
-            "machine_id": self.machine_id,
-            "offer_id": self.offer_id,
-            "reason": self.reason,
-            "after_s": round(self.after_s, 1),
-        }
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 
 from components.vast.identity import Authority, Identity
-from components.vast.json_values import Json, Wire
+from components.vast.json_values import Json
 from components.vast.label import Label
 
 
@@ -77,12 +77,6 @@ class Deadlines:
     port_s: float = 180.0
     serving_s: float = 900.0
     stall_s: float = 420.0
-
-    @classmethod
-    def parse(cls, raw: Wire) -> Deadlines:
-        """Read deadlines from a resource's inputs; what is missing keeps its default."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{key: float(value) for key, value in raw.items() if key in known and value is not None})
 
     def of(self, stage: str) -> float:
         """Return the deadline of a stage by its name."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from components.errors import ConfigError
+from policy.rules import MOVING_TAG
 
 Kind = Literal["cross-encoder", "decoder-reranker", "bi-encoder"]
 ScoreRange = Literal["sigmoid 0..1", "cosine -1..1"]
@@ -21,8 +22,6 @@ ScoreRange = Literal["sigmoid 0..1", "cosine -1..1"]
 FOLDER = Path(__file__).parents[1] / "catalog"
 # Beside image and weights: the hub's cache of small files, compiled kernels, logs.
 DISK_MARGIN_GB = 5.0
-# Tags that name another image every few days.
-MOVING = re.compile(r"(^|[-_.])(latest|nightly|main|dev)($|[-_.])")
 VERSION = re.compile(r"(?:^|[^0-9.])(\d+\.\d+\.\d+)")
 UNKNOWN_VERSION = "unknown"
 
@@ -123,7 +122,7 @@ class Catalog:
         tag = _tag(name)
         if not tag:
             return [f"image {ref!r} has no tag, which means latest: another vLLM and CUDA any day; {known}"]
-        if MOVING.search(tag):
+        if MOVING_TAG.search(tag):
             return [f"image {ref!r} has a tag that moves: another vLLM and CUDA any day; give a pinned tag; {known}"]
         if not re.fullmatch(r"\w[\w.-]{0,127}", tag, re.ASCII):
             return [f"image {ref!r} has a malformed tag; {known}"]

@@ -42,9 +42,12 @@ KEEPING = {
 # An instance of somebody's own program: a label of its own, and nothing that validates it.
 BARE_PROGRAM = """
 from components.instance import Instance, InstanceArgs
-from components.offers import OfferQuery, OfferQueryArgs
+from components.offers import OfferQuery
+from components.vast.market import Search
+from components.vast.probe import HttpProbe
+from components.vast.rental_spec import Bid
 
-offers = OfferQuery("offers", OfferQueryArgs(query="num_gpus=1", disk_gb=40, pull_gb=10))
+offers = OfferQuery("offers", Search(query="num_gpus=1", disk_gb=40, pull_gb=10))
 Instance(
     "bare",
     InstanceArgs(
@@ -54,8 +57,8 @@ Instance(
         image="vllm/vllm-openai:latest",
         disk_gb=40,
         ports=["8000/tcp"],
-        probe={"port": 8000, "method": "GET", "path": "/health"},
-        bid={"factor": 1.2},
+        probe=HttpProbe(8000, path="/health"),
+        bid=Bid(factor=1.2),
         POLICY
     ),
 )

@@ -59,7 +59,7 @@ def test_prod_is_the_strictest():
     made, limits = settings("prod"), limits_of("prod")
     assert made.protect
     assert made.max_latency_ms > 0
-    assert made.watch["renew_before_h"] > 0
+    assert made.watch.renew_before_h > 0
     assert set(limits.rules) == set(NAMED)
     assert limits.hosting == "datacenter"
     assert limits.countries

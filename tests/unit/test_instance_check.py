@@ -7,8 +7,10 @@ import pytest
 from components.errors import NoOffer
 from components.instance import InstanceProvider
 from components.plugin.session import Session
+from components.records import structure
 from components.vast.instance_cache import InstanceCache
 from components.vast.json_values import as_text
+from components.vast.label import Label
 from components.vast.market import Search
 from tests.unit.scripted_api import ScriptedApi
 from tests.unit.wire_samples import offer
@@ -93,11 +95,20 @@ def test_no_certificate_and_an_empty_one_are_no_tls_to_the_policy(provider, give
     assert bool(provider.check({}, news).failures) is broken
 
 
+@pytest.mark.parametrize(("chars", "refused"), [(226, False), (227, True)])
+def test_a_label_that_vast_would_cut_is_refused_before_anything_is_rented(provider, api, chars, refused):
+    checked = provider.check({}, inputs(label_base=f"p/s/{(chars - 4) * 'n'}"))
+    assert [one.property for one in checked.failures] == ["label_base"] * refused
+    longest = Label(chars * "n", owner=8 * "0", digest=12 * "0", pending=True)
+    assert (len(str(longest)) > 256) is refused
+    assert bool(api.calls) is not refused
+
+
 # ---- what a process searches once
 
 
 def found(session, *, again=False):
-    return [one.offer.ask_id for one in session.search(Search.parse(as_text(SEARCH)), again=again)]
+    return [one.offer.ask_id for one in session.search(structure(Search, SEARCH), again=again)]
 
 
 def test_a_forced_search_asks_anew_and_leaves_the_first_list_to_the_others(session, api):

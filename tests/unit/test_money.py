@@ -1,9 +1,8 @@
 import pytest
 
 from components.errors import RentalFailed
-from components.vast import cost
 from components.vast.models import Account, Contract, Offer
-from components.vast.money import Budget
+from components.vast.money import Budget, hourly_cost, monthly_cost
 from components.vast.ranking import Candidate, Workload
 from components.vast.rental_spec import Bid
 from tests.unit.wire_samples import instance, offer
@@ -40,9 +39,9 @@ def test_the_cap_counts_every_machine_that_runs_at_once():
 
 
 def test_costs_are_split_into_gpu_and_disk():
-    split = cost.of_contract(Contract.parse(instance(dph_total=0.09, storage_cost=0.15)), 40)
+    split = hourly_cost(Contract.parse(instance(dph_total=0.09, storage_cost=0.15)), 40)
     assert split == {"gpu": 0.08178, "disk": 0.00822, "total": 0.09}
-    assert cost.monthly(split) == 65.7
+    assert monthly_cost(split) == 65.7
 
 
 def test_a_bid_stays_under_its_cap():

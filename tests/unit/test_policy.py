@@ -7,6 +7,7 @@ import pytest
 
 from components.errors import ConfigError
 from components.settings import load
+from components.vast.rental_spec import Bid
 from components.vllm.catalog import Catalog, load_catalog
 from components.vllm.score_checks import judge_latency
 from policy.facts import of_instance
@@ -187,8 +188,8 @@ def test_what_the_policy_demands_of_a_machine_joins_the_query():
 
 
 def test_a_bid_without_a_cap_is_bounded_by_the_policys_price():
-    assert settings({"max_hourly_usd": 0.5}, bid="auto").bid == {"factor": 1.25, "cap_usd": 0.5}
-    assert settings({"max_hourly_usd": 0.5}, bid="auto", max_dph_usd="0.2").bid["cap_usd"] == 0.2
+    assert settings({"max_hourly_usd": 0.5}, bid="auto").bid == Bid(cap_usd=0.5)
+    assert settings({"max_hourly_usd": 0.5}, bid="auto", max_dph_usd="0.2").bid == Bid(cap_usd=0.2)
 
 
 # ---- limits.yaml

@@ -10,6 +10,7 @@ from components.errors import ConfigError
 from components.plugin.session import choose_key, is_loopback
 from components.settings import load
 from components.vast.query import parse
+from components.vast.rental_spec import Bid
 from components.vllm.catalog import load_catalog
 from scripts.configuration import schema
 
@@ -83,8 +84,8 @@ def test_the_words_for_false_mean_the_same(text):
 
 def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
     made = settings(timeouts={"stall_s": 600})
-    assert made.deadlines["stall_s"] == 600
-    assert made.deadlines["rented_s"] == 180
+    assert made.deadlines.stall_s == 600
+    assert made.deadlines.rented_s == 180
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_without_the_hub_the_offline_model_is_served_under_its_own_name(hub, ser
 
 
 def test_a_bid_is_bounded_by_the_price_cap():
-    assert settings(bid="auto", max_dph_usd="0.2").bid == {"factor": 1.25, "cap_usd": 0.2}
+    assert settings(bid="auto", max_dph_usd="0.2").bid == Bid(cap_usd=0.2)
     assert settings(bid="0.1").offer_type == "bid"
     assert settings().offer_type == "on-demand"
 
