@@ -42,7 +42,7 @@ $ pulumi config set --secret hub_token               # asks for it; --secret is 
 
 Numbers with a fraction are strings in YAML (`"0.25"`), since the schema knows whole numbers only. What each environment
 sets is in [environments.md](environments.md), what the rules of the policy say in
-[policy/rules.py](../policy/rules.py).
+`policy/rules.py`.
 """
 
 
