@@ -52,7 +52,7 @@ site: ## docs/ as pages in .local/site
 picture: ## docs/demo.svg, the picture in the README, from a real run of the demo
 	@set -o pipefail; scripts/demo.sh up | .venv/bin/python -m scripts.picture
 
-bench: ## measure the budgets: preview, up, API calls, guard
+bench: ## measure preview, up and API calls against their budgets, and how fast a bad host is given up
 	@scripts/setup.sh test
 	@$(LOCAL) python -m bench
 
