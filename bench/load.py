@@ -50,7 +50,6 @@ class Cell:
 
     @property
     def rate(self) -> float:
-        """Answered requests per second."""
         return len(self.ms) / self.took_s
 
 

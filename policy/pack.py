@@ -47,12 +47,12 @@ def bound(rule: Rule, stack: Mapping[str, Any] | None, pack: Mapping[str, Any]) 
     if not rule.limit:
         return replace(limits, rules=(*limits.rules, rule.name)) if pack.get("bind") else limits
     demanded = getattr(Limits.parse({rule.limit: pack["limit"]} if pack.get("limit") else {}), rule.limit)
-    mine = getattr(limits, rule.limit)
-    if isinstance(demanded, float) and isinstance(mine, float):
-        demanded = min(demanded, mine)
-    elif isinstance(demanded, tuple) and demanded and mine:
-        demanded = tuple(code for code in demanded if code in mine) or demanded
-    return replace(limits, **{rule.limit: demanded or mine})
+    allowed = getattr(limits, rule.limit)
+    if isinstance(demanded, float) and isinstance(allowed, float):
+        demanded = min(demanded, allowed)
+    elif isinstance(demanded, tuple) and demanded and allowed:
+        demanded = tuple(code for code in demanded if code in allowed) or demanded
+    return replace(limits, **{rule.limit: demanded or allowed})
 
 
 def _policy(rule: Rule) -> Policy:
@@ -117,9 +117,9 @@ def _validated(instance: PolicyResource, resources: Sequence[PolicyResource]) ->
 
     if any(follows(one, GATEWAY, "admin_url") for one in resources):
         return None
-    mine = [one for one in resources if follows(one, VALIDATION, "servers")]
-    reports = [_known(one.props).get("summary") or {} for one in mine]
-    return bool(mine) and not any(report.get("skipped") for report in reports)
+    validations = [one for one in resources if follows(one, VALIDATION, "servers")]
+    reports = [_known(one.props).get("summary") or {} for one in validations]
+    return bool(validations) and not any(report.get("skipped") for report in reports)
 
 
 def _known(props: Mapping[str, Any]) -> dict[str, Any]:

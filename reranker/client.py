@@ -106,7 +106,6 @@ class Reranker:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
         self._transport.session.close()
 
     def rerank(
