@@ -82,7 +82,7 @@ class Faults:
         return rule
 
     def chaos(self, seed: int, rate: float, kinds: Iterable[str] = CHAOS) -> None:
-        """Let faults of these kinds fire at random, on a share of the occasions. Raises ValueError for an unknown kind."""
+        """Let faults of these kinds fire at random, on a share of occasions. Raises ValueError for an unknown kind."""
         self._dice.seed(seed)
         for kind in kinds:
             self.add(kind, {}, None, {"chance": rate})
