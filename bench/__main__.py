@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -16,7 +17,6 @@ from components.vllm.client import RerankClient
 from harness.stack import REPO
 
 FILE = click.Path(dir_okay=False, path_type=Path)
-SOURCE = click.option("--from", "source", type=FILE, help="show figures that --json kept instead of measuring")
 PLOT = click.option("--plot", type=FILE, help="PNG: also draw them")
 AT_LEAST_1 = click.IntRange(min=1)
 
@@ -57,20 +57,12 @@ def failover_command() -> None:
 @click.option("--plain", is_flag=True, help="without the variants (published pacing, four threads)")
 @click.option("--json", "target", type=FILE, default=provision.RESULTS, help="where the figures go")
 @PLOT
-@SOURCE
-def provision_command(  # noqa: PLR0917 - click's
-    replicas: tuple[int, ...], boot_s: float, plain: bool, target: Path, plot: Path | None, source: Path | None
-) -> None:
+def provision_command(replicas: tuple[int, ...], boot_s: float, plain: bool, target: Path, plot: Path | None) -> None:
     """Fleets of 1 to 64 replicas on the emulator: up, looked at, down."""
-    failure = ""
-    if source:
-        fleets, boot_s = provision.kept(source)
-    else:
-        fleets, failure = provision.measure(replicas, boot_s=boot_s, variants=not plain)
+    fleets, failure = provision.measure(replicas, boot_s=boot_s, variants=not plain)
     if fleets:
         click.echo(f"\n{provision.table(fleets)}")
-        if not source:
-            provision.keep(fleets, boot_s, target)
+        report.keep(target, {"boot_s": boot_s, "fleets": [asdict(one) for one in fleets]})
         if plot:
             report.draw(plot, provision.panels(fleets, boot_s))
     if failure:
@@ -90,7 +82,6 @@ def provision_command(  # noqa: PLR0917 - click's
 @click.option("--seconds", type=float, default=serving.Load.seconds, help="of each measurement at least")
 @click.option("--json", "target", type=FILE, default=serving.RESULTS, help="where the figures go")
 @PLOT
-@SOURCE
 def serving_command(  # noqa: PLR0917 - click's
     url: str | None,
     ca: Path | None,
@@ -104,24 +95,18 @@ def serving_command(  # noqa: PLR0917 - click's
     seconds: float,
     target: Path,
     plot: Path | None,
-    source: Path | None,
 ) -> None:
     """Pairs per second and dollars per million pairs of an endpoint, or what guard, TLS and gateway cost."""
-    if source and url:
-        raise click.UsageError("--from shows what was measured, --url measures: one of them")
     load = serving.Load(pairs, words, in_flight, rounds, seconds)
     try:
-        if source:
-            found = serving.kept(source)
-        elif url:
+        if url:
             found = serving.measure([endpoint(url, key_env, ca, model, dph)], load)
         else:
             with local_vllm.running() as targets:
                 found = serving.measure(targets, load)
     except (RuntimeError, ServingError) as error:
         raise click.ClickException(str(error)) from None
-    if not source:
-        serving.keep(found, load, target)
+    report.keep(target, {"load": asdict(load), "figures": [asdict(one) for one in found]})
     serving.show(found, plot)
 
 

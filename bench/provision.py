@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,16 +125,3 @@ def panels(fleets: Sequence[Fleet], boot_s: float) -> list[report.Panel]:
         report.Panel(f"every boot {boot_s:g} s", "replicas", "seconds", seconds, log_y=True),
         report.Panel("pacing off", "replicas", "times that of the smallest fleet", ratio, bounds),
     ]
-
-
-def keep(fleets: Sequence[Fleet], boot_s: float, path: Path) -> None:
-    """Write the fleets as JSON."""
-    report.keep(path, {"boot_s": boot_s, "fleets": [asdict(one) for one in fleets]})
-
-
-def kept(path: Path) -> tuple[list[Fleet], float]:
-    """Return the fleets that `keep` wrote, and what their boots took. Raises ClickException for a file of none."""
-    fleets, boot_s = report.kept(path, lambda raw: ([Fleet(**one) for one in raw["fleets"]], float(raw["boot_s"])))
-    if not fleets:
-        raise click.ClickException(f"{path} has no fleets: measure first")
-    return fleets, boot_s

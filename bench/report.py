@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 Points = Sequence[tuple[float, float]]
-T = TypeVar("T")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -23,14 +22,6 @@ def keep(path: Path, figures: Mapping[str, Any]) -> None:
     """Write figures as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-def kept(path: Path, read: Callable[[Any], T]) -> T:
-    """Return what `read` makes of a file that `keep` wrote. Raises ClickException where it is none."""
-    try:
-        return read(json.loads(path.read_text()))
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise click.ClickException(f"{path} is not what this bench keeps with --json: {error!r}") from None
 
 
 class Counts(click.ParamType[tuple[int, ...]]):

@@ -10,7 +10,7 @@ import itertools
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -152,19 +152,6 @@ def panels(found: Sequence[Figure]) -> list[report.Panel]:
         report.Panel(batch, "requests in flight", "p99, ms", lines("users", "p99_ms", pairs=middle)),
         report.Panel(flight, "pairs a request", "pairs per second", lines("pairs", "pairs_per_s", users=widest)),
     ]
-
-
-def keep(found: Sequence[Figure], load: Load, path: Path) -> None:
-    """Write load and figures as JSON."""
-    report.keep(path, {"load": asdict(load), "figures": [asdict(one) for one in found]})
-
-
-def kept(path: Path) -> list[Figure]:
-    """Return the figures that `keep` wrote. Raises ClickException for a file that has none."""
-    found = report.kept(path, lambda raw: [Figure(**one) for one in raw["figures"]])
-    if not found:
-        raise click.ClickException(f"{path} has no figures: measure first")
-    return found
 
 
 def show(found: Sequence[Figure], plot: Path | None) -> None:

@@ -1,10 +1,8 @@
 """The fleet bench: what its figures come to as table, file and picture. No fleet is measured here."""
 
 import pytest
-from click.testing import CliRunner
 
-from bench.__main__ import main
-from bench.provision import FEW_THREADS, LIST, PACED, PLAIN, READ, Fleet, keep, kept, panels, table
+from bench.provision import FEW_THREADS, LIST, PACED, PLAIN, READ, Fleet, panels, table
 from bench.report import draw
 
 ONE = Fleet(1, PLAIN, 22.0, 2.0, 1.5, {LIST: 21, READ: 1}, {LIST: 1})
@@ -27,27 +25,3 @@ def test_a_fleet_is_compared_with_one_replica_of_the_same_run():
 def test_fleets_are_drawn(tmp_path, fleets):
     draw(tmp_path / "plots" / "x.png", panels(fleets, 20.0))
     assert is_png(tmp_path / "plots" / "x.png")
-
-
-def test_what_was_kept_is_shown_and_drawn_again_without_measuring(tmp_path):
-    keep(FLEETS, 20.0, tmp_path / "x.json")
-    before = (tmp_path / "x.json").read_text()
-    assert kept(tmp_path / "x.json") == (FLEETS, 20.0)
-    argv = ["--from", str(tmp_path / "x.json"), "--plot", str(tmp_path / "x.png"), "--json", str(tmp_path / "new.json")]
-    done = CliRunner().invoke(main, ["provision", *argv])
-    assert done.exit_code == 0
-    assert not (tmp_path / "new.json").exists()
-    assert done.stdout.strip() == table(FLEETS)
-    assert is_png(tmp_path / "x.png")
-    assert (tmp_path / "x.json").read_text() == before
-
-
-@pytest.mark.parametrize(
-    "text", [None, "not JSON", "[]", "{}", '{"boot_s": 1, "fleets": [{}]}', '{"boot_s": 1, "fleets": []}']
-)
-def test_a_file_without_fleets_is_named(tmp_path, text):
-    if text is not None:
-        (tmp_path / "x.json").write_text(text)
-    done = CliRunner().invoke(main, ["provision", "--from", str(tmp_path / "x.json")])
-    assert done.exit_code == 1
-    assert f"Error: {tmp_path / 'x.json'} " in done.stderr
