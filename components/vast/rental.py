@@ -284,7 +284,7 @@ class Rental:
     # ---- what a killed run left ----------------------------------------------------------------------------------
 
     def _ours(self, *, max_age_s: float = 0.0, recorded: bool = False) -> list[Contract]:
-        """Return the contracts of this very resource that no state has. `recorded`: also those without the pending mark,
+        """Return the contracts of this very resource that no state has. `recorded`: those without pending mark too,
         which an update that failed may have replaced and not yet destroyed, and which a gateway may still use."""
         known = set(self._known())
         return [
