@@ -10,7 +10,7 @@ from components.vllm.catalog import load_catalog
 try:
     settings = load(stack_config(), load_catalog(), hub_reachable=emulator_hub_reachable, in_clear=keys_in_clear())
 except ConfigError as error:
-    raise pulumi.RunError(f"this stack's config is refused; nothing is rented:\n{error}") from None
+    raise pulumi.RunError(f"ConfigError: this stack's config is refused; nothing is rented:\n{error}") from None
 fleet = RerankerFleet("reranker", settings)
 first = fleet.replicas[0]
 

@@ -18,7 +18,7 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 from components import translation
 from components.errors import ApiUnreachable, AuthError, NoOffer
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, drop_unknowns, known, verb
+from components.plugin.verbs import VastProvider, drop_unknowns, failure, known, verb
 from components.vast.assignment import FleetState, ReplicaSlot, assign_offers
 from components.vast.change import plan
 from components.vast.client import destroy_and_verify
@@ -31,7 +31,7 @@ from components.vast.money import Budget
 from components.vast.probe import HttpProbe, ProbeResult
 from components.vast.ranking import Candidate
 from components.vast.rental import Rental
-from components.vast.rental_spec import Order
+from components.vast.rental_spec import Bid, Order
 from components.vast.spec import Deadlines
 from components.vast.status import Observation, observe
 from policy.facts import of_instance
@@ -101,14 +101,14 @@ class InstanceProvider(VastProvider):
         try:
             candidates = self._candidates(news)
         except NoOffer as error:
-            return CheckResult(news, [CheckFailure("", str(error))])
+            return CheckResult(news, [failure(error)])
         if refused := _refused(news, [one.offer.raw for one in candidates]):
             return CheckResult(news, refused)
-        news = {**news, "candidates": _summaries(candidates)}
+        bid = translation.bid(news)
+        news = {**news, "candidates": _summaries(candidates, bid)}
         first = candidates[0]
         hedge = int(news.get("hedge") or 1)
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
-        bid = translation.bid(news)
         offered = f"; bid ${bid.on(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
         ENGINE.log(f"first choice: {first}{offered}{extra}")
         over = Budget.parse(news.get("money") or {}).over(
@@ -285,7 +285,7 @@ class InstanceProvider(VastProvider):
         if not known(news.get("search")) or same(olds.get("search"), news["search"]):
             return list(olds.get("candidates") or [])
         try:
-            return _summaries(self._candidates(news))
+            return _summaries(self._candidates(news), translation.bid(news))
         except NoOffer:
             return []
 
@@ -355,8 +355,8 @@ class Instance(Resource, module="vast", name="Instance"):
         super().__init__(InstanceProvider(), name, {**outputs, **inputs}, opts)
 
 
-def _summaries(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
-    return [one.summary() for one in candidates[:SHOWN]]
+def _summaries(candidates: Sequence[Candidate], bid: Bid | None) -> list[dict[str, Any]]:
+    return [one.summary() | ({"bid_usd": bid.on(one.offer)} if bid else {}) for one in candidates[:SHOWN]]
 
 
 def _refused(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:

@@ -17,7 +17,7 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 
 from components.errors import NoOffer, QueryError
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, known, verb
+from components.plugin.verbs import VastProvider, failure, known, verb
 from components.vast.client import destroy_and_verify
 from components.vast.json_values import as_text, same
 from components.vast.label import Label
@@ -63,7 +63,7 @@ class OfferQueryProvider(VastProvider):
         try:
             found = self.session.search(Search.parse(search))
         except (NoOffer, QueryError) as error:
-            return CheckResult(news, [CheckFailure("", str(error))])
+            return CheckResult(news, [failure(error)])
         shown = [candidate.record() for candidate in found[:RECORDED]]
         record = {"candidates": shown, "searched_at": int(time.time())}
         return CheckResult({**news, **record}, [])

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from components.caddy.owned import put
-from components.monitoring.dashboard import absent
+from tests.dashboard import absent
 from tests.gateway.conftest import until
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "dashboards" / "reranker.json").read_text())

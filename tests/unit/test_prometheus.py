@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.monitoring.dashboard import expressions, labels_in, metrics_in, metrics_of
 from components.monitoring.prometheus import Access, Replica, price_rules, scrape_config, targets
 from ops.metrics import write
+from tests.dashboard import expressions, labels_in, metrics_in, metrics_of
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "dashboards" / "reranker.json").read_text())
 SINGLE = {
