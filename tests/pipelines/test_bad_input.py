@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from emulator.runtime import free_port
 from ops import exits
 
 pytestmark = [pytest.mark.engine, pytest.mark.all]
