@@ -173,7 +173,7 @@ def prices_of(steps: Sequence[tuple[str, float, float | None]]) -> tuple[float |
     now = [usd for op, usd, _ in steps if op != "create"]
     after = [offer if op in ("create", "replace") else usd for op, usd, offer in steps if op != "delete"]
     known = [usd for usd in after if usd is not None]
-    return (round(sum(now), 5) if now else None), (round(sum(known), 5) if known and known == after else None)
+    return (round(sum(now), 5) if now else None), (round(sum(known), 5) if steps and known == after else None)
 
 
 def _hourly(meta: StepEventMetadata) -> float:

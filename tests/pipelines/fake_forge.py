@@ -1,4 +1,4 @@
-"""A GitHub and a GitLab in a file, and the `gh` and `glab` that change it: the calls that scripts/forge.sh makes. A stand-in.
+"""A GitHub and a GitLab in a file, and the `gh` and `glab` that change it, for scripts/forge.sh. A stand-in.
 
 `gh api` and `glab api` here take the flags that the real ones have and refuse any other; answers are as the REST
 documentation says. Every text that was ever written is kept, so that a test can ask whether a secret was among them.

@@ -1,5 +1,6 @@
-"""The engine as ops/ runs it, with a program on PATH in its place: secrets, signals, deadlines, and what stays selected."""
+"""The engine as ops/ runs it, with a program on PATH in its place: secrets, signals, errors, config."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from tests.engine.conftest import until
 
 @pytest.fixture
 def project(tmp_path):
-    (tmp_path / "Pulumi.yaml").write_text("name: p\nruntime: yaml\nconfig:\n  extra_args: {type: array}\n  image: {}\n")
+    (tmp_path / "Pulumi.yaml").write_text("name: p\nruntime: yaml\nconfig:\n  extra_args: {}\n  image: {}\n")
     return tmp_path
 
 
@@ -71,12 +72,9 @@ def test_what_the_automation_api_tells_apart_has_its_own_exit_code(project, fake
 def test_a_signal_reaches_the_engine_once_and_only_from_here(project, fake, tmp_path):
     """Signals for the process group do not reach it: it is in a session of its own."""
     heard = tmp_path / "heard"
-    fake(
-        f"trap 'echo heard >>{heard}' INT\ntouch {heard}\nwhile [ ! -s {heard} ]; do sleep 0.05; done; sleep 0.5; exit 1"
-    )
+    wait = f"while [ ! -s {heard} ]; do sleep 0.05; done; sleep 0.5"
+    fake(f"trap 'echo heard >>{heard}' INT\ntouch {heard}\n{wait}; exit 1")
     program = "from pathlib import Path; from ops.engine import Pulumi; Pulumi(Path('.'), 'dev').preview()"
-    import os  # noqa: PLC0415
-
     env = os.environ | {"PYTHONPATH": str(REPO)}
     process = subprocess.Popen(
         [sys.executable, "-c", program], cwd=project, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True

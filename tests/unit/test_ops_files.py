@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -90,7 +88,7 @@ def test_every_ops_command_in_a_pipeline_file_is_one_that_the_command_takes(file
     for words in asked:  # a stack's folder that is none ends it before it does anything
         done = CliRunner().invoke(cli, [*words, "--no-such-flag"])
         assert done.exit_code == exits.USAGE
-        assert done.output.strip().endswith("No such option: --no-such-flag"), f"{words}: {done.output}"
+        assert done.output.strip().endswith("No such option '--no-such-flag'."), f"{words}: {done.output}"
 
 
 def test_all_platforms_call_the_same_commands():
@@ -104,15 +102,13 @@ def test_the_documented_exit_codes_are_the_codes():
     assert table == {str(code): meaning for code, meaning in exits.CODES.items()}
 
 
-def test_every_verb_is_documented_and_tells_its_exit_codes_and_its_options_in_the_same_order():
+def test_every_verb_is_documented_and_tells_its_exit_codes():
     documented = (REPO / "docs" / "pipelines.md").read_text()
     for name, command in cli.commands.items():
         assert f"python -m ops {name}" in documented, name
         if not hasattr(command, "commands"):
             shown = CliRunner().invoke(cli, [name, "--help"]).output
-            assert exits.table() in shown.replace("\n  ", "\n").replace("exit codes:\n", "exit codes:\n") or all(
-                meaning in shown for meaning in exits.CODES.values()
-            )
+            assert [meaning for meaning in exits.CODES.values() if meaning not in shown] == [], name
 
 
 def test_the_command_has_a_version_and_a_completion():
@@ -120,12 +116,3 @@ def test_the_command_has_a_version_and_a_completion():
     assert re.fullmatch(r"vast-reranker \d+\.\d+\.\d+\n", version.output)
     done = CliRunner().invoke(cli, env={"_OPS_COMPLETE": "bash_source"}, prog_name="ops")
     assert "_OPS_COMPLETE=bash_complete" in done.output
-
-
-def test_neither_the_program_nor_the_plugin_imports_the_automation_api():
-    """It costs a quarter of a second, in every preview."""
-    modules = (
-        "components.fleet, components.instance, components.plugin.verbs, components.gateway, components.validation"
-    )
-    check = f"import sys, {modules}; sys.exit('pulumi.automation' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], cwd=REPO, check=False, timeout=60).returncode == 0

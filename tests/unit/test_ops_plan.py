@@ -152,9 +152,9 @@ def test_the_counts_are_those_of_the_closing_event():
 @pytest.mark.parametrize(
     ("messages", "rc", "code", "text"),
     [
-        (["error: Preview failed: NoOffer: no offer fits: 0 of 199", "x"], 1, exits.NO_OFFER, "no offer fits: 0 of 199"),
+        (["error: Preview failed: NoOffer: no offer fits", "x"], 1, exits.NO_OFFER, "no offer fits"),
         (["a resource 'r' has a problem: NoOffer: none"], 1, exits.NO_OFFER, "none"),
-        (["an unhandled error occurred: program exited", "ConfigError: refused:\nk: is x"], 1, exits.USAGE, "refused: k: is x"),
+        (["an unhandled error occurred: program exited", "ConfigError: no:\nk: is x"], 1, exits.USAGE, "no: k: is x"),
         (["ApiUnreachable: cannot reach it"], 1, exits.BUSY, "cannot reach it"),
         (["AuthError: no key"], 1, exits.SECRET, "no key"),
         (["DestroyFailed: instance 4"], 1, exits.ERROR, "instance 4"),
