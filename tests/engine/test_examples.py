@@ -50,8 +50,10 @@ def test_another_program_reads_address_key_and_ca_of_this_stack_and_the_key_stay
     assert PASSPHRASE not in shown
     found = json.loads(pulumi("stack", "output", "environment", "--json", "--show-secrets"))
     assert found == {
-        "RERANKER_URL": outputs["url"], "RERANKER_API_KEY": outputs["api_key"], "RERANKER_CA": outputs["ca_certificate"],
-    }  # fmt: skip
+        "RERANKER_URL": outputs["url"],
+        "RERANKER_API_KEY": outputs["api_key"],
+        "RERANKER_CA": outputs["ca_certificate"],
+    }
 
 
 def test_the_metrics_files_are_written_from_a_real_stacks_outputs_with_the_key_that_servers_take(stack, tmp_path):

@@ -11,13 +11,7 @@ from ops.outputs import Outputs
 from tests.dashboard import expressions, labels_in, metrics_in, metrics_of
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "dashboards" / "reranker.json").read_text())
-SERVER = {
-    "instance_id": 1,
-    "machine_id": 17,
-    "gpu": "RTX 4090",
-    "url": "https://203.0.113.1:4000",
-    "hourly_cost_usd": 1,
-}
+SERVER = {"instance_id": 1, "machine_id": 17, "gpu": "A", "url": "https://203.0.113.1:4000", "hourly_cost_usd": 1}
 OUTPUTS = {
     "url": "https://203.0.113.1:4000",
     "api_key": "c" * 64,
