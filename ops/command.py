@@ -83,7 +83,7 @@ def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Calla
 def _ended(name: str, stack: str, work: Callable[[], Outcome]) -> Outcome:
     try:
         return work()
-    except (OpsError, RerankerError, OSError, ValueError) as error:
+    except (OpsError, RerankerError, OSError) as error:
         failure = from_error(error)
     except KeyboardInterrupt:
         failure = OpsError(ERROR, "interrupted")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, TypeVar
@@ -75,6 +75,8 @@ class Command(automation.PulumiCommand):
             super().__init__()
         except FileNotFoundError:
             raise OpsError(ERROR, "pulumi is not on PATH", "run `make setup`, then `. scripts/env.sh`") from None
+        except automation.InvalidVersionError as error:
+            raise OpsError(ERROR, str(error), "`make setup` brings the one that goes with the SDK") from None
 
     def run(
         self,
@@ -98,9 +100,10 @@ class Command(automation.PulumiCommand):
         )
         lines: tuple[list[str], list[str]] = ([], [])
         with self._signals_passed_on(process):
-            if process.stdin:
-                process.stdin.write(given)
-                process.stdin.close()
+            with suppress(BrokenPipeError):  # it ended before it read
+                if process.stdin:
+                    process.stdin.write(given)
+                    process.stdin.close()
             pipes = zip((process.stdout, process.stderr), lines, (on_output, on_error), strict=True)
             threads = [threading.Thread(target=_follow, args=one, daemon=True) for one in pipes]
             for thread in threads:

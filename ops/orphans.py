@@ -123,7 +123,10 @@ def find_orphans(
     texts = [path.read_text() for path in exports]
     if all_stacks:
         texts += [json.dumps({"deployment": Pulumi(cwd, name).export()}) for name in Pulumi(cwd, "").stacks()]
-    known = known_ids(texts)
+    try:
+        known = known_ids(texts)
+    except ValueError as error:
+        raise OpsError(USAGE, f"no export of a stack: {error}", "write one by `pulumi stack export --file`") from None
     found = orphans(client.instances(), known, prefix=prefix, min_age_s=min_age_min * 60, now=time.time())
     if destroy and not known:
         raise OpsError(
