@@ -2,7 +2,7 @@
 
 import pulumi
 
-from components.errors import ConfigError
+from components.errors import RerankerError
 from components.fleet import RerankerFleet
 from components.settings import emulator_hub_reachable, keys_in_clear, load, stack_config
 from components.vllm.catalog import load_catalog
@@ -16,8 +16,9 @@ try:
         limits=limits_of(pulumi.get_stack()),
         in_clear=keys_in_clear(),
     )
-except (ConfigError, ValueError) as error:
-    raise pulumi.RunError(f"this stack's config is refused; nothing is rented:\n{error}") from None
+except (RerankerError, ValueError) as error:
+    kind = type(error).__name__ if isinstance(error, RerankerError) else "ConfigError"
+    raise pulumi.RunError(f"{kind}: this stack's config is refused; nothing is rented:\n{error}") from None
 fleet = RerankerFleet("reranker", settings)
 first = fleet.replicas[0]
 

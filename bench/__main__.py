@@ -115,7 +115,7 @@ def endpoint(url: str, key_env: str, ca: Path | None, model: str | None, dph: fl
     key = os.environ.get(key_env)
     if key is None:
         raise click.ClickException(f"{key_env} is not in the environment: export the key, or name it with --key-env")
-    served = model or RerankClient(url, key, ca=str(ca) if ca else True).models()[0].id
+    served = model or RerankClient(url, key, ca=str(ca or "")).models()[0].id
     return Target("endpoint", url.rstrip("/"), served, key, str(ca.resolve()) if ca else None, dph)
 
 

@@ -18,7 +18,7 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 
 from components.errors import ApiUnreachable, AuthError, NoOffer
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, drop_unknowns, known, verb
+from components.plugin.verbs import VastProvider, drop_unknowns, failure, known, verb
 from components.records import record, structure
 from components.translation import Declared, container, kept, live, outputs
 from components.vast.assignment import FleetState, ReplicaSlot, assign_offers
@@ -105,10 +105,10 @@ class InstanceProvider(VastProvider):
         try:
             candidates = self._candidates(declared)
         except NoOffer as error:
-            return CheckResult(news, [CheckFailure("", str(error))])
+            return CheckResult(news, [failure(error)])
         if refused := _refused(news, [one.offer.raw for one in candidates]):
             return CheckResult(news, refused)
-        news = {**news, "candidates": _summaries(candidates)}
+        news = {**news, "candidates": _summaries(candidates, declared.bid)}
         first = candidates[0]
         hedge, bid = declared.hedge, declared.bid
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
@@ -297,7 +297,7 @@ class InstanceProvider(VastProvider):
         if not known(news.get("search")) or same(olds.get("search"), news["search"]):
             return list(olds.get("candidates") or [])
         try:
-            return _summaries(self._candidates(declared))
+            return _summaries(self._candidates(declared), declared.bid)
         except NoOffer:
             return []
 
@@ -363,8 +363,8 @@ class Instance(Resource, module="vast", name="Instance"):
         super().__init__(InstanceProvider(), name, {**declared, **inputs}, opts)
 
 
-def _summaries(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
-    return [one.summary() for one in candidates[:SHOWN]]
+def _summaries(candidates: Sequence[Candidate], bid: Bid | None) -> list[dict[str, Any]]:
+    return [one.summary() | ({"bid_usd": bid.on(one.offer)} if bid else {}) for one in candidates[:SHOWN]]
 
 
 def _refused(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:

@@ -15,7 +15,7 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 
 from components.errors import NoOffer, QueryError
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, known, verb
+from components.plugin.verbs import VastProvider, failure, known, verb
 from components.records import record, structure
 from components.vast.client import destroy_and_verify
 from components.vast.json_values import as_text, same
@@ -44,7 +44,7 @@ class OfferQueryProvider(VastProvider):
         try:
             found = self.session.search(structure(Search, search))
         except (NoOffer, QueryError) as error:
-            return CheckResult(news, [CheckFailure("", str(error))])
+            return CheckResult(news, [failure(error)])
         shown = [candidate.record() for candidate in found[:RECORDED]]
         return CheckResult({**news, "candidates": shown, "searched_at": int(time.time())}, [])
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from components.config import Config, Gateway, read, secret_keys
-from components.errors import ConfigError, QueryError
+from components.errors import ApiUnreachable, ConfigError, QueryError
 from components.records import structure
 from components.vast.assignment import Spread
 from components.vast.client import DEFAULT_API_URL
@@ -304,9 +304,6 @@ def emulator_hub_reachable(api_url: str) -> bool:
         return True
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise ConfigError(
-            [
-                f"emulator.url: cannot reach {api_url} ({reason}); "
-                "if it is the local emulator, start it with `make emulator`"
-            ]
+        raise ApiUnreachable(
+            f"emulator.url: cannot reach {api_url} ({reason}); start the local emulator with `make emulator`"
         ) from None

@@ -1,26 +1,29 @@
-"""A command of ops/: its flags, what it prints, how it ends. Every script here is `sys.exit(Command(...).main())`.
+"""The command `python -m ops VERB`: the options that verbs share, what each prints, how it ends. Verbs register here.
 
-stdout has the summary in Markdown, or with --json one document; stderr has the progress of pulumi and, when something
-is wrong, one line with the remedy. --markdown FILE writes the summary to a file as well, also when the command fails,
-so that a pipeline's comment says the same as its log.
+stdout has the summary in Markdown, or with --json one document; stderr has Pulumi's progress and, when something is
+wrong, one line with the remedy. --markdown FILE writes the summary to a file as well, also when the command fails, so
+that a pipeline's comment says the same as its log.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.errors import ApiUnreachable, AuthError, ConfigError, NoOffer, RateLimited, RerankerError
+import click
+
+from components.errors import RerankerError
 from ops import report
-from ops.engine import Pulumi
-from ops.exits import BUSY, CODES, ERROR, NO_OFFER, SECRET, USAGE, OpsError, table
+from ops.engine import Pulumi, drop_empty_secrets, without_secrets
+from ops.exits import CODES, ERROR, OpsError, from_error, table
 
 Json = Any
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 @dataclass(frozen=True)
@@ -32,76 +35,75 @@ class Outcome:
     markdown: str
 
 
-Work = Callable[[Pulumi, argparse.Namespace], Outcome]
+Work = Callable[..., Outcome]
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command on one stack: `work` does it; `flags` adds its own flags."""
+def version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    """Print the version that pyproject.toml names."""
+    if asked:
+        import tomllib  # noqa: PLC0415 - nothing else needs it
 
-    name: str
-    about: str
-    work: Work
-    flags: Callable[[argparse.ArgumentParser], object] = field(default=lambda parser: None)
-
-    def main(self, argv: Sequence[str] | None = None) -> int:
-        """Parse, run, print; return the exit code."""
-        parser = argparse.ArgumentParser(
-            prog=f"python -m ops.{self.name}",
-            description=self.about,
-            epilog=table(),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.add_argument("--stack", required=True, help="the stack to work on")
-        add_output_flags(parser)
-        self.flags(parser)
-        args = parser.parse_args(argv)
-        return run_command(self.name, args.stack, args, lambda: self.work(Pulumi(args.cwd, args.stack), args))
+        click.echo(f"vast-reranker {tomllib.loads(PYPROJECT.read_text())['project']['version']}")
+        context.exit()
 
 
-def add_output_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what all commands have in common: --cwd, --json, --markdown."""
-    parser.add_argument("--cwd", type=Path, default=Path(), help="folder of the project (default: the current one)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the summary")
-    parser.add_argument("--markdown", metavar="FILE", help="write the summary to a file as well; - for stdout")
+@click.group(epilog="Shell completion: https://click.palletsprojects.com/shell-completion/")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=version, help="Show the version.")
+def cli() -> None:
+    """Preview, deploy, watch and repair the stacks of this project, as people and pipelines do it."""
+    drop_empty_secrets()
 
 
-def run_command(name: str, stack: str, args: argparse.Namespace, work: Callable[[], Outcome]) -> int:
-    """Run `work`, print what came of it, return the exit code."""
+def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Callable[[Work], click.Command]:
+    """Return a decorator that makes a function a verb: it is given the stack (or the folder), and its own options."""
+
+    def register(work: Work) -> click.Command:
+        @functools.wraps(work)
+        def run(cwd: Path, as_json: bool, markdown: str | None, stack: str = "", **own: Any) -> None:
+            full = f"{group.name} {name}" if group is not cli else name
+            outcome = _ended(full, stack, lambda: work(Pulumi(cwd, stack) if on_stack else cwd, **own))
+            sys.exit(_shown(full, stack, outcome, as_json=as_json, markdown=markdown))
+
+        options = [
+            click.option("--stack", required=True, help="The stack to work on."),
+            click.option(
+                "--cwd", type=click.Path(path_type=Path), default=Path(), help="Folder of the project (default: here)."
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary."),
+            click.option("--markdown", metavar="FILE", help="Write the summary to a file as well; - for stdout."),
+        ]
+        wrapped: Callable[..., Any] = run
+        for option in reversed(options if on_stack else options[1:]):
+            wrapped = option(wrapped)
+        return group.command(name, epilog=f"\b\n{table()}")(wrapped)
+
+    return register
+
+
+def _ended(name: str, stack: str, work: Callable[[], Outcome]) -> Outcome:
     try:
-        outcome = work()
+        return work()
     except (OpsError, RerankerError, OSError) as error:
-        failure = as_ops_error(error)
-        print(f"error: {failure}", file=sys.stderr)
-        facts = {"error": failure.text, "remedy": failure.remedy}
-        outcome = Outcome(failure.code, facts, report.failure(name, stack, failure))
+        failure = from_error(error)
     except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return ERROR
+        failure = OpsError(ERROR, "interrupted")
+    print(without_secrets(f"error: {failure}"), file=sys.stderr)
+    facts = {"error": failure.text, "remedy": failure.remedy}
+    return Outcome(failure.code, facts, report.failure(name, stack, failure))
+
+
+def _shown(name: str, stack: str, outcome: Outcome, *, as_json: bool, markdown: str | None) -> int:
+    """Print what came of a command; return its exit code."""
+    text = without_secrets(outcome.markdown)
     document = {"command": name, "stack": stack, "exit_code": outcome.code, "means": CODES[outcome.code]}
-    if args.json and args.markdown != "-":
-        print(json.dumps({**document, **outcome.facts}, indent=2))
+    if as_json and markdown != "-":
+        print(without_secrets(json.dumps({**document, **outcome.facts}, indent=2)))
     else:
-        print(outcome.markdown)
-    if args.markdown and args.markdown != "-":
+        print(text)
+    if markdown and markdown != "-":
         try:
-            Path(args.markdown).write_text(outcome.markdown + "\n")
+            Path(markdown).write_text(text + "\n")
         except OSError as error:
-            print(f"error: cannot write {args.markdown}: {error}", file=sys.stderr)
+            print(f"error: cannot write {markdown}: {error}", file=sys.stderr)
             return outcome.code or ERROR
     return outcome.code
-
-
-def as_ops_error(error: Exception) -> OpsError:
-    """Return any error that is expected here with its exit code."""
-    if isinstance(error, OpsError):
-        return error
-    for kinds, code in (
-        ((AuthError,), SECRET),
-        ((ApiUnreachable, RateLimited), BUSY),
-        ((NoOffer,), NO_OFFER),
-        ((ConfigError,), USAGE),
-    ):
-        if isinstance(error, kinds):
-            return OpsError(code, " ".join(str(error).split()))
-    return OpsError(ERROR, " ".join(str(error).split()))

@@ -1,7 +1,6 @@
-"""A stack's own config file, Pulumi.<stack>.yaml: values set and removed in it, the whole of it put back.
+"""A stack's own config file, Pulumi.<stack>.yaml: values set, copied and removed, the whole of it put back.
 
-Called by the commands of ops/ that change it: roll and rotate_key. Written by the Pulumi CLI, which encrypts; a secret
-goes through its stdin.
+Called by roll, rotate-key and review. The Pulumi CLI writes it, so that values stay as they are and secrets encrypted.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from components.config import Config, groups, secret_keys
+import yaml
+
+from components.config import secret_keys
 from ops.engine import Pulumi
 from ops.exits import USAGE, OpsError
-from ops.project import NAMESPACE
 
 Json = Any
 
@@ -27,9 +27,9 @@ class StackConfig:
 
     def __init__(self, pulumi: Pulumi) -> None:
         self._pulumi = pulumi
-        self.path: Path = pulumi.cwd / f"Pulumi.{pulumi.stack.rpartition('/')[2]}.yaml"
+        self.path = config_file(pulumi)
         if not self.path.exists():
-            raise OpsError(USAGE, f"stack {pulumi.stack} has no config file {self.path.name}", "--cwd names its folder")
+            raise OpsError(USAGE, f"stack {pulumi.name} has no config file {self.path.name}", "--cwd names its folder")
         self._before = self.path.read_bytes()
 
     def get(self, key: str) -> str:
@@ -37,24 +37,18 @@ class StackConfig:
         return self._pulumi.config(key)
 
     def put(self, values: Mapping[str, Json]) -> None:
-        """Set values in clear, lists as lists. Raises OpsError; the file is then as it was."""
-        if not values:
-            return
-        entries = {
-            f"{NAMESPACE}:{key}": {"value": json.dumps(value), "objectValue": value}
-            if isinstance(value, list)
-            else {"value": str(value)}
-            for key, value in values.items()
-        }
-        self._pulumi.ask("config", "set-all", "--json", json.dumps(entries))
+        """Set values in clear: lists and maps as such, KEY.PART in the map of that key. Raises OpsError."""
+        put(self._pulumi, {f"{self._pulumi.project}:{key}": entry(value) for key, value in values.items()})
 
     def put_secret(self, key: str, value: str) -> None:
         """Set a secret."""
-        self._pulumi.ask("config", "set", "--secret", key, given=value)
+        self._pulumi.set_secret(key, value)
+        self._pulumi.forget_config()
 
     def remove(self, key: str) -> None:
         """Set a key no longer, if it is set."""
-        self._pulumi.ask("config", "rm", key)
+        self._pulumi.ask(self._pulumi.stack.remove_config, key)
+        self._pulumi.forget_config()
 
     @property
     def changed(self) -> bool:
@@ -74,13 +68,55 @@ class StackConfig:
         self._pulumi.forget_config()
 
 
-def assignments(words: Sequence[str]) -> dict[str, Json]:
-    """Read KEY=VALUE words; a value that is a JSON list is one. Raises OpsError: unknown keys, secrets."""
-    keys = {*Config.model_fields, *(f"{group}.{key}" for group, kind in groups().items() for key in kind.model_fields)}
+def config_file(pulumi: Pulumi) -> Path:
+    """Return where a stack's config stands."""
+    return pulumi.cwd / f"Pulumi.{pulumi.name.rpartition('/')[2]}.yaml"
+
+
+def copy(source: Pulumi, target: Pulumi) -> None:
+    """Set all that a stack's own config file sets on another stack as well, secrets with its own encryption.
+
+    Raises OpsError.
+    """
+    path = config_file(source)
+    if not path.exists():
+        raise OpsError(USAGE, f"no {path.name} to copy the config from", "--like names a stack with a config file")
+    own = (yaml.safe_load(path.read_text()) or {}).get("config") or {}
+    found = {key: one for key, one in source.all_config().items() if key in own}
+    put(target, {key: one for key, one in found.items() if not one["secret"]})
+    for key, one in found.items():
+        if one["secret"]:
+            target.set_secret(key, one["value"])
+
+
+def put(pulumi: Pulumi, entries: Mapping[str, Mapping[str, Json]]) -> None:
+    """Set values, as `pulumi config --json` has them, in clear and by full key. Raises OpsError."""
+    whole = {key: one for key, one in entries.items() if "." not in key}
+    if whole:
+        pulumi.ask(pulumi.workspace.set_all_config_json, pulumi.name, json.dumps(whole))
+    for key, one in entries.items():
+        if key not in whole:
+            words = ["config", "set", "--path", key, "--plaintext", "--stack", pulumi.name, "--", one["value"]]
+            pulumi.ask(pulumi.command.run, words, str(pulumi.cwd), {})
+    pulumi.forget_config()
+
+
+def entry(value: Json) -> dict[str, Json]:
+    """Return a value as `pulumi config --json` has it."""
+    if isinstance(value, list | dict):
+        return {"value": json.dumps(value), "objectValue": value}
+    return {"value": str(value)}
+
+
+def assignments(words: Sequence[str], project_file: Path) -> dict[str, Json]:
+    """Read KEY=VALUE words; a value that is a JSON list or map is one. Raises OpsError: unknown keys, secrets."""
+    project = yaml.safe_load(project_file.read_text())
+    keys = [key.rpartition(":")[2] for key in project.get("config") or ()]
     values: dict[str, Json] = {}
     for word in words:
         key, equals, text = word.partition("=")
-        key = key.strip().removeprefix(f"{NAMESPACE}:")
+        key = key.strip().removeprefix(f"{project['name']}:")
+        top = key.partition(".")[0]
         if not equals:
             raise OpsError(USAGE, f"--set {key!r} has no value", "write --set KEY=VALUE")
         if key in secret_keys():
@@ -89,13 +125,13 @@ def assignments(words: Sequence[str]) -> dict[str, Json]:
                 f"--set {key}: a secret does not belong on a command line, where every process of the machine sees it",
                 f"`pulumi config set --secret {key}` reads it from stdin; then roll without --set",
             )
-        if key not in keys:
-            near = difflib.get_close_matches(key, keys, 1)
+        if top not in keys:
+            near = difflib.get_close_matches(top, keys, 1)
             raise OpsError(USAGE, f"--set {key}: not a config key", f"did you mean {near[0]}?" if near else "")
         values[key] = text
-        if text.lstrip().startswith("["):
+        if text.lstrip().startswith(("[", "{")):
             try:
-                values[key] = [str(one) for one in json.loads(text)]
+                values[key] = json.loads(text)
             except ValueError as error:
-                raise OpsError(USAGE, f"--set {key}: not a JSON list: {error}") from None
+                raise OpsError(USAGE, f"--set {key}: not JSON: {error}") from None
     return values

@@ -1,42 +1,37 @@
-"""`python -m ops.deploy`: deploy what is declared, and say what runs then, at which price. Never prints the key."""
+"""`python -m ops deploy`: deploy what is declared, and say what runs then, at which price. Never prints the key."""
 
 from __future__ import annotations
 
-import argparse
-import sys
+import click
 
-from ops import report
-from ops.command import Command, Outcome
+from ops import report, stack_tags
+from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import OK
 from ops.outputs import Outputs
-from ops.plan import REPLACED
-from ops.run import Run
-from ops.stack_tags import DRIFT_SINCE, StackTags
-
-CREATE = "make the stack in its backend if it is not there; it needs a config file"
+from ops.plan import Run
+from ops.preview import CREATE
 
 
-def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
-    """Bring the stack up. Raises OpsError."""
-    if args.create:
+@verb("deploy")
+@click.option("--create", is_flag=True, help=CREATE)
+def deploy(pulumi: Pulumi, *, create: bool) -> Outcome:
+    """Deploy what is declared (pulumi up), and say what runs then."""
+    if create:
         pulumi.ensure()
-    run = pulumi.up()
-    return deploy_summary(pulumi, run, "deploy")
+    return deploy_summary(pulumi, pulumi.up(), "deploy")
 
 
 def deploy_summary(pulumi: Pulumi, run: Run, title: str) -> Outcome:
     """Return the outcome of an up that has succeeded."""
-    StackTags(pulumi).delete(DRIFT_SINCE)
-    outputs = Outputs.parse(pulumi.outputs())
-    changed = counts(run)
-    warnings = [text for text in run.diagnostics("warning") if not text.startswith(REPLACED)]
-    said = ", ".join(f"{count} {op}d" for op, count in changed.items()) or "nothing had to change"
+    stack_tags.delete(pulumi, stack_tags.DRIFT_SINCE)
+    outputs, changed, warnings = Outputs.parse(pulumi.outputs()), run.counts(), run.warnings()
+    done = ", ".join(f"{count} {op}d" for op, count in changed.items()) or "nothing had to change"
     parts = [
-        f"### {report.code(pulumi.stack)} {title}: {said}",
+        f"### {report.code(pulumi.name)} {title}: {done}",
         report.running(outputs),
         *report.bullets("Warnings", warnings),
-        f"The key: {report.code(f'pulumi stack output api_key --show-secrets --stack {pulumi.stack}')}",
+        f"The key: {report.code(f'pulumi stack output api_key --show-secrets --stack {pulumi.name}')}",
     ]
     facts = {
         "changes": changed,
@@ -48,23 +43,3 @@ def deploy_summary(pulumi: Pulumi, run: Run, title: str) -> Outcome:
         "warnings": warnings,
     }
     return Outcome(OK, facts, "\n\n".join(parts))
-
-
-def counts(run: Run) -> dict[str, int]:
-    """Return what an operation did, by kind, from its closing event."""
-    for one in reversed(run.events):
-        if "summaryEvent" in one:
-            found = one["summaryEvent"].get("resourceChanges") or {}
-            return {op: int(found[op]) for op in ("create", "update", "replace", "delete") if found.get(op)}
-    return {}
-
-
-COMMAND = Command(
-    "deploy",
-    "Deploy what is declared (pulumi up), and say what runs then.",
-    work,
-    lambda parser: parser.add_argument("--create", action="store_true", help=CREATE),
-)
-
-if __name__ == "__main__":
-    sys.exit(COMMAND.main())

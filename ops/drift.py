@@ -1,53 +1,54 @@
-"""`python -m ops.drift`: whether what runs is what is declared: exit code 0 in sync, 7 not; what, why, since when.
+"""`python -m ops drift`: whether what runs is what is declared: exit code 0 in sync, 7 not; what, why, since when.
 
-The instance is looked at and asked for a score (that is what a preview's refresh does). First seen is kept as a tag of
+Two previews tell drift from a change that is not deployed: one after a refresh, which looks at the instances and asks
+them for a score, and one without, in which only the program or its config can differ. First seen is kept as a tag of
 the stack until it is in sync again.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 from components.vast.ranking import minutes
-from ops import plan as plans
-from ops import report
-from ops.command import Command, Outcome
+from ops import report, stack_tags
+from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import BUSY, DRIFT, OK, OpsError
-from ops.stack_tags import DRIFT_SINCE, StackTags, utc_now
 
 
-def work(pulumi: Pulumi, _args: argparse.Namespace) -> Outcome:
-    """Compare. Raises OpsError, with BUSY while an update runs or was cut off."""
-    run = pulumi.drift()
-    plan = plans.read(run)
-    tags, now = StackTags(pulumi), utc_now()
-    title = f"### {report.code(pulumi.stack)} drift: "
-    if run.rc == OK:
-        tags.delete(DRIFT_SINCE)
+@verb("drift")
+def drift(pulumi: Pulumi) -> Outcome:
+    """Say whether what runs is what is declared: what drifted, why and since when."""
+    plan = pulumi.preview().plan()
+    title = f"### {report.code(pulumi.name)} drift: "
+    if plan.in_sync:
+        stack_tags.delete(pulumi, stack_tags.DRIFT_SINCE)
         parts = [f"{title}in sync", *report.bullets("Warnings", plan.warnings)]
         return Outcome(OK, {"in_sync": True, "drift": [], "warnings": plan.warnings}, "\n\n".join(parts))
-    busy(pulumi)
-    since = tags.get_or_set(DRIFT_SINCE, now)
+    refuse_if_busy(pulumi)
+    pending, since, now = undeployed(pulumi), stack_tags.get(pulumi, stack_tags.DRIFT_SINCE), datetime.now(UTC)
+    if since is None and stack_tags.set_time(pulumi, stack_tags.DRIFT_SINCE, now):
+        since = now
     lasted = minutes((now - since).total_seconds()) if since else ""
-    seen = f"First seen {since:%Y-%m-%d %H:%M} UTC, {lasted} ago." if since else "First seen: not kept by this backend."
+    found = dict.fromkeys(one.partition(":")[0] for one in plan.drift)
     parts = [
-        f"{title}{'; '.join(kinds(plan)) or 'not in sync'}",
-        seen,
+        f"{title}{'; '.join([*found, *(['undeployed changes'] if pending else [])]) or 'not in sync'}",
+        f"First seen {since:%Y-%m-%d %H:%M} UTC, {lasted} ago." if since else "First seen: not kept by this backend.",
         *report.bullets("What drifted", plan.drift),
-        *report.bullets("Changed in the program or its config, and not deployed", plan.pending),
+        *report.bullets("Changed in the program or its config, and not deployed", pending),
         *report.choices(plan),
         report.changes(plan),
         *report.bullets("Warnings", plan.warnings),
-        remedy(plan, pulumi.stack),
+        f"Deploy what is declared: {report.code(f'python -m ops deploy --stack {pulumi.name}')}"
+        if pending
+        else f"Repair: {report.code(f'python -m ops heal --stack {pulumi.name}')}",
     ]
     facts = {
         "in_sync": False,
         "since": since.isoformat() if since else None,
         "drift": plan.drift,
-        "pending": plan.pending,
+        "pending": pending,
         "steps": [asdict(one) for one in plan.steps],
         "choices": [asdict(one) for one in plan.choices],
         "warnings": plan.warnings,
@@ -55,32 +56,17 @@ def work(pulumi: Pulumi, _args: argparse.Namespace) -> Outcome:
     return Outcome(DRIFT, facts, "\n\n".join(parts))
 
 
-def busy(pulumi: Pulumi) -> None:
+def undeployed(pulumi: Pulumi) -> list[str]:
+    """Return what the program or its config changes and no update has deployed, in words. Raises OpsError."""
+    return list(pulumi.preview(refresh=False).plan().pending)
+
+
+def refuse_if_busy(pulumi: Pulumi) -> None:
     """Raise OpsError where the state has operations that have not ended: what a plan says then is no drift."""
-    pending = (pulumi.export().get("deployment") or {}).get("pending_operations") or []
-    if pending:
-        kinds_ = ", ".join(sorted({str(one.get("type")) for one in pending}))
+    if pending := pulumi.export().get("pending_operations"):
+        kinds = ", ".join(sorted({str(one.get("type")) for one in pending}))
         raise OpsError(
             BUSY,
-            f"stack {pulumi.stack} has an update that runs now or was cut off ({kinds_})",
-            f"wait for it; if none is running, `python -m ops.deploy --stack {pulumi.stack}` adopts what was left",
+            f"stack {pulumi.name} has an update that runs now or was cut off ({kinds})",
+            f"wait for it; if none is running, `python -m ops deploy --stack {pulumi.name}` adopts what was left",
         )
-
-
-def kinds(plan: plans.Plan) -> list[str]:
-    """Return the kinds of drift in short, and whether changes wait."""
-    found = list(dict.fromkeys(one.partition(":")[0] for one in plan.drift))
-    return [*found, *(["undeployed changes"] if plan.pending else [])]
-
-
-def remedy(plan: plans.Plan, stack: str) -> str:
-    """Return the next step."""
-    if plan.pending:
-        return f"Deploy what is declared: {report.code(f'python -m ops.deploy --stack {stack}')}"
-    return f"Repair: {report.code(f'python -m ops.heal --stack {stack}')}"
-
-
-COMMAND = Command("drift", "Say whether what runs is what is declared: what drifted, why and since when.", work)
-
-if __name__ == "__main__":
-    sys.exit(COMMAND.main())

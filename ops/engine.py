@@ -1,8 +1,7 @@
-"""The Pulumi CLI as the commands of ops/ use it: runs, what an operation's event log says, outputs, tags, stacks.
+"""Pulumi's engine on one stack of this project, by its Automation API; every command of ops/ works through it.
 
-An operation's text goes to stderr as it comes, without secrets; its event log (JSON lines, apitype.EngineEvent of
-pulumi/sdk) is read afterwards. A signal that ends this process is passed on to the CLI once, which then stops in good
-order: what it was renting is destroyed or recorded.
+An operation's text goes to stderr as it comes, without secrets; its events come typed. A signal that ends this process
+is passed on to the engine once, which then stops in good order: what it was renting is destroyed or recorded.
 """
 
 from __future__ import annotations
@@ -12,161 +11,117 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+from pulumi import automation
+from pulumi.automation.errors import create_command_error
+from pulumi.automation.events import EngineEvent
 
 from components.redaction import MASK, scrub
-from ops.exits import BUSY, DRIFT, ERROR, USAGE, OpsError, from_pulumi
-from ops.project import NAMESPACE
-from ops.run import Run
+from ops.exits import BUSY, ERROR, POLICY, USAGE, OpsError, from_messages
+from ops.plan import INSTANCE, Run
 
 Json = Any
+T = TypeVar("T")
 SECRET_ENV = (
     "VAST_API_KEY", "PULUMI_CONFIG_PASSPHRASE", "PULUMI_ACCESS_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
     "AZURE_STORAGE_KEY", "AZURE_CLIENT_SECRET", "GITHUB_TOKEN", "GH_TOKEN", "GITLAB_TOKEN", "CI_JOB_TOKEN", "HF_TOKEN",
 )  # fmt: skip
 OPTIONAL_ENV = ("PULUMI_BACKEND_URL", "AWS_ACCESS_KEY_ID", "AWS_REGION", "PULUMI_CONFIG_PASSPHRASE_FILE")
 LEAST_SECRET_CHARS = 6  # the local stack's public passphrase, "local", is also an ordinary word
-NOT_OURS = "error: no changes were expected"  # the engine's word for exit code 7
-SHORT_S = 120  # for commands that only read or write the backend
+OPERATIONS = ("preview", "up", "destroy")  # take as long as they take
+SHORT_S = 120  # any other command: those only read or write the backend
 # All replicas boot at once: a boot is waiting, not work, and the engine's default is four per core. The plugin process
 # runs as many (components.plugin.pool).
 PARALLEL = 128
-INSTANCE = "vast:Instance"
 
 
-class Pulumi:
-    """The CLI on one stack of the project in `cwd`. `env` is the whole environment (None: this process's)."""
+def drop_empty_secrets() -> None:
+    """Take empty values out of the environment: a pipeline gives a secret that is not there as an empty text."""
+    for name in (*SECRET_ENV, *OPTIONAL_ENV):
+        if os.environ.get(name) == "":
+            del os.environ[name]
 
-    def __init__(self, cwd: Path, stack: str, *, env: Mapping[str, str] | None = None) -> None:
-        self.cwd = cwd
-        self.stack = stack
-        self._env = dict(os.environ if env is None else env)
-        for name in (*SECRET_ENV, *OPTIONAL_ENV):  # a pipeline gives a secret that is not there as an empty text
-            if not self._env.get(name):
-                self._env.pop(name, None)
-        self._env |= {"PULUMI_SKIP_UPDATE_CHECK": "true", "PULUMI_DEBUG_COMMANDS": "true"}  # the latter: --event-log
-        self._config: dict[str, Json] | None = None
-        self.interrupted = False  # by a signal that was passed on to an operation
-        named = (self._env.get(name, "") for name in SECRET_ENV)
-        self._secrets = [value for value in named if len(value) >= LEAST_SECRET_CHARS]
-        if not (cwd / "Pulumi.yaml").exists():
-            raise OpsError(USAGE, f"no Pulumi.yaml in {cwd}", "--cwd names the project's folder")
 
-    def scrub(self, text: str) -> str:
-        """Return text without this environment's secrets and without what looks like one."""
-        return scrub(text, self._secrets)
+def secrets() -> list[str]:
+    """Return this environment's secrets."""
+    return [value for name in SECRET_ENV if len(value := os.environ.get(name, "")) >= LEAST_SECRET_CHARS]
 
-    # ---- operations ------------------------------------------------------------------------------------------------
 
-    def preview(self, *args: str) -> Run:
-        """Plan; whether anything would change is in the events."""
-        return self._operation("preview", *args).raise_if_failed()
+def without_secrets(text: str) -> str:
+    """Return text without this environment's secrets."""
+    for secret in secrets():
+        text = text.replace(secret, MASK)
+    return text
 
-    def drift(self) -> Run:
-        """Plan with --expect-no-changes: exit code 0 or 7 in the result; anything else raises."""
-        return self._operation("preview", "--expect-no-changes").raise_if_failed(accept=(0, DRIFT))
 
-    def up(self, *args: str) -> Run:
-        """Deploy what is declared; of a stack that has nothing yet, as much of it as comes up. Raises OpsError."""
-        return self._operation("up", "--yes", "--skip-preview", *self._going_on(), *args).raise_if_failed()
+class Command(automation.PulumiCommand):
+    """The CLI, started in a session of its own, so that it hears of SIGINT and SIGTERM once, from here.
 
-    def up_some(self, urns: Sequence[str]) -> Run:
-        """Deploy some resources of a stack, and leave the others as they are. Raises OpsError."""
-        targets = [word for urn in urns for word in ("--target", urn)]
-        return self._operation("up", "--yes", "--skip-preview", *targets).raise_if_failed()
+    `options` are added to each command; `given` is what the next one finds on its stdin; `ended`: the last result.
+    """
 
-    def destroy(self) -> Run:
-        """Destroy every resource, whichever cannot be destroyed. Raises OpsError."""
-        return self._operation("destroy", "--yes", "--skip-preview", "--continue-on-error").raise_if_failed()
-
-    def _going_on(self) -> Sequence[str]:
-        """Return the flag by which one replica that fails does not stop the others, where it does no harm.
-
-        After an error the engine then goes on to delete what was replaced, while a gateway that depends on the failed
-        replica is skipped (pulumi 3.259, deployment_executor.go: performDeletes): it would lose servers that it still
-        sends requests to. Without the flag nothing is deleted after an error. So it is for a first deployment only.
-        """
-        resources = (self.export().get("deployment") or {}).get("resources") or []
-        there = any(str(one.get("type")).endswith(INSTANCE) for one in resources)
-        return () if there else ("--continue-on-error",)
-
-    def _operation(self, verb: str, *args: str) -> Run:
-        with tempfile.TemporaryDirectory(prefix="ops-") as folder:
-            log = Path(folder) / "events.json"
-            command = [
-                "pulumi", verb, *args, "--stack", self.stack, "--non-interactive", "--color", "never",
-                "--suppress-outputs", "--parallel", str(PARALLEL), "--event-log", str(log),
-            ]  # fmt: skip
-            with self._started(command) as process:
-                errors = self._follow(process)
-            events = self._events(log.read_text()) if log.exists() else []
-        return Run(process.returncode, events, errors)
-
-    def _events(self, text: str) -> list[Mapping[str, Json]]:
-        events = []
-        for line in text.splitlines():
-            try:
-                events.append(self._clean(json.loads(line)))
-            except ValueError:  # a CLI that was killed leaves half a line
-                continue
-        return events
-
-    def _clean(self, value: Json, key: str = "") -> Json:
-        """Return an event without secrets; what looks like one is taken out of messages only, not out of names."""
-        if isinstance(value, str):
-            return self.scrub(value) if key == "message" else self._without_own(value)
-        if isinstance(value, dict):
-            return {name: self._clean(one, name) for name, one in value.items()}
-        return [self._clean(one) for one in value] if isinstance(value, list) else value
-
-    def _without_own(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, MASK)
-        return text
-
-    def _follow(self, process: subprocess.Popen[str]) -> list[str]:
-        """Pass output on to stderr until the process ends; return what stood after "error:"."""
-        errors: list[str] = []
-
-        def follow(pipe: IO[str]) -> None:
-            for line in pipe:
-                clean = self.scrub(line.rstrip("\n"))
-                if clean.startswith(NOT_OURS):
-                    continue
-                print(clean, file=sys.stderr, flush=True)
-                if clean.startswith("error: "):
-                    errors.append(clean)
-
-        threads = [threading.Thread(target=follow, args=(pipe,)) for pipe in (process.stdout, process.stderr) if pipe]
-        for thread in threads:
-            thread.start()
-        process.wait()
-        for thread in threads:
-            thread.join()
-        return errors
-
-    @contextmanager
-    def _started(self, command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-        """Start the CLI in a session of its own, so that it hears of SIGINT and SIGTERM once, from here."""
+    def __init__(self) -> None:
+        self.interrupted = False
+        self.options: Sequence[str] = ()
+        self.given = ""
+        self.ended = automation.CommandResult("", "", 0)
         try:
-            process = subprocess.Popen(
-                command,
-                cwd=self.cwd,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
+            super().__init__()
         except FileNotFoundError:
             raise OpsError(ERROR, "pulumi is not on PATH", "run `make setup`, then `. scripts/env.sh`") from None
+        except automation.InvalidVersionError as error:
+            raise OpsError(ERROR, str(error), "`make setup` brings the one that goes with the SDK") from None
+
+    def run(
+        self,
+        args: list[str],
+        cwd: str,
+        additional_env: Mapping[str, str],
+        on_output: Callable[[str], Any] | None = None,
+        on_error: Callable[[str], Any] | None = None,
+    ) -> automation.CommandResult:
+        """Run it to its end. Raises automation.CommandError, and OpsError for a short one that does not end."""
+        given, self.given = self.given, ""
+        process = subprocess.Popen(
+            [self.command, "--non-interactive", *args, *self.options],
+            cwd=cwd,
+            env={**os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true", "PULUMI_SKIP_UPDATE_CHECK": "true"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        lines: tuple[list[str], list[str]] = ([], [])
+        with self._signals_passed_on(process):
+            with suppress(BrokenPipeError):  # it ended before it read
+                if process.stdin:
+                    process.stdin.write(given)
+                    process.stdin.close()
+            pipes = zip((process.stdout, process.stderr), lines, (on_output, on_error), strict=True)
+            threads = [threading.Thread(target=_follow, args=one, daemon=True) for one in pipes]
+            for thread in threads:
+                thread.start()
+            try:
+                process.wait(None if args[0] in OPERATIONS else SHORT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise OpsError(BUSY, f"`pulumi {' '.join(args[:2])}` did not end within {SHORT_S} s") from None
+            for thread in threads:
+                thread.join()
+        self.ended = automation.CommandResult("\n".join(lines[0]), "\n".join(lines[1]), process.returncode)
+        if process.returncode != 0:
+            raise create_command_error(self.ended)
+        return self.ended
+
+    @contextmanager
+    def _signals_passed_on(self, process: subprocess.Popen[str]) -> Iterator[None]:
         told = False
 
         def forward(number: int, _frame: FrameType | None) -> None:
@@ -181,7 +136,7 @@ class Pulumi:
         here = threading.current_thread() is threading.main_thread()
         before = {one: signal.signal(one, forward) for one in (signal.SIGINT, signal.SIGTERM)} if here else {}
         try:
-            yield process
+            yield
         finally:
             for one, handler in before.items():
                 signal.signal(one, handler)
@@ -189,86 +144,154 @@ class Pulumi:
                 process.send_signal(signal.SIGINT)
                 process.wait()
 
-    # ---- the backend -------------------------------------------------------------------------------------------------
+
+def _follow(pipe: IO[str] | None, lines: list[str], show: Callable[[str], Any] | None) -> None:
+    for line in pipe or ():
+        lines.append(line.rstrip("\n"))
+        if show:
+            show(lines[-1])
+
+
+class Workspace(automation.LocalWorkspace):
+    """The project's folder. A stack is named in every command, so the one that a person has selected stays selected."""
+
+    def select_stack(self, stack_name: str) -> None:
+        """Change nothing."""
+
+
+class Pulumi:
+    """One stack of the project in `cwd`. All methods raise OpsError."""
+
+    def __init__(self, cwd: Path, stack: str) -> None:
+        if not (cwd / "Pulumi.yaml").exists():
+            raise OpsError(USAGE, f"no Pulumi.yaml in {cwd}", "--cwd names the project's folder")
+        self.cwd = cwd
+        self.name = stack
+        self.command = Command()
+        self.workspace = Workspace(work_dir=str(cwd), pulumi_command=self.command)
+        self.stack = automation.Stack.select(stack, self.workspace)
+        self._config: dict[str, Mapping[str, Json]] | None = None
+        self.project = self.workspace.project_settings().name
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal was passed on to the engine."""
+        return self.command.interrupted
+
+    # ---- operations ------------------------------------------------------------------------------------------------
+
+    def preview(self, *, refresh: bool = True) -> Run:
+        """Plan; without `refresh` against what the state recorded last, so that only what is declared can differ."""
+        return self._operation(self.stack.preview, () if refresh else ("--refresh=false",))
+
+    def up(self, targets: Sequence[str] = ()) -> Run:
+        """Deploy what is declared, or only the URNs in `targets`.
+
+        Of a stack that has nothing yet as much comes up as can, whichever replica fails. Later that would do harm:
+        after an error the engine goes on to delete what was replaced, while a gateway that depends on the failed
+        replica is skipped (pulumi 3.259, deployment_executor.go: performDeletes), and still sends requests there.
+        """
+        first = not targets and not any(str(one["type"]).endswith(INSTANCE) for one in self.resources())
+        options: dict[str, Any] = {"target": list(targets) or None, "continue_on_error": first, "show_secrets": False}
+        return self._operation(self.stack.up, **options)
+
+    def destroy(self) -> Run:
+        """Destroy every resource that can be destroyed."""
+        return self._operation(self.stack.destroy, continue_on_error=True, show_secrets=False)
+
+    def _operation(self, operation: Callable[..., Any], flags: Sequence[str] = (), **options: Any) -> Run:
+        events: list[EngineEvent] = []
+
+        def keep(event: EngineEvent) -> None:
+            for said in (event.diagnostic_event, event.policy_event):
+                if said:
+                    said.message = scrub(said.message, secrets())
+            events.append(event)
+
+        self.command.options = flags
+        try:
+            operation(
+                on_event=keep, on_output=_show, on_error=_show, color="never", suppress_outputs=True,
+                parallel=PARALLEL, **options,
+            )  # fmt: skip
+        except automation.CommandError as error:
+            run = Run(events)
+            if broken := run.policies():
+                raise OpsError(POLICY, "; and ".join(broken)) from None
+            raise self._failed(error, run.messages("error")) from None
+        finally:
+            self.command.options = ()
+        return Run(events)
+
+    def _failed(self, error: automation.CommandError, messages: Sequence[str] = ()) -> OpsError:
+        ended = self.command.ended
+        lines = [scrub(line, secrets()) for line in f"{ended.stdout}\n{ended.stderr}".splitlines()]
+        found = from_messages([*messages, *(one for one in lines if one.startswith("error: "))], ended.code)
+        if isinstance(error, automation.ConcurrentUpdateError):
+            remedy = "wait for the other run; if none is running, remove its lock with `pulumi cancel --stack NAME`"
+            return OpsError(BUSY, found.text, remedy)
+        if isinstance(error, automation.StackNotFoundError):
+            remedy = "`pulumi stack ls` lists the stacks of this backend; make it with `pulumi stack init NAME`"
+            return OpsError(USAGE, found.text, remedy)
+        return found
+
+    # ---- the backend -----------------------------------------------------------------------------------------------
+
+    def ask(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Return what a method of the workspace or the stack returns; the stack is theirs to name."""
+        try:
+            return call(*args, **options)
+        except automation.CommandError as error:
+            raise self._failed(error) from None
 
     def outputs(self) -> dict[str, Json]:
         """Return the stack's outputs, secrets in clear: for this process only."""
-        return dict(json.loads(self._ask("stack", "output", "--json", "--show-secrets") or "{}"))
+        return {name: one.value for name, one in self.ask(self.stack.outputs).items()}
 
-    def export(self, *, show_secrets: bool = False) -> dict[str, Json]:
-        """Return the state as it is stored, secrets encrypted, or in clear: for this process only."""
-        return dict(json.loads(self._ask("stack", "export", *(["--show-secrets"] if show_secrets else []))))
+    def export(self) -> dict[str, Json]:
+        """Return the deployment as it is stored, secrets encrypted."""
+        words = ["stack", "export", "--stack", self.name]
+        done = self.ask(self.command.run, words, str(self.cwd), {})
+        return json.loads(done.stdout).get("deployment") or {}
+
+    def resources(self, *, show_secrets: bool = False) -> list[dict[str, Json]]:
+        """Return the resources of the state; with secrets in clear for this process only."""
+        found = self.ask(self.stack.export_stack).deployment if show_secrets else self.export()
+        return list((found or {}).get("resources") or [])
+
+    def all_config(self) -> dict[str, Mapping[str, Json]]:
+        """Return value, objectValue and secret by full key, secrets in clear, defaults of Pulumi.yaml included."""
+        words = ["config", "--json", "--show-secrets", "--stack", self.name]  # get_all_config has no objects
+        return dict(json.loads(self.ask(self.command.run, words, str(self.cwd), {}).stdout or "{}"))
 
     def config(self, key: str) -> str:
-        """Return a config value in clear, or "" if the stack's own config does not set it."""
+        """Return a config value in clear, or "" if neither the stack's config nor Pulumi.yaml sets it."""
         if self._config is None:
-            self._config = json.loads(self._ask("config", "--json", "--show-secrets") or "{}")
-        return str((self._config.get(f"{NAMESPACE}:{key}") or {}).get("value") or "")
+            self._config = self.all_config()
+        return str((self._config.get(f"{self.project}:{key}") or {}).get("value") or "")
+
+    def set_secret(self, key: str, value: str) -> None:
+        """Set a secret of the stack's config; it passes through stdin."""
+        self.command.given = value
+        self.ask(self.command.run, ["config", "set", "--secret", key, "--stack", self.name], str(self.cwd), {})
 
     def forget_config(self) -> None:
-        """Read the config anew when it is asked for: its file was written by someone else."""
+        """Read the config anew when it is asked for: it was changed."""
         self._config = None
-
-    def tags(self) -> dict[str, str]:
-        """Return the stack's tags."""
-        return dict(json.loads(self._ask("stack", "tag", "ls", "--json") or "{}"))
-
-    def tag(self, name: str, value: str) -> None:
-        """Set a tag of the stack."""
-        self._ask("stack", "tag", "set", name, value)
-
-    def untag(self, name: str) -> None:
-        """Remove a tag of the stack."""
-        self._ask("stack", "tag", "rm", name)
 
     def stacks(self) -> list[str]:
         """Return the names of this project's stacks in the backend."""
-        return [str(one["name"]) for one in json.loads(self._ask("stack", "ls", "--json", stack=False) or "[]")]
-
-    def create(self) -> None:
-        """Make the stack in the backend, with nothing in it."""
-        self._ask("stack", "init", self.stack, stack=False)
+        return [one.name.rpartition("/")[2] for one in self.ask(self.workspace.list_stacks)]
 
     def ensure(self) -> None:
-        """Make the stack if it is not there; only one that has a config file. Raises OpsError."""
-        if self.exists():
+        """Make the stack if it is not there; only one that has a config file."""
+        if self.name.rpartition("/")[2] in self.stacks():
             return
-        if not (self.cwd / f"Pulumi.{self.stack}.yaml").exists():
+        if not (self.cwd / f"Pulumi.{self.name}.yaml").exists():
             there = ", ".join(sorted(path.name for path in self.cwd.glob("Pulumi.*.yaml")))
-            raise OpsError(
-                USAGE, f"no stack named {self.stack!r} and no Pulumi.{self.stack}.yaml", f"there are {there}"
-            )
-        self.create()
+            raise OpsError(USAGE, f"no stack named {self.name!r} and no Pulumi.{self.name}.yaml", f"there are {there}")
+        self.ask(self.workspace.create_stack, self.name)
 
-    def exists(self) -> bool:
-        """Whether the backend has the stack."""
-        return self.stack in {name.rpartition("/")[2] for name in self.stacks()} | set(self.stacks())
 
-    def ask(self, *args: str, given: str | None = None) -> str:
-        """Run a short command on the stack, with `given` on its stdin; return its stdout. Raises OpsError."""
-        if args[0] == "config":
-            self._config = None
-        return self._ask(*args, given=given)
-
-    def _ask(self, *args: str, stack: bool = True, given: str | None = None) -> str:
-        command = [
-            "pulumi",
-            *args,
-            *(("--stack", self.stack) if stack else ()),
-            "--non-interactive",
-            "--color",
-            "never",
-        ]
-        try:
-            done = subprocess.run(
-                command, cwd=self.cwd, env=self._env, input=given or "", capture_output=True, text=True,
-                timeout=SHORT_S, check=False,
-            )  # fmt: skip
-        except FileNotFoundError:
-            raise OpsError(ERROR, "pulumi is not on PATH", "run `make setup`, then `. scripts/env.sh`") from None
-        except subprocess.TimeoutExpired:
-            raise OpsError(BUSY, f"`pulumi {' '.join(args[:2])}` did not end within {SHORT_S} s") from None
-        if done.returncode != 0:
-            lines = [line for line in self.scrub(done.stderr).splitlines() if line.startswith("error: ")]
-            raise from_pulumi(lines or [self.scrub(done.stderr)])
-        return done.stdout
+def _show(line: str) -> None:
+    print(scrub(line, secrets()), file=sys.stderr, flush=True)

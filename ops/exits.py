@@ -1,15 +1,16 @@
-"""What a command of ops/ ends with: one exit code, one line, one remedy. Used by every command here.
+"""How a command of ops/ ends: one exit code, one line, one remedy. The table `CODES` is the only place for a meaning.
 
-The table `CODES` is the only place where a code gets its meaning; --help and docs/pipelines.md show it. `from_pulumi`
-reads what the Pulumi CLI, its backend or this project's own resources said, and finds the code and the next step.
+--help and docs/pipelines.md show that table. Errors of this project are told by their class, also where they come as
+text from the engine ("NoOffer: ..."); what Pulumi and its backends say themselves is told by `PULUMI_SAYS`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+
+from components.errors import ApiUnreachable, AuthError, ConfigError, NoOffer, QueryError, RateLimited, RerankerError
 
 OK, ERROR, USAGE, LEFT, SECRET, POLICY, NO_OFFER, DRIFT, BUSY, PENDING = range(10)
 
@@ -24,9 +25,52 @@ CODES: Mapping[int, str] = MappingProxyType(
         NO_OFFER: "the market has no offer that fits",
         DRIFT: "what runs is not what is declared",
         BUSY: "the stack is locked or half-way, or its backend or the Vast.ai API cannot be reached: try again",
-        PENDING: "the program or its config has changes that are not deployed: heal, roll and rotate_key refuse",
+        PENDING: "the program or its config has changes that are not deployed: heal, roll and rotate-key refuse",
     }
 )
+
+# class (and those under it) -> exit code, what to do where the error does not say it itself; any other class: ERROR
+OF_CLASS: Mapping[type[RerankerError], tuple[int, str]] = {
+    AuthError: (SECRET, ""),
+    ApiUnreachable: (BUSY, ""),
+    RateLimited: (BUSY, ""),
+    NoOffer: (NO_OFFER, "relax the condition it names in Pulumi.<stack>.yaml, or try later"),
+    QueryError: (USAGE, "correct it in Pulumi.<stack>.yaml"),
+    ConfigError: (USAGE, "correct it in Pulumi.<stack>.yaml"),
+}
+LOG_IN = (
+    "set PULUMI_ACCESS_TOKEN, or set PULUMI_BACKEND_URL to a backend of your own (file://, s3://, gs://, azblob://)"
+)
+# what the CLI's own exit codes mean (pulumi 3.259, sdk/go/common/util/cmdutil/exit.go)
+OF_PULUMI: Mapping[int, tuple[int, str]] = {2: (USAGE, ""), 3: (SECRET, LOG_IN), 5: (POLICY, "")}
+# What Pulumi 3.259 and its backends say with exit code 1. The first that fits counts.
+PULUMI_SAYS = (
+    (r"\bprotected\b", POLICY, "set protect: false in Pulumi.<stack>.yaml and deploy that first, if it is meant"),
+    (
+        r"passphrase must be set",
+        SECRET,
+        "set PULUMI_CONFIG_PASSPHRASE (in a pipeline: a secret of that name) to the passphrase of this stack",
+    ),
+    (
+        r"incorrect passphrase",
+        SECRET,
+        "PULUMI_CONFIG_PASSPHRASE is not the one that this stack was made with; set that one",
+    ),
+    (
+        r"no credential|NoCredentialProviders|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|"
+        r"failed to refresh cached credentials|could not find default credentials",
+        SECRET,
+        "the backend refuses the credentials in the environment; set those of PULUMI_BACKEND_URL's store",
+    ),
+    (r"stack names? (may|must|cannot|can) ", USAGE, "choose letters, digits, hyphens, underscores and periods"),
+    (
+        r"unable to open (state directory|bucket)|open bucket|performing HTTP request|blob \(|could not list|"
+        r"dial tcp|no such host|connection refused|i/o timeout|TLS handshake",
+        BUSY,
+        "the state backend cannot be reached: check PULUMI_BACKEND_URL and the network, then run again",
+    ),
+)
+_NOISE = re.compile(r"an unhandled error occurred: program exited|(preview|update|destroy) failed$|no changes were exp")
 
 
 class OpsError(Exception):
@@ -39,105 +83,42 @@ class OpsError(Exception):
         super().__init__(f"{text}; {remedy}" if remedy else text)
 
 
-@dataclass(frozen=True)
-class ErrorPattern:
-    """What a message looks like, the exit code that it means, and what to do about it."""
-
-    pattern: re.Pattern[str]
-    code: int
-    remedy: str
-
-
-def _pattern(pattern: str, code: int, remedy: str = "") -> ErrorPattern:
-    return ErrorPattern(re.compile(pattern, re.IGNORECASE), code, remedy)
+def from_error(error: Exception) -> OpsError:
+    """Return any error that is expected here with its exit code."""
+    if isinstance(error, OpsError):
+        return error
+    code, remedy = _of_class(type(error))
+    return OpsError(code, " ".join(str(error).split()), remedy)
 
 
-# Texts of Pulumi v3.259.0 and of this project's own errors, which name their remedy themselves where none stands here.
-# The first that fits counts.
-PATTERNS = (
-    _pattern(r"^policy: ", POLICY),
-    _pattern(r"\bprotected\b", POLICY, "set protect: off in Pulumi.<stack>.yaml and deploy that first, if it is meant"),
-    _pattern(
-        r"passphrase must be set",
-        SECRET,
-        "set PULUMI_CONFIG_PASSPHRASE (in a pipeline: a secret of that name) to the passphrase of this stack",
-    ),
-    _pattern(
-        r"incorrect passphrase",
-        SECRET,
-        "PULUMI_CONFIG_PASSPHRASE is not the one that this stack was made with; set that one",
-    ),
-    _pattern(
-        r"PULUMI_ACCESS_TOKEN must be set|invalid access token|not logged in|401: Unauthorized",
-        SECRET,
-        "set PULUMI_ACCESS_TOKEN, or set PULUMI_BACKEND_URL to a backend of your own (file://, s3://, gs://, azblob://)",
-    ),
-    _pattern(r"AuthError: ", SECRET),
-    _pattern(
-        r"no credential|NoCredentialProviders|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|"
-        r"failed to refresh cached credentials|could not find default credentials",
-        SECRET,
-        "the backend refuses the credentials in the environment; set those of PULUMI_BACKEND_URL's store",
-    ),
-    _pattern(
-        r"no stack named|stack .* not found",
-        USAGE,
-        "`pulumi stack ls` lists the stacks of this backend; make it with `pulumi stack init NAME`",
-    ),
-    _pattern(r"stack names? (may|must|cannot|can) ", USAGE, "choose letters, digits, hyphens, underscores and periods"),
-    _pattern(r"unknown (flag|command)", USAGE),
-    _pattern(
-        r"no Pulumi project|no Pulumi\.yaml|could not find.*Pulumi\.yaml", USAGE, "--cwd names the project's folder"
-    ),
-    _pattern(r"emulator\.url: cannot reach", BUSY),
-    _pattern(r"this stack's config is refused", USAGE, "correct it in Pulumi.<stack>.yaml"),
-    _pattern(r"configuration (key|value)|Missing required configuration|is not a valid|must be of type", USAGE),
-    _pattern(
-        r"currently locked|conflict: Another update|another update is currently in progress",
-        BUSY,
-        "wait for the other run; if none is running, remove its lock with `pulumi cancel --stack NAME`",
-    ),
-    _pattern(r"NoOffer: |no offer fits", NO_OFFER, "relax the condition it names in Pulumi.<stack>.yaml, or try later"),
-    _pattern(r"ApiUnreachable: |RateLimited: |cannot be reached from here", BUSY),
-    _pattern(
-        r"unable to open (state directory|bucket)|open bucket|performing HTTP request|blob \(|could not list|"
-        r"dial tcp|no such host|connection refused|i/o timeout|TLS handshake",
-        BUSY,
-        "the state backend cannot be reached: check PULUMI_BACKEND_URL and the network, then run again",
-    ),
-)
-_NOISE = re.compile(
-    r"^(an unhandled error occurred: program exited|(preview|update|destroy|refresh) failed$|"
-    r"no changes were expected)",
-    re.IGNORECASE,
-)
-_HEAD = re.compile(
-    r"^(error: |(Preview|Update|Creation|Deletion|Refresh|create|update|delete|refresh)\w* failed: )+", re.IGNORECASE
-)
-_PROBLEM = re.compile(r"^pulumi-python:dynamic/\S+ resource '[^']*' has a problem: ")
-
-
-def strip_prefixes(message: str) -> str:
-    """Return an error message as one line, without the engine's own wrapping."""
-    text = _HEAD.sub("", " ".join(message.split()))
-    return _PROBLEM.sub("", text).strip()
-
-
-def from_pulumi(messages: list[str]) -> OpsError:
-    """Return the error that these messages of a failed run amount to; the one with a known sign counts first."""
-    texts = [text for text in map(strip_prefixes, messages) if text and not _NOISE.match(text)]
-    for pattern in PATTERNS:
+def from_messages(messages: Iterable[str], pulumi_rc: int = 1) -> OpsError:
+    """Return what the error messages of a failed Pulumi command amount to; one of our own errors counts first."""
+    texts = [text for text in (" ".join(one.removeprefix("error: ").split()) for one in messages) if text]
+    texts = [text for text in texts if not _NOISE.match(text)] or ["pulumi failed and said nothing"]
+    known = re.compile(rf"(?:^|[ :])({'|'.join(_BY_NAME)}): (.*)")
+    for text in texts:
+        if found := known.search(text):
+            return OpsError(_BY_NAME[found[1]][0], found[2], _BY_NAME[found[1]][1])
+    if pulumi_rc in OF_PULUMI:
+        return OpsError(OF_PULUMI[pulumi_rc][0], texts[0], OF_PULUMI[pulumi_rc][1])
+    for pattern, code, remedy in PULUMI_SAYS:
         for text in texts:
-            if pattern.pattern.search(text):
-                return OpsError(pattern.code, strip_class_name(text), pattern.remedy)
-    return OpsError(
-        ERROR, strip_class_name(texts[0]) if texts else "pulumi failed and said nothing", "its output is above"
-    )
+            if re.search(pattern, text, re.IGNORECASE):
+                return OpsError(code, text, remedy)
+    return OpsError(ERROR, texts[0], "its output is above")
 
 
-def strip_class_name(text: str) -> str:
-    """Drop the class name of one of our errors ("NoOffer: no offer fits")."""
-    return re.sub(r"^[A-Z]\w+: ", "", text)
+def _of_class(kind: type) -> tuple[int, str]:
+    return next((meaning for base, meaning in OF_CLASS.items() if issubclass(kind, base)), (ERROR, ""))
+
+
+def _tree(kind: type[RerankerError]) -> Iterable[type[RerankerError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _tree(below)
+
+
+_BY_NAME = {kind.__name__: _of_class(kind) for kind in _tree(RerankerError)}
 
 
 def table() -> str:

@@ -1,6 +1,6 @@
 """A stack's fleet as its state has it: each replica with what belongs to it, and what they share. Pure.
 
-Called by roll and rotate_key. Reads `pulumi stack export`; components/fleet.py makes these resources, by these
+Called by roll, rotate-key, status and metrics. Reads the resources of a state; components/fleet.py makes them, by these
 types and names.
 """
 
@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ops.plan import INSTANCE
+
 Json = Any
 FLEET = "vast:index:RerankerFleet"
-INSTANCE = "vast:Instance"
 GATEWAY = "vast:Gateway"
 # What every batch touches beside its instances, by name after the fleet's.
 SHARED = ("offers", "keys", "validation", "gateway")
@@ -47,9 +48,8 @@ class Fleet:
     stray: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, export: Mapping[str, Json]) -> Fleet:
-        """Read a state."""
-        resources = (export.get("deployment") or {}).get("resources") or []
+    def parse(cls, resources: Sequence[Mapping[str, Json]]) -> Fleet:
+        """Read the resources of a state."""
         here = [one for one in resources if not one.get("delete")]
         left = [one for one in resources if one.get("delete") and kind(one) == INSTANCE]
         fleet = next((str(one["urn"]) for one in here if one["type"] == FLEET), "")
@@ -83,14 +83,18 @@ def batches(fleet: Fleet, names: Iterable[str], surge: int) -> list[list[str]]:
     return [*([first] if first else []), *(rest[at : at + surge] for at in range(0, len(rest), surge))]
 
 
-def key_resource(export: Mapping[str, Json], name: str) -> Mapping[str, Json]:
+def key_resource(resources: Iterable[Mapping[str, Json]], name: str) -> Mapping[str, Json]:
     """Return the ApiKey of that name (FLEET-key: the clients'; FLEET-own-key: the servers'), or nothing."""
-    resources: Sequence[Mapping[str, Json]] = (export.get("deployment") or {}).get("resources") or []
     return next((one for one in resources if kind(one) == "vast:ApiKey" and named(one["urn"]) == name), {})
 
 
+def servers_key(resources: Sequence[Mapping[str, Json]]) -> str:
+    """Return the key that the stack itself presents to its servers; "" where that is the clients'."""
+    return secret_output(key_resource(resources, f"{Fleet.parse(resources).name}-own-key"), "value")
+
+
 def secret_output(resource: Mapping[str, Json], name: str) -> str:
-    """Return an output of an export with secrets in clear, where one is {"plaintext": JSON}; "" if it is not there."""
+    """Return an output of a state with secrets in clear, where one is {"plaintext": JSON}; "" if it is not there."""
     value = (resource.get("outputs") or {}).get(name)
     if isinstance(value, Mapping) and "plaintext" in value:
         return str(json.loads(value["plaintext"]))

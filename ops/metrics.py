@@ -1,110 +1,105 @@
-"""`python -m ops.metrics FOLDER --stack NAME`: Prometheus' files for a stack, from its outputs, in a folder.
+"""`python -m ops metrics FOLDER`: Prometheus' files for a stack, from its outputs. Run it again after each `up`.
 
-Writes prometheus.yml, targets.json, prices.yml, the keys (api_key, gateway_api_key; mode 0600) and the CAs (ca.pem,
-gateway_ca.pem). Run it again after each `pulumi up`: Prometheus reads targets anew by itself, and the rest on SIGHUP.
-Outputs that are read: url, api_key, ca_certificate, gpu, machine_id, hourly_cost_usd, or `replicas` (a list of records
-with name, url, gpu, machine_id, hourly_cost_usd), and where there is a gateway gateway_url, gateway_api_key,
-gateway_ca_certificate. `dashboards/reranker.json` is for Grafana, with that Prometheus as its data source.
+Writes prometheus.yml, targets.json and prices.yml; keys and CAs lie beside them in files and are named there. Replicas
+are scraped at their own addresses with the stack's own key, which servers take behind a gateway too; the gateway's
+/metrics is Caddy's, for a client's key. Prometheus reads targets anew by itself, the rest on SIGHUP.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import click
 import yaml
 
-from components.monitoring.prometheus import Access, Replica, price_rules, scrape_config, targets
+from components.vast.identity import SERVER_NAME
+from ops.command import Outcome, verb
+from ops.engine import Pulumi
+from ops.exits import OK, USAGE, OpsError
+from ops.fleet import servers_key
+from ops.outputs import Outputs
+
+Json = Any
+REPLICAS, GATEWAY = "reranker", "reranker-gateway"  # jobs, as dashboards/reranker.json asks for them
+PRICE = "reranker:hourly_cost_usd"  # a recording rule of our own, by replica
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the files. Exit codes: 0 done, 1 the stack has no such outputs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ops.metrics", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, help="where to write; Prometheus must find the same path")
-    parser.add_argument("--stack", default="local", help="Pulumi stack whose outputs to read (default: local)")
-    args = parser.parse_args(argv)
-    try:
-        write(args.folder.absolute(), args.stack, outputs_of(args.stack))
-    except (LookupError, ValueError, TypeError) as error:
-        print(
-            f"stack {args.stack!r} has no running reranker in its outputs ({type(error).__name__} {error})",
-            file=sys.stderr,
-        )
-        return 1
-    print(f"written to {args.folder}: prometheus --config.file={args.folder / 'prometheus.yml'}")
-    return 0
-
-
-def write(folder: Path, stack: str, outputs: Mapping[str, Any]) -> None:
-    """Write all files for these outputs. Raises LookupError and ValueError for outputs that lack what is needed."""
-    replicas = replicas_of(outputs)
+@verb("metrics")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--every-s", type=click.IntRange(min=1), default=15, show_default=True, help="Seconds between scrapes.")
+def metrics(pulumi: Pulumi, *, folder: Path, every_s: int) -> Outcome:
+    """Write Prometheus' files for a stack into FOLDER, which has to be at the same path for Prometheus."""
+    outputs = Outputs.parse(pulumi.outputs())
+    if not outputs.replicas:
+        raise OpsError(USAGE, f"stack {pulumi.name} has no servers yet", f"python -m ops deploy --stack {pulumi.name}")
+    key = servers_key(pulumi.resources(show_secrets=True)) or outputs.api_key
+    folder = folder.absolute()
+    written = files(pulumi.name, outputs, key, folder, every_s)
     folder.mkdir(parents=True, exist_ok=True)
-    access = _access(folder, "", outputs["api_key"], outputs.get("ca_certificate"))
-    gateway = gateway_address = None
-    if outputs.get("gateway_url"):
-        gateway = _access(folder, "gateway_", outputs["gateway_api_key"], outputs.get("gateway_ca_certificate"))
-        gateway_address = urlsplit(outputs["gateway_url"]).netloc
-    files = {
-        "prometheus.yml": scrape_config(
-            stack,
-            targets_file=str(folder / "targets.json"),
-            rules_file=str(folder / "prices.yml"),
-            replicas=access,
-            gateway=gateway,
-        ),
-        "prices.yml": price_rules(stack, replicas),
-        "targets.json": targets(replicas, gateway_address or ""),
-    }
-    for name, content in files.items():
-        text = json.dumps(content, indent=2) if name.endswith(".json") else yaml.safe_dump(content, sort_keys=False)
-        _replace(folder / name, text + "\n", 0o644)
+    for name, text in written.items():
+        _replace(folder / name, text, 0o600 if name.endswith("_key") else 0o644)
+    text = f"Written to {folder}: `prometheus --config.file={folder / 'prometheus.yml'}`"
+    return Outcome(OK, {"folder": str(folder), "files": sorted(written)}, text)
 
 
-def replicas_of(outputs: Mapping[str, Any]) -> list[Replica]:
-    """Read the replicas from a stack's outputs, of a fleet or of a single server."""
-    records = outputs.get("replicas") or [{"name": "reranker", **outputs}]
-    return [
-        Replica(
-            name=str(one["name"]),
-            address=urlsplit(one["url"]).netloc,
-            hourly_cost_usd=_total(one["hourly_cost_usd"]),
-            gpu=str(one.get("gpu") or ""),
-            machine_id=int(one.get("machine_id") or 0),
-        )
-        for one in records
+def files(stack: str, outputs: Outputs, key: str, folder: Path, every_s: int) -> dict[str, str]:
+    """Return the files' texts by name."""
+    jobs, secret = [_job(REPLICAS, stack, folder, "servers_key", outputs)], {"servers_key": key}
+    targets = [
+        _target(one.url, REPLICAS, replica=str(one.instance_id), gpu=one.gpu, machine_id=str(one.machine_id))
+        for one in outputs.replicas
     ]
+    if outputs.gateway:
+        jobs.append(_job(GATEWAY, stack, folder, "client_key", outputs))
+        targets.append(_target(outputs.url, GATEWAY))
+        secret["client_key"] = outputs.api_key
+    config = {
+        "global": {"scrape_interval": f"{every_s}s", "evaluation_interval": f"{every_s}s"},
+        "rule_files": [str(folder / "prices.yml")],
+        "scrape_configs": jobs,
+    }
+    rules = [
+        {
+            "record": PRICE,
+            "expr": f"vector({one.hourly_cost_usd:.6f})",
+            "labels": {"stack": stack, "replica": str(one.instance_id)},
+        }
+        for one in outputs.replicas
+    ]
+    return {
+        "prometheus.yml": yaml.safe_dump(config, sort_keys=False),
+        "prices.yml": yaml.safe_dump({"groups": [{"name": "reranker-prices", "rules": rules}]}, sort_keys=False),
+        "targets.json": json.dumps(targets, indent=2) + "\n",
+        **secret,
+        **({"ca.pem": outputs.ca_certificate} if outputs.ca_certificate else {}),
+    }
 
 
-def outputs_of(stack: str) -> dict[str, Any]:
-    """Ask Pulumi for a stack's outputs. Exits with one line where it cannot say."""
-    command = ["pulumi", "stack", "output", "--json", "--show-secrets", "--stack", stack]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        sys.exit("pulumi is not on PATH: run `. scripts/env.sh` first")
-    if done.returncode != 0:
-        sys.exit(f"cannot read stack {stack!r}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return dict(json.loads(done.stdout))
+def _job(name: str, stack: str, folder: Path, key: str, outputs: Outputs) -> Mapping[str, Json]:
+    url = outputs.url if name == GATEWAY else outputs.replicas[0].url
+    tls = {"ca_file": str(folder / "ca.pem"), **({"server_name": SERVER_NAME} if name == REPLICAS else {})}
+    relabel: Sequence[Mapping[str, Json]] = [  # one file holds the targets of both jobs
+        {"source_labels": ["job_of"], "regex": name, "action": "keep"},
+        {"regex": "job_of", "action": "labeldrop"},
+        {"target_label": "stack", "replacement": stack},
+    ]
+    return {
+        "job_name": name,
+        "scheme": urlsplit(url).scheme,
+        "authorization": {"type": "Bearer", "credentials_file": str(folder / key)},
+        **({"tls_config": tls} if outputs.ca_certificate else {}),
+        "file_sd_configs": [{"files": [str(folder / "targets.json")], "refresh_interval": "30s"}],
+        "relabel_configs": relabel,
+    }
 
 
-def _total(price: Any) -> float:
-    return float(price["total"] if isinstance(price, Mapping) else price)
-
-
-def _access(folder: Path, prefix: str, key: str, ca: str | None) -> Access:
-    _replace(folder / f"{prefix}api_key", str(key), 0o600)
-    if ca:
-        _replace(folder / f"{prefix}ca.pem", ca, 0o644)
-    return Access(str(folder / f"{prefix}api_key"), str(folder / f"{prefix}ca.pem") if ca else "")
+def _target(url: str, job: str, **labels: str) -> Mapping[str, Json]:
+    return {"targets": [urlsplit(url).netloc], "labels": {"job_of": job, **labels}}
 
 
 def _replace(path: Path, text: str, mode: int) -> None:
@@ -114,7 +109,3 @@ def _replace(path: Path, text: str, mode: int) -> None:
     with open(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_EXCL, mode), "w") as file:
         file.write(text)
     new.replace(path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,11 +15,24 @@ class Replica:
 
     instance_id: int
     machine_id: int
+    host_id: int
     gpu: str
+    geolocation: str
     url: str
     hourly_cost_usd: float
-    host_id: int = 0
-    geolocation: str = ""
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Json]) -> Replica:
+        """Read a row of the output `replicas`."""
+        return cls(
+            instance_id=int(row["instance_id"]),
+            machine_id=int(row.get("machine_id") or 0),
+            host_id=int(row.get("host_id") or 0),
+            gpu=str(row.get("gpu") or ""),
+            geolocation=str(row.get("geolocation") or ""),
+            url=str(row.get("url") or ""),
+            hourly_cost_usd=float(row.get("hourly_cost_usd") or 0.0),
+        )
 
 
 @dataclass(frozen=True)
@@ -48,32 +61,16 @@ class Outputs:
 
     @classmethod
     def parse(cls, raw: Mapping[str, Json]) -> Outputs:
-        """Read `pulumi stack output --json`; a stack with nothing in it has no replicas."""
-        cost = float((raw.get("hourly_cost_usd") or {}).get("total") or 0.0)
-        # a stack of an older deployment names its only server by outputs of its own
-        rows = raw.get("replicas") or [{**raw, "hourly_cost_usd": cost}]
-        replicas = [_replica(one) for one in rows if one.get("instance_id")]
+        """Read a stack's outputs; a stack with nothing in it has no replicas."""
         report = raw.get("validation") or {}
         return cls(
             url=str(raw.get("url") or ""),
             model=str(raw.get("model") or ""),
-            replicas=replicas,
+            replicas=[Replica.parse(one) for one in raw.get("replicas") or () if one.get("instance_id")],
             validated=bool(report.get("passed")) if report else None,
             checks=len(report.get("checks") or {}),
             weights=str(report.get("weights") or ""),
-            hourly_cost_usd=cost,
+            hourly_cost_usd=float((raw.get("hourly_cost_usd") or {}).get("total") or 0.0),
             ca_certificate=str(raw.get("ca_certificate") or ""),
             api_key=str(raw.get("api_key") or ""),
         )
-
-
-def _replica(row: Mapping[str, Json]) -> Replica:
-    return Replica(
-        instance_id=int(row["instance_id"]),
-        machine_id=int(row.get("machine_id") or 0),
-        gpu=str(row.get("gpu") or ""),
-        url=str(row.get("url") or ""),
-        hourly_cost_usd=float(row.get("hourly_cost_usd") or 0.0),
-        host_id=int(row.get("host_id") or 0),
-        geolocation=str(row.get("geolocation") or ""),
-    )

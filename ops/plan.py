@@ -1,40 +1,35 @@
-"""A plan, read from the events of a preview: steps and why, drift, offers, price, what policies say. Pure.
+"""What an operation's events say: messages, counts; and of a preview the plan: steps and why, drift, offers, price.
 
-Called by the preview, drift and heal commands. Events: apitype.EngineEvent of pulumi/sdk. Values that are secret come
-as "[secret]"; values that are not known yet come as one fixed text, `UNKNOWN`.
+Pure. Made by ops.engine, read by the commands. Inputs that are secret come as "[secret]"; those that are not known yet
+as one fixed text, `UNKNOWN`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ops.run import Run
+from pulumi.automation.events import EngineEvent, StepEventMetadata
+
+from components.vast.drift import TABLE
 
 Json = Any
 INSTANCE = "vast:Instance"
 OFFERS = "vast:OfferQuery"
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"  # plugin.UnknownStringValue of pulumi/sdk
 STEPS = ("create", "update", "replace", "delete")
-# Inputs that follow the market or the instance itself: they never make a change of their own.
-FOLLOWS = frozenset(
-    {"__provider", "candidates", "searched_at", "owner", "servers", "url", "instance_id", "ip", "port", "upstreams"}
-)
+# Inputs that follow the market or other resources: a change of theirs is none of the program or its config.
+FOLLOWS = frozenset({
+    "__provider", "candidates", "searched_at", "slot", "owner",
+    "servers", "upstreams", "url", "instance_id", "ip", "port",
+})  # fmt: skip
 SHOWN_CHARS = 60
-REPLACED = "will be replaced: "
-GONE = " is gone: "
-_CHOICE = re.compile(
-    r"first choice: offer (?P<offer_id>\d+): (?P<gpu>.+?) on machine (?P<machine_id>\d+), (?P<place>.*?), "
-    r"\$(?P<dph>[\d.]+)/h, pull once \$(?P<pull>[\d.]+), ready in about (?P<ready>[^;]+)"
-)
-_BID = re.compile(r"; bid \$([\d.]+)/h")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The offer that would be rented: Vast.ai's ids, dollars per hour, dollars for the download, time to ready.
+    """The offer that would be rented: Vast.ai's ids, dollars per hour and for the download, seconds to ready.
 
     Of an interruptible one the price is the bid, without its disk.
     """
@@ -45,47 +40,37 @@ class Choice:
     place: str
     dph_total_usd: float
     pull_cost_usd: float
-    ready_in: str
-
-    @classmethod
-    def parse(cls, text: str) -> Choice | None:
-        """Read the message of the Instance resource; None if it is another one."""
-        found = _CHOICE.search(text)
-        if found is None:
-            return None
-        return cls(
-            offer_id=int(found["offer_id"]),
-            machine_id=int(found["machine_id"]),
-            gpu=found["gpu"],
-            place=found["place"],
-            dph_total_usd=float(bid[1] if (bid := _BID.search(text)) else found["dph"]),
-            pull_cost_usd=float(found["pull"]),
-            ready_in=found["ready"].strip(),
-        )
+    ready_s: float
 
 
 @dataclass(frozen=True)
 class Step:
-    """One resource that would change, and why: changed inputs, drift, or what it follows."""
+    """One resource that would change, and why; `changed`: in words, by input, what the program or config changes."""
 
     op: str
     type: str
     name: str
-    reasons: list[str] = field(default_factory=list)
+    reasons: Sequence[str] = ()
+    changed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an `up` would do."""
+    """What an `up` would do.
 
-    steps: list[Step]
-    drift: list[str]  # "kind: reason" of each instance that is not what was declared
-    pending: list[str]  # changes of the program or its config that are not deployed
-    choices: list[Choice]
-    offers: list[Mapping[str, Json]]  # records of the candidates, best first, where a search was made
-    renting: int  # how many instances this plan rents
-    warnings: list[str]
-    policies: list[str]
+    drift: "kind: reason" of each resource that is not what was declared. pending: changes of the program or its config.
+    offers: the search's candidates, best first, where one was made. now_usd, after_usd: dollars per hour of everything
+    that is rented; None where nothing is, and where it is not known which offer will be.
+    """
+
+    steps: Sequence[Step]
+    drift: Sequence[str]
+    pending: Sequence[str]
+    choices: Sequence[Choice]
+    offers: Sequence[Mapping[str, Json]]
+    now_usd: float | None
+    after_usd: float | None
+    warnings: Sequence[str]
 
     @property
     def in_sync(self) -> bool:
@@ -96,134 +81,161 @@ class Plan:
         """Return how many steps there are of each kind."""
         return {op: count for op in STEPS if (count := sum(step.op == op for step in self.steps))}
 
+    def touched(self) -> list[Step]:
+        """Return the steps that rent or destroy an instance."""
+        return [one for one in self.steps if one.type == INSTANCE and one.op != "update"]
 
-def read(run: Run) -> Plan:
-    """Return the plan that a preview's events describe."""
-    before = _inputs_before(run.events)
-    replaced = _why_replaced(run.events)
-    steps, pending, offers = [], [], []
-    renting = 0
-    for meta in _steps(run.events):
-        urn, op = str(meta["urn"]), str(meta["op"])
-        kind, name = str(meta["type"]).rpartition("/")[2], urn.rpartition("::")[2]
-        new = (meta.get("new") or {}).get("inputs") or {}
-        known = urn in before
-        changed = _changed(before.get(urn, {}), new) if known and op != "delete" else []
-        keys = [key for key in meta.get("keys") or [] if key not in FOLLOWS and key != "drift"]
-        own = _own(op, known, changed, keys)
-        pending += [f"{name}: {one}" for one in own]
-        said = [one for one in replaced.get(urn, []) if not _told(one, own)]
-        steps.append(Step(op, kind, name, list(dict.fromkeys([*said, *own])) or _follows(op, kind, known)))
-        if kind == INSTANCE and op in ("create", "replace"):
-            renting += 1
-        if kind == OFFERS and op in ("create", "update", "replace"):
-            offers += [one for one in new.get("candidates") or [] if isinstance(one, Mapping)]
-    infos = run.diagnostics("info")
-    choices = [choice for text in infos if (choice := Choice.parse(text))]
-    return Plan(
-        steps=steps,
-        drift=_drifts(run),
-        pending=pending,
-        choices=choices[-renting:] if renting else [],
-        offers=offers,
-        renting=renting,
-        warnings=[*(one for one in run.diagnostics("warning") if not one.startswith(REPLACED)), *run.advice()],
-        policies=run.policies(),
+
+@dataclass(frozen=True)
+class Run:
+    """An operation that has ended, as its events tell it."""
+
+    events: Sequence[EngineEvent]
+
+    def messages(self, severity: str, *, but: frozenset[str] = frozenset()) -> list[str]:
+        """Return the messages of one severity (error, warning, info), each once, in order; none on the URNs `but`."""
+        said = [one.diagnostic_event for one in self.events if one.diagnostic_event]
+        texts = [one.message.strip() for one in said if one.severity == severity and one.urn not in but]
+        return list(dict.fromkeys(filter(None, texts)))
+
+    def policies(self) -> list[str]:
+        """Return what blocks, as "policy: RULE: what": from the program's guard or from a policy pack."""
+        lines = [line.strip() for text in self.messages("error") for line in text.splitlines()]
+        blocked = [*(one for one in lines if one.startswith("policy: ")), *self._packs("mandatory", "remediate")]
+        return list(dict.fromkeys(blocked))
+
+    def warnings(self) -> list[str]:
+        """Return warnings and what policy packs advise; what stands on a row that is rented anew is why it is."""
+        rented = frozenset(one.urn for one in self.steps("create", "replace"))
+        return list(dict.fromkeys([*self.messages("warning", but=rented), *self._packs("advisory")]))
+
+    def steps(self, *ops: str) -> list[StepEventMetadata]:
+        """Return the steps of these kinds, those of providers and the stack itself apart."""
+        found = [one.resource_pre_event.metadata for one in self.events if one.resource_pre_event]
+        return [one for one in found if str(one.op.value) in ops and not one.type.startswith("pulumi:")]
+
+    def counts(self) -> dict[str, int]:
+        """Return what the operation did, by kind, from its closing event."""
+        found = [one.summary_event.resource_changes for one in self.events if one.summary_event]
+        summary = {str(op): count for op, count in (found[-1] if found else {}).items()}
+        return {op: summary[op] for op in STEPS if summary.get(op)}
+
+    def plan(self) -> Plan:
+        """Return the plan that a preview's events describe."""
+        drift = dict(self._drift())
+        recorded = {one.urn: one.old for one in reversed(self.steps("refresh", "same", *STEPS)) if one.old}
+        steps, choices, prices, offers = [], [], [], []
+        for meta in self.steps("same", *STEPS):
+            op, inputs = str(meta.op.value), (meta.new.inputs if meta.new else None) or {}
+            kind = meta.type.rpartition("/")[2]
+            if kind == INSTANCE:
+                choice = _choice(inputs) if op in ("create", "replace") else None
+                choices += [choice] if choice else []
+                prices.append((op, _hourly(meta), choice.dph_total_usd if choice else None))
+            if kind == OFFERS and op not in ("same", "delete"):
+                offers += [one for one in inputs.get("candidates") or [] if isinstance(one, Mapping)]
+            if op != "same":
+                old = recorded.get(meta.urn)
+                changed = _changed(meta, op, (old.inputs or {}) if old else None)
+                why = [drift[meta.urn]] if meta.urn in drift else self._said(meta.urn) if op == "replace" else []
+                why = [*why, *changed.values()] or (["follows what it is made from"] if op == "update" else [])
+                steps.append(Step(op, kind, _name(meta.urn), why, changed))
+        pending = [f"{one.name}: {text}" for one in steps for text in one.changed.values()]
+        now, after = prices_of(prices)
+        return Plan(steps, [*drift.values()], pending, choices, offers, now, after, self.warnings())
+
+    def _said(self, urn: str) -> list[str]:
+        said = [one.diagnostic_event for one in self.events if one.diagnostic_event]
+        return list(dict.fromkeys(one.message.strip() for one in said if one.urn == urn and one.severity == "warning"))
+
+    def _drift(self) -> Iterator[tuple[str, str]]:
+        """Yield by URN what the refresh before a plan found; resources record it when they are read."""
+        for one in self.events:
+            meta = one.res_outputs_event.metadata if one.res_outputs_event else None
+            if meta is None or meta.op.value != "refresh" or not meta.old:
+                continue
+            if meta.new is None:
+                yield meta.urn, f"gone: {_name(meta.urn)} ({meta.old.id}): {TABLE['gone'][1]}"
+            elif found := (meta.new.outputs or {}).get("drift"):
+                yield meta.urn, str(found)
+
+    def _packs(self, *levels: str) -> list[str]:
+        found = [one.policy_event for one in self.events if one.policy_event]
+        texts = [(" ".join(one.message.split()), one) for one in found if one.enforcement_level in levels]
+        return [text if text.startswith("policy: ") else f"policy: {one.policy_name}: {text}" for text, one in texts]
+
+
+def prices_of(steps: Sequence[tuple[str, float, float | None]]) -> tuple[float | None, float | None]:
+    """Return $/h now and after, of everything that is rented.
+
+    For each instance: what is done with it, what it costs now (0 for one that is not there), what the offer that would
+    be rented costs (None where that is not known).
+    """
+    now = [usd for op, usd, _ in steps if op != "create"]
+    after = [offer if op in ("create", "replace") else usd for op, usd, offer in steps if op != "delete"]
+    known = [usd for usd in after if usd is not None]
+    return (round(sum(now), 5) if now else None), (round(sum(known), 5) if steps and known == after else None)
+
+
+def _hourly(meta: StepEventMetadata) -> float:
+    cost = (meta.old.outputs or {}).get("hourly_cost_usd") if meta.old else None
+    return float(cost.get("total") or 0.0) if isinstance(cost, Mapping) else 0.0
+
+
+def _choice(inputs: Mapping[str, Json]) -> Choice | None:
+    found = inputs.get("candidates")
+    if not isinstance(found, list) or not found:
+        return None
+    first = found[0]
+
+    def number(key: str) -> float:
+        return float(first.get(key) or 0.0)
+
+    gpus = int(number("num_gpus"))
+    return Choice(
+        offer_id=int(number("ask_contract_id")),
+        machine_id=int(number("machine_id")),
+        gpu=f"{gpus}x {first.get('gpu_name')}" if gpus > 1 else str(first.get("gpu_name")),
+        place=str(first.get("geolocation") or "-"),
+        dph_total_usd=number("bid_usd") or number("dph_total"),
+        pull_cost_usd=number("pull_cost_usd"),
+        ready_s=number("ready_s"),
     )
 
 
-def _steps(events: Iterable[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
-    """Return the metadata of each logical step, providers apart."""
-    found = [one["resourcePreEvent"]["metadata"] for one in events if "resourcePreEvent" in one]
-    return [one for one in found if one["op"] in STEPS and not str(one["type"]).startswith("pulumi:")]
+def _name(urn: str) -> str:
+    return urn.rpartition("::")[2]
 
 
-def _inputs_before(events: Iterable[Mapping[str, Json]]) -> dict[str, Mapping[str, Json]]:
-    """Return the recorded inputs by URN, as the refresh that goes before every plan met them."""
-    found: dict[str, Mapping[str, Json]] = {}
-    for one in events:
-        meta = (one.get("resourcePreEvent") or {}).get("metadata") or {}
-        old = meta.get("old")
-        if old and meta["urn"] not in found:
-            found[str(meta["urn"])] = old.get("inputs") or {}
-    return found
-
-
-def _why_replaced(events: Iterable[Mapping[str, Json]]) -> dict[str, list[str]]:
-    """Return by URN what the Instance resource said last of why it is replaced, or that it is gone."""
-    found: dict[str, list[str]] = {}
-    for one in events:
-        said = one.get("diagnosticEvent") or {}
-        text = str(said.get("message") or "").strip()
-        if text.startswith(REPLACED):
-            found[str(said.get("urn"))] = text.removeprefix(REPLACED).split("; ")
-        elif GONE in text and said.get("severity") == "warning":
-            found[str(said.get("urn"))] = [text]
-    return found
-
-
-def _drifts(run: Run) -> list[str]:
-    """Return "kind: reason" of each instance that drifted; the Instance resource records it when it is read."""
-    found = []
-    for one in run.events:
-        meta = (one.get("resOutputsEvent") or {}).get("metadata") or {}
-        if meta.get("op") == "refresh" and str(meta.get("type")).endswith(INSTANCE):
-            outputs = (meta.get("new") or {}).get("outputs") or {}
-            if outputs.get("drift"):
-                found.append(str(outputs["drift"]))
-    found += [f"gone: {text}" for text in run.diagnostics("warning") if GONE in text]
-    return list(dict.fromkeys(found))
-
-
-def _own(op: str, known: bool, changed: list[str], keys: list[str]) -> list[str]:
-    """Return what changed by itself in the program or its config, in words."""
+def _changed(meta: StepEventMetadata, op: str, before: Mapping[str, Json] | None) -> dict[str, str]:
+    """Return by key, in words, the inputs that the program or its config changes; long values by their key alone."""
     if op == "delete":
-        return ["no longer declared"]
-    if not known:
-        return ["new"]
-    said = " ".join(changed)
-    return [*changed, *(f"{key} changed" for key in keys if key not in said)]
-
-
-def _told(reason: str, own: list[str]) -> bool:
-    """Whether "KEY changed" is told better by one that shows both values."""
-    key, _, rest = reason.partition(" ")
-    return rest == "changed" and any(one.startswith((f"{key}:", f"{key} ")) for one in own)
-
-
-def _follows(op: str, kind: str, known: bool) -> list[str]:
-    if op == "update" and known:
-        return ["drift is put right"] if kind == INSTANCE else ["follows the instance"]
-    return []
-
-
-def _changed(old: Mapping[str, Json], new: Mapping[str, Json]) -> list[str]:
-    """Return the inputs that differ, as "key: old -> new"; long values by their key alone."""
-    found = []
+        return {"": "no longer declared"}
+    if before is None:
+        return {"": "new"}
+    new = (meta.new.inputs if meta.new else None) or {}
     # a rented gateway's admin route is where its instance is; of any other Caddy the address is config
-    follows = FOLLOWS | {"admin_url"} if new.get("rented") else FOLLOWS
-    for key in sorted({*old, *new} - follows):
-        before, after = old.get(key), new.get(key)
-        if _same(before, after):
-            continue
-        shown = f"{key}: {_short(before)} -> {_short(after)}"
-        found.append(shown if len(shown) <= SHOWN_CHARS * 2 else f"{key} changed")
-    return found
+    ignored = FOLLOWS | ({"admin_url"} if new.get("rented") else frozenset())
+    found = {}
+    for key in sorted({*before, *new} - ignored):
+        if not _same(before.get(key), new.get(key)):
+            shown = f"{key}: {_short(before.get(key))} -> {_short(new.get(key))}"
+            found[key] = shown if len(shown) <= SHOWN_CHARS * 2 else f"{key} changed"
+    # a secret is shown alike before and after: that it changed is among the keys
+    hidden = [key for key in meta.keys or [] if key not in ignored and key not in found and key != "drift"]
+    return found | {key: f"{key} changed" for key in hidden}
 
 
 def _same(old: Json, new: Json) -> bool:
     if UNKNOWN in (old, new):
         return True
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = {*old, *new}
-        return all(_same(old.get(key), new.get(key)) for key in keys)
+        return all(_same(old.get(key), new.get(key)) for key in {*old, *new})
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return all(map(_same, old, new))
     return bool(old == new)
 
 
 def _short(value: Json) -> str:
-    if value is None:
-        return "none"
-    text = str(value)
+    text = "none" if value is None else str(value)
     return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from components.vast.ranking import minutes
 from ops.exits import CODES, OpsError
 from ops.outputs import Outputs
 from ops.plan import Plan
@@ -81,7 +82,7 @@ def choices(plan: Plan) -> list[str]:
     return [
         f"**Would rent** offer {one.offer_id}: {safe(one.gpu)} on machine {one.machine_id}, {safe(one.place)}, "
         f"{usd(one.dph_total_usd)}/h; the download costs {usd(one.pull_cost_usd, digits=2)} once; "
-        f"ready in about {safe(one.ready_in)}."
+        f"ready in about {minutes(one.ready_s)}."
         for one in plan.choices
     ]
 
@@ -108,11 +109,6 @@ def bullets(title: str, texts: Iterable[str]) -> list[str]:
     """Return a titled list, or nothing for none."""
     items = [f"- {safe(text)}" for text in texts]
     return [f"**{title}**\n\n" + "\n".join(items)] if items else []
-
-
-def policy(plan: Plan) -> str:
-    """Return what policies say."""
-    return f"**Policy:** blocked, {len(plan.policies)} rules" if plan.policies else "**Policy:** nothing is blocked."
 
 
 def running(outputs: Outputs) -> str:

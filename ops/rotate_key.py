@@ -1,4 +1,4 @@
-"""`python -m ops.rotate_key`: another client key without an interruption. Both are valid for a time, then the new one.
+"""`python -m ops rotate-key`: another client key without an interruption. Both are valid for a time, then the new one.
 
 Two halves: begin (a new key beside the old one) and finish (the old one is refused). What has begun is seen in the
 config and the state, so any run, here or in a pipeline, can finish it. Rents nothing, and prints no key.
@@ -6,48 +6,62 @@ config and the state, so any run, here or in a pipeline, can finish it. Rents no
 
 from __future__ import annotations
 
-import argparse
+import secrets
 import sys
 import time
+from collections.abc import Callable
 
+import click
+
+from components.errors import ServingError
+from components.vllm.client import RerankClient
 from ops import report
-from ops.command import Command, Outcome
+from ops.command import Outcome, verb
 from ops.config import StackConfig
 from ops.engine import Pulumi
-from ops.exits import ERROR, OK, USAGE, OpsError
-from ops.rotation import Rotation
+from ops.exits import ERROR, OK, PENDING, USAGE, OpsError
+from ops.fleet import Fleet, key_resource, secret_output
+from ops.outputs import Outputs
+from ops.status import trusted
+
+KEY_BYTES = 32
+SEEN_WITHIN_S = 30.0  # a gateway's key file or a server's client keys may take a moment
+ASK_EVERY_S = 0.5
 
 
-def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
-    """Do one half, or both with time in between. Raises OpsError."""
-    whole = not (args.begin or args.finish)
-    if args.grace_s is not None and (args.grace_s < 0 or not whole):
-        raise OpsError(USAGE, "--grace-s takes seconds, and goes with neither --begin nor --finish")
-    if whole and args.grace_s is None and not sys.stdin.isatty():
+@verb("rotate-key")
+@click.option("--begin", "half", flag_value="begin", help="Only make the new key; the old one stays valid.")
+@click.option("--finish", "half", flag_value="finish", help="Only take the old key away.")
+@click.option("--grace-s", type=click.FloatRange(0), help="Take the old key away so many seconds after the new one.")
+def rotate_key(pulumi: Pulumi, *, half: str | None, grace_s: float | None) -> Outcome:
+    """Make a new client key: both are valid for a time, then only the new one. Rents nothing."""
+    if half and grace_s is not None:
+        raise OpsError(USAGE, "--grace-s goes with neither --begin nor --finish")
+    if not half and grace_s is None and not sys.stdin.isatty():
         raise OpsError(
             USAGE,
             "nobody is there to say when the clients have the new key",
             "add --grace-s SECONDS, or run --begin now and --finish when they have it",
         )
-    config = StackConfig(pulumi)
-    rotation = Rotation(pulumi, config, _say)
-    read = f"pulumi stack output api_key --show-secrets --stack {pulumi.stack}"
-    said = []
-    if not args.finish:
-        said.append(rotation.begin())
-    if whole:
-        wait(pulumi, args.grace_s, read)
-    if not args.begin:
-        if args.finish:
-            said.append("a rotation that had begun is continued")
-        said.append(rotation.finish() if args.finish else Rotation(pulumi, StackConfig(pulumi), _say).finish())
+    rotation = Rotation(pulumi)
+    read = f"pulumi stack output api_key --show-secrets --stack {pulumi.name}"
+    done = []
+    if half != "finish":
+        rotation.begin()
+        done.append("a new key is valid beside the old one")
+    if not half:
+        wait(pulumi, grace_s, read)
+        rotation = Rotation(pulumi)
+    if half != "begin":
+        rotation.finish()
+        done.append("the new key is valid; the old one was taken away, and is seen to be refused")
     parts = [
-        f"### {report.code(pulumi.stack)} rotate_key: {'; '.join(said)}",
+        f"### {report.code(pulumi.name)} rotate-key: {'; '.join(done)}",
         f"The key: {report.code(read)}",
-        *(["Give it to the clients, then run it with --finish."] if args.begin else []),
-        f"{report.code(config.path.name)} was changed: commit it.",
+        *(["Give it to the clients, then run it with --finish."] if half == "begin" else []),
+        f"{report.code(rotation.config.path.name)} was changed: commit it.",
     ]
-    phase = "begun" if args.begin else "finished" if args.finish else "rotated"
+    phase = {"begin": "begun", "finish": "finished"}.get(half or "", "rotated")
     facts = {"phase": phase, "url": rotation.outputs.url, "made_by": "stack" if rotation.made else "config"}
     return Outcome(OK, facts, "\n\n".join(parts))
 
@@ -57,33 +71,146 @@ def wait(pulumi: Pulumi, grace_s: float | None, read: str) -> None:
     _say(f"both keys are valid; the new one: {read}")
     try:
         if grace_s is None:
-            print("rotate_key: Enter, once the clients have it, to take the old one away: ", end="", file=sys.stderr)
+            print("rotate-key: Enter, once the clients have it, to take the old one away: ", end="", file=sys.stderr)
             sys.stderr.flush()
             input()
         else:
             _say(f"the old one is taken away in {grace_s:g} s")
             time.sleep(grace_s)
     except (KeyboardInterrupt, EOFError):
-        raise OpsError(
-            ERROR, "interrupted: both keys are valid", f"python -m ops.rotate_key --stack {pulumi.stack} --finish"
-        ) from None
+        finish = f"python -m ops rotate-key --stack {pulumi.name} --finish"
+        raise OpsError(ERROR, "interrupted: both keys are valid", finish) from None
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    """Add --grace-s, --begin and --finish."""
-    half = parser.add_mutually_exclusive_group()
-    half.add_argument("--begin", action="store_true", help="only make the new key; the old one stays valid")
-    half.add_argument("--finish", action="store_true", help="only take the old key away")
-    parser.add_argument("--grace-s", type=float, metavar="N", help="take the old key away N seconds after the new one")
+class Rotation:
+    """The rotation of one stack's client key, as config and state have it. `made`: the stack makes its keys itself."""
+
+    def __init__(self, pulumi: Pulumi) -> None:
+        self.pulumi, self.config = pulumi, StackConfig(pulumi)
+        self.made = not self.config.get("api_key")
+        self.outputs = Outputs.parse(pulumi.outputs())
+        self.again = f"python -m ops rotate-key --stack {pulumi.name}"
+        deploy = f"python -m ops deploy --stack {pulumi.name}"
+        if not self.outputs.api_key or not self.outputs.url:
+            raise OpsError(USAGE, f"stack {pulumi.name} has no server yet", deploy)
+        if self.config.get("guard") in ("off", "false"):
+            raise OpsError(
+                USAGE,
+                "guard is off: vLLM itself knows one key only, from its start, so another key is another container",
+                f"set guard: on; or set another api_key_generation (or api_key) and run {deploy}: the new server takes "
+                "the new key only, from the moment that it is there",
+            )
+        generation, self.previous = 1, self.config.get("api_key_previous")
+        if self.made:
+            state = pulumi.resources(show_secrets=True)
+            key = key_resource(state, f"{Fleet.parse(state).name}-key")
+            generation = int((key.get("inputs") or {}).get("generation") or 1)
+            self.previous = secret_output(key, "previous")
+        wanted = int(self.config.get("api_key_generation") or 1)
+        # whether the config asks for a second key, and whether the key that it asks for is the one that is deployed
+        self.two_asked = (
+            self.config.get("keep_previous_key") in ("on", "true")
+            if self.made
+            else self.previous not in ("", self.config.get("api_key"))
+        )
+        self.deployed = generation == wanted if self.made else self.outputs.api_key == self.config.get("api_key")
+
+    def begin(self) -> None:
+        """Make another key beside the current one. Raises OpsError."""
+        old = self.outputs.api_key
+        if self.two_asked and self.deployed:
+            raise OpsError(USAGE, "a rotation has begun already: two keys are valid", f"{self.again} --finish")
+        if self.two_asked:
+            _say("goes on with a begin that was cut off before it was deployed")
+            self._refuse_other_changes()
+        elif not self.deployed:
+            raise self._pending("the config has another key than what runs")
+        else:
+            self._change(lambda: self._ask_for_two(old))
+        self._up("--begin")
+        if self.outputs.api_key == old:
+            raise OpsError(ERROR, "after the deploy the key is still the old one", "look at pulumi preview --diff")
+        self._see(self.outputs.api_key, 200, "the new key")
+        self._see(old, 200, "the old key")
+
+    def finish(self) -> None:
+        """Take the old key away. Raises OpsError."""
+        if not self.two_asked and not self.previous:
+            raise OpsError(USAGE, "no rotation has begun: one key is valid", f"{self.again} --begin")
+        if not self.deployed:
+            raise OpsError(
+                USAGE,
+                "the new key was never deployed: the run that began was cut off before, and no client can know it",
+                f"{self.again} --begin goes on with it",
+            )
+        self._change(lambda: self.config.remove("keep_previous_key" if self.made else "api_key_previous"))
+        self._up("--finish")
+        if self.previous:
+            self._see(self.previous, 401, "the old key")
+        self._see(self.outputs.api_key, 200, "the new key")
+
+    def _ask_for_two(self, old: str) -> None:
+        if self.made:
+            following = int(self.config.get("api_key_generation") or 1) + 1
+            self.config.put({"api_key_generation": following, "keep_previous_key": "on"})
+        else:  # in this order: cut off in between, both are the old one, which is no rotation
+            self.config.put_secret("api_key_previous", old)
+            self.config.put_secret("api_key", secrets.token_hex(KEY_BYTES))
+
+    def _change(self, change: Callable[[], None]) -> None:
+        """Change the config, unless an up would then do more than change keys: it is put back, and OpsError raised."""
+        try:
+            change()
+            self._refuse_other_changes()
+        except BaseException:
+            self.config.put_back()
+            raise
+
+    def _refuse_other_changes(self) -> None:
+        plan = self.pulumi.preview().plan()
+        if touched := plan.touched():
+            if plan.drift:
+                heal = f"python -m ops heal --stack {self.pulumi.name}"
+                raise OpsError(PENDING, f"a server has to be repaired first: {'; '.join(plan.drift)}", heal)
+            raise self._pending(", ".join(f"{one.name} ({one.op})" for one in touched))
+
+    def _pending(self, what: str) -> OpsError:
+        return OpsError(
+            PENDING,
+            f"stack {self.pulumi.name} has changes that are not deployed: {what}; the key is as it was",
+            f"deploy them first: python -m ops deploy --stack {self.pulumi.name}, or python -m ops roll",
+        )
+
+    def _up(self, half: str) -> None:
+        try:
+            self.pulumi.up()
+        except OpsError as error:
+            remedy = f"{error.remedy or 'put right what failed'}; then go on: {self.again} {half}"
+            text = f"{error.text}. {self.config.path.name} asks for the change already"
+            raise OpsError(error.code, text, remedy) from None
+        self.outputs = Outputs.parse(self.pulumi.outputs())
+
+    def _see(self, key: str, status: int, name: str) -> None:
+        """See at every address that a key is answered or refused. Raises OpsError."""
+        # behind a gateway a server itself takes no client's key
+        servers = [] if self.outputs.gateway else [one.url for one in self.outputs.replicas]
+        ca = trusted(self.outputs)
+        for url in dict.fromkeys([self.outputs.url, *servers]):
+            deadline = time.monotonic() + SEEN_WITHIN_S
+            while (found := answer(url, key, ca)) != status:
+                if time.monotonic() > deadline:
+                    raise OpsError(ERROR, f"{url} answers {name} with HTTP {found}, expected {status}")
+                time.sleep(ASK_EVERY_S)
+
+
+def answer(url: str, key: str, ca: str) -> int:
+    """Return the HTTP status of a request with a key; 0 where none came."""
+    try:
+        _, posted = RerankClient(url, key, ca=ca, timeout_s=15.0).probe_path("/rerank", key)
+    except ServingError:
+        return 0
+    return posted
 
 
 def _say(text: str) -> None:
-    print(f"rotate_key: {text}", file=sys.stderr, flush=True)
-
-
-COMMAND = Command(
-    "rotate_key", "Make a new client key: both are valid for a time, then only the new one. Rents nothing.", work, flags
-)
-
-if __name__ == "__main__":
-    sys.exit(COMMAND.main())
+    print(f"rotate-key: {text}", file=sys.stderr, flush=True)

@@ -1,37 +1,34 @@
-"""`python -m ops.status`: one table of what a stack runs, whether it answers, what it costs and until when.
+"""`python -m ops status`: one table of what a stack runs, whether it answers, what it costs and until when.
 
 Reads the stack's outputs, the instance at Vast.ai and the server itself. Plans nothing: what drifted in detail is
-`python -m ops.drift`, whose last finding is shown here.
+`python -m ops drift`, whose last finding is shown here.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
+import certifi
+import click
 
 from components.errors import ApiUnreachable, RateLimited, ServingError
 from components.plugin.session import open_session
 from components.vast.models import Contract
 from components.vast.ranking import minutes
 from components.vllm.client import RerankClient
-from ops import report
-from ops.command import Command, Outcome
+from ops import report, stack_tags
+from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import OK, USAGE, OpsError
-from ops.fleet import Fleet, key_resource, secret_output
+from ops.fleet import servers_key
 from ops.outputs import Outputs, Replica
-from ops.stack_tags import DRIFT_SINCE, EXPIRES, StackTags
 
 PROBE_TIMEOUT_S = 15.0
 MAX_CONCURRENCY = 32  # servers that are asked at the same time
@@ -39,24 +36,25 @@ HEAD = ("instance", "state", "answers", "$/h", "cost so far", "contract ends", "
 CLEAR = "\x1b[H\x1b[2J\x1b[3J"  # ECMA-48: cursor home, erase the screen; and what scrolled off it
 
 
-def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
-    """Look at everything the stack has, with --watch again and again. Raises OpsError, VastError."""
-    if args.watch is None:
+@verb("status")
+@click.option("--watch", "every_s", type=click.FloatRange(0, min_open=True), is_flag=False, flag_value=5.0,
+              metavar="SECONDS", help="Look again every SECONDS (5), on a terminal.")  # fmt: skip
+def status(pulumi: Pulumi, *, every_s: float | None) -> Outcome:
+    """Show what a stack runs, whether it answers, what it costs and until when."""
+    if every_s is None:
         facts = look(pulumi)
-        return Outcome(OK, facts, "\n\n".join(rendered(pulumi.stack, facts)))
-    if args.watch <= 0:
-        raise OpsError(USAGE, f"--watch is {args.watch:g}; accepted: seconds above 0")
-    if not sys.stdout.isatty() or args.json:
-        raise OpsError(USAGE, "--watch draws on a terminal, and there is none", "leave --watch out, or --json")
+        return Outcome(OK, facts, "\n\n".join(rendered(pulumi.name, facts)))
+    if not sys.stdout.isatty():
+        raise OpsError(USAGE, "--watch draws on a terminal, and there is none", "leave --watch out")
     while True:
         try:
             facts = look(pulumi)
-            text = "\n\n".join(rendered(pulumi.stack, facts, wide=True))
-            print(f"{CLEAR}{text}\n\n{time.strftime('%H:%M:%S')}, every {args.watch:g} s; Ctrl-C ends it", flush=True)
-            time.sleep(args.watch)
+            text = "\n\n".join(rendered(pulumi.name, facts, wide=True))
+            print(f"{CLEAR}{text}\n\n{time.strftime('%H:%M:%S')}, every {every_s:g} s; Ctrl-C ends it", flush=True)
+            time.sleep(every_s)
         except (ApiUnreachable, RateLimited) as error:  # what is passing does not end a watch
             print(f"\n{error}", file=sys.stderr, flush=True)
-            time.sleep(args.watch)
+            time.sleep(every_s)
         except KeyboardInterrupt:
             return Outcome(OK, {}, "")
 
@@ -64,17 +62,17 @@ def work(pulumi: Pulumi, args: argparse.Namespace) -> Outcome:
 def look(pulumi: Pulumi) -> dict[str, Any]:
     """Return what the stack has, what Vast.ai says of it and whether it answers."""
     outputs = Outputs.parse(pulumi.outputs())
-    tags = StackTags(pulumi)
-    since, expires = tags.get(DRIFT_SINCE), tags.get(EXPIRES)
+    since, expires = (stack_tags.get(pulumi, name) for name in (stack_tags.DRIFT_SINCE, stack_tags.EXPIRES))
     rows: list[Mapping[str, Any]] = []
     gateway: Mapping[str, Any] | None = None
     if outputs.replicas:
         client = open_session(lambda key: pulumi.config(key) or None).client
-        key = servers_key(pulumi) if outputs.gateway else outputs.api_key
-        with trusted(outputs) as verify, ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
-            asked = pool.submit(answers, outputs.url, outputs.api_key, verify) if outputs.gateway else None
+        key = servers_key(pulumi.resources(show_secrets=True)) if outputs.gateway else outputs.api_key
+        ca = trusted(outputs)
+        with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
+            asked = pool.submit(answers, outputs.url, outputs.api_key, ca) if outputs.gateway else None
             contracts = pool.map(client.instance, [one.instance_id for one in outputs.replicas])
-            said = pool.map(lambda one: answers(one.url, key, verify), outputs.replicas)
+            said = pool.map(lambda one: answers(one.url, key, ca), outputs.replicas)
             rows = [row(*each) for each in zip(outputs.replicas, contracts, said, strict=True)]
             if asked is not None:
                 gateway = {"url": outputs.url, "answers": asked.result(), "hourly_cost_usd": outputs.gateway_cost_usd}
@@ -130,12 +128,6 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def servers_key(pulumi: Pulumi) -> str:
-    """Return the key that the servers take behind a gateway; it never leaves the process."""
-    state = pulumi.export(show_secrets=True)
-    return secret_output(key_resource(state, f"{Fleet.parse(state).name}-own-key"), "value")
-
-
 def row(one: Replica, contract: Contract | None, said: str) -> dict[str, Any]:
     """Return what is known of one instance."""
     started = contract.start_date if contract else 0.0
@@ -164,11 +156,11 @@ def ending(contract: Contract | None) -> str | None:
     return f"{when:%Y-%m-%d %H:%M} UTC, in {minutes(max(contract.end_date - time.time(), 0))}"
 
 
-def answers(url: str, key: str, verify: bool | str) -> str:
+def answers(url: str, key: str, ca: str) -> str:
     """Ask the server for a score; return "yes, N ms" or what came instead."""
     if not url:
         return "no address"
-    client = RerankClient(url, key, timeout_s=PROBE_TIMEOUT_S, ca=verify if isinstance(verify, str) else "")
+    client = RerankClient(url, key, timeout_s=PROBE_TIMEOUT_S, ca=ca)
     started = time.monotonic()
     try:
         client.rerank("ready?", ["yes"])
@@ -177,36 +169,13 @@ def answers(url: str, key: str, verify: bool | str) -> str:
     return f"yes, {(time.monotonic() - started) * 1000:.0f} ms"
 
 
-@contextmanager
-def trusted(outputs: Outputs) -> Iterator[bool | str]:
-    """Give what `verify` has to be: True, or a file with the stack's own CA beside those that are trusted anyway.
+def trusted(outputs: Outputs) -> str:
+    """Return the certificates to trust, PEM: the stack's own CA, and those that are trusted anyway; "" for these alone.
 
-    A gateway that clients reach through a front of their own (gateway_url) has a certificate of another CA; one that
+    A gateway that clients reach through a front of their own (gateway.url) has a certificate of another CA; one that
     is not public is named by SSL_CERT_FILE, as for every program that uses OpenSSL.
     """
     if not outputs.ca_certificate:
-        yield True
-        return
-    anyway = Path(os.environ.get("SSL_CERT_FILE") or DEFAULT_CA_BUNDLE_PATH)
-    with tempfile.TemporaryDirectory(prefix="ops-") as folder:
-        path = Path(folder) / "ca.pem"
-        path.write_text(f"{outputs.ca_certificate}\n{anyway.read_text() if anyway.is_file() else ''}")
-        yield str(path)
-
-
-def flags(parser: argparse.ArgumentParser) -> None:
-    """Add --watch."""
-    parser.add_argument(
-        "--watch",
-        type=float,
-        nargs="?",
-        const=5.0,
-        metavar="SECONDS",
-        help="look again every SECONDS (5), on a terminal",
-    )
-
-
-COMMAND = Command("status", "Show what a stack runs, whether it answers, what it costs and until when.", work, flags)
-
-if __name__ == "__main__":
-    sys.exit(COMMAND.main())
+        return ""
+    others = Path(os.environ.get("SSL_CERT_FILE") or certifi.where())
+    return f"{outputs.ca_certificate}\n{others.read_text() if others.is_file() else ''}"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from pulumi.dynamic import ConfigureRequest, ResourceProvider
+from pulumi.dynamic import CheckFailure, ConfigureRequest, ResourceProvider
 from pulumi.output import Unknown
 
 from components.errors import RerankerError
@@ -59,6 +59,11 @@ def verb(method: Callable[P, R]) -> Callable[P, R]:
             current_urn.reset(token)
 
     return wrapped
+
+
+def failure(error: RerankerError) -> CheckFailure:
+    """Return an error as what a check found, told as other verbs tell it: "Name: text"."""
+    return CheckFailure("", f"{type(error).__name__}: {error}")
 
 
 def known(value: Any) -> bool:

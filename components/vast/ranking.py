@@ -59,7 +59,7 @@ class Candidate:
         }
 
     def summary(self) -> dict[str, Json]:
-        """Return what a policy judges it by, in Vast.ai's words."""
+        """Return what a policy judges it by and a preview shows, in Vast.ai's words; and dollars and time to ready."""
         offer = self.offer
         return {
             "ask_contract_id": offer.ask_id,
@@ -68,6 +68,9 @@ class Candidate:
             "geolocation": offer.geolocation,
             "hosting_type": offer.raw.get("hosting_type"),
             "dph_total": offer.dph_total_usd,
+            "num_gpus": offer.num_gpus,
+            "pull_cost_usd": round(self.pull_cost_usd, 4),
+            "ready_s": round(self.ready_s),
         }
 
     @property

@@ -56,7 +56,7 @@ class Ops:
     """A command of ops/ on a stack; `document` is its JSON once it has ended."""
 
     def __init__(self, stack, command, *args):
-        words = [sys.executable, "-m", f"ops.{command}", "--stack", stack.name, "--cwd", str(stack.project), "--json"]
+        words = [sys.executable, "-m", "ops", command, "--stack", stack.name, "--cwd", str(stack.project), "--json"]
         self.process = subprocess.Popen(
             [*words, *args],
             cwd=REPO, env=stack.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -75,7 +75,7 @@ class AtTerminal:
     """A command of ops/ on a stack, at a terminal of its own: what is typed, and what is shown so far."""
 
     def __init__(self, stack, command, *args):
-        words = [sys.executable, "-m", f"ops.{command}", "--stack", stack.name, "--cwd", str(stack.project), *args]
+        words = [sys.executable, "-m", "ops", command, "--stack", stack.name, "--cwd", str(stack.project), *args]
         self._here, there = pty.openpty()
         self.process = subprocess.Popen(words, cwd=REPO, env=stack.env, stdin=there, stdout=there, stderr=there)
         os.close(there)

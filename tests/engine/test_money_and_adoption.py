@@ -28,7 +28,7 @@ def vastai(market, home, *args):
 
 def orphans(market, *args):
     return subprocess.run(
-        [sys.executable, "-m", "ops.orphans", "--api-url", market.url, "--min-age-min", "0", *args],
+        [sys.executable, "-m", "ops", "orphans", "--api-url", market.url, "--min-age-min", "0", *args],
         cwd=REPO,
         env={"PATH": "/usr/bin:/bin", "VAST_API_KEY": EMULATOR_KEY},
         capture_output=True,

@@ -123,7 +123,7 @@ def refused_by_pack(text):
 
 def ops_preview(stack):
     """Run the preview of pipelines on a stack."""
-    command = [sys.executable, "-m", "ops.preview", "--stack", stack.name, "--cwd", str(stack.project)]
+    command = [sys.executable, "-m", "ops", "preview", "--stack", stack.name, "--cwd", str(stack.project)]
     return subprocess.run(command, cwd=REPO, env=stack.env, capture_output=True, text=True, timeout=120, check=False)
 
 

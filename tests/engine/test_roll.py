@@ -1,4 +1,4 @@
-"""ops/roll and ops/heal on a fleet of three behind a real Caddy, under load."""
+"""ops roll and ops heal on a fleet of three behind a real Caddy, under load."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""ops/rotate_key under load: a key that is valid at its moment is never refused, and the old one is refused after."""
+"""ops rotate-key under load: a key that is valid at its moment is never refused, and the old one is refused after."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def rotated(stack, ledger):
     old, rented = endpoint(stack), len(ledger.contracts())
     with Load(old, per_s=40, threads=4) as by_old:
         by_old.more(20)
-        begun = Ops(stack, "rotate_key", "--begin")
+        begun = Ops(stack, "rotate-key", "--begin")
         new_key = until(lambda: (key := stack.outputs()["api_key"]) != old.key and key, within_s=300)
         new = Endpoint(old.url, new_key, old.ca)
         with Load(new, per_s=40, threads=4) as by_new:
@@ -22,7 +22,7 @@ def rotated(stack, ledger):
             by_new.more(40)
             by_old.more(40)
             by_old.stop()  # clients of the old key have the new one: now it may go
-            finished = ops(stack, "rotate_key", "--finish")
+            finished = ops(stack, "rotate-key", "--finish")
             by_new.more(40)
     assert finished.rc == 0, finished.err
     assert by_old.failures == []
@@ -55,11 +55,11 @@ def test_a_server_takes_both_keys_and_then_the_new_one_only(stack, ledger, tmp_p
     assert stack.up().rc == 0
     rented, old = len(ledger.contracts()), endpoint(stack)
     stack.write_config(api_key_generation=int(stack.config.get("api_key_generation", 2)) + 7, keep_previous_key=True)
-    done = ops(stack, "rotate_key", "--finish")
+    done = ops(stack, "rotate-key", "--finish")
     assert done.rc == 2, done.err
     assert "was never deployed" in done.document["error"]
     assert old.ask().status_code == 200
-    asked = AtTerminal(stack, "rotate_key")
+    asked = AtTerminal(stack, "rotate-key")
     until(lambda: "Enter, once the clients have it" in asked.shown or asked.process.poll() is not None, within_s=200)
     assert "goes on with a begin that was cut off" in asked.shown
     assert old.ask().status_code == endpoint(stack).ask().status_code == 200
@@ -69,13 +69,13 @@ def test_a_server_takes_both_keys_and_then_the_new_one_only(stack, ledger, tmp_p
     assert (old.ask().status_code, endpoint(stack).ask().status_code) == (401, 200)
     assert len(ledger.contracts()) == rented
     for args, said in ((["--finish"], "no rotation has begun"), ([], "nobody is there to say")):
-        done = ops(stack, "rotate_key", *args)
+        done = ops(stack, "rotate-key", *args)
         assert done.rc == 2, done.err
         assert said in done.document["error"]
 
     stack.write_config(keep_previous_key=None, extra_args=["--max-num-seqs", "64"])
     before = (stack.project / "Pulumi.test.yaml").read_bytes()
-    done = ops(stack, "rotate_key", "--grace-s", "0")
+    done = ops(stack, "rotate-key", "--grace-s", "0")
     assert done.rc == 9, done.err
     assert "reranker (replace)" in done.document["error"]
     assert (stack.project / "Pulumi.test.yaml").read_bytes() == before

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from components.caddy.config import gateway_config
-from components.monitoring.dashboard import absent
 from harness.wait import until
+from tests.dashboard import absent
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "dashboards" / "reranker.json").read_text())
 

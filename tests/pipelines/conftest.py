@@ -49,9 +49,9 @@ class Scene:
         secret = ("VAST_API_KEY", "PULUMI_CONFIG_PASSPHRASE", "PULUMI_BACKEND_URL")
         self.env = {key: value for key, value in self.stack.env.items() if key not in secret} | {
             "GITHUB_REPOSITORY": REPOSITORY,
-            "GITHUB_API_URL": self.forge.url,
             "GITHUB_ACTIONS": "true",
             "VAST_URL": self.market.url,
+            "PATH": f"{self.forge.bin}:{self.stack.env['PATH']}",
         }
 
     def job(self, name, job, stack=None, **contexts):
@@ -70,7 +70,7 @@ class Scene:
 
     def ops(self, command, *args):
         """Run a command as a person does, from the repository; return its JSON."""
-        words = [sys.executable, "-m", f"ops.{command}", *args, "--cwd", str(self.checkout)]
+        words = [sys.executable, "-m", "ops", command, *args, "--cwd", str(self.checkout)]
         done = subprocess.run(
             words, cwd=REPO, env=self.stack.env, capture_output=True, text=True, timeout=300, check=False
         )
@@ -94,7 +94,7 @@ class Scene:
 
     def comment(self, number=7):
         """Return the one comment about previews."""
-        texts = [text for text in self.forge.texts(number) if "ops: preview-" in text]
+        texts = [text for text in self.forge.texts(number) if "vast-reranker: preview-" in text]
         assert len(texts) == 1, texts
         return texts[0]
 
@@ -103,8 +103,8 @@ class Scene:
 def pipelines(folder):
     """Give a repository with a stack `dev`, a forge and a market of its own."""
     market = EmulatorServer(runtime="none", time="instant", state_dir=folder / "emulator", keys=[VAST_KEY])
-    with market, FakeForge() as forge:
-        yield Scene(market, stack_named("dev", folder / "stack", market.url), forge)
+    with market:
+        yield Scene(market, stack_named("dev", folder / "stack", market.url), FakeForge(folder / "forge"))
 
 
 @pytest.fixture(scope="module")

@@ -1,69 +1,62 @@
-"""A GitHub and a GitLab on loopback: the REST calls that ops/ makes, answered as their documentation says. A stand-in.
+"""A GitHub and a GitLab in a file, and the `gh` and `glab` that change it, for scripts/forge.sh. A stand-in.
 
-Keeps every text that was ever written, so that a test can ask whether a secret was among them.
+`gh api` and `glab api` here take the flags that the real ones have and refuse any other; answers are as the REST
+documentation says. Every text that was ever written is kept, so that a test can ask whether a secret was among them.
 """
 
+import argparse
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import os
+import re
+import sys
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+
+PROGRAM = """#!{python}
+import sys
+sys.path.insert(0, {repo!r})
+from tests.pipelines.fake_forge import main
+sys.exit(main({platform!r}, {folder!r}))
+"""
+EMPTY = {"comments": {}, "issues": {}, "written": [], "next_id": 1}
 
 
 class FakeForge:
-    """Comments by pull request, issues by number; `token` is the one that is let in."""
+    """Comments by pull request, issues by number; `token` is the one that is let in; `bin` goes on PATH."""
 
-    def __init__(self, token="forge-token-123"):
-        self.token = token
-        self.comments = {}  # id -> {"number", "body", "user"}
-        self.issues = {}  # number -> {"title", "body", "labels", "state", "comments": [...]}
-        self.written = []
-        self.next_id = 1
+    def __init__(self, folder, token="forge-token-123"):
+        self.token, self.bin, self._file = token, folder / "bin", folder / "forge.json"
+        self.bin.mkdir(parents=True)
+        self._save(EMPTY | {"token": token})
+        repo = str(Path(__file__).parents[2])
+        for name, platform in (("gh", "github"), ("glab", "gitlab")):
+            program = self.bin / name
+            program.write_text(PROGRAM.format(python=sys.executable, repo=repo, platform=platform, folder=str(folder)))
+            program.chmod(0o755)
 
-    def __enter__(self):
-        forge = self
+    def _save(self, state):
+        self._file.write_text(json.dumps(state))
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_):
-                pass
+    def _load(self):
+        return json.loads(self._file.read_text())
 
-            def answer(self, status, body):
-                data = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+    @property
+    def comments(self):
+        return self._load()["comments"]
 
-            def do(self):
-                length = int(self.headers.get("Content-Length") or 0)
-                body = json.loads(self.rfile.read(length)) if length else {}
-                mine = (f"Bearer {forge.token}", forge.token)
-                if (self.headers.get("Authorization") or self.headers.get("PRIVATE-TOKEN")) not in mine:
-                    return self.answer(401, {"message": "Bad credentials"})
-                where = urlsplit(self.path)
-                query = {key: values[0] for key, values in parse_qs(where.query).items()}
-                if body:
-                    forge.written.append(json.dumps(body, ensure_ascii=False))
-                found = forge.handle(self.command, where.path.strip("/").split("/"), query, body)
-                return self.answer(*found)
+    @property
+    def issues(self):
+        return self._load()["issues"]
 
-            do_GET = do_POST = do_PATCH = do_PUT = do
+    @property
+    def written(self):
+        return self._load()["written"]
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
+    def clear(self):
+        self._save(EMPTY | {"token": self.token})
 
     def add_comment(self, number, body, user="Bot"):
-        self.comments[self._new()] = {"number": number, "body": body, "user": {"type": user}}
-
-    def _new(self):
-        self.next_id += 1
-        return self.next_id - 1
+        self.change("POST", ["issues", str(number), "comments"], {"body": body}, user=user)
 
     def texts(self, number):
         """Return the comments of a pull request."""
@@ -72,77 +65,91 @@ class FakeForge:
     def open_issues(self):
         return [one for one in self.issues.values() if one["state"] == "open"]
 
-    def handle(self, method, path, query, body):
-        if path[0] == "repos":
-            return self._github(method, path[3:], query, body)
-        return self._gitlab(method, path[2:], query, body)
+    def change(self, method, path, body, user="Bot"):
+        state = self._load()
+        found = github(state, method, path, {}, body, user)
+        self._save(state)
+        return found
 
-    def _page(self, rows, query):
-        size, page = int(query.get("per_page", 30)), int(query.get("page", 1))
-        return 200, rows[(page - 1) * size : page * size]
 
-    def _github(self, method, path, query, body):
-        match method, path:
-            case "GET", ["issues", number, "comments"]:
-                rows = [{"id": id_, **one} for id_, one in self.comments.items() if one["number"] == int(number)]
-                return self._page(rows, query)
-            case "POST", ["issues", number, "comments"]:
-                if int(number) in self.issues:
-                    self.issues[int(number)]["comments"].append(body["body"])
-                else:
-                    self.add_comment(int(number), body["body"])
-                return 201, {"html_url": f"{self.url}/comment"}
-            case "PATCH", ["issues", "comments", id_]:
-                self.comments[int(id_)]["body"] = body["body"]
-                return 200, {"html_url": f"{self.url}/comment"}
-            case "GET", ["issues"]:
-                label = query["labels"]
-                rows = [
-                    {"number": number, "user": {"type": "Bot"}, **one}
-                    for number, one in self.issues.items()
-                    if one["state"] == query["state"] and label in one["labels"]
-                ]
-                return self._page(rows, query)
-            case "POST", ["issues"]:
-                number = self._new()
-                self.issues[number] = {"state": "open", "comments": [], **body}
-                return 201, {"html_url": f"{self.url}/issues/{number}"}
-            case "PATCH", ["issues", number]:
-                self.issues[int(number)] |= body
-                return 200, {"html_url": f"{self.url}/issues/{number}"}
-        return 404, {"message": "Not Found"}
+def main(platform, folder):
+    """Be `gh` or `glab`; return the exit code."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    api = parser.add_subparsers(required=True).add_parser("api", allow_abbrev=False)
+    api.add_argument("path")
+    api.add_argument("--method", "-X", default="GET")
+    api.add_argument("--field", "-F", action="append", default=[])
+    api.add_argument("--raw-field", "-f", action="append", default=[])
+    api.add_argument("--paginate", action="store_true")
+    api.add_argument("--silent", action="store_true")
+    args = parser.parse_args()
+    file = Path(folder) / "forge.json"
+    state = json.loads(file.read_text())
+    if os.environ.get("GH_TOKEN" if platform == "github" else "GITLAB_TOKEN") != state["token"]:
+        print("HTTP 401: Bad credentials", file=sys.stderr)
+        return 1
+    body = dict(word.split("=", 1) for word in args.raw_field)
+    for key, text in (word.split("=", 1) for word in args.field):
+        body[key] = Path(text[1:]).read_text() if text.startswith("@") else text
+    where = urlsplit(args.path)
+    query = {key: values[0] for key, values in parse_qs(where.query).items()}
+    if body:
+        state["written"].append(json.dumps(body, ensure_ascii=False))
+    handle, parts = (github, 3) if platform == "github" else (gitlab, 2)
+    found = handle(state, args.method, where.path.split("/")[parts:], query, body)
+    if found is None:
+        print(f"HTTP 404: {args.method} {args.path}", file=sys.stderr)
+        return 1
+    file.write_text(json.dumps(state))
+    if isinstance(found, list) and not args.paginate:
+        found = found[: int(query.get("per_page", 30))]
+    if not args.silent:
+        print(json.dumps(found))
+    return 0
 
-    def _gitlab(self, method, path, query, body):
-        match method, path:
-            case "GET", ["merge_requests", number, "notes"]:
-                rows = [{"id": id_, **one} for id_, one in self.comments.items() if one["number"] == int(number)]
-                return self._page(rows, query)
-            case "POST", ["merge_requests", number, "notes"]:
-                self.add_comment(int(number), body["body"])
-                return 201, {"id": self.next_id - 1}
-            case "PUT", ["merge_requests", _, "notes", id_]:
-                self.comments[int(id_)]["body"] = body["body"]
-                return 200, {"id": int(id_)}
-            case "GET", ["issues"]:
-                rows = [
-                    {"iid": number, "description": one["body"]}
-                    for number, one in self.issues.items()
-                    if one["state"] == "open" and query["labels"] in one["labels"]
-                ]
-                return self._page(rows, query)
-            case "POST", ["issues"]:
-                number = self._new()
-                labels = body["labels"].split(",")
-                title, text = body["title"], body["description"]
-                self.issues[number] = {"state": "open", "comments": [], "title": title, "body": text, "labels": labels}
-                return 201, {"web_url": f"{self.url}/issues/{number}"}
-            case "PUT", ["issues", number]:
-                if body.get("state_event") == "close":
-                    self.issues[int(number)]["state"] = "closed"
-                else:
-                    self.issues[int(number)] |= {"title": body["title"], "body": body["description"]}
-                return 200, {"web_url": f"{self.url}/issues/{number}"}
-            case "POST", ["issues", number, "notes"]:
-                self.issues[int(number)]["comments"].append(body["body"])
-                return 201, {"id": self._new()}
-        return 404, {"message": "404 Not Found"}
+
+def new_id(state):
+    state["next_id"] += 1
+    return str(state["next_id"] - 1)
+
+
+def github(state, method, path, query, body, user="Bot"):
+    """Answer a call on a repository; None where there is no such route."""
+    comments, issues = state["comments"], state["issues"]
+    match method, path:
+        case "GET", ["issues", number, "comments"]:
+            return [{"id": int(id_), **one} for id_, one in comments.items() if one["number"] == int(number)]
+        case "POST", ["issues", number, "comments"] if number in issues:
+            issues[number]["comments"].append(body["body"])
+        case "POST", ["issues", number, "comments"]:
+            comments[new_id(state)] = {"number": int(number), "body": body["body"], "user": {"type": user}}
+        case "PATCH", ["issues", "comments", id_]:
+            comments[id_]["body"] = body["body"]
+        case "GET", ["issues"]:
+            found = [(number, one) for number, one in issues.items() if one["state"] == query["state"]]
+            found = [(number, one) for number, one in found if query["labels"] in one["labels"]]
+            return [{"number": int(number), "user": {"type": user}, **one} for number, one in found]
+        case "POST", ["issues"]:
+            own = {"title": body["title"], "body": body["body"], "labels": [body["labels[]"]]}
+            issues[new_id(state)] = {"state": "open", "comments": [], **own}
+        case "PATCH", ["issues", number]:
+            issues[number] |= body
+        case _:
+            return None
+    return {}
+
+
+def gitlab(state, method, path, query, body):
+    """Answer a call on a project, by what GitHub calls the same."""
+    where = "/".join(path)
+    where = re.sub(r"^merge_requests/(\d+)/notes/(\d+)$", r"issues/comments/\2", where)
+    where = re.sub(r"^(merge_requests|issues)/(\d+)/notes$", r"issues/\2/comments", where)
+    body = {{"description": "body", "state_event": "state", "labels": "labels[]"}.get(k, k): v for k, v in body.items()}
+    if body.get("state") == "close":
+        body["state"] = "closed"
+    if "state" in query:
+        query = query | {"state": {"opened": "open"}[query["state"]]}
+    found = github(state, {"PUT": "PATCH"}.get(method, method), where.split("/"), query, body)
+    if isinstance(found, list) and path == ["issues"]:
+        return [{"iid": one["number"], "description": one["body"]} for one in found]
+    return found

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.all]
 def deploy(scene):
     """Start a deploy whose first machine never gets on with its boot; return its process once that is rented."""
     scene.ledger.control("faults", kind="stuck_loading")
-    command = [sys.executable, "-m", "ops.deploy", "--stack", "dev", "--cwd", str(scene.checkout)]
+    command = [sys.executable, "-m", "ops", "deploy", "--stack", "dev", "--cwd", str(scene.checkout)]
     process = subprocess.Popen(
         command, cwd=REPO, env=scene.stack.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -107,14 +107,14 @@ def a_host_that_dies_is_one_issue_and_exit_code_7(scene):
     assert issue["title"] == "Drift in dev"
     assert "offline: instance" in issue["body"]
     assert re.search(r"First seen 20\d\d-\d\d-\d\d \d\d:\d\d UTC, .+ ago\.", issue["body"])
-    assert "Repair: `python -m ops.heal --stack dev`" in issue["body"]
+    assert "Repair: `python -m ops heal --stack dev`" in issue["body"]
 
 
 def what_drifted_is_healed_and_the_issue_closed(scene, times):
     drifts = (
         (lambda: None, "offline: instance"),
         (lambda: scene.host("change-port"), "address: moved from "),
-        (scene.destroy_by_hand, "is gone: Vast.ai no longer lists it"),
+        (scene.destroy_by_hand, "gone: reranker ("),
     )
     for disturb, says in drifts[:times]:
         disturb()
@@ -135,7 +135,7 @@ def a_review_stack_lives_and_ends_with_its_label(scene):
     assert done.rc == 0, done.log
     reviewed = scene.outputs("review-7")["instance_id"]
     assert scene.ledger.billed() == {mine, reviewed}
-    (text,) = [text for text in scene.forge.texts(7) if "ops: review" in text]
+    (text,) = [text for text in scene.forge.texts(7) if "vast-reranker: review" in text]
     assert "### `review-7` review stack: " in text
     assert "Expires 20" in text
 
@@ -145,7 +145,7 @@ def a_review_stack_lives_and_ends_with_its_label(scene):
     done = scene.job("review", "down", more=ended)
     assert done.rc == 0, done.log
     assert scene.ledger.billed() == {mine}
-    (text,) = [text for text in scene.forge.texts(7) if "ops: review" in text]
+    (text,) = [text for text in scene.forge.texts(7) if "vast-reranker: review" in text]
     assert f"Instances {reviewed} are given back" in text
 
 

@@ -14,13 +14,13 @@ import pytest
 import requests
 
 from components.errors import ServerError
-from components.monitoring.dashboard import absent
 from components.vllm.checks import Report, run_checks
 from components.vllm.gpu_requirements import load_flags
 from components.vllm.guard import ALLOW
 from components.vllm.launch import plan_launch
 from components.vllm.route_audit import audit_routes, routes_of, routes_to_audit, table, unauthorized_callers
 from components.vllm.score_checks import CLOSED
+from tests.dashboard import absent
 from tests.serving.conftest import BGE, CATALOG, HERE, REPO, Server, new_key, require_vllm, serving
 
 pytestmark = [pytest.mark.vllm, pytest.mark.all]

@@ -1,13 +1,15 @@
-"""What roll and rotate_key read from a state, and what they write to a config, without the engine."""
+"""What roll and rotate-key read from a state, and what they write to a config, without the engine."""
 
 import pytest
 
+from harness.stack import REPO
 from ops import exits
 from ops.config import assignments
-from ops.fleet import Fleet, batches, key_resource, secret_output
-from ops.roll import planned
-from ops.run import Run
+from ops.fleet import Fleet, batches, key_resource, secret_output, servers_key
+from ops.plan import Plan, Step
+from ops.roll import replaced
 
+PROJECT = REPO / "Pulumi.yaml"
 FLEET = "urn:pulumi:s::p::vast:index:RerankerFleet::reranker"
 DYNAMIC = "pulumi-python:dynamic/vast:"
 
@@ -30,7 +32,7 @@ def state(*, left=()):
     found.append(resource(f"{DYNAMIC}Instance", "reranker-gateway-instance", FLEET, "50"))
     found.append(resource(f"{DYNAMIC}OfferQuery", "reranker-gateway-offers", FLEET))
     found.append(resource(f"{DYNAMIC}Gateway", "reranker-gateway", FLEET))
-    return {"deployment": {"resources": found}}
+    return found
 
 
 def test_a_batch_is_its_servers_with_what_follows_them_and_the_gateway():
@@ -59,14 +61,14 @@ def test_what_was_left_half_replaced_comes_first_and_all_of_it_at_once():
 
 def test_what_else_waits_for_being_destroyed_is_told():
     found = state()
-    found["deployment"]["resources"][-3]["delete"] = True
+    found[-3]["delete"] = True
     assert Fleet.parse(found).stray == ("reranker-gateway-instance",)
 
 
 def test_only_servers_of_the_fleet_are_replicas_whatever_else_is_rented():
     found = state()
     other = f"{FLEET.rpartition('::')[0]}::other"
-    found["deployment"]["resources"] += [
+    found += [
         resource(f"{DYNAMIC}Instance", "reranker-4", other, "60"),
         resource(f"{DYNAMIC}Instance", "reranker-x", FLEET, "61"),
         resource(f"{DYNAMIC}Instance", "reranker-2b", FLEET, "62"),
@@ -74,45 +76,40 @@ def test_only_servers_of_the_fleet_are_replicas_whatever_else_is_rented():
     assert list(Fleet.parse(found).replicas) == ["reranker", "reranker-2", "reranker-3"]
 
 
-class Planned:
-    """A stack whose preview says one thing, and whose state is known."""
-
-    stack = "s"
-
-    def __init__(self, export, urn, before, after):
-        meta = {"urn": urn, "type": f"{DYNAMIC}RerankValidation", "op": "update"}
-        steps = [{**meta, "old": {"inputs": {"model": before}}, "new": {"inputs": {"model": after}}}]
-        self.found = export, Run(0, [{"resourcePreEvent": {"metadata": one}} for one in steps], "")
-
-    def export(self):
-        return self.found[0]
-
-    def preview(self):
-        return self.found[1]
+def plan_of(*steps):
+    return Plan(steps, [], [], [], [], 0.1, 0.1, [])
 
 
-@pytest.mark.parametrize(("before", "after"), [("one", "two"), ("x" * 99, "y" * 99)])
-def test_another_model_is_no_roll_of_several_servers_without_a_gateway_either(before, after):
-    found = state()
-    found["deployment"]["resources"] = [one for one in found["deployment"]["resources"] if "gateway" not in one["urn"]]
-    urn = next(one["urn"] for one in found["deployment"]["resources"] if one["urn"].endswith("::reranker-validation"))
+def test_a_roll_is_of_servers_only_and_of_one_model():
+    fleet = Fleet.parse([one for one in state() if "gateway" not in one["urn"]])
+    other = Step("update", "vast:RerankValidation", "reranker-validation", [], {"model": "model changed"})
     with pytest.raises(exits.OpsError, match="another model"):
-        planned(Planned(found, urn, before, after), None)
+        replaced("s", plan_of(other), fleet, in_place=False)
+    server, ca = Step("replace", "vast:Instance", "reranker-2"), Step("delete", "vast:CertificateAuthority", "ca")
+    assert replaced("s", plan_of(server), fleet, in_place=False) == ["reranker-2"]
+    for steps, in_place, says in (
+        ((server, ca), False, "more than a roll is to be done: ca .delete."),
+        ((server,), True, "destroyed before its successor serves"),
+    ):
+        with pytest.raises(exits.OpsError, match=says):
+            replaced("s", plan_of(*steps), fleet, in_place=in_place)
+    with pytest.raises(exits.OpsError, match="has no servers yet"):
+        replaced("s", plan_of(), Fleet.parse([]), in_place=False)
 
 
 def test_an_empty_state_has_no_fleet():
-    assert Fleet.parse({}).replicas == {}
-    assert Fleet.parse({"deployment": {}}).targets([]) == []
+    assert Fleet.parse([]).replicas == {}
+    assert Fleet.parse([]).targets([]) == []
 
 
 def test_the_servers_own_key_and_the_clients_are_told_apart():
-    assert secret_output(key_resource(state(), "reranker-own-key"), "value") == "own"
+    assert servers_key(state()) == "own"
     assert secret_output(key_resource(state(), "reranker-key"), "previous") == ""
-    assert key_resource({}, "reranker-key") == {}
+    assert key_resource([], "reranker-key") == {}
 
 
 def test_values_to_set_are_read_and_lists_are_lists():
-    assert assignments(["image=a=b", 'extra_args=["--max-num-seqs", "64"]', "vast-reranker:disk_gb=50"]) == {
+    assert assignments(["image=a=b", 'extra_args=["--max-num-seqs", "64"]', "vast-reranker:disk_gb=50"], PROJECT) == {
         "image": "a=b", "extra_args": ["--max-num-seqs", "64"], "disk_gb": "50",
     }  # fmt: skip
 
@@ -123,12 +120,12 @@ def test_values_to_set_are_read_and_lists_are_lists():
         ("api_key=0123456789abcdef", "a secret does not belong on a command line"),
         ("imag=x", "did you mean image?"),
         ("image", "has no value"),
-        ("extra_args=[1", "not a JSON list"),
+        ("extra_args=[1", "not JSON"),
     ],
 )
 def test_a_value_that_cannot_be_set_is_refused_and_not_repeated_if_it_is_a_secret(word, said):
     with pytest.raises(exits.OpsError) as refused:
-        assignments([word])
+        assignments([word], PROJECT)
     assert refused.value.code == exits.USAGE
     assert said in str(refused.value)
     assert "0123456789abcdef" not in str(refused.value)

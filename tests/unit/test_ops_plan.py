@@ -1,100 +1,91 @@
-"""Plans and errors read from what the engine says, without the engine."""
+"""Plans, prices and errors from what the engine's events say, without the engine."""
 
 import pytest
+from pulumi.automation.events import EngineEvent
 
-from components.vast.models import Offer
-from components.vast.ranking import Candidate
 from ops import exits, plan, report
-from ops.engine import Pulumi
-from ops.outputs import Outputs
-from ops.preview import price_after
-from ops.run import Run
-from tests.unit import wire_samples
+from ops.plan import Run
 
-INSTANCE = "urn:pulumi:dev::p::vast:index:RerankerFleet$pulumi-python:dynamic/vast:Instance::reranker"
+INSTANCE = "urn:pulumi:dev::p::vast:index:RerankerFleet$pulumi-python:dynamic/vast:Instance::"
 TYPE = "pulumi-python:dynamic/vast:Instance"
-CHOICE = (
-    "first choice: offer 7: RTX 4090 on machine 9, Sweden, SE, $0.3100/h, pull once $0.05, ready in about 4 min 2 s"
-)
 
 
-def step(op, *, old=None, new=None, keys=None, urn=INSTANCE, type_=TYPE):
-    meta = {"op": op, "urn": urn, "type": type_, "keys": keys}
-    meta["old"] = None if old is None else {"inputs": old}
-    meta["new"] = None if new is None else {"inputs": new}
-    return {"resourcePreEvent": {"metadata": meta}}
+def candidate(usd, **more):
+    offer = {"ask_contract_id": 7.0, "machine_id": 9.0, "gpu_name": "RTX 4090", "geolocation": "Sweden, SE"}
+    return offer | {"dph_total": usd, "num_gpus": 1.0, "pull_cost_usd": 0.05, "ready_s": 242.0} | more
 
 
-def said(text, severity="info", urn=INSTANCE):
-    return {"diagnosticEvent": {"message": f"{text}\n", "severity": severity, "urn": urn}}
+def event(**fields):
+    return EngineEvent.from_json({"sequence": 1, "timestamp": 1, **fields})
 
 
-def refreshed(drift="", old=None):
-    inputs = {"disk_gb": 40} if old is None else old
-    outputs = {"metadata": {"op": "refresh", "urn": INSTANCE, "type": TYPE, "new": {"outputs": {"drift": drift}}}}
-    return [step("refresh", old=inputs), {"resOutputsEvent": outputs}]
+def state(inputs, outputs=None):
+    return None if inputs is None else {"inputs": inputs, "outputs": outputs or {}, "id": "4"}
+
+
+def step(op, old=None, new=None, *, name="reranker", keys=None, paid=None, type_=TYPE):
+    outputs = {"hourly_cost_usd": {"gpu": paid, "disk": 0, "total": paid}} if paid else {}
+    meta = {"op": op, "urn": INSTANCE + name, "type": type_, "keys": keys}
+    return event(resourcePreEvent={"metadata": meta | {"old": state(old, outputs), "new": state(new)}})
+
+
+def said(text, severity="info", name="reranker"):
+    return event(diagnosticEvent={"message": f"{text}\n", "severity": severity, "urn": INSTANCE + name})
+
+
+def refreshed(drift="", inputs=None, *, gone=False):
+    inputs = {"disk_gb": 40} if inputs is None else inputs
+    meta = {"op": "refresh", "urn": INSTANCE + "reranker", "type": TYPE, "old": state(inputs)}
+    meta["new"] = None if gone else state(inputs, {"drift": drift})
+    return [step("refresh", inputs), event(resOutputsEvent={"metadata": meta})]
 
 
 def planned(*events):
-    return plan.read(Run(0, list(events), []))
+    return Run(events).plan()
 
 
-def test_the_choice_is_read_from_what_the_instance_says():
-    offer = Offer.parse(wire_samples.offer())
-    candidate = Candidate(offer, pull_cost_usd=0.126, ready_s=684.0)
-    choice = plan.Choice.parse(f"first choice: {candidate}; 2 machines race, so the boot costs up to 2 times that")
-    bid = plan.Choice.parse(f"first choice: {candidate}; bid $0.0321/h (floor $0.0300/h)")
-    assert choice is not None
-    assert bid is not None
-    assert bid.dph_total_usd == 0.0321
-    assert (choice.offer_id, choice.machine_id, choice.gpu) == (offer.ask_id, offer.machine_id, offer.gpu_name)
-    assert choice.dph_total_usd == pytest.approx(offer.dph_total_usd, abs=5e-5)
-    assert (choice.place, choice.pull_cost_usd, choice.ready_in) == (offer.place, 0.13, "11 min")
-
-
-def test_drift_alone_leaves_nothing_pending():
+def test_drift_alone_leaves_nothing_pending_and_names_the_offer():
     found = planned(
         *refreshed("offline: the host is away"),
         said("will be replaced: offline: the host is away", "warning"),
-        said(CHOICE),
-        step("replace", old={"disk_gb": 40}, new={"disk_gb": 40, "searched_at": 5}, keys=["drift"]),
+        step("replace", {"disk_gb": 40}, {"disk_gb": 40, "candidates": [candidate(0.31)]}, keys=["drift"]),
     )
-    assert found.drift == ["offline: the host is away"]
-    assert found.pending == []
+    assert (found.drift, found.pending, found.warnings) == (["offline: the host is away"], [], [])
     assert found.steps == [plan.Step("replace", "vast:Instance", "reranker", ["offline: the host is away"])]
-    assert [one.offer_id for one in found.choices] == [7]
+    assert found.choices == [plan.Choice(7, 9, "RTX 4090", "Sweden, SE", 0.31, 0.05, 242.0)]
 
 
 def test_a_changed_input_beside_drift_is_pending():
     found = planned(
         *refreshed("offline: the host is away"),
-        step("replace", old={"disk_gb": 40}, new={"disk_gb": 41}, keys=["drift", "disk_gb"]),
+        step("replace", {"disk_gb": 40}, {"disk_gb": 41}, keys=["drift", "disk_gb"]),
     )
     assert found.pending == ["reranker: disk_gb: 40 -> 41"]
+    assert found.steps[0].changed == {"disk_gb": "disk_gb: 40 -> 41"}
 
 
 def test_a_changed_secret_is_pending_although_its_values_are_not_shown():
     secret = {"env": "[secret]"}
-    found = planned(*refreshed(old=secret), step("replace", old=secret, new=secret, keys=["env"]))
-    assert found.pending == ["reranker: env changed"]
+    assert planned(*refreshed("", secret), step("replace", secret, secret, keys=["env"])).pending == [
+        "reranker: env changed"
+    ]
 
 
 def test_an_instance_that_is_gone_is_drift_and_a_resource_that_was_never_there_is_not():
-    gone = "instance 4 is gone: Vast.ai no longer lists it; `pulumi up` rents another"
-    found = planned(*refreshed(), said(gone, "warning"), step("create", new={"disk_gb": 40}))
-    assert (found.drift, found.pending) == ([f"gone: {gone}"], [])
+    found = planned(*refreshed(gone=True), step("create", new={"disk_gb": 40}))
+    assert (found.drift, found.pending) == (["gone: reranker (4): Vast.ai no longer lists the instance"], [])
     assert planned(step("create", new={"disk_gb": 40})).pending == ["reranker: new"]
 
 
 def test_what_is_only_known_after_a_create_is_no_change():
-    found = planned(*refreshed(old={"run": "a"}), step("update", old={"run": "a"}, new={"run": plan.UNKNOWN}))
-    assert found.pending == []
+    found = planned(*refreshed("", {"run": "a"}), step("update", {"run": "a"}, {"run": plan.UNKNOWN}))
+    assert (found.pending, len(found.steps)) == ([], 1)
 
 
 def test_a_gateway_that_follows_its_servers_is_no_change_of_the_program():
     def pending(*, rented=False, **changes):
         gateway = {"upstreams": ["http://a", "http://b"], "admin_url": "https://x", "listen": ":1", "rented": rented}
-        return planned(*refreshed(old=gateway), step("update", old=gateway, new=gateway | changes)).pending
+        return planned(*refreshed("", gateway), step("update", gateway, gateway | changes)).pending
 
     assert pending(upstreams=["http://a", plan.UNKNOWN]) == []
     assert pending(upstreams=["http://a", "http://c"]) == []
@@ -103,59 +94,81 @@ def test_a_gateway_that_follows_its_servers_is_no_change_of_the_program():
     assert pending(listen=":2") == ["reranker: listen: :1 -> :2"]
 
 
-def test_the_price_after_is_that_of_what_stays_and_what_is_rented():
-    now = Outputs.parse(
-        {
-            "url": "https://gateway",
-            "replicas": [
-                {"instance_id": 1, "machine_id": 3, "gpu": "A", "url": "http://a", "hourly_cost_usd": 0.2},
-                {"instance_id": 2, "machine_id": 4, "gpu": "B", "url": "http://b", "hourly_cost_usd": 0.2},
-            ],
-            "hourly_cost_usd": {"gpu": 0.4, "disk": 0.05, "total": 0.45},  # the gateway is rented too
-        }
-    )
-    assert now.gateway
-    assert now.gateway_cost_usd == pytest.approx(0.05)
-    replaced = planned(*refreshed(), said(CHOICE), step("replace", old={}, new={}, keys=["drift"]))
-    assert now.hourly_cost_usd == pytest.approx(0.45)
-    assert price_after(now, replaced) == pytest.approx(0.56)
-    assert price_after(now, planned()) == pytest.approx(0.45)
-    assert price_after(Outputs.parse({}), planned()) is None
+def same(name, paid):
+    return step("same", {}, {}, name=name, paid=paid)
+
+
+def rented(op, name, usd, paid=None, **more):
+    old = None if op == "create" else {}
+    return step(op, old, {"candidates": [candidate(usd, **more)]}, name=name, paid=paid)
+
+
+GATEWAY = "reranker-gateway-instance"
+
+
+@pytest.mark.parametrize(
+    ("events", "now", "after"),
+    [
+        ([], None, None),
+        ([rented("create", "reranker", 0.31)], None, 0.31),
+        ([same("reranker", 0.2), same("reranker-2", 0.3)], 0.5, 0.5),
+        # three replicas become four: nothing is replaced
+        ([*(same(f"reranker-{n}", 0.2) for n in "123"), rented("create", "reranker-4", 0.5)], 0.6, 1.1),
+        ([same("reranker", 0.2), step("delete", {}, name="reranker-2", paid=0.3)], 0.5, 0.2),
+        ([rented("replace", "reranker", 0.31, paid=0.2), same("reranker-2", 0.3)], 0.5, 0.61),
+        ([step("update", {}, {}, paid=0.2), same(GATEWAY, 0.05)], 0.25, 0.25),
+        # the gateway is paid for as well, and may be what is rented
+        ([same("reranker", 0.2), rented("create", GATEWAY, 0.04)], 0.2, 0.24),
+        ([same("reranker", 0.2), rented("replace", GATEWAY, 0.04, paid=0.05)], 0.25, 0.24),
+        ([step("delete", {}, name="reranker", paid=0.2)], 0.2, 0.0),
+        # an interruptible one costs what is bid
+        ([rented("create", "reranker", 0.31, bid_usd=0.12)], None, 0.12),
+        # which offer is taken is not known
+        ([same("reranker", 0.2), step("create", new={}, name="reranker-2")], 0.2, None),
+    ],
+)
+def test_the_price_now_and_after_is_reckoned_by_what_is_done_with_each_instance(events, now, after):
+    found = planned(*events)
+    assert (found.now_usd, found.after_usd) == (now, after)
 
 
 def test_a_policy_pack_and_the_programs_guard_are_reported_alike():
-    pack = {"policyEvent": {"policyName": "max-price", "message": "too\n dear", "enforcementLevel": "mandatory"}}
-    advice = {"policyEvent": {"policyName": "label", "message": "odd", "enforcementLevel": "advisory"}}
+    def pack(rule, message, level):
+        names = {"policyName": rule, "message": message, "enforcementLevel": level, "color": "never"}
+        return event(policyEvent=names | {"policyPackName": "p", "policyPackVersion": "", "policyPackVersionTag": ""})
+
     check = "resource 'reranker' has a problem: the policy of this stack refuses it\npolicy: tls: is off; set tls: on"
-    run = Run(1, [pack, advice, said(f"pulumi-python:dynamic/vast:Instance {check}", "error")], [])
+    run = Run([pack("max-price", "too\n dear", "mandatory"), pack("label", "odd", "advisory"), said(check, "error")])
     assert run.policies() == ["policy: tls: is off; set tls: on", "policy: max-price: too dear"]
-    assert planned(advice).warnings == ["policy: label: odd"]
-    with pytest.raises(exits.OpsError) as failed:
-        run.raise_if_failed()
-    assert failed.value.code == exits.POLICY
-    assert failed.value.text == "policy: tls: is off; set tls: on; and policy: max-price: too dear"
+    assert run.warnings() == ["policy: label: odd"]
 
 
-def test_the_engines_wrapping_is_taken_off_an_error():
-    said_ = "error: Preview failed: NoOffer: no offer fits: 0 of 199"
-    error = exits.from_pulumi([said_, "error: preview failed"])
-    assert (error.code, error.text) == (exits.NO_OFFER, "no offer fits: 0 of 199")
-    assert exits.from_pulumi([]).code == exits.ERROR
-    assert exits.from_pulumi(["error: something else"]).text == "something else"
+def test_the_counts_are_those_of_the_closing_event():
+    summary = {"maybeCorrupt": False, "durationSeconds": 1, "resourceChanges": {"same": 4, "create": 2, "update": 1}}
+    assert Run([event(summaryEvent=summary)]).counts() == {"create": 2, "update": 1}
+    assert Run([]).counts() == {}
 
 
-def test_an_empty_secret_is_none_and_no_secret_passes_to_the_output(tmp_path, capfd):
-    (tmp_path / "Pulumi.yaml").write_text("name: p\n")
-    pulumi = tmp_path / "bin" / "pulumi"
-    pulumi.parent.mkdir()
-    pulumi.write_text(
-        '#!/bin/bash\necho "key $VAST_API_KEY"; echo "error: pass ${PULUMI_CONFIG_PASSPHRASE-unset}" >&2; exit 1\n'
-    )
-    pulumi.chmod(0o755)
-    env = {"PATH": f"{pulumi.parent}:/usr/bin:/bin", "VAST_API_KEY": "abcdef-123456", "PULUMI_CONFIG_PASSPHRASE": ""}
-    with pytest.raises(exits.OpsError, match="pass unset"):
-        Pulumi(tmp_path, "dev", env=env).preview()
-    assert "key [redacted]" in capfd.readouterr().err
+@pytest.mark.parametrize(
+    ("messages", "rc", "code", "text"),
+    [
+        (["error: Preview failed: NoOffer: no offer fits", "x"], 1, exits.NO_OFFER, "no offer fits"),
+        (["a resource 'r' has a problem: NoOffer: none"], 1, exits.NO_OFFER, "none"),
+        (["an unhandled error occurred: program exited", "ConfigError: no:\nk: is x"], 1, exits.USAGE, "no: k: is x"),
+        (["ApiUnreachable: cannot reach it"], 1, exits.BUSY, "cannot reach it"),
+        (["AuthError: no key"], 1, exits.SECRET, "no key"),
+        (["DestroyFailed: instance 4"], 1, exits.ERROR, "instance 4"),
+        (["error: get stack secrets manager: incorrect passphrase"], 1, exits.SECRET, None),
+        (["error: PULUMI_ACCESS_TOKEN must be set"], 3, exits.SECRET, "PULUMI_ACCESS_TOKEN must be set"),
+        (['error: unable to open state directory "file:///x"'], 1, exits.BUSY, None),
+        (["error: something else"], 1, exits.ERROR, "something else"),
+        ([], 1, exits.ERROR, "pulumi failed and said nothing"),
+    ],
+)  # fmt: skip
+def test_an_error_is_told_by_its_class_and_pulumis_own_by_its_exit_code_or_words(messages, rc, code, text):
+    error = exits.from_messages(messages, rc)
+    assert error.code == code
+    assert text in (None, error.text)
 
 
 def test_what_a_host_says_cannot_break_a_table_or_mention_anyone():

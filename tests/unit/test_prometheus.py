@@ -6,70 +6,58 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.monitoring.dashboard import expressions, labels_in, metrics_in, metrics_of
-from components.monitoring.prometheus import Access, Replica, price_rules, scrape_config, targets
-from ops.metrics import write
+from ops.metrics import PRICE, files
+from ops.outputs import Outputs
+from tests.dashboard import expressions, labels_in, metrics_in, metrics_of
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "dashboards" / "reranker.json").read_text())
-SINGLE = {
-    "url": "https://203.0.113.7:41025",
-    "api_key": "k" * 64,
-    "ca_certificate": "-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----\n",
-    "gpu": "RTX 4090",
-    "machine_id": 17,
-    "hourly_cost_usd": {"gpu": 0.3, "disk": 0.01, "total": 0.31},
+SERVER = {"instance_id": 1, "machine_id": 17, "gpu": "A", "url": "https://203.0.113.1:4000", "hourly_cost_usd": 1}
+OUTPUTS = {
+    "url": "https://203.0.113.1:4000",
+    "api_key": "c" * 64,
+    "ca_certificate": "-----BEGIN CERTIFICATE-----",
+    "replicas": [SERVER, SERVER | {"instance_id": 2, "url": "https://203.0.113.2:4000", "hourly_cost_usd": 2}],
+    "hourly_cost_usd": {"total": 3},
 }
 
 
-def test_keys_and_authorities_are_named_by_file_and_written_nowhere_else(tmp_path):
-    write(tmp_path, "dev", SINGLE | {"gateway_url": "https://203.0.113.9:8443", "gateway_api_key": "g" * 64})
-    texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert set(texts) == {"prometheus.yml", "targets.json", "prices.yml", "api_key", "ca.pem", "gateway_api_key"}
-    for name, text in texts.items():
-        assert ("k" * 64 in text) == (name == "api_key")
-        assert ("g" * 64 in text) == (name == "gateway_api_key")
-    assert (tmp_path / "api_key").stat().st_mode & 0o777 == 0o600
-    config = yaml.safe_load(texts["prometheus.yml"])
-    replicas, gateway = config["scrape_configs"]
-    assert replicas["scheme"] == "https"
-    assert replicas["authorization"] == {"type": "Bearer", "credentials_file": str(tmp_path / "api_key")}
-    assert replicas["tls_config"] == {"ca_file": str(tmp_path / "ca.pem"), "server_name": "reranker.internal"}
-    assert gateway["scheme"] == "http"
-    assert config["rule_files"] == [str(tmp_path / "prices.yml")]
+def written(**changes):
+    return files("prod", Outputs.parse(OUTPUTS | changes), "m" * 64, Path("/etc/prometheus"), 15)
 
 
-def test_a_fleet_has_a_target_and_a_price_for_each_replica(tmp_path):
-    fleet = [{**SINGLE, "name": f"r{n}", "url": f"https://203.0.113.{n}:4000", "hourly_cost_usd": n} for n in (1, 2)]
-    write(tmp_path, "prod", {"replicas": fleet, "api_key": "k" * 64})
-    found = json.loads((tmp_path / "targets.json").read_text())
+def test_each_replica_has_a_target_and_a_price_and_is_scraped_with_the_management_key():
+    texts = written()
+    found = json.loads(texts["targets.json"])
     assert [(one["targets"], one["labels"]["replica"]) for one in found] == [
-        (["203.0.113.1:4000"], "r1"), (["203.0.113.2:4000"], "r2"),
+        (["203.0.113.1:4000"], "1"), (["203.0.113.2:4000"], "2"),
     ]  # fmt: skip
-    rules = yaml.safe_load((tmp_path / "prices.yml").read_text())["groups"][0]["rules"]
-    assert [(rule["expr"], rule["labels"]["replica"]) for rule in rules] == [
-        ("vector(1.000000)", "r1"), ("vector(2.000000)", "r2"),
+    rules = yaml.safe_load(texts["prices.yml"])["groups"][0]["rules"]
+    assert [(rule["record"], rule["expr"], rule["labels"]["replica"]) for rule in rules] == [
+        (PRICE, "vector(1.000000)", "1"), (PRICE, "vector(2.000000)", "2"),
     ]  # fmt: skip
+    [job] = yaml.safe_load(texts["prometheus.yml"])["scrape_configs"]
+    assert job["scheme"] == "https"
+    assert job["authorization"] == {"type": "Bearer", "credentials_file": "/etc/prometheus/servers_key"}
+    assert job["tls_config"] == {"ca_file": "/etc/prometheus/ca.pem", "server_name": "reranker.internal"}
+    assert [name for name, text in texts.items() if "m" * 64 in text] == ["servers_key"]
+    assert not any("c" * 64 in text for text in texts.values())
 
 
-def test_files_are_replaced_when_they_are_written_again(tmp_path):
-    write(tmp_path, "dev", SINGLE)
-    write(tmp_path, "dev", SINGLE | {"api_key": "n" * 64})
-    assert (tmp_path / "api_key").read_text() == "n" * 64
+def test_a_gateway_is_a_job_of_its_own_with_a_clients_key_and_each_job_keeps_its_own_targets():
+    texts = written(url="https://203.0.113.9:8443")
+    servers, gateway = yaml.safe_load(texts["prometheus.yml"])["scrape_configs"]
+    assert gateway["authorization"]["credentials_file"] == "/etc/prometheus/client_key"
+    assert gateway["tls_config"] == {"ca_file": "/etc/prometheus/ca.pem"}
+    assert texts["client_key"] == "c" * 64
+    kept = {job["relabel_configs"][0]["regex"] for job in (servers, gateway)}
+    assert kept == {one["labels"]["job_of"] for one in json.loads(texts["targets.json"])}
 
 
-def test_outputs_without_a_reranker_are_said_to_be_such(tmp_path):
-    with pytest.raises(LookupError):
-        write(tmp_path, "dev", {"api_key": "k"})
-
-
-def test_each_job_keeps_its_own_targets_of_the_one_file():
-    one = Replica("r", "203.0.113.7:1", 0.1)
-    config = scrape_config(
-        "dev", targets_file="t", rules_file="r", replicas=Access("k", "ca"), gateway=Access("g"), every_s=5
-    )
-    jobs = {job["job_name"]: job["relabel_configs"][0]["regex"] for job in config["scrape_configs"]}
-    assert set(jobs.values()) == {labels["labels"]["job_of"] for labels in targets([one], "203.0.113.9:443")}
-    assert price_rules("dev", [one])["groups"][0]["rules"][0]["record"] == "reranker:hourly_cost_usd"
+def test_a_stack_without_tls_is_scraped_in_clear():
+    plain = [SERVER | {"url": "http://203.0.113.1:4000"}]
+    texts = written(ca_certificate="", replicas=plain, url="http://203.0.113.1:4000")
+    [job] = yaml.safe_load(texts["prometheus.yml"])["scrape_configs"]
+    assert (job["scheme"], "tls_config" in job, "ca.pem" in texts) == ("http", False, False)
 
 
 @pytest.mark.parametrize(
