@@ -20,6 +20,7 @@ from components.vast.probe import HttpProbe
 from components.vast.rental import Rental
 from components.vast.rental_spec import Order
 from components.vast.spec import Deadlines, Spec
+from emulator.clock import IMAGE_GB
 from emulator.server import EmulatorServer
 
 POLL_S = 0.2
@@ -64,7 +65,7 @@ def measure() -> list[Failover]:
 
 def _rent(url: str) -> None:
     client = VastClient("emulator-key", pacer=Pacer(OFF), api_url=url)
-    search = Search("num_gpus=1 gpu_ram>=16", disk_gb=40, pull_gb=12.6)
+    search = Search("num_gpus=1 gpu_ram>=16", disk_gb=40, pull_gb=IMAGE_GB)
     spec = Spec(image="vllm/vllm-openai:v0.19.1", disk_gb=40, args=("--model", "m"), ports=("8000:8000",))
     probe = HttpProbe(8000, "POST", "/rerank", body={"query": "q", "documents": ["d"]}, timeout_s=1)
     order = Order(spec, Label("bench/failover/x", "0", spec.digest()), 8000, DEADLINES, poll_s=POLL_S)

@@ -14,14 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.caddy.admin import CaddyAdmin
-from components.caddy.front import front
-from components.caddy.owned import put
-from components.caddy.process import running
-from components.caddy.record import Certificate, Gateway, Policy, dial
+from components.caddy.config import gateway_config
+from components.caddy.spec import Certificate, GatewaySpec, Policy, dial
 from components.vast.identity import Authority
 from emulator.runtime import free_port
-
-IP = "127.0.0.1"
+from harness.caddy import IP, running, running_front_proxy
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Endpoint:
     url: str
     api_key: str = field(repr=False)
     ca_file: str
-    gateway: Gateway
+    gateway: GatewaySpec
     admin: CaddyAdmin
 
 
@@ -50,26 +47,27 @@ def gateway_in_front_of(
     `upstream_ca` is PEM, empty for rerankers that speak plain HTTP.
     """
     authority = Authority.make("bench gateway")
-    certificate = Certificate("pem", *authority.issue(IP).pem())
-    key, port = secrets.token_hex(32), free_port(IP)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-")))
-        socket = folder / "gateway.sock"
-        gateway = Gateway(
+        ca_file = folder / "ca.pem"
+        ca_file.write_text(authority.certificate)
+        if tiers > 1:
+            front = stack.enter_context(running_front_proxy(folder, authority))
+            url, listen, certificate = front.url, front.listen, None
+        else:
+            listen = f"{IP}:{free_port(IP)}"
+            url, certificate = f"https://{listen}", Certificate(*authority.issue(IP).pem())
+        gateway = GatewaySpec(
             site="bench",
-            listen=f"{IP}:{port}" if tiers == 1 else f"unix/{socket}|0600",
-            inbound_keys=(key,),
+            listen=listen,
+            inbound_keys=(secrets.token_hex(32),),
             upstreams=tuple(dial(one) for one in upstreams),
             upstream_key=upstream_key,
             model=model,
             upstream_ca=upstream_ca,
-            certificate=certificate if tiers == 1 else None,
+            certificate=certificate,
             policy=policy or Policy(),
         )
         caddy = stack.enter_context(running(folder / "caddy"))
-        caddy.admin.load(put(None, gateway))
-        if tiers > 1:
-            stack.enter_context(running(folder / "front", front(f"{IP}:{port}", str(socket), certificate)))
-        ca_file = folder / "ca.pem"
-        ca_file.write_text(authority.certificate)
-        yield Endpoint(f"https://{IP}:{port}", key, str(ca_file), gateway, caddy.admin)
+        caddy.admin.load(gateway_config(gateway))
+        yield Endpoint(url, gateway.inbound_keys[0], str(ca_file), gateway, caddy.admin)

@@ -90,12 +90,14 @@ class Gateway(Keys):
     """What stands in front of the servers."""
 
     kind: Literal["off", "rent", "caddy"] = Field(
-        "off", description="off, rent (a small machine of Vast.ai) or caddy (one that runs for this stack alone)"
+        "off", description="off, rent (a small machine of Vast.ai) or caddy (a running one that is this stack's alone)"
     )
     admin_url: str = Field("", description="caddy: the address of its admin API (http://, https:// or unix://)")
     admin_key: SecretStr | None = Field(None, description="caddy: what its admin API asks for, if it is behind a key")
     listen: str = Field(":8443", description="caddy: where it listens")
-    url: Address = Field("", description="caddy: where clients reach it, if `listen` does not say it")
+    url: Address = Field(
+        "", description="caddy: where clients reach it, https://HOST:PORT; its certificate is for this host"
+    )
 
 
 class Require(Keys):

@@ -21,8 +21,7 @@
     - ValidationFailed           a check on /rerank or /score failed; names the check, what it saw, what to do
   + GatewayError                 the gateway in front of the servers is not what it should be
     - CaddyUnreachable           Caddy's admin API gives no answer; says where, and whether nothing listens there
-    - CaddyError                 it answers with an error (status)
-    - GatewayConflict            the name or address is another's in that Caddy
+    - CaddyError                 it answers with an error
 """
 
 from __future__ import annotations
@@ -132,20 +131,8 @@ class GatewayError(RerankerError):
 
 
 class CaddyUnreachable(GatewayError):
-    """Caddy's admin API gives no answer. `refused`: nothing listens there, so nothing of the gateway runs there."""
-
-    def __init__(self, text: str, *, refused: bool = False) -> None:
-        self.refused = refused
-        super().__init__(text)
+    """Caddy's admin API gives no answer."""
 
 
 class CaddyError(GatewayError):
-    """Caddy's admin API answered with an error; `status` is kept, the config that was sent is not in the text."""
-
-    def __init__(self, text: str, *, status: int) -> None:
-        self.status = status
-        super().__init__(text)
-
-
-class GatewayConflict(GatewayError):
-    """What this gateway would use in a Caddy belongs to someone else."""
+    """Caddy's admin API answered with an error; the config that was sent is not in the text."""

@@ -119,7 +119,7 @@ class RerankerFleet(pulumi.ComponentResource):
         if settings.gateway.kind != "off":
             self.url, self.gateway = self._gateway(f"{name}-gateway", common, keys)
             # known once the gateway takes it
-            self.api_key = pulumi.Output.all(keys[0], self.gateway.owner).apply(lambda known: str(known[0]))
+            self.api_key = pulumi.Output.all(keys[0], self.gateway.id).apply(lambda known: str(known[0]))
         self.register_outputs({"url": self.url})
 
     def first_choice(self) -> pulumi.Output[dict[str, Any]]:
@@ -154,56 +154,44 @@ class RerankerFleet(pulumi.ComponentResource):
         return self.rows.apply(lambda rows: [{key: one[key] for key in one if key != "name"} for one in rows])
 
     def _gateway(self, name: str, common: Common, keys: list[pulumi.Output[str]]) -> tuple[pulumi.Output[str], Gateway]:
-        """Put a Caddy in front: one that runs already, or one that is rented for it."""
+        """Put a Caddy in front, which is this stack's alone: one that runs already, or one that is rented for it."""
         from components.caddy.launch import LISTEN, admin_url  # noqa: PLC0415
+        from components.caddy.spec import Policy  # noqa: PLC0415
         from components.gateway import Gateway, GatewayArgs  # noqa: PLC0415
 
         own = pulumi.ResourceOptions(parent=self)
         settings, front = common.settings, common.settings.gateway
-        # a destroy begins here, so this stops all of it
-        first_to_go = pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(protect=settings.protect))
         inputs: dict[str, Any] = {
+            "site": f"{pulumi.get_project()}.{pulumi.get_stack()}.{name}",
             # taken from the validation: what is not validated gets no request
             "upstreams": self.validation.urls,
             "upstream_key": common.own_key,
             "upstream_ca": self.ca_certificate,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
             "model": settings.model.name,
-            "site": name,
-            "policy": {"max_bytes": settings.access.guard_options["max_bytes"]},
+            "policy": Policy(max_bytes=settings.access.guard_options["max_bytes"]),
             "drain_timeout_s": settings.drain_timeout_s,
         }
+        url = pulumi.Output.from_input(front.url)
         if front.kind == "rent":
             rented, admin_key = self._rented(name, common)
-            gateway = GatewayArgs(
-                **inputs,
-                listen=LISTEN,
-                admin_url=rented.url.apply(admin_url),
-                admin_key=admin_key,
-                admin_ca=self.ca_certificate,
-                rented=True,
-            )
             self.instances.append(rented)
-            return rented.url, Gateway(name, gateway, first_to_go)
-        scheme = "http"
-        ca, ca_key = common.ca_certificate, common.ca_private_key
-        if ca is not None and ca_key is not None and not front.listen.startswith("unix/"):
-            scheme, renew = "https", settings.watch.renew_certificate_before_d
-            authority = {"certificate": ca, "private_key": ca_key}
-            shown = ServerCertificate(
-                f"{name}-certificate", [urlsplit(front.url).hostname or "127.0.0.1"], authority, renew, own
-            )
-            inputs |= {"certificate": shown.certificate, "private_key": shown.private_key}
-        gateway = GatewayArgs(
-            **inputs,
-            listen=front.listen,
-            admin_url=front.admin_url,
-            admin_key=front.admin_key.get_secret_value() if front.admin_key else "",
-        )
-        host = front.listen.rpartition(":")[0] or "127.0.0.1"
-        url = front.url or f"{scheme}://{host}:{front.listen.rpartition(':')[2]}"
-        made = Gateway(name, gateway, first_to_go)
-        return made.owner.apply(lambda _: url), made
+            url = rented.url
+            inputs |= {"listen": LISTEN, "admin_url": url.apply(admin_url), "admin_key": admin_key, "rented": True}
+            inputs["admin_ca"] = self.ca_certificate
+        else:
+            admin_key_given = front.admin_key.get_secret_value() if front.admin_key else ""
+            inputs |= {"listen": front.listen, "admin_url": front.admin_url, "admin_key": admin_key_given}
+            ca, ca_key = common.ca_certificate, common.ca_private_key
+            if ca is not None and ca_key is not None and not front.listen.startswith("unix/"):
+                authority = {"certificate": ca, "private_key": ca_key}
+                host, renew = urlsplit(front.url).hostname or "", settings.watch.renew_certificate_before_d
+                shown = ServerCertificate(f"{name}-certificate", [host], authority, renew, own)
+                inputs |= {"certificate": shown.certificate, "private_key": shown.private_key}
+        # a destroy begins here, so this stops all of it
+        first_to_go = pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(protect=settings.protect))
+        gateway = Gateway(name, GatewayArgs(**inputs), first_to_go)
+        return pulumi.Output.all(url, gateway.id).apply(lambda known: str(known[0])), gateway
 
     def _rented(self, name: str, common: Common) -> tuple[Instance, pulumi.Output[str]]:
         """Rent a small machine for the gateway; return it and the key of its admin route."""

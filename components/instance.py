@@ -131,6 +131,8 @@ class InstanceProvider(VastProvider):
         replaces = change.replaces + [
             key for key in unknown if key in ("env", "image_login", "ca_certificate", "args", "onstart", "image")
         ]
+        if olds.get("adopted") and not replaces:
+            self.session.note_adopted(int(id_))
         return DiffResult(
             changes=bool(change.any or unknown),
             replaces=replaces,
@@ -176,6 +178,8 @@ class InstanceProvider(VastProvider):
         )
         rented = rental.run()
         self.session.knows(resource_key, rented.contract.id)
+        if rented.adopted:
+            self.session.note_adopted(rented.contract.id)
         try:
             provenance = {
                 "api_url": self.session.client.api_url,
@@ -235,8 +239,15 @@ class InstanceProvider(VastProvider):
 
     @verb
     def delete(self, id_: str, props: dict[str, Any]) -> None:
-        """Destroy the instance and see that it is gone. Gone already is success; anything else raises with the id."""
+        """Destroy the instance and see that it is gone. Gone already is success; anything else raises with the id.
+
+        Where a replacement failed and the config went back, the new resource has adopted the instance of the old one,
+        whose deletion is still due.
+        """
         self.session.knows(Declared.of(props).resource_key, int(id_))
+        if self.session.is_adopted(int(id_)):
+            ENGINE.log(f"instance {id_} stays: the resource's new entry in the state has adopted it")
+            return
         if not destroy_and_verify(self.session.client, int(id_)):
             self._ensure_same_account(id_, props)
             ENGINE.log(f"instance {id_} was gone already")

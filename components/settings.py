@@ -238,7 +238,7 @@ def _contradictions(config: Config) -> list[str]:
         found.append("guard: is false, but the gateway has a key of its own for the servers; accepted: guard true")
     if gateway.kind == "caddy" and not gateway.admin_url:
         found.append("gateway.admin_url: is empty; with gateway.kind caddy it is the address of Caddy's admin API")
-    if gateway.kind == "caddy" and not gateway.url and (config.tls or gateway.listen.startswith("unix/")):
+    if gateway.kind == "caddy" and not gateway.url:
         found.append("gateway.url: is empty; accepted: where clients reach the gateway, such as https://HOST:8443")
     return found
 

@@ -1,8 +1,6 @@
-"""How a contract's container comes up, goes wrong and ends, one step at a time. Called by `world`, under its lock."""
+"""How a contract's container comes up, goes wrong and ends, one step at a time. Called under the world's lock."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from emulator.contract import Contract
 from emulator.faults import APP_ERRORS
@@ -10,9 +8,7 @@ from emulator.market import Machine
 from emulator.process import NotExecutable
 from emulator.rental import ports_of
 from emulator.runtime import can_bind, free_ports
-
-if TYPE_CHECKING:
-    from emulator.world import World
+from emulator.world import World
 
 SERVES_NOTHING = ("port_unreachable", "never_serves")
 
@@ -29,7 +25,7 @@ async def advance(contract: Contract, machine: Machine, world: World) -> None:
         code = contract.process.poll() if contract.process is not None else None
         if code is not None and contract.process is not None:
             contract.process.kill()  # what the first process started does not outlive it
-            exited(contract, code, now)
+            contract.exited(code, now)
         return
     phase = contract.phase(now)
     if phase == "created":
@@ -51,7 +47,7 @@ def trouble(contract: Contract, machine: Machine) -> bool:
     fault = contract.boot_fault
     if fault == "oci_error":
         message = contract.fault_params.get("msg") or "unresolvable CDI devices nvidia.com/gpu=8: unknown"
-        not_started(contract, machine, message)
+        _not_started(contract, machine, message)
         return True
     if fault == "pull_error":
         default = f"Error response from daemon: manifest for {contract.image} not found: manifest unknown"
@@ -77,7 +73,7 @@ async def start(contract: Contract, machine: Machine, world: World) -> None:
         variant = APP_ERRORS.get(contract.fault_params.get("variant", "unknown_flag"), "")
         default = variant if fault == "app_error" else "RuntimeError: the engine core failed to start"
         world.containers.append_log(contract.id, contract.fault_params.get("log") or default)
-        exited(contract, 1, world.now())
+        contract.exited(1, world.now())
         return
     try:
         contract.process = None
@@ -89,7 +85,7 @@ async def start(contract: Contract, machine: Machine, world: World) -> None:
         return
     except NotExecutable as error:
         reason = f'runc create failed: exec: "{error}": executable file not found in $PATH: unknown'
-        not_started(contract, machine, reason)
+        _not_started(contract, machine, reason)
         return
     contract.actual_status = "running"
     contract.status_msg = f"success, running {contract.image}\n"
@@ -98,18 +94,7 @@ async def start(contract: Contract, machine: Machine, world: World) -> None:
         world.hide(contract, on=True)
 
 
-def not_started(contract: Contract, machine: Machine, reason: str) -> None:
-    """Docker could not make the container: it stays created, and the GPU is let go."""
-    contract.actual_status, contract.cur_state, contract.started = "created", "stopped", False
-    contract.status_msg = f"Error response from daemon: OCI runtime create failed: {reason}"
+def _not_started(contract: Contract, machine: Machine, reason: str) -> None:
+    contract.not_created(reason)
     if machine.rented_by == contract.id:
         machine.rented_by = None
-
-
-def exited(contract: Contract, code: int, now: float) -> None:
-    """The container's first process has ended."""
-    contract.halt(now)
-    contract.started = True
-    contract.process = None
-    contract.actual_status = "exited"
-    contract.status_msg = f"exited ({code})\n"

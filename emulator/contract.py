@@ -152,6 +152,19 @@ class Contract:
         self.actual_status = status
         self.pulls, self.pull_s = 0, 0.0
 
+    def not_created(self, reason: str) -> None:
+        """Docker could not make the container: it stays created, and holds no GPU."""
+        self.actual_status, self.cur_state, self.started = "created", "stopped", False
+        self.status_msg = f"Error response from daemon: OCI runtime create failed: {reason}"
+
+    def exited(self, code: int, now: float) -> None:
+        """Its first process has ended."""
+        self.halt(now)
+        self.started = True
+        self.process = None
+        self.actual_status = "exited"
+        self.status_msg = f"exited ({code})\n"
+
     def is_stopped(self) -> bool:
         """Whether it holds no GPU."""
         return self.cur_state == "stopped"

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from emulator import heartbeat, hosts
 from emulator.clock import Clock
 from emulator.contract import Contract
 from emulator.errors import ServiceError
@@ -53,14 +54,14 @@ class Control:
             "args": lambda one, body: one.body.update(args=body["args"]),
         }
         self._to_host: dict[str, Callable[[Machine, Body], Awaitable[None] | None]] = {
-            "die": lambda one, _: world.power(one, on=False),
-            "revive": lambda one, _: self._revive(one),
+            "die": lambda one, _: hosts.set_power(world, one, on=False),
+            "revive": lambda one, _: hosts.revive(world, one),
             "stall": lambda one, _: setattr(one, "stalled", True),
             "unstall": lambda one, _: setattr(one, "stalled", False),
-            "unreachable": lambda one, _: world.set_unreachable(one, on=True),
-            "reachable": lambda one, _: world.set_unreachable(one, on=False),
-            "change-ip": lambda one, _: world.move(one, ip=True),
-            "change-port": lambda one, _: world.move(one, ip=False),
+            "unreachable": lambda one, _: hosts.set_unreachable(world, one, on=True),
+            "reachable": lambda one, _: hosts.set_unreachable(world, one, on=False),
+            "change-ip": lambda one, _: hosts.move(world, one, ip=True),
+            "change-port": lambda one, _: hosts.move(world, one, ip=False),
             "price": self._price,
         }
 
@@ -180,7 +181,7 @@ class Control:
     async def advance(self, request: web.Request) -> web.Response:
         """Let time jump: {"seconds"}."""
         self.clock.advance(float((await request.json())["seconds"]))
-        await self.world.advance()
+        await heartbeat.advance(self.world)
         return self._done(now=self.world.now())
 
     async def instance(self, request: web.Request) -> web.Response:
@@ -212,14 +213,6 @@ class Control:
         except (KeyError, TypeError, ValueError) as error:
             return reply({"error": f"{type(error).__name__}: {error}"}, status=400)
         return self._done()
-
-    async def _revive(self, machine: Machine) -> None:
-        machine.stalled = False
-        if machine.rented_by not in self.world.contracts:
-            machine.rented_by = None
-        await self.world.set_unreachable(machine, on=False)
-        if not machine.alive:
-            await self.world.power(machine, on=True)
 
     @staticmethod
     def _set(contract: Contract, body: Body) -> None:

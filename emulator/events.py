@@ -1,17 +1,13 @@
 """What the market does to a contract by itself: it ends, is outbid, gets dearer, gets the GPU that it waits for.
 
-Called by `world` for every contract at every heartbeat.
+Called by `heartbeat` for every contract.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from emulator.contract import Contract
 from emulator.faults import MARKET, Rule
-
-if TYPE_CHECKING:
-    from emulator.world import World
+from emulator.world import World
 
 
 async def apply_market_events(contract: Contract, world: World) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from emulator import boot
+from emulator import boot, heartbeat
 from emulator.clock import Clock, Time, Timing
 from emulator.control import Control
 from emulator.http_faults import reply
@@ -183,7 +183,7 @@ class EmulatorServer:
         """Move the world along until stopped. What goes wrong is logged, shown by the control API, and tried again."""
         while not stop.is_set():
             try:
-                if await world.advance():
+                if await heartbeat.advance(world):
                     save()
             except Exception as error:
                 if control.trouble != repr(error):
@@ -207,7 +207,7 @@ class EmulatorServer:
             if off:
                 await boot.start(contract, world.machine_of(contract), world)
             elif contract.process is not None:
-                boot.exited(contract, contract.process.exit_code or -1, world.now())
+                contract.exited(contract.process.exit_code or -1, world.now())
 
     async def _shut_down(self, world: World) -> None:
         for contract in world.live():

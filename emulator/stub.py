@@ -20,10 +20,10 @@ import uvicorn
 
 from emulator.scoring import Served, respond
 
-# Every other flag of vLLM 0.32, one a line: "=" takes a value, "*" takes several. Accepted, and without effect here.
-FLAGS_FILE = Path(__file__).with_name("vllm_flags.txt")
-# Flags of 0.19 that are gone in 0.32.
-OLDER_FLAGS = ("--disable-log-requests", "--override-pooler-config =", "--task =", "--swap-space =")
+# Every other flag of vLLM 0.32: after "=" a value, after "*" several. Accepted, and without effect here.
+FLAGS = Path(__file__).with_name("vllm_flags.txt").read_text().split()
+# Flags of older versions that are gone in 0.32.
+OLDER_FLAGS = ("--disable-log-requests", "--override-pooler-config=", "--task=", "--swap-space=")
 DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
 
 Scope = dict[str, Any]
@@ -72,12 +72,11 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--middleware", action="append", default=[])
     flags.add_argument("--ssl-certfile")
     flags.add_argument("--ssl-keyfile")
-    for line in (*FLAGS_FILE.read_text().splitlines(), *OLDER_FLAGS):
-        name, _, takes = line.partition(" ")
-        if takes:
-            flags.add_argument(name, nargs="*" if takes == "*" else None, default=None)
+    for flag in (*FLAGS, *OLDER_FLAGS):
+        if flag[-1] in "=*":
+            flags.add_argument(flag[:-1], nargs="*" if flag[-1] == "*" else None)
         else:
-            flags.add_argument(name, action="store_true")
+            flags.add_argument(flag, action="store_true")
     return flags
 
 

@@ -1,7 +1,6 @@
 """The rules of the market: renting, stopping, destroying, billing. Knows no HTTP; time comes from the clock given.
 
-Called by `routes` and `control`, and by the server's heartbeat (`advance`), which moves contracts along. How a boot
-goes, step by step, is in `boot`; what befalls a contract afterwards is in `events`.
+Called by `routes` and `control`. `heartbeat` moves contracts along (`boot`, `events`), `hosts` changes machines.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from emulator import boot, events
 from emulator.clock import IMAGE_GB
 from emulator.contract import Contract
 from emulator.errors import ServiceError, insufficient_credit, no_such_ask, no_such_instance
@@ -53,7 +51,7 @@ class World:
         self.dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._timing = timing
         self._first_day = {key: replace(machine) for key, machine in machines.items()}
-        self._busy = asyncio.Lock()
+        self.busy = asyncio.Lock()
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -168,10 +166,10 @@ class World:
     async def destroy(self, instance_id: int) -> None:
         """End a contract; returns once its process is gone."""
         contract = self.contract(instance_id)
-        async with self._busy:
+        async with self.busy:
             if contract.destroyed_at is not None:  # someone else was faster
                 raise no_such_instance(instance_id)
-            await self._halt(contract)
+            await self.halt(contract)
             contract.destroyed_at = self.now()
             contract.actual_status = None
             self.containers.wipe(contract.id)
@@ -205,8 +203,8 @@ class World:
 
     async def stop(self, contract: Contract, *, intended: str = "stopped") -> None:
         """Stop a contract: its GPU is let go, its disk is still billed."""
-        async with self._busy:
-            await self._halt(contract)
+        async with self.busy:
+            await self.halt(contract)
         contract.cur_state = contract.next_state = "stopped"
         contract.intended_status = intended
         contract.set_status("stopped")
@@ -234,8 +232,8 @@ class World:
         contract = self.contract(instance_id)
         if contract.is_stopped():
             raise ServiceError(400, "invalid_args", f"Instance {instance_id} is not running.")
-        async with self._busy:
-            await self._halt(contract)
+        async with self.busy:
+            await self.halt(contract)
             if recycle:
                 self.containers.wipe(contract.id)
         pull = self._timing(self.machine_of(contract))[1] if recycle else 0.0
@@ -244,16 +242,16 @@ class World:
     async def kill(self, instance_id: int) -> None:
         """Kill a container's process, as a crash would."""
         contract = self.contract(instance_id)
-        async with self._busy:
-            await self._halt(contract)
-            boot.exited(contract, -9, self.now())
+        async with self.busy:
+            await self.halt(contract)
+            contract.exited(-9, self.now())
 
     async def wedge(self, instance_id: int) -> None:
         """Let a container's server die while the container goes on."""
         contract = self.contract(instance_id)
-        async with self._busy:
+        async with self.busy:
             running_since = contract.running_since
-            await self._halt(contract)
+            await self.halt(contract)
             contract.started, contract.running_since = True, running_since
 
     def _let_go(self, contract: Contract) -> None:
@@ -261,7 +259,8 @@ class World:
         if machine.rented_by == contract.id:
             machine.rented_by = None
 
-    async def _halt(self, contract: Contract) -> None:
+    async def halt(self, contract: Contract) -> None:
+        """Kill a container's process and stop counting GPU time; `busy` is held."""
         if contract.process is not None:
             await asyncio.get_running_loop().run_in_executor(None, contract.process.kill)
         await self.containers.stop(contract.id)
@@ -269,45 +268,11 @@ class World:
         contract.process = None
         contract.started = False
 
-    # ---- hosts ---------------------------------------------------------------------------------------------------
-
-    async def move(self, machine: Machine, *, ip: bool) -> None:
-        """Give a machine another address, or its containers other ports, as a host's router may."""
-        if ip:
-            head, _, last = machine.ip.rpartition(".")
-            net, _, octet = head.rpartition(".")
-            machine.ip = f"{net}.{int(octet) % 200 + 100}.{last}"
-        async with self._busy:
-            for contract in self._on(machine):
-                if contract.started and contract.actual_status == "running":
-                    await self._halt(contract)
-                    contract.ports = {}
-                    await boot.start(contract, machine, self)
-
-    async def set_unreachable(self, machine: Machine, *, on: bool) -> None:
-        """Let nothing that is sent to a machine's containers be answered, while all is well with them."""
-        machine.unreachable = on
-        for contract in self._on(machine):
-            self.hide(contract, on=on)
-
     def hide(self, contract: Contract, *, on: bool) -> None:
         """Let a container take connections and answer nothing, or answer again."""
         self.containers.silence(contract.id, on=on)
         if contract.process is not None:
             contract.process.freeze(on=on)
-
-    async def power(self, machine: Machine, *, on: bool) -> None:
-        """Switch a host off, its containers with it, or on again: then they start anew."""
-        machine.alive = on
-        for contract in self._on(machine):
-            if not on:
-                async with self._busy:
-                    await self._halt(contract)
-                contract.offline(self.now())
-                continue
-            contract.online(self.now())
-            if not contract.is_stopped():
-                contract.boot(self.now(), transient=None, pull_s=0.0)
 
     async def reset(self) -> None:
         """Destroy everything, forget it, and have the machines as on the first day."""
@@ -320,35 +285,9 @@ class World:
         for key, machine in self.machines.items():
             vars(machine).update(vars(self._first_day[key]))
 
-    def _on(self, machine: Machine) -> list[Contract]:
+    def contracts_on(self, machine: Machine) -> list[Contract]:
+        """Return the contracts that exist on a machine."""
         return [one for one in self.live() if one.machine_id == machine.machine_id]
-
-    # ---- time ----------------------------------------------------------------------------------------------------
-
-    async def advance(self) -> bool:
-        """Move every contract along to now; True when something changed that a restart must know.
-
-        One that cannot be moved holds up no other: raises an ExceptionGroup at the end.
-        """
-        changed, failures = False, []
-        for contract in self.live():
-            before = (contract.actual_status, contract.started, contract.cur_state)
-            try:
-                async with self._busy:
-                    if contract.destroyed_at is None:
-                        await boot.advance(contract, self.machine_of(contract), self)
-                await events.apply_market_events(contract, self)
-            except Exception as error:  # noqa: BLE001 - raised below
-                failures.append(error)
-            changed |= before != (contract.actual_status, contract.started, contract.cur_state)
-        if self.credit_left() <= 0:
-            for contract in self.live():
-                if not contract.is_stopped():
-                    await self.stop(contract)
-                    changed = True
-        if failures:
-            raise ExceptionGroup("contracts that could not be moved along", failures)
-        return changed
 
     def raise_price(self, contract: Contract, factor: float, at_once: bool) -> None:
         """Announce a higher price for a contract, or charge it at once."""

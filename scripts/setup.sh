@@ -85,10 +85,10 @@ setup_pulumi() {
 # The client of this checkout, in place, so that what is edited is what runs.
 install_client() {
   local stamp=".venv/.installed-client"
-  if cmp -s pyproject.toml "$stamp"; then return; fi
+  if cmp -s reranker/pyproject.toml "$stamp"; then return; fi
   PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-index --no-deps \
-    --no-build-isolation -e . || die "the client of this checkout: see above"
-  cp pyproject.toml "$stamp"
+    --no-build-isolation -e reranker || die "the client of this checkout: see above"
+  cp reranker/pyproject.toml "$stamp"
 }
 
 case "${1:-}" in

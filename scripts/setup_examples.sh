@@ -8,6 +8,6 @@ scripts/install.sh .tools/examples examples
 # from a copy: setuptools leaves its build folder where it works, and in it files of an older state
 copy="$(mktemp -d)"
 trap 'rm -rf "$copy"' EXIT
-cp -r pyproject.toml reranker "$copy"
+cp -r reranker "$copy"
 .tools/examples/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-index --no-deps \
-  --no-build-isolation --force-reinstall "$copy"
+  --no-build-isolation --force-reinstall "$copy/reranker"

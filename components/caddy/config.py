@@ -1,4 +1,4 @@
-"""One gateway as Caddy's JSON: a pure function of a frozen record. Called by the Gateway resource, `launch`, the CLI.
+"""A gateway as the whole config of a Caddy: a pure function of a frozen record. Called by the Gateway resource, bench.
 
 What the config does, in the order a request meets it: path not on the list 404, no valid key 401, `/metrics` answered
 by Caddy itself, body too large 413, then one reverse proxy over all upstreams. Every error is shaped as vLLM's.
@@ -7,7 +7,7 @@ Facts of Caddy 2.11.7 (its source, modules/caddyhttp/...), each pinned by a test
 * A reverse proxy has one transport and one set of active checks, whose headers know no upstream: so all upstreams of a
   gateway share one key and one set of CAs. While a key is rotated, replicas take both.
 * A key check is a header matcher, which compares with `==`, not in constant time; plain Caddy has nothing better for
-  bearer keys. A trailing * would match every key that begins so: keys with odd characters are refused (record.KEY).
+  bearer keys. A trailing * would match every key that begins so: keys with odd characters are refused (spec.KEY).
 * A POST is repeated on another upstream only if a matcher of `retry_match` agrees and the body was buffered whole; a
   body that ends in an error counts against the upstream, so what is too large is refused before the proxy sees it.
 * With TLS, the upstream's Host header is the upstream's own.
@@ -16,44 +16,56 @@ Facts of Caddy 2.11.7 (its source, modules/caddyhttp/...), each pinned by a test
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from components.caddy.record import Certificate, Gateway, Json, ders
+from components.caddy.spec import Certificate, GatewaySpec, Json, ders
 from components.vllm.guard import ALLOW
 
 PROXIED = tuple(path for path in ALLOW if path != "/metrics")
-ERROR_TYPES = {
-    401: "AuthenticationError",
-    404: "NotFoundError",
-    413: "RequestTooLarge",
-    502: "BadGatewayError",
-    503: "ServiceUnavailableError",
-    504: "GatewayTimeoutError",
+CERTIFICATE = "gateway"  # the tag by which a listener finds the certificate, whatever name or IP a client asks for
+ERRORS = {  # type, as vLLM names it, and message
+    401: ("AuthenticationError", "a valid key is needed: Authorization: Bearer <key>"),
+    404: ("NotFoundError", "Not Found"),
+    413: ("RequestTooLarge", "the body is too large"),
+    500: ("InternalServerError", "the gateway failed"),
+    502: ("BadGatewayError", "no reranker answered"),
+    503: ("ServiceUnavailableError", "no reranker is available"),
+    504: ("GatewayTimeoutError", "no reranker answered in time"),
 }
+KNOWN_ERRORS = (413, 502, 503, 504)  # those that Caddy itself meets, and that are named; any other is 500's text
 
 
-def server(gateway: Gateway) -> dict[str, Json]:
-    """Return the server object: listener, routes, proxy, errors."""
-    tls: dict[str, Json] = {}
-    if gateway.certificate is not None:
-        tls["tls_connection_policies"] = [connection_policy(gateway.certificate, tag(gateway))]
-    return {
-        "@id": gateway.id,
-        "listen": [gateway.listen],
+def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
+    """Return the whole config of a Caddy that is this gateway, but for its `admin`."""
+    routes: list[Json] = [
+        {
+            "match": [{"vars": {"{http.request.uri.path}": list(ALLOW)}}],
+            "handle": [{"handler": "subroute", "routes": _behind_the_path(gateway)}],
+            "terminal": True,
+        },
+        {"handle": [_error(404)], "terminal": True},
+        *_retired(gateway.retired),
+    ]
+    config = server_config(gateway.site, gateway.listen, routes, gateway.certificate)
+    config["apps"]["http"]["metrics"] = {}
+    return config
+
+
+def server_config(name: str, listen: str, routes: list[Json], certificate: Certificate | None) -> dict[str, Json]:
+    """Return the config of a Caddy with one server, which speaks plain HTTP without a certificate."""
+    server: dict[str, Json] = {
+        "listen": [listen],
         "protocols": ["h1", "h2"],
         "automatic_https": {"disable": True},
-        **tls,
-        "routes": [
-            {
-                "match": [{"vars": {"{http.request.uri.path}": list(ALLOW)}}],
-                "handle": [{"handler": "subroute", "routes": _behind_the_path(gateway)}],
-                "terminal": True,
-            },
-            {"handle": [refusal(404, "Not Found")], "terminal": True},
-            *_retired(gateway.retired),
-        ],
-        "errors": {"routes": error_routes()},
+        "routes": routes,
+        "errors": {"routes": _error_routes()},
     }
+    apps: dict[str, Json] = {"http": {"servers": {name: server}}}
+    if certificate is not None:
+        server["tls_connection_policies"] = [{"certificate_selection": {"any_tag": [CERTIFICATE]}}]
+        pair = {"certificate": certificate.certificate, "key": certificate.private_key, "tags": [CERTIFICATE]}
+        apps["tls"] = {"certificates": {certificate.loader: [pair]}}
+    return {"apps": apps}
 
 
 def _retired(addresses: Sequence[str]) -> list[Json]:
@@ -62,23 +74,11 @@ def _retired(addresses: Sequence[str]) -> list[Json]:
     return [{"handle": [handler]}] if addresses else []
 
 
-def tag(gateway: Gateway) -> str:
-    """Return the tag by which the server finds its own certificate among all that a Caddy has."""
-    return f"{gateway.id}-certificate"
-
-
-def connection_policy(certificate: Certificate, name: str) -> dict[str, Json]:
-    """Return how connections are secured: by the certificate that bears this tag."""
-    if certificate.kind == "internal":
-        return {"fallback_sni": certificate.names[0], "default_sni": certificate.names[0]}
-    return {"certificate_selection": {"any_tag": [name]}}
-
-
-def _behind_the_path(gateway: Gateway) -> list[Json]:
-    without = refusal(401, "a valid key is needed: Authorization: Bearer <key>")
-    without["headers"]["WWW-Authenticate"] = ["Bearer"]
+def _behind_the_path(gateway: GatewaySpec) -> list[Json]:
+    refusal = _error(401)
+    refusal["headers"]["WWW-Authenticate"] = ["Bearer"]
     return [
-        {"match": [{"not": [bearer(gateway.inbound_keys)]}], "handle": [without], "terminal": True},
+        {"match": [{"not": [bearer(gateway.inbound_keys)]}], "handle": [refusal], "terminal": True},
         {
             "match": [{"vars": {"{http.request.uri.path}": ["/metrics"]}}],
             "handle": [{"handler": "metrics"}],
@@ -105,23 +105,17 @@ def limits(max_bytes: int) -> list[Json]:
     The body is read here, whole, and not first by the proxy, where a client that sends too much or breaks off would
     count as a failure of the upstream. A `vars` matcher on the body is what reads it and answers 413 at the limit.
     """
-    too_large = refusal(413, f"the body is larger than {max_bytes} bytes") | {"close": True}
-    by_length = {
-        "match": [{"expression": f"int({{http.request.header.Content-Length}}) > {max_bytes}"}],
-        "handle": [too_large],
-        "terminal": True,
-    }
+    too_large = _error(413, message=f"the body is larger than {max_bytes} bytes") | {"close": True}
+    longer = {"expression": f"int({{http.request.header.Content-Length}}) > {max_bytes}"}
+    by_length = {"handler": "subroute", "routes": [{"match": [longer], "handle": [too_large], "terminal": True}]}
     return [
-        {
-            "match": [{"header": {"Content-Length": []}}],
-            "handle": [{"handler": "subroute", "routes": [by_length]}],
-        },
+        {"match": [{"header": {"Content-Length": []}}], "handle": [by_length]},
         {"handle": [{"handler": "request_body", "max_size": max_bytes}]},
         {"match": [{"vars": {"{http.request.body}": [""]}}], "handle": []},
     ]
 
 
-def _proxy(gateway: Gateway) -> dict[str, Json]:
+def _proxy(gateway: GatewaySpec) -> dict[str, Json]:
     policy = gateway.policy
     return {
         "handler": "reverse_proxy",
@@ -172,7 +166,7 @@ def _proxy(gateway: Gateway) -> dict[str, Json]:
     }
 
 
-def _transport(gateway: Gateway) -> dict[str, Json]:
+def _transport(gateway: GatewaySpec) -> dict[str, Json]:
     policy = gateway.policy
     transport: dict[str, Json] = {
         "protocol": "http",
@@ -183,45 +177,28 @@ def _transport(gateway: Gateway) -> dict[str, Json]:
         "network_proxy": {"from": "none"},
         "compression": False,
     }
-    if gateway.upstream_ca_file:
-        ca: dict[str, Json] = {"provider": "file", "pem_files": [gateway.upstream_ca_file]}
-    elif gateway.upstream_ca:
-        ca = {"provider": "inline", "trusted_ca_certs": ders(gateway.upstream_ca)}
-    else:
+    if not gateway.upstream_ca:
         return transport
+    ca = {"provider": "inline", "trusted_ca_certs": ders(gateway.upstream_ca)}
     tls = {"ca": ca, "server_name": gateway.server_name, "handshake_timeout": seconds(policy.dial_timeout_s)}
     return transport | {"tls": tls}
 
 
-def error_routes() -> list[Json]:
-    """Return the answers to what goes wrong, of vLLM's own shape."""
-    said = {
-        413: "the body is too large",
-        502: "no reranker answered",
-        503: "no reranker is available",
-        504: "no reranker answered in time",
-    }
-    routes: list[Json] = [
-        {
-            "match": [{"vars": {"{http.error.status_code}": [str(status)]}}],
-            "handle": [refusal(status, message)],
-            "terminal": True,
-        }
-        for status, message in said.items()
+def _error_routes() -> list[Json]:
+    named = [
+        {"match": [{"vars": {"{http.error.status_code}": [str(code)]}}], "handle": [_error(code)], "terminal": True}
+        for code in KNOWN_ERRORS
     ]
-    other = {"message": "the gateway failed", "type": "InternalServerError", "param": None, "code": 500}
-    return [*routes, {"handle": [_answer("{http.error.status_code}", other)]}]
+    return [*named, {"handle": [_error(500, status="{http.error.status_code}")]}]
 
 
-def refusal(status: int, message: str) -> dict[str, Json]:
+def _error(code: int, *, message: str = "", status: str = "") -> dict[str, Json]:
     """Return a handler that answers with an error of vLLM's own shape."""
-    return _answer(str(status), {"message": message, "type": ERROR_TYPES[status], "param": None, "code": status})
-
-
-def _answer(status: str, error: Mapping[str, Json]) -> dict[str, Json]:
+    kind, text = ERRORS[code]
+    error = {"message": message or text, "type": kind, "param": None, "code": code}
     return {
         "handler": "static_response",
-        "status_code": status,
+        "status_code": status or str(code),
         "headers": {"Content-Type": ["application/json"]},
         "body": json.dumps({"error": error}),
     }

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from components.caddy.admin import CaddyAdmin
 
 POLL_S = 0.2
-TELL_EVERY_S = 1.0
 
 
 def drain(
@@ -24,29 +23,20 @@ def drain(
     timeout_s: float,
     settle_s: float,
     progress: Callable[[str], None],
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, int]:
     """Wait, and return what is still in flight by address when the time is over: nothing, if all went well.
 
     Raises CaddyUnreachable and CaddyError.
     """
-    gone = set(addresses)
-    if not gone:
-        return {}
-    began = clock()
-    quiet_since: float | None = None
-    told = float("-inf")
+    retired, began = set(addresses), time.monotonic()
+    busy_at = began
     while True:
-        busy = {one.address: one.in_flight for one in admin.upstreams() if one.address in gone and one.in_flight > 0}
-        now = clock()
-        quiet_since = None if busy else now if quiet_since is None else quiet_since
-        if quiet_since is not None and now - quiet_since >= settle_s:
-            return {}
-        if now - began >= timeout_s:
-            return busy
-        if busy and now - told >= TELL_EVERY_S:
-            told = now
+        busy = {one.address: one.in_flight for one in admin.upstreams() if one.address in retired and one.in_flight}
+        now = time.monotonic()
+        if busy:
+            busy_at = now
             counts = ", ".join(f"{address}: {count}" for address, count in sorted(busy.items()))
             progress(f"waits for requests in flight ({counts}), {now - began:.0f} s of at most {timeout_s:g} s")
-        sleep(POLL_S)
+        if now - busy_at >= settle_s or now - began >= timeout_s:
+            return busy
+        time.sleep(POLL_S)

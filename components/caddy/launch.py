@@ -14,8 +14,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.caddy.front import ADMIN_PREFIX, front
-from components.caddy.record import Certificate
+from components.caddy.front_proxy import ADMIN_PREFIX, front_proxy_config
+from components.caddy.spec import Certificate
 from components.vast.env_chunks import chunks
 from components.vast.identity import CERT_ENVS
 from components.vast.identity import KEY_ENV as TLS_KEY_ENV
@@ -67,10 +67,12 @@ def admin_url(url: str) -> str:
 
 def configs() -> dict[str, str]:
     """Return the environment that carries both configs, in chunks; in the command they would fill Vast's limit."""
-    certificate = Certificate("files", f"{FOLDER}/cert.pem", f"{FOLDER}/key.pem")
+    certificate = Certificate(f"{FOLDER}/cert.pem", f"{FOLDER}/key.pem", "load_files")
     admin_socket = f"{FOLDER}/admin.sock"
     key = f"{{env.{ADMIN_KEY_ENV}}}"
-    front_config = front(f":{PORT}", f"{FOLDER}/gateway.sock", certificate, admin_socket=admin_socket, admin_key=key)
+    front_config = front_proxy_config(
+        f":{PORT}", f"{FOLDER}/gateway.sock", certificate, admin_socket=admin_socket, admin_key=key
+    )
     back = {"admin": {"listen": f"unix/{admin_socket}|0600", "config": {"persist": False}}}
     env: dict[str, str] = {}
     for name, config in (("FRONT", front_config), ("BACK", back)):

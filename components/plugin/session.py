@@ -36,6 +36,7 @@ class Session:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _claimed: dict[int, str] = field(default_factory=dict)
     _known: dict[str, set[int]] = field(default_factory=dict)
+    _adopted: set[int] = field(default_factory=set)
     _failed: dict[str, set[int]] = field(default_factory=dict)
     _prices: Mapping[int, float] = field(default_factory=dict)
     _prices_at: float = float("-inf")
@@ -58,6 +59,16 @@ class Session:
         """Return the instances that the state has for the resource of `resource_key`."""
         with self._lock:
             return set(self._known.get(resource_key, ()))
+
+    def note_adopted(self, instance_id: int) -> None:
+        """Remember that a resource has adopted this instance, and has it when the update is done."""
+        with self._lock:
+            self._adopted.add(instance_id)
+
+    def is_adopted(self, instance_id: int) -> bool:
+        """Whether a resource has adopted this instance and keeps it."""
+        with self._lock:
+            return instance_id in self._adopted
 
     def price_increases(self, *, max_age_s: float = FRESH_S) -> Mapping[int, float]:
         """Return announced prices by contract ($/h), read once for all instances of a refresh."""

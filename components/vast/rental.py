@@ -284,8 +284,12 @@ class Rental:
 
     # ---- what a killed run left ----------------------------------------------------------------------------------
 
-    def _ours(self, *, max_age_s: float = 0.0) -> list[Contract]:
-        """Return the contracts of this very resource that no state knows."""
+    def _ours(self, *, max_age_s: float = 0.0, recorded: bool = False) -> list[Contract]:
+        """Return the contracts of this very resource that no state has.
+
+        `recorded`: also those without the pending mark. They may be in the state, replaced by an update that failed and
+        not yet destroyed: a gateway may send requests to them until the end of this update.
+        """
         known = set(self._known())
         return [
             contract
@@ -293,23 +297,25 @@ class Rental:
             if (label := Label.parse(contract.label)) is not None
             and label.same_resource(self._order.label)
             and contract.id not in known
+            and (label.pending or recorded)
         ]
 
     def _adopt(self) -> Contract | None:
-        """Keep one left-behind contract that runs this very spec; destroy the others."""
+        """Keep one left-behind contract that runs this very spec; destroy the others that no state has."""
         if self._order.adopt_instance_id is not None:
             return self._adopt_named(self._order.adopt_instance_id)
         left = self._ours(max_age_s=LEFT_FRESH_S)
-        same = [contract for contract in left if contract.label.removesuffix(PENDING) == str(self._order.label)]
+        ours = self._ours(max_age_s=LEFT_FRESH_S, recorded=True)
+        same = [contract for contract in ours if contract.label.removesuffix(PENDING) == str(self._order.label)]
         same.sort(key=lambda contract: (contract.actual_status != "running", contract.id))
         keep = same[0] if same else None
         for contract in left:
-            if contract is not keep:
+            if keep is None or contract.id != keep.id:
                 left_by = f"instance {contract.id} was left by a run that was killed"
                 self._notice(f"{left_by}, and runs something else: destroyed")
                 self._destroy(contract.id)
         if keep is not None:
-            self._notice(f"instance {keep.id} was left by a run that was killed: adopted, nothing rented anew")
+            self._notice(f"instance {keep.id} was left by an earlier run: adopted, nothing rented anew")
         return keep
 
     def _adopt_named(self, instance_id: int) -> Contract:

@@ -1,8 +1,8 @@
 """A plain HTTP client of an emulator: Vast's API with a key, and the control API, for tests that look at the wire."""
 
-import time
-
 import requests
+
+from harness.wait import until
 
 KEY = "emulator-key"
 IMAGE = "vllm/vllm-openai:v0.19.1"
@@ -101,15 +101,6 @@ class Client:
 def endpoint(instance):
     """The URL of an instance's port 8000."""
     return f"http://{instance['public_ipaddr'].strip()}:{instance['ports']['8000/tcp'][0]['HostPort']}"
-
-
-def until(condition, *, within_s=20.0):
-    """Wait for a condition with a deadline; return its value."""
-    deadline = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"still not so after {within_s} s"
-        time.sleep(0.02)
-    return value
 
 
 def answers(url, path="/health"):

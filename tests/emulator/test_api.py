@@ -7,7 +7,8 @@ import pytest
 import requests
 
 from emulator.server import EmulatorServer
-from tests.emulator.client import MODEL, SERVER, Client, endpoint, until
+from harness.wait import until
+from tests.emulator.client import MODEL, SERVER, Client, endpoint
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [

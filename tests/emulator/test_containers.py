@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.emulator.client import MODEL, SERVER, answers, endpoint, until
+from harness.wait import until
+from tests.emulator.client import MODEL, SERVER, answers, endpoint
 from tests.emulator.launched import processes_of
 
 SHELL = {"onstart": "bash", "args": ["-c", "env; echo ready; exec sleep 100"]}

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.emulator.client import IMAGE, Client, answers, endpoint, until
+from harness.wait import until
+from tests.emulator.client import IMAGE, Client, answers, endpoint
 
 
 def at_instance(vast, row, what, **body):

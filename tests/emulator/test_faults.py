@@ -7,7 +7,8 @@ import pytest
 import requests
 
 from emulator.faults import CHAOS, KINDS
-from tests.emulator.client import KEY, SERVER, answers, endpoint, until
+from harness.wait import until
+from tests.emulator.client import KEY, SERVER, answers, endpoint
 
 
 def put_rent(vast):

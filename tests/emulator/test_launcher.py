@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.emulator.client import answers, endpoint, until
+from harness.wait import until
+from tests.emulator.client import answers, endpoint
 from tests.emulator.launched import REPO, processes_of
 
 

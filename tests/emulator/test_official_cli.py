@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.emulator.client import IMAGE, KEY, MODEL, answers, endpoint, until
+from harness.wait import until
+from tests.emulator.client import IMAGE, KEY, MODEL, answers, endpoint
 
 GUIDE = "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true"
 PORTS = "-p 8000:8000 -e VLLM_API_KEY=abc"

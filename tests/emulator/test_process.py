@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from emulator.process import NotExecutable, Process, start_time
-from tests.emulator.client import until
+from harness.wait import until
 
 ENV = {"PATH": os.environ["PATH"]}
 

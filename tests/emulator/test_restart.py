@@ -6,7 +6,8 @@ import signal
 import pytest
 
 from emulator.server import EmulatorServer
-from tests.emulator.client import IMAGE, Client, answers, endpoint, until
+from harness.wait import until
+from tests.emulator.client import IMAGE, Client, answers, endpoint
 from tests.emulator.launched import processes_of
 
 

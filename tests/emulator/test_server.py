@@ -10,7 +10,8 @@ import requests
 
 from emulator.server import EmulatorServer
 from emulator.store import StoreInUse
-from tests.emulator.client import KEY, Client, until
+from harness.wait import until
+from tests.emulator.client import KEY, Client
 from tests.emulator.launched import REPO
 
 # The life of an emulator in a process of its own, twice: what is open after the first is still open after the second.

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from emulator import shapes
+from emulator import heartbeat, hosts, shapes
 from emulator.errors import ServiceError
 from emulator.market import build
 from emulator.runtime import Containers, Settings
@@ -36,7 +36,7 @@ class Days:
     async def after(self, seconds):
         """Let time pass as the heartbeat sees it."""
         self.now += seconds
-        await self.world.advance()
+        await heartbeat.advance(self.world)
 
     async def running(self, **body):
         contract = self.rent(**body)
@@ -275,10 +275,10 @@ async def test_a_bid_that_is_raised_above_the_floor_gets_the_gpu_back_once_it_is
 async def test_a_stopped_contract_on_a_dead_host_is_offline_and_costs_nothing_until_the_host_is_back(days):
     contract = await days.running()
     await days.world.set_state(contract.id, "stopped")
-    await days.world.power(days.machine, on=False)
+    await hosts.set_power(days.world, days.machine, on=False)
     assert contract.actual_status == "offline"
     assert await days.cost_of(contract, HOUR) == 0
-    await days.world.power(days.machine, on=True)
+    await hosts.set_power(days.world, days.machine, on=True)
     assert contract.actual_status == "stopped"
     assert await days.cost_of(contract, HOUR) == pytest.approx(days.machine.disk_dph(40))
 
@@ -286,10 +286,10 @@ async def test_a_stopped_contract_on_a_dead_host_is_offline_and_costs_nothing_un
 @lived
 async def test_a_contract_that_is_stopped_while_its_host_is_dead_stays_stopped_when_the_host_is_back(days):
     contract = await days.running()
-    await days.world.power(days.machine, on=False)
+    await hosts.set_power(days.world, days.machine, on=False)
     await days.world.set_state(contract.id, "stopped")
     assert (contract.actual_status, contract.intended_status) == ("offline", "stopped")
-    await days.world.power(days.machine, on=True)
+    await hosts.set_power(days.world, days.machine, on=True)
     await days.after(BOOT_S)
     assert (contract.actual_status, contract.cur_state) == ("stopped", "stopped")
     assert await days.cost_of(contract, HOUR) == pytest.approx(days.machine.disk_dph(40))
@@ -299,10 +299,10 @@ async def test_a_contract_that_is_stopped_while_its_host_is_dead_stays_stopped_w
 async def test_a_start_on_a_dead_host_is_queued_until_the_host_is_back(days):
     contract = await days.running()
     await days.world.set_state(contract.id, "stopped")
-    await days.world.power(days.machine, on=False)
+    await hosts.set_power(days.world, days.machine, on=False)
     await refused_later(days.world.set_state(contract.id, "running"))
     assert contract.actual_status == "offline"
-    await days.world.power(days.machine, on=True)
+    await hosts.set_power(days.world, days.machine, on=True)
     assert contract.actual_status == "scheduling"
     await days.after(1)
     await days.after(BOOT_S)
@@ -311,7 +311,7 @@ async def test_a_start_on_a_dead_host_is_queued_until_the_host_is_back(days):
 
 @lived
 async def test_a_dead_host_offers_nothing(days):
-    await days.world.power(days.machine, on=False)
+    await hosts.set_power(days.world, days.machine, on=False)
     assert days.world.search({"ask_contract_id": {"eq": days.machine.ask_id}}) == []
     assert refused(days.rent).code == "no_such_ask"
 
@@ -342,7 +342,7 @@ async def test_a_reset_brings_back_the_first_day(days):
     first = SimpleNamespace(**vars(days.machine))
     contract = await days.running()
     days.machine.dph_base_usd, days.machine.stalled = 99.0, True
-    await days.world.move(days.machine, ip=True)
+    await hosts.move(days.world, days.machine, ip=True)
     await days.world.reset()
     assert vars(days.machine) == vars(first)
     assert (days.world.contracts, days.world.credit_left()) == ({}, CREDIT_USD)

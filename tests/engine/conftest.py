@@ -1,9 +1,8 @@
-import time
-
 import pytest
 import requests
 
 from emulator.server import EmulatorServer
+from harness.caddy import running_gateway_caddy
 from harness.stack import EngineStack
 
 
@@ -17,6 +16,13 @@ def market(tmp_path):
 @pytest.fixture
 def stack(market, tmp_path):
     return EngineStack(tmp_path / "stack", market.url).init()
+
+
+@pytest.fixture
+def gateway_caddy(tmp_path_factory):
+    """A Caddy for a stack's gateway and the front before it; a short folder, as the path of a socket is bounded."""
+    with running_gateway_caddy(tmp_path_factory.mktemp("g")) as started:
+        yield started
 
 
 @pytest.fixture
@@ -41,12 +47,3 @@ class Ledger:
         answer = requests.post(f"{self.url}/_emulator/{path}", json=body, timeout=10)
         assert answer.ok, answer.text
         return answer.json()
-
-
-def until(condition, *, within_s=60.0):
-    """Wait for a condition with a deadline; return its value."""
-    deadline = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"still not so after {within_s} s"
-        time.sleep(0.05)
-    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
@@ -13,66 +12,44 @@ import threading
 import time
 from dataclasses import dataclass
 
-from components.caddy.front import front as front_config
-from components.caddy.process import Caddy, running
-from components.caddy.record import Certificate
-from components.vast.identity import Authority
-from emulator.runtime import free_port
+import requests
+
+from components.vast.identity import ca_file
+from harness.load import BODY
 from harness.stack import REPO, EngineStack
 
 
 @dataclass
-class Front:
-    """What `tests.gateway.conftest.Load` needs to know of an address."""
+class Endpoint:
+    """Where a stack's clients go; harness.load.Load takes one."""
 
     url: str
     key: str
     ca: str
 
-
-@dataclass
-class Gate:
-    """A Caddy that is told by its socket, and the door before it, which clients talk to and which never changes."""
-
-    caddy: Caddy
-    config: dict[str, str]
-    ca: str
+    def ask(self, key=None):
+        headers = {"Authorization": f"Bearer {key or self.key}"}
+        return requests.post(f"{self.url}/rerank", json=BODY, headers=headers, verify=self.ca, timeout=30)
 
 
-@contextlib.contextmanager
-def gate(folder):
-    """Start both for the length of a block."""
-    port, authority, back = free_port("127.0.0.1"), Authority.make("door"), folder / "g.sock"
-    certificate = Certificate("pem", *authority.issue("127.0.0.1").pem())
-    (folder / "door.pem").write_text(authority.certificate)
-    with (
-        running(folder / "c") as caddy,
-        running(folder / "d", front_config(f"127.0.0.1:{port}", str(back), certificate)),
-    ):
-        config = {
-            "gateway.kind": "caddy",
-            "gateway.admin_url": caddy.admin_url,
-            "gateway.listen": f"unix/{back}|0600",
-            "gateway.url": f"https://127.0.0.1:{port}",
-        }
-        yield Gate(caddy, config, str(folder / "door.pem"))
-
-
-def behind(gate, folder, market, *, replicas, **config):
-    """Return a stack of replicas behind that Caddy, deployed; ops/ trusts its door as a person's shell has it."""
-    config = {"replicas": replicas, "timeouts.drain_s": 20, **gate.config, **config}
-    stack = EngineStack(folder, market.url, config=config, env={"SSL_CERT_FILE": gate.ca}).init()
-    done = stack.up("--parallel", "16")
+def up(stack, *, timeout_s=300):
+    """Deploy as wide as a fleet is."""
+    done = stack.run("up", "--yes", "--skip-preview", "--parallel", "64", timeout_s=timeout_s)
     assert done.rc == 0, done.text
+
+
+def behind(gateway_caddy, folder, market, *, replicas, timeout_s=300, **config):
+    """Return a stack of replicas behind that Caddy, deployed; ops/ trusts its front as a person's shell does."""
+    config = {"replicas": replicas, "timeouts.drain_s": 20, **gateway_caddy.config, **config}
+    stack = EngineStack(folder, market.url, config=config, env={"SSL_CERT_FILE": gateway_caddy.ca_file}).init()
+    up(stack, timeout_s=timeout_s)
     return stack
 
 
-def front(stack, folder):
+def endpoint(stack):
     """Return where a stack's clients go, and the file with the CA to trust."""
     out = stack.outputs()
-    ca = folder / "ca.pem"
-    ca.write_text(out["ca_certificate"])
-    return Front(out["url"], out["api_key"], stack.env.get("SSL_CERT_FILE") or str(ca))
+    return Endpoint(out["url"], out["api_key"], stack.env.get("SSL_CERT_FILE") or ca_file(out["ca_certificate"]))
 
 
 class Ops:
@@ -151,9 +128,3 @@ class Billed:
     def __exit__(self, *_):
         self._end.set()
         self._thread.join()
-
-
-def p99_ms(load):
-    """Return the slowest but one in a hundred of a load's answers."""
-    found = sorted(load.latencies_s)
-    return found[int(len(found) * 0.99)] * 1000

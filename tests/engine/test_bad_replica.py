@@ -2,23 +2,17 @@
 
 import pytest
 
+from harness.load import Load
 from harness.stack import EngineStack
-from tests.engine.conftest import until
-from tests.engine.fleet import AtTerminal, behind, front, gate, ops
-from tests.gateway.conftest import Load
+from harness.wait import until
+from tests.engine.fleet import AtTerminal, behind, endpoint, ops
 
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture
-def door(tmp_path_factory):
-    with gate(tmp_path_factory.mktemp("g")) as both:
-        yield both
-
-
-def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(door, market, ledger, tmp_path):
-    config = {"replicas": 3, "max_tries": 1, **door.config}
-    env = {"SSL_CERT_FILE": door.ca}
+def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(gateway_caddy, market, ledger, tmp_path):
+    config = {"replicas": 3, "max_tries": 1, **gateway_caddy.config}
+    env = {"SSL_CERT_FILE": gateway_caddy.ca_file}
     stack = EngineStack(tmp_path / "stack", market.url, config=config, env=env).init()
     ledger.control("faults", kind="oci_error", times=1)
     done = ops(stack, "deploy")
@@ -46,12 +40,12 @@ def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(door, market, 
 
 
 @pytest.mark.all
-def test_a_failed_deploy_destroys_nothing_that_the_gateway_sends_to(door, market, ledger, tmp_path):
-    stack = behind(door, tmp_path / "stack", market, replicas=2, max_tries=1)
+def test_a_failed_deploy_destroys_nothing_that_the_gateway_sends_to(gateway_caddy, market, ledger, tmp_path):
+    stack = behind(gateway_caddy, tmp_path / "stack", market, replicas=2, max_tries=1)
     old = stack.instances()
     stack.write_config(extra_args=["--max-num-seqs", "64"])
     ledger.control("faults", kind="oci_error", times=1)
-    with Load(front(stack, tmp_path)) as load:
+    with Load(endpoint(stack)) as load:
         load.more(50)
         done = ops(stack, "deploy")
         load.more(50)

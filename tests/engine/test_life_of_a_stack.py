@@ -239,6 +239,7 @@ def test_a_renamed_project_deploys_with_the_same_config(stack):
     text = manifest.read_text()
     manifest.unlink()
     manifest.write_text(text.replace("name: vast-reranker\n", "name: anything\n"))
+    stack.write_config()  # `pulumi stack init` had put the old name before each key
     done = stack.init().up()
     assert done.rc == 0, done.text
     assert stack.outputs()["url"]

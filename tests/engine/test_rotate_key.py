@@ -1,34 +1,22 @@
 """ops/rotate_key under load: a key that is valid at its moment is never refused, and the old one is refused after."""
 
 import pytest
-import requests
 
-from tests.engine.conftest import until
-from tests.engine.fleet import AtTerminal, Front, Ops, behind, front, gate, ops
-from tests.gateway.conftest import BODY, Load
+from harness.load import Load
+from harness.wait import until
+from tests.engine.fleet import AtTerminal, Endpoint, Ops, behind, endpoint, ops
 
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture
-def door(tmp_path_factory):
-    with gate(tmp_path_factory.mktemp("g")) as both:
-        yield both
-
-
-def status(at):
-    headers = {"Authorization": f"Bearer {at.key}"}
-    return requests.post(f"{at.url}/rerank", json=BODY, headers=headers, verify=at.ca, timeout=30).status_code
-
-
-def rotated(stack, ledger, tmp_path):
+def rotated(stack, ledger):
     """Rotate in two halves, with load by each key for as long as it is valid."""
-    old, rented = front(stack, tmp_path), len(ledger.contracts())
+    old, rented = endpoint(stack), len(ledger.contracts())
     with Load(old, per_s=40, threads=4) as by_old:
         by_old.more(20)
         begun = Ops(stack, "rotate_key", "--begin")
         new_key = until(lambda: (key := stack.outputs()["api_key"]) != old.key and key, within_s=300)
-        new = Front(old.url, new_key, old.ca)
+        new = Endpoint(old.url, new_key, old.ca)
         with Load(new, per_s=40, threads=4) as by_new:
             assert begun.end().rc == 0, begun.err
             by_new.more(40)
@@ -39,7 +27,7 @@ def rotated(stack, ledger, tmp_path):
     assert finished.rc == 0, finished.err
     assert by_old.failures == []
     assert by_new.failures == []
-    assert (status(old), status(new)) == (401, 200)
+    assert (old.ask().status_code, new.ask().status_code) == (401, 200)
     assert len(ledger.contracts()) == rented
     for key in (old.key, new.key):
         assert key not in begun.out + begun.err + finished.out + finished.err
@@ -54,31 +42,31 @@ def rotated(stack, ledger, tmp_path):
 @pytest.mark.all
 def test_a_server_takes_both_keys_and_then_the_new_one_only(stack, ledger, tmp_path):
     assert stack.up().rc == 0
-    rotated(stack, ledger, tmp_path)
+    rotated(stack, ledger)
 
     # a key of the config's own: it moves to api_key_previous for the time of the change
     stack.set_secret("api_key", "a-key-of-the-configs-own")
     assert stack.up().rc == 0
-    rotated(stack, ledger, tmp_path)
+    rotated(stack, ledger)
     assert "api_key_previous" not in (stack.project / "Pulumi.test.yaml").read_text()
 
     # cut off after the config was written, and before it was deployed
     stack.run("config", "rm", "api_key")
     assert stack.up().rc == 0
-    rented, old = len(ledger.contracts()), front(stack, tmp_path)
+    rented, old = len(ledger.contracts()), endpoint(stack)
     stack.write_config(api_key_generation=int(stack.config.get("api_key_generation", 2)) + 7, keep_previous_key=True)
     done = ops(stack, "rotate_key", "--finish")
     assert done.rc == 2, done.err
     assert "was never deployed" in done.document["error"]
-    assert status(old) == 200
+    assert old.ask().status_code == 200
     asked = AtTerminal(stack, "rotate_key")
     until(lambda: "Enter, once the clients have it" in asked.shown or asked.process.poll() is not None, within_s=200)
     assert "goes on with a begin that was cut off" in asked.shown
-    assert status(old) == status(front(stack, tmp_path)) == 200
+    assert old.ask().status_code == endpoint(stack).ask().status_code == 200
     asked.type("\n")
     assert asked.end() == 0, asked.shown
     assert "Pulumi.test.yaml` was changed: commit it" in asked.shown
-    assert (status(old), status(front(stack, tmp_path))) == (401, 200)
+    assert (old.ask().status_code, endpoint(stack).ask().status_code) == (401, 200)
     assert len(ledger.contracts()) == rented
     for args, said in ((["--finish"], "no rotation has begun"), ([], "nobody is there to say")):
         done = ops(stack, "rotate_key", *args)
@@ -94,5 +82,5 @@ def test_a_server_takes_both_keys_and_then_the_new_one_only(stack, ledger, tmp_p
 
 
 @pytest.mark.all
-def test_a_gateway_takes_both_keys_and_then_the_new_one_only(door, market, ledger, tmp_path):
-    rotated(behind(door, tmp_path / "stack", market, replicas=2), ledger, tmp_path)
+def test_a_gateway_takes_both_keys_and_then_the_new_one_only(gateway_caddy, market, ledger, tmp_path):
+    rotated(behind(gateway_caddy, tmp_path / "stack", market, replicas=2), ledger)

@@ -10,7 +10,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from harness.stack import EngineStack
-from tests.engine.conftest import until
+from harness.wait import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.all]
 

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from harness.stack import REPO, EngineStack
-from tests.engine.conftest import until
+from harness.wait import until
 
 pytestmark = pytest.mark.engine
 # From -v 9 on the engine itself logs each property that passes through it, in clear (pulumi/sdk, plugin/rpc.go).

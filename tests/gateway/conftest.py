@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-import ssl
 import subprocess
 import sys
-import textwrap
-import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import requests
 
-from components.caddy.front import front as front_config
-from components.caddy.process import Caddy, running
-from components.caddy.record import Certificate, Gateway, Policy
+from components.caddy.spec import Certificate, GatewaySpec, Policy
 from components.errors import ServingError
-from components.vast.identity import SERVER_NAME, Authority
+from components.vast.identity import Authority
 from components.vllm.client import RerankClient
 from emulator.runtime import free_port
-from reranker.http import HttpTransport
+from harness.caddy import running, running_front_proxy
+from harness.load import BODY
+from harness.wait import until
 from tests.gateway.upstream import MODEL
 
 REPO = Path(__file__).resolve().parents[2]
-BODY = {"model": MODEL, "query": "deep learning", "documents": ["deep learning is fun", "pizza"]}
 # in the rerankers' certificates, so that only their name tells the gateway that they are the right ones
 ELSEWHERE = "192.0.2.1"
 QUICK = Policy(check_every_s=0.5, check_timeout_s=5, retry_for_s=10, passive_for_s=2, max_bytes=20_000)
@@ -90,7 +86,7 @@ def rerankers(tmp_path, authority, upstream_key):
         for _ in range(count):
             folder = tmp_path / f"reranker-{len(started)}"
             folder.mkdir()
-            certificate, key = leaf(authority, ip=ELSEWHERE)
+            certificate, key = authority.issue(ELSEWHERE).pem()
             (folder / "cert.pem").write_text(certificate)
             (folder / "key.pem").write_text(key)
             (folder / "key").write_text(upstream_key)
@@ -98,9 +94,8 @@ def rerankers(tmp_path, authority, upstream_key):
             one.start()
             started.append(one)
             new.append(one)
-        trusting = HttpTransport(ca=authority.certificate, server_name=SERVER_NAME)
         for one in new:
-            client = RerankClient(f"https://{one.address}", upstream_key, transport=trusting, timeout_s=5)
+            client = RerankClient(f"https://{one.address}", upstream_key, verify=False, timeout_s=5)
             until(lambda client=client: scores(client))
         return new
 
@@ -119,11 +114,11 @@ def caddy(tmp_path):
 class Front:
     """A gateway's public side."""
 
-    gateway: Gateway
-    certificate: Certificate
+    gateway: GatewaySpec
     ca: str
     url: str
     key: str
+    certificate: Certificate | None = None
     session: requests.Session = field(default_factory=requests.Session)
 
     def ask(self, method="POST", path="/rerank", key=None, **options):
@@ -137,110 +132,36 @@ class Front:
 @pytest.fixture
 def front(tmp_path, authority, upstream_key):
     """Make a function that describes a gateway in front of rerankers, and how to reach it: with `tiers` 2 through a
-    door of its own (a process that is started here), else directly."""
-    doors = []
+    front proxy of its own (a process that is started here), else directly."""
+    with contextlib.ExitStack() as started:
 
-    def make(rerankers, *, tiers=2, **changes):
-        certificate = Certificate("pem", *leaf(authority))
-        back = tmp_path / "gateway.sock"
-        port = free_port("127.0.0.1")
-        key = secrets.token_hex(32)
-        gateway = Gateway(
-            **{
-                "site": "test",
-                "listen": f"127.0.0.1:{port}" if tiers == 1 else f"unix/{back}|0600",
-                "inbound_keys": (key,),
-                "upstreams": tuple(one.address for one in rerankers),
-                "upstream_key": upstream_key,
-                "model": MODEL,
-                "upstream_ca": authority.certificate,
-                "certificate": certificate if tiers == 1 else None,
-                "policy": QUICK,
-            }
-            | changes
-        )
-        ca = tmp_path / "gateway-ca.pem"
-        ca.write_text(authority.certificate)
-        if tiers == 2:
-            door = Caddy(tmp_path / f"door-{len(doors)}")
-            doors.append(door)
-            door.start(front_config(f"127.0.0.1:{port}", str(back), certificate))
-        return Front(gateway, certificate, str(ca), f"https://127.0.0.1:{port}", key)
+        def make(rerankers, *, tiers=2, **changes):
+            ca = tmp_path / "gateway-ca.pem"
+            ca.write_text(authority.certificate)
+            if tiers == 2:
+                proxy = started.enter_context(running_front_proxy(tmp_path / "f", authority))
+                listen, url, certificate = proxy.listen, proxy.url, None
+            else:
+                listen = f"127.0.0.1:{free_port('127.0.0.1')}"
+                url, certificate = f"https://{listen}", Certificate(*authority.issue("127.0.0.1").pem())
+            key = secrets.token_hex(32)
+            gateway = GatewaySpec(
+                **{
+                    "site": "test",
+                    "listen": listen,
+                    "inbound_keys": (key,),
+                    "upstreams": tuple(one.address for one in rerankers),
+                    "upstream_key": upstream_key,
+                    "model": MODEL,
+                    "upstream_ca": authority.certificate,
+                    "certificate": certificate,
+                    "policy": QUICK,
+                }
+                | changes
+            )
+            return Front(gateway, str(ca), url, key, certificate)
 
-    yield make
-    for door in doors:
-        door.stop()
-
-
-def leaf(authority, ip="127.0.0.1"):
-    """Return a certificate of the authority for an address, and its key, as PEM."""
-    identity = authority.issue(ip)
-    body, end = "\n".join(textwrap.wrap(identity.secret, 64)), "-----"
-    key = f"-----BEGIN PRIVATE KEY{end}\n{body}\n{end}END PRIVATE KEY{end}\n"
-    return ssl.DER_cert_to_PEM_cert(identity.certificate), key
-
-
-class Load:
-    """Steady requests against a gateway from some threads, in a block; what failed is kept."""
-
-    def __init__(self, front, *, per_s=80.0, threads=8, keep_alive=True):
-        self.front = front
-        self.pause_s = threads / per_s
-        self.keep_alive = keep_alive
-        self.failures = []
-        self.latencies_s = []
-        self.by_upstream = {}
-        self._end = threading.Event()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
-        self._lock = threading.Lock()
-
-    def _run(self):
-        session = requests.Session()
-        session.trust_env = False
-        headers = {"Authorization": f"Bearer {self.front.key}"}
-        if not self.keep_alive:
-            headers["Connection"] = "close"
-        at = time.monotonic()
-        while not self._end.is_set():
-            began = time.monotonic()
-            try:
-                answer = session.post(
-                    f"{self.front.url}/rerank", json=BODY, headers=headers, verify=self.front.ca, timeout=30
-                )
-                said = answer.status_code if answer.status_code != 200 else ""
-                name = answer.headers.get("x-upstream", "")
-            except requests.RequestException as error:
-                said, name = repr(error), ""
-            with self._lock:
-                self.latencies_s.append(time.monotonic() - began)
-                self.by_upstream[name] = self.by_upstream.get(name, 0) + 1
-                if said:
-                    self.failures.append(said)
-            at += self.pause_s
-            time.sleep(max(0.0, at - time.monotonic()))
-
-    def __enter__(self):
-        self.began = time.monotonic()
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-
-    def stop(self):
-        """End it; once more does nothing."""
-        if self._end.is_set():
-            return
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
-        self.rate_per_s = len(self.latencies_s) / (time.monotonic() - self.began)
-
-    def more(self, count):
-        """Wait for so many more answers."""
-        target = len(self.latencies_s) + count
-        until(lambda: len(self.latencies_s) >= target)
+        yield make
 
 
 def scores(client):
@@ -248,12 +169,3 @@ def scores(client):
         return client.rerank("q", ["d"], MODEL)
     except ServingError:
         return None
-
-
-def until(condition, *, within_s=30.0):
-    """Wait for a condition with a deadline; return its value."""
-    deadline = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"still not so after {within_s} s"
-        time.sleep(0.02)
-    return value

@@ -6,7 +6,8 @@ import pytest
 
 from bench.gateway import gateway_in_front_of
 from components.vllm.client import RerankClient
-from tests.gateway.conftest import MODEL, scores, until
+from harness.wait import until
+from tests.gateway.conftest import MODEL, scores
 
 
 @pytest.mark.parametrize("tiers", [1, 2])

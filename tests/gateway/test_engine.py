@@ -8,16 +8,20 @@ from pathlib import Path
 import pytest
 import yaml
 
+from harness.load import Load
 from harness.stack import tool_path
-from tests.gateway.conftest import MODEL, Load, until
+from harness.wait import until
+from tests.gateway.conftest import MODEL
 
 REPO = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import json
 import pulumi
+from components.caddy.spec import Policy
 from components.gateway import Gateway, GatewayArgs
 
-gateway = Gateway("gateway", GatewayArgs(**json.loads(open("gateway.json").read())))
+args = json.loads(open("gateway.json").read())
+gateway = Gateway("gateway", GatewayArgs(**args, policy=Policy(check_every_s=1)))
 pulumi.export("drift", gateway.drift)
 """
 
@@ -65,6 +69,7 @@ def test_a_gateway_lives_through_up_drift_roll_and_destroy(tmp_path, caddy, rera
     one = front(two[:1])
     gateway = one.gateway
     args = {
+        "site": "test",
         "admin_url": caddy.admin_url,
         "listen": gateway.listen,
         "inbound_keys": list(gateway.inbound_keys),
@@ -72,7 +77,6 @@ def test_a_gateway_lives_through_up_drift_roll_and_destroy(tmp_path, caddy, rera
         "upstream_key": gateway.upstream_key,
         "upstream_ca": gateway.upstream_ca,
         "model": MODEL,
-        "policy": {"check_every_s": 1},
         "settle_s": 0.3,
     }
     program = Program(tmp_path / "program", args)
@@ -116,4 +120,4 @@ def test_a_gateway_lives_through_up_drift_roll_and_destroy(tmp_path, caddy, rera
 
     rc, text = program.run("destroy", "--yes", "--skip-preview")
     assert rc == 0, text
-    assert caddy.admin.config()[0]["apps"]["http"]["servers"] == {}
+    assert not caddy.admin.config()

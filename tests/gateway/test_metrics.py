@@ -3,16 +3,16 @@
 import json
 from pathlib import Path
 
-from components.caddy.owned import put
+from components.caddy.config import gateway_config
 from components.monitoring.dashboard import absent
-from tests.gateway.conftest import until
+from harness.wait import until
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "dashboards" / "reranker.json").read_text())
 
 
 def test_every_caddy_metric_of_the_dashboard_is_in_a_scrape_of_the_gateway(caddy, rerankers, front):
     one = front(rerankers(1))
-    caddy.admin.load(put(None, one.gateway))
+    caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
     scrape = one.ask("GET", "/metrics").text
     assert absent(DASHBOARD, scrape, prefix="caddy_", given={"job", "stack"}) == []

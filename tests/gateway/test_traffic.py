@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from components.caddy.owned import put
-from tests.gateway.conftest import Load, until
+from components.caddy.config import gateway_config
+from harness.load import Load
+from harness.wait import until
 
 
 def test_slow_requests_spread_by_what_each_upstream_has_in_flight(caddy, rerankers, front):
     three = rerankers(3)
     one = front(three)
-    caddy.admin.load(put(None, one.gateway))
+    caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         asked = [pool.submit(one.ask, headers={"X-Delay-S": "1"}) for _ in range(12)]
@@ -24,7 +25,7 @@ def test_slow_requests_spread_by_what_each_upstream_has_in_flight(caddy, reranke
 def test_an_upstream_killed_under_load_costs_no_request(caddy, rerankers, front):
     three = rerankers(3)
     one = front(three)
-    caddy.admin.load(put(None, one.gateway))
+    caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
     with Load(one) as load:
         load.more(80)
@@ -40,7 +41,7 @@ def test_an_upstream_killed_under_load_costs_no_request(caddy, rerankers, front)
 def test_a_request_cut_off_in_its_midst_is_repeated_on_another_upstream(caddy, rerankers, front):
     two = rerankers(2)
     one = front(two)
-    caddy.admin.load(put(None, one.gateway))
+    caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         asked = pool.submit(one.ask, headers={"X-Delay-S": "1"})
@@ -56,7 +57,7 @@ def test_a_request_cut_off_in_its_midst_is_repeated_on_another_upstream(caddy, r
 def test_an_upstream_that_answers_502_or_503_is_not_the_last_word(caddy, rerankers, front, status):
     two = rerankers(2)
     one = front(two)
-    caddy.admin.load(put(None, one.gateway))
+    caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
     two[0].answers(status)
     answers = [one.ask() for _ in range(20)]
@@ -68,7 +69,7 @@ def test_an_upstream_that_answers_502_or_503_is_not_the_last_word(caddy, reranke
 def test_an_upstream_that_is_wrong_about_a_request_is_the_last_word(caddy, rerankers, front):
     two = rerankers(2)
     one = front(two)
-    caddy.admin.load(put(None, one.gateway))
+    caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
     answer = one.ask(data='{"model": "another", "query": "q", "documents": ["d"]}')
     assert answer.status_code == 404
@@ -79,13 +80,13 @@ def test_an_upstream_that_is_wrong_about_a_request_is_the_last_word(caddy, reran
 def test_the_config_is_swapped_under_load_without_a_failed_request(caddy, rerankers, front, keep_alive):
     two = rerankers(2)
     one = front(two)
-    caddy.admin.load(put(None, one.gateway))
+    caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
-    with Load(one, keep_alive=keep_alive) as load:
+    with Load(one, headers={} if keep_alive else {"Connection": "close"}) as load:
         for turn in range(10):
             load.more(20)
             kept = one.gateway.upstreams[turn % 2 :][:1]
-            caddy.admin.change(lambda config, kept=kept: put(config, replace(one.gateway, upstreams=kept)))
+            caddy.admin.load(gateway_config(replace(one.gateway, upstreams=kept)))
         load.more(20)
     assert load.failures == []
     assert load.rate_per_s >= 50

