@@ -170,7 +170,7 @@ def test_an_instance_that_a_later_create_adopts_outlives_the_deletion_of_the_res
 
     provider, props = InstanceProvider(), instance_props()
     id_, outs = plugin.create(provider, props)
-    config = {"api_url": market.url, "api_pacing": "off", "vast_api_key": "emulator-key"}
+    config = {"emulator": json.dumps({"url": market.url}), "vast_api_key": "emulator-key"}
     for step in ("create", "diff"):  # of the same update, and of a later one where that did not come to the deletion
         later = Plugin(engine, config, {"HOME": str(tmp_path)})
         try:
