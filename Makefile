@@ -6,7 +6,7 @@ LOCAL := . scripts/env.sh local &&
 PYTEST := $(LOCAL) env -u VAST_API_KEY -u VAST_URL pytest -q
 TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo demo-down emulator test test-rest test-all lint locks docs picture bench chaos clean distclean
+.PHONY: help setup demo demo-down emulator test test-rest test-all lint locks docs site picture bench chaos clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -45,10 +45,14 @@ docs: ## docs/configuration.md from the schema in Pulumi.yaml
 	@scripts/setup.sh test
 	@$(LOCAL) python -m scripts.configuration
 
+site: ## docs/ as pages in .local/site
+	@scripts/setup.sh test
+	@$(LOCAL) mkdocs build --strict --quiet
+
 picture: ## docs/demo.svg, the picture in the README, from a real run of the demo
 	@set -o pipefail; scripts/demo.sh up | .venv/bin/python -m scripts.picture
 
-bench: ## measure the budgets: preview, up, API calls, guard
+bench: ## measure preview, up and API calls against their budgets, and how fast a bad host is given up
 	@scripts/setup.sh test
 	@$(LOCAL) python -m bench
 

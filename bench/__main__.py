@@ -1,167 +1,123 @@
-"""`python -m bench` (or `make bench`): the budgets, what this machine measures, and baselines.
-
-`python -m bench serving --help`: pairs per second of any endpoint, and what a million of them costs.
-`python -m bench hot-path --help`: a preview and an `up` beside programs that do nothing.
-`python -m bench provision --help`: fleets of 1 to 64 replicas on the emulator, up, looked at, down.
-
-Each figure is the median of several runs. The baseline of `preview` and `up` is the same engine with an empty program:
-what Pulumi itself costs here, before a line of ours runs.
-"""
+"""`python -m bench` (or `make bench`): previews and `up` against their budgets, and how fast a bad host is given up."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
+import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import requests
+import click
 
-from bench import failover, guard_cost, hot_path, local_vllm, provision, records, serving
-from emulator.server import EmulatorServer
-from harness.stack import EngineStack
+from bench import failover, hot_path, local_vllm, provision, report, serving
+from bench.load import Target
+from components.errors import ServingError
+from components.vllm.client import RerankClient
+from harness.stack import REPO
 
-POLLS = ("GET /api/v1/instances/", "GET /api/v0/instances/{id}/")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    what: str
-    measured: float
-    unit: str
-    budget: float
-    baseline: str = ""
-
-    @property
-    def kept(self) -> bool:
-        """Whether the figure is within its budget."""
-        return self.measured <= self.budget
+FILE = click.Path(dir_okay=False, path_type=Path)
+PLOT = click.option("--plot", type=FILE, help="PNG: also draw them")
+AT_LEAST_1 = click.IntRange(min=1)
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Return how long a call takes."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+@click.group(invoke_without_command=True, context_settings={"show_default": True, "max_content_width": 120})
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Measure this project on this machine; without a command: hot-path and failover."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(failover_command)
+        ctx.invoke(hot_path_command)
 
 
-def median(call: Callable[[], object], runs: int) -> float:
-    """Return the median time of several calls."""
-    return statistics.median(seconds(call) for _ in range(runs))
-
-
-def succeed(done: object) -> None:
-    """Stop with the command's text if it failed."""
-    if getattr(done, "rc", 1) != 0:
-        sys.exit(getattr(done, "text", str(done)))
-
-
-def empty_program(folder: Path, url: str) -> EngineStack:
-    """Return a stack whose program does nothing, for the baseline."""
-    stack = EngineStack(folder, url, packages_listed=False)
-    (stack.project / "__main__.py").unlink()
-    (stack.project / "__main__.py").write_text("import pulumi\n")
-    return stack.init()
-
-
-def measure(folder: Path, *, runs: int, boot_s: float) -> list[Row]:
-    """Return the rows of the table."""
-    rows = []
-    with EmulatorServer(runtime="none", time="real", boot_s=boot_s, state_dir=folder / "emulator") as market:
-        nothing = empty_program(folder / "empty", market.url)
-        succeed(nothing.up())
-        base_preview = median(lambda: succeed(nothing.preview()), runs)
-        base_up = median(lambda: succeed(nothing.up()), runs)
-
-        stack = EngineStack(folder / "stack", market.url, packages_listed=False).init()
-        requests.post(f"{market.url}/_emulator/requests/reset", timeout=10)
-        first = seconds(lambda: succeed(stack.run("up", "--yes")))
-        calls = requests.get(f"{market.url}/_emulator/requests", timeout=10).json()["requests"]
-        polls = sum(count for name, count in calls.items() if name in POLLS)
-        others = sum(calls.values()) - polls
-        ups = [first]
-        for _ in range(runs - 1):
-            succeed(stack.destroy())
-            ups.append(seconds(lambda: succeed(stack.run("up", "--yes"))))
-        beyond = statistics.median(ups) - boot_s
-        preview = median(lambda: succeed(stack.preview()), runs)
-        rows.append(Row("preview of a running stack", preview, "s", 3.0, f"empty program {base_preview:.2f} s"))
-        rows.append(Row(f"up beyond the boot of {boot_s:g} s", beyond, "s", 4.0, f"empty program {base_up:.2f} s"))
-        rows.append(Row("API calls to bring up one replica, polls aside", others, "", 6, f"{polls} polls and reads"))
-        succeed(stack.destroy())
-        succeed(nothing.destroy())
-    return rows
-
-
-def serving_rows() -> list[Row]:
-    """Print what serving costs with guard and TLS, and return the guard's budget as a row; none without vLLM."""
-    load = records.Load()
-    [pairs] = load.pairs
-    own_ms, size = guard_cost.cpu_ms(pairs, load.words)
-    rows = [Row(f"guard's own CPU time, request of {pairs} pairs", own_ms, "ms", 1.0, f"{size} bytes of JSON")]
-    if not local_vllm.available():
-        print(f"\n{table(rows)}\n\nServing: not measured, vLLM is not installed here (scripts/setup.sh test)")
-        return rows
-    with local_vllm.running() as targets:
-        found = serving.measure(targets, load)
-    print(f"\nServing, real vLLM on this CPU, {pairs} pairs a request, {load.rounds} rounds:\n")
-    print(serving.table(found))
-    serving.keep(found, load, serving.RESULTS)
-    rows.append(guard_row(found))
-    print(f"\n{table(rows)}")
-    return rows
-
-
-def guard_row(found: Sequence[records.Figure]) -> Row:
-    """Return the guard's budget as a row: what it takes of plain vLLM's rate where most is asked at once."""
-    guard = max((one for one in found if one.target == "guard"), key=lambda one: (one.pairs, one.users))
-    spread = f"rounds from {100 * (1 - guard.ratio_high):.1f} to {100 * (1 - guard.ratio_low):.1f} %"
-    return Row(f"guard's cost at {guard.users} in flight", max(0.0, 100 * (1 - guard.ratio)), "%", 3.0, spread)
-
-
-def table(rows: list[Row]) -> str:
-    """Return the rows as Markdown."""
-    lines = ["| what | measured | budget | baseline in the same run |", "| --- | --- | --- | --- |"]
-    for row in rows:
-        mark = "" if row.kept else " (over)"
-        lines.append(
-            f"| {row.what} | {row.measured:.3g} {row.unit}{mark} | {row.budget:g} {row.unit} | {row.baseline} |"
-        )
-    return "\n".join(lines)
-
-
-def main() -> int:
-    """Measure, print the table, keep the figures as JSON."""
-    if sys.argv[1:2] == ["serving"]:
-        return serving.main(sys.argv[2:])
-    if sys.argv[1:2] == ["provision"]:
-        return provision.main(sys.argv[2:])
-    if sys.argv[1:2] == ["hot-path"]:
-        return hot_path.main(sys.argv[2:])
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--runs", type=int, default=5, help="runs per figure, of which the median counts (default 5)")
-    parser.add_argument("--boot-s", type=float, default=5.0, help="boot time that the emulator simulates (default 5)")
-    parser.add_argument("--json", type=Path, default=Path("bench/results/latest.json"), help="where the figures go")
-    args = parser.parse_args()
+@main.command("hot-path")
+@click.option("--rounds", type=AT_LEAST_1, default=5, help="each command once a round, in turns")
+@click.option("--boot-s", type=float, default=20.0, help="boot that the emulator simulates")
+@click.option("--venv", type=click.Path(path_type=Path), default=REPO / ".venv", help="the venv to run in")
+@click.option("--checkout", type=click.Path(path_type=Path), multiple=True, help="another checkout to measure as well")
+def hot_path_command(rounds: int, boot_s: float, venv: Path, checkout: tuple[Path, ...]) -> None:
+    """A preview and an `up` beside programs that do nothing; exit code 1 when one is over its budget."""
+    checkouts = {"this checkout": REPO} | {one.name: one.resolve() for one in checkout}
     with tempfile.TemporaryDirectory(prefix="vast-reranker-bench-") as folder:
-        rows = measure(Path(folder), runs=args.runs, boot_s=args.boot_s)
-    print(table(rows))
-    print(f"\nFrom the sign of a bad first host to the next rent (polled every {failover.POLL_S:g} s):\n")
-    print("| sign | rent to rent | deadline in it | beyond it |\n| --- | --- | --- | --- |")
-    for one in failover.measure():
-        print(f"| {one.sign} | {one.rent_to_rent_s:.2f} s | {one.deadline_s:g} s | {one.beyond_s:.2f} s |")
-    rows += serving_rows()
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps([asdict(row) | {"kept": row.kept} for row in rows], indent=2) + "\n")
-    return 0 if all(row.kept for row in rows) else 1
+        timings, calls = hot_path.measure(Path(folder), checkouts, venv=venv.resolve(), rounds=rounds, boot_s=boot_s)
+    click.echo(f"{hot_path.table(timings)}\n\nAPI calls of an `up`, polls aside: {calls}")
+    if over := hot_path.over_budget(timings, calls, boot_s=boot_s):
+        raise click.ClickException("; ".join(over))
+
+
+@main.command("failover")
+def failover_command() -> None:
+    """From the sign of a bad host to the next rent."""
+    click.echo(f"Polled every {failover.POLL_S:g} s:\n\n{failover.table(failover.measure())}\n")
+
+
+@main.command("provision")
+@click.option("--replicas", type=report.Counts(), default=(1, 4, 16, 64), help="fleets")
+@click.option("--boot-s", type=float, default=20.0, help="seconds that every boot takes")
+@click.option("--plain", is_flag=True, help="without the variants (published pacing, four threads)")
+@click.option("--json", "target", type=FILE, default=provision.RESULTS, help="where the figures go")
+@PLOT
+def provision_command(replicas: tuple[int, ...], boot_s: float, plain: bool, target: Path, plot: Path | None) -> None:
+    """Fleets of 1 to 64 replicas on the emulator: up, looked at, down."""
+    fleets, failure = provision.measure(replicas, boot_s=boot_s, variants=not plain)
+    if fleets:
+        click.echo(f"\n{provision.table(fleets)}")
+        report.keep(target, {"boot_s": boot_s, "fleets": [asdict(one) for one in fleets]})
+        if plot:
+            report.draw(plot, provision.panels(fleets, boot_s))
+    if failure:
+        raise click.ClickException(failure)
+
+
+@main.command("serving")
+@click.option("--url", help="endpoint to measure, as in `pulumi stack output url`; without: vLLM on this CPU")
+@click.option("--ca", type=FILE, help="file with the CA certificate, `pulumi stack output ca_certificate`")
+@click.option("--key-env", default="RERANKER_API_KEY", help="variable that holds the key")
+@click.option("--model", help="model to ask for; without: the one that is served")
+@click.option("--dph", type=float, help="what the endpoint costs per hour, in dollars")
+@click.option("--pairs", type=report.Counts(), default=serving.Load.pairs, help="documents in a request")
+@click.option("--words", type=AT_LEAST_1, default=serving.Load.words, help="words in a document")
+@click.option("--in-flight", type=report.Counts(), default=serving.Load.users, help="requests at once")
+@click.option("--rounds", type=AT_LEAST_1, default=serving.Load.rounds, help="rounds, of which the median counts")
+@click.option("--seconds", type=float, default=serving.Load.seconds, help="of each measurement at least")
+@click.option("--json", "target", type=FILE, default=serving.RESULTS, help="where the figures go")
+@PLOT
+def serving_command(  # noqa: PLR0917 - click's
+    url: str | None,
+    ca: Path | None,
+    key_env: str,
+    model: str | None,
+    dph: float | None,
+    pairs: tuple[int, ...],
+    words: int,
+    in_flight: tuple[int, ...],
+    rounds: int,
+    seconds: float,
+    target: Path,
+    plot: Path | None,
+) -> None:
+    """Pairs per second and dollars per million pairs of an endpoint, or what guard, TLS and gateway cost."""
+    load = serving.Load(pairs, words, in_flight, rounds, seconds)
+    try:
+        if url:
+            found = serving.measure([endpoint(url, key_env, ca, model, dph)], load)
+        else:
+            with local_vllm.running() as targets:
+                found = serving.measure(targets, load)
+    except (RuntimeError, ServingError) as error:
+        raise click.ClickException(str(error)) from None
+    report.keep(target, {"load": asdict(load), "figures": [asdict(one) for one in found]})
+    serving.show(found, plot)
+
+
+def endpoint(url: str, key_env: str, ca: Path | None, model: str | None, dph: float | None) -> Target:
+    """Return the endpoint that the command line names; asks it what it serves. Raises ServingError, ClickException."""
+    key = os.environ.get(key_env)
+    if key is None:
+        raise click.ClickException(f"{key_env} is not in the environment: export the key, or name it with --key-env")
+    served = model or RerankClient(url, key, ca=str(ca) if ca else True).models()[0].id
+    return Target("endpoint", url.rstrip("/"), served, key, str(ca.resolve()) if ca else None, dph)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog_name="python -m bench"))

@@ -1,4 +1,4 @@
-"""How fast is a bad host given up? For each sign of failure: from the sign to the next rent. Called by `bench`.
+"""`python -m bench failover`: for each sign of a bad host, from the sign to the next rent. Called by `bench.__main__`.
 
 The real rental, client and HTTP against the emulator; the first host shows one sign, the second is good. Deadlines are
 shortened so that a run is quick: what counts is the time beyond them.
@@ -7,10 +7,12 @@ shortened so that a run is quick: what counts is the time beyond them.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import requests
 
+from bench import report
 from components.vast.client import VastClient
 from components.vast.instance_cache import InstanceCache
 from components.vast.label import Label
@@ -61,6 +63,13 @@ def measure() -> list[Failover]:
             first, second = (one["rented_at"] for one in ledger)
             rows.append(Failover(sign, second - first, deadline))
     return rows
+
+
+def table(rows: Sequence[Failover]) -> str:
+    """Return the rows as Markdown."""
+    head = ("sign", "rent to rent", "deadline in it", "beyond it")
+    seconds = ((one.sign, one.rent_to_rent_s, one.deadline_s, one.beyond_s) for one in rows)
+    return report.table(head, [(sign, *(f"{took:.2f} s" for took in tooks)) for sign, *tooks in seconds])
 
 
 def _rent(url: str) -> None:

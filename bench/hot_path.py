@@ -1,23 +1,23 @@
 """`python -m bench hot-path`: what a preview and an `up` take, beside programs that do nothing, in turns in one run.
 
 Baselines: an empty program, and one with a single dynamic resource whose provider does nothing, which is what Pulumi
-itself costs before a line of ours runs. `--checkout PATH` adds another checkout of this project, an older commit say.
-`--venv PATH` chooses the Python; by default the one that `make setup` makes. Called by `bench.__main__`.
+itself costs before a line of ours runs. Called by `bench.__main__`, which also holds the figures against budgets.
 """
 
 from __future__ import annotations
 
-import argparse
 import resource
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import requests
+
+from bench import report
 from emulator.server import EmulatorServer
-from harness.stack import REPO, EngineStack
+from harness.stack import EngineStack
 
 EMPTY = "import pulumi\n"
 ONE_DYNAMIC = """import pulumi
@@ -40,6 +40,11 @@ class Nothing(Resource):
     def __init__(self, name, props):
         super().__init__(NothingProvider(), name, props)
 """
+
+
+# Calls that a wait repeats, so that their number says how long it took and nothing else.
+POLLS = ("GET /api/v1/instances/", "GET /api/v0/instances/{id}/")
+PREVIEW_S, UP_BEYOND_BOOT_S, CALLS = 3.0, 4.0, 6
 
 
 @dataclass
@@ -87,8 +92,13 @@ def project(folder: Path, url: str, venv: Path, repo: Path) -> EngineStack:
     return EngineStack(folder, url, config=config, packages_listed=False, venv=venv, repo=repo).init()
 
 
-def measure(folder: Path, checkouts: dict[str, Path], *, venv: Path, rounds: int, boot_s: float) -> list[Timing]:
-    """Return the timings, each command once a round, in turns; the destroy after each `up` is not counted."""
+def measure(
+    folder: Path, checkouts: dict[str, Path], *, venv: Path, rounds: int, boot_s: float
+) -> tuple[list[Timing], int]:
+    """Return the timings, each command once a round, in turns, and the API calls of one `up`, polls aside.
+
+    The destroy after each `up` is not counted.
+    """
     timings: dict[str, Timing] = {}
 
     def take(what: str, stack: EngineStack, *args: str) -> None:
@@ -104,7 +114,9 @@ def measure(folder: Path, checkouts: dict[str, Path], *, venv: Path, rounds: int
             running[name] = project(folder / f"running-{name}", market.url, venv, repo)
             renewed[name] = project(folder / f"renewed-{name}", market.url, venv, repo)
         for stack in running.values():
+            requests.post(f"{market.url}/_emulator/requests/reset", timeout=10)
             ok(stack, "up", "--yes", "--skip-preview")
+        counts = requests.get(f"{market.url}/_emulator/requests", timeout=10).json()["requests"]
         for _ in range(rounds):
             for name, stack in running.items():
                 take(f"preview, {name}", stack, "preview", "--expect-no-changes")
@@ -113,33 +125,29 @@ def measure(folder: Path, checkouts: dict[str, Path], *, venv: Path, rounds: int
                 ok(stack, "destroy", "--yes", "--skip-preview")
         for stack in running.values():
             ok(stack, "destroy", "--yes", "--skip-preview")
-    return list(timings.values())
+    return list(timings.values()), sum(count for name, count in counts.items() if name not in POLLS)
 
 
 def table(timings: list[Timing]) -> str:
     """Return the medians as Markdown, with the range of the rounds, and the ratio to the empty program's preview."""
     base = statistics.median(timings[0].wall_s)
-    lines = ["| what | median | least to most | to the empty program | CPU |", "| --- | --- | --- | --- | --- |"]
+    rows = []
     for one in timings:
         wall = statistics.median(one.wall_s)
         spread = f"{min(one.wall_s):.2f} to {max(one.wall_s):.2f} s"
         ratio = f"{wall / base:.2f}" if one.what.startswith("preview") else ""
-        lines.append(f"| {one.what} | {wall:.2f} s | {spread} | {ratio} | {statistics.median(one.cpu_s):.2f} s |")
-    return "\n".join(lines)
+        rows.append((one.what, f"{wall:.2f} s", spread, ratio, f"{statistics.median(one.cpu_s):.2f} s"))
+    return report.table(("what", "median", "least to most", "to the empty program", "CPU"), rows)
 
 
-def main(words: list[str]) -> int:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench hot-path", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="each command once a round, in turns (default 5)")
-    parser.add_argument("--boot-s", type=float, default=20.0, help="boot that the emulator simulates (default 20)")
-    parser.add_argument("--venv", type=Path, default=REPO / ".venv", help="the venv to run in (default .venv)")
-    parser.add_argument("--checkout", type=Path, action="append", default=[], help="another checkout to measure")
-    args = parser.parse_args(words)
-    checkouts = {"this checkout": REPO} | {one.name: one.resolve() for one in args.checkout}
-    with tempfile.TemporaryDirectory(prefix="vast-reranker-bench-") as folder:
-        timings = measure(Path(folder), checkouts, venv=args.venv.resolve(), rounds=args.rounds, boot_s=args.boot_s)
-    print(table(timings))
-    return 0
+def over_budget(timings: list[Timing], calls: int, *, boot_s: float) -> list[str]:
+    """Return what is over its budget."""
+    limits = {"preview, ": PREVIEW_S, "up ": boot_s + UP_BEYOND_BOOT_S}
+    medians = {one.what: statistics.median(one.wall_s) for one in timings}
+    found = [
+        f"{what}: {took:.2f} s, the budget is {limit:g} s"
+        for what, took in medians.items()
+        for lead, limit in limits.items()
+        if what.startswith(lead) and took > limit
+    ]
+    return found + [f"API calls of an `up`: {calls}, the budget is {CALLS}"] * (calls > CALLS)

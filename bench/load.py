@@ -1,7 +1,6 @@
-"""The load of the serving bench, by locust: a plan as JSON on stdin, figures as JSON on stdout. Run by `bench.serving`.
+"""The load of the serving bench: threads in a closed loop on /rerank. Called by `bench.serving`.
 
-A process of its own, because locust's gevent patches the interpreter it runs in. A plan on stdin, so that no key is on
-a command line. The loop is closed: each user sends its next request when its last one is answered.
+Closed: each user sends its next request when its last one is answered.
 """
 
 from __future__ import annotations
@@ -9,16 +8,11 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import ssl
-import sys
+import threading
 import time
-from typing import Any
+from dataclasses import dataclass, field
 
-import gevent
-from locust import FastHttpUser, constant, task
-from locust.env import Environment
-
-from bench.serving import PROGRESS
+import urllib3
 
 WORDS = (
     *("deep", "learning", "network", "model", "neural", "data", "weather", "city", "river", "bread", "stone", "light"),
@@ -27,83 +21,79 @@ WORDS = (
 TIMEOUT_S = 120.0
 WARM_UP_S = 0.5
 POLL_S = 0.02
+SERIAL = itertools.count()
 
 
-class Reranking(FastHttpUser):
-    """Sends /rerank requests, each with other texts, so that no cache answers."""
+@dataclass(frozen=True)
+class Target:
+    """An endpoint to measure. `ca` is the file of a CA certificate, `dph` dollars per hour. The key is not shown."""
 
-    abstract = True
-    wait_time = constant(0)
-    connection_timeout = network_timeout = TIMEOUT_S
-    insecure = False  # certificates are checked
-    target: dict[str, Any]
+    name: str
+    url: str
+    model: str
+    key: str | None = field(default=None, repr=False)
+    ca: str | None = None
+    dph: float | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One target at one batch size and width in one round: latencies in ms of what was answered, and what failed."""
+
+    target: str
     pairs: int
-    words: int
-    serial = itertools.count()
+    users: int
+    round: int
+    took_s: float
+    ms: tuple[float, ...]
+    failures: tuple[str, ...]
 
-    @task
-    def rerank(self) -> None:
-        """Send one request."""
-        dice = random.Random(next(self.serial))
-        texts = [" ".join(dice.choices(WORDS, k=self.words)) for _ in range(self.pairs)]
-        body = {"model": self.target["model"], "query": f"what is {dice.choice(WORDS)}?", "documents": texts}
-        headers = {"Authorization": f"Bearer {self.target['key']}"} if self.target["key"] else {}
-        with self.client.post("/rerank", json=body, headers=headers, catch_response=True) as answer:
-            if answer.status_code == 200 and len((answer.json() or {}).get("results") or ()) == self.pairs:
-                answer.success()
-            else:
-                answer.failure(f"HTTP {answer.status_code}")
+    @property
+    def rate(self) -> float:
+        return len(self.ms) / self.took_s
 
 
-def run(plan: dict[str, Any], target: dict[str, Any], pairs: int, users: int) -> dict[str, Any]:
-    """Return one cell: latencies in ms of what was answered within the time, how many requests failed, and why.
+def run(target: Target, *, pairs: int, words: int, users: int, seconds: float, number: int) -> Cell:
+    """Load a target with `users` requests in flight, after a warm-up.
 
-    It lasts the plan's seconds, and longer until as many requests have ended as are in flight: a batch that takes
-    longer than that would seem never to be answered. Not longer than the plan's seconds and a request's timeout.
+    It lasts `seconds`, and longer until as many requests have ended as are in flight: a batch that takes longer than
+    that would seem never to be answered.
     """
-    context = staticmethod(lambda: ssl.create_default_context(cafile=target["ca"]))
-    attributes = {"host": target["url"], "target": target, "ssl_context_factory": context}
-    user = type("User", (Reranking,), attributes | {"pairs": pairs, "words": plan["words"]})
-    environment = Environment(user_classes=[user])
-    runner = environment.create_local_runner()
-    latencies: list[float] = []
-    failures: list[str] = []
+    pool = urllib3.PoolManager(maxsize=users, ca_certs=target.ca, retries=False, timeout=TIMEOUT_S)
+    ended: list[tuple[float, str]] = []  # ms, and what was wrong
+    stop = threading.Event()
 
-    def noted(response_time: float, exception: Exception | None, **_: Any) -> None:
-        if exception is None:
-            latencies.append(response_time)
-        else:
-            failures.append(str(exception)[:200])
+    def user() -> None:
+        while not stop.is_set():
+            began = time.perf_counter()
+            failure = _failure(pool, target, pairs, words)
+            ended.append(((time.perf_counter() - began) * 1000, failure))
 
-    environment.events.request.add_listener(noted)  # type: ignore[no-untyped-call]
-    runner.start(users, spawn_rate=max(users, 1))
-    gevent.sleep(WARM_UP_S)
-    latencies.clear()
-    start = time.perf_counter()
-    gevent.sleep(plan["seconds"])
-    while len(latencies) + len(failures) < users and time.perf_counter() - start < plan["seconds"] + TIMEOUT_S:
-        gevent.sleep(POLL_S)
-    took_s, done = time.perf_counter() - start, list(latencies)
-    runner.quit()
-    told = {"target": target["name"], "pairs": pairs, "users": users}
-    return told | {"took_s": took_s, "ms": done, "failures": list(failures)}
+    threads = [threading.Thread(target=user, daemon=True) for _ in range(users)]
+    for thread in threads:
+        thread.start()
+    time.sleep(WARM_UP_S)
+    warm, start = len(ended), time.perf_counter()
+    time.sleep(seconds)
+    while len(ended) - warm < users and time.perf_counter() - start < seconds + TIMEOUT_S:
+        time.sleep(POLL_S)
+    took_s, counted = time.perf_counter() - start, ended[warm:]
+    stop.set()
+    for thread in threads:
+        thread.join(2 * TIMEOUT_S)
+    ms = tuple(took for took, failure in counted if not failure)
+    return Cell(target.name, pairs, users, number, took_s, ms, tuple(failure for _, failure in counted if failure))
 
 
-def main() -> None:
-    """Run the plan: each round has every target at each batch size and width, their order turned by one each round."""
-    plan = json.load(sys.stdin)
-    cells = []
-    for number in range(plan["rounds"]):
-        turn = number % len(plan["targets"])
-        turned = plan["targets"][turn:] + plan["targets"][:turn]
-        for pairs, users, target in itertools.product(plan["pairs"], plan["users"], turned):
-            cell = run(plan, target, pairs, users)
-            cells.append(cell | {"round": number})
-            rate = len(cell["ms"]) / cell["took_s"]
-            where = f"round {number + 1}/{plan['rounds']}, {pairs} pairs, {users} in flight, {target['name']}"
-            sys.stderr.write(f"{PROGRESS}{where}: {rate:.1f} requests/s\n")
-    json.dump(cells, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()
+def _failure(pool: urllib3.PoolManager, target: Target, pairs: int, words: int) -> str:
+    """Send one request, with texts of its own, so that no cache answers; return what is wrong with the answer."""
+    dice = random.Random(next(SERIAL))
+    texts = [" ".join(dice.choices(WORDS, k=words)) for _ in range(pairs)]
+    body = {"model": target.model, "query": f"what is {dice.choice(WORDS)}?", "documents": texts}
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {target.key}"} if target.key else {})
+    try:
+        answer = pool.request("POST", f"{target.url}/rerank", body=json.dumps(body), headers=headers, redirect=False)
+        right = answer.status == 200 and len(json.loads(answer.data)["results"]) == pairs
+    except (urllib3.exceptions.HTTPError, ValueError, LookupError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"[:200]
+    return "" if right else f"HTTP {answer.status}"

@@ -1,4 +1,4 @@
-"""Real vLLM on this machine's CPU as targets of the serving bench: plain, guard, TLS, gateway. Called by `serving`.
+"""Real vLLM on this machine's CPU as targets of `python -m bench serving`: plain, guard, TLS, gateway.
 
 Launched as a stack launches it, in containers of the emulator's runtime, with the packaged MiniLM's real weights.
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.gateway import gateway_in_front_of
-from bench.records import REPO, Target
+from bench.load import Target
 from components.errors import ServingError
 from components.vast.identity import Authority, ca_file
 from components.vllm.catalog import load_catalog
@@ -24,6 +24,7 @@ from components.vllm.client import RerankClient
 from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, plan_launch
 from emulator.process import Process
 from emulator.runtime import Containers, Settings, free_port
+from harness.stack import REPO
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 PYTHON = REPO / ".tools" / "vllm-0.32.0" / "bin" / "python"
@@ -34,15 +35,10 @@ BOOT_S = 600.0
 VARIANTS = {"plain vLLM": (False, False), "guard": (True, False), "guard and TLS": (True, True)}
 
 
-def available() -> bool:
-    """Whether vLLM is installed here."""
-    return PYTHON.exists() and MODELS.exists()
-
-
 @contextlib.contextmanager
 def running() -> Iterator[list[Target]]:
     """Start a server for each variant, one after the other; kill them all in the end. Raises RuntimeError."""
-    if not available():
+    if not (PYTHON.exists() and MODELS.exists()):
         raise RuntimeError("vLLM is not installed here: scripts/setup.sh test; or give the --url of an endpoint")
     with tempfile.TemporaryDirectory(prefix="bench-vllm-") as folder, contextlib.ExitStack() as stack:
         containers = Containers(Settings("vllm", Path(folder), PYTHON, json.loads(MODELS.read_text())))

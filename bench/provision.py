@@ -6,27 +6,41 @@ fleet is also brought up with Vast.ai's published pacing, and with the stock fou
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import requests
 
-from bench.records import FEW_THREADS, PACED, PLAIN, Fleet
+from bench import report
 from emulator.server import EmulatorServer
 from harness.stack import EngineStack
 
+PLAIN, PACED, FEW_THREADS = "pacing off", "published pacing", "four threads"
 PARALLEL = ("--parallel", "256")
 # wide enough for 64 machines of the emulator's market
 QUERY = "gpu_ram>=8 compute_cap>=750 direct_port_count>=1 verified=any rentable=true"
 RESULTS = Path("bench/results/provision.json")
 LIST, READ = "GET /api/v1/instances/", "GET /api/v0/instances/{id}/"
+# how many times as long as for one replica an operation of any fleet may take
+BOUNDS = {"up": 1.25, "refresh preview": 2.0}
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """One fleet's life: seconds for each operation, API calls by kind in `up` and in a refresh preview."""
+
+    replicas: int
+    variant: str
+    up_s: float
+    preview_s: float | None
+    destroy_s: float
+    up_calls: Mapping[str, int]
+    preview_calls: Mapping[str, int]
 
 
 def live(folder: Path, replicas: int, *, boot_s: float, variant: str = PLAIN, previews: int = 3) -> Fleet:
@@ -60,54 +74,7 @@ def timed(url: str, stack: EngineStack, *args: str) -> tuple[float, dict[str, in
     return took, dict(calls)
 
 
-def table(fleets: Sequence[Fleet]) -> str:
-    """Return the fleets as Markdown."""
-    one = next((fleet for fleet in fleets if fleet.replicas == 1), fleets[0])
-    lines = [
-        "| replicas | | up | to one's | refresh preview | to one's | destroy | lists, reads in up | in a preview |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for fleet in fleets:
-        look = to_look = ""
-        if fleet.preview_s is not None and one.preview_s:
-            look, to_look = f"{fleet.preview_s:.1f} s", f"{fleet.preview_s / one.preview_s:.2f}"
-        up_calls, look_calls = (
-            f"{calls.get(LIST, 0)}, {calls.get(READ, 0)}" for calls in (fleet.up_calls, fleet.preview_calls)
-        )
-        lines.append(
-            f"| {fleet.replicas} | {fleet.variant} | {fleet.up_s:.1f} s | {fleet.up_s / one.up_s:.2f} | {look} | "
-            f"{to_look} | {fleet.destroy_s:.1f} s | {up_calls} | {look_calls if fleet.preview_calls else ''} |"
-        )
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Measure (or read what was kept), print the table, keep the figures as JSON, draw them."""
-    args = parsed(argv)
-    failure = None
-    if args.source:
-        try:
-            fleets, boot_s = kept(args.source)
-        except RuntimeError as error:
-            sys.stderr.write(f"bench provision: {error}\n")
-            return 1
-    else:
-        boot_s = args.boot_s
-        fleets, failure = measure(args.replicas, boot_s=boot_s, variants=not args.plain)
-    if fleets:
-        print(f"\n{table(fleets)}")
-        if not args.source:
-            keep(fleets, boot_s, args.json)
-        if args.plot:
-            from bench.plots import draw_provision  # noqa: PLC0415 - only who wants a plot pays for matplotlib
-
-            draw_provision(fleets, boot_s, args.plot)
-    if failure:
-        sys.stderr.write(f"bench provision: {failure}\n")
-    return 1 if failure else 0
-
-
-def measure(replicas: Sequence[int], *, boot_s: float, variants: bool) -> tuple[list[Fleet], str | None]:
+def measure(replicas: Sequence[int], *, boot_s: float, variants: bool) -> tuple[list[Fleet], str]:
     """Return the fleets that were measured, a line printed for each; and why one failed, after which none is tried."""
     runs = [(count, PLAIN) for count in replicas]
     if variants:
@@ -120,37 +87,41 @@ def measure(replicas: Sequence[int], *, boot_s: float, variants: bool) -> tuple[
                 fleets.append(live(Path(folder), count, boot_s=boot_s, variant=variant, previews=previews))
             except RuntimeError as error:
                 return fleets, f"{count} replicas, {variant}:\n{error}"
-        print(table(fleets[-1:]).splitlines()[-1], flush=True)
-    return fleets, None
+        click.echo(table(fleets[-1:]).splitlines()[-1])
+    return fleets, ""
 
 
-def keep(fleets: Sequence[Fleet], boot_s: float, path: Path) -> None:
-    """Write the fleets as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"boot_s": boot_s, "fleets": [asdict(one) for one in fleets]}, indent=2) + "\n")
+def table(fleets: Sequence[Fleet]) -> str:
+    """Return the fleets as Markdown."""
+    one = next((fleet for fleet in fleets if fleet.replicas == 1), fleets[0])
+    head = ("replicas", "", "up", "to one's", "refresh preview", "to one's", "destroy")
+    rows = []
+    for fleet in fleets:
+        look, base = fleet.preview_s, one.preview_s
+        looked = (f"{look:.1f} s", f"{look / base:.2f}") if look is not None and base else ("", "")
+        up = (f"{fleet.up_s:.1f} s", f"{fleet.up_s / one.up_s:.2f}")
+        calls = (_calls(fleet.up_calls), _calls(fleet.preview_calls))
+        rows.append((str(fleet.replicas), fleet.variant, *up, *looked, f"{fleet.destroy_s:.1f} s", *calls))
+    return report.table((*head, "lists, reads in up", "in a preview"), rows)
 
 
-def kept(path: Path) -> tuple[list[Fleet], float]:
-    """Return the fleets that `keep` wrote, and what their boots took. Raises RuntimeError for a file that has none."""
-    try:
-        raw = json.loads(path.read_text())
-        fleets, boot_s = [Fleet(**one) for one in raw["fleets"]], float(raw["boot_s"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RuntimeError(f"{path} is not what this bench keeps with --json: {error!r}") from None
-    if not fleets:
-        raise RuntimeError(f"{path} has no fleets: measure first")
-    return fleets, boot_s
+def _calls(counts: Mapping[str, int]) -> str:
+    return f"{counts.get(LIST, 0)}, {counts.get(READ, 0)}" if counts else ""
 
 
-def parsed(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench provision", description=__doc__)
-    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 4, 16, 64], help="fleets (default 1 4 16 64)")
-    parser.add_argument("--boot-s", type=float, default=20.0, help="what every boot takes, in seconds (default 20)")
-    parser.add_argument("--plain", action="store_true", help="without the variants (published pacing, four threads)")
-    parser.add_argument("--json", type=Path, default=RESULTS, help=f"where the figures go (default {RESULTS})")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw them")
-    parser.add_argument(
-        "--from", type=Path, metavar="JSON", dest="source", help="show figures that --json kept instead of measuring"
-    )
-    return parser.parse_args(argv)
+def panels(fleets: Sequence[Fleet], boot_s: float) -> list[report.Panel]:
+    """Return seconds of each operation by replicas, and their ratio to the smallest fleet without pacing."""
+    seconds, ratio = {}, {}
+    for variant in sorted({one.variant for one in fleets}, key=lambda name: name != PLAIN):
+        rows = sorted((one for one in fleets if one.variant == variant), key=lambda one: one.replicas)
+        for name, field in (("up", "up_s"), ("refresh preview", "preview_s"), ("destroy", "destroy_s")):
+            line = [(one.replicas, getattr(one, field)) for one in rows if getattr(one, field) is not None]
+            if line:
+                seconds[name if variant == PLAIN else f"{name}, {variant}"] = line
+            if line and variant == PLAIN and name in BOUNDS:
+                ratio[name] = [(count, took / line[0][1]) for count, took in line]
+    bounds = {f"bound of {name}, {BOUNDS[name]:g}": BOUNDS[name] for name in ratio}
+    return [
+        report.Panel(f"every boot {boot_s:g} s", "replicas", "seconds", seconds, log_y=True),
+        report.Panel("pacing off", "replicas", "times that of the smallest fleet", ratio, bounds),
+    ]

@@ -1,63 +1,78 @@
-"""`python -m bench serving`: pairs per second and dollars per million pairs of an endpoint, or what the guard costs.
+"""`python -m bench serving`: pairs per second and dollars per million pairs of endpoints. Called by `bench.__main__`.
 
-With --url it measures that endpoint. Without, it starts real vLLM on this machine's CPU three times (plain, with the
-guard, with guard and TLS; the last also behind a gateway) and compares them. Each target gets each batch size (--pairs)
-at each number of requests in flight. Targets take turns within each round, and what is compared is compared within a
-round, so that what else the machine does meanwhile falls on all of them alike.
+Each target gets each batch size at each number of requests in flight. Targets take turns within each round, and what is
+compared is compared within a round, so that what else the machine does meanwhile falls on all of them alike.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.records import REPO, WIDTHS, Cell, Figure, Load, Target
-from components.errors import ServingError
-from components.vllm.client import RerankClient
+import click
 
+from bench import report
+from bench.load import Cell, Target, run
+
+WIDTHS = (1, 8, 32)
 RESULTS = Path("bench/results/serving.json")
-BATCHES = (8, 32, 128)
-PROGRESS = "progress "
+
+
+@dataclass(frozen=True)
+class Load:
+    """How a target is loaded: pairs in a request, words in a document, requests in flight, rounds, seconds of each."""
+
+    pairs: tuple[int, ...] = (8, 32, 128)
+    words: int = 30
+    users: tuple[int, ...] = WIDTHS
+    rounds: int = 3
+    seconds: float = 10.0
+
+    def describe(self, targets: int) -> str:
+        """Say how many measurements this is with so many targets, and how long they take at least."""
+        cells = self.rounds * len(self.pairs) * len(self.users) * targets
+        return f"{cells} measurements of {self.seconds:g} s, {cells * self.seconds / 60:.1f} minutes or more"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one target did at one batch size and width.
+
+    `ratio`: its rate by that of the first target at the same batch size and width, the median of the rounds.
+    """
+
+    target: str
+    pairs: int
+    users: int
+    requests: int
+    failed: int
+    requests_per_s: float
+    pairs_per_s: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    usd_per_million_pairs: float | None
 
 
 def measure(targets: Sequence[Target], load: Load) -> list[Figure]:
-    """Load the targets; return a figure for each, batch size and width. Progress to stderr. Raises RuntimeError."""
+    """Load the targets, their order turned by one each round; return a figure for each, batch size and width."""
     sys.stderr.write(f"{load.describe(len(targets))}\n")
-    plan = asdict(load) | {"targets": [asdict(target) for target in targets]}
-    with tempfile.TemporaryFile("w+") as cells:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "bench.load"],
-            cwd=REPO, stdin=subprocess.PIPE, stdout=cells, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert child.stdin is not None
-        assert child.stderr is not None
-        with child:
-            child.stdin.write(json.dumps(plan))
-            child.stdin.close()
-            said = []
-            for line in child.stderr:
-                if line.startswith(PROGRESS):
-                    sys.stderr.write(line.removeprefix(PROGRESS))
-                else:
-                    said.append(line)
-        if child.returncode != 0:
-            raise RuntimeError(f"the load generator ended with {child.returncode}:\n{''.join(said[-15:])}")
-        cells.seek(0)
-        read = [Cell(**raw) for raw in json.load(cells)]
-    if silent := next((cell for cell in read if not cell.ms and not cell.failures), None):
-        what = f"{silent.target} answered nothing within {silent.took_s:.0f} s"
-        asked = f"requests of {silent.pairs} pairs, {silent.users} in flight"
-        raise RuntimeError(f"{what} ({asked}): try fewer of either\n{''.join(said[-15:])}")
-    return figures(read, targets, load)
+    cells = []
+    for number in range(load.rounds):
+        turn = number % len(targets)
+        for pairs, users, target in itertools.product(load.pairs, load.users, (*targets[turn:], *targets[:turn])):
+            cell = run(target, pairs=pairs, words=load.words, users=users, seconds=load.seconds, number=number)
+            cells.append(cell)
+            where = f"round {number + 1}/{load.rounds}, {pairs} pairs, {users} in flight, {target.name}"
+            sys.stderr.write(f"{where}: {cell.rate:.1f} requests/s {''.join(cell.failures[:1])}\n")
+    return figures(cells, targets, load)
 
 
 def figures(cells: Sequence[Cell], targets: Sequence[Target], load: Load) -> list[Figure]:
@@ -107,107 +122,42 @@ def table(found: Sequence[Figure]) -> str:
     priced = any(figure.usd_per_million_pairs is not None for figure in found)
     head = ["target", "pairs a request", "in flight", "requests/s", "pairs/s", "p50", "p95", "p99", "failed"]
     head += ["rate by the first target's (rounds)"] * compared + ["$ per million pairs"] * priced
-    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    rows = []
     for one in found:
         row = [one.target, str(one.pairs), str(one.users), f"{one.requests_per_s:.1f}", f"{one.pairs_per_s:.0f}"]
         row += [f"{ms:.0f} ms" for ms in (one.p50_ms, one.p95_ms, one.p99_ms)]
         row.append(f"{one.failed} of {one.requests + one.failed}")
         row += [f"{one.ratio:.3f} ({one.ratio_low:.3f} to {one.ratio_high:.3f})"] * compared
         row += [f"{one.usd_per_million_pairs:.4f}" if one.usd_per_million_pairs is not None else "-"] * priced
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines)
+        rows.append(row)
+    return report.table(head, rows)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Measure (or read what was kept), print the table, keep the figures as JSON, draw them."""
-    args = parsed(argv)
-    load = Load(args.pairs, args.words, args.in_flight, args.rounds, args.seconds)
-    try:
-        if args.source:
-            found = kept(args.source)
-        elif args.url:
-            found = measure([endpoint(args)], load)
-        else:
-            from bench.local_vllm import running  # noqa: PLC0415 - imports the emulator, which a user's bench need not
+def panels(found: Sequence[Figure]) -> list[report.Panel]:
+    """Return pairs/s and p99 by requests in flight, at the middle batch size, and pairs/s by batch size."""
+    sizes = sorted({one.pairs for one in found})
+    middle, widest = sizes[len(sizes) // 2], max(one.users for one in found)
+    targets = dict.fromkeys(one.target for one in found)
 
-            with running() as targets:
-                found = measure(targets, load)
-    except (RuntimeError, ServingError) as error:
-        sys.stderr.write(f"bench serving: {error}\n")
-        return 1
-    print(table(found))
-    if not args.source:
-        keep(found, load, args.json)
-    if args.plot:
-        from bench.plots import draw_serving  # noqa: PLC0415 - only who wants a plot pays for matplotlib
+    def lines(x: str, y: str, **fixed: int) -> dict[str, report.Points]:
+        rows = [one for one in found if all(getattr(one, name) == value for name, value in fixed.items())]
+        return {
+            target: sorted((getattr(one, x), getattr(one, y)) for one in rows if one.target == target)
+            for target in targets
+        }
 
-        draw_serving(found, args.plot)
-    failed = sum(figure.failed for figure in found)
-    if failed:
-        sys.stderr.write(f"bench serving: {failed} requests failed; the figures count what was answered\n")
-    return 1 if failed else 0
+    batch, flight = f"{middle} pairs a request", f"{widest} requests in flight"
+    return [
+        report.Panel(batch, "requests in flight", "pairs per second", lines("users", "pairs_per_s", pairs=middle)),
+        report.Panel(batch, "requests in flight", "p99, ms", lines("users", "p99_ms", pairs=middle)),
+        report.Panel(flight, "pairs a request", "pairs per second", lines("pairs", "pairs_per_s", users=widest)),
+    ]
 
 
-def keep(found: Sequence[Figure], load: Load, path: Path) -> None:
-    """Write load and figures as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"load": asdict(load), "figures": [asdict(one) for one in found]}, indent=2) + "\n")
-
-
-def kept(path: Path) -> list[Figure]:
-    """Return the figures that `keep` wrote. Raises RuntimeError for a file that has none."""
-    try:
-        found = [Figure(**raw) for raw in json.loads(path.read_text())["figures"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RuntimeError(f"{path} is not what this bench keeps with --json: {error!r}") from None
-    if not found:
-        raise RuntimeError(f"{path} has no figures: measure first")
-    return found
-
-
-def endpoint(args: argparse.Namespace) -> Target:
-    """Return the endpoint that the command line names; asks it what it serves. Raises ServingError, RuntimeError."""
-    key = os.environ.get(args.key_env)
-    if key is None:
-        raise RuntimeError(f"{args.key_env} is not in the environment: export the key there, or name it with --key-env")
-    model = args.model or RerankClient(args.url, key, ca=str(args.ca or "")).models()[0].id
-    return Target("endpoint", args.url.rstrip("/"), model, key, str(args.ca.resolve()) if args.ca else None, args.dph)
-
-
-def parsed(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench serving", description=__doc__)
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--url", help="endpoint to measure, as in `pulumi stack output url`; default: vLLM on this CPU")
-    source.add_argument(
-        "--from", type=Path, metavar="JSON", dest="source", help="show figures that --json kept instead of measuring"
-    )
-    parser.add_argument("--ca", type=Path, help="file with the CA certificate, `pulumi stack output ca_certificate`")
-    parser.add_argument("--key-env", default="RERANKER_API_KEY", metavar="NAME", help="variable that holds the key")
-    parser.add_argument("--model", help="model to ask for (default: the one that is served)")
-    parser.add_argument("--dph", type=float, help="what the endpoint costs per hour, in dollars")
-    parser.add_argument(
-        "--pairs", type=positive, nargs="+", default=BATCHES, help="documents in a request (default 8 32 128)"
-    )
-    parser.add_argument("--words", type=positive, default=30, help="words in a document (default 30)")
-    parser.add_argument(
-        "--in-flight", type=positive, nargs="+", default=WIDTHS, help="requests at once (default 1 8 32)"
-    )
-    parser.add_argument("--rounds", type=positive, default=3, help="rounds, of which the median counts (default 3)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="seconds of each measurement at least (default 10)")
-    parser.add_argument("--json", type=Path, default=RESULTS, help=f"where the figures go (default {RESULTS})")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw them")
-    args = parser.parse_args(argv)
-    args.pairs, args.in_flight = (tuple(sorted(set(values))) for values in (args.pairs, args.in_flight))
-    return args
-
-
-def positive(text: str) -> int:
-    """Read a whole number above zero."""
-    if (number := int(text)) < 1:
-        raise ValueError(text)
-    return number
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def show(found: Sequence[Figure], plot: Path | None) -> None:
+    """Print the table, draw the figures. Raises ClickException where requests failed."""
+    click.echo(table(found))
+    if plot:
+        report.draw(plot, panels(found))
+    if failed := sum(figure.failed for figure in found):
+        raise click.ClickException(f"{failed} requests failed; the figures count what was answered")

@@ -62,7 +62,7 @@ def main() -> int:
             for result in work(Path(folder) / str(worker), seeds[worker :: args.workers]):
                 results.append(result)
                 mark = "ok  " if result.good else "FAIL"
-                print(f"{mark} {result.draw}", flush=True)
+                print(f"{mark} {result.scenario}", flush=True)
                 if not result.good:
                     print(
                         f"     leaked {result.leaked} missing {result.missing} unmarked {result.unmarked} "
@@ -82,15 +82,15 @@ def report(results: list[Result], took_s: float) -> int:
     stuck = sum(bool(one.stuck) for one in results)
     dollars = sum(one.leaked_usd for one in results)
     print(f"{len(results)} runs in {took_s:.0f} s: {leaked} contracts leaked (${dollars:.4f}), {stuck} stacks stuck")
-    print("  operations:  " + _counted(Counter(one.draw.operation for one in results)))
-    print("  kills drawn: " + _counted(Counter(one.draw.kill for one in results)))
-    print("  kills hit:   " + _counted(Counter(one.draw.kill for one in results if one.killed)))
-    print("  faults drawn: " + _counted(Counter(one.draw.fault for one in results)))
+    print("  operations:  " + _counted(Counter(one.scenario.operation for one in results)))
+    print("  kills drawn: " + _counted(Counter(one.scenario.kill for one in results)))
+    print("  kills hit:   " + _counted(Counter(one.scenario.kill for one in results if one.killed)))
+    print("  faults drawn: " + _counted(Counter(one.scenario.fault for one in results)))
     fired: Counter[str] = Counter()
     for one in results:
         fired.update(one.fired)
     print("  faults hit:   " + _counted(fired))
-    bad = [one.draw.seed for one in results if not one.good]
+    bad = [one.scenario.seed for one in results if not one.good]
     if bad:
         print(f"  failing seeds: {bad}; replay one with: python -m chaos --workers 1 --seeds {bad[0]}")
     return 1 if bad else 0

@@ -82,7 +82,7 @@ class Scenario:
 class Result:
     """What a run came to."""
 
-    draw: Scenario
+    scenario: Scenario
     leaked: set[int] = field(default_factory=set)
     missing: set[int] = field(default_factory=set)
     leaked_usd: float = 0.0
@@ -106,17 +106,17 @@ class Runner:
         self._variant = 0
         self._fired: dict[str, int] = {}
 
-    def run(self, draw: Scenario) -> Result:
+    def run(self, scenario: Scenario) -> Result:
         """Do one run and judge it."""
         self._control("POST", "reset-faults")
-        self._prepare(draw)
-        if draw.fault != "none":
-            self._control("POST", "faults", self._rule(draw))
-        process = self._operate(draw)
-        killed = self._kill(process, draw)
+        self._prepare(scenario)
+        if scenario.fault != "none":
+            self._control("POST", "faults", self._rule(scenario))
+        process = self._operate(scenario)
+        killed = self._kill(process, scenario)
         unmarked = self._unmarked() if killed else set()
         self._control("POST", "reset-faults")
-        result = self._judge(draw)
+        result = self._judge(scenario)
         result.unmarked = unmarked
         result.killed = killed
         result.fired = {kind: count - self._fired.get(kind, 0) for kind, count in self._count_fired().items()}
@@ -148,56 +148,56 @@ class Runner:
 
     # ---- one step each -------------------------------------------------------------------------------------------
 
-    def _prepare(self, draw: Scenario) -> None:
-        if draw.operation == "create":
+    def _prepare(self, scenario: Scenario) -> None:
+        if scenario.operation == "create":
             self.stack.destroy()
-        if draw.operation in ("update", "replace"):
+        if scenario.operation in ("update", "replace"):
             self._variant += 1
-        if draw.operation == "update":
+        if scenario.operation == "update":
             self.stack.write_config({"timeouts.probe_window_s": 1 + self._variant % 3})
-        if draw.operation == "replace":
+        if scenario.operation == "replace":
             self.stack.write_config(dtype=("float32", "half")[self._variant % 2])
-        if draw.operation == "heal":
+        if scenario.operation == "heal":
             for instance_id in self.billed():
                 self._control("POST", f"instances/{instance_id}/kill")
 
-    def _rule(self, draw: Scenario) -> dict[str, Any]:
-        params = dict(FAULTS[draw.fault])
-        kind = "lost_answer_after" if draw.fault == "lost_destroy_answer" else draw.fault
+    def _rule(self, scenario: Scenario) -> dict[str, Any]:
+        params = dict(FAULTS[scenario.fault])
+        kind = "lost_answer_after" if scenario.fault == "lost_destroy_answer" else scenario.fault
         match = {"endpoint": params.pop("endpoint")} if "endpoint" in params else {}
-        return {"kind": kind, "match": match, "times": draw.times, **params}
+        return {"kind": kind, "match": match, "times": scenario.times, **params}
 
-    def _operate(self, draw: Scenario) -> subprocess.Popen[str]:
-        if draw.operation == "destroy":
+    def _operate(self, scenario: Scenario) -> subprocess.Popen[str]:
+        if scenario.operation == "destroy":
             return self.stack.start("destroy", "--yes", "--skip-preview")
         return self.stack.start("up", "--yes", "--skip-preview")
 
-    def _kill(self, process: subprocess.Popen[str], draw: Scenario) -> bool:
+    def _kill(self, process: subprocess.Popen[str], scenario: Scenario) -> bool:
         """Kill as drawn, wait for the end of it; whether there was still something to kill."""
-        if draw.kill != "none":
-            if draw.since == "rented":
+        if scenario.kill != "none":
+            if scenario.since == "rented":
                 self._await_rent(process)
             with suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=draw.after_s)
-        alive = draw.kill != "none" and process.poll() is None
+                process.communicate(timeout=scenario.after_s)
+        alive = scenario.kill != "none" and process.poll() is None
         if alive:
             plugins = plugin_pids(self.stack.project)
-            if draw.kill == "sigint":
+            if scenario.kill == "sigint":
                 process.send_signal(signal.SIGINT)
-            elif draw.kill == "sigint-twice":
+            elif scenario.kill == "sigint-twice":
                 process.send_signal(signal.SIGINT)
                 time.sleep(0.3)
                 process.send_signal(signal.SIGINT)
-            elif draw.kill == "sigterm":
+            elif scenario.kill == "sigterm":
                 process.terminate()
-            if draw.kill in ("sigkill-cli", "power-loss"):
+            if scenario.kill in ("sigkill-cli", "power-loss"):
                 process.kill()
-            if draw.kill in ("sigkill-plugin", "power-loss"):
+            if scenario.kill in ("sigkill-plugin", "power-loss"):
                 for pid in plugins:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
         process.communicate(timeout=180)
-        self._wait_for_plugins(draw)
+        self._wait_for_plugins(scenario)
         return alive
 
     def _await_rent(self, process: subprocess.Popen[str]) -> None:
@@ -209,7 +209,7 @@ class Runner:
                 return
             time.sleep(0.02)
 
-    def _wait_for_plugins(self, draw: Scenario) -> None:
+    def _wait_for_plugins(self, scenario: Scenario) -> None:
         """A plugin that lost its engine cleans up and ends by itself; one that never came to run a verb of ours knows
         nothing to clean up, and idles for ever, as Pulumi's do: it is ended here."""
         deadline = time.monotonic() + 60
@@ -219,11 +219,11 @@ class Runner:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             if time.monotonic() > deadline:
-                raise TimeoutError(f"seed {draw.seed}: a plugin lives on without its engine")
+                raise TimeoutError(f"seed {scenario.seed}: a plugin lives on without its engine")
             time.sleep(0.1)
 
-    def _judge(self, draw: Scenario) -> Result:
-        result = Result(draw)
+    def _judge(self, scenario: Scenario) -> Result:
+        result = Result(scenario)
         self.stack.run("cancel", "--yes")
         done = self.stack.up()
         if done.rc != 0:

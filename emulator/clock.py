@@ -23,11 +23,9 @@ class Clock:
     ahead_s: float = 0.0
 
     def __call__(self) -> float:
-        """Return the time."""
         return time.time() + self.ahead_s
 
     def advance(self, seconds: float) -> None:
-        """Jump."""
         self.ahead_s += seconds
 
 

@@ -41,7 +41,7 @@ class Contract:
     cur_state: str = "running"
     next_state: str = "running"
     status_msg: str = ""
-    # what it does right now: how it is called while a boot begins, when that began, when it came to run
+    # the status shown while a boot begins, when the boot began, since when it runs
     transient: str | None = None
     booted_at: float = 0.0
     running_since: float | None = None
@@ -59,7 +59,6 @@ class Contract:
 
     @property
     def image(self) -> str:
-        """The image that it runs."""
         return str(self.body.get("image") or "")
 
     @property
@@ -115,7 +114,7 @@ class Contract:
         self.running_since = now if was_running else None
 
     def set_status(self, status: str | None) -> None:
-        """Set what is said of the container; of one whose host is gone, that is said once the host is back."""
+        """Set the container's status; while its host is gone, the status that it will have once the host is back."""
         if self.offline_since is None:
             self.actual_status = status
         else:
@@ -129,7 +128,6 @@ class Contract:
         self.actual_status = "offline"
 
     def online(self, now: float) -> None:
-        """Its host is back."""
         if self.offline_since is not None:
             self.offline_s += max(now - self.offline_since, 0.0)
             self.offline_since = None
@@ -158,7 +156,6 @@ class Contract:
         self.status_msg = f"Error response from daemon: OCI runtime create failed: {reason}"
 
     def exited(self, code: int, now: float) -> None:
-        """Its first process has ended."""
         self.halt(now)
         self.started = True
         self.process = None

@@ -66,7 +66,6 @@ class Control:
         }
 
     def table(self) -> list[web.RouteDef]:
-        """Return the routes."""
         return [
             web.get("/_emulator/health", self.health),
             web.get("/_emulator/ledger", self.ledger),
@@ -113,7 +112,6 @@ class Control:
         return reply({"requests": dict(self.api.requests), "total": sum(self.api.requests.values())})
 
     async def requests_reset(self, _request: web.Request) -> web.Response:
-        """Count anew."""
         self.api.requests.clear()
         return reply({"ok": True})
 
@@ -149,12 +147,11 @@ class Control:
         return self._done()
 
     async def fault_off(self, request: web.Request) -> web.Response:
-        """Switch one fault off."""
         self.world.faults.remove(int(request.match_info["id"]))
         return self._done()
 
     async def chaos(self, request: web.Request) -> web.Response:
-        """Let every kind of fault befall a share of what happens, drawn from a seed: {"seed", "rate", "kinds"}."""
+        """Let faults of every kind fire at random, on a share of occasions: {"seed", "rate", "kinds"}."""
         body = await request.json()
         try:
             self.world.faults.chaos(int(body["seed"]), float(body.get("rate", 0.05)), body.get("kinds", CHAOS))
@@ -165,7 +162,6 @@ class Control:
     # ---- the world -----------------------------------------------------------------------------------------------
 
     async def reset(self, _request: web.Request) -> web.Response:
-        """Destroy everything and forget it."""
         await self.world.reset()
         self.trouble = ""
         self.api.requests.clear()

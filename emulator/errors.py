@@ -16,7 +16,6 @@ class ServiceError(Exception):
         super().__init__(msg)
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON body."""
         return {"success": False, "error": self.code, "msg": self.msg, **self.extra}
 
 

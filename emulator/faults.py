@@ -1,7 +1,7 @@
 """Faults that a test switches on: rules with a kind, a match and a number of times. Kept apart from the market's rules.
 
 Request faults act on a call (see `http_faults`), boot faults are bound to a contract when it is rented, market faults
-befall a contract that runs (see `world`). A new kind is one entry in a table here and one branch where it acts.
+act on a contract that runs (see `events`). A new kind is one entry in a table here and one branch where it acts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RENT = ("offer_taken", "lag", "success_false", "no_credit")
 OTHER = ("queued_start",)
 KINDS = (*BEFORE, *AFTER, *BOOT, *MARKET, *RENT, *OTHER)
 NUMBERS = frozenset({"seconds", "reads", "after_s", "factor", "status", "chance"})  # parameters that must be numbers
-# What chaos draws from unless it is told: all that an honest client must survive without a person.
+# What chaos draws from by default: every fault that a client must survive without a person.
 CHAOS = tuple(kind for kind in KINDS if kind not in ("hang", "auth_expired", "http_error", "no_credit", "end_contract"))
 # The end of vLLM's log when the application is at fault, by variant.
 APP_ERRORS = {
@@ -82,17 +82,15 @@ class Faults:
         return rule
 
     def chaos(self, seed: int, rate: float, kinds: Iterable[str] = CHAOS) -> None:
-        """Let every kind befall its share of occasions, drawn from a seed. Raises ValueError for an unknown kind."""
+        """Let faults of these kinds fire at random, on a share of occasions. Raises ValueError for an unknown kind."""
         self._dice.seed(seed)
         for kind in kinds:
             self.add(kind, {}, None, {"chance": rate})
 
     def clear(self) -> None:
-        """Switch everything off."""
         self.rules.clear()
 
     def remove(self, rule_id: int) -> None:
-        """Switch one rule off."""
         self.rules = [rule for rule in self.rules if rule.id != rule_id]
 
     def take(self, *kinds: str, ready: Callable[[Rule], bool] = lambda _: True, **context: Any) -> Rule | None:

@@ -51,7 +51,6 @@ class Api:
         self._blobs: dict[str, str] = {}
 
     def table(self) -> list[web.RouteDef]:
-        """Return the routes."""
         routes: list[tuple[str, str, str, Handler]] = [
             ("GET", "/api/v0/users/current", "user", self.user),
             ("GET", "/api/v0/users/current/", "user", self.user),
@@ -143,11 +142,9 @@ class Api:
     # ---- account and offers --------------------------------------------------------------------------------------
 
     async def user(self, _request: web.Request) -> web.Response:
-        """The account."""
         return reply(shapes.user(self.world.credit_left()))
 
     async def search(self, request: web.Request) -> web.Response:
-        """Offers by a flat query."""
         return reply({"offers": self.world.search(await request.json())})
 
     async def search_new(self, request: web.Request) -> web.Response:
@@ -155,7 +152,6 @@ class Api:
         return reply({"offers": self.world.search((await request.json())["q"])})
 
     async def rent(self, request: web.Request) -> web.Response:
-        """Make a contract."""
         body = await request.json()
         if self.world.faults.take("success_false", ask_id=_id(request)):
             return reply({"success": False, "error": "temporary", "msg": "try again"})
@@ -226,7 +222,6 @@ class Api:
     # ---- changing instances --------------------------------------------------------------------------------------
 
     async def manage(self, request: web.Request) -> web.Response:
-        """Start, stop or label an instance."""
         body = await request.json()
         contract = self.world.contract(_id(request))
         if "label" in body:
@@ -239,19 +234,16 @@ class Api:
         return reply({"success": True})
 
     async def manage_many(self, request: web.Request) -> web.Response:
-        """Start or stop several."""
         body = await request.json()
         for instance_id in body.get("ids") or body.get("instance_ids") or []:
             await self.world.set_state(int(instance_id), _state(body))
         return reply({"success": True})
 
     async def destroy(self, request: web.Request) -> web.Response:
-        """End a contract."""
         await self.world.destroy(_id(request))
         return reply({"success": True})
 
     async def destroy_many(self, request: web.Request) -> web.Response:
-        """End several."""
         for instance_id in (await request.json())["instance_ids"]:
             await self.world.destroy(int(instance_id))
         return reply({"success": True})
@@ -267,7 +259,6 @@ class Api:
         return reply({"success": True})
 
     async def bid(self, request: web.Request) -> web.Response:
-        """Change a bid."""
         await self.world.bid(_id(request), (await request.json())["price"])
         return reply({"success": True})
 
@@ -304,7 +295,6 @@ class Api:
     # ---- price increases -----------------------------------------------------------------------------------------
 
     async def prices(self, _request: web.Request) -> web.Response:
-        """Announced price increases."""
         rows = [
             shapes.price_increase(one, self.world.machine_of(one))
             for one in self.world.seen()

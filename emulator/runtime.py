@@ -94,13 +94,11 @@ class Containers:
         return Path(tempfile.gettempdir()) / f"vast-{mark}-{contract_id}"
 
     def log(self, contract_id: int, lines: int) -> str:
-        """Return the end of a container's log."""
         path = self.folder(contract_id) / "log"
         text = path.read_text(errors="replace") if path.exists() else ""
         return "\n".join(text.splitlines()[-lines:]) + "\n"
 
     def append_log(self, contract_id: int, text: str) -> None:
-        """Add to a container's log."""
         folder = self.folder(contract_id)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log").open("a") as log:

@@ -75,7 +75,6 @@ class EmulatorServer:
 
     @property
     def url(self) -> str:
-        """The API's address."""
         return f"http://{self.host}:{self.port}"
 
     # ---- in a thread ---------------------------------------------------------------------------------------------

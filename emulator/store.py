@@ -44,12 +44,10 @@ class Store:
         self._over: set[int] = set()  # destroyed contracts that are written: they change no more
 
     def get(self, name: str) -> Any:
-        """Return a stored value, or None."""
         row = self._db.execute("select value from world where name = ?", (name,)).fetchone()
         return json.loads(row[0]) if row else None
 
     def put(self, name: str, value: Any) -> None:
-        """Store a value."""
         self._put([(name, value)])
 
     def save(self, world: World) -> None:

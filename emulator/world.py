@@ -68,7 +68,6 @@ class World:
         return select(offers, query)
 
     def live(self) -> list[Contract]:
-        """Return the contracts that exist."""
         return [one for one in self.contracts.values() if one.destroyed_at is None]
 
     def seen(self) -> list[Contract]:
@@ -94,7 +93,6 @@ class World:
         return contract.visible_at <= self.now()
 
     def machine_of(self, contract: Contract) -> Machine:
-        """Return the machine that a contract runs on."""
         return self.machines[contract.machine_id]
 
     def credit_left(self) -> float:
@@ -286,7 +284,6 @@ class World:
             vars(machine).update(vars(self._first_day[key]))
 
     def contracts_on(self, machine: Machine) -> list[Contract]:
-        """Return the contracts that exist on a machine."""
         return [one for one in self.live() if one.machine_id == machine.machine_id]
 
     def raise_price(self, contract: Contract, factor: float, at_once: bool) -> None:

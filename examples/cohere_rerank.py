@@ -13,9 +13,7 @@ import sys
 import cohere
 import httpx
 from cohere.core.api_error import ApiError
-
-from reranker import Reranker, RerankerError
-from reranker.command import endpoint_arguments, endpoint_from
+from connect import connect
 
 TIMEOUT_S = 30
 QUERY = "What is deep learning?"
@@ -33,13 +31,7 @@ def main() -> None:
     parser.add_argument("--query", default=QUERY)
     parser.add_argument("--top-n", type=int, help="how many documents to get back (default: all)")
     parser.add_argument("documents", nargs="*", default=DOCUMENTS, help="texts to rerank (default: four examples)")
-    endpoint_arguments(parser)
-    args = parser.parse_args()
-    try:
-        endpoint = endpoint_from(args).endpoint
-        model = endpoint.model or Reranker(endpoint).models()[0].id
-    except RerankerError as error:
-        sys.exit(str(error))
+    args, endpoint, model = connect(parser)
     http = httpx.Client(verify=endpoint.ssl_context() or True, timeout=TIMEOUT_S)
     client = cohere.ClientV2(endpoint.api_key, base_url=endpoint.url, httpx_client=http)
     try:

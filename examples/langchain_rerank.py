@@ -7,15 +7,12 @@ process changes. Needs requirements/examples.lock.
 from __future__ import annotations
 
 import argparse
-import sys
 
 import cohere
 import httpx
+from connect import connect
 from langchain_cohere import CohereRerank
 from langchain_core.documents import Document
-
-from reranker import Reranker, RerankerError
-from reranker.command import endpoint_arguments, endpoint_from
 
 QUERY = "What is deep learning?"
 DOCUMENTS = [
@@ -28,13 +25,7 @@ DOCUMENTS = [
 def main() -> None:
     """Compress documents to the best two, and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    endpoint_arguments(parser)
-    args = parser.parse_args()
-    try:
-        endpoint = endpoint_from(args).endpoint
-        model = endpoint.model or Reranker(endpoint).models()[0].id
-    except RerankerError as error:
-        sys.exit(str(error))
+    _, endpoint, model = connect(parser)
     http = httpx.Client(verify=endpoint.ssl_context() or True, timeout=30)
     client = cohere.ClientV2(endpoint.api_key, base_url=endpoint.url, httpx_client=http)
     compressor = CohereRerank(client=client, model=model, top_n=2)

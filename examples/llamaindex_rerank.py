@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
+from connect import connect
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.postprocessor.cohere_rerank import CohereRerank
 
-from reranker import Endpoint, Reranker, RerankerError
-from reranker.command import endpoint_arguments, endpoint_from
+from reranker import Endpoint
 
 QUERY = "What is deep learning?"
 TEXTS = [
@@ -43,13 +42,7 @@ def cohere_rerank(endpoint: Endpoint, model: str, top_n: int) -> CohereRerank:
 def main() -> None:
     """Postprocess nodes to the best two, and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    endpoint_arguments(parser)
-    args = parser.parse_args()
-    try:
-        endpoint = endpoint_from(args).endpoint
-        model = endpoint.model or Reranker(endpoint).models()[0].id
-    except RerankerError as error:
-        sys.exit(str(error))
+    _, endpoint, model = connect(parser)
     nodes = [NodeWithScore(node=TextNode(text=text)) for text in TEXTS]
     reranked = cohere_rerank(endpoint, model, 2).postprocess_nodes(nodes, QueryBundle(QUERY))
     for one in reranked:

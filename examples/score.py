@@ -10,10 +10,10 @@ import argparse
 import sys
 
 import requests
+from connect import connect
 from meaning import band, is_cosine
 
-from reranker import Endpoint, Reranker, RerankerError
-from reranker.command import endpoint_arguments, endpoint_from
+from reranker import Endpoint
 
 TIMEOUT_S = 30
 QUERY = "What is deep learning?"
@@ -48,13 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--query", default=QUERY)
     parser.add_argument("documents", nargs="*", default=DOCUMENTS, help="texts to score (default: four examples)")
-    endpoint_arguments(parser)
-    args = parser.parse_args()
-    try:
-        endpoint = endpoint_from(args).endpoint
-        model = endpoint.model or Reranker(endpoint).models()[0].id
-    except RerankerError as error:
-        sys.exit(str(error))
+    args, endpoint, model = connect(parser)
     scores = score(endpoint, model, args.query, args.documents)
     print(f"{args.query}  ({model} at {endpoint.url})")
     for value, text in sorted(zip(scores, args.documents, strict=True), reverse=True):

@@ -171,7 +171,6 @@ class EngineStack:
         )
 
     def run(self, *args: str, timeout_s: float = 300) -> Done:
-        """Run a pulumi command on this stack."""
         process = self.start(*args)
         try:
             text, _ = process.communicate(timeout=timeout_s)
@@ -182,7 +181,6 @@ class EngineStack:
         return Done(process.returncode, text)
 
     def init(self) -> "EngineStack":
-        """Create the stack in its backend."""
         done = subprocess.run(
             ["pulumi", "stack", "init", self.name, "--non-interactive"],
             cwd=self.project,
@@ -200,7 +198,6 @@ class EngineStack:
         return self.run("up", "--yes", "--skip-preview", *args)
 
     def preview(self, *args: str) -> Done:
-        """Show what `up` would do."""
         return self.run("preview", *args)
 
     def drift(self) -> Done:
@@ -208,7 +205,6 @@ class EngineStack:
         return self.run("preview", "--expect-no-changes", "--diff")
 
     def destroy(self) -> Done:
-        """Destroy all that the state has."""
         return self.run("destroy", "--yes", "--skip-preview")
 
     def outputs(self) -> dict[str, Any]:

@@ -77,9 +77,9 @@ def _validated(instance: PolicyResource, resources: Sequence[PolicyResource]) ->
 
     if any(follows(one, GATEWAY, "admin_url") for one in resources):
         return None
-    mine = [one for one in resources if follows(one, VALIDATION, "servers")]
-    reports = [_known(one.props).get("summary") or {} for one in mine]
-    return bool(mine) and not any(report.get("skipped") for report in reports)
+    validations = [one for one in resources if follows(one, VALIDATION, "servers")]
+    reports = [_known(one.props).get("summary") or {} for one in validations]
+    return bool(validations) and not any(report.get("skipped") for report in reports)
 
 
 def _known(props: Mapping[str, Any]) -> dict[str, Any]:

@@ -105,7 +105,6 @@ class Reranker:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
         self._connection.close()
 
     def rerank(

@@ -238,7 +238,6 @@ class Output:
         self.width = shutil.get_terminal_size().columns if terminal else None
 
     def lines(self, lines: Iterable[str]) -> None:
-        """Print results."""
         for line in lines:
             self.stdout.write(line + "\n")
         self.stdout.flush()
@@ -248,7 +247,6 @@ class Output:
         self.stderr.write(f"rerank: {one_line(text)}\n")
 
     def fail(self, error: RerankerError) -> int:
-        """Print an error as one line and return its exit code."""
         self.say(str(error))
         return next(code for code, _, kinds in EXIT_CODES if isinstance(error, kinds))
 

@@ -33,7 +33,7 @@ $ pulumi config set --secret hub_token                      # asks for it; --sec
 
 Keys may be written with the project's name before them (`vast-reranker:model`), as `pulumi config set` does, or
 without. `true`, `false`, `on` and `off` mean what they say, quoted or not. What each environment sets is in
-[environments.md](environments.md), what the rules of the policy say in [policy/rules.py](../policy/rules.py).
+[environments.md](environments.md), what the rules of the policy say in `policy/rules.py`.
 """
 
 

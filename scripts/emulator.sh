@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the local Vast.ai in the background: scripts/emulator.sh start|stop|status. Called by demo.sh and `make
+# Runs the local Vast.ai in the background: scripts/emulator.sh start|stop. Called by demo.sh and `make
 # demo-down`; `make emulator` runs the same in the foreground instead. Safe to repeat.
 # EMULATOR_PORT (8585) and EMULATOR_RUNTIME (vllm; stub and none need no vLLM) change what is started.
 set -euo pipefail
@@ -20,13 +20,7 @@ command_line() {
     --vllm-python .tools/vllm-0.32.0/bin/python --models .tools/models.json --keep-containers)
 }
 
-start_time() {
-  if [ -r "/proc/$1/stat" ]; then
-    sed 's/.*) //' "/proc/$1/stat" | cut -d ' ' -f 20
-  else
-    ps -o lstart= -p "$1" | tr -s ' ' '-'
-  fi
-}
+start_time() { sed 's/.*) //' "/proc/$1/stat" | cut -d ' ' -f 20; }
 
 # The id of the emulator that this script started, if that very process still lives.
 running() {
@@ -67,14 +61,8 @@ stop() {
   say "stopped (pid $pid)"
 }
 
-status() {
-  local pid
-  if ! pid="$(running)"; then say "not running"; return 1; fi
-  say "running (pid $pid): $(grep -m 1 "emulator ready at" "$log" || echo "not ready yet")"
-}
-
 case "${1:-}" in
-  start | stop | status) "$1" ;;
+  start | stop) "$1" ;;
   foreground) command_line && exec "${command[@]}" ;;
-  *) die "usage: scripts/emulator.sh start|stop|status" ;;
+  *) die "usage: scripts/emulator.sh start|stop|foreground" ;;
 esac

@@ -82,8 +82,7 @@ class Rental:
         self._signs: Counter[str] = Counter()
         self._tried: set[int] = set()
         self._avoid = set(avoid)
-        self._searched_again = False
-        self._ambiguous = False
+        self._searched_again = self._ambiguous = False
 
     def run(self) -> Rented:
         """Return a contract that serves and whose label no longer says pending.
@@ -285,11 +284,8 @@ class Rental:
     # ---- what a killed run left ----------------------------------------------------------------------------------
 
     def _ours(self, *, max_age_s: float = 0.0, recorded: bool = False) -> list[Contract]:
-        """Return the contracts of this very resource that no state has.
-
-        `recorded`: also those without the pending mark. They may be in the state, replaced by an update that failed and
-        not yet destroyed: a gateway may send requests to them until the end of this update.
-        """
+        """Return the contracts of this very resource that no state has. `recorded`: those without pending mark too,
+        which an update that failed may have replaced and not yet destroyed, and which a gateway may still use."""
         known = set(self._known())
         return [
             contract
@@ -304,15 +300,12 @@ class Rental:
         """Keep one left-behind contract that runs this very spec; destroy the others that no state has."""
         if self._order.adopt_instance_id is not None:
             return self._adopt_named(self._order.adopt_instance_id)
-        left = self._ours(max_age_s=LEFT_FRESH_S)
         ours = self._ours(max_age_s=LEFT_FRESH_S, recorded=True)
         same = [contract for contract in ours if contract.label.removesuffix(PENDING) == str(self._order.label)]
-        same.sort(key=lambda contract: (contract.actual_status != "running", contract.id))
-        keep = same[0] if same else None
-        for contract in left:
-            if keep is None or contract.id != keep.id:
-                left_by = f"instance {contract.id} was left by a run that was killed"
-                self._notice(f"{left_by}, and runs something else: destroyed")
+        keep = min(same, key=lambda contract: (contract.actual_status != "running", contract.id), default=None)
+        for contract in ours:
+            if contract is not keep and contract.label.endswith(PENDING):
+                self._notice(f"instance {contract.id} was left by a killed run and runs something else: destroyed")
                 self._destroy(contract.id)
         if keep is not None:
             self._notice(f"instance {keep.id} was left by an earlier run: adopted, nothing rented anew")

@@ -2,7 +2,9 @@
 
 import pytest
 
-from tests.client.guarded import guarded_server
+from reranker import Reranker
+from tests.client.asking import QUICK
+from tests.client.guarded import KEY, guarded_server
 
 
 @pytest.fixture(scope="module")
@@ -16,3 +18,9 @@ def server(shared_server):
     faulty = shared_server.faulty
     faulty.faults, faulty.bodies, faulty.hold, faulty.most_in_flight = [], [], None, 0
     return shared_server
+
+
+@pytest.fixture
+def reranker(server):
+    with Reranker.from_url(server.url, KEY, server.ca, patience=QUICK) as client:
+        yield client

@@ -180,7 +180,7 @@ def test_a_caddy_without_a_front_shows_a_certificate_of_the_stacks_ca_for_gatewa
         stack = EngineStack(tmp_path / "stack", market.url, config=config).init()
         up(stack)
         at = endpoint(stack)
-        assert at.url == config["gateway_url"]
+        assert at.url == config["gateway.url"]
         assert at.ask().status_code == 200
         assert at.ask("wrong" * 8).status_code == 401
         with pytest.raises(requests.exceptions.SSLError):

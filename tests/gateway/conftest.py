@@ -15,12 +15,13 @@ import requests
 
 from components.caddy.spec import Certificate, GatewaySpec, Policy
 from components.errors import ServingError
-from components.vast.identity import Authority
+from components.vast.identity import SERVER_NAME, Authority
 from components.vllm.client import RerankClient
 from emulator.runtime import free_port
 from harness.caddy import running, running_front_proxy
 from harness.load import BODY
 from harness.wait import until
+from reranker.http import HttpTransport
 from tests.gateway.upstream import MODEL
 
 REPO = Path(__file__).resolve().parents[2]
@@ -94,8 +95,9 @@ def rerankers(tmp_path, authority, upstream_key):
             one.start()
             started.append(one)
             new.append(one)
+        trusting = HttpTransport(ca=authority.certificate, server_name=SERVER_NAME)
         for one in new:
-            client = RerankClient(f"https://{one.address}", upstream_key, verify=False, timeout_s=5)
+            client = RerankClient(f"https://{one.address}", upstream_key, transport=trusting, timeout_s=5)
             until(lambda client=client: scores(client))
         return new
 

@@ -79,11 +79,11 @@ def test_what_is_created_serves_and_is_in_sync(provider, props, made):
 
 def test_unusable_inputs_are_named_all_at_once_and_no_key_is_shown(provider, props):
     wrong = props | {"listen": "nowhere", "upstreams": ["10.0.0.1"], "inbound_keys": ["short*key-is-secret"],
-                     "admin_url": "localhost:2019", "private_key": "very-secret",
+                     "admin_url": "localhost:2019",
                      "upstream_ca": "-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----"}  # fmt: skip
     reasons = [failure.reason for failure in provider.check({}, wrong).failures]
     assert [reason.partition(":")[0] for reason in reasons] == [
-        "listen", "inbound_keys, upstream_key", "upstreams", "upstream_ca", "certificate", "private_key", "admin_url",
+        "listen", "inbound_keys, upstream_key", "upstreams", "upstream_ca", "admin_url",
     ]  # fmt: skip
     assert not any("secret" in reason for reason in reasons)
     assert provider.check({}, props).failures == []
@@ -192,6 +192,15 @@ def test_a_config_that_caddy_refuses_changes_nothing_and_shows_no_key(provider, 
         assert secret not in str(refused.value)
     assert provider.read(made.id, made.outs).outs["drift"] == ""
     assert one.ask().status_code == 200
+
+
+def test_a_private_key_that_caddy_cannot_read_is_refused_without_showing_it(provider, props, made, authority):
+    certificate, key = authority.issue("127.0.0.1").pem()
+    wrong = {**props, "certificate": certificate, "private_key": key.replace("PRIVATE", "PUBLIC")}
+    with pytest.raises(Exception, match="key") as refused:
+        provider.update(made.id, made.outs, wrong)
+    assert not any(line in str(refused.value) for line in key.splitlines()[1:-1])
+    assert provider.read(made.id, made.outs).outs["drift"] == ""
 
 
 def test_an_update_returns_when_the_old_upstream_has_answered_its_last_request(provider, props, made, caddy, one, two):

@@ -2,9 +2,8 @@
 
 import pytest
 
-from bench.plots import draw_provision
-from bench.provision import LIST, READ, keep, kept, main, parsed, table
-from bench.records import FEW_THREADS, PACED, PLAIN, Fleet
+from bench.provision import FEW_THREADS, LIST, PACED, PLAIN, READ, Fleet, panels, table
+from bench.report import draw
 
 ONE = Fleet(1, PLAIN, 22.0, 2.0, 1.5, {LIST: 21, READ: 1}, {LIST: 1})
 MANY = Fleet(64, PLAIN, 33.0, 5.0, 6.0, {LIST: 126}, {LIST: 3})
@@ -24,32 +23,5 @@ def test_a_fleet_is_compared_with_one_replica_of_the_same_run():
 
 @pytest.mark.parametrize("fleets", [FLEETS, [ONE], [MANY], VARIANTS], ids=["all", "one", "no baseline", "variants"])
 def test_fleets_are_drawn(tmp_path, fleets):
-    draw_provision(fleets, 20.0, tmp_path / "plots" / "x.png")
+    draw(tmp_path / "plots" / "x.png", panels(fleets, 20.0))
     assert is_png(tmp_path / "plots" / "x.png")
-
-
-def test_what_was_kept_is_shown_and_drawn_again_without_measuring(tmp_path, capsys):
-    keep(FLEETS, 20.0, tmp_path / "x.json")
-    before = (tmp_path / "x.json").read_text()
-    assert kept(tmp_path / "x.json") == (FLEETS, 20.0)
-    argv = ["--from", str(tmp_path / "x.json"), "--plot", str(tmp_path / "x.png"), "--json", str(tmp_path / "new.json")]
-    assert main(argv) == 0
-    assert not (tmp_path / "new.json").exists()
-    assert capsys.readouterr().out.strip() == table(FLEETS)
-    assert is_png(tmp_path / "x.png")
-    assert (tmp_path / "x.json").read_text() == before
-
-
-@pytest.mark.parametrize(
-    "text", [None, "not JSON", "[]", "{}", '{"boot_s": 1, "fleets": [{}]}', '{"boot_s": 1, "fleets": []}']
-)
-def test_a_file_without_fleets_is_named(tmp_path, capsys, text):
-    if text is not None:
-        (tmp_path / "x.json").write_text(text)
-    assert main(["--from", str(tmp_path / "x.json")]) == 1
-    assert f"bench provision: {tmp_path / 'x.json'} " in capsys.readouterr().err
-
-
-def test_nothing_is_drawn_unless_told():
-    args = parsed([])
-    assert (args.replicas, args.boot_s, args.plot, args.source) == ([1, 4, 16, 64], 20.0, None, None)

@@ -1,4 +1,4 @@
-"""The serving bench: what its cells add up to, and a real run of its load generator against a listening server."""
+"""The serving bench: what its cells add up to, and real loads on a listening server."""
 
 import base64
 import json
@@ -9,15 +9,16 @@ import time
 
 import pytest
 import uvicorn
+from click.testing import CliRunner
 
-from bench.__main__ import guard_row
-from bench.guard_cost import cpu_ms
-from bench.plots import draw_serving
-from bench.records import REPO, Cell, Load, Target
-from bench.serving import figures, keep, kept, main, parsed, quantile, table, usd_per_million
+from bench.__main__ import main
+from bench.load import Cell, Target
+from bench.report import draw
+from bench.serving import Load, figures, panels, quantile, table, usd_per_million
 from components.vast.identity import Authority
 from emulator.scoring import Served
 from emulator.stub import Stub
+from harness.stack import REPO
 from tests.unit.fake_vllm import KEY, FakeVllm
 
 PLAIN, GUARD = Target("plain", "http://a", "m"), Target("guard", "http://b", "m", dph=0.36)
@@ -25,6 +26,10 @@ PLAIN, GUARD = Target("plain", "http://a", "m"), Target("guard", "http://b", "m"
 
 def cell(target, number, count, took_s=1.0, failures=(), pairs=10, users=8):
     return Cell(target, pairs, users, number, took_s, tuple(float(n) for n in range(1, count + 1)), failures)
+
+
+def serving(*words, **env):
+    return CliRunner().invoke(main, ["serving", *words], env=env)
 
 
 def swept():
@@ -85,39 +90,27 @@ def test_a_million_pairs_are_priced_by_the_rate_of_their_own_batch_size():
     assert row.endswith(f"| 0.800 (0.800 to 0.800) | {large.usd_per_million_pairs:.4f} |")
 
 
-def test_batch_sizes_are_measured_once_each_and_in_order():
-    assert parsed([]).pairs == (8, 32, 128)
-    args = parsed(["--pairs", "32", "8", "32", "--in-flight", "4", "1"])
-    assert (args.pairs, args.in_flight) == ((8, 32), (1, 4))
-    for wrong in (["--pairs"], ["--pairs", "0"], ["--from", "x.json", "--url", "http://a"]):
-        with pytest.raises(SystemExit):
-            parsed(wrong)
+@pytest.mark.parametrize("wrong", [["--pairs", "0"], ["--in-flight", "a"]])
+def test_a_wrong_command_line_is_an_error_of_use(wrong):
+    assert serving(*wrong).exit_code == 2
 
 
-def test_one_batch_size_is_the_default_of_the_load_that_make_bench_measures():
-    assert Load().pairs == (32,)
+def test_a_load_says_how_long_it_takes():
     assert Load(pairs=(8, 32), users=(1, 8, 32), rounds=3, seconds=10).describe(4) == (
         "72 measurements of 10 s, 12.0 minutes or more"
     )
 
 
-def test_the_guards_budget_is_held_against_what_it_costs_where_most_is_asked_at_once():
-    row = guard_row(swept())
-    assert row.measured == pytest.approx(20)
-    assert row.what == "guard's cost at 8 in flight"
-    assert not row.kept
-
-
 @pytest.mark.parametrize("found", [swept(), [one for one in swept() if one.pairs == 40 and one.users == 8]])
 def test_the_figures_are_drawn(tmp_path, found):
-    draw_serving(found, tmp_path / "plots" / "x.png")
+    draw(tmp_path / "plots" / "x.png", panels(found))
     assert (tmp_path / "plots" / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_command_measures_an_endpoint_with_a_key_from_the_environment(tmp_path):
     fake = FakeVllm(context=10_000)
     with fake.listening() as url:
-        argv = ["--url", url, "--key-env", "THE_KEY", "--dph", "0.12", "--pairs", "4", "2", "--in-flight", "2"]
+        argv = ["--url", url, "--key-env", "THE_KEY", "--dph", "0.12", "--pairs", "4,2", "--in-flight", "2"]
         argv += ["--rounds", "1", "--seconds", "0.7", "--json", str(tmp_path / "x.json")]
         done = subprocess.run(
             [sys.executable, "-m", "bench", "serving", *argv],
@@ -145,28 +138,7 @@ def test_the_command_measures_an_endpoint_with_a_key_from_the_environment(tmp_pa
     assert len({json.dumps(body) for body in asked}) == len(asked), "no cache can answer"
 
 
-def test_what_was_kept_is_shown_and_drawn_again_without_measuring(tmp_path, capsys):
-    load = Load(pairs=(10, 40), users=(1, 8), rounds=1)
-    keep(swept(), load, tmp_path / "x.json")
-    before = (tmp_path / "x.json").read_text()
-    assert kept(tmp_path / "x.json") == swept()
-    argv = ["--from", str(tmp_path / "x.json"), "--plot", str(tmp_path / "x.png"), "--json", str(tmp_path / "new.json")]
-    assert main(argv) == 0
-    assert not (tmp_path / "new.json").exists()
-    assert capsys.readouterr().out.strip() == table(swept())
-    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "x.json").read_text() == before
-
-
-@pytest.mark.parametrize("text", [None, "not JSON", "[]", "{}", '{"figures": [{"target": "a"}]}', '{"figures": []}'])
-def test_a_file_without_figures_is_named(tmp_path, capsys, text):
-    if text is not None:
-        (tmp_path / "x.json").write_text(text)
-    assert main(["--from", str(tmp_path / "x.json")]) == 1
-    assert f"bench serving: {tmp_path / 'x.json'} " in capsys.readouterr().err
-
-
-def test_a_request_that_takes_longer_than_the_measurement_is_waited_for(tmp_path, monkeypatch):
+def test_a_request_that_takes_longer_than_the_measurement_is_waited_for(tmp_path):
     fake = FakeVllm(context=10_000)
     taken = threading.Semaphore(2)
 
@@ -176,15 +148,15 @@ def test_a_request_that_takes_longer_than_the_measurement_is_waited_for(tmp_path
         return answer
 
     fake.fault = slow
-    monkeypatch.setenv("THE_KEY", KEY)
     argv = ["--key-env", "THE_KEY", "--pairs", "1", "--in-flight", "2", "--rounds", "1", "--seconds", "0.1"]
     with fake.listening() as url:
-        assert main(["--url", url, *argv, "--json", str(tmp_path / "x.json")]) == 0
-    [figure] = kept(tmp_path / "x.json")
-    assert figure.requests >= 2
+        done = serving("--url", url, *argv, "--json", str(tmp_path / "x.json"), THE_KEY=KEY)
+    assert done.exit_code == 0, done.output
+    [figure] = json.loads((tmp_path / "x.json").read_text())["figures"]
+    assert figure["requests"] >= 2
 
 
-def test_an_endpoint_with_tls_is_measured_by_its_ca_and_by_no_other(tmp_path, monkeypatch):
+def test_an_endpoint_with_tls_is_measured_by_its_ca_and_by_no_other(tmp_path):
     authority, stranger = Authority.make("bench"), Authority.make("somebody else")
     issued = authority.issue("127.0.0.1")
     for name, label, content in (("cert", "CERTIFICATE", issued.certificate), ("key", "PRIVATE KEY", issued.key)):
@@ -192,55 +164,37 @@ def test_an_endpoint_with_tls_is_measured_by_its_ca_and_by_no_other(tmp_path, mo
         (tmp_path / name).write_text(f"-----BEGIN {label}-----\n{text}-----END {label}-----\n")
     (tmp_path / "ca.pem").write_text(authority.certificate)
     (tmp_path / "other.pem").write_text(stranger.certificate)
-    monkeypatch.setenv("THE_KEY", KEY)
     app = Stub(Served(("m",), "m", 512, (KEY,)))
-    serving = uvicorn.Server(
+    server = uvicorn.Server(
         uvicorn.Config(app, port=0, log_level="critical", ssl_certfile=tmp_path / "cert", ssl_keyfile=tmp_path / "key")
     )
-    thread = threading.Thread(target=serving.run, daemon=True)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not serving.started:
+    while not server.started:
         assert thread.is_alive()
-    port = serving.servers[0].sockets[0].getsockname()[1]
-    argv = [
-        "--url",
-        f"https://127.0.0.1:{port}",
-        "--key-env",
-        "THE_KEY",
-        "--pairs",
-        "4",
-        "--in-flight",
-        "1",
-        "--rounds",
-        "1",
-    ]
-    argv += ["--seconds", "0.5", "--model", "m", "--json", str(tmp_path / "x.json"), "--ca"]
+    port = server.servers[0].sockets[0].getsockname()[1]
+    argv = ["--url", f"https://127.0.0.1:{port}", "--key-env", "THE_KEY", "--pairs", "4", "--in-flight", "1"]
+    argv += ["--rounds", "1", "--seconds", "0.5", "--model", "m", "--json", str(tmp_path / "x.json"), "--ca"]
     try:
-        assert main([*argv, str(tmp_path / "ca.pem")]) == 0
-        assert main([*argv, str(tmp_path / "other.pem")]) == 1
+        assert serving(*argv, str(tmp_path / "ca.pem"), THE_KEY=KEY).exit_code == 0
+        assert serving(*argv, str(tmp_path / "other.pem"), THE_KEY=KEY).exit_code == 1
     finally:
-        serving.should_exit = True
+        server.should_exit = True
         thread.join(10)
 
 
-def test_requests_that_fail_are_counted_and_the_command_says_so(tmp_path, capsys, monkeypatch):
+def test_requests_that_fail_are_counted_and_the_command_says_so(tmp_path):
     fake = FakeVllm(context=10_000)
     fake.fault = lambda path, _body, answer: (503, {"error": "busy"}) if path == "/rerank" else answer
-    monkeypatch.setenv("THE_KEY", KEY)
     with fake.listening() as url:
         argv = ["--url", url, "--key-env", "THE_KEY", "--pairs", "4", "--in-flight", "1", "--rounds", "1"]
         argv += ["--seconds", "0.5"]
-        assert main([*argv, "--json", str(tmp_path / "x.json")]) == 1
-    assert "requests failed" in capsys.readouterr().err
+        done = serving(*argv, "--json", str(tmp_path / "x.json"), THE_KEY=KEY)
+    assert done.exit_code == 1
+    assert "requests failed" in done.stderr
 
 
-def test_without_a_key_the_command_says_where_to_put_it(capsys):
-    assert main(["--url", "http://127.0.0.1:9", "--key-env", "NO_SUCH_VARIABLE"]) == 1
-    assert "NO_SUCH_VARIABLE is not in the environment" in capsys.readouterr().err
-
-
-def test_the_guards_own_time_grows_with_the_request():
-    few, few_bytes = cpu_ms(4, 30)
-    many, many_bytes = cpu_ms(400, 30)
-    assert many_bytes > 50 * few_bytes
-    assert 0 < few < many
+def test_without_a_key_the_command_says_where_to_put_it():
+    done = serving("--url", "http://127.0.0.1:9", "--key-env", "NO_SUCH_VARIABLE")
+    assert done.exit_code == 1
+    assert "NO_SUCH_VARIABLE is not in the environment" in done.stderr

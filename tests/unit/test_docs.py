@@ -44,10 +44,3 @@ def test_every_symptom_that_a_runbook_quotes_is_printed_by_the_code(symptom):
     # "…" stands for what differs; each piece between is literally in the code, or among the engine's own words
     for chunk in (part.strip() for part in symptom.split("…")):
         assert chunk in CODE or chunk in OF_THE_ENGINE, chunk
-
-
-@pytest.mark.parametrize("name", DOCS)
-def test_links_between_pages_lead_somewhere(name):
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", DOCS[name]):
-        if not target.startswith("http"):
-            assert (REPO / "docs" / target).resolve().exists(), target

@@ -1,7 +1,7 @@
 """The guard through a socket and the HTTP parsers that uvicorn has: httptools, which vLLM's server uses, and h11.
 
 Raw bytes: odd targets and methods, two lengths, broken chunks, requests hidden in bodies, upgrades. Seeded, so that a
-failure comes again. What may come in is said in test_guard_fuzz, from what the parser made of the bytes.
+failure comes again. What may come in is said in guard_requests, from what the parser made of the bytes.
 """
 
 import itertools
@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from components.vllm.guard import Guard
-from tests.unit.test_guard_fuzz import KEY, KEYS, OPTIONS, App, may_come_in
+from tests.unit.guard_requests import KEY, KEYS, OPTIONS, App, may_come_in
 
 CASES = 500
 AUTH = b"Authorization: Bearer " + KEY

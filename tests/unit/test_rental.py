@@ -1,58 +1,16 @@
 import pytest
 
 from components.errors import ApiUnreachable, DestroyFailed, EngineGone, NoOffer, RentalFailed
-from components.vast.label import Label
 from components.vast.models import Offer
-from components.vast.probe import ProbeResult
 from components.vast.ranking import Workload, rank
-from components.vast.rental import Rental
-from components.vast.rental_spec import Order
-from components.vast.spec import Deadlines, Spec
 from reranker.http import Answer
+from tests.unit.renting import DEAD, DEADLINES, LABEL, READY, SILENT, machine, only, rental
 from tests.unit.scripted_api import ScriptedApi, no_answer
-
-SPEC = Spec(image="vllm/vllm-openai:v0.19.1", disk_gb=40, ports=("8000:8000",), env={"VLLM_API_KEY": "s3cret-value-1"})
-LABEL = Label("vast-reranker/test/reranker", "0a1b2c3d", SPEC.digest())
-READY, DEAD, SILENT = (
-    ProbeResult("ready", "answers"),
-    ProbeResult("dead", "refused"),
-    ProbeResult("no_answer", "no answer"),
-)
-DEADLINES = Deadlines(pulling_s=600, serving_s=300, stall_s=120, port_s=60)
 
 
 @pytest.fixture
 def api():
     return ScriptedApi()
-
-
-def rental(api, *, probe=lambda _ip, _port: READY, known=(), engine_gone=lambda: False, notes=None, said=None, **order):
-    client = api.client(patience_s=10)
-    candidates = rank([Offer.parse(raw) for raw in api.offers], Workload(10, 40), "cheapest")
-    return Rental(
-        client,
-        api.instance_cache(client),
-        Order(spec=SPEC, label=LABEL, container_port=8000, deadlines=DEADLINES, poll_s=5.0, **order),
-        probe=probe,
-        candidates=candidates,
-        search=lambda: candidates,
-        known=lambda: known,
-        engine_gone=engine_gone,
-        notice=(notes if notes is not None else []).append,
-        progress=(said if said is not None else []).append,
-        clock=api.clock,
-        sleep=api.clock.sleep,
-    )
-
-
-def machine(n):
-    """The machine of the nth best offer."""
-    return 1001 + n + 5000
-
-
-def only(api):
-    (contract,) = api.contracts.values()
-    return contract
 
 
 def test_renting_returns_a_serving_contract_whose_label_no_longer_says_pending(api):
@@ -112,121 +70,6 @@ def test_progress_that_changes_is_not_a_stall(api):
 
     api.life = life
     assert not rental(api).run().rejected
-
-
-def test_an_offer_taken_by_someone_else_costs_nothing(api):
-    taken = Answer(410, b'{"success": false, "error": "no_such_ask", "msg": "no_such_ask"}')
-    api.on_rent = lambda ask, _body: taken if ask == 1001 else None
-    rented = rental(api).run()
-    assert rented.contract.machine_id == machine(1)
-    assert "taken" in rented.rejected[0].reason
-
-
-def test_a_lost_answer_is_resolved_by_the_label_before_anything_else_is_rented(api):
-    def lost(ask, body):
-        api.make(ask, body)
-        raise no_answer(sent=True)
-
-    api.on_rent = lost
-    rented = rental(api).run()
-    assert rented.contract.machine_id == machine(0)
-    assert api.calls["PUT asks"] == 1
-    assert len(api.contracts) == 1
-
-
-def test_a_lost_answer_that_rented_nothing_takes_the_next_offer(api):
-    def lost(ask, _body):
-        if ask == 1001:
-            raise no_answer(sent=True)
-
-    api.on_rent = lost
-    assert rental(api).run().contract.machine_id == machine(1)
-    assert len(api.contracts) == 1
-
-
-def test_a_lost_answer_whose_contract_shows_up_late_leaves_nothing_extra(api):
-    made = []
-
-    def lost(ask, body):
-        if ask == 1001:
-            made.append(api.make(ask, body))
-            raise no_answer(sent=True)
-
-    api.on_rent = lost
-    api.life = lambda machine_id, age: None if machine_id == machine(0) and age < 25 else {}
-    api.offers = api.offers[:2]
-    # the second machine takes a while, so the stray becomes visible before the end
-    probe = lambda _ip, _port: READY if api.clock.now > 1040 else DEAD  # noqa: E731
-    rented = rental(api, probe=probe).run()
-    assert list(api.contracts) == [rented.contract.id]
-    assert api.destroyed == made
-
-
-def test_a_contract_that_came_with_a_refusal_is_destroyed(api):
-    def refused(ask, body):
-        if ask != 1001:
-            return None
-        made = api.make(ask, body)
-        return Answer(
-            400, f'{{"success": false, "error": "invalid_price", "msg": "too low", "new_contract": {made}}}'.encode()
-        )
-
-    api.on_rent = refused
-    assert rental(api).run().contract.machine_id == machine(1)
-    assert len(api.contracts) == 1
-
-
-def test_a_pending_instance_of_a_killed_run_is_adopted_and_nothing_rented(api):
-    left = api.add(str(LABEL.marked(pending=True)), machine_id=machine(4))
-    rented = rental(api).run()
-    assert rented.adopted
-    assert rented.contract.id == left
-    assert api.calls["PUT asks"] == 0
-    assert only(api)["label"] == str(LABEL)
-
-
-def test_an_unmarked_instance_that_no_state_knows_is_adopted_as_well(api):
-    left = api.add(str(LABEL))
-    assert rental(api).run().contract.id == left
-
-
-def test_the_instance_being_replaced_is_not_adopted(api):
-    old = api.add(str(LABEL))
-    rented = rental(api, known=[old]).run()
-    assert rented.contract.id != old
-    assert old in api.contracts
-
-
-def test_left_behind_instances_that_run_something_else_are_destroyed(api):
-    other = api.add(str(Label(LABEL.base, LABEL.owner, "0ddba11", pending=True)))
-    rented = rental(api).run()
-    assert other in api.destroyed
-    assert list(api.contracts) == [rented.contract.id]
-
-
-def test_one_that_runs_something_else_and_may_be_in_the_state_is_left_to_the_end_of_the_update(api):
-    replaced = api.add(str(Label(LABEL.base, LABEL.owner, "0ddba11")))
-    rented = rental(api).run()
-    assert set(api.contracts) == {replaced, rented.contract.id}
-
-
-def test_instances_of_other_states_stacks_and_people_are_left_alone(api):
-    mine = str(LABEL.marked(pending=True))
-    others = [
-        api.add(mine.replace("@0a1b2c3d", "@ffffffff")),
-        api.add(mine.replace("/test/", "/prod/")),
-        api.add("my notebook"),
-        api.add(""),
-    ]
-    rental(api).run()
-    assert set(others) < set(api.contracts)
-
-
-def test_an_adopted_instance_that_never_serves_is_replaced(api):
-    api.add(str(LABEL.marked(pending=True)), machine_id=machine(4), actual_status="exited")
-    rented = rental(api).run()
-    assert not rented.adopted
-    assert len(api.contracts) == 1
 
 
 def test_when_every_candidate_fails_nothing_is_left_and_the_report_names_each(api):

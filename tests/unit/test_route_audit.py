@@ -19,7 +19,7 @@ from components.vllm.route_audit import (
     unauthorized_callers,
 )
 from components.vllm.score_checks import judge_closed, judge_listed
-from tests.unit.test_guard_fuzz import KEYS
+from tests.unit.guard_requests import KEYS
 from tests.unit.test_guard_sockets import App, Listening
 
 

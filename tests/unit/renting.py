@@ -1,0 +1,47 @@
+"""A rental against the scripted API, for the tests of renting."""
+
+from components.vast.label import Label
+from components.vast.models import Offer
+from components.vast.probe import ProbeResult
+from components.vast.ranking import Workload, rank
+from components.vast.rental import Rental
+from components.vast.rental_spec import Order
+from components.vast.spec import Deadlines, Spec
+
+SPEC = Spec(image="vllm/vllm-openai:v0.19.1", disk_gb=40, ports=("8000:8000",), env={"VLLM_API_KEY": "s3cret-value-1"})
+LABEL = Label("vast-reranker/test/reranker", "0a1b2c3d", SPEC.digest())
+READY, DEAD, SILENT = (
+    ProbeResult("ready", "answers"),
+    ProbeResult("dead", "refused"),
+    ProbeResult("no_answer", "no answer"),
+)
+DEADLINES = Deadlines(pulling_s=600, serving_s=300, stall_s=120, port_s=60)
+
+
+def rental(api, *, probe=lambda _ip, _port: READY, known=(), engine_gone=lambda: False, notes=None, said=None, **order):
+    client = api.client(patience_s=10)
+    candidates = rank([Offer.parse(raw) for raw in api.offers], Workload(10, 40), "cheapest")
+    return Rental(
+        client,
+        api.instance_cache(client),
+        Order(spec=SPEC, label=LABEL, container_port=8000, deadlines=DEADLINES, poll_s=5.0, **order),
+        probe=probe,
+        candidates=candidates,
+        search=lambda: candidates,
+        known=lambda: known,
+        engine_gone=engine_gone,
+        notice=(notes if notes is not None else []).append,
+        progress=(said if said is not None else []).append,
+        clock=api.clock,
+        sleep=api.clock.sleep,
+    )
+
+
+def machine(n):
+    """The machine of the nth best offer."""
+    return 1001 + n + 5000
+
+
+def only(api):
+    (contract,) = api.contracts.values()
+    return contract
