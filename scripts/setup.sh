@@ -82,13 +82,13 @@ setup_pulumi() {
 
 # --- what is asked for ------------------------------------------------------------------------------------------------
 
-# The client of this checkout, in place, so that what is edited is what runs.
+# This checkout's client and its command `vast-reranker`, in place, so that what is edited is what runs.
 install_client() {
   local stamp=".venv/.installed-client"
-  if cmp -s reranker/pyproject.toml "$stamp"; then return; fi
+  if cat reranker/pyproject.toml pyproject.toml | cmp -s - "$stamp"; then return; fi
   PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-index --no-deps \
-    --no-build-isolation -e reranker || die "the client of this checkout: see above"
-  cp reranker/pyproject.toml "$stamp"
+    --no-build-isolation -e reranker -e . || die "the packages of this checkout: see above"
+  cat reranker/pyproject.toml pyproject.toml >"$stamp"
 }
 
 case "${1:-}" in

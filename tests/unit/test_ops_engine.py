@@ -12,7 +12,7 @@ import yaml
 from harness.stack import REPO
 from ops import config, exits, review
 from ops.engine import Pulumi, drop_empty_secrets
-from tests.engine.conftest import until
+from harness.wait import until
 
 
 @pytest.fixture
