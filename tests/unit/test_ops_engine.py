@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from harness.stack import REPO
+from harness.wait import until
 from ops import config, exits, review
 from ops.engine import Pulumi, drop_empty_secrets
-from harness.wait import until
 
 
 @pytest.fixture
