@@ -262,7 +262,7 @@ def plugin_pids(project: Path) -> list[int]:
 
 
 def has_called_out(pid: int) -> bool:
-    """Whether a plugin has made an HTTP call: the library that does has a native module, which its maps then show."""
+    """Whether a plugin has made an HTTP call: the look-up of a host loads a native module, which its maps then show."""
     with suppress(OSError):
-        return "charset_normalizer" in Path(f"/proc/{pid}/maps").read_text()
+        return "unicodedata" in Path(f"/proc/{pid}/maps").read_text()
     return False

@@ -8,6 +8,7 @@ whenever it raises nothing that it rented is left.
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,7 +133,7 @@ class InstanceProvider(VastProvider):
             key for key in unknown if key in ("env", "image_login", "ca_certificate", "args", "onstart", "image")
         ]
         if olds.get("adopted") and not replaces:
-            self.session.note_adopted(int(id_))
+            self.session.note_adopted(int(id_), str(olds["adopted"]))
         return DiffResult(
             changes=bool(change.any or unknown),
             replaces=replaces,
@@ -178,14 +179,16 @@ class InstanceProvider(VastProvider):
         )
         rented = rental.run()
         self.session.knows(resource_key, rented.contract.id)
-        if rented.adopted:
-            self.session.note_adopted(rented.contract.id)
+        adopted = secrets.token_hex(4) if rented.adopted else ""
+        if adopted:
+            self.session.note_adopted(rented.contract.id, adopted)
         try:
             provenance = {
                 "api_url": self.session.client.api_url,
                 "account_id": self.session.account(max_age_s=3600.0).id,
             }
-            return CreateResult(str(rented.contract.id), outputs(props, declared, label, rented) | provenance)
+            outs = outputs(props, declared, label, rented) | provenance | {"adopted": adopted}
+            return CreateResult(str(rented.contract.id), outs)
         except Exception:
             destroy_and_verify(self.session.client, rented.contract.id)
             raise
@@ -241,11 +244,11 @@ class InstanceProvider(VastProvider):
     def delete(self, id_: str, props: dict[str, Any]) -> None:
         """Destroy the instance and see that it is gone. Gone already is success; anything else raises with the id.
 
-        Where a replacement failed and the config went back, the new resource has adopted the instance of the old one,
-        whose deletion is still due.
+        Where a replacement failed and the config went back, the new entry of the state has adopted the instance of the
+        old one, whose deletion is still due: then it stays.
         """
         self.session.knows(Declared.of(props).resource_key, int(id_))
-        if self.session.is_adopted(int(id_)):
+        if self.session.is_adopted_from(int(id_), str(props.get("adopted") or "")):
             ENGINE.log(f"instance {id_} stays: the resource's new entry in the state has adopted it")
             return
         if not destroy_and_verify(self.session.client, int(id_)):

@@ -107,6 +107,5 @@ def outputs(props: Mapping[str, Any], declared: Declared, label: Label, rented: 
         "offer": as_text(candidate.offer.record()) if candidate else "",
         "certificate_expires_at": ends or 0,
         "rejected_machines": [record(replace(one, after_s=round(one.after_s, 1))) for one in rented.rejected],
-        "adopted": rented.adopted,
         "ready_s": round(rented.ready_s, 1),
     }

@@ -44,7 +44,7 @@ if ! grep -qsF "$venv/bin/python" "$venv/bin/pip"; then
   "$python" -m venv "$venv"
 fi
 for installed in "$venv"/.installed-*; do # whatever is installed now may change what another set brought
-  case "$installed" in *-pip | *-client) ;; *) rm -f "$installed" ;; esac
+  case "$installed" in *-pip | *-checkout) ;; *) rm -f "$installed" ;; esac
 done
 if ! is_installed pip; then
   pip_install pip

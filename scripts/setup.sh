@@ -82,13 +82,14 @@ setup_pulumi() {
 
 # --- what is asked for ------------------------------------------------------------------------------------------------
 
-# This checkout's client and its command `vast-reranker`, in place, so that what is edited is what runs.
-install_client() {
-  local stamp=".venv/.installed-client"
-  if cat reranker/pyproject.toml pyproject.toml | cmp -s - "$stamp"; then return; fi
+# This checkout's commands, in place, so that what is edited is what runs. The mode is a line in a .pth file: the other
+# one runs code of its own at each start of Python, of which a preview has several.
+install_checkout() {
+  local stamp=".venv/.installed-checkout"
+  if cmp -s pyproject.toml "$stamp"; then return; fi
   PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-index --no-deps \
-    --no-build-isolation -e reranker -e . || die "the packages of this checkout: see above"
-  cat reranker/pyproject.toml pyproject.toml >"$stamp"
+    --no-build-isolation --config-settings editable_mode=compat -e . || die "this checkout: see above"
+  cp pyproject.toml "$stamp"
 }
 
 case "${1:-}" in
@@ -101,7 +102,7 @@ esac
 mkdir -p .tools
 if command -v flock >/dev/null; then exec 9>.tools/.setup.lock && flock 9; fi # a second call waits for the first
 scripts/install.sh .venv "${sets[@]}"
-install_client
+install_checkout
 setup_pulumi
 for version in "${versions[@]+"${versions[@]}"}"; do scripts/setup_vllm.sh "$version"; done
 if [ "$1" = all ]; then scripts/setup_examples.sh; fi

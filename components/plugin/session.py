@@ -36,7 +36,7 @@ class Session:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _claimed: dict[int, str] = field(default_factory=dict)
     _known: dict[str, set[int]] = field(default_factory=dict)
-    _adopted: set[int] = field(default_factory=set)
+    _adopted: dict[int, str] = field(default_factory=dict)
     _failed: dict[str, set[int]] = field(default_factory=dict)
     _prices: Mapping[int, float] = field(default_factory=dict)
     _prices_at: float = float("-inf")
@@ -60,15 +60,15 @@ class Session:
         with self._lock:
             return set(self._known.get(resource_key, ()))
 
-    def note_adopted(self, instance_id: int) -> None:
-        """Remember that a resource has adopted this instance, and has it when the update is done."""
+    def note_adopted(self, instance_id: int, mark: str) -> None:
+        """Remember which entry of the state, by its `adopted` mark, has adopted this instance."""
         with self._lock:
-            self._adopted.add(instance_id)
+            self._adopted[instance_id] = mark
 
-    def is_adopted(self, instance_id: int) -> bool:
-        """Whether a resource has adopted this instance and keeps it."""
+    def is_adopted_from(self, instance_id: int, mark: str) -> bool:
+        """Whether another entry of the state than the one with this mark has adopted this instance."""
         with self._lock:
-            return instance_id in self._adopted
+            return self._adopted.get(instance_id, mark) != mark
 
     def price_increases(self, *, max_age_s: float = FRESH_S) -> Mapping[int, float]:
         """Return announced prices by contract ($/h), read once for all instances of a refresh."""
