@@ -32,12 +32,12 @@ TABLE: Mapping[str, tuple[Action, str]] = {
     "engine-dead": ("replace", "the container runs but its server does not serve"),
     "unreachable": ("error", "nothing can be said: no answer comes from the host at all"),
     "address": ("update", "the IP or port moved"),
-    "certificate": ("replace", "the certificate is not for the new IP, or ends within tls_renew_before_d"),
+    "certificate": ("replace", "the certificate is not for the new IP, or ends within renew.certificate_before_d"),
     "image": ("replace", "the image was changed by hand"),
     "label": ("update", "the label was changed by hand"),
     "command": ("replace", "the container's command was changed by hand"),
     "price": ("warn", "the price was raised, or a raise is announced"),
-    "ending": ("replace", "the contract ends within renew_before_h"),
+    "ending": ("replace", "the contract ends within renew.before_h"),
 }
 
 
