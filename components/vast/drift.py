@@ -1,7 +1,7 @@
-"""What is said of an instance that is looked at again: in order, or drifted, why, and what `up` does about it.
+"""Drift of an instance: whether it differs from what was declared, why, and what `up` does about it.
 
-The table (also in docs/behaviour.md): what is seen -> what preview says -> what up does. Pure: a contract, a probe's
-verdict and the recorded outputs go in. Called by the Instance resource's `read`; its `diff` acts on the result.
+The table is also in docs/behaviour.md. Pure: a contract, a probe's verdict and the recorded outputs go
+in. Called by the Instance resource's `read`; its `diff` acts on the result.
 """
 
 from __future__ import annotations

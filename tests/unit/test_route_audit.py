@@ -1,4 +1,4 @@
-"""The doors: every route of a server is tried by each unauthorized caller, and an open one is seen."""
+"""The route audit: each unauthorized caller requests every route of a server, and an open one is found."""
 
 import re
 from types import SimpleNamespace
