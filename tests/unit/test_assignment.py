@@ -68,7 +68,7 @@ def test_a_machine_of_another_replica_is_not_assigned_and_its_host_comes_last():
     assert machines(assign_offers(MARKET, ReplicaSlot(2, 3), fleet_state)) == [30, 40, 10, 41, 11]
 
 
-def test_its_own_instance_is_no_sibling():
+def test_a_replicas_own_instance_is_not_another_replicas():
     own = Contract.parse(instance(id=1, machine_id=20, host_id=2, label="p/s/reranker-3@0a:d1"))
     assert FleetState.of([own], "p/s/reranker-3", "0a") == FleetState(
         names=set(), machines=set(), groups={"host": set(), "country": set()}
