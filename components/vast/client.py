@@ -1,4 +1,4 @@
-"""The Vast.ai API, typed and dumb: one method per call, no policy. Used by `rental`, the resources and ops.
+"""A typed client of Vast.ai's API, one method per call. Used by `rental`, the resources and ops.
 
 Endpoints and shapes: Vast.ai API reference. What is decided here is only what every call needs: pacing, retries of
 calls that are safe to repeat, and which error an answer is. Renting is never repeated unless it surely did not happen.
