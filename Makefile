@@ -41,7 +41,7 @@ lint: ## ruff, mypy, and what CI runs: actionlint, zizmor, shellcheck, schemas
 locks: ## requirements/*.lock from requirements.txt and requirements/*.in
 	@scripts/lock.sh
 
-docs: ## docs/configuration.md from the schema in Pulumi.yaml
+docs: ## docs/configuration.md and the config section of Pulumi.yaml, from components/config.py
 	@scripts/setup.sh test
 	@$(LOCAL) python -m scripts.configuration
 

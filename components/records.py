@@ -1,6 +1,6 @@
 """Typed records of plain data, and back: what the engine carries are maps, what the code works with are dataclasses.
 
-`structure` is called once at the door of each verb of the resources, `record` where a resource is declared. Pure.
+`structure` is called once, at the start of each verb of the resources, `record` where a resource is declared. Pure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Taking secrets out of text that people will read: log tails, API messages, error text. Called at every such edge."""
+"""Removes secrets from text that people read: log tails, API messages, error text."""
 
 from __future__ import annotations
 

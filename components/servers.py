@@ -1,4 +1,4 @@
-"""The servers of a fleet, as the resources that look after all of them take them: each asked at once, failures named.
+"""The servers of a fleet, for the resources that handle all of them: concurrent calls, failures named by server.
 
 Used by ClientKeys and RerankValidation. One resource for all servers instead of one for each: the engine writes the
 whole state after each step, so what grows with the fleet should be the machines alone.

@@ -33,7 +33,7 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Access:
-    """Who may come in, and how: keys, TLS, what the guard takes. Keys are not in the repr."""
+    """Access to the servers: keys, TLS, the guard's limits. Keys are not in the repr."""
 
     guard: bool
     tls: bool

@@ -1,4 +1,4 @@
-"""RerankValidation: scores real pairs on the servers after each deploy, as a resource; `pulumi up` fails if it fails.
+"""RerankValidation: scores real pairs on the servers after each deploy, as a resource; `pulumi up` fails with it.
 
 One for all servers, which are validated at once: those that are new or have moved, and all of them when the model, the
 key or the checks change, or on demand (`run`: any new text). The checks themselves are `components.vllm.checks`.

@@ -1,1 +1,1 @@
-"""A Vast.ai on this machine: the API's paths, shapes, errors and timing, over containers that are local processes."""
+"""An emulator of Vast.ai: its API with the same paths, JSON, errors and timing; containers are local processes."""

@@ -1,4 +1,4 @@
-"""What `caddy` is on a container's PATH: lets a config's mapped ports listen where the host has them, then execs.
+"""The command `caddy` in a container: changes the listeners of a config to the host's ports, then execs Caddy.
 
 Run as `python caddy_shim.py FILE run --config CONFIG`. FILE (JSON, written by `runtime`) says what to exec and where
 the container's ports lead. Standard library only.

@@ -1,4 +1,4 @@
-"""`/_emulator/`: what a test may look at and do. Apart from the emulated API, without a key, on loopback only."""
+"""`/_emulator/`: the control API for tests. Apart from the emulated API, without a key, on loopback only."""
 
 from __future__ import annotations
 

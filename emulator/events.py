@@ -1,4 +1,4 @@
-"""What the market does to a contract by itself: it ends, is outbid, gets dearer, gets the GPU that it waits for.
+"""Market events of a contract: it ends, is outbid, has its price raised, or gets the GPU that it waits for.
 
 Called by `heartbeat` for every contract.
 """
@@ -11,7 +11,7 @@ from emulator.world import World
 
 
 async def apply_market_events(contract: Contract, world: World) -> None:
-    """Do to a contract what the market does: it ends, is outbid, gets dearer, or gets the GPU it waits for."""
+    """Apply the one event that is due, if any."""
     machine, now = world.machine_of(contract), world.now()
     if contract.destroyed_at is not None:
         return
@@ -42,7 +42,7 @@ async def apply_market_events(contract: Contract, world: World) -> None:
 
 
 async def apply_fault(contract: Contract, rule: Rule, world: World) -> None:
-    """Do what a market fault is named for."""
+    """Apply a fault of the market: outbid, end_contract, or a price increase."""
     if rule.kind == "outbid":
         await world.outbid(contract, rule.params.get("intended"))
     elif rule.kind == "end_contract":
@@ -52,5 +52,5 @@ async def apply_fault(contract: Contract, rule: Rule, world: World) -> None:
 
 
 def ran_s(contract: Contract, now: float) -> float:
-    """Return for how long a contract has been running, or less than nothing when it is not."""
+    """Return for how many seconds a contract has been running; -1 if it is not running."""
     return now - contract.running_since if contract.running_since is not None else -1.0

@@ -1,4 +1,4 @@
-"""What a test does to a host: another address or port, no answers, power off and on. Called by `control`."""
+"""Control of a host: another address or port, no answers, power off and on. Called by `control`."""
 
 from __future__ import annotations
 

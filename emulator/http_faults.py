@@ -1,4 +1,4 @@
-"""How a call goes wrong: each request fault as a small function. Called around every call by `routes`."""
+"""Faults of API calls, a small function for each. Called around every call by `routes`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the wire carries: contracts, users and lists as the API shapes them. Pure; called by `routes`."""
+"""The JSON of contracts, users and lists, as the API sends it. Pure; called by `routes`."""
 
 from __future__ import annotations
 

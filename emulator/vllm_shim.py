@@ -1,4 +1,4 @@
-"""What `vllm` is on a container's PATH: maps the address to the host's, drops what a CPU cannot take, then execs.
+"""The command `vllm` in a container: changes the address to the host's, drops flags for GPUs, then execs vLLM.
 
 Run as `python vllm_shim.py FILE serve MODEL --flags` (or with `--model MODEL`, as the image itself would).
 FILE (JSON, written by `runtime`) says what to exec and where the container's ports lead. Standard library only.

@@ -1,1 +1,1 @@
-"""What people and pipelines run around `pulumi`. Each script has --help, and exit codes that mean one thing."""
+"""What people and pipelines run around `pulumi`: `python -m ops VERB`. Each exit code has one meaning."""

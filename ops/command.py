@@ -61,7 +61,7 @@ def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Calla
         @functools.wraps(work)
         def run(cwd: Path, as_json: bool, markdown: str | None, stack: str = "", **own: Any) -> None:
             full = f"{group.name} {name}" if group is not cli else name
-            outcome = _ended(full, stack, lambda: work(Pulumi(cwd, stack) if on_stack else cwd, **own))
+            outcome = _outcome_of(full, stack, lambda: work(Pulumi(cwd, stack) if on_stack else cwd, **own))
             sys.exit(_shown(full, stack, outcome, as_json=as_json, markdown=markdown))
 
         options = [
@@ -80,7 +80,7 @@ def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Calla
     return register
 
 
-def _ended(name: str, stack: str, work: Callable[[], Outcome]) -> Outcome:
+def _outcome_of(name: str, stack: str, work: Callable[[], Outcome]) -> Outcome:
     try:
         return work()
     except (OpsError, RerankerError, OSError) as error:

@@ -96,9 +96,9 @@ class Rotation:
         if self.config.get("guard") in ("off", "false"):
             raise OpsError(
                 USAGE,
-                "guard is off: vLLM itself knows one key only, from its start, so another key is another container",
-                f"set guard: on; or set another api_key_generation (or api_key) and run {deploy}: the new server takes "
-                "the new key only, from the moment that it is there",
+                "guard is false: vLLM itself knows one key only, from its start, so another key is another container",
+                f"set guard: true; or set another api_key_generation (or api_key) and run {deploy}: the new server "
+                "takes the new key only, from the moment that it is there",
             )
         generation, self.previous = 1, self.config.get("api_key_previous")
         if self.made:

@@ -1,4 +1,4 @@
-"""What binds a stack, read from limits.yaml. Called by the program, by the Instance resource and by the policy pack."""
+"""The limits of a stack, read from limits.yaml. Called by the program, the Instance resource and the policy pack."""
 
 from __future__ import annotations
 

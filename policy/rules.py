@@ -1,4 +1,4 @@
-"""The rules: what they ask, what they say, what to do. Plain functions of Facts and Limits; no Pulumi, no input/output.
+"""The rules of the policy: condition, message and remedy of each. Functions of Facts and Limits; no Pulumi, no I/O.
 
 One source for the program's guards (components/settings.py before anything is planned, components/instance.py before
 anything is rented) and for the policy pack (policy/__main__.py). A fact that is not known is None and is not judged.

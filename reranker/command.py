@@ -142,7 +142,7 @@ def run(args: argparse.Namespace, stdin: BinaryIO, stdout: TextIO, stderr: TextI
             raise InvalidInput("--timeout is a number of seconds above 0")
         if is_status(args):
             return status(args, out)
-        query, documents = asked(args, stdin)
+        query, documents = query_and_documents(args, stdin)
         with Reranker(endpoint_from(args).endpoint, patience=patience(args.timeout)) as reranker:
             ranking = reranker.rerank(
                 query,
@@ -174,7 +174,7 @@ def is_status(args: argparse.Namespace) -> bool:
     return True
 
 
-def asked(args: argparse.Namespace, stdin: BinaryIO) -> tuple[str, list[Document]]:
+def query_and_documents(args: argparse.Namespace, stdin: BinaryIO) -> tuple[str, list[Document]]:
     """Return query and documents, wherever they are. Raises InvalidInput."""
     words = list(args.words)
     if args.query is None and not words:

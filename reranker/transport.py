@@ -1,4 +1,4 @@
-"""One question to a reranker, asked again while the deadline lasts: answers become JSON objects, or errors of ours.
+"""One request to a reranker, repeated until a deadline. Returns JSON objects, raises errors of `errors`.
 
 Used by `client`, over `http`. Trust is the stack's own CA and nothing else.
 """

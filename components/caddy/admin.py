@@ -68,9 +68,9 @@ class CaddyAdmin:
                 if not error.broke or attempt == MAX_ATTEMPTS:
                     raise CaddyUnreachable(f"Caddy's admin API at {self.where}: {error}") from None
         if answer.status != 200:
-            said = scrub(_message(answer.text), [*(secrets or []), self._key])
+            text = scrub(_message(answer.text), [*(secrets or []), self._key])
             hint = "; the admin key is missing or not this Caddy's" if answer.status in (401, 403) else ""
-            raise CaddyError(f"Caddy's admin API at {self.where}: {method} {path}: HTTP {answer.status}: {said}{hint}")
+            raise CaddyError(f"Caddy's admin API at {self.where}: {method} {path}: HTTP {answer.status}: {text}{hint}")
         return answer
 
     def _json(self, answer: Answer) -> Json:

@@ -1,4 +1,4 @@
-"""What a Caddy holds against what it should hold: whose config it is, a digest, the difference in words.
+"""Compares the config that a Caddy holds with the one that it should hold: foreign or not, digest, difference in words.
 
 Pure; called by the Gateway resource. A stack owns the whole config of its Caddy but for `admin`, which says how that
 Caddy is reached and is set by whoever starts it.
@@ -17,7 +17,7 @@ MAX_PATHS = 3
 
 
 def split_admin(config: Json) -> tuple[Config, Config]:
-    """Return a whole config as two: what a gateway owns of it, and its `admin` part (empty where there is none)."""
+    """Split a whole config: the part that a gateway owns, and the `admin` part ({} if there is none)."""
     own = dict(config or {})
     admin = own.pop("admin", None)
     return own, {"admin": admin} if admin else {}
@@ -34,7 +34,7 @@ def is_foreign(own: Config, site: str) -> bool:
 
 
 def digest(own: Config) -> str:
-    """Return what tells one config from another without showing it."""
+    """Return the SHA-256 of a config, as hex."""
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 

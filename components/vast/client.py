@@ -1,4 +1,4 @@
-"""The Vast.ai API, typed and dumb: one method per call, no policy. Used by `rental`, the resources and ops.
+"""A typed client of Vast.ai's API, one method per call. Used by `rental`, the resources and ops.
 
 Endpoints and shapes: Vast.ai API reference. What is decided here is only what every call needs: pacing, retries of
 calls that are safe to repeat, and which error an answer is. Renting is never repeated unless it surely did not happen.
@@ -290,24 +290,29 @@ class VastClient:
         data = answer.json()
         fields = data if isinstance(data, dict) else {}
         code = str(fields.get("error") or "")
-        said = str(fields.get("msg") or fields.get("message") or fields.get("detail") or answer.text[:200]).strip()
-        said = scrub(said, [self._key])
+        message = str(fields.get("msg") or fields.get("message") or fields.get("detail") or answer.text[:200]).strip()
+        message = scrub(message, [self._key])
         where = f"{doing} at {self.api_url}"
         status = answer.status
-        if status in (401, 403) or code == "auth_error" or "Invalid user key" in said or "Session expired" in said:
+        if (
+            status in (401, 403)
+            or code == "auth_error"
+            or "Invalid user key" in message
+            or "Session expired" in message
+        ):
             return AuthError(
-                f"Vast.ai refuses the key ({where}: HTTP {status} {said}); {KEY_HELP}", status=status, code=code
+                f"Vast.ai refuses the key ({where}: HTTP {status} {message}); {KEY_HELP}", status=status, code=code
             )
         if status == 429:
             limited = RateLimited(
-                f"Vast.ai still says 'too many requests' ({where}: {said}); wait and run again",
+                f"Vast.ai still says 'too many requests' ({where}: {message}); wait and run again",
                 status=status,
                 code=code,
             )
             limited.retry_after_s = _retry_after(answer)
             return limited
-        if status in (400, 404, 410) and any(sign in f"{code} {said}" for sign in _TAKEN):
-            return OfferTaken(f"{where}: the offer is gone ({said})", status=status, code=code)
+        if status in (400, 404, 410) and any(sign in f"{code} {message}" for sign in _TAKEN):
+            return OfferTaken(f"{where}: the offer is gone ({message})", status=status, code=code)
         if 300 <= status < 400:
             target = answer.headers.get("location", "elsewhere")
             return ApiError(
@@ -316,7 +321,7 @@ class VastClient:
                 code=code,
             )
         cls = CreateFailed if doing.startswith("renting") else ApiError
-        return cls(f"{where}: HTTP {status} {code} {said}".rstrip(), status=status, code=code, body=fields)
+        return cls(f"{where}: HTTP {status} {code} {message}".rstrip(), status=status, code=code, body=fields)
 
     def _object(self, answer: Answer, what: str) -> dict[str, Json]:
         data = answer.json()

@@ -1,7 +1,7 @@
-"""What is said of an instance that is looked at again: in order, or drifted, why, and what `up` does about it.
+"""Drift of an instance: whether it differs from what was declared, why, and what `up` does about it.
 
-The table (also in docs/behaviour.md): what is seen -> what preview says -> what up does. Pure: a contract, a probe's
-verdict and the recorded outputs go in. Called by the Instance resource's `read`; its `diff` acts on the result.
+The table is also in docs/behaviour.md. Pure: a contract, a probe's verdict and the recorded outputs go
+in. Called by the Instance resource's `read`; its `diff` acts on the result.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ TABLE: Mapping[str, tuple[Action, str]] = {
     "engine-dead": ("replace", "the container runs but its server does not serve"),
     "unreachable": ("error", "nothing can be said: no answer comes from the host at all"),
     "address": ("update", "the IP or port moved"),
-    "certificate": ("replace", "the certificate is not for the new IP, or ends within tls_renew_before_d"),
+    "certificate": ("replace", "the certificate is not for the new IP, or ends within renew.certificate_before_d"),
     "image": ("replace", "the image was changed by hand"),
     "label": ("update", "the label was changed by hand"),
     "command": ("replace", "the container's command was changed by hand"),
     "price": ("warn", "the price was raised, or a raise is announced"),
-    "ending": ("replace", "the contract ends within renew_before_h"),
+    "ending": ("replace", "the contract ends within renew.before_h"),
 }
 
 

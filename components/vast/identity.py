@@ -1,4 +1,4 @@
-"""Who a rented server is, by certificate: a leaf signed by the stack's own CA for the IP that an offer shows.
+"""Server certificates: a leaf for the IP that an offer shows, signed by the stack's own CA.
 
 Made by `rental` for each offer before it is rented; the private key goes to the container's environment and nowhere
 else. EC P-256 keeps certificate and key small: Vast.ai takes 256 characters in an environment value.

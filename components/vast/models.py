@@ -1,4 +1,4 @@
-"""What the marketplace speaks of, as frozen records: Offer, Contract, Account. Made by `client`, read by everyone.
+"""Vast.ai's objects as frozen records: Offer, Contract, Account. Made by `client`.
 
 Units are in the names: `_mb` as Vast lists them (MiB-ish), `_mbps` megabits, `dph` dollars per hour.
 Field meanings: Vast.ai API reference, "search offers" and "show instance".

@@ -1,4 +1,4 @@
-"""Can it be paid, judged before anything is rented; and what it costs, split the way Vast.ai bills it. Pure."""
+"""Checks of budget and credit before anything is rented, and costs as Vast.ai bills them. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the server answer? One real request to an instance's address, and what its answer, or silence, proves.
+"""The readiness probe: one real request to an instance's address, and the verdict on its answer or on no answer.
 
 Generic over servers: method, path, headers, body, and what the answer must contain. Used by `rental` while an
 instance boots and by `drift` when it is looked at again.

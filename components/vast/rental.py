@@ -243,8 +243,8 @@ class Rental:
                 self._destroy(error.leaked_id)
                 self._lost(candidate, f"refused: {error}")
             elif error.status in (400, 403) and "invalid" in f"{error.code} {error}":
-                said = scrub(str(error), self._secrets)
-                raise RentalFailed(f"the API refuses what was asked for: {said}") from None
+                text = scrub(str(error), self._secrets)
+                raise RentalFailed(f"the API refuses what was asked for: {text}") from None
             elif "credit" in str(error):
                 raise RentalFailed(
                     f"the account cannot pay: {error}; add credit at https://cloud.vast.ai/billing/"

@@ -1,4 +1,4 @@
-"""What a rental is told and what it reports: the order, a bid, what was rented, what was rejected. Pure records."""
+"""Input and result of a rental, as records: the order, a bid, the rented instance, the rejected machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to run on a rented machine, and until when it may take. Built by the Instance resource, used by `rental`."""
+"""The container to run on a rented machine, and the deadlines of its boot. Built by the Instance resource."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Catalog:
         """
         if problems := self.problems_with_image(ref):
             raise ConfigError(problems)
-        return self.images.get(ref) or self._stranger(ref)
+        return self.images.get(ref) or self._image_outside_catalog(ref)
 
     def problems_with_model(self, name: str) -> list[str]:
         """Return what is wrong with a model name: nothing, or one line with the nearest names."""
@@ -132,7 +132,7 @@ class Catalog:
         """Return the disk to rent, in GB: the unpacked image, the weights, and room for caches and logs."""
         return image.disk_gb + model.weights_gb + DISK_MARGIN_GB
 
-    def _stranger(self, ref: str) -> Image:
+    def _image_outside_catalog(self, ref: str) -> Image:
         known = list(self.images.values())
         caps = [image.compute_cap_max for image in known if image.compute_cap_max is not None]
         version = VERSION.search(_tag(ref.partition("@")[0]))

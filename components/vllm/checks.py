@@ -1,4 +1,4 @@
-"""Is this server the reranker it should be? Scores golden pairs and tries the edges, with a report of what it saw.
+"""The validation of a server: golden pairs, limits, closed routes, TLS; with a report of what it saw.
 
 Run by the RerankValidation resource after each deploy, and by hand. What is asked is here, what is a good answer is in
 `score_checks`. A check that fails names itself, what it saw and what to do.

@@ -162,10 +162,10 @@ class RerankClient:
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         answer = self._answer(method, path, bearer(self.key), None if body is None else json.dumps(body).encode())
         if answer.status != 200:
-            said = self._shown(answer.message())
+            message = self._shown(answer.message())
             hint = "; the API key is missing or not this server's" if answer.status in (401, 403) else ""
-            text = f"{method} {self.url}{path}: HTTP {answer.status}: {said}{hint}"
-            raise ServerError(text, status=answer.status, message=said)
+            text = f"{method} {self.url}{path}: HTTP {answer.status}: {message}{hint}"
+            raise ServerError(text, status=answer.status, message=message)
         raw = answer.json()
         if not isinstance(raw, dict):
             self._malformed(path, ValueError("not a JSON object"), answer.text)

@@ -1,4 +1,4 @@
-"""What an endpoint shows to one who checks its certificate, and to one who speaks no TLS. Run by `checks`."""
+"""TLS checks of an endpoint: with the right CA, with another one, and without TLS. Run by `checks`."""
 
 from __future__ import annotations
 

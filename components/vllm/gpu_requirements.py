@@ -1,4 +1,4 @@
-"""Does a machine fit what it is rented for? What model, image and dtype demand of a GPU, and which flags a version has.
+"""What model, image and dtype require of a GPU, and which flags each version of vLLM has.
 
 Called by settings, before anything is searched. Estimates err to the side of a machine that turns out too large.
 """

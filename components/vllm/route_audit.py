@@ -112,8 +112,8 @@ def audit_routes(
 def table(audited: Sequence[AuditedRoute]) -> str:
     """Return the routes as a Markdown table: route, methods, and what each caller was told."""
     callers = list(audited[0].statuses) if audited else []
-    connections = [f"| {' | '.join(['route', 'methods', *callers])} |", "|" + " --- |" * (2 + len(callers))]
+    rows = [f"| {' | '.join(['route', 'methods', *callers])} |", "|" + " --- |" * (2 + len(callers))]
     for route in audited:
-        told = [" ".join(map(str, dict.fromkeys(route.statuses[who]))) for who in callers]
-        connections.append(f"| {' | '.join([route.path, ' '.join(route.methods), *told])} |")
-    return "\n".join(connections)
+        statuses = [" ".join(map(str, dict.fromkeys(route.statuses[who]))) for who in callers]
+        rows.append(f"| {' | '.join([route.path, ' '.join(route.methods), *statuses])} |")
+    return "\n".join(rows)

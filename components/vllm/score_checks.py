@@ -1,4 +1,4 @@
-"""What is a good answer of a reranker? Each judge takes what a server sent and returns a Check: passed, saw, advice.
+"""Checks of a server's answers. Each function takes what a server sent and returns a Check: passed, saw, advice.
 
 Functions of data, called by `checks`. Forms and error texts: vLLM 0.19.1 and 0.32.0.
 """

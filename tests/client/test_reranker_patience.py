@@ -1,4 +1,4 @@
-"""What the client asks again, how long it waits, and when it gives up."""
+"""Which requests the client repeats, how long it waits between them, and when it gives up."""
 
 import json
 import socket
@@ -159,7 +159,7 @@ def test_a_closed_port_is_unreachable_and_says_refused():
         Reranker.from_url(f"https://127.0.0.1:{port}", KEY, patience=patience).models()
 
 
-def test_an_address_that_is_none_after_all_is_not_asked_again():
+def test_a_host_name_that_cannot_be_resolved_is_not_tried_again():
     clock = Clock()
     client = Reranker.from_url("https://.", KEY, clock=clock, sleep=clock.sleep)
     with pytest.raises(Unreachable, match=r"GET https://\./v1/models: "):

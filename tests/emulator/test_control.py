@@ -1,4 +1,4 @@
-"""What the control API does to instances and hosts, each action by what a client then sees."""
+"""Each action of the control API on instances and hosts, by what a client of the API sees afterwards."""
 
 import re
 from pathlib import Path
@@ -91,7 +91,7 @@ def test_reset_leaves_nothing(vast):
     assert vast.call("GET", "0/users/current/").json()["credit"] == 25.0
 
 
-def test_control_answers_for_what_is_not_there(vast):
+def test_an_instance_host_or_action_that_does_not_exist_is_refused(vast):
     for path in ("instances/1/kill", "hosts/1/die"):
         assert requests.post(f"{vast.url}/_emulator/{path}", json={}, timeout=5).status_code == 404
     machine = vast.offer()["machine_id"]
@@ -186,7 +186,7 @@ def test_a_process_moves_to_the_new_address(stub, what):
     assert not answers(endpoint(row))
 
 
-def test_every_host_at_once_is_all(vast):
+def test_hosts_all_is_every_host_at_once(vast):
     row = vast.running()
     vast.control("hosts/all/die")
     assert vast.offers() == []

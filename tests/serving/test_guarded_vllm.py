@@ -1,4 +1,4 @@
-"""The default launch, guard and TLS, on real vLLM of two versions; and which doors are open without a guard."""
+"""The default launch, guard and TLS, on real vLLM of two versions; and which routes are open without a guard."""
 
 from __future__ import annotations
 

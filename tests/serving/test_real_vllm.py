@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.all]
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 QWEN3 = "Qwen/Qwen3-Reranker-0.6B"
-# What the guide's form leaves open, of what a stranger could use or learn from.
+# What the guide's form leaves open, of what anyone could use or learn from.
 OPEN_WITHOUT_GUARD = {"/rerank", "/score", "/metrics", "/openapi.json", "/docs", "/version", "/tokenize", "/pooling"}
 WHERE_IS_MINILM = """
 import importlib.metadata as md
@@ -141,7 +141,7 @@ def test_every_metric_that_the_dashboard_asks_vllm_for_is_in_a_scrape_which_coun
     assert absent(dashboard, scrape(), prefix="vllm:|http_", given=given) == []
 
 
-def test_without_the_guard_the_doors_of_the_guides_form_are_open(
+def test_without_the_guard_the_routes_of_the_guides_form_are_open(
     cross_encoder: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     routes = routes_of(cross_encoder.client)

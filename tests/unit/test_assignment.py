@@ -37,9 +37,9 @@ def test_a_single_replica_gets_them_all_by_rank():
 
 @pytest.mark.parametrize("of", [2, 3, 5])
 @pytest.mark.parametrize("spread", ["host", "country", "none"])
-def test_no_machine_is_dealt_twice_and_none_is_left_out(of, spread):
-    dealt = [machines(assign_offers(MARKET, ReplicaSlot(index, of, spread), FleetState())) for index in range(of)]
-    everything = [one for hand in dealt for one in hand]
+def test_no_machine_is_assigned_twice_and_none_is_left_out(of, spread):
+    assigned = [machines(assign_offers(MARKET, ReplicaSlot(index, of, spread), FleetState())) for index in range(of)]
+    everything = [one for offers in assigned for one in offers]
     assert sorted(everything) == [10, 11, 20, 30, 40, 41]
 
 
@@ -54,7 +54,7 @@ def test_first_choices_are_in_different_countries_if_asked():
     assert machines(first) == [10, 20, 40]
 
 
-def test_what_a_sibling_has_is_not_dealt_and_its_host_comes_last():
+def test_a_machine_of_another_replica_is_not_assigned_and_its_host_comes_last():
     contracts = [
         Contract.parse(instance(id=1, machine_id=20, host_id=2, label="p/s/reranker@0a:d1")),
         Contract.parse(instance(id=2, machine_id=99, host_id=1, label="p/s/reranker-2@0a:d1")),
@@ -68,7 +68,7 @@ def test_what_a_sibling_has_is_not_dealt_and_its_host_comes_last():
     assert machines(assign_offers(MARKET, ReplicaSlot(2, 3), fleet_state)) == [30, 40, 10, 41, 11]
 
 
-def test_its_own_instance_is_no_sibling():
+def test_a_replicas_own_instance_is_not_another_replicas():
     own = Contract.parse(instance(id=1, machine_id=20, host_id=2, label="p/s/reranker-3@0a:d1"))
     assert FleetState.of([own], "p/s/reranker-3", "0a") == FleetState(
         names=set(), machines=set(), groups={"host": set(), "country": set()}

@@ -157,13 +157,13 @@ def test_a_request_that_takes_longer_than_the_measurement_is_waited_for(tmp_path
 
 
 def test_an_endpoint_with_tls_is_measured_by_its_ca_and_by_no_other(tmp_path):
-    authority, stranger = Authority.make("bench"), Authority.make("somebody else")
+    authority, other = Authority.make("bench"), Authority.make("somebody else")
     issued = authority.issue("127.0.0.1")
     for name, label, content in (("cert", "CERTIFICATE", issued.certificate), ("key", "PRIVATE KEY", issued.key)):
         text = base64.encodebytes(content).decode()
         (tmp_path / name).write_text(f"-----BEGIN {label}-----\n{text}-----END {label}-----\n")
     (tmp_path / "ca.pem").write_text(authority.certificate)
-    (tmp_path / "other.pem").write_text(stranger.certificate)
+    (tmp_path / "other.pem").write_text(other.certificate)
     app = Stub(Served(("m",), "m", 512, (KEY,)))
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, log_level="critical", ssl_certfile=tmp_path / "cert", ssl_keyfile=tmp_path / "key")

@@ -218,12 +218,12 @@ def test_a_drift_survives_the_trip_through_state():
     assert Drift.parse("nonsense") is None
 
 
-def test_labels_are_read_back_and_strangers_are_not_ours():
+def test_labels_are_read_back_and_those_of_others_are_not_ours():
     label = Label("vast-reranker/dev/reranker", "0a1b2c3d", "abc", pending=True)
     assert Label.parse(str(label)) == label
     assert Label.parse(str(label.marked(pending=False))) == label.marked(pending=False)
-    for stranger in ("", "my box", "a/b:c", "a@b:c", "vast-reranker/dev/reranker"):
-        assert Label.parse(stranger) is None
+    for other in ("", "my box", "a/b:c", "a@b:c", "vast-reranker/dev/reranker"):
+        assert Label.parse(other) is None
 
 
 def test_the_digest_changes_with_secrets_but_shows_none():

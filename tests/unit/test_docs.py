@@ -30,6 +30,13 @@ def test_every_rule_of_the_policy_is_in_the_docs():
         assert f"`{rule.name}`" in DOCS["environments.md"], rule.name
 
 
+def test_every_output_of_the_stack_is_in_the_docs():
+    exported = re.findall(r'^pulumi\.export\("(\w+)"', (REPO / "__main__.py").read_text(), re.M)
+    assert exported
+    for name in exported:
+        assert re.search(rf"^\|[^|]*`{name}`", DOCS["outputs.md"], re.M), name
+
+
 def test_every_kind_of_drift_has_a_runbook():
     for kind in TABLE:
         assert f"`{kind}`" in DOCS["operations.md"], kind

@@ -48,7 +48,7 @@ def test_a_stack_file_says_only_what_differs_from_the_defaults(name):
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_what_costs_money_is_bound_in_price_disk_and_doors(name):
+def test_what_costs_money_is_bound_in_price_disk_and_routes(name):
     limits = limits_of(name)
     assert {"pinned-image", "tls-and-guard", "label", "validation"} <= set(limits.rules)
     assert limits.max_hourly_usd

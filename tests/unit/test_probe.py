@@ -191,7 +191,9 @@ def test_a_certificate_of_ours_for_the_address_is_ready(authority, tmp_path):
 
 
 @pytest.mark.parametrize(("whose", "ip"), [("another's", IP), ("ours", "127.0.0.9")])
-def test_a_certificate_of_another_authority_or_for_another_address_is_a_strangers(authority, tmp_path, whose, ip):
+def test_a_certificate_of_another_authority_or_for_another_address_is_a_wrong_certificate(
+    authority, tmp_path, whose, ip
+):
     signer = authority if whose == "ours" else Authority.make(whose)
     with server(secured(context_of(signer, tmp_path, ip))) as port:
         probed = ask(port, ca=authority.certificate)

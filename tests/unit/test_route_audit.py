@@ -1,4 +1,4 @@
-"""The doors: every route of a server is tried by each unauthorized caller, and an open one is seen."""
+"""The route audit: each unauthorized caller requests every route of a server, and an open one is found."""
 
 import re
 from types import SimpleNamespace
@@ -71,7 +71,7 @@ def test_routes_of_included_routers_are_listed_with_their_methods():
     assert list(registered(None)) == []
 
 
-def test_the_servers_own_list_adds_its_routes_and_methods_to_the_doors(server):
+def test_the_servers_own_list_adds_its_routes_and_methods_to_the_audit(server):
     audited = {route.path: route.methods for route in routes_to_audit(routes_of(client(server)))}
     assert set(audited) == {*ROUTES_OF_VLLM, "/loras/x"}
     assert audited["/loras/x"] == ("GET", "POST", "DELETE")
@@ -84,7 +84,7 @@ def test_a_server_that_lists_nothing_is_tried_by_the_list_of_vllms_routes(server
     assert not judge_listed(["/docs"]).passed
 
 
-def test_behind_a_guard_every_door_is_closed_to_everyone_without_the_key(server):
+def test_behind_a_guard_every_route_is_closed_to_everyone_without_the_key(server):
     found = audit_routes(
         client(server), routes_to_audit(routes_of(client(server))), unauthorized_callers(KEYS[0], in_query=True)
     )
@@ -95,7 +95,7 @@ def test_behind_a_guard_every_door_is_closed_to_everyone_without_the_key(server)
     assert KEYS[0] not in table(found)
 
 
-def test_a_door_that_a_guard_leaves_open_is_named():
+def test_a_route_that_a_guard_leaves_open_is_named():
     with Listening("httptools") as open_health:
         found = audit_routes(
             client(open_health), [AuditedRoute("/health", ("GET", "POST"))], unauthorized_callers(KEYS[0])
@@ -105,7 +105,7 @@ def test_a_door_that_a_guard_leaves_open_is_named():
     assert found[0].statuses["no key"] == (299, 404)
 
 
-def test_the_main_doors_alone_tell_a_server_that_has_no_guard(server):
+def test_the_main_routes_alone_show_that_a_server_has_no_guard(server):
     closed = audit_routes(client(server), MAIN_ROUTES, unauthorized_callers(KEYS[0]))
     assert judge_closed("no key", {route.path: route.statuses["no key"] for route in closed}).passed
     with Listening("httptools") as bare:
@@ -123,7 +123,7 @@ def test_a_wrong_key_is_one_letter_off_and_no_valid_key_goes_where_servers_log()
     assert list(unauthorized_callers(None)) == ["no key", "a wrong key"]
 
 
-def test_a_server_that_goes_away_is_an_error_that_names_the_door_and_not_the_key():
+def test_a_server_that_goes_away_is_an_error_that_names_the_route_and_not_the_key():
     gone = RerankClient("http://127.0.0.1:9", KEYS[0], timeout_s=2)
     with pytest.raises(ServerUnreachable, match=re.escape("GET http://127.0.0.1:9/rerank")) as caught:
         audit_routes(gone, [AuditedRoute("/rerank", ("GET",))], unauthorized_callers(KEYS[0], in_query=True))

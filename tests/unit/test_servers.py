@@ -72,13 +72,13 @@ def test_what_came_of_each_is_returned_by_name():
 
 def test_all_are_asked_at_once_in_the_context_of_the_caller():
     together, row_of = threading.Barrier(3), contextvars.ContextVar("row", default="")
-    row_of.set("urn:ring")
+    row_of.set("urn:keys")
 
     def act(_server):
         together.wait(5)
         return row_of.get()
 
-    assert set(on_each(SERVERS, act).values()) == {"urn:ring"}
+    assert set(on_each(SERVERS, act).values()) == {"urn:keys"}
 
 
 def test_those_that_fail_are_named_once_all_have_ended():
@@ -158,7 +158,7 @@ def guarded():
             one.close()
 
 
-def ring(guarded, *keys):
+def keys_of(guarded, *keys):
     servers = [row(name, one.server.server_port, at) for at, (name, one) in enumerate(guarded.items())]
     return {"servers": servers, "own_key": OWN, "keys": list(keys), "ca_certificate": ""}
 
@@ -170,18 +170,18 @@ def digests(*keys):
 def test_only_a_server_that_is_new_is_told_the_keys(guarded):
     provider = ClientKeysProvider()
     third = guarded.pop("reranker-3")
-    outs = provider.create(ring(guarded, "a")).outs
+    outs = provider.create(keys_of(guarded, "a")).outs
     assert outs["current"] == "a"
     guarded["reranker-3"] = third
-    provider.update("x", outs, ring(guarded, "a"))
+    provider.update("x", outs, keys_of(guarded, "a"))
     assert {name: one.told for name, one in guarded.items()} == dict.fromkeys(NAMES, 1)
     assert third.keys == digests("a")
 
 
 def test_a_rotation_that_one_server_missed_fails_by_its_name_and_the_next_one_reaches_all(guarded):
     provider = ClientKeysProvider()
-    outs = provider.create(ring(guarded, "a")).outs
-    rotated = ring(guarded, "b", "a")
+    outs = provider.create(keys_of(guarded, "a")).outs
+    rotated = keys_of(guarded, "b", "a")
     guarded["reranker-2"].close()
     with pytest.raises(Exception, match=r"(?s)1 of 3 servers:.*reranker-2: ") as failed:
         provider.update("x", outs, rotated)
@@ -191,7 +191,7 @@ def test_a_rotation_that_one_server_missed_fails_by_its_name_and_the_next_one_re
     seen = provider.read("x", outs).outs  # what the state knows is the old keys
     assert seen["drift"].endswith(": reranker, reranker-3")
     guarded["reranker-2"] = Guarded()
-    outs = provider.update("x", seen, ring(guarded, "b", "a")).outs
+    outs = provider.update("x", seen, keys_of(guarded, "b", "a")).outs
     assert all(one.keys == digests("b", "a") for one in guarded.values())
     assert outs["drift"] == ""
     assert provider.read("x", outs).outs["drift"] == ""
@@ -199,22 +199,22 @@ def test_a_rotation_that_one_server_missed_fails_by_its_name_and_the_next_one_re
 
 def test_drift_of_the_keys_outlasts_a_server_that_cannot_be_asked_and_tells_a_healed_fleet_anew(guarded):
     provider = ClientKeysProvider()
-    outs = provider.create(ring(guarded, "a")).outs
+    outs = provider.create(keys_of(guarded, "a")).outs
     guarded["reranker-2"].keys = digests("another")
     outs = provider.read("x", outs).outs
     assert outs["drift"].endswith(": reranker-2")
     guarded["reranker-2"].close()
     assert provider.read("x", outs).outs["drift"] == outs["drift"]
     guarded["reranker-2"] = Guarded()
-    outs = provider.update("x", outs, ring(guarded, "a")).outs
+    outs = provider.update("x", outs, keys_of(guarded, "a")).outs
     assert {one.told for one in guarded.values()} == {1, 2}
     assert all(one.keys == digests("a") for one in guarded.values())
     assert outs["drift"] == ""
 
 
-def test_a_ring_that_is_deleted_leaves_servers_that_take_no_clients_key(guarded):
+def test_client_keys_that_are_deleted_leave_servers_that_take_no_clients_key(guarded):
     provider = ClientKeysProvider()
-    outs = provider.create(ring(guarded, "a")).outs
+    outs = provider.create(keys_of(guarded, "a")).outs
     guarded["reranker-2"].close()
     provider.delete("x", outs)
     assert guarded["reranker"].keys == guarded["reranker-3"].keys == set()
