@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ops.plan import INSTANCE
+from ops.plan import INSTANCE, named
 
 Json = Any
 FLEET = "vast:index:RerankerFleet"
@@ -104,8 +104,3 @@ def secret_output(resource: Mapping[str, Json], name: str) -> str:
 def kind(resource: Mapping[str, Json]) -> str:
     """Return a resource's type without where its provider comes from: vast:Instance."""
     return str(resource.get("type")).rpartition("/")[2]
-
-
-def named(urn: str) -> str:
-    """Return the name at the end of a URN."""
-    return str(urn).rpartition("::")[2]

@@ -21,8 +21,8 @@ from ops.config import StackConfig, assignments
 from ops.deploy import deploy_summary
 from ops.engine import Pulumi
 from ops.exits import ERROR, PENDING, USAGE, OpsError
-from ops.fleet import Fleet, batches, named
-from ops.plan import Plan
+from ops.fleet import Fleet, batches
+from ops.plan import Plan, named
 
 Json = Any
 COMPONENTS = "vast:index:"  # groups of resources, nothing by themselves
@@ -145,8 +145,8 @@ def roll_back(roll: Roll, config: StackConfig, error: OpsError) -> OpsError:
         ": the gateway sends to those that were validated" if Fleet.parse(pulumi.resources()).gateway else ""
     )
     again = f"python -m ops roll --stack {pulumi.name} --surge {roll.surge} goes on where it stopped"
-    if pulumi.interrupted or not config.changed:
-        why = "interrupted" if pulumi.interrupted else "stopped"
+    if pulumi.command.interrupted or not config.changed:
+        why = "interrupted" if pulumi.command.interrupted else "stopped"
         there = ", the config as it is now" if config.changed else ""
         return OpsError(
             error.code,
