@@ -31,7 +31,6 @@ from ops.fleet import kind
 from ops.plan import INSTANCE
 
 Json = Any
-
 # the project's name, from Pulumi.yaml: the first part of its labels
 NAMESPACE = yaml.safe_load(Path(__file__).parents[1].joinpath("Pulumi.yaml").read_text(encoding="utf-8"))["name"]
 

@@ -18,7 +18,6 @@ Json = Any
 MAX_TEXT_CHARS = 600
 MAX_ERROR_CHARS = 6000
 SIGNS = {"create": "+ create", "update": "~ update", "replace": "± replace", "delete": "- delete"}
-NOUNS = {"create": "to create", "update": "to update", "replace": "to replace", "delete": "to delete"}
 
 
 def safe(text: object, chars: int = MAX_TEXT_CHARS) -> str:
@@ -56,8 +55,7 @@ def failure(command: str, stack: str, error: OpsError) -> str:
 
 def plan_line(plan: Plan) -> str:
     """Return the plan's count in words."""
-    counts = plan.counts()
-    return ", ".join(f"{counts[op]} {NOUNS[op]}" for op in counts) if counts else "nothing to change"
+    return ", ".join(f"{count} to {op}" for op, count in plan.counts().items()) or "nothing to change"
 
 
 def changes(plan: Plan) -> str:
@@ -113,20 +111,17 @@ def bullets(title: str, texts: Iterable[str]) -> list[str]:
 
 def running(outputs: Outputs) -> str:
     """Return what a stack has running; never its key."""
-    checked = (
-        "-" if outputs.validated is None else f"{'passed' if outputs.validated else 'FAILED'}, {outputs.checks} checks"
-    )
-    rows = [("url", code(outputs.url) if outputs.url else "-"), ("model", safe(outputs.model))]
-    rows += [
+    hourly, checked = outputs.hourly_cost_usd, f"{'passed' if outputs.validated else 'FAILED'}, {outputs.checks} checks"
+    instances = [
         (f"instance {one.instance_id}", f"{safe(one.gpu)} on machine {one.machine_id}, {usd(one.hourly_cost_usd)}/h")
         for one in outputs.replicas
     ]
-    rows += [
-        (
-            "price",
-            f"{usd(outputs.hourly_cost_usd)}/h, {usd(outputs.hourly_cost_usd * HOURS_PER_MONTH, digits=2)} a month",
-        ),
-        ("validation", checked),
+    rows = [
+        ("url", code(outputs.url) if outputs.url else "-"),
+        ("model", safe(outputs.model)),
+        *instances,
+        ("price", f"{usd(hourly)}/h, {usd(hourly * HOURS_PER_MONTH, digits=2)} a month"),
+        ("validation", "-" if outputs.validated is None else checked),
         ("weights that ran", safe(outputs.weights or "-")),
     ]
     return table(("output", "value"), rows)
