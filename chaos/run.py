@@ -47,7 +47,6 @@ class Scenario:
 
     @classmethod
     def of(cls, seed: int) -> Scenario:
-        """Draw a run."""
         dice = random.Random(seed)
         return cls(
             seed=seed,
@@ -89,7 +88,6 @@ class Runner:
         self._fired: dict[str, int] = {}
 
     def run(self, scenario: Scenario) -> Result:
-        """Do one run and judge it."""
         self._control("DELETE", "faults")
         self._prepare(scenario)
         if scenario.fault != "none":

@@ -191,7 +191,6 @@ class EngineStack:
         return self
 
     def up(self, *args: str) -> Done:
-        """Deploy without a preview."""
         return self.run("up", "--yes", "--skip-preview", *args)
 
     def preview(self, *args: str) -> Done:

@@ -49,7 +49,6 @@ class Orphan:
         return self.contract.dph_total_usd * self.age_s / 3600.0
 
     def record(self) -> dict[str, Json]:
-        """Return it for --json."""
         return {
             "instance_id": self.contract.id,
             "machine_id": self.contract.machine_id,

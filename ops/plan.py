@@ -74,7 +74,6 @@ class Plan:
 
     @property
     def in_sync(self) -> bool:
-        """Whether nothing is to be done."""
         return not self.steps
 
     def counts(self) -> dict[str, int]:
