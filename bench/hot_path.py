@@ -69,13 +69,6 @@ def cpu_of_children_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def ok(stack: EngineStack, *args: str) -> None:
-    """Run a pulumi command; raise RuntimeError with its text if it fails."""
-    done = stack.run(*args)
-    if done.rc != 0:
-        raise RuntimeError(done.text[-4000:])
-
-
 def program(folder: Path, url: str, venv: Path, **files: str) -> EngineStack:
     """Return a stack of a program of its own: module name -> source."""
     stack = EngineStack(folder, url, packages_listed=False, venv=venv)
@@ -102,7 +95,7 @@ def measure(
     timings: dict[str, Timing] = {}
 
     def take(what: str, stack: EngineStack, *args: str) -> None:
-        timings.setdefault(what, Timing(what)).measure(lambda: ok(stack, *args))
+        timings.setdefault(what, Timing(what)).measure(lambda: stack.ok(*args))
 
     with EmulatorServer(runtime="none", time="real", boot_s=boot_s, state_dir=folder / "emulator") as market:
         running = {
@@ -115,16 +108,16 @@ def measure(
             renewed[name] = project(folder / f"renewed-{name}", market.url, venv, repo)
         for stack in running.values():
             requests.post(f"{market.url}/_emulator/requests/reset", timeout=10)
-            ok(stack, "up", "--yes", "--skip-preview")
+            stack.ok("up", "--yes", "--skip-preview")
         counts = requests.get(f"{market.url}/_emulator/requests", timeout=10).json()["requests"]
         for _ in range(rounds):
             for name, stack in running.items():
                 take(f"preview, {name}", stack, "preview", "--expect-no-changes")
             for name, stack in renewed.items():
                 take(f"up with {boot_s:g} s of boot, {name}", stack, "up", "--yes")
-                ok(stack, "destroy", "--yes", "--skip-preview")
+                stack.ok("destroy", "--yes", "--skip-preview")
         for stack in running.values():
-            ok(stack, "destroy", "--yes", "--skip-preview")
+            stack.ok("destroy", "--yes", "--skip-preview")
     return list(timings.values()), sum(count for name, count in counts.items() if name not in POLLS)
 
 

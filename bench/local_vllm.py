@@ -47,15 +47,11 @@ def running() -> Iterator[list[Target]]:
             sys.stderr.write(f"starting vLLM on this CPU, {name}\n")
             targets.append(stack.enter_context(_server(containers, number, name, guard=guard, tls=tls)))
         secured = targets[-1]
+        ca = Path(secured.ca or "").read_text()
         front = gateway_in_front_of(
-            [secured.url],
-            upstream_key=secured.key or "",
-            model=MODEL,
-            upstream_ca=Path(secured.ca or "").read_text(),
+            [secured.url], upstream_key=secured.key or "", model=MODEL, upstream_ca=ca, name="gateway, guard and TLS"
         )
-        gateway = stack.enter_context(front)
-        targets.append(Target("gateway, guard and TLS", gateway.url, MODEL, gateway.api_key, gateway.ca_file))
-        yield targets
+        yield [*targets, stack.enter_context(front)]
 
 
 @contextlib.contextmanager

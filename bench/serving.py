@@ -18,7 +18,6 @@ import click
 from bench import report
 from bench.load import Cell, Target, run
 
-WIDTHS = (1, 8, 32)
 RESULTS = Path("bench/results/serving.json")
 
 
@@ -28,7 +27,7 @@ class Load:
 
     pairs: tuple[int, ...] = (8, 32, 128)
     words: int = 30
-    users: tuple[int, ...] = WIDTHS
+    users: tuple[int, ...] = (1, 8, 32)
     rounds: int = 3
     seconds: float = 10.0
 

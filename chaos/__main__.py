@@ -37,12 +37,8 @@ def work(folder: Path, seeds: list[int]) -> Iterator[Result]:
             if not result.good:  # a fresh stack: one fault must not be counted again in the runs after it
                 runner.stack.destroy()
                 for instance_id in runner.billed():
-                    requests.delete(
-                        f"{market.url}/api/v0/instances/{instance_id}/",
-                        headers={"Authorization": "Bearer emulator-key"},
-                        json={},
-                        timeout=10,
-                    )
+                    instance = f"{market.url}/api/v0/instances/{instance_id}/"
+                    requests.delete(instance, headers={"Authorization": "Bearer emulator-key"}, json={}, timeout=10)
 
 
 def main() -> int:
@@ -64,11 +60,8 @@ def main() -> int:
                 mark = "ok  " if result.good else "FAIL"
                 print(f"{mark} {result.scenario}", flush=True)
                 if not result.good:
-                    print(
-                        f"     leaked {result.leaked} missing {result.missing} unmarked {result.unmarked} "
-                        f"{result.stuck}",
-                        flush=True,
-                    )
+                    left = f"leaked {result.leaked} missing {result.missing} unmarked {result.unmarked}"
+                    print(f"     {left} {result.stuck}", flush=True)
             return results
 
         with ThreadPoolExecutor(args.workers) as pool:
@@ -82,22 +75,21 @@ def report(results: list[Result], took_s: float) -> int:
     stuck = sum(bool(one.stuck) for one in results)
     dollars = sum(one.leaked_usd for one in results)
     print(f"{len(results)} runs in {took_s:.0f} s: {leaked} contracts leaked (${dollars:.4f}), {stuck} stacks stuck")
-    print("  operations:  " + _counted(Counter(one.scenario.operation for one in results)))
-    print("  kills drawn: " + _counted(Counter(one.scenario.kill for one in results)))
-    print("  kills hit:   " + _counted(Counter(one.scenario.kill for one in results if one.killed)))
-    print("  faults drawn: " + _counted(Counter(one.scenario.fault for one in results)))
     fired: Counter[str] = Counter()
     for one in results:
         fired.update(one.fired)
-    print("  faults hit:   " + _counted(fired))
+    for title, counts in (
+        ("operations:  ", Counter(one.scenario.operation for one in results)),
+        ("kills drawn: ", Counter(one.scenario.kill for one in results)),
+        ("kills hit:   ", Counter(one.scenario.kill for one in results if one.killed)),
+        ("faults drawn: ", Counter(one.scenario.fault for one in results)),
+        ("faults hit:   ", fired),
+    ):
+        print(f"  {title}" + ", ".join(f"{key} {count}" for key, count in sorted(counts.items()) if count))
     bad = [one.scenario.seed for one in results if not one.good]
     if bad:
         print(f"  failing seeds: {bad}; replay one with: python -m chaos --workers 1 --seeds {bad[0]}")
     return 1 if bad else 0
-
-
-def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{key} {count}" for key, count in sorted(counts.items()) if count)
 
 
 if __name__ == "__main__":

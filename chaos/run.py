@@ -22,33 +22,15 @@ from harness.stack import EngineStack
 
 OPERATIONS = ("create", "create", "update", "replace", "replace", "heal", "heal", "destroy")
 KILLS = ("none", "sigint", "sigint-twice", "sigterm", "sigkill-cli", "sigkill-plugin", "power-loss")
-# fault -> its parameters; each is a rule of the emulator that fires a bounded number of times
-FAULTS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "lost_answer_before": {"endpoint": "rent"},
-    "lost_answer_after": {"endpoint": "rent"},
-    "offer_taken": {},
-    "http_429": {},
-    "http_502_html": {},
-    "malformed_json": {},
-    "lag": {},
-    "oci_error": {},
-    "pull_error": {},
-    "stuck_loading": {},
-    "exited_at_boot": {},
-    "port_never_mapped": {},
-    "lost_destroy_answer": {"endpoint": "destroy"},
-}
-PATIENT = {
-    "timeouts.rented_s": 3,
-    "timeouts.pulling_s": 5,
-    "timeouts.starting_s": 3,
-    "timeouts.port_s": 3,
-    "timeouts.serving_s": 5,
-    "timeouts.stall_s": 4,
-    "min_runway_h": 0,
-    "max_tries": 8,
-}
+# each is a rule of the emulator that fires a bounded number of times
+FAULTS = (
+    "none", "lost_answer_before", "lost_answer_after", "offer_taken", "http_429", "http_502_html", "malformed_json",
+    "lag", "oci_error", "pull_error", "stuck_loading", "exited_at_boot", "port_never_mapped", "lost_destroy_answer",
+)  # fmt: skip
+# fault -> the only endpoint that it meets
+ENDPOINTS = {"lost_answer_before": "rent", "lost_answer_after": "rent", "lost_destroy_answer": "destroy"}
+TIMEOUTS_S = {"rented": 3, "pulling": 5, "starting": 3, "port": 3, "serving": 5, "stall": 4, "api": 4}
+CONFIG = {f"timeouts.{name}_s": value for name, value in TIMEOUTS_S.items()} | {"min_runway_h": 0, "max_tries": 8}
 
 
 @dataclass(frozen=True)
@@ -65,12 +47,11 @@ class Scenario:
 
     @classmethod
     def of(cls, seed: int) -> Scenario:
-        """Draw a run."""
         dice = random.Random(seed)
         return cls(
             seed=seed,
             operation=dice.choice(OPERATIONS),
-            fault=dice.choice(list(FAULTS)),
+            fault=dice.choice(FAULTS),
             times=dice.choice((1, 1, 2, 3)),
             kill=dice.choice(KILLS),
             since=(since := dice.choice(("start", "rented", "rented"))),
@@ -102,49 +83,41 @@ class Runner:
 
     def __init__(self, folder: Path, url: str, name: str = "chaos") -> None:
         self.url = url
-        self.stack = EngineStack(folder, url, name=name, config={**PATIENT, "timeouts.api_s": "4"}).init()
+        self.stack = EngineStack(folder, url, name=name, config=CONFIG).init()
         self._variant = 0
         self._fired: dict[str, int] = {}
 
     def run(self, scenario: Scenario) -> Result:
-        """Do one run and judge it."""
-        self._control("POST", "reset-faults")
+        self._control("DELETE", "faults")
         self._prepare(scenario)
         if scenario.fault != "none":
             self._control("POST", "faults", self._rule(scenario))
-        process = self._operate(scenario)
-        killed = self._kill(process, scenario)
+        operation = "destroy" if scenario.operation == "destroy" else "up"
+        killed = self._kill(self.stack.start(operation, "--yes", "--skip-preview"), scenario)
         unmarked = self._unmarked() if killed else set()
-        self._control("POST", "reset-faults")
+        self._control("DELETE", "faults")
         result = self._judge(scenario)
-        result.unmarked = unmarked
-        result.killed = killed
-        result.fired = {kind: count - self._fired.get(kind, 0) for kind, count in self._count_fired().items()}
-        self._fired = self._count_fired()
+        result.unmarked, result.killed = unmarked, killed
+        fired: dict[str, int] = self._ledger()["fired"]
+        result.fired = {kind: count - self._fired.get(kind, 0) for kind, count in fired.items()}
+        self._fired = fired
         return result
 
     def _ledger(self) -> dict[str, Any]:
         return dict(requests.get(f"{self.url}/_emulator/ledger", timeout=10).json())
 
-    def _count_fired(self) -> dict[str, int]:
-        return dict(self._ledger()["fired"])
+    def _billed(self) -> list[dict[str, Any]]:
+        return [one for one in self._ledger()["contracts"] if not one["destroyed_at"]]
 
     def billed(self) -> set[int]:
         """Return the contracts that cost something now."""
-        return {one["id"] for one in self._ledger()["contracts"] if not one["destroyed_at"]}
+        return {one["id"] for one in self._billed()}
 
     def _unmarked(self) -> set[int]:
         """Return contracts that boot, that no state knows, and whose label does not say so: the mark would be missing
         to whoever finds them. (One that serves already may have been cut off just before its state was saved.)"""
-        known = self.stack.instances()
-        return {
-            one["id"]
-            for one in self._ledger()["contracts"]
-            if not one["destroyed_at"]
-            and one["id"] not in known
-            and one["status"] != "running"
-            and not one["label"].endswith(PENDING)
-        }
+        booting = [one for one in self._billed() if one["status"] != "running" and not one["label"].endswith(PENDING)]
+        return {one["id"] for one in booting} - self.stack.instances()
 
     # ---- one step each -------------------------------------------------------------------------------------------
 
@@ -162,15 +135,9 @@ class Runner:
                 self._control("POST", f"instances/{instance_id}/kill")
 
     def _rule(self, scenario: Scenario) -> dict[str, Any]:
-        params = dict(FAULTS[scenario.fault])
         kind = "lost_answer_after" if scenario.fault == "lost_destroy_answer" else scenario.fault
-        match = {"endpoint": params.pop("endpoint")} if "endpoint" in params else {}
-        return {"kind": kind, "match": match, "times": scenario.times, **params}
-
-    def _operate(self, scenario: Scenario) -> subprocess.Popen[str]:
-        if scenario.operation == "destroy":
-            return self.stack.start("destroy", "--yes", "--skip-preview")
-        return self.stack.start("up", "--yes", "--skip-preview")
+        endpoint = ENDPOINTS.get(scenario.fault)
+        return {"kind": kind, "match": {"endpoint": endpoint} if endpoint else {}, "times": scenario.times}
 
     def _kill(self, process: subprocess.Popen[str], scenario: Scenario) -> bool:
         """Kill as drawn, wait for the end of it; whether there was still something to kill."""
@@ -232,19 +199,16 @@ class Runner:
         declared, billed = self.stack.instances(), self.billed()
         result.leaked = billed - declared
         result.missing = declared - billed
-        result.leaked_usd = sum(one["cost_usd"] for one in self._ledger()["contracts"] if one["id"] in result.leaked)
-        marked = [
-            one for one in self._ledger()["contracts"] if one["id"] in declared and one["label"].endswith(PENDING)
-        ]
-        if marked:
-            result.stuck = f"instance {marked[0]['id']} is in the state, but its label still says pending"
+        for one in self._ledger()["contracts"]:
+            if one["id"] in result.leaked:
+                result.leaked_usd += one["cost_usd"]
+            if one["id"] in declared and one["label"].endswith(PENDING):
+                result.stuck = f"instance {one['id']} is in the state, but its label still says pending"
         if len(declared) != 1:
             result.stuck = f"the state declares {len(declared)} instances, one is wanted"
         return result
 
     def _control(self, method: str, path: str, body: dict[str, Any] | None = None) -> None:
-        if path == "reset-faults":
-            method, path = "DELETE", "faults"
         answer = requests.request(method, f"{self.url}/_emulator/{path}", json=body or {}, timeout=10)
         if answer.status_code >= 500:
             answer.raise_for_status()

@@ -48,22 +48,18 @@ class Caddy:
 
     @property
     def admin_socket(self) -> str:
-        """Path of the admin API's socket."""
         return str(self.folder / "admin.sock")
 
     @property
     def admin_url(self) -> str:
-        """Address of the admin API."""
         return f"unix://{self.admin_socket}"
 
     @property
     def admin(self) -> CaddyAdmin:
-        """A client of the admin API."""
         return CaddyAdmin(HttpTransport(self.admin_url, timeout_s=15.0), self.admin_url)
 
     @property
     def log(self) -> Path:
-        """What it wrote."""
         return self.folder / "caddy.log"
 
     def start(self, config: Json = None) -> None:

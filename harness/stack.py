@@ -153,8 +153,7 @@ class EngineStack:
 
     def set_secret(self, key: str, value: str) -> None:
         """Set a secret config value, as a user would."""
-        done = self.run("config", "set", "--secret", key, value)
-        assert done.rc == 0, done.text
+        self.ok("config", "set", "--secret", key, value)
 
     def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
         """Start a pulumi command on this stack without waiting for it."""
@@ -180,21 +179,18 @@ class EngineStack:
             raise AssertionError(f"pulumi {args[0]} did not end within {timeout_s:g} s:\n{text[-3000:]}") from None
         return Done(process.returncode, text)
 
+    def ok(self, *args: str, timeout_s: float = 300) -> Done:
+        """Run a command that has to succeed. Raises RuntimeError with its text."""
+        done = self.run(*args, timeout_s=timeout_s)
+        if done.rc != 0:
+            raise RuntimeError(done.text[-4000:])
+        return done
+
     def init(self) -> "EngineStack":
-        done = subprocess.run(
-            ["pulumi", "stack", "init", self.name, "--non-interactive"],
-            cwd=self.project,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        self.ok("stack", "init")
         return self
 
     def up(self, *args: str) -> Done:
-        """Deploy without a preview."""
         return self.run("up", "--yes", "--skip-preview", *args)
 
     def preview(self, *args: str) -> Done:
@@ -233,9 +229,7 @@ class EngineStack:
 
     def export(self) -> str:
         """Return the state as it is stored, secrets encrypted."""
-        done = self.run("stack", "export")
-        assert done.rc == 0, done.text
-        return done.text
+        return self.ok("stack", "export").text
 
     def instances(self) -> set[int]:
         """Return the ids of the instances that the state knows."""

@@ -23,7 +23,6 @@ from ops.engine import Pulumi, drop_empty_secrets, without_secrets
 from ops.exits import CODES, ERROR, OpsError, from_error, table
 
 Json = Any
-PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,8 @@ class Outcome:
 Work = Callable[..., Outcome]
 
 
-def version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
-    """Print the version that pyproject.toml names."""
-    if asked:
-        import tomllib  # noqa: PLC0415 - nothing else needs it
-
-        click.echo(f"vast-reranker {tomllib.loads(PYPROJECT.read_text())['project']['version']}")
-        context.exit()
-
-
 @click.group(epilog="Shell completion: https://click.palletsprojects.com/shell-completion/")
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=version, help="Show the version.")
+@click.version_option(package_name="vast-reranker", message="%(package)s %(version)s", help="Show the version.")
 def cli() -> None:
     """Preview, deploy, watch and repair the stacks of this project, as people and pipelines do it."""
     drop_empty_secrets()

@@ -41,7 +41,6 @@ class StackConfig:
         put(self._pulumi, {f"{self._pulumi.project}:{key}": entry(value) for key, value in values.items()})
 
     def put_secret(self, key: str, value: str) -> None:
-        """Set a secret."""
         self._pulumi.set_secret(key, value)
         self._pulumi.forget_config()
 

@@ -63,7 +63,8 @@ def without_secrets(text: str) -> str:
 class Command(automation.PulumiCommand):
     """The CLI, started in a session of its own, so that it hears of SIGINT and SIGTERM once, from here.
 
-    `options` are added to each command; `given` is what the next one finds on its stdin; `ended`: the last result.
+    `options` are added to each command; `given` is what the next one finds on its stdin; `ended`: the last result;
+    `interrupted`: whether a signal was passed on to the engine.
     """
 
     def __init__(self) -> None:
@@ -172,11 +173,6 @@ class Pulumi:
         self.stack = automation.Stack.select(stack, self.workspace)
         self._config: dict[str, Mapping[str, Json]] | None = None
         self.project = self.workspace.project_settings().name
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether a signal was passed on to the engine."""
-        return self.command.interrupted
 
     # ---- operations ------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ops.plan import INSTANCE
+from ops.plan import INSTANCE, named
 
 Json = Any
 FLEET = "vast:index:RerankerFleet"
@@ -23,12 +23,11 @@ SHARED = ("offers", "keys", "validation", "gateway")
 
 @dataclass(frozen=True)
 class Replica:
-    """One server: its name, its Instance's URN and id.
+    """One server: its Instance's URN and id.
 
     `left`: ids of instances that were replaced, and wait for being destroyed since that update did not end well.
     """
 
-    name: str
     instance: str
     instance_id: int
     left: tuple[int, ...] = ()
@@ -59,7 +58,7 @@ class Fleet:
             urn = str(one["urn"])
             if kind(one) == INSTANCE and one.get("parent") == fleet and numbered.fullmatch(named(urn)):
                 gone = tuple(int(each["id"]) for each in left if each["urn"] == urn)
-                replicas[named(urn)] = Replica(named(urn), urn, int(one["id"]), gone)
+                replicas[named(urn)] = Replica(urn, int(one["id"]), gone)
         by_name = {named(one["urn"]): str(one["urn"]) for one in here}
         gateway = next((str(one["urn"]) for one in here if kind(one) == GATEWAY), None)
         shared = tuple(by_name[key] for part in SHARED if (key := f"{name}-{part}") in by_name)
@@ -104,8 +103,3 @@ def secret_output(resource: Mapping[str, Json], name: str) -> str:
 def kind(resource: Mapping[str, Json]) -> str:
     """Return a resource's type without where its provider comes from: vast:Instance."""
     return str(resource.get("type")).rpartition("/")[2]
-
-
-def named(urn: str) -> str:
-    """Return the name at the end of a URN."""
-    return str(urn).rpartition("::")[2]

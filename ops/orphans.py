@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
 from components.vast.client import DEFAULT_API_URL, VastClient, destroy_and_verify
 from components.vast.label import Label
@@ -26,11 +27,12 @@ from ops import report
 from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import LEFT, OK, USAGE, OpsError
-from ops.project import NAMESPACE
+from ops.fleet import kind
+from ops.plan import INSTANCE
 
 Json = Any
-
-INSTANCE_TYPE = "dynamic/vast:Instance"
+# the project's name, from Pulumi.yaml: the first part of its labels
+NAMESPACE = yaml.safe_load(Path(__file__).parents[1].joinpath("Pulumi.yaml").read_text(encoding="utf-8"))["name"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,6 @@ class Orphan:
         return self.contract.dph_total_usd * self.age_s / 3600.0
 
     def record(self) -> dict[str, Json]:
-        """Return it for --json."""
         return {
             "instance_id": self.contract.id,
             "machine_id": self.contract.machine_id,
@@ -71,7 +72,7 @@ def known_ids(exports: Iterable[str]) -> set[int]:
     ids = set()
     for text in exports:
         for resource in json.loads(text).get("deployment", {}).get("resources") or []:
-            if str(resource.get("type", "")).endswith(INSTANCE_TYPE) and str(resource.get("id", "")).isdigit():
+            if kind(resource) == INSTANCE and str(resource.get("id", "")).isdigit():
                 ids.add(int(resource["id"]))
     return ids
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from components.records import structure
+
 Json = Any
 
 
@@ -14,25 +16,12 @@ class Replica:
     """One instance of a stack: Vast.ai's ids, where it serves, dollars per hour."""
 
     instance_id: int
-    machine_id: int
-    host_id: int
-    gpu: str
-    geolocation: str
-    url: str
-    hourly_cost_usd: float
-
-    @classmethod
-    def parse(cls, row: Mapping[str, Json]) -> Replica:
-        """Read a row of the output `replicas`."""
-        return cls(
-            instance_id=int(row["instance_id"]),
-            machine_id=int(row.get("machine_id") or 0),
-            host_id=int(row.get("host_id") or 0),
-            gpu=str(row.get("gpu") or ""),
-            geolocation=str(row.get("geolocation") or ""),
-            url=str(row.get("url") or ""),
-            hourly_cost_usd=float(row.get("hourly_cost_usd") or 0.0),
-        )
+    machine_id: int = 0
+    host_id: int = 0
+    gpu: str = ""
+    geolocation: str = ""
+    url: str = ""
+    hourly_cost_usd: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,7 @@ class Outputs:
         return cls(
             url=str(raw.get("url") or ""),
             model=str(raw.get("model") or ""),
-            replicas=[Replica.parse(one) for one in raw.get("replicas") or () if one.get("instance_id")],
+            replicas=[structure(Replica, one) for one in raw.get("replicas") or () if one.get("instance_id")],
             validated=bool(report.get("passed")) if report else None,
             checks=len(report.get("checks") or {}),
             weights=str(report.get("weights") or ""),

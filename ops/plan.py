@@ -74,7 +74,6 @@ class Plan:
 
     @property
     def in_sync(self) -> bool:
-        """Whether nothing is to be done."""
         return not self.steps
 
     def counts(self) -> dict[str, int]:
@@ -92,10 +91,14 @@ class Run:
 
     events: Sequence[EngineEvent]
 
-    def messages(self, severity: str, *, but: frozenset[str] = frozenset()) -> list[str]:
-        """Return the messages of one severity (error, warning, info), each once, in order; none on the URNs `but`."""
+    def messages(self, severity: str, *, on: str = "", but: frozenset[str] = frozenset()) -> list[str]:
+        """Return the messages of one severity (error, warning, info), each once, in order.
+
+        Only those on the URN `on`, where it is given, and none on the URNs `but`.
+        """
         said = [one.diagnostic_event for one in self.events if one.diagnostic_event]
-        texts = [one.message.strip() for one in said if one.severity == severity and one.urn not in but]
+        said = [one for one in said if one.severity == severity and one.urn not in but and on in ("", one.urn)]
+        texts = [one.message.strip() for one in said]
         return list(dict.fromkeys(filter(None, texts)))
 
     def policies(self) -> list[str]:
@@ -137,16 +140,13 @@ class Run:
             if op != "same":
                 old = recorded.get(meta.urn)
                 changed = _changed(meta, op, (old.inputs or {}) if old else None)
-                why = [drift[meta.urn]] if meta.urn in drift else self._said(meta.urn) if op == "replace" else []
+                said = self.messages("warning", on=meta.urn) if op == "replace" else []
+                why = [drift[meta.urn]] if meta.urn in drift else said
                 why = [*why, *changed.values()] or (["follows what it is made from"] if op == "update" else [])
-                steps.append(Step(op, kind, _name(meta.urn), why, changed))
+                steps.append(Step(op, kind, named(meta.urn), why, changed))
         pending = [f"{one.name}: {text}" for one in steps for text in one.changed.values()]
         now, after = prices_of(prices)
         return Plan(steps, [*drift.values()], pending, choices, offers, now, after, self.warnings())
-
-    def _said(self, urn: str) -> list[str]:
-        said = [one.diagnostic_event for one in self.events if one.diagnostic_event]
-        return list(dict.fromkeys(one.message.strip() for one in said if one.urn == urn and one.severity == "warning"))
 
     def _drift(self) -> Iterator[tuple[str, str]]:
         """Yield by URN what the refresh before a plan found; resources record it when they are read."""
@@ -155,7 +155,7 @@ class Run:
             if meta is None or meta.op.value != "refresh" or not meta.old:
                 continue
             if meta.new is None:
-                yield meta.urn, f"gone: {_name(meta.urn)} ({meta.old.id}): {TABLE['gone'][1]}"
+                yield meta.urn, f"gone: {named(meta.urn)} ({meta.old.id}): {TABLE['gone'][1]}"
             elif found := (meta.new.outputs or {}).get("drift"):
                 yield meta.urn, str(found)
 
@@ -203,7 +203,8 @@ def _choice(inputs: Mapping[str, Json]) -> Choice | None:
     )
 
 
-def _name(urn: str) -> str:
+def named(urn: str) -> str:
+    """Return the name at the end of a URN."""
     return urn.rpartition("::")[2]
 
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from components.vast.models import HOURS_PER_MONTH
 from components.vast.ranking import minutes
 from ops.exits import CODES, OpsError
 from ops.outputs import Outputs
 from ops.plan import Plan
 
 Json = Any
-HOURS_A_MONTH = 730
 MAX_TEXT_CHARS = 600
 MAX_ERROR_CHARS = 6000
 SIGNS = {"create": "+ create", "update": "~ update", "replace": "± replace", "delete": "- delete"}
-NOUNS = {"create": "to create", "update": "to update", "replace": "to replace", "delete": "to delete"}
 
 
 def safe(text: object, chars: int = MAX_TEXT_CHARS) -> str:
@@ -56,8 +55,7 @@ def failure(command: str, stack: str, error: OpsError) -> str:
 
 def plan_line(plan: Plan) -> str:
     """Return the plan's count in words."""
-    counts = plan.counts()
-    return ", ".join(f"{counts[op]} {NOUNS[op]}" for op in counts) if counts else "nothing to change"
+    return ", ".join(f"{count} to {op}" for op, count in plan.counts().items()) or "nothing to change"
 
 
 def changes(plan: Plan) -> str:
@@ -69,7 +67,7 @@ def changes(plan: Plan) -> str:
 def prices(now: float | None, after: float | None) -> str:
     """Return the price per hour and month, now and after."""
     delta = "" if now is None or after is None or abs(after - now) < 5e-5 else f" ({after - now:+.4f})"
-    monthly = [None if one is None else one * HOURS_A_MONTH for one in (now, after)]
+    monthly = [None if one is None else one * HOURS_PER_MONTH for one in (now, after)]
     rows = [
         ("per hour", usd(now), usd(after) + delta),
         ("per month, 730 h", usd(monthly[0], digits=2), usd(monthly[1], digits=2)),
@@ -88,16 +86,16 @@ def choices(plan: Plan) -> list[str]:
 
 
 def offers(found: Sequence[Mapping[str, Json]]) -> str:
-    """Return the offers that were considered, folded."""
+    """Return the offers that were considered, folded; each as ranking.Candidate records it."""
     rows = [
         (
-            str(_number(one.get("ask_contract_id"))),
+            f"{one['ask_contract_id']:.0f}",
             safe(one.get("gpu_name")),
-            str(_number(one.get("machine_id"))),
+            f"{one['machine_id']:.0f}",
             safe(one.get("geolocation")),
-            usd(_float(one.get("dph_total"))),
-            usd(_float(one.get("pull_cost_usd")), digits=2),
-            f"{(_float(one.get('ready_s')) or 0) / 60:.0f} min",
+            usd(one["dph_total"]),
+            usd(one["pull_cost_usd"], digits=2),
+            f"{one['ready_s'] / 60:.0f} min",
         )
         for one in found
     ]
@@ -113,28 +111,17 @@ def bullets(title: str, texts: Iterable[str]) -> list[str]:
 
 def running(outputs: Outputs) -> str:
     """Return what a stack has running; never its key."""
-    checked = (
-        "-" if outputs.validated is None else f"{'passed' if outputs.validated else 'FAILED'}, {outputs.checks} checks"
-    )
-    rows = [("url", code(outputs.url) if outputs.url else "-"), ("model", safe(outputs.model))]
-    rows += [
+    hourly, checked = outputs.hourly_cost_usd, f"{'passed' if outputs.validated else 'FAILED'}, {outputs.checks} checks"
+    instances = [
         (f"instance {one.instance_id}", f"{safe(one.gpu)} on machine {one.machine_id}, {usd(one.hourly_cost_usd)}/h")
         for one in outputs.replicas
     ]
-    rows += [
-        (
-            "price",
-            f"{usd(outputs.hourly_cost_usd)}/h, {usd(outputs.hourly_cost_usd * HOURS_A_MONTH, digits=2)} a month",
-        ),
-        ("validation", checked),
+    rows = [
+        ("url", code(outputs.url) if outputs.url else "-"),
+        ("model", safe(outputs.model)),
+        *instances,
+        ("price", f"{usd(hourly)}/h, {usd(hourly * HOURS_PER_MONTH, digits=2)} a month"),
+        ("validation", "-" if outputs.validated is None else checked),
         ("weights that ran", safe(outputs.weights or "-")),
     ]
     return table(("output", "value"), rows)
-
-
-def _float(value: Json) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _number(value: Json) -> int:
-    return int(value) if isinstance(value, int | float) else 0

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 
 import click
 
@@ -21,10 +20,9 @@ from ops.config import StackConfig, assignments
 from ops.deploy import deploy_summary
 from ops.engine import Pulumi
 from ops.exits import ERROR, PENDING, USAGE, OpsError
-from ops.fleet import Fleet, batches, named
-from ops.plan import Plan
+from ops.fleet import Fleet, batches
+from ops.plan import Plan, named
 
-Json = Any
 COMPONENTS = "vast:index:"  # groups of resources, nothing by themselves
 
 
@@ -37,10 +35,6 @@ class Batch:
     after: list[int]
     took_s: float
 
-    def record(self) -> dict[str, Json]:
-        """Return it for --json."""
-        return {"replicas": self.replicas, "before": self.before, "after": self.after, "took_s": round(self.took_s, 1)}
-
 
 @dataclass
 class Roll:
@@ -48,8 +42,6 @@ class Roll:
 
     pulumi: Pulumi
     surge: int
-    say: Callable[[str], None]
-    clock: Callable[[], float] = time.monotonic
     done: list[Batch] = field(default_factory=list)
 
     def run(self, names: Sequence[str]) -> None:
@@ -58,13 +50,13 @@ class Roll:
         rounds = batches(fleet, names, self.surge)
         for number, batch in enumerate(rounds, start=1):
             before = [fleet.replicas[name].instance_id for name in batch]
-            began = self.clock()
-            self.say(f"batch {number} of {len(rounds)}: {_pairs(batch, before)}")
+            began = time.monotonic()
+            _say(f"batch {number} of {len(rounds)}: {_pairs(batch, before)}")
             self.pulumi.up(fleet.targets(batch))
             fleet = Fleet.parse(self.pulumi.resources())
             after = [fleet.replicas[name].instance_id for name in batch]
-            self.done.append(Batch(batch, before, after, self.clock() - began))
-            self.say(f"batch {number} of {len(rounds)}: now {_pairs(batch, after)}, {self.done[-1].took_s:.0f} s")
+            self.done.append(Batch(batch, before, after, round(time.monotonic() - began, 1)))
+            _say(f"batch {number} of {len(rounds)}: now {_pairs(batch, after)}, {self.done[-1].took_s:.0f} s")
 
 
 @verb("roll")
@@ -76,7 +68,7 @@ class Roll:
 def roll(pulumi: Pulumi, *, surge: int, words: tuple[str, ...]) -> Outcome:
     """Replace a fleet's servers --surge at a time, each batch validated and in the gateway before the old ones go."""
     values, config = assignments(words, pulumi.cwd / "Pulumi.yaml"), StackConfig(pulumi)
-    rolling = Roll(pulumi, surge, _say)
+    rolling = Roll(pulumi, surge)
     try:
         config.put(values)
         plan = pulumi.preview().plan()
@@ -99,7 +91,7 @@ def roll(pulumi: Pulumi, *, surge: int, words: tuple[str, ...]) -> Outcome:
     parts = [outcome.markdown, *([_table(rolling.done)] if rolling.done else ["No server had to be replaced."])]
     if config.changed:
         parts.append(f"{report.code(config.path.name)} was changed: commit it.")
-    facts = {"batches": [one.record() for one in rolling.done], "config_changed": config.changed}
+    facts = {"batches": [asdict(one) for one in rolling.done], "config_changed": config.changed}
     return Outcome(outcome.code, {**outcome.facts, **facts}, "\n\n".join(parts))
 
 
@@ -145,8 +137,8 @@ def roll_back(roll: Roll, config: StackConfig, error: OpsError) -> OpsError:
         ": the gateway sends to those that were validated" if Fleet.parse(pulumi.resources()).gateway else ""
     )
     again = f"python -m ops roll --stack {pulumi.name} --surge {roll.surge} goes on where it stopped"
-    if pulumi.interrupted or not config.changed:
-        why = "interrupted" if pulumi.interrupted else "stopped"
+    if pulumi.command.interrupted or not config.changed:
+        why = "interrupted" if pulumi.command.interrupted else "stopped"
         there = ", the config as it is now" if config.changed else ""
         return OpsError(
             error.code,

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -133,12 +134,7 @@ def row(one: Replica, contract: Contract | None, said: str) -> dict[str, Any]:
     started = contract.start_date if contract else 0.0
     age_s = max(time.time() - started, 0.0) if started else None
     return {
-        "instance_id": one.instance_id,
-        "machine_id": one.machine_id,
-        "host_id": one.host_id,
-        "gpu": one.gpu,
-        "geolocation": one.geolocation,
-        "url": one.url,
+        **asdict(one),
         "state": (contract.actual_status or "provisioning") if contract else "gone",
         "answers": said,
         "hourly_cost_usd": contract.dph_total_usd if contract else 0.0,

@@ -56,11 +56,9 @@ def _declared(key: str, field: FieldInfo) -> dict[str, Any]:
 def _text(default: Any) -> str:
     if default is None:
         return ""
-    return str(default).lower() if isinstance(default, bool) else f"{default:g}" if _is_number(default) else default
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, int | float) else default
 
 
 def project() -> str:

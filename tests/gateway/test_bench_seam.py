@@ -1,4 +1,4 @@
-"""The gateway that the bench puts in front of rerankers, in both its forms."""
+"""The gateway that the bench puts in front of rerankers."""
 
 import socket
 
@@ -10,14 +10,13 @@ from harness.wait import until
 from tests.gateway.conftest import MODEL, scores
 
 
-@pytest.mark.parametrize("tiers", [1, 2])
-def test_a_gateway_stands_in_front_of_rerankers_for_the_length_of_a_block(rerankers, authority, upstream_key, tiers):
+def test_a_gateway_stands_in_front_of_rerankers_for_the_length_of_a_block(rerankers, authority, upstream_key):
     two = [f"https://{one.address}" for one in rerankers(2)]
     ca = authority.certificate
-    with gateway_in_front_of(two, upstream_key=upstream_key, model=MODEL, upstream_ca=ca, tiers=tiers) as at:
-        client = RerankClient(at.url, at.api_key, ca=at.ca_file, timeout_s=10)
+    with gateway_in_front_of(two, upstream_key=upstream_key, model=MODEL, upstream_ca=ca) as at:
+        client = RerankClient(at.url, at.key, ca=at.ca, timeout_s=10)
         until(lambda: scores(client))
         assert client.models()[0].id == MODEL
-        assert at.api_key not in repr(at)
+        assert at.key not in repr(at)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", int(at.url.rpartition(":")[2])), 5)

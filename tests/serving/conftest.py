@@ -51,7 +51,7 @@ def vllm_python(version: str = "0.32.0") -> Path:
 def require_vllm(version: str = "0.32.0") -> Path:
     """Return the interpreter, or fail and say how to get one."""
     python = vllm_python(version)
-    assert python.is_file(), f"no vLLM {version} at {python}: scripts/setup_vllm.sh {version}"
+    assert python.is_file(), f"no vLLM {version} at {python}: scripts/setup.sh all"
     return python
 
 
