@@ -276,7 +276,6 @@ def _drop(values: dict[str, Any], loc: tuple[int | str, ...]) -> None:
 
 
 def _problem(detail: ErrorDetails) -> str:
-    """Say what is wrong with one value, and what is accepted."""
     loc = detail["loc"]
     kind = groups().get(str(loc[0])) if len(loc) > 1 else None
     model, name = (kind, str(loc[1])) if kind else (Config, str(loc[0]))

@@ -147,11 +147,9 @@ class RerankerFleet(pulumi.ComponentResource):
         return pulumi.Output.all(*(one.hourly_cost_usd for one in self.instances)).apply(_sum)
 
     def monthly_cost_usd(self) -> pulumi.Output[float]:
-        """Return dollars for 730 hours of it."""
         return self.hourly_cost_usd().apply(monthly_cost)
 
     def table(self) -> pulumi.Output[list[dict[str, Any]]]:
-        """Return what each replica is: instance_id, machine_id, host_id, gpu, geolocation, url, hourly_cost_usd."""
         return self.rows.apply(lambda rows: [{key: one[key] for key in one if key != "name"} for one in rows])
 
     def _gateway(self, name: str, common: Common, keys: list[pulumi.Output[str]]) -> tuple[pulumi.Output[str], Gateway]:
@@ -196,7 +194,6 @@ class RerankerFleet(pulumi.ComponentResource):
         return pulumi.Output.all(url, gateway.id).apply(lambda known: str(known[0])), gateway
 
     def _rented(self, name: str, common: Common) -> tuple[Instance, pulumi.Output[str]]:
-        """Rent a small machine for the gateway; return it and the key of its admin route."""
         from components.caddy.launch import ADMIN_KEY_ENV, DISK_GB, QUERY, plan_gateway_launch  # noqa: PLC0415
 
         own = pulumi.ResourceOptions(parent=self)
@@ -256,8 +253,6 @@ def client_keys(name: str, config: Config, opts: pulumi.ResourceOptions) -> list
 
 
 def _rows(names: Sequence[str], instances: Sequence[Instance]) -> pulumi.Output[list[dict[str, Any]]]:
-    """Return what each instance is, by FACTS and its name; one wait for all of them."""
-
     def row(name: str, values: Sequence[Any]) -> dict[str, Any]:
         known = dict(zip(FACTS, values, strict=True))
         return {"name": name, **known, "hourly_cost_usd": known["hourly_cost_usd"]["total"]}

@@ -95,7 +95,6 @@ class GatewayProvider(ResourceProvider):
 
     @verb
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        """Report every unusable input; none is shown that is secret."""
         # upstreams are not there at all where what they come from has failed; the engine then skips this resource
         if news.get("upstreams") is None or not all(known(news.get(key)) for key in INPUTS):
             return CheckResult(news, [])

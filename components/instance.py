@@ -119,7 +119,6 @@ class InstanceProvider(VastProvider):
 
     @verb
     def diff(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """Plan by the tables of `components.vast.change` and `components.vast.drift`."""
         resource_key = Declared.of(olds).resource_key
         self.session.knows(resource_key, int(id_))
         if Drift.parse(olds.get("drift")):
@@ -224,7 +223,6 @@ class InstanceProvider(VastProvider):
 
     @verb
     def update(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        """Update in place: the label on Vast's side, everything else in the record."""
         declared = Declared.of(news)
         label = Label(declared.label_base, declared.owner, container(news).digest())
         drift = Drift.parse(olds.get("drift"))
@@ -272,12 +270,10 @@ class InstanceProvider(VastProvider):
         )
 
     def _to_adopt(self, declared: Declared) -> int | None:
-        """Return the instance to take over, unless it is the one being replaced."""
         named = declared.adopt_instance_id
         return named if named and named not in self.session.known(declared.resource_key) else None
 
     def _candidates(self, declared: Declared) -> Sequence[Candidate]:
-        """Return this replica's part of what the process's last search found."""
         try:
             found = self.session.search(structure(Search, json.loads(declared.search)))
         except NoOffer as error:
@@ -308,11 +304,9 @@ class InstanceProvider(VastProvider):
         return [*mine, *(one for one in found if one not in mine)]
 
     def _assigned_offers(self, found: Sequence[Candidate], declared: Declared) -> list[Candidate]:
-        """Return what of the candidates is this replica's, without machines that have just failed it."""
         return self._without_taken(assign_offers(found, declared.slot, self._fleet_state(declared)), declared)
 
     def _without_taken(self, found: Sequence[Candidate], declared: Declared) -> list[Candidate]:
-        """Return the candidates whose machine no other replica has and which have not just failed."""
         taken = {*self._fleet_state(declared).machines, *self.session.avoid(declared.resource_key)}
         return [one for one in found if one.offer.machine_id not in taken]
 

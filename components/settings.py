@@ -148,7 +148,6 @@ def _guard_options(config: Config) -> dict[str, Any]:
 
 
 def _contradictions(config: Config) -> list[str]:
-    """Return what two keys say that cannot both be."""
     gateway, found = config.gateway, []
     if config.form == "plain":  # has no place for what sees to these two
         found += [
@@ -166,7 +165,6 @@ def _contradictions(config: Config) -> list[str]:
 
 
 def _bid(config: Config, limits: Limits, machines: int) -> Bid | None:
-    """Return a bid with its factor, bounded by max_dph_usd and the policy's price."""
     if config.bid is None:
         return None
     caps = [config.max_dph_usd, limits.max_hourly_usd and limits.max_hourly_usd / machines]
@@ -175,7 +173,6 @@ def _bid(config: Config, limits: Limits, machines: int) -> Bid | None:
 
 
 def _price_bound(config: Config, machines: int) -> float | None:
-    """Return the most that the config itself lets the stack cost per hour."""
     bounds = [config.max_hourly_usd, config.max_dph_usd and config.max_dph_usd * machines]
     if isinstance(config.bid, float):
         bounds.append(config.bid * machines)
@@ -188,7 +185,6 @@ def _countries(filters: Filters) -> list[str]:
 
 
 def _required(config: Config) -> list[Constraint]:
-    """Return the conditions that the config adds to the query."""
     require = config.require
     hours = require.min_duration_h
     wanted = (
@@ -203,7 +199,6 @@ def _required(config: Config) -> list[Constraint]:
 
 
 def _imposed(image: Image, model: Model, dtype: str | None, disk_gb: float) -> list[Constraint]:
-    """Return what image, model, dtype and disk demand of a machine."""
     floor = compute_cap_floor(image, dtype)
     for_floor = f"image {image.ref}" if floor == image.compute_cap_min else f"dtype {dtype}"
     imposed = [

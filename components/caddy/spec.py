@@ -74,7 +74,6 @@ class GatewaySpec:
     retired: tuple[str, ...] = ()
 
     def secrets(self) -> list[str]:
-        """Return the values that must not be shown."""
         key = self.certificate.private_key if self.certificate else ""
         return [one for one in (*self.inbound_keys, self.upstream_key, key) if one]
 

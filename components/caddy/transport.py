@@ -35,6 +35,5 @@ class HttpTransport:
         self._send = http.HttpTransport(ca=ca, unix_socket=urlsplit(url).path if is_unix else "")
 
     def __call__(self, method: str, path: str, *, body: str | None, headers: Mapping[str, str]) -> Answer:
-        """See Transport."""
         sent = None if body is None else body.encode()
         return self._send(method, self.base + path, body=sent, headers=headers, timeout_s=self.timeout_s)

@@ -56,7 +56,6 @@ class Session:
             self._known.setdefault(resource_key, set()).add(instance_id)
 
     def known(self, resource_key: str) -> set[int]:
-        """Return the instances that the state has for the resource of `resource_key`."""
         with self._lock:
             return set(self._known.get(resource_key, ()))
 
@@ -66,7 +65,6 @@ class Session:
             self._adopted.add(instance_id)
 
     def is_adopted(self, instance_id: int) -> bool:
-        """Whether a resource has adopted this instance and keeps it."""
         with self._lock:
             return instance_id in self._adopted
 
@@ -87,7 +85,6 @@ class Session:
             self._failed.setdefault(resource_key, set()).add(machine_id)
 
     def avoid(self, resource_key: str) -> set[int]:
-        """Return the machines that have just failed the resource of `resource_key`."""
         with self._lock:
             return set(self._failed.get(resource_key, ()))
 

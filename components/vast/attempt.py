@@ -72,7 +72,6 @@ class Attempt:
 
     @property
     def description(self) -> str:
-        """How to name it to people."""
         gpu = self.contract.gpu_name if self.contract else (self.candidate.offer.gpu_name if self.candidate else "")
         return f"instance {self.instance_id} on machine {self.machine_id}" + (f" ({gpu})" if gpu else "")
 
@@ -129,7 +128,6 @@ class Attempt:
         return poll_s if self.stage == "serving" else self.due_s(now, poll_s) / 2
 
     def progress(self, now: float) -> str:
-        """Return a line for the resource's row: who, stage, percent or message, seconds."""
         seen = self.observation
         detail = ""
         if seen is not None and seen.percent is not None:

@@ -173,11 +173,9 @@ class VastClient:
         return {integer(row, "contract_id"): sum(number(row, part, 0.0) for part in parts) * 3600.0 for row in rows}
 
     def set_label(self, instance_id: int, label: str) -> None:
-        """Give an instance another label."""
         self._call("manage", "PUT", f"/api/v0/instances/{instance_id}/", {"label": label})
 
     def change_bid(self, instance_id: int, price_usd: float) -> None:
-        """Change the bid, in $/h, of an interruptible instance."""
         self._call("bid", "PUT", f"/api/v0/instances/bid_price/{instance_id}/", {"client_id": "me", "price": price_usd})
 
     def destroy(self, instance_id: int, *, patience_s: float | None = None) -> bool:

@@ -50,7 +50,6 @@ class Drift:
 
     @property
     def action(self) -> Action:
-        """What `up` does about it."""
         return TABLE[self.kind][0]
 
     def __str__(self) -> str:

@@ -58,7 +58,6 @@ class Identity:
 
     @property
     def secret(self) -> str:
-        """The key as it is written to the environment."""
         return base64.b64encode(self.key).decode()
 
 

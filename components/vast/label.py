@@ -37,7 +37,6 @@ class Label:
         return f"{self.base}@{self.owner}:{self.digest}{PENDING if self.pending else ''}"
 
     def marked(self, *, pending: bool) -> Label:
-        """Return the same label with or without the pending mark."""
         return replace(self, pending=pending)
 
     def same_resource(self, other: Label) -> bool:

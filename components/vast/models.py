@@ -88,7 +88,6 @@ class Offer:
 
     @property
     def place(self) -> str:
-        """Where the machine stands, as Vast words it."""
         return self.geolocation or "place unknown"
 
 

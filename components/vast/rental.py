@@ -165,7 +165,6 @@ class Rental:
             raise RentalFailed(f"what is deployed is at fault, not the hosts ({why}): {text}\n{self._report()}")
 
     def _with_log(self, attempt: Attempt, failure: Failure) -> Failure:
-        """Add the end of the container's log, and let it decide whose fault it is."""
         if failure.sign not in ("exited", "not-serving", "created-stopped"):
             return failure
         try:
@@ -254,7 +253,6 @@ class Rental:
         return None
 
     def _resolve(self) -> int | None:
-        """Find the contract that a rent call without an answer may have made."""
         deadline = self._clock() + self._order.resolve_s
         taken = {attempt.instance_id for attempt in self._active}
         while True:
@@ -312,7 +310,6 @@ class Rental:
         return keep
 
     def _adopt_named(self, instance_id: int) -> Contract:
-        """Return the instance that the config names. Raises RentalFailed when it is not there or not free."""
         contract = self._client.instance(instance_id)
         if contract is None:
             raise RentalFailed(

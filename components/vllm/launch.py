@@ -70,7 +70,6 @@ class Launch:
 
     @property
     def container_env(self) -> dict[str, str]:
-        """All that the container finds in its environment."""
         return self.env | packed_env(digests(self.files))
 
     def __repr__(self) -> str:
