@@ -15,15 +15,13 @@ import pulumi
 from components.client_keys import ClientKeys, ClientKeysArgs
 from components.config import Config
 from components.credentials import ApiKey, CertificateAuthority, ServerCertificate
-from components.instance import Instance, InstanceArgs
+from components.instance import Instance
 from components.offers import OfferQuery
-from components.records import structure
-from components.reranker import Common, launch_of, server
+from components.reranker import Common, instance, launch_of, server
 from components.settings import Settings
 from components.validation import RerankValidation, RerankValidationArgs
 from components.vast.market import Search
 from components.vast.money import Budget, monthly_cost
-from components.vast.probe import HttpProbe
 from components.vast.ranking import START_S
 
 if TYPE_CHECKING:
@@ -194,12 +192,12 @@ class RerankerFleet(pulumi.ComponentResource):
         return pulumi.Output.all(url, gateway.id).apply(lambda known: str(known[0])), gateway
 
     def _rented(self, name: str, common: Common) -> tuple[Instance, pulumi.Output[str]]:
-        from components.caddy.launch import ADMIN_KEY_ENV, DISK_GB, QUERY, plan_gateway_launch  # noqa: PLC0415
+        from components.caddy.launch import ADMIN_KEY_ENV, DISK_GB, QUERY, admin_probe, plan_gateway_launch  # noqa: PLC0415
 
         own = pulumi.ResourceOptions(parent=self)
         settings, config = common.settings, common.settings.config
         admin_key = ApiKey(f"{name}-admin-key", own).value
-        launch = plan_gateway_launch(probe_timeout_s=config.timeouts.probe_timeout_s)
+        launch = plan_gateway_launch()
         offers = OfferQuery(
             f"{name}-offers",
             Search(
@@ -213,31 +211,16 @@ class RerankerFleet(pulumi.ComponentResource):
             ),
             own,
         )
-        rented = Instance(
+        rented = instance(
             f"{name}-instance",
-            InstanceArgs(
-                label_base=f"{pulumi.get_project()}/{pulumi.get_stack()}/{name}-instance",
-                owner=offers.id,
-                search=offers.search_text,
-                image=launch.image,
-                disk_gb=DISK_GB,
-                ports=list(launch.ports),
-                runtype=launch.runtype,
-                onstart=launch.onstart,
-                args=list(launch.args),
-                env={**launch.env, ADMIN_KEY_ENV: admin_key},
-                ca_certificate=common.ca_certificate,
-                ca_private_key=common.ca_private_key,
-                probe=structure(HttpProbe, launch.probe),
-                deadlines=settings.deadlines,
-                watch=settings.watch,
-                max_tries=config.max_tries,
-                poll_s=config.timeouts.poll_s,
-                replace=config.replace,
-                money=Budget(min_runway_h=config.min_runway_h),
-                policy=settings.policy,
-            ),
+            launch,
+            offers,
+            common,
             own,
+            disk_gb=DISK_GB,
+            env={**launch.env, ADMIN_KEY_ENV: admin_key},
+            probe=admin_probe(config.timeouts.probe_timeout_s),
+            money=Budget(min_runway_h=config.min_runway_h),
         )
         return rented, admin_key
 

@@ -34,12 +34,13 @@ from components.caddy import drift
 from components.caddy.admin import CaddyAdmin
 from components.caddy.config import gateway_config
 from components.caddy.drain import drain
-from components.caddy.spec import Certificate, GatewaySpec, Policy, dial, problems
+from components.caddy.spec import GatewaySpec, Policy, dial, problems
 from components.caddy.transport import HttpTransport
 from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
 from components.plugin.pool import widen
 from components.plugin.verbs import known, verb
+from components.records import structure
 from components.vast.identity import SERVER_NAME
 from components.vast.json_values import same
 
@@ -232,22 +233,9 @@ class Gateway(Resource, module="vast", name="Gateway"):
 
 
 def _spec(props: Mapping[str, Any]) -> GatewaySpec:
-    certificate = None
-    if props.get("certificate") or props.get("private_key"):
-        certificate = Certificate(str(props["certificate"]), str(props["private_key"]))
-    return GatewaySpec(
-        site=str(props["site"]),
-        listen=str(props["listen"]),
-        inbound_keys=tuple(str(one) for one in props["inbound_keys"]),
-        upstreams=tuple(dial(str(one)) for one in props["upstreams"]),
-        upstream_key=str(props["upstream_key"]),
-        model=str(props["model"]),
-        upstream_ca=str(props["upstream_ca"]),
-        server_name=str(props["server_name"]),
-        certificate=certificate,
-        policy=Policy.parse(props["policy"]),
-        retired=tuple(str(one) for one in props.get("retired") or ()),
-    )
+    shown = {"certificate": props.get("certificate"), "private_key": props.get("private_key")}
+    dials = [dial(str(one)) for one in props["upstreams"]]
+    return structure(GatewaySpec, {**props, "upstreams": dials, "certificate": shown if any(shown.values()) else None})
 
 
 def _admin(props: Mapping[str, Any]) -> CaddyAdmin:
