@@ -68,10 +68,10 @@ class Session:
         with self._lock:
             return instance_id in self._adopted
 
-    def price_increases(self, *, max_age_s: float = FRESH_S) -> Mapping[int, float]:
+    def price_increases(self) -> Mapping[int, float]:
         """Return announced prices by contract ($/h), read once for all instances of a refresh."""
         with self._lock:
-            if time.monotonic() - self._prices_at > max_age_s:
+            if time.monotonic() - self._prices_at > FRESH_S:
                 try:
                     self._prices = self.client.price_increases()
                 except VastError:  # advisory: a preview does not fail for want of it
@@ -156,12 +156,8 @@ def open_session(config: Callable[[str], str | None]) -> Session:
     with _SESSIONS_LOCK:
         session = _SESSIONS.get((api_url, key, paced))
         if session is None:
-            client = VastClient(
-                key,
-                pacer=Pacer(PUBLISHED if paced else OFF),
-                api_url=api_url,
-                patience_s=patience_s,
-            )
+            pacer = Pacer(PUBLISHED if paced else OFF)
+            client = VastClient(key, pacer=pacer, api_url=api_url, patience_s=patience_s)
             session = Session(client, InstanceCache(client))
             _SESSIONS[(api_url, key, paced)] = session
         return session
