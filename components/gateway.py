@@ -1,11 +1,7 @@
 """Gateway: one closed, encrypted address in front of some rerankers, as a resource. The balancing is Caddy's.
 
-This file translates between Pulumi's verbs and `components.caddy`, where every decision is made: `config` (what Caddy
-is told), `drift` (how it differs from that), `drain` (when old upstreams are idle). The Caddy is this gateway's
-alone: it is told its whole config through its admin API, without a restart.
-
-Replacing rerankers takes no downtime when this resource depends on them: new ones are created first, then this update
-moves the gateway and returns only once the old ones have nothing in flight, and only then does Pulumi delete those.
+This file translates between Pulumi's verbs and `components.caddy`, where every decision is made. Where this resource
+depends on rerankers that are replaced, its update moves requests before Pulumi deletes the old ones (docs/gateway.md).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Instance: a container on a rented machine, as a resource. Generic: image, command, ports, a readiness probe.
 
-This file translates between Pulumi's verbs and `components.vast`, where every decision is made: `rental` (create),
-`drift` (read), `change` (diff). Created means serving: `create` returns once the probe is answered as expected, and
-whenever it raises nothing that it rented is left.
+Translates between Pulumi's verbs and `components.vast`, where every decision is made: `rental` (create), `drift`
+(read), `change` (diff). Created means serving; whenever `create` raises, nothing that it rented is left.
 """
 
 from __future__ import annotations
@@ -52,9 +51,8 @@ class InstanceArgs:
     `env` and `image_login` are secret. `files`: of components.container_files, with their digests.
     `ca_certificate` and the secret `ca_private_key` (PEM) sign a certificate for the machine, which the container finds
     in its environment, see components.vast.identity; the probe then asks by TLS.
-    `hedge`: how many machines race to be
-    the one that stays. `replace`: blue_green (the new one serves before the old one goes) or in_place (no double cost,
-    a gap).
+    `hedge`: how many machines race to be the one that stays. `replace`: blue_green (the new one serves before the old
+    one goes) or in_place (no double cost, a gap).
     """
 
     label_base: str

@@ -1,9 +1,7 @@
 """A typed client of Caddy's admin API: its whole config, and its upstreams. Called by the Gateway resource, tests.
 
-Facts (Caddy 2.11.7, admin.go and caddy.go): a new config runs beside the old one before that is stopped, whose requests
-end in peace; one that cannot run is refused and the old one stays; one that is the same changes nothing. A change also
-replaces the admin listener: a call that the old one had accepted and not yet read is closed without an answer. So calls
-that break are made again, which is safe for all of them.
+A change also replaces the admin listener (2.11.7): a call that the old one had accepted and not yet read is closed
+without an answer. So calls that break are made again, which is safe for all of them.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
-"""The launch of a rented gateway: image, boot script, environment, ports, probe, as a function of a key.
+"""The launch of a rented gateway: image, boot script, environment, ports, probe. Called by RerankerFleet.
 
-Two Caddy processes in one container: `front`, whose config never changes, and behind it the gateway, which starts empty
-and is told what to be through its admin API, which the front carries behind `admin_key`. A gateway process that ends is
-started again, empty: that is drift, which the next `up` puts right. One port, for clients and the admin API alike.
-
-The script is for the image's busybox shell. Certificate and key come by the environment, as for any server of the
-stack (components.vast.identity); no secret is in the command.
+Two processes in one container, on one port: `front`, and behind it the gateway, which starts empty and is told what to
+be through its admin API. The script is for the image's busybox shell; no secret is in the command.
 """
 
 from __future__ import annotations

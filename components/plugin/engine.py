@@ -1,8 +1,7 @@
 """The engine that this plugin process serves: messages on a resource's own row, and whether it is still alive.
 
-The plugin is `python -m pulumi.dynamic <engine address>`; the engine takes log messages there over gRPC
-(pulumi/sdk: proto/pulumi/engine.proto). A killed CLI leaves the plugin running, so its address is watched.
-Used by `verbs` and the resources. Outside a plugin (tests, ops) messages go nowhere and the engine never dies.
+`python -m pulumi.dynamic <engine address>`: the engine takes log messages there by gRPC; a killed CLI leaves the plugin
+running, so its address is watched. Used by `verbs` and the resources. Elsewhere (tests, ops) messages go nowhere.
 """
 
 from __future__ import annotations

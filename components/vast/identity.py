@@ -1,8 +1,7 @@
 """Who a rented server is, by certificate: a leaf signed by the stack's own CA for the IP that an offer shows.
 
 Made by `rental` for each offer before it is rented; the private key goes to the container's environment and nowhere
-else. EC P-256 keeps certificate and key small: Vast.ai takes 256 characters in an environment value.
-`cryptography` is imported when something is signed, not before: previews sign nothing.
+else. `cryptography` is imported when something is signed, not before: previews sign nothing.
 """
 
 from __future__ import annotations

@@ -1,12 +1,7 @@
 """The launch of a server: image, command, environment, ports, as a function of model and image. No secret in a command.
 
-Called by the Reranker component, which adds the API key to the environment and hands the rest to the Instance.
-
-Two forms. "script": bash writes what the server needs to files and then becomes vLLM, so chat templates (and whatever
-else must sit beside the server) need no image of our own. "plain": the form of Vast's guide, the image's own
-entrypoint with `--model NAME` and flags.
-
-Flags are the same for vLLM 0.19.1 and 0.32.0 (catalog/flags.yaml); tests/serving asks both parsers.
+Called by components.reranker. Form "script": bash writes what the server needs to files and then becomes vLLM; "plain":
+the image's own entrypoint, as in Vast.ai's guide. Flags are the same for vLLM 0.19.1 and 0.32.0 (catalog/flags.yaml).
 """
 
 from __future__ import annotations
