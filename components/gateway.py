@@ -31,7 +31,6 @@ from components.caddy.admin import CaddyAdmin
 from components.caddy.config import gateway_config
 from components.caddy.drain import drain
 from components.caddy.spec import GatewaySpec, Policy, dial, problems
-from components.caddy.transport import HttpTransport
 from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
 from components.plugin.pool import widen
@@ -235,8 +234,7 @@ def _spec(props: Mapping[str, Any]) -> GatewaySpec:
 
 
 def _admin(props: Mapping[str, Any]) -> CaddyAdmin:
-    url = str(props["admin_url"])
-    return CaddyAdmin(HttpTransport(url, ca=str(props["admin_ca"])), url, key=str(props["admin_key"]))
+    return CaddyAdmin(str(props["admin_url"]), ca=str(props["admin_ca"]), key=str(props["admin_key"]))
 
 
 def _digest(props: Mapping[str, Any]) -> str:

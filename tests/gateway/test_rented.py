@@ -12,7 +12,6 @@ import requests
 from components.caddy import launch
 from components.caddy.admin import CaddyAdmin
 from components.caddy.spec import problems
-from components.caddy.transport import HttpTransport
 from components.gateway import GatewayProvider
 from components.vast.identity import ca_file
 from emulator.runtime import Containers, Settings, free_port
@@ -46,7 +45,7 @@ class Container:
         return self.probe.ask(IP, self.port, self.env)
 
     def admin(self, key):
-        return CaddyAdmin(HttpTransport(self.admin_url, ca=self.ca), self.admin_url, key=key)
+        return CaddyAdmin(self.admin_url, ca=self.ca, key=key)
 
     def stop(self):
         self.process.kill()
