@@ -43,12 +43,10 @@ class ClientKeysProvider(VastProvider):
 
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """Compare what should be accepted with what was, and with what `read` saw."""
         return DiffResult(changes=differs(olds, news, COMMON) or bool(olds.get("drift")))
 
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Set the keys. Raises ServingError."""
         return CreateResult(secrets.token_hex(4), self._applied(props, Server.listed(props["servers"]), retired=[]))
 
     @verb
@@ -74,7 +72,6 @@ class ClientKeysProvider(VastProvider):
 
     @verb
     def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        """Set the keys, and see that those which are no longer among them are refused."""
         gone = [key for key in _keys(olds) if key not in _keys(news)]
         servers = Server.listed(news["servers"]) if olds.get("drift") else changed(olds, news, COMMON)
         return UpdateResult(self._applied(news, servers, retired=gone))

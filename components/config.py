@@ -21,47 +21,29 @@ from components.vast.drift import HealOn
 from components.vast.ranking import Prefer
 from components.vllm.launch import Form
 
-MIN_KEY_CHARS = 16
 VAST_MIN_DISK_GB = 8
 YAML_WORD = "; YAML reads NO, no, off and on without quotes as a truth value: write them in quotes"
 
 
-def _country(code: str) -> str:
-    if not re.fullmatch("[A-Za-z]{2}", code):
-        raise PydanticCustomError("country", "accepted: two-letter codes such as US or SE")
-    return code.upper()
+def _form(pattern: str, accepted: str) -> AfterValidator:
+    def check(value: str | SecretStr) -> str | SecretStr:
+        if not re.fullmatch(pattern, value if isinstance(value, str) else value.get_secret_value(), re.DOTALL):
+            raise PydanticCustomError("form", f"accepted: {accepted}")
+        return value
+
+    return AfterValidator(check)
 
 
-def _address(value: str) -> str:
-    if value and not re.match(r"https?://[^/\s]", value):
-        raise PydanticCustomError("address", "accepted: an http(s) address such as http://127.0.0.1:8585")
-    return value.rstrip("/")
-
-
-def _client_key(key: SecretStr) -> SecretStr:
-    value = key.get_secret_value()
-    # a comma would end it in the guard's list
-    if len(value) < MIN_KEY_CHARS or "," in value or not value.isascii() or not value.isprintable():
-        raise PydanticCustomError(
-            "client_key", f"accepted: at least {MIN_KEY_CHARS} printable ASCII characters, no comma"
-        )
-    return key
-
-
-def _image_login(login: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"-u \S+ -p \S+ \S+", login.get_secret_value()):
-        raise PydanticCustomError("image_login", "accepted: -u USER -p TOKEN REGISTRY")
-    return login
-
-
-def _gpu_name(name: str) -> str:
-    return name.replace("_", " ")
-
-
-Country = Annotated[str, AfterValidator(_country)]
-Address = Annotated[str, AfterValidator(_address)]
-GpuName = Annotated[str, AfterValidator(_gpu_name)]
-ClientKey = Annotated[SecretStr, AfterValidator(_client_key)]
+Country = Annotated[str, _form("[A-Za-z]{2}", "two-letter codes such as US or SE"), AfterValidator(str.upper)]
+Address = Annotated[
+    str,
+    _form(r"(https?://[^/\s].*)?", "an http(s) address such as http://127.0.0.1:8585"),
+    AfterValidator(lambda address: address.rstrip("/")),
+]
+GpuName = Annotated[str, AfterValidator(lambda name: name.replace("_", " "))]
+# a comma would end it in the guard's list
+ClientKey = Annotated[SecretStr, _form(r"[ -+\--~]{16,}", "at least 16 printable ASCII characters, no comma")]
+ImageLogin = Annotated[SecretStr, _form(r"-u \S+ -p \S+ \S+", "-u USER -p TOKEN REGISTRY")]
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float32"]
 Hosting = Literal["datacenter"]
 
@@ -200,9 +182,7 @@ class Config(Keys):
     api_key: ClientKey | None = _of(SECRETS, None, "What clients of the reranker present; made at random if not given")
     api_key_previous: ClientKey | None = _of(SECRETS, None, "A second key that is valid, for the time of a change")
     hub_token: SecretStr | None = _of(SECRETS, None, "The model hub's token, for gated models")
-    image_login: Annotated[SecretStr, AfterValidator(_image_login)] | None = _of(
-        SECRETS, None, 'The login of a private registry: "-u USER -p TOKEN REGISTRY"'
-    )
+    image_login: ImageLogin | None = _of(SECRETS, None, 'The login of a private registry: "-u USER -p TOKEN REGISTRY"')
 
 
 def groups() -> dict[str, type[Keys]]:
@@ -223,13 +203,8 @@ def is_list(field: FieldInfo) -> bool:
 
 def secret_keys() -> list[str]:
     """Return the keys, with those of groups as group.key, that are secrets."""
-    found = [key for key, field in Config.model_fields.items() if has_secret(field)]
-    return found + [f"{group}.{key}" for group, kind in groups().items() for key in secrets_of(kind)]
-
-
-def secrets_of(kind: type[Keys]) -> list[str]:
-    """Return the secret keys of a group."""
-    return [key for key, field in kind.model_fields.items() if has_secret(field)]
+    fields = [("", Config.model_fields), *((f"{group}.", kind.model_fields) for group, kind in groups().items())]
+    return [f"{group}{key}" for group, of in fields for key, field in of.items() if has_secret(field)]
 
 
 def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
@@ -276,7 +251,6 @@ def _drop(values: dict[str, Any], loc: tuple[int | str, ...]) -> None:
 
 
 def _problem(detail: ErrorDetails) -> str:
-    """Say what is wrong with one value, and what is accepted."""
     loc = detail["loc"]
     kind = groups().get(str(loc[0])) if len(loc) > 1 else None
     model, name = (kind, str(loc[1])) if kind else (Config, str(loc[0]))
@@ -287,13 +261,8 @@ def _problem(detail: ErrorDetails) -> str:
         return f"{key}: is not a config key" + (f"; did you mean {near[0]}?" if near else "")
     shown = "(it is not shown)" if has_secret(field) else repr(detail["input"])
     hint = YAML_WORD if isinstance(detail["input"], bool) and detail["type"] == "string_type" else ""
-    return f"{key}: is {shown}; {_accepted(field, detail)}{hint}"
-
-
-def _accepted(field: FieldInfo, detail: ErrorDetails) -> str:
-    if detail["type"] in ("country", "address", "client_key", "image_login"):
-        return detail["msg"]
-    return f"accepted: {kind_of(field)}"
+    accepted = detail["msg"] if detail["type"] == "form" else f"accepted: {kind_of(field)}"
+    return f"{key}: is {shown}; {accepted}{hint}"
 
 
 def kind_of(field: FieldInfo) -> str:
@@ -303,9 +272,8 @@ def kind_of(field: FieldInfo) -> str:
         return f"an object of {', '.join(kind.model_fields)}"
     if is_list(field):
         return "a list of strings"
-    kinds = [one for one in (get_args(kind) if get_origin(kind) not in (Literal, None) else (kind,))]
-    words = [text for one in kinds if (text := _word(one, field))]
-    return " or ".join(words)
+    kinds = get_args(kind) if get_origin(kind) not in (Literal, None) else (kind,)
+    return " or ".join(text for one in kinds if (text := _word(one, field)))
 
 
 def _word(kind: Any, field: FieldInfo) -> str:

@@ -1,8 +1,7 @@
-"""The files that a container gets beside its command: the guard, and a model's chat template.
+"""The files that a container gets beside its command: the guard, and a model's chat template. Called by vllm.launch.
 
 States and labels hold digests of their sources. A file is packed into the environment when an instance is rented, so
-that another Python or zlib, which packs the same text into other bytes, replaces nothing. Which files a server needs is
-said by components.vllm.launch; an edit of a source replaces the servers that have it, with the next `up`.
+that another Python or zlib, which packs the same text into other bytes, replaces nothing.
 """
 
 from __future__ import annotations

@@ -22,16 +22,13 @@ class ApiKeyProvider(ResourceProvider):
     serialize_as_secret_always = True
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Return 32 random bytes as 64 hex digits."""
         return CreateResult(secrets.token_hex(4), {**props, "value": secrets.token_hex(KEY_BYTES), "previous": ""})
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """Say that there is a new key to make, or an old one to forget."""
         forget = bool(olds.get("previous")) and not news.get("keep_previous")
         return DiffResult(changes=_generation(olds) != _generation(news) or forget)
 
     def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        """Make the key of a new generation, and keep or forget the one before it."""
         value, previous = olds["value"], olds.get("previous") or ""
         if _generation(olds) != _generation(news):
             value, previous = secrets.token_hex(KEY_BYTES), value
@@ -66,7 +63,6 @@ class CertificateAuthorityProvider(ResourceProvider):
     serialize_as_secret_always = True
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Return certificate and key, PEM, and when the certificate ends, in seconds since the epoch."""
         made = Authority.make(props["common_name"])
         outs = {"certificate": made.certificate, "private_key": made.private_key}
         return CreateResult(secrets.token_hex(4), {**props, **outs, "expires_at": expiry(made.certificate)})
@@ -99,7 +95,6 @@ class ServerCertificateProvider(ResourceProvider):
     serialize_as_secret_always = True
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Return certificate and key, PEM, and when the certificate ends. Raises ValueError for an unusable name."""
         return CreateResult(secrets.token_hex(4), self._signed(props))
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
@@ -109,7 +104,6 @@ class ServerCertificateProvider(ResourceProvider):
         return DiffResult(changes=time.time() >= due or any(olds.get(key) != news.get(key) for key in keys))
 
     def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        """Sign another one."""
         return UpdateResult(self._signed(news))
 
     @staticmethod

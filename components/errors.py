@@ -1,28 +1,4 @@
-"""Every error this project raises on purpose, in one tree; resources, ops and examples print their text as it is.
-
-* RerankerError
-  + ConfigError                  a value in the stack's config is not usable; names the key and what is accepted
-  + VastError                    the marketplace said no, or could not be asked
-    - ApiUnreachable             no answer: what was tried, which URL
-    - ApiError                   an answer that is an error (status, code, message)
-      . AuthError                the key is missing, wrong, expired or lacks a scope
-      . RateLimited              429, still, after the client's own patience
-      . OfferTaken               the offer went to someone else between search and rent
-      . CreateFailed             renting failed; `leaked_id` is set if a contract was made anyway
-    - MalformedAnswer            a body that is not what the API documents; never read as "nothing there"
-    - QueryError                 the offer query cannot be parsed; says where
-    - NoOffer                    no offer satisfies the query; says what each constraint removed
-    - RentalFailed               every candidate failed, or the spec itself is at fault; says what happened to each
-      . DestroyFailed            something may still be billed; carries the id and the command that removes it
-    - EngineGone                 the Pulumi CLI that asked for this died; what was rented is destroyed
-  + ServingError                 the server behind an instance is not what it should be
-    - ServerUnreachable          nothing answers at its URL
-    - ServerError                it answers with an error (status, message)
-    - ValidationFailed           a check on /rerank or /score failed; names the check, what it saw, what to do
-  + GatewayError                 the gateway in front of the servers is not what it should be
-    - CaddyUnreachable           Caddy's admin API gives no answer; says where, and whether nothing listens there
-    - CaddyError                 it answers with an error
-"""
+"""Every error this project raises on purpose, in one tree; resources, ops and examples print their text as it is."""
 
 from __future__ import annotations
 
@@ -50,10 +26,9 @@ class ApiUnreachable(VastError):
 class ApiError(VastError):
     """The API answered with an error: HTTP status, Vast's `error` code and `msg`."""
 
-    def __init__(self, text: str, *, status: int, code: str = "", body: dict[str, object] | None = None) -> None:
+    def __init__(self, text: str, *, status: int, code: str = "") -> None:
         self.status = status
         self.code = code
-        self.body = body or {}
         super().__init__(text)
 
 
@@ -94,7 +69,7 @@ class RentalFailed(VastError):
 
 
 class DestroyFailed(RentalFailed):
-    """An instance could not be destroyed and may be billed; `instance_id` and the removing command are in the text."""
+    """An instance could not be destroyed and may be billed; its id and the removing command are in the text."""
 
     def __init__(self, text: str, *, instance_id: int) -> None:
         self.instance_id = instance_id

@@ -13,16 +13,15 @@ from urllib.parse import urlsplit
 import pulumi
 
 from components.client_keys import ClientKeys, ClientKeysArgs
+from components.config import Config
 from components.credentials import ApiKey, CertificateAuthority, ServerCertificate
-from components.instance import Instance, InstanceArgs
+from components.instance import Instance
 from components.offers import OfferQuery
-from components.records import structure
-from components.reranker import Common, launch_of, server
-from components.settings import Access, Settings
+from components.reranker import Common, instance, launch_of, server
+from components.settings import Settings
 from components.validation import RerankValidation, RerankValidationArgs
 from components.vast.market import Search
 from components.vast.money import Budget, monthly_cost
-from components.vast.probe import HttpProbe
 from components.vast.ranking import START_S
 
 if TYPE_CHECKING:
@@ -59,27 +58,27 @@ class RerankerFleet(pulumi.ComponentResource):
     def __init__(self, name: str, settings: Settings, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("vast:index:RerankerFleet", name, {}, opts)
         own = pulumi.ResourceOptions(parent=self)
-        access = settings.access
-        for on, warning in ((access.guard, OPEN_ROUTES), (access.tls, IN_CLEAR)):
+        config = settings.config
+        for on, warning in ((config.guard, OPEN_ROUTES), (config.tls, IN_CLEAR)):
             if not on:
                 pulumi.log.warn(warning, resource=self)
-        keys = client_keys(name, access, own)
+        keys = client_keys(name, config, own)
         made: CertificateAuthority | None = None
         self.ca_certificate = pulumi.Output.from_input("")
-        if access.tls:
+        if config.tls:
             made = CertificateAuthority(f"{name}-ca", f"{pulumi.get_project()} {pulumi.get_stack()} {name}", own)
             self.ca_certificate = made.certificate
         self.offers = OfferQuery(
             f"{name}-offers",
             Search(
-                query=settings.query,
+                query=config.query,
                 constraints=settings.constraints,
-                disk_gb=settings.disk_gb,
+                disk_gb=config.disk_gb,
                 pull_gb=settings.image.download_gb + settings.model.weights_gb,
                 start_s=START_S,
-                prefer=settings.prefer,
-                offer_type=settings.offer_type,
-                keep=settings.replicas + SPARE_OFFERS - 1,
+                prefer=config.prefer,
+                offer_type="bid" if settings.bid else "on-demand",
+                keep=config.replicas + SPARE_OFFERS - 1,
             ),
             own,
         )
@@ -88,11 +87,11 @@ class RerankerFleet(pulumi.ComponentResource):
             launch=launch_of(settings),
             offers=self.offers,
             # with a guard, a container is given the stack's own key, and is told later which others are valid
-            own_key=ApiKey(f"{name}-own-key", own).value if access.guard else keys[0],
+            own_key=ApiKey(f"{name}-own-key", own).value if config.guard else keys[0],
             ca_certificate=made.certificate if made else None,
             ca_private_key=made.private_key if made else None,
         )
-        names = [name, *(f"{name}-{number}" for number in range(2, settings.replicas + 1))]
+        names = [name, *(f"{name}-{number}" for number in range(2, config.replicas + 1))]
         self.replicas = [server(one, index, common, own) for index, one in enumerate(names)]
         self.instances = [*self.replicas]
         self.url, self.api_key = self.replicas[0].url, common.own_key
@@ -100,7 +99,7 @@ class RerankerFleet(pulumi.ComponentResource):
         self.rows = _rows(names, self.replicas)
         servers = self.rows.apply(lambda rows: [{key: one[key] for key in SERVER} for one in rows])
         # what clients present at the servers themselves; behind a gateway they present it there
-        if access.guard and settings.gateway.kind == "off":
+        if config.guard and config.gateway.kind == "off":
             args = ClientKeysArgs(servers, common.own_key, keys, self.ca_certificate)
             self.api_key = ClientKeys(f"{name}-keys", args, own).current
         self.validation = RerankValidation(
@@ -109,14 +108,14 @@ class RerankerFleet(pulumi.ComponentResource):
                 servers=servers,
                 api_key=self.api_key,
                 model=settings.model.name,
-                guard=access.guard,
+                guard=config.guard,
                 ca_certificate=self.ca_certificate,
-                max_latency_ms=settings.max_latency_ms,
+                max_latency_ms=config.max_latency_ms,
             ),
             # A destroy begins here, so this stops all of it. A protected instance could not be replaced when it dies.
-            pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(protect=settings.protect)),
+            pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(protect=config.protect)),
         )
-        if settings.gateway.kind != "off":
+        if config.gateway.kind != "off":
             self.url, self.gateway = self._gateway(f"{name}-gateway", common, keys)
             # known once the gateway takes it
             self.api_key = pulumi.Output.all(keys[0], self.gateway.id).apply(lambda known: str(known[0]))
@@ -146,11 +145,9 @@ class RerankerFleet(pulumi.ComponentResource):
         return pulumi.Output.all(*(one.hourly_cost_usd for one in self.instances)).apply(_sum)
 
     def monthly_cost_usd(self) -> pulumi.Output[float]:
-        """Return dollars for 730 hours of it."""
         return self.hourly_cost_usd().apply(monthly_cost)
 
     def table(self) -> pulumi.Output[list[dict[str, Any]]]:
-        """Return what each replica is: instance_id, machine_id, host_id, gpu, geolocation, url, hourly_cost_usd."""
         return self.rows.apply(lambda rows: [{key: one[key] for key in one if key != "name"} for one in rows])
 
     def _gateway(self, name: str, common: Common, keys: list[pulumi.Output[str]]) -> tuple[pulumi.Output[str], Gateway]:
@@ -160,7 +157,8 @@ class RerankerFleet(pulumi.ComponentResource):
         from components.gateway import Gateway, GatewayArgs  # noqa: PLC0415
 
         own = pulumi.ResourceOptions(parent=self)
-        settings, front = common.settings, common.settings.gateway
+        settings, config = common.settings, common.settings.config
+        front = config.gateway
         inputs: dict[str, Any] = {
             "site": f"{pulumi.get_project()}.{pulumi.get_stack()}.{name}",
             # taken from the validation: what is not validated gets no request
@@ -169,8 +167,8 @@ class RerankerFleet(pulumi.ComponentResource):
             "upstream_ca": self.ca_certificate,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
             "model": settings.model.name,
-            "policy": Policy(max_bytes=settings.access.guard_options["max_bytes"]),
-            "drain_timeout_s": settings.drain_timeout_s,
+            "policy": Policy(max_bytes=settings.guard_options["max_bytes"]),
+            "drain_timeout_s": config.timeouts.drain_s,
         }
         url = pulumi.Output.from_input(front.url)
         if front.kind == "rent":
@@ -185,22 +183,21 @@ class RerankerFleet(pulumi.ComponentResource):
             ca, ca_key = common.ca_certificate, common.ca_private_key
             if ca is not None and ca_key is not None and not front.listen.startswith("unix/"):
                 authority = {"certificate": ca, "private_key": ca_key}
-                host, renew = urlsplit(front.url).hostname or "", settings.watch.renew_certificate_before_d
+                host, renew = urlsplit(front.url).hostname or "", config.renew.certificate_before_d
                 shown = ServerCertificate(f"{name}-certificate", [host], authority, renew, own)
                 inputs |= {"certificate": shown.certificate, "private_key": shown.private_key}
         # a destroy begins here, so this stops all of it
-        first_to_go = pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(protect=settings.protect))
+        first_to_go = pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(protect=config.protect))
         gateway = Gateway(name, GatewayArgs(**inputs), first_to_go)
         return pulumi.Output.all(url, gateway.id).apply(lambda known: str(known[0])), gateway
 
     def _rented(self, name: str, common: Common) -> tuple[Instance, pulumi.Output[str]]:
-        """Rent a small machine for the gateway; return it and the key of its admin route."""
-        from components.caddy.launch import ADMIN_KEY_ENV, DISK_GB, QUERY, plan_gateway_launch  # noqa: PLC0415
+        from components.caddy.launch import ADMIN_KEY_ENV, DISK_GB, QUERY, admin_probe, plan_gateway_launch  # noqa: PLC0415
 
         own = pulumi.ResourceOptions(parent=self)
-        settings = common.settings
+        settings, config = common.settings, common.settings.config
         admin_key = ApiKey(f"{name}-admin-key", own).value
-        launch = plan_gateway_launch(probe_timeout_s=settings.probe_timeout_s)
+        launch = plan_gateway_launch()
         offers = OfferQuery(
             f"{name}-offers",
             Search(
@@ -214,46 +211,31 @@ class RerankerFleet(pulumi.ComponentResource):
             ),
             own,
         )
-        rented = Instance(
+        rented = instance(
             f"{name}-instance",
-            InstanceArgs(
-                label_base=f"{pulumi.get_project()}/{pulumi.get_stack()}/{name}-instance",
-                owner=offers.id,
-                search=offers.search_text,
-                image=launch.image,
-                disk_gb=DISK_GB,
-                ports=list(launch.ports),
-                runtype=launch.runtype,
-                onstart=launch.onstart,
-                args=list(launch.args),
-                env={**launch.env, ADMIN_KEY_ENV: admin_key},
-                ca_certificate=common.ca_certificate,
-                ca_private_key=common.ca_private_key,
-                probe=structure(HttpProbe, launch.probe),
-                deadlines=settings.deadlines,
-                watch=settings.watch,
-                max_tries=settings.max_tries,
-                poll_s=settings.poll_s,
-                replace=settings.replace,
-                money=Budget(min_runway_h=settings.money.min_runway_h),
-                policy=settings.policy,
-            ),
+            launch,
+            offers,
+            common,
             own,
+            disk_gb=DISK_GB,
+            env={**launch.env, ADMIN_KEY_ENV: admin_key},
+            probe=admin_probe(config.timeouts.probe_timeout_s),
+            money=Budget(min_runway_h=config.min_runway_h),
         )
         return rented, admin_key
 
 
-def client_keys(name: str, access: Access, opts: pulumi.ResourceOptions) -> list[pulumi.Output[str]]:
+def client_keys(name: str, config: Config, opts: pulumi.ResourceOptions) -> list[pulumi.Output[str]]:
     """Return the keys that clients may present, the current one first: the config's, or made here."""
-    if access.key is None:
-        made = ApiKey(f"{name}-key", opts, generation=access.generation, keep_previous=access.keep_previous)
+    if config.api_key is None:
+        generation, keep = config.api_key_generation, config.keep_previous_key
+        made = ApiKey(f"{name}-key", opts, generation=generation, keep_previous=keep)
         return [made.value, made.previous]
-    return [pulumi.Output.secret(key) for key in (access.key, access.previous_key) if key]
+    given = (config.api_key, config.api_key_previous)
+    return [pulumi.Output.secret(key.get_secret_value()) for key in given if key]
 
 
 def _rows(names: Sequence[str], instances: Sequence[Instance]) -> pulumi.Output[list[dict[str, Any]]]:
-    """Return what each instance is, by FACTS and its name; one wait for all of them."""
-
     def row(name: str, values: Sequence[Any]) -> dict[str, Any]:
         known = dict(zip(FACTS, values, strict=True))
         return {"name": name, **known, "hourly_cost_usd": known["hourly_cost_usd"]["total"]}

@@ -1,11 +1,7 @@
 """Gateway: one closed, encrypted address in front of some rerankers, as a resource. The balancing is Caddy's.
 
-This file translates between Pulumi's verbs and `components.caddy`, where every decision is made: `config` (what Caddy
-is told), `drift` (how it differs from that), `drain` (when old upstreams are idle). The Caddy is this gateway's
-alone: it is told its whole config through its admin API, without a restart.
-
-Replacing rerankers takes no downtime when this resource depends on them: new ones are created first, then this update
-moves the gateway and returns only once the old ones have nothing in flight, and only then does Pulumi delete those.
+This file translates between Pulumi's verbs and `components.caddy`, where every decision is made. Where this resource
+depends on rerankers that are replaced, its update moves requests before Pulumi deletes the old ones (docs/gateway.md).
 """
 
 from __future__ import annotations
@@ -34,12 +30,12 @@ from components.caddy import drift
 from components.caddy.admin import CaddyAdmin
 from components.caddy.config import gateway_config
 from components.caddy.drain import drain
-from components.caddy.spec import Certificate, GatewaySpec, Policy, dial, problems
-from components.caddy.transport import HttpTransport
+from components.caddy.spec import GatewaySpec, Policy, dial, problems
 from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
 from components.plugin.pool import widen
 from components.plugin.verbs import known, verb
+from components.records import structure
 from components.vast.identity import SERVER_NAME
 from components.vast.json_values import same
 
@@ -95,7 +91,6 @@ class GatewayProvider(ResourceProvider):
 
     @verb
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        """Report every unusable input; none is shown that is secret."""
         # upstreams are not there at all where what they come from has failed; the engine then skips this resource
         if news.get("upstreams") is None or not all(known(news.get(key)) for key in INPUTS):
             return CheckResult(news, [])
@@ -233,27 +228,13 @@ class Gateway(Resource, module="vast", name="Gateway"):
 
 
 def _spec(props: Mapping[str, Any]) -> GatewaySpec:
-    certificate = None
-    if props.get("certificate") or props.get("private_key"):
-        certificate = Certificate(str(props["certificate"]), str(props["private_key"]))
-    return GatewaySpec(
-        site=str(props["site"]),
-        listen=str(props["listen"]),
-        inbound_keys=tuple(str(one) for one in props["inbound_keys"]),
-        upstreams=tuple(dial(str(one)) for one in props["upstreams"]),
-        upstream_key=str(props["upstream_key"]),
-        model=str(props["model"]),
-        upstream_ca=str(props["upstream_ca"]),
-        server_name=str(props["server_name"]),
-        certificate=certificate,
-        policy=Policy.parse(props["policy"]),
-        retired=tuple(str(one) for one in props.get("retired") or ()),
-    )
+    shown = {"certificate": props.get("certificate"), "private_key": props.get("private_key")}
+    dials = [dial(str(one)) for one in props["upstreams"]]
+    return structure(GatewaySpec, {**props, "upstreams": dials, "certificate": shown if any(shown.values()) else None})
 
 
 def _admin(props: Mapping[str, Any]) -> CaddyAdmin:
-    url = str(props["admin_url"])
-    return CaddyAdmin(HttpTransport(url, ca=str(props["admin_ca"])), url, key=str(props["admin_key"]))
+    return CaddyAdmin(str(props["admin_url"]), ca=str(props["admin_ca"]), key=str(props["admin_key"]))
 
 
 def _digest(props: Mapping[str, Any]) -> str:

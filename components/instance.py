@@ -1,8 +1,7 @@
 """Instance: a container on a rented machine, as a resource. Generic: image, command, ports, a readiness probe.
 
-This file translates between Pulumi's verbs and `components.vast`, where every decision is made: `rental` (create),
-`drift` (read), `change` (diff). Created means serving: `create` returns once the probe is answered as expected, and
-whenever it raises nothing that it rented is left.
+Translates between Pulumi's verbs and `components.vast`, where every decision is made: `rental` (create), `drift`
+(read), `change` (diff). Created means serving; whenever `create` raises, nothing that it rented is left.
 """
 
 from __future__ import annotations
@@ -53,9 +52,8 @@ class InstanceArgs:
     `env` and `image_login` are secret. `files`: of components.container_files, with their digests.
     `ca_certificate` and the secret `ca_private_key` (PEM) sign a certificate for the machine, which the container finds
     in its environment, see components.vast.identity; the probe then asks by TLS.
-    `hedge`: how many machines race to be
-    the one that stays. `replace`: blue_green (the new one serves before the old one goes) or in_place (no double cost,
-    a gap).
+    `hedge`: how many machines race to be the one that stays. `replace`: blue_green (the new one serves before the old
+    one goes) or in_place (no double cost, a gap).
     """
 
     label_base: str
@@ -120,7 +118,6 @@ class InstanceProvider(VastProvider):
 
     @verb
     def diff(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """Plan by the tables of `components.vast.change` and `components.vast.drift`."""
         resource_key = Declared.of(olds).resource_key
         self.session.knows(resource_key, int(id_))
         if Drift.parse(olds.get("drift")):
@@ -227,7 +224,6 @@ class InstanceProvider(VastProvider):
 
     @verb
     def update(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        """Update in place: the label on Vast's side, everything else in the record."""
         declared = Declared.of(news)
         label = Label(declared.label_base, declared.owner, container(news).digest())
         drift = Drift.parse(olds.get("drift"))
@@ -275,12 +271,10 @@ class InstanceProvider(VastProvider):
         )
 
     def _to_adopt(self, declared: Declared) -> int | None:
-        """Return the instance to take over, unless it is the one being replaced."""
         named = declared.adopt_instance_id
         return named if named and named not in self.session.known(declared.resource_key) else None
 
     def _candidates(self, declared: Declared) -> Sequence[Candidate]:
-        """Return this replica's part of what the process's last search found."""
         try:
             found = self.session.search(structure(Search, json.loads(declared.search)))
         except NoOffer as error:
@@ -311,11 +305,9 @@ class InstanceProvider(VastProvider):
         return [*mine, *(one for one in found if one not in mine)]
 
     def _assigned_offers(self, found: Sequence[Candidate], declared: Declared) -> list[Candidate]:
-        """Return what of the candidates is this replica's, without machines that have just failed it."""
         return self._without_taken(assign_offers(found, declared.slot, self._fleet_state(declared)), declared)
 
     def _without_taken(self, found: Sequence[Candidate], declared: Declared) -> list[Candidate]:
-        """Return the candidates whose machine no other replica has and which have not just failed."""
         taken = {*self._fleet_state(declared).machines, *self.session.avoid(declared.resource_key)}
         return [one for one in found if one.offer.machine_id not in taken]
 

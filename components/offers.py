@@ -50,7 +50,6 @@ class OfferQueryProvider(VastProvider):
 
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """Only another query is a change."""
         return DiffResult(changes=not same(olds.get("search"), news.get("search")))
 
     @verb
@@ -60,7 +59,6 @@ class OfferQueryProvider(VastProvider):
 
     @verb
     def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        """Record the new offers."""
         return UpdateResult(news)
 
     @verb

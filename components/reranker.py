@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 
@@ -11,6 +12,7 @@ from components.instance import Instance, InstanceArgs
 from components.offers import OfferQuery
 from components.settings import Settings
 from components.vast.assignment import ReplicaSlot
+from components.vast.money import Budget
 from components.vast.probe import HttpProbe
 from components.vllm.launch import SPEC_FAULT_LOGS, Launch, key_env, plan_launch
 
@@ -35,61 +37,73 @@ class Common:
 
 def launch_of(settings: Settings) -> Launch:
     """Return what each server of a stack runs, without its keys."""
-    access = settings.access
+    config = settings.config
     return plan_launch(
         settings.model,
         settings.image,
         port=PORT,
         api_key=None,
-        dtype=settings.dtype,
-        extra_args=settings.extra_args,
-        form=settings.form,
-        guard=access.guard,
-        guard_options=access.guard_options,
-        tls=access.tls,
+        dtype=config.dtype,
+        extra_args=config.extra_args,
+        form=config.form,
+        guard=config.guard,
+        guard_options=settings.guard_options,
+        tls=config.tls,
     )
 
 
 def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) -> Instance:
     """Declare the instance of replica number `index`."""
-    settings, launch = common.settings, common.launch
-    key_name = key_env(guard=settings.access.guard)
+    settings, config, launch = common.settings, common.settings.config, common.launch
+    key_name = key_env(guard=config.guard)
     env: dict[str, pulumi.Input[str]] = {**launch.env, key_name: common.own_key}
-    if settings.hub_token is not None:
-        env["HF_TOKEN"] = pulumi.Output.secret(settings.hub_token)
-    return Instance(
+    if config.hub_token is not None:
+        env["HF_TOKEN"] = pulumi.Output.secret(config.hub_token.get_secret_value())
+    return instance(
         name,
-        InstanceArgs(
-            label_base=f"{pulumi.get_project()}/{pulumi.get_stack()}/{name}",
-            owner=common.offers.id,
-            search=common.offers.search_text,
-            image=launch.image,
-            disk_gb=settings.disk_gb,
-            ports=list(launch.ports),
-            runtype=launch.runtype,
-            onstart=launch.onstart,
-            args=list(launch.args),
-            env=env,
-            files=digests(launch.files),
-            image_login=settings.image_login,
-            ca_certificate=common.ca_certificate,
-            ca_private_key=common.ca_private_key,
-            probe=rerank_probe(settings.model.name, key_name, settings.probe_timeout_s),
-            deadlines=settings.deadlines,
-            watch=settings.watch,
-            max_tries=settings.max_tries,
-            poll_s=settings.poll_s,
-            hedge=settings.hedge,
-            replace=settings.replace,
-            money=settings.money,
-            bid=settings.bid,
-            adopt_instance_id=settings.adopt_instance_id if index == 0 else None,
-            spec_fault_logs=list(SPEC_FAULT_LOGS),
-            slot=ReplicaSlot(index, settings.replicas, settings.spread),
-            policy=settings.policy,
-        ),
+        launch,
+        common.offers,
+        common,
         opts,
+        disk_gb=config.disk_gb,
+        env=env,
+        files=digests(launch.files),
+        image_login=config.image_login.get_secret_value() if config.image_login else None,
+        probe=rerank_probe(settings.model.name, key_name, config.timeouts.probe_timeout_s),
+        hedge=config.hedge,
+        money=Budget(config.max_hourly_usd, config.min_runway_h),
+        bid=settings.bid,
+        adopt_instance_id=config.adopt_instance_id or None if index == 0 else None,
+        spec_fault_logs=list(SPEC_FAULT_LOGS),
+        slot=ReplicaSlot(index, config.replicas, config.spread),
     )
+
+
+def instance(
+    name: str, launch: Launch, offers: OfferQuery, common: Common, opts: pulumi.ResourceOptions, **own: Any
+) -> Instance:
+    """Declare an instance of the stack that runs `launch`, a gateway's too. `own`: the inputs that are this one's."""
+    settings, config = common.settings, common.settings.config
+    args = InstanceArgs(
+        label_base=f"{pulumi.get_project()}/{pulumi.get_stack()}/{name}",
+        owner=offers.id,
+        search=offers.search_text,
+        image=launch.image,
+        ports=list(launch.ports),
+        runtype=launch.runtype,
+        onstart=launch.onstart,
+        args=list(launch.args),
+        ca_certificate=common.ca_certificate,
+        ca_private_key=common.ca_private_key,
+        deadlines=settings.deadlines,
+        watch=settings.watch,
+        max_tries=config.max_tries,
+        poll_s=config.timeouts.poll_s,
+        replace=config.replace,
+        policy=settings.policy,
+        **own,
+    )
+    return Instance(name, args, opts)
 
 
 def rerank_probe(model: str, key_name: str, timeout_s: float) -> HttpProbe:

@@ -30,7 +30,6 @@ class Server:
 
     @classmethod
     def listed(cls, raw: Sequence[Mapping[str, Any]] | None) -> list[Server]:
-        """Read servers from a resource's inputs or outputs."""
         return [cls(str(one["name"]), str(one["url"]), int(one["instance_id"])) for one in raw or ()]
 
 

@@ -7,93 +7,55 @@ import math
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import SecretStr
+import pulumi
+from pulumi.runtime.config import get_config_env, get_config_secret_keys_env
 
-from components.config import Config, Gateway, read, secret_keys
+from components.config import Config, read, secret_keys
 from components.errors import ApiUnreachable, ConfigError, QueryError
 from components.records import structure
-from components.vast.assignment import Spread
 from components.vast.client import DEFAULT_API_URL
 from components.vast.drift import Watch
-from components.vast.money import Budget
-from components.vast.query import Constraint, Filters, OfferType, parse
-from components.vast.ranking import Prefer
+from components.vast.query import Constraint, Filters, parse
 from components.vast.rental_spec import Bid
 from components.vast.spec import Deadlines
 from components.vllm.catalog import Catalog, Image, Model
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
-from components.vllm.launch import Form, problems_with_extra_args
+from components.vllm.launch import problems_with_extra_args
 from policy.rules import Facts, Limits, demands, violations
 
 NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
-class Access:
-    """Access to the servers: keys, TLS, the guard's limits. Keys are not in the repr."""
-
-    guard: bool
-    tls: bool
-    generation: int
-    keep_previous: bool
-    guard_options: Mapping[str, Any]
-    key: str | None = field(default=None, repr=False)
-    previous_key: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
 class Settings:
-    """What one stack wants. Keys and tokens are not in the repr."""
+    """What one stack wants: its config, and what follows from it. No secret is in the repr.
 
+    `constraints`: on offers for a server, among them `policy_constraints`, which bind a gateway's machine too.
+    """
+
+    config: Config
     model: Model
     image: Image
-    form: Form
-    access: Access
-    replicas: int
-    spread: Spread
-    gateway: Gateway
-    drain_timeout_s: float
-    dtype: str | None
-    extra_args: tuple[str, ...]
-    query: str
+    guard_options: Mapping[str, Any]
     constraints: tuple[Constraint, ...]
     policy_constraints: tuple[Constraint, ...]
-    disk_gb: float
-    prefer: Prefer
-    max_tries: int
-    poll_s: float
-    probe_timeout_s: float
     deadlines: Deadlines
     watch: Watch
-    replace: str
-    hedge: int
-    money: Budget
-    offer_type: OfferType
     bid: Bid | None
-    adopt_instance_id: int | None
-    protect: bool
-    max_latency_ms: float
     policy: Limits
-    hub_token: str | None = field(default=None, repr=False)
-    image_login: str | None = field(default=None, repr=False)
 
 
 def stack_config() -> dict[str, str]:
     """Return the running program's config, its namespace, the project's name, taken off."""
-    import pulumi  # noqa: PLC0415 - tests of `load` need no Pulumi
-    from pulumi.runtime.config import get_config_env  # noqa: PLC0415
-
     prefix = f"{pulumi.get_project()}:"
     return {key.removeprefix(prefix): value for key, value in get_config_env().items() if key.startswith(prefix)}
 
 
 def keys_in_clear() -> list[str]:
     """Return the config keys that are stored in clear although they are secrets."""
-    from pulumi.runtime.config import get_config_secret_keys_env  # noqa: PLC0415
-
     encrypted = {key.rpartition(":")[2] for key in get_config_secret_keys_env()}
     stored = stack_config()
 
@@ -160,73 +122,32 @@ def load(
     if problems:
         raise ConfigError(problems)
     demanded = tuple(Constraint(*one) for one in demands(limits, machines))
+    timeouts, renew = config.timeouts, config.renew
     return Settings(
+        config=config,
         model=model,
         image=image,
-        form=config.form,
-        access=_access(config),
-        replicas=config.replicas,
-        spread=config.spread,
-        gateway=config.gateway,
-        drain_timeout_s=config.timeouts.drain_s,
-        dtype=config.dtype,
-        extra_args=config.extra_args,
-        query=config.query,
+        guard_options=_guard_options(config),
         constraints=(*_required(config), *demanded, *_imposed(image, model, config.dtype, config.disk_gb)),
         policy_constraints=demanded,
-        disk_gb=config.disk_gb,
-        prefer=config.prefer,
-        max_tries=config.max_tries,
-        poll_s=config.timeouts.poll_s,
-        probe_timeout_s=config.timeouts.probe_timeout_s,
-        deadlines=structure(Deadlines, config.timeouts.model_dump()),
-        watch=Watch(
-            config.heal_on,
-            config.timeouts.probe_window_s,
-            config.renew.before_h,
-            config.renew.certificate_before_d,
-        ),
-        replace=config.replace,
-        hedge=config.hedge,
-        money=Budget(config.max_hourly_usd, config.min_runway_h),
-        offer_type="on-demand" if bid is None else "bid",
+        deadlines=structure(Deadlines, timeouts.model_dump()),
+        watch=Watch(config.heal_on, timeouts.probe_window_s, renew.before_h, renew.certificate_before_d),
         bid=bid,
-        adopt_instance_id=config.adopt_instance_id or None,
-        protect=config.protect,
-        max_latency_ms=config.max_latency_ms,
         policy=limits,
-        hub_token=_shown(config.hub_token),
-        image_login=_shown(config.image_login),
     )
 
 
-def _access(config: Config) -> Access:
+def _guard_options(config: Config) -> dict[str, Any]:
     limits = config.limits
-    options: dict[str, Any] = {
-        "max_documents": limits.max_documents,
-        "max_bytes": int(limits.max_body_mb * (1 << 20)),
-    }
+    options = {"max_documents": limits.max_documents, "max_bytes": int(limits.max_body_mb * (1 << 20))}
     if limits.open_health:
         options["open_health"] = True
     if limits.truncate_prompt_tokens is not None:
         options["truncate"] = limits.truncate_prompt_tokens
-    return Access(
-        guard=config.guard,
-        tls=config.tls,
-        generation=config.api_key_generation,
-        keep_previous=config.keep_previous_key,
-        guard_options=options,
-        key=_shown(config.api_key),
-        previous_key=_shown(config.api_key_previous),
-    )
-
-
-def _shown(secret: SecretStr | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()
+    return options
 
 
 def _contradictions(config: Config) -> list[str]:
-    """Return what two keys say that cannot both be."""
     gateway, found = config.gateway, []
     if config.form == "plain":  # has no place for what sees to these two
         found += [
@@ -244,7 +165,6 @@ def _contradictions(config: Config) -> list[str]:
 
 
 def _bid(config: Config, limits: Limits, machines: int) -> Bid | None:
-    """Return a bid with its factor, bounded by max_dph_usd and the policy's price."""
     if config.bid is None:
         return None
     caps = [config.max_dph_usd, limits.max_hourly_usd and limits.max_hourly_usd / machines]
@@ -253,7 +173,6 @@ def _bid(config: Config, limits: Limits, machines: int) -> Bid | None:
 
 
 def _price_bound(config: Config, machines: int) -> float | None:
-    """Return the most that the config itself lets the stack cost per hour."""
     bounds = [config.max_hourly_usd, config.max_dph_usd and config.max_dph_usd * machines]
     if isinstance(config.bid, float):
         bounds.append(config.bid * machines)
@@ -266,7 +185,6 @@ def _countries(filters: Filters) -> list[str]:
 
 
 def _required(config: Config) -> list[Constraint]:
-    """Return the conditions that the config adds to the query."""
     require = config.require
     hours = require.min_duration_h
     wanted = (
@@ -281,7 +199,6 @@ def _required(config: Config) -> list[Constraint]:
 
 
 def _imposed(image: Image, model: Model, dtype: str | None, disk_gb: float) -> list[Constraint]:
-    """Return what image, model, dtype and disk demand of a machine."""
     floor = compute_cap_floor(image, dtype)
     for_floor = f"image {image.ref}" if floor == image.compute_cap_min else f"dtype {dtype}"
     imposed = [

@@ -54,7 +54,6 @@ class Declared:
 
     @property
     def resource_key(self) -> str:
-        """Whose instance it is: a label without its digest."""
         return f"{self.label_base}@{self.owner}"
 
 

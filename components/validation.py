@@ -48,7 +48,6 @@ class RerankValidationProvider(VastProvider):
 
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """Compare what is validated."""
         return DiffResult(changes=differs(olds, news, COMMON))
 
     @verb
@@ -58,7 +57,6 @@ class RerankValidationProvider(VastProvider):
 
     @verb
     def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        """Run the checks where something changed; what was seen of the other servers stays."""
         return UpdateResult(_validated(olds, news))
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from components.caddy.admin import CaddyAdmin
 from components.caddy.front_proxy import front_proxy_config
 from components.caddy.spec import Certificate, Json
-from components.caddy.transport import HttpTransport
 from components.errors import CaddyUnreachable, GatewayError
 from components.vast.identity import Authority
 from emulator.runtime import free_port
@@ -56,7 +55,7 @@ class Caddy:
 
     @property
     def admin(self) -> CaddyAdmin:
-        return CaddyAdmin(HttpTransport(self.admin_url, timeout_s=15.0), self.admin_url)
+        return CaddyAdmin(self.admin_url, timeout_s=15.0)
 
     @property
     def log(self) -> Path:

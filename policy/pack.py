@@ -1,8 +1,7 @@
 """The rules as policies of Pulumi's policy SDK: what the engine shows an analyzer becomes Facts. Called by `__main__`.
 
-Each Instance is judged before the engine creates or updates it, in a preview too. Whether it is validated shows only
-in the whole stack. What binds is in limits.yaml beside this file, by the name of the stack: a copy of this folder that
-an organisation keeps is out of the reach of whoever writes the stack's config.
+Each Instance is judged before the engine creates or updates it, in a preview too; whether it is validated shows only in
+the whole stack. What binds is in limits.yaml beside this file, by the name of the stack.
 """
 
 from __future__ import annotations

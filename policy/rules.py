@@ -90,7 +90,6 @@ class Rule:
     demands: Callable[[Limits, int], Demand] | None = None
 
     def binds(self, limits: Limits) -> bool:
-        """Whether the rule applies at all."""
         return bool(getattr(limits, self.limit)) if self.limit else self.name in limits.rules
 
 

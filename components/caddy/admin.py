@@ -1,20 +1,19 @@
 """A typed client of Caddy's admin API: its whole config, and its upstreams. Called by the Gateway resource, tests.
 
-Facts (Caddy 2.11.7, admin.go and caddy.go): a new config runs beside the old one before that is stopped, whose requests
-end in peace; one that cannot run is refused and the old one stays; one that is the same changes nothing. A change also
-replaces the admin listener: a call that the old one had accepted and not yet read is closed without an answer. So calls
-that break are made again, which is safe for all of them.
+A change also replaces the admin listener (2.11.7): a call that the old one had accepted and not yet read is closed
+without an answer. So calls that break are made again, which is safe for all of them.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from components.caddy.spec import Json
-from components.caddy.transport import Answer, Transport, Unanswered
 from components.errors import CaddyError, CaddyUnreachable
 from components.redaction import scrub
+from reranker.http import Answer, HttpTransport, Unanswered, bearer
 
 MAX_ATTEMPTS = 4
 
@@ -31,11 +30,16 @@ class Upstream:
 class CaddyAdmin:
     """Asks one Caddy. Every method raises CaddyUnreachable when nothing answers, CaddyError when the answer is no.
 
-    `where` is what messages call it. `key` is for an admin API behind a front (see `launch`).
+    `where`: http(s)://host:port, with a path where the API is behind one, or unix:///path. `ca`: PEM text that https is
+    verified against; public CAs where it is empty. `key`: for an API behind a front (see `launch`). Each call has a
+    connection of its own, and `timeout_s`.
     """
 
-    def __init__(self, transport: Transport, where: str, *, key: str = "") -> None:
-        self._send = transport
+    def __init__(self, where: str, *, ca: str = "", key: str = "", timeout_s: float = 30.0) -> None:
+        is_unix = where.startswith("unix:")
+        self._base = "http://localhost" if is_unix else where.rstrip("/")
+        self._send = HttpTransport(ca=ca, unix_socket=urlsplit(where).path if is_unix else "")
+        self._timeout_s = timeout_s
         self.where = where
         self._key = key
 
@@ -59,10 +63,12 @@ class CaddyAdmin:
             raise self._not_caddy() from None
 
     def _request(self, method: str, path: str, *, body: str | None = None, secrets: list[str] | None = None) -> Answer:
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        sent = None if body is None else body.encode()
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                answer = self._send(method, path, body=body, headers=headers)
+                answer = self._send(
+                    method, self._base + path, body=sent, headers=bearer(self._key), timeout_s=self._timeout_s
+                )
                 break
             except Unanswered as error:
                 if not error.broke or attempt == MAX_ATTEMPTS:

@@ -1,16 +1,8 @@
 """A gateway as the whole config of a Caddy: a pure function of a frozen record. Called by the Gateway resource, bench.
 
-What the config does, in the order a request meets it: path not on the list 404, no valid key 401, `/metrics` answered
-by Caddy itself, body too large 413, then one reverse proxy over all upstreams. Every error is shaped as vLLM's.
-
-Facts of Caddy 2.11.7 (its source, modules/caddyhttp/...), each pinned by a test in tests/gateway:
-* A reverse proxy has one transport and one set of active checks, whose headers know no upstream: so all upstreams of a
-  gateway share one key and one set of CAs. While a key is rotated, replicas take both.
-* A key check is a header matcher, which compares with `==`, not in constant time; plain Caddy has nothing better for
-  bearer keys. A trailing * would match every key that begins so: keys with odd characters are refused (spec.KEY).
-* A POST is repeated on another upstream only if a matcher of `retry_match` agrees and the body was buffered whole; a
-  body that ends in an error counts against the upstream, so what is too large is refused before the proxy sees it.
-* With TLS, the upstream's Host header is the upstream's own.
+In the order a request meets it: path not on the list 404, no valid key 401, `/metrics` answered by Caddy itself, body
+too large 413, then one reverse proxy over all upstreams, with one key and one set of CAs. What it takes for granted of
+Caddy 2.11.7 is pinned by tests/gateway and told in docs/gateway.md. Every error is shaped as vLLM's.
 """
 
 from __future__ import annotations
@@ -90,7 +82,7 @@ def _behind_the_path(gateway: GatewaySpec) -> list[Json]:
 
 
 def bearer(keys: Sequence[str]) -> dict[str, Json]:
-    """Return the matcher of a request that carries one of the keys.
+    """Return the matcher of a request that carries one of the keys, by `==`; a key that ends in * would match more.
 
     A placeholder whose variable or file is missing is an empty key, which no request may match.
     """
@@ -134,7 +126,8 @@ def _proxy(gateway: GatewaySpec) -> dict[str, Json]:
             "selection_policy": {"policy": "least_conn"},
             "try_duration": seconds(policy.retry_for_s),
             "try_interval": seconds(policy.retry_every_s),
-            # scoring changes nothing, so it may be repeated; the second matcher is about broken connections
+            # A POST is repeated only if one of these agrees and the body was buffered whole. Scoring changes nothing;
+            # the second is about broken connections.
             "retry_match": [
                 {"expression": "{http.reverse_proxy.status_code} in [502, 503]"},
                 {"vars": {"{http.request.uri.path}": list(PROXIED)}},

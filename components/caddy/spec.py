@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -36,11 +35,6 @@ class Policy:
     # uvicorn closes a connection after 5 s of silence: reuse must end before, or requests race with its end
     keep_alive_s: float = 3.0
     expect_body: str = '"relevance_score"'
-
-    @classmethod
-    def parse(cls, raw: Mapping[str, Json]) -> Policy:
-        """Read a resource's input, in which the engine made every number a float."""
-        return cls(**{name: type(getattr(cls, name))(value) for name, value in raw.items()})
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,6 @@ class GatewaySpec:
     retired: tuple[str, ...] = ()
 
     def secrets(self) -> list[str]:
-        """Return the values that must not be shown."""
         key = self.certificate.private_key if self.certificate else ""
         return [one for one in (*self.inbound_keys, self.upstream_key, key) if one]
 

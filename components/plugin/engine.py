@@ -1,8 +1,7 @@
 """The engine that this plugin process serves: messages on a resource's own row, and whether it is still alive.
 
-The plugin is `python -m pulumi.dynamic <engine address>`; the engine takes log messages there over gRPC
-(pulumi/sdk: proto/pulumi/engine.proto). A killed CLI leaves the plugin running, so its address is watched.
-Used by `verbs` and the resources. Outside a plugin (tests, ops) messages go nowhere and the engine never dies.
+`python -m pulumi.dynamic <engine address>`: the engine takes log messages there by gRPC; a killed CLI leaves the plugin
+running, so its address is watched. Used by `verbs` and the resources. Elsewhere (tests, ops) messages go nowhere.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -43,8 +41,8 @@ class Engine:
         self._busy = 0
         self._watching = False
 
-    def log(self, text: str, *, severity: Severity = "info", urn: str | None = None, ephemeral: bool = False) -> None:
-        """Show `text` on the row of `urn` (by default the resource at work). Ephemeral text is replaced by the next."""
+    def log(self, text: str, *, severity: Severity = "info", ephemeral: bool = False) -> None:
+        """Show `text` on the row of the resource at work. Ephemeral text is replaced by the next."""
         if not self.address:
             return
         from pulumi.runtime.proto import engine_pb2  # noqa: PLC0415 - a plugin has it loaded; other users need not
@@ -52,7 +50,7 @@ class Engine:
         request = engine_pb2.LogRequest(
             severity=getattr(engine_pb2, severity.upper()),
             message=text,
-            urn=current_urn.get() if urn is None else urn,
+            urn=current_urn.get(),
             ephemeral=ephemeral,
         )
         with suppress(Exception):  # a message that cannot be shown must not fail the work
@@ -98,13 +96,9 @@ class Engine:
             except OSError:  # a busy machine, not a dead engine
                 continue
         self._gone.set()
-        _when(lambda: self._busy == 0)
+        while self._busy:
+            time.sleep(_WATCH_EVERY_S)
         os._exit(0)  # nobody is left to serve, and nothing else ends a plugin whose engine was killed
-
-
-def _when(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(_WATCH_EVERY_S)
 
 
 ENGINE = Engine(engine_address())

@@ -56,7 +56,6 @@ class Session:
             self._known.setdefault(resource_key, set()).add(instance_id)
 
     def known(self, resource_key: str) -> set[int]:
-        """Return the instances that the state has for the resource of `resource_key`."""
         with self._lock:
             return set(self._known.get(resource_key, ()))
 
@@ -70,10 +69,10 @@ class Session:
         with self._lock:
             return self._adopted.get(instance_id, mark) != mark
 
-    def price_increases(self, *, max_age_s: float = FRESH_S) -> Mapping[int, float]:
+    def price_increases(self) -> Mapping[int, float]:
         """Return announced prices by contract ($/h), read once for all instances of a refresh."""
         with self._lock:
-            if time.monotonic() - self._prices_at > max_age_s:
+            if time.monotonic() - self._prices_at > FRESH_S:
                 try:
                     self._prices = self.client.price_increases()
                 except VastError:  # advisory: a preview does not fail for want of it
@@ -87,7 +86,6 @@ class Session:
             self._failed.setdefault(resource_key, set()).add(machine_id)
 
     def avoid(self, resource_key: str) -> set[int]:
-        """Return the machines that have just failed the resource of `resource_key`."""
         with self._lock:
             return set(self._failed.get(resource_key, ()))
 
@@ -159,12 +157,8 @@ def open_session(config: Callable[[str], str | None]) -> Session:
     with _SESSIONS_LOCK:
         session = _SESSIONS.get((api_url, key, paced))
         if session is None:
-            client = VastClient(
-                key,
-                pacer=Pacer(PUBLISHED if paced else OFF),
-                api_url=api_url,
-                patience_s=patience_s,
-            )
+            pacer = Pacer(PUBLISHED if paced else OFF)
+            client = VastClient(key, pacer=pacer, api_url=api_url, patience_s=patience_s)
             session = Session(client, InstanceCache(client))
             _SESSIONS[(api_url, key, paced)] = session
         return session

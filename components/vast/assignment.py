@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 from components.vast.label import Label
 from components.vast.models import Contract
 from components.vast.ranking import Candidate, distinct_machines
 
 Spread = Literal["host", "country", "none"]
-SPREADS: tuple[str, ...] = get_args(Spread)
 
 
 @dataclass(frozen=True)

@@ -31,37 +31,28 @@ class Outcome:
     failure: Failure | None = None
 
 
+@dataclass(eq=False, repr=False)
 class Attempt:
-    """Follows one contract from rented to serving."""
+    """Follows one contract from rented to serving. `rented_at`: by the clock of each `now`."""
 
-    def __init__(
-        self,
-        instance_id: int,
-        *,
-        container_port: int,
-        deadlines: Deadlines,
-        probe: Probe,
-        now: float,
-        candidate: Candidate | None = None,
-    ) -> None:
-        self.instance_id = instance_id
-        self.candidate = candidate
+    instance_id: int
+    container_port: int
+    deadlines: Deadlines
+    probe: Probe
+    rented_at: float
+    candidate: Candidate | None = None
+
+    def __post_init__(self) -> None:
         self.contract: Contract | None = None
         self.stage: Stage = "rented"
         self.probed: ProbeResult | None = None
         self.observation: Observation | None = None
-        self.rented_at = now
-        self._container_port = container_port
-        self._deadlines = deadlines
-        self._probe = probe
-        self._stage_since = now
         self._progress = ""
-        self._progress_since = now
+        self._stage_since = self._progress_since = self._shown_at = self.rented_at
+        self._missing_since: float | None = self.rented_at
         self._away_since: float | None = None
-        self._missing_since: float | None = now
         self._silent_since: float | None = None
         self._shown: tuple[Stage, str] | None = None
-        self._shown_at = now
 
     @property
     def machine_id(self) -> int:
@@ -72,7 +63,6 @@ class Attempt:
 
     @property
     def description(self) -> str:
-        """How to name it to people."""
         gpu = self.contract.gpu_name if self.contract else (self.candidate.offer.gpu_name if self.candidate else "")
         return f"instance {self.instance_id} on machine {self.machine_id}" + (f" ({gpu})" if gpu else "")
 
@@ -82,7 +72,7 @@ class Attempt:
             return self._missing(now)
         self._missing_since = None
         self.contract = contract
-        seen = observe(contract, self._container_port)
+        seen = observe(contract, self.container_port)
         self.observation = seen
         if seen.failure is not None:
             return self._failed(seen.failure)
@@ -94,7 +84,7 @@ class Attempt:
         else:
             self._away_since = None
         if seen.stage == "serving" and seen.port is not None:
-            self.probed = self._probe(seen.ip, seen.port)
+            self.probed = self.probe(seen.ip, seen.port)
             if self.probed.verdict == "ready":
                 return Outcome("ready", f"{self.description} serves after {minutes(now - self.rented_at)}")
             if self.probed.verdict == "wrong_certificate":
@@ -129,7 +119,6 @@ class Attempt:
         return poll_s if self.stage == "serving" else self.due_s(now, poll_s) / 2
 
     def progress(self, now: float) -> str:
-        """Return a line for the resource's row: who, stage, percent or message, seconds."""
         seen = self.observation
         detail = ""
         if seen is not None and seen.percent is not None:
@@ -157,14 +146,14 @@ class Attempt:
         self._progress_since = max(self._progress_since, self._stage_since)
 
     def _late(self, now: float) -> Outcome | None:
-        limit = self._deadlines.of(self.stage)
-        if self._silent_since is not None and now - self._silent_since > self._deadlines.port_s:
-            limit = self._deadlines.port_s  # packets are dropped on the way: waiting for the server will not help
+        limit = self.deadlines.of(self.stage)
+        if self._silent_since is not None and now - self._silent_since > self.deadlines.port_s:
+            limit = self.deadlines.port_s  # packets are dropped on the way: waiting for the server will not help
         if now - self._stage_since > limit:
             return self._failed(self._overdue(f"over its deadline of {minutes(limit)}"))
         # a server that loads weights says nothing through the API: only the deadline ends that stage
-        if self.stage != "serving" and now - self._progress_since > self._deadlines.stall_s:
-            return self._failed(self._overdue(f"no progress for {minutes(self._deadlines.stall_s)}"))
+        if self.stage != "serving" and now - self._progress_since > self.deadlines.stall_s:
+            return self._failed(self._overdue(f"no progress for {minutes(self.deadlines.stall_s)}"))
         return None
 
     def _overdue(self, why: str) -> Failure:

@@ -71,7 +71,6 @@ class Change:
 
     @property
     def any(self) -> bool:
-        """Whether anything is to be done."""
         return bool(self.replaces or self.updates)
 
 

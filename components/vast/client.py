@@ -86,10 +86,9 @@ class VastClient:
         """Return the account behind the key. Raises AuthError for a wrong key."""
         return Account.parse(self._object(self._call("show", "GET", "/api/v0/users/current/"), "user"))
 
-    def search(self, query: Query, *, limit: int | None = None) -> list[Offer]:
+    def search(self, query: Query) -> list[Offer]:
         """Return the offers that satisfy the query, at most 64 (the API's cap), in the query's order."""
-        body = query.body() | ({"limit": limit} if limit else {})
-        data = self._object(self._call("search", "POST", "/api/v0/bundles/", body), "offers")
+        data = self._object(self._call("search", "POST", "/api/v0/bundles/", query.body()), "offers")
         rows = data.get("offers")
         if not isinstance(rows, list):
             raise MalformedAnswer(f"search at {self.api_url} answered without a list of offers: {str(data)[:200]}")
@@ -136,14 +135,13 @@ class VastClient:
             raise MalformedAnswer(f"instance {instance_id} at {self.api_url}: the answer describes no instance")
         return Contract.parse(row)
 
-    def instances(self, *, label: str | None = None) -> list[Contract]:
-        """Return all instances of the account, every page; with `label` only those that carry exactly this label."""
-        filters = {"label": {"eq": label}} if label else {}
+    def instances(self) -> list[Contract]:
+        """Return all instances of the account, every page."""
         rows: list[Contract] = []
         token: str | None = None
         while True:
             order = [{"col": "id", "dir": "asc"}]
-            args = {"select_filters": json.dumps(filters), "order_by": json.dumps(order), "limit": str(LIST_PAGE)}
+            args = {"select_filters": "{}", "order_by": json.dumps(order), "limit": str(LIST_PAGE)}
             query = urlencode(args | ({"after_token": token} if token else {}), quote_via=quote)
             data = self._object(self._call("list", "GET", f"/api/v1/instances/?{query}"), "instances")
             found = data.get("instances")
@@ -173,23 +171,16 @@ class VastClient:
         return {integer(row, "contract_id"): sum(number(row, part, 0.0) for part in parts) * 3600.0 for row in rows}
 
     def set_label(self, instance_id: int, label: str) -> None:
-        """Give an instance another label."""
         self._call("manage", "PUT", f"/api/v0/instances/{instance_id}/", {"label": label})
 
     def change_bid(self, instance_id: int, price_usd: float) -> None:
-        """Change the bid, in $/h, of an interruptible instance."""
         self._call("bid", "PUT", f"/api/v0/instances/bid_price/{instance_id}/", {"client_id": "me", "price": price_usd})
 
-    def destroy(self, instance_id: int, *, patience_s: float | None = None) -> bool:
+    def destroy(self, instance_id: int) -> bool:
         """Destroy an instance for good; False when it was gone already. Repeats hard: what stays is billed."""
         try:
-            self._call(
-                "destroy",
-                "DELETE",
-                f"/api/v0/instances/{instance_id}/",
-                {},
-                patience_s=patience_s or 4 * self._patience_s,
-            )
+            path = f"/api/v0/instances/{instance_id}/"
+            self._call("destroy", "DELETE", path, {}, patience_s=4 * self._patience_s)
         except ApiError as error:
             if error.status in (404, 410) and not isinstance(error, AuthError):
                 return False
@@ -321,7 +312,7 @@ class VastClient:
                 code=code,
             )
         cls = CreateFailed if doing.startswith("renting") else ApiError
-        return cls(f"{where}: HTTP {status} {code} {message}".rstrip(), status=status, code=code, body=fields)
+        return cls(f"{where}: HTTP {status} {code} {message}".rstrip(), status=status, code=code)
 
     def _object(self, answer: Answer, what: str) -> dict[str, Json]:
         data = answer.json()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from components.vast.json_values import Json
 from components.vast.models import Contract
@@ -18,7 +18,6 @@ from components.vast.status import Failure, Observation
 
 Action = Literal["none", "update", "replace", "warn", "error"]
 HealOn = Literal["dead", "unreachable", "never"]
-HEAL_ON: tuple[str, ...] = get_args(HealOn)
 PRICE_TOLERANCE = 0.02  # share by which a price may differ before it is said
 
 # kind -> (what up does, what it means); the order is that of docs/behaviour.md
@@ -50,7 +49,6 @@ class Drift:
 
     @property
     def action(self) -> Action:
-        """What `up` does about it."""
         return TABLE[self.kind][0]
 
     def __str__(self) -> str:

@@ -1,8 +1,7 @@
 """Server certificates: a leaf for the IP that an offer shows, signed by the stack's own CA.
 
 Made by `rental` for each offer before it is rented; the private key goes to the container's environment and nowhere
-else. EC P-256 keeps certificate and key small: Vast.ai takes 256 characters in an environment value.
-`cryptography` is imported when something is signed, not before: previews sign nothing.
+else. `cryptography` is imported when something is signed, not before: previews sign nothing.
 """
 
 from __future__ import annotations
@@ -58,7 +57,6 @@ class Identity:
 
     @property
     def secret(self) -> str:
-        """The key as it is written to the environment."""
         return base64.b64encode(self.key).decode()
 
 

@@ -1,9 +1,7 @@
-"""What an instance's label says: whose it is, what it runs, and whether a state file knows it yet.
+"""What an instance's label says: `<project>/<stack>/<name>@<owner>:<digest>[~pending]`. Used by `rental`, ops/orphans.
 
-`<project>/<stack>/<name>@<owner>:<digest>[~pending]`. `owner` is made once per state (the OfferQuery's id), so that
-two states with the same stack name on one account never touch each other's instances. `digest` names the spec. The
-pending mark stays until the resource is about to be recorded: whoever finds it knows that no state has the instance.
-Used by `rental`, `drift` and ops/orphans.
+`owner` is made once per state (the OfferQuery's id), so that two states with the same stack name on one account never
+touch each other's instances. `digest` names the spec. Who finds a pending mark knows that no state has the instance.
 """
 
 from __future__ import annotations
@@ -37,7 +35,6 @@ class Label:
         return f"{self.base}@{self.owner}:{self.digest}{PENDING if self.pending else ''}"
 
     def marked(self, *, pending: bool) -> Label:
-        """Return the same label with or without the pending mark."""
         return replace(self, pending=pending)
 
     def same_resource(self, other: Label) -> bool:

@@ -39,7 +39,6 @@ class Search:
 
     @property
     def work(self) -> Workload:
-        """What a rented machine has to do before it serves."""
         return Workload(self.pull_gb, self.disk_gb, self.start_s)
 
     def key(self) -> str:
@@ -52,7 +51,6 @@ class Search:
         return plain.with_constraints(self.constraints)
 
     def filters(self) -> Filters:
-        """Return all conditions. Raises QueryError."""
         return self.wire().filters
 
     def run(self, client: VastClient, *, now: Callable[[], float] = time.time) -> Sequence[Candidate]:

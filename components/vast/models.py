@@ -8,14 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
+from typing import Any, TypeVar
 
 from components.errors import MalformedAnswer
 from components.vast.json_values import Json, Wire, integer, number, text
 
 HOURS_PER_MONTH = 730.0
+T = TypeVar("T")
+
+# Vast.ai's name of a field that is called otherwise here. What its answer lacks is 0 or empty.
+WIRE = {
+    "public_ip": "public_ipaddr",
+    "image": "image_uuid",
+    "dph_total_usd": "dph_total",
+    "inet_down_mbps": "inet_down",
+    "inet_down_cost_usd_gb": "inet_down_cost",
+    "min_bid_usd": "min_bid",
+    "storage_cost_usd_gb_month": "storage_cost",
+}
 
 # What an offer is remembered by: enough to rank it again, and every field that a later query may judge the machine by.
 RECORDED = (
@@ -39,14 +52,9 @@ class Offer:
     host_id: int
     gpu_name: str
     num_gpus: int
-    gpu_ram_mb: float
-    compute_cap: int
-    cuda_max_good: float
-    dph_base_usd: float
     dph_total_usd: float
     inet_down_mbps: float
     inet_down_cost_usd_gb: float
-    inet_up_cost_usd_gb: float
     reliability: float
     public_ip: str
     geolocation: str
@@ -57,26 +65,13 @@ class Offer:
     @classmethod
     def parse(cls, raw: Wire) -> Offer:
         """Read an offer off the wire, or back from a record. Raises MalformedAnswer when it lacks id or price."""
-        return cls(
+        return _read(
+            cls,
+            raw,
             ask_id=integer(raw, "ask_contract_id", None if raw.get("id") is None else integer(raw, "id")),
             machine_id=integer(raw, "machine_id"),
-            host_id=integer(raw, "host_id", 0),
-            gpu_name=text(raw, "gpu_name"),
-            num_gpus=integer(raw, "num_gpus", 1),
-            gpu_ram_mb=number(raw, "gpu_ram", 0.0),
-            compute_cap=integer(raw, "compute_cap", 0),
-            cuda_max_good=number(raw, "cuda_max_good", 0.0),
-            dph_base_usd=number(raw, "dph_base", number(raw, "dph_total")),
             dph_total_usd=number(raw, "dph_total"),
-            inet_down_mbps=number(raw, "inet_down", 0.0),
-            inet_down_cost_usd_gb=number(raw, "inet_down_cost", 0.0),
-            inet_up_cost_usd_gb=number(raw, "inet_up_cost", 0.0),
             reliability=number(raw, "reliability", number(raw, "reliability2", 0.0)),
-            public_ip=text(raw, "public_ipaddr"),
-            geolocation=text(raw, "geolocation"),
-            end_date=number(raw, "end_date", 0.0),
-            min_bid_usd=number(raw, "min_bid", 0.0),
-            raw=MappingProxyType(dict(raw)),
         )
 
     def record(self) -> dict[str, Json]:
@@ -88,7 +83,6 @@ class Offer:
 
     @property
     def place(self) -> str:
-        """Where the machine stands, as Vast words it."""
         return self.geolocation or "place unknown"
 
 
@@ -111,7 +105,6 @@ class Contract:
     gpu_name: str
     num_gpus: int
     dph_total_usd: float
-    dph_base_usd: float
     storage_cost_usd_gb_month: float
     is_bid: bool
     geolocation: str
@@ -122,30 +115,8 @@ class Contract:
     @classmethod
     def parse(cls, raw: Wire) -> Contract:
         """Read an instance off the wire, from the single read or a row of the list."""
-        return cls(
-            id=integer(raw, "id"),
-            machine_id=integer(raw, "machine_id", 0),
-            host_id=integer(raw, "host_id", 0),
-            label=text(raw, "label"),
-            actual_status=text(raw, "actual_status"),
-            intended_status=text(raw, "intended_status"),
-            cur_state=text(raw, "cur_state"),
-            next_state=text(raw, "next_state"),
-            status_msg=text(raw, "status_msg"),
-            public_ip=text(raw, "public_ipaddr"),
-            ports=MappingProxyType(_host_ports(raw.get("ports"))),
-            image=text(raw, "image_uuid"),
-            gpu_name=text(raw, "gpu_name"),
-            num_gpus=integer(raw, "num_gpus", 1),
-            dph_total_usd=number(raw, "dph_total", 0.0),
-            dph_base_usd=number(raw, "dph_base", 0.0),
-            storage_cost_usd_gb_month=number(raw, "storage_cost", 0.0),
-            is_bid=bool(raw.get("is_bid")),
-            geolocation=text(raw, "geolocation"),
-            start_date=number(raw, "start_date", 0.0),
-            end_date=number(raw, "end_date", 0.0),
-            raw=MappingProxyType(dict(raw)),
-        )
+        ports = MappingProxyType(_host_ports(raw.get("ports")))
+        return _read(cls, raw, id=integer(raw, "id"), ports=ports, is_bid=bool(raw.get("is_bid")))
 
     def env_values(self) -> list[str]:
         """Return the values of the container's environment, which the API shows in clear: not for people's eyes."""
@@ -161,6 +132,17 @@ class Contract:
     def host_port(self, container_port: int) -> int | None:
         """Return the external port that reaches `container_port` over TCP, once the host has mapped it."""
         return self.ports.get(f"{container_port}/tcp")
+
+
+def _read(cls: type[T], raw: Wire, **given: Any) -> T:
+    readers: dict[object, Callable[[str], Any]] = {
+        "int": lambda key: integer(raw, key, 0),
+        "float": lambda key: number(raw, key, 0.0),
+        "str": lambda key: text(raw, key),
+    }
+    given |= {"num_gpus": integer(raw, "num_gpus", 1), "raw": MappingProxyType(dict(raw))}
+    own = [one for one in fields(cls) if one.name not in given]  # type: ignore[arg-type]
+    return cls(**{one.name: readers[one.type](WIRE.get(one.name, one.name)) for one in own}, **given)
 
 
 def _host_ports(raw: Json) -> dict[str, int]:

@@ -1,8 +1,7 @@
 """How often each endpoint may be called. One Pacer per plugin process, shared by all its threads; asked by `client`.
 
-Vast limits each endpoint by a least interval between calls (docs: "Rate limits and errors"; the figures below are the
-`threshold` values of its API descriptions, in seconds) and search to 10 calls per minute. Whoever would call the same
-endpoint waits in one queue.
+Vast.ai limits each endpoint by a least interval between calls (docs: "Rate limits and errors"; below: `threshold` of
+its API descriptions, in seconds) and search to 10 calls per minute. Callers of one endpoint wait in a queue.
 """
 
 from __future__ import annotations

@@ -59,7 +59,6 @@ class HttpProbe:
     timeout_s: float = 10.0
 
     def names(self) -> set[str]:
-        """Return the environment variables that it needs."""
         return {name for value in self.headers.values() for name in _PLACEHOLDER.findall(value)}
 
     def url(self, ip: str, host_port: int) -> str:
@@ -67,7 +66,6 @@ class HttpProbe:
         return f"{'https' if self.ca_certificate else 'http'}://{ip}:{host_port}"
 
     def ask(self, ip: str, host_port: int, env: Mapping[str, str]) -> ProbeResult:
-        """Send the request once and judge the answer."""
         headers = {
             name: _PLACEHOLDER.sub(lambda found: env.get(found[1], ""), value) for name, value in self.headers.items()
         }

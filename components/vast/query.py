@@ -10,7 +10,7 @@ import difflib
 import functools
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +28,7 @@ CLI_DEFAULTS: Mapping[str, Mapping[str, Json]] = {
     "external": {"eq": False},
     "rentable": {"eq": True},
 }
-CLI_ORDER: Sequence[Sequence[str]] = (("score", "desc"),)
+CLI_ORDER = (("score", "desc"),)
 CLI_STORAGE_GB = 5.0
 OPERATORS = ("eq", "neq", "gt", "gte", "lt", "lte", "in", "notin")
 
@@ -58,7 +58,7 @@ class Query:
     """A search: filters by field and operator, order, offer type and the disk that prices are quoted for."""
 
     filters: Filters
-    order: tuple[tuple[str, str], ...] = tuple((field, direction) for field, direction in CLI_ORDER)
+    order: tuple[tuple[str, str], ...] = CLI_ORDER
     offer_type: OfferType = "on-demand"
     allocated_storage_gb: float = CLI_STORAGE_GB
 
@@ -80,13 +80,13 @@ class Query:
         return Query(filters, self.order, self.offer_type, self.allocated_storage_gb)
 
 
-def parse(text: str | Mapping[str, Json] | None, *, defaults: bool = True) -> Filters:
+def parse(text: str | Mapping[str, Json] | None) -> Filters:
     """Return the filters of a query in the CLI's syntax, or given as {field: {operator: value}}.
 
-    With `defaults` the CLI's own three (verified, not external, rentable) are there unless the query says otherwise.
+    The CLI's own three (verified, not external, rentable) are there unless the query says otherwise.
     Raises QueryError with the position of what cannot be read, or the nearest names of an unknown field.
     """
-    start: Filters = {field: dict(ops) for field, ops in CLI_DEFAULTS.items()} if defaults else {}
+    start: Filters = {field: dict(ops) for field, ops in CLI_DEFAULTS.items()}
     if text is None:
         return start
     if not isinstance(text, str):

@@ -42,7 +42,6 @@ class Candidate:
 
     @classmethod
     def of(cls, offer: Offer, work: Workload) -> Candidate:
-        """Price the pull by the host's `inet_down_cost`, time it by its `inet_down`."""
         mbps = max(offer.inet_down_mbps, 1.0) * PULL_EFFICIENCY
         return cls(
             offer=offer,
@@ -51,7 +50,6 @@ class Candidate:
         )
 
     def record(self) -> dict[str, Json]:
-        """Return the JSON that state keeps."""
         return {
             **self.offer.record(),
             "pull_cost_usd": round(self.pull_cost_usd, 4),

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 
 from components.errors import (
     ApiError,
@@ -40,48 +40,37 @@ LEFT_FRESH_S = 5.0  # what a killed run left is older than this process, so repl
 SPEC_FAULT_MACHINES = 2  # the same application error on this many machines is not the hosts' fault
 
 
+@dataclass(eq=False, repr=False)
 class Rental:
-    """One run of renting. Not reused."""
+    """One run of renting. Not reused.
 
-    def __init__(
-        self,
-        client: VastClient,
-        instance_cache: InstanceCache,
-        order: Order,
-        *,
-        probe: Probe,
-        candidates: Sequence[Candidate],
-        search: Callable[[], Sequence[Candidate]],
-        known: Callable[[], Iterable[int]] = tuple,
-        claim: Callable[[int], bool] = lambda _machine: True,
-        progress: Callable[[str], None] = lambda _text: None,
-        notice: Callable[[str], None] = lambda _text: None,
-        engine_gone: Callable[[], bool] = lambda: False,
-        avoid: Iterable[int] = (),
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        """`known` are ids that the state has; `claim` reserves a machine against other rentals of this process;
-        machines to `avoid` have just failed."""
-        self._client = client
-        self._instance_cache = instance_cache
-        self._order = order
-        self._probe = probe
-        self._queue = distinct_machines(candidates)
-        self._search = search
-        self._known = known
-        self._claim = claim
-        self._progress = progress
-        self._notice = notice
-        self._engine_gone = engine_gone
-        self._clock = clock
-        self._sleep = sleep
-        self._secrets = order.spec.secrets()
+    `known`: ids that the state has. `claim` reserves a machine against other rentals of this process; machines to
+    `avoid` have just failed.
+    """
+
+    client: VastClient
+    instance_cache: InstanceCache
+    order: Order
+    _: KW_ONLY
+    probe: Probe
+    candidates: Sequence[Candidate]
+    search: Callable[[], Sequence[Candidate]]
+    known: Callable[[], Iterable[int]] = tuple
+    claim: Callable[[int], bool] = lambda _machine: True
+    progress: Callable[[str], None] = lambda _text: None
+    notice: Callable[[str], None] = lambda _text: None
+    engine_gone: Callable[[], bool] = lambda: False
+    avoid: Collection[int] = ()
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        self._queue = distinct_machines(self.candidates)
+        self._secrets = self.order.spec.secrets()
         self._active: list[Attempt] = []
         self._rejected: list[Rejected] = []
         self._signs: Counter[str] = Counter()
         self._tried: set[int] = set()
-        self._avoid = set(avoid)
         self._searched_again = self._ambiguous = False
 
     def run(self) -> Rented:
@@ -90,7 +79,7 @@ class Rental:
         Raises RentalFailed (what happened to each candidate), DestroyFailed (something may still be billed),
         EngineGone, or the API's own error where it refuses everything.
         """
-        started = self._clock()
+        started = self.clock()
         try:
             adopted = self._adopt()
             if adopted is not None:
@@ -106,48 +95,48 @@ class Rental:
     def _until_one_serves(self) -> Attempt:
         while True:
             self._stop_if_engine_gone()
-            while len(self._active) < self._order.hedge and self._rent_next():
+            while len(self._active) < self.order.hedge and self._rent_next():
                 pass
             if not self._active:
                 raise RentalFailed(self._report())
             contracts = self._look()
             if contracts is not None:
                 for attempt in list(self._active):
-                    outcome = attempt.step(contracts.get(attempt.instance_id), self._clock())
+                    outcome = attempt.step(contracts.get(attempt.instance_id), self.clock())
                     if outcome.state == "ready":
-                        self._notice(outcome.text)
+                        self.notice(outcome.text)
                         return attempt
                     self._handle(attempt, outcome)
             if self._active:
-                now = self._clock()
-                self._sleep(min(attempt.due_s(now, self._order.poll_s) for attempt in self._active))
+                now = self.clock()
+                self.sleep(min(attempt.due_s(now, self.order.poll_s) for attempt in self._active))
 
     def _look(self) -> dict[int, Contract] | None:
         """Read the list; None when the API cannot be asked just now, which is no reason to give a machine up."""
-        now = self._clock()
-        max_age_s = min(attempt.list_age_s(now, self._order.poll_s) for attempt in self._active)
+        now = self.clock()
+        max_age_s = min(attempt.list_age_s(now, self.order.poll_s) for attempt in self._active)
         try:
-            contracts = dict(self._instance_cache.contracts(max_age_s=max_age_s))
+            contracts = dict(self.instance_cache.contracts(max_age_s=max_age_s))
         except AuthError:
             raise
         except (ApiUnreachable, ApiError, MalformedAnswer) as error:
-            self._progress(f"the API cannot be asked, still waiting: {str(error)[:120]}")
+            self.progress(f"the API cannot be asked, still waiting: {str(error)[:120]}")
             for attempt in list(self._active):
-                waited = self._clock() - attempt.rented_at
-                if attempt.contract is not None or waited > self._order.deadlines.rented_s:
-                    self._handle(attempt, attempt.step(attempt.contract, self._clock()))
+                waited = self.clock() - attempt.rented_at
+                if attempt.contract is not None or waited > self.order.deadlines.rented_s:
+                    self._handle(attempt, attempt.step(attempt.contract, self.clock()))
             return None
         return contracts
 
     def _handle(self, attempt: Attempt, outcome: Outcome) -> None:
         if outcome.state == "pending":
-            if attempt.is_news(self._clock(), self._order.poll_s):
-                self._progress(outcome.text)
+            if attempt.is_news(self.clock(), self.order.poll_s):
+                self.progress(outcome.text)
             return
         if outcome.failure is None:
             return
         failure = self._with_log(attempt, outcome.failure)
-        if attempt.instance_id == self._order.adopt_instance_id:
+        if attempt.instance_id == self.order.adopt_instance_id:
             raise RentalFailed(
                 f"{attempt.description} was to be adopted but does not serve: {failure.text}; it is left as it is"
             )
@@ -155,9 +144,9 @@ class Rental:
         self._active.remove(attempt)
         offer_id = attempt.candidate.offer.ask_id if attempt.candidate else 0
         text = scrub(failure.text, self._secrets)
-        took = self._clock() - attempt.rented_at
+        took = self.clock() - attempt.rented_at
         self._rejected.append(Rejected(attempt.machine_id, offer_id, text.partition("\n")[0], took))
-        self._notice(f"{attempt.description} given up and destroyed: {text.partition(chr(10))[0]}")
+        self.notice(f"{attempt.description} given up and destroyed: {text.partition(chr(10))[0]}")
         self._signs[failure.sign] += 1
         repeated = failure.fault == "either" and self._signs[failure.sign] >= SPEC_FAULT_MACHINES
         if failure.fault == "spec" or repeated:
@@ -165,16 +154,15 @@ class Rental:
             raise RentalFailed(f"what is deployed is at fault, not the hosts ({why}): {text}\n{self._report()}")
 
     def _with_log(self, attempt: Attempt, failure: Failure) -> Failure:
-        """Add the end of the container's log, and let it decide whose fault it is."""
         if failure.sign not in ("exited", "not-serving", "created-stopped"):
             return failure
         try:
-            log = tail(scrub(self._client.logs(attempt.instance_id, lines=60), self._secrets))
+            log = tail(scrub(self.client.logs(attempt.instance_id, lines=60), self._secrets))
         except VastError:
             return failure
         if not log:
             return failure
-        for pattern in self._order.spec_fault_logs:
+        for pattern in self.order.spec_fault_logs:
             found = re.search(pattern, log, re.MULTILINE)
             if found:
                 words = found[0].strip()[:200]
@@ -186,21 +174,21 @@ class Rental:
 
     def _rent_next(self) -> bool:
         """Rent the next candidate that is still free; False when there is none or enough were tried."""
-        while len(self._tried) < self._order.max_tries:
+        while len(self._tried) < self.order.max_tries:
             if not self._queue and not self._searched_again:
                 self._searched_again = True
                 try:
-                    self._queue = distinct_machines(self._search())
+                    self._queue = distinct_machines(self.search())
                 except NoOffer as error:  # what happened to those that were tried is the better report
-                    self._notice(str(error))
+                    self.notice(str(error))
             if not self._queue:
                 return False
             candidate = self._queue.pop(0)
             machine = candidate.offer.machine_id
-            if machine in self._tried | self._avoid or not self._claim(machine):
+            if machine in self._tried or machine in self.avoid or not self.claim(machine):
                 continue
             self._stop_if_engine_gone()
-            self._progress(f"renting {candidate}")
+            self.progress(f"renting {candidate}")
             try:
                 instance_id = self._rent(candidate)
             except (AuthError, EngineGone, DestroyFailed):
@@ -218,18 +206,18 @@ class Rental:
     def _rent(self, candidate: Candidate) -> int | None:
         """Rent one offer; None when it is not to be had. A lost answer is resolved by the label first."""
         offer = candidate.offer
-        bid_usd = self._order.bid.on(offer) if self._order.bid else None
+        bid_usd = self.order.bid.on(offer) if self.order.bid else None
         identity = None
-        if self._order.spec.authority is not None:
+        if self.order.spec.authority is not None:
             try:
-                identity = self._order.spec.authority.issue(offer.public_ip)
+                identity = self.order.spec.authority.issue(offer.public_ip)
             except ValueError:
                 self._lost(candidate, f"its offer shows no IP to sign a certificate for ({offer.public_ip!r})")
                 return None
             self._secrets.append(identity.secret)
-        body = self._order.spec.body(self._order.label.marked(pending=True), bid_usd=bid_usd, identity=identity)
+        body = self.order.spec.body(self.order.label.marked(pending=True), bid_usd=bid_usd, identity=identity)
         try:
-            return self._client.rent(offer.ask_id, body)
+            return self.client.rent(offer.ask_id, body)
         except OfferTaken:
             self._lost(candidate, "taken by someone else")
         except AmbiguousRent as error:
@@ -254,72 +242,64 @@ class Rental:
         return None
 
     def _resolve(self) -> int | None:
-        """Find the contract that a rent call without an answer may have made."""
-        deadline = self._clock() + self._order.resolve_s
+        deadline = self.clock() + self.order.resolve_s
         taken = {attempt.instance_id for attempt in self._active}
         while True:
             fresh = [found for found in self._ours() if found.id not in taken]
             if fresh:
                 return fresh[0].id
-            if self._clock() >= deadline:
+            if self.clock() >= deadline:
                 return None
-            self._sleep(min(2.0, self._order.poll_s))
+            self.sleep(min(2.0, self.order.poll_s))
 
     def _lost(self, candidate: Candidate, reason: str) -> None:
         text = scrub(reason, self._secrets)[:300]
         self._rejected.append(Rejected(candidate.offer.machine_id, candidate.offer.ask_id, text, 0.0))
         self._tried.add(candidate.offer.machine_id)
-        self._progress(f"offer {candidate.offer.ask_id}: {text}; taking the next")
+        self.progress(f"offer {candidate.offer.ask_id}: {text}; taking the next")
 
     def _attempt(self, instance_id: int, candidate: Candidate | None) -> Attempt:
-        return Attempt(
-            instance_id,
-            container_port=self._order.container_port,
-            deadlines=self._order.deadlines,
-            probe=self._probe,
-            now=self._clock(),
-            candidate=candidate,
-        )
+        order = self.order
+        return Attempt(instance_id, order.container_port, order.deadlines, self.probe, self.clock(), candidate)
 
     # ---- what a killed run left ----------------------------------------------------------------------------------
 
     def _ours(self, *, max_age_s: float = 0.0, recorded: bool = False) -> list[Contract]:
         """Return the contracts of this very resource that no state has. `recorded`: those without pending mark too,
         which an update that failed may have replaced and not yet destroyed, and which a gateway may still use."""
-        known = set(self._known())
+        known = set(self.known())
         return [
             contract
-            for contract in self._instance_cache.contracts(max_age_s=max_age_s).values()
+            for contract in self.instance_cache.contracts(max_age_s=max_age_s).values()
             if (label := Label.parse(contract.label)) is not None
-            and label.same_resource(self._order.label)
+            and label.same_resource(self.order.label)
             and contract.id not in known
             and (label.pending or recorded)
         ]
 
     def _adopt(self) -> Contract | None:
         """Keep one left-behind contract that runs this very spec; destroy the others that no state has."""
-        if self._order.adopt_instance_id is not None:
-            return self._adopt_named(self._order.adopt_instance_id)
+        if self.order.adopt_instance_id is not None:
+            return self._adopt_named(self.order.adopt_instance_id)
         ours = self._ours(max_age_s=LEFT_FRESH_S, recorded=True)
-        same = [contract for contract in ours if contract.label.removesuffix(PENDING) == str(self._order.label)]
+        same = [contract for contract in ours if contract.label.removesuffix(PENDING) == str(self.order.label)]
         keep = min(same, key=lambda contract: (contract.actual_status != "running", contract.id), default=None)
         for contract in ours:
             if contract is not keep and contract.label.endswith(PENDING):
-                self._notice(f"instance {contract.id} was left by a killed run and runs something else: destroyed")
+                self.notice(f"instance {contract.id} was left by a killed run and runs something else: destroyed")
                 self._destroy(contract.id)
         if keep is not None:
-            self._notice(f"instance {keep.id} was left by an earlier run: adopted, nothing rented anew")
+            self.notice(f"instance {keep.id} was left by an earlier run: adopted, nothing rented anew")
         return keep
 
     def _adopt_named(self, instance_id: int) -> Contract:
-        """Return the instance that the config names. Raises RentalFailed when it is not there or not free."""
-        contract = self._client.instance(instance_id)
+        contract = self.client.instance(instance_id)
         if contract is None:
             raise RentalFailed(
                 f"instance {instance_id} does not exist: take adopt_instance_id out of the config to rent one"
             )
         label = Label.parse(contract.label)
-        if label is not None and not label.same_resource(self._order.label) and not label.pending:
+        if label is not None and not label.same_resource(self.order.label) and not label.pending:
             raise RentalFailed(f"instance {instance_id} belongs to {label.base} by its label; destroy that stack first")
         return contract
 
@@ -329,7 +309,7 @@ class Rental:
         for attempt in [other for other in self._active if other is not winner]:
             self._destroy(attempt.instance_id)
             self._active.remove(attempt)
-            self._notice(f"{attempt.description} destroyed: the other one was faster")
+            self.notice(f"{attempt.description} destroyed: the other one was faster")
         contract, seen = winner.contract, winner.observation
         if contract is None or seen is None or seen.port is None:
             raise RentalFailed(f"{winner.description} was ready without an address")
@@ -338,26 +318,26 @@ class Rental:
                 if stray.id != winner.instance_id:
                     self._destroy(stray.id)
         self._stop_if_engine_gone()
-        label = str(self._order.label.marked(pending=False))
-        self._client.set_label(winner.instance_id, label)
-        self._instance_cache.note(replace(contract, label=label))
+        label = str(self.order.label.marked(pending=False))
+        self.client.set_label(winner.instance_id, label)
+        self.instance_cache.note(replace(contract, label=label))
         return Rented(
             contract=contract,
             ip=seen.ip,
             port=seen.port,
             candidate=winner.candidate,
             adopted=adopted is not None and adopted.id == winner.instance_id,
-            ready_s=self._clock() - started,
+            ready_s=self.clock() - started,
             rejected=tuple(self._rejected),
         )
 
     def _stop_if_engine_gone(self) -> None:
-        if self._engine_gone():
+        if self.engine_gone():
             raise EngineGone("the Pulumi CLI that asked for this instance is gone; what was rented is destroyed")
 
     def _release(self, error: BaseException) -> None:
         """Destroy everything that is still rented; a failure to do so replaces the error."""
-        named = self._order.adopt_instance_id  # somebody else's work: left as it is when it cannot be adopted
+        named = self.order.adopt_instance_id  # somebody else's work: left as it is when it cannot be adopted
         ids = [attempt.instance_id for attempt in self._active if attempt.instance_id != named]
         failures = []
         if self._ambiguous:
@@ -374,14 +354,13 @@ class Rental:
                 failures.append(str(failed))
         if failures:
             raise DestroyFailed(
-                "\n".join(failures)
-                + f"\nAn instance with the label {self._order.label} MAY STILL BE BILLED: look with "
+                "\n".join(failures) + f"\nAn instance with the label {self.order.label} MAY STILL BE BILLED: look with "
                 f"`vastai show instances`, or run `pulumi up` again, which finds it. This came after: {error}",
                 instance_id=ids[0] if ids else 0,
             ) from None
 
     def _destroy(self, instance_id: int) -> None:
-        destroy_and_verify(self._client, instance_id, clock=self._clock, sleep=self._sleep)
+        destroy_and_verify(self.client, instance_id, clock=self.clock, sleep=self.sleep)
 
     def _report(self) -> str:
         if not self._rejected:
@@ -390,7 +369,7 @@ class Rental:
             f"  machine {one.machine_id}{f' after {minutes(one.after_s)}' if one.after_s else ''}: {one.reason}"
             for one in self._rejected
         ]
-        counted = f"{len(self._rejected)} of at most {self._order.max_tries} candidates were tried, none serves"
+        counted = f"{len(self._rejected)} of at most {self.order.max_tries} candidates were tried, none serves"
         return "\n".join([f"{counted}; nothing is left rented:", *lines, "next: run again, or widen the query"])
 
 

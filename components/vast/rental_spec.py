@@ -59,6 +59,5 @@ class Bid:
     cap_usd: float | None = None
 
     def on(self, offer: Offer) -> float:
-        """Return the bid for an offer, in $/h."""
         price = offer.min_bid_usd * self.factor if self.price_usd is None else self.price_usd
         return round(price if self.cap_usd is None else min(price, self.cap_usd), 5)

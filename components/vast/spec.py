@@ -46,7 +46,6 @@ class Spec:
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def secrets(self) -> list[str]:
-        """Return the values that must not be shown."""
         return [*self.env.values(), *(self.image_login or "").split()]
 
     def body(self, label: Label, *, bid_usd: float | None = None, identity: Identity | None = None) -> dict[str, Json]:
@@ -79,5 +78,4 @@ class Deadlines:
     stall_s: float = 420.0
 
     def of(self, stage: str) -> float:
-        """Return the deadline of a stage by its name."""
         return float(getattr(self, f"{stage}_s"))

@@ -57,7 +57,6 @@ class Observation:
 
     @property
     def percent(self) -> int | None:
-        """The percentage in the progress text, if it has one."""
         found = _PERCENT.search(self.progress)
         return min(int(found[1]), 100) if found else None
 

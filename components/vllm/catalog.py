@@ -99,7 +99,6 @@ class Catalog:
         return self.images.get(ref) or self._image_outside_catalog(ref)
 
     def problems_with_model(self, name: str) -> list[str]:
-        """Return what is wrong with a model name: nothing, or one line with the nearest names."""
         if name in self.models:
             return []
         everything = ", ".join(self.models)
@@ -108,7 +107,6 @@ class Catalog:
         return [f"unknown model {name!r}; {hint}"]
 
     def problems_with_image(self, ref: str) -> list[str]:
-        """Return what is wrong with an image reference: it must name one image for good, by tag or digest."""
         if ref in self.images:
             return []
         known = f"known: {', '.join(self.images)}"

@@ -62,25 +62,20 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """True when no check failed."""
         return all(check.passed for check in self.checks)
 
     @property
     def count(self) -> int:
-        """How many checks passed, those apart that were skipped."""
         return sum(check.passed and not check.skipped for check in self.checks)
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        """The checks that failed."""
         return tuple(check for check in self.checks if not check.passed)
 
     def text(self) -> str:
-        """Return the report as lines for people."""
         return "\n".join(check.line() for check in self.checks)
 
     def raise_if_failed(self) -> None:
-        """Raise ValidationFailed with every failed check, if there is one."""
         if self.failed:
             count = f"{len(self.failed)} of {len(self.checks)} checks failed for {self.model}"
             raise ValidationFailed("\n  ".join([count, *(check.line() for check in self.failed)]))
@@ -197,7 +192,6 @@ class _Run:
         return ([judge_listed([path for path, _ in routes]), *timed], audited) if every else (timed, [])
 
     def wrong_model(self) -> Check:
-        """Ask for a model that is not served."""
         try:
             answer, latency_ms = self.ask(lambda: self.client.rerank("q", ["d"], NO_SUCH_MODEL))
         except ServerUnreachable as error:

@@ -103,7 +103,6 @@ class RerankClient:
             self._malformed("/score", error, raw)
 
     def models(self) -> tuple[ServedModel, ...]:
-        """List what is served, and from which weights."""
         raw = self._ask("GET", "/v1/models")
         try:
             return read_models(raw)

@@ -11,8 +11,9 @@ from difflib import get_close_matches
 from functools import lru_cache
 
 from components.vllm.catalog import FOLDER, Image, Model, read_yaml
-from components.vllm.launch import BFLOAT16_FROM_COMPUTE_CAP, dtype_for
+from components.vllm.launch import dtype_for
 
+BFLOAT16_FROM_COMPUTE_CAP = 800
 BYTES_PER_PARAMETER = {"float32": 4, "float": 4}
 HALF_BYTES = 2
 # CUDA's context and kernels, activations of one batch, and for a decoder the cache of one sequence of full length.
@@ -25,7 +26,7 @@ MB_PER_GB = 1000
 
 def vram_needed_gb(model: Model, dtype: str | None = None) -> float:
     """Return the GPU memory to ask for, in GB: weights as loaded, and what a server needs besides. An estimate."""
-    each = BYTES_PER_PARAMETER.get(dtype or dtype_for(model, None), HALF_BYTES)
+    each = BYTES_PER_PARAMETER.get(dtype or dtype_for(model), HALF_BYTES)
     return round((model.parameters_m * 1e6 * each / 1e9 + OVERHEAD_GB) / MEMORY_SHARE, 1)
 
 

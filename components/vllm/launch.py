@@ -1,12 +1,7 @@
 """The launch of a server: image, command, environment, ports, as a function of model and image. No secret in a command.
 
-Called by the Reranker component, which adds the API key to the environment and hands the rest to the Instance.
-
-Two forms. "script": bash writes what the server needs to files and then becomes vLLM, so chat templates (and whatever
-else must sit beside the server) need no image of our own. "plain": the form of Vast's guide, the image's own
-entrypoint with `--model NAME` and flags.
-
-Flags are the same for vLLM 0.19.1 and 0.32.0 (catalog/flags.yaml); tests/serving asks both parsers.
+Called by components.reranker. Form "script": bash writes what the server needs to files and then becomes vLLM; "plain":
+the image's own entrypoint, as in Vast.ai's guide. Flags are the same for vLLM 0.19.1 and 0.32.0 (catalog/flags.yaml).
 """
 
 from __future__ import annotations
@@ -32,12 +27,9 @@ KEY_ENV = "VLLM_API_KEY"
 GUARD_KEYS_ENV = "GUARD_KEYS"
 # What the guard does besides, as JSON; see guard.py.
 GUARD_OPTIONS_ENV = "GUARD"
-HUB_TOKEN_ENV = "HF_TOKEN"  # noqa: S105 - a variable's name
 # Vast.ai API, create instance: args, args_str and onstart share 4,096 characters; an env value may be cut at 256.
 COMMAND_LIMIT_CHARS = 4096
 ENV_VALUE_LIMIT_CHARS = 256
-# Half precision needs no bfloat16, which GPUs below compute capability 8.0 do not have.
-BFLOAT16_FROM_COMPUTE_CAP = 800
 # Flags that the stack itself sets and relies on (probe, validation, outputs); a second opinion would break those.
 OWN_FLAGS = ("--api-key", "--host", "--port", "--model", "--served-model-name")
 # Lines of a server's log (regular expressions) that another machine would write as well: the command is at fault.
@@ -70,13 +62,7 @@ class Launch:
 
     @property
     def container_env(self) -> dict[str, str]:
-        """All that the container finds in its environment."""
         return self.env | packed_env(digests(self.files))
-
-    def __repr__(self) -> str:
-        names = ", ".join(self.env) or "none"
-        shown = f"image={self.image!r}, runtype={self.runtype!r}, onstart={self.onstart!r}, args={self.args!r}"
-        return f"Launch({shown}, env=<{names}>, ports={self.ports!r})"
 
 
 def plan_launch(
@@ -88,7 +74,6 @@ def plan_launch(
     dtype: str | None = None,
     extra_args: Sequence[str] = (),
     form: Form = "script",
-    hf_token: str | None = None,
     guard: bool = False,
     guard_options: Mapping[str, object] | None = None,
     tls: bool = False,
@@ -102,7 +87,7 @@ def plan_launch(
     """
     if problems := problems_with_extra_args(extra_args):
         raise ConfigError(problems)
-    flags = [*serve_flags(model, port=port, dtype=dtype or dtype_for(model, None)), *extra_args]
+    flags = [*serve_flags(model, port=port, dtype=dtype or dtype_for(model)), *extra_args]
     if form == "plain" and (guard or tls):
         raise ConfigError(["form plain has no place for guard and TLS: set guard and tls to off, or form to script"])
     if form == "plain":
@@ -115,25 +100,20 @@ def plan_launch(
         onstart = "bash"
         args = ["-c", boot_script(model, flags, guard=guard, tls=tls)]
         files = boot_files(model, guard=guard)
-    secrets = ((key_env(guard=guard), api_key), (HUB_TOKEN_ENV, hf_token))
-    env = {name: value for name, value in secrets if value is not None}
+    env = {} if api_key is None else {key_env(guard=guard): api_key}
     if guard and guard_options:
         env[GUARD_OPTIONS_ENV] = json.dumps(dict(guard_options), separators=(",", ":"))
     _within_limits(onstart, args, env)
     return Launch(image.ref, "args", onstart, tuple(args), env, (f"{port}:{port}",), tuple(files))
 
 
-def dtype_for(model: Model, compute_cap: int | None) -> str:
-    """Return vLLM's --dtype for a model on a GPU (Vast's form: 750 is 7.5), or on any GPU when None.
+def dtype_for(model: Model) -> str:
+    """Return vLLM's --dtype for a model, on any GPU.
 
     Encoders run in half precision everywhere, so that scores do not depend on the machine. Language models were
     trained in bfloat16: "auto" keeps that where the GPU has it and falls back to half by itself.
     """
-    if model.kind != "decoder-reranker":
-        return "half"
-    if compute_cap is None:
-        return "auto"
-    return "half" if compute_cap < BFLOAT16_FROM_COMPUTE_CAP else "bfloat16"
+    return "auto" if model.kind == "decoder-reranker" else "half"
 
 
 def serve_flags(model: Model, *, port: int, dtype: str) -> list[str]:

@@ -36,7 +36,6 @@ class Check:
     skipped: bool = False
 
     def line(self) -> str:
-        """Return the check as a line for people."""
         state = "skipped" if self.skipped else "ok" if self.passed else "FAILED"
         return f"{state:7} {self.name}: {self.saw}" + (f"; {self.advice}" if self.advice else "")
 

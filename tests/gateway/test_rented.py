@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,8 @@ import requests
 from components.caddy import launch
 from components.caddy.admin import CaddyAdmin
 from components.caddy.spec import problems
-from components.caddy.transport import HttpTransport
 from components.gateway import GatewayProvider
-from components.records import structure
 from components.vast.identity import ca_file
-from components.vast.probe import HttpProbe
 from emulator.runtime import Containers, Settings, free_port
 from harness.load import Load
 from harness.wait import until
@@ -39,7 +37,7 @@ class Container:
         self.containers = Containers(Settings("stub", folder, Path("python3"), {}))
         self.process = asyncio.run(self.containers.start(1, body, IP, {launch.PORT: self.port}))
         self.ca = authority.certificate
-        self.probe = structure(HttpProbe, {**plan.probe, "ca_certificate": authority.certificate})
+        self.probe = replace(launch.admin_probe(), ca_certificate=authority.certificate)
         self.url = self.probe.url(IP, self.port)
         self.admin_url = launch.admin_url(self.url)
 
@@ -47,7 +45,7 @@ class Container:
         return self.probe.ask(IP, self.port, self.env)
 
     def admin(self, key):
-        return CaddyAdmin(HttpTransport(self.admin_url, ca=self.ca), self.admin_url, key=key)
+        return CaddyAdmin(self.admin_url, ca=self.ca, key=key)
 
     def stop(self):
         self.process.kill()

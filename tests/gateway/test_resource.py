@@ -7,7 +7,6 @@ import threading
 import pytest
 
 from components.caddy.admin import CaddyAdmin
-from components.caddy.transport import HttpTransport
 from components.gateway import GatewayProvider
 from harness.caddy import running
 from harness.load import Load
@@ -323,7 +322,7 @@ def test_a_caddy_that_is_gone_keeps_a_delete_from_success_unless_it_was_rented(p
 
 
 def test_no_secret_is_in_the_repr_of_anything(one, made):
-    texts = [repr(one.gateway), repr(CaddyAdmin(HttpTransport("http://127.0.0.1:1"), "there", key=one.key))]
+    texts = [repr(one.gateway), repr(CaddyAdmin("http://127.0.0.1:1", key=one.key))]
     for secret in one.gateway.secrets():
         assert not any(secret in text for text in texts)
         assert secret not in json.dumps(made.outs["digest"])

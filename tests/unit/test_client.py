@@ -2,11 +2,12 @@ import traceback
 
 import pytest
 
-from components.caddy.transport import HttpTransport
+from components.caddy.admin import CaddyAdmin
 from components.errors import (
     ApiError,
     ApiUnreachable,
     AuthError,
+    CaddyUnreachable,
     CreateFailed,
     MalformedAnswer,
     OfferTaken,
@@ -17,7 +18,7 @@ from components.vast.client import AmbiguousRent
 from components.vast.pacing import PUBLISHED, Pacer
 from components.vast.query import Query, parse
 from components.vllm.client import RerankClient
-from reranker.http import Answer, Unanswered
+from reranker.http import Answer
 from tests.unit.scripted_api import KEY, ScriptedApi, no_answer
 
 
@@ -218,11 +219,11 @@ def test_a_key_that_no_header_can_carry_is_refused_before_anything_is_sent_and_i
 @pytest.mark.parametrize("key", [f"{KEY}\n", f"{KEY}\r\nX: y", f"{KEY}\u20ac"])
 def test_no_transport_says_the_key_of_a_request_that_cannot_be_sent(key):
     refusals = [
-        lambda: HttpTransport("http://127.0.0.1:9")("GET", "/", body=None, headers={"Authorization": f"Bearer {key}"}),
+        lambda: CaddyAdmin("http://127.0.0.1:9", key=key).config(),
         lambda: RerankClient("http://127.0.0.1:9", key, timeout_s=1).models(),
     ]
     for refused in refusals:
-        with pytest.raises((Unanswered, ServerUnreachable)) as caught:
+        with pytest.raises((CaddyUnreachable, ServerUnreachable)) as caught:
             refused()
         assert KEY not in "".join(traceback.format_exception_only(caught.value))
         assert caught.value.__suppress_context__

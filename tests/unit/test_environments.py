@@ -57,8 +57,8 @@ def test_what_costs_money_is_bound_in_price_disk_and_routes(name):
 
 def test_prod_is_the_strictest():
     made, limits = settings("prod"), limits_of("prod")
-    assert made.protect
-    assert made.max_latency_ms > 0
+    assert made.config.protect
+    assert made.config.max_latency_ms > 0
     assert made.watch.renew_before_h > 0
     assert set(limits.rules) == set(NAMED)
     assert limits.hosting == "datacenter"
@@ -68,7 +68,7 @@ def test_prod_is_the_strictest():
 
 
 def test_an_interruptible_instance_is_for_dev_alone():
-    assert settings("dev", bid="auto").offer_type == "bid"
+    assert settings("dev", bid="auto").bid
     for name in ("staging", "prod"):
         with pytest.raises(ConfigError, match="policy: no-bid: "):
             settings(name, bid="auto")

@@ -87,7 +87,7 @@ def test_when_the_candidates_run_out_the_market_is_searched_once_more(api):
     one = rental(api)
     one._queue = []
     fresh = rank([Offer.parse(api.offers[3])], Workload(10, 40), "cheapest")
-    one._search = lambda: searched.append(1) or fresh
+    one.search = lambda: searched.append(1) or fresh
     assert one.run().contract.machine_id == machine(3)
     assert searched == [1]
 
@@ -183,7 +183,7 @@ def test_hedging_keeps_the_first_that_serves_and_destroys_the_other(api):
 
 def test_no_two_rentals_of_one_process_take_the_same_machine(api):
     one = rental(api)
-    one._claim = lambda machine_id: machine_id != machine(0)
+    one.claim = lambda machine_id: machine_id != machine(0)
     assert one.run().contract.machine_id == machine(1)
 
 
@@ -211,7 +211,7 @@ def test_when_the_second_search_finds_nothing_the_report_still_names_what_was_tr
         raise NoOffer("no offer fits")
 
     one = rental(api, max_tries=9)
-    one._search = nothing
+    one.search = nothing
     with pytest.raises(RentalFailed) as caught:
         one.run()
     assert str(machine(0)) in str(caught.value)

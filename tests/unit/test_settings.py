@@ -41,8 +41,8 @@ def test_the_defaults_in_the_schema_are_those_of_the_model():
 def test_the_defaults_are_the_guides_deployment():
     made = settings()
     assert made.model.name == "BAAI/bge-reranker-base"
-    assert made.disk_gb == 40
-    assert parse(made.query)["gpu_ram"] == {"gte": 16000.0}
+    assert made.config.disk_gb == 40
+    assert parse(made.config.query)["gpu_ram"] == {"gte": 16000.0}
 
 
 def test_what_the_image_and_the_disk_demand_joins_the_query():
@@ -73,13 +73,13 @@ def test_what_the_model_and_its_dtype_demand_of_the_gpu_joins_the_query():
 
 @pytest.mark.parametrize("text", ["true", "on", "True", True, "yes"])
 def test_the_words_for_true_mean_the_same(text):
-    assert settings(tls=text, limits={"open_health": text}).access.tls
-    assert settings(limits={"open_health": text}).access.guard_options["open_health"]
+    assert settings(tls=text, limits={"open_health": text}).config.tls
+    assert settings(limits={"open_health": text}).guard_options["open_health"]
 
 
 @pytest.mark.parametrize("text", ["false", "off", "False", False, "no"])
 def test_the_words_for_false_mean_the_same(text):
-    assert not settings(tls=text, limits={"open_health": text}).access.tls
+    assert not settings(tls=text, limits={"open_health": text}).config.tls
 
 
 def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
@@ -187,8 +187,8 @@ def test_without_the_hub_the_offline_model_is_served_under_its_own_name(hub, ser
 
 def test_a_bid_is_bounded_by_the_price_cap():
     assert settings(bid="auto", max_dph_usd="0.2").bid == Bid(cap_usd=0.2)
-    assert settings(bid="0.1").offer_type == "bid"
-    assert settings().offer_type == "on-demand"
+    assert settings(bid="0.1").bid == Bid(0.1)
+    assert settings().bid is None
 
 
 def test_the_stack_files_name_no_project_so_that_a_renamed_one_keeps_its_config():

@@ -17,7 +17,6 @@ from components.vllm.catalog import Model, load_catalog
 from components.vllm.launch import (
     COMMAND_LIMIT_CHARS,
     ENV_VALUE_LIMIT_CHARS,
-    HUB_TOKEN_ENV,
     KEY_ENV,
     OWN_FLAGS,
     SPEC_FAULT_LOGS,
@@ -93,12 +92,10 @@ def test_plain_form_is_the_guides_without_a_script() -> None:
 @pytest.mark.parametrize("form", ["script", "plain"])
 @pytest.mark.parametrize("name", sorted(CATALOG.models))
 def test_secrets_are_in_the_environment_only_and_never_shown(name: str, form: str) -> None:
-    launch = plan_launch(CATALOG.model(name), IMAGE, api_key=KEY, hf_token="hf_" + "x" * 34, form=form)  # type: ignore[arg-type]
-    assert launch.env == {KEY_ENV: KEY, HUB_TOKEN_ENV: "hf_" + "x" * 34}
+    launch = plan_launch(CATALOG.model(name), IMAGE, api_key=KEY, form=form)  # type: ignore[arg-type]
+    assert launch.env == {KEY_ENV: KEY}
     for shown in (repr(launch), str(launch), " ".join(launch.args)):
         assert KEY not in shown
-        assert "hf_x" not in shown
-    assert KEY_ENV in repr(launch)
 
 
 def test_without_secrets_the_environment_is_empty() -> None:
@@ -138,21 +135,9 @@ def test_every_model_leaves_half_of_the_command_limit_free() -> None:
         assert sum(map(len, launch.args)) < COMMAND_LIMIT_CHARS / 2, model.name
 
 
-@pytest.mark.parametrize(
-    ("model", "compute_cap", "dtype"),
-    [
-        (BGE, 750, "half"),
-        (BGE, 1200, "half"),
-        (BGE, None, "half"),
-        (QWEN3, 750, "half"),
-        (QWEN3, 799, "half"),
-        (QWEN3, 800, "bfloat16"),
-        (QWEN3, 890, "bfloat16"),
-        (QWEN3, None, "auto"),
-    ],
-)
-def test_dtype_needs_no_bfloat16_below_compute_capability_8(model: Model, compute_cap: int | None, dtype: str) -> None:
-    assert dtype_for(model, compute_cap) == dtype
+@pytest.mark.parametrize(("model", "dtype"), [(BGE, "half"), (QWEN3, "auto")])
+def test_the_dtype_of_a_model_runs_on_every_gpu(model: Model, dtype: str) -> None:
+    assert dtype_for(model) == dtype
 
 
 def test_dtype_from_config_replaces_the_models_own() -> None:
