@@ -110,7 +110,7 @@ def test_a_roll_of_what_is_declared_stops_where_it_fails_and_goes_on_when_that_i
         assert old < ledger.billed()
         three.write_config(max_latency_ms=None)
 
-        cut = Ops(three, "roll", "--set", "max_documents=900")
+        cut = Ops(three, "roll", "--set", "limits.max_documents=900")
         until(lambda: len(old & ledger.billed()) == 2, within_s=200)  # the first batch is over, or about to be
         cut.process.send_signal(signal.SIGINT)
         assert cut.end().rc == 1, cut.out
