@@ -106,7 +106,7 @@ class EngineStack:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         (self.project / "policy").mkdir(exist_ok=True)
         rules = [f"policy/{path.name}" for path in (self.repo / "policy").iterdir() if path.is_file()]
-        for part in ("Pulumi.yaml", "__main__.py", "components", ".venv", *rules):
+        for part in ("Pulumi.yaml", "__main__.py", "components", "reranker", ".venv", *rules):
             link = self.project / part
             if not link.exists():
                 link.symlink_to(self.venv if part == ".venv" and self.venv else self.repo / part)
