@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +23,7 @@ from components.vllm.catalog import Catalog, Image, Model
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import problems_with_extra_args
 from policy.rules import Facts, Limits, demands, violations
+from reranker.http import HttpTransport, Unanswered
 
 NO_LIMITS = Limits()
 
@@ -215,12 +214,14 @@ def _imposed(image: Image, model: Model, dtype: str | None, disk_gb: float) -> l
 def emulator_hub_reachable(api_url: str) -> bool:
     """Ask an emulator whether its containers reach the model hub; a real Vast.ai host does, so the answer is True."""
     try:
-        with urllib.request.urlopen(f"{api_url}/_emulator/hub", timeout=5) as answer:
-            return bool(json.load(answer).get("reachable"))
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise ApiUnreachable(
-            f"emulator.url: cannot reach {api_url} ({reason}); start the local emulator with `make emulator`"
-        ) from None
+        answer = HttpTransport()("GET", f"{api_url}/_emulator/hub", timeout_s=5.0)
+        if answer.status != 200:
+            return True
+        if isinstance(found := answer.json(), dict):
+            return bool(found.get("reachable"))
+        reason = "its answer is no JSON"
+    except Unanswered as error:
+        reason = str(error)
+    raise ApiUnreachable(
+        f"emulator.url: cannot reach {api_url} ({reason}); start the local emulator with `make emulator`"
+    )
