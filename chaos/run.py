@@ -27,6 +27,8 @@ FAULTS = (
     "none", "lost_answer_before", "lost_answer_after", "offer_taken", "http_429", "http_502_html", "malformed_json",
     "lag", "oci_error", "pull_error", "stuck_loading", "exited_at_boot", "port_never_mapped", "lost_destroy_answer",
 )  # fmt: skip
+# of the reads of the list: in seconds it would come to something else on a machine of another speed, as boots are short
+LAG = {"reads": 3}
 # fault -> the only endpoint that it meets
 ENDPOINTS = {"lost_answer_before": "rent", "lost_answer_after": "rent", "lost_destroy_answer": "destroy"}
 TIMEOUTS_S = {"rented": 3, "pulling": 5, "starting": 3, "port": 3, "serving": 5, "stall": 4, "api": 4}
@@ -137,7 +139,8 @@ class Runner:
     def _rule(self, scenario: Scenario) -> dict[str, Any]:
         kind = "lost_answer_after" if scenario.fault == "lost_destroy_answer" else scenario.fault
         endpoint = ENDPOINTS.get(scenario.fault)
-        return {"kind": kind, "match": {"endpoint": endpoint} if endpoint else {}, "times": scenario.times}
+        params = LAG if kind == "lag" else {}
+        return {"kind": kind, "match": {"endpoint": endpoint} if endpoint else {}, "times": scenario.times} | params
 
     def _kill(self, process: subprocess.Popen[str], scenario: Scenario) -> bool:
         """Kill as drawn, wait for the end of it; whether there was still something to kill."""

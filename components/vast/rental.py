@@ -313,10 +313,10 @@ class Rental:
         contract, seen = winner.contract, winner.observation
         if contract is None or seen is None or seen.port is None:
             raise RentalFailed(f"{winner.description} was ready without an address")
-        if self._ambiguous:
-            for stray in self._ours():
-                if stray.id != winner.instance_id:
-                    self._destroy(stray.id)
+        for stray in self._ours():  # what a run killed seconds ago rented may have been missing from the list at first
+            if stray.id != winner.instance_id:
+                self.notice(f"instance {stray.id} was left by a killed run and showed up late: destroyed")
+                self._destroy(stray.id)
         self._stop_if_engine_gone()
         label = str(self.order.label.marked(pending=False))
         self.client.set_label(winner.instance_id, label)
@@ -340,10 +340,10 @@ class Rental:
         named = self.order.adopt_instance_id  # somebody else's work: left as it is when it cannot be adopted
         ids = [attempt.instance_id for attempt in self._active if attempt.instance_id != named]
         failures = []
-        if self._ambiguous:
-            try:
-                ids.extend(stray.id for stray in self._ours() if stray.id not in (*ids, named))
-            except VastError as blind:
+        try:
+            ids.extend(stray.id for stray in self._ours() if stray.id not in (*ids, named))
+        except VastError as blind:
+            if self._ambiguous:
                 failures.append(
                     f"whether a rent call without an answer made an instance could not be checked ({blind})"
                 )

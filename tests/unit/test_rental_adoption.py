@@ -2,6 +2,7 @@
 
 import pytest
 
+from components.errors import RentalFailed
 from components.vast.label import Label
 from reranker.http import Answer
 from tests.unit.renting import DEAD, LABEL, READY, machine, only, rental
@@ -82,6 +83,26 @@ def test_a_pending_instance_of_a_killed_run_is_adopted_and_nothing_rented(api):
     assert rented.contract.id == left
     assert api.calls["PUT asks"] == 0
     assert only(api)["label"] == str(LABEL)
+
+
+def test_one_of_a_run_killed_just_before_that_the_list_shows_late_is_destroyed_at_the_end(api):
+    late = api.add(str(LABEL.marked(pending=True)), machine_id=machine(4))
+    api.life = lambda machine_id, age: None if machine_id == machine(4) and age < 2 else {}
+    probe = lambda _ip, _port: READY if api.clock.now > 1003 else DEAD  # noqa: E731
+    notes = []
+    rented = rental(api, probe=probe, notes=notes).run()
+    assert list(api.contracts) == [rented.contract.id]
+    assert api.destroyed == [late]
+    assert any(f"instance {late} was left by a killed run" in note for note in notes)
+
+
+def test_one_of_a_run_killed_just_before_goes_too_when_nothing_serves(api):
+    api.add(str(LABEL.marked(pending=True)), machine_id=machine(4))
+    late = lambda machine_id, age: machine_id == machine(4) and age < 2  # noqa: E731
+    api.life = lambda machine_id, age: None if late(machine_id, age) else {"actual_status": "exited"}
+    with pytest.raises(RentalFailed):
+        rental(api, max_tries=3).run()
+    assert not api.contracts
 
 
 def test_an_unmarked_instance_that_no_state_knows_is_adopted_as_well(api):
