@@ -61,6 +61,7 @@ def main() -> int:
                 print(f"{mark} {result.scenario}", flush=True)
                 if not result.good:
                     left = f"leaked {result.leaked} missing {result.missing} unmarked {result.unmarked}"
+                    left += f" rented after an interrupt {result.rented_after}"
                     print(f"     {left} {result.stuck}", flush=True)
             return results
 

@@ -73,11 +73,12 @@ class Result:
     stuck: str = ""
     fired: dict[str, int] = field(default_factory=dict)
     killed: bool = False
+    rented_after: set[int] = field(default_factory=set)
 
     @property
     def good(self) -> bool:
-        """Whether exactly the declared instances are billed."""
-        return not (self.leaked or self.missing or self.stuck or self.unmarked)
+        """Whether exactly the declared instances are billed, and nothing was rented after an interrupt."""
+        return not (self.leaked or self.missing or self.stuck or self.unmarked or self.rented_after)
 
 
 class Runner:
@@ -95,11 +96,11 @@ class Runner:
         if scenario.fault != "none":
             self._control("POST", "faults", self._rule(scenario))
         operation = "destroy" if scenario.operation == "destroy" else "up"
-        killed = self._kill(self.stack.start(operation, "--yes", "--skip-preview"), scenario)
+        killed, after = self._kill(self.stack.start(operation, "--yes", "--skip-preview"), scenario)
         unmarked = self._unmarked() if killed else set()
         self._control("DELETE", "faults")
         result = self._judge(scenario)
-        result.unmarked, result.killed = unmarked, killed
+        result.unmarked, result.killed, result.rented_after = unmarked, killed, after
         fired: dict[str, int] = self._ledger()["fired"]
         result.fired = {kind: count - self._fired.get(kind, 0) for kind, count in fired.items()}
         self._fired = fired
@@ -110,6 +111,9 @@ class Runner:
 
     def _billed(self) -> list[dict[str, Any]]:
         return [one for one in self._ledger()["contracts"] if not one["destroyed_at"]]
+
+    def _rented(self) -> set[int]:
+        return {one["id"] for one in self._ledger()["contracts"]}
 
     def billed(self) -> set[int]:
         """Return the contracts that cost something now."""
@@ -142,8 +146,10 @@ class Runner:
         params = LAG if kind == "lag" else {}
         return {"kind": kind, "match": {"endpoint": endpoint} if endpoint else {}, "times": scenario.times} | params
 
-    def _kill(self, process: subprocess.Popen[str], scenario: Scenario) -> bool:
-        """Kill as drawn, wait for the end of it; whether there was still something to kill."""
+    def _kill(self, process: subprocess.Popen[str], scenario: Scenario) -> tuple[bool, set[int]]:
+        """Kill as drawn, wait for the end of it; whether there was still something to kill, and what was rented after
+        the one interrupt: a rent call may be on its way then, a second one not."""
+        before: set[int] = set()
         if scenario.kill != "none":
             if scenario.since == "rented":
                 self._await_rent(process)
@@ -154,6 +160,9 @@ class Runner:
             plugins = plugin_pids(self.stack.project)
             if scenario.kill == "sigint":
                 process.send_signal(signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):  # it reaches the plugin by way of the engine
+                    process.communicate(timeout=0.5)
+                before = self._rented()
             elif scenario.kill == "sigint-twice":
                 process.send_signal(signal.SIGINT)
                 time.sleep(0.3)
@@ -168,14 +177,13 @@ class Runner:
                         os.kill(pid, signal.SIGKILL)
         process.communicate(timeout=180)
         self._wait_for_plugins(scenario)
-        return alive
+        return alive, self._rented() - before if alive and scenario.kill == "sigint" else set()
 
     def _await_rent(self, process: subprocess.Popen[str]) -> None:
         """Wait until this operation has rented something, or is over."""
-        before = {one["id"] for one in self._ledger()["contracts"]}
-        deadline = time.monotonic() + 15
+        before, deadline = self._rented(), time.monotonic() + 15
         while process.poll() is None and time.monotonic() < deadline:
-            if {one["id"] for one in self._ledger()["contracts"]} - before:
+            if self._rented() - before:
                 return
             time.sleep(0.02)
 

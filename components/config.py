@@ -104,6 +104,12 @@ class Timeouts(Keys):
     poll_s: float = Field(5, ge=0.05, description="Longest time between two looks at a booting instance")
     probe_timeout_s: float = Field(15, ge=0.1, description="One probe waits for its answer")
     probe_window_s: float = Field(20, ge=0, description="A server that does not answer is asked again")
+    answer_s: float = Field(
+        120,
+        ge=1,
+        description="A server may be busy before it answers: the gateway waits so long, and one that took "
+        "the connection counts as hung after it",
+    )
     drain_s: float = Field(300, ge=0, description="Servers that leave the gateway finish their requests")
     api_s: float = Field(30, ge=1, description="A call that is safe to repeat is repeated while the API is silent")
 

@@ -76,8 +76,8 @@ class DestroyFailed(RentalFailed):
         super().__init__(text)
 
 
-class EngineGone(VastError):
-    """The Pulumi CLI that asked for this work has died, so no state would know the instance."""
+class Interrupted(VastError):
+    """The operation was interrupted, or the Pulumi CLI that asked for it has died: what was booting is destroyed."""
 
 
 class ServingError(RerankerError):

@@ -167,7 +167,9 @@ class RerankerFleet(pulumi.ComponentResource):
             "upstream_ca": self.ca_certificate,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
             "model": settings.model.name,
-            "policy": Policy(max_bytes=settings.guard_options["max_bytes"]),
+            "policy": Policy(
+                max_bytes=settings.guard_options["max_bytes"], response_timeout_s=settings.config.timeouts.answer_s
+            ),
             "drain_timeout_s": config.timeouts.drain_s,
         }
         url = pulumi.Output.from_input(front.url)

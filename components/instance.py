@@ -10,13 +10,13 @@ import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
-from components.errors import ApiUnreachable, AuthError, NoOffer
+from components.errors import AuthError, NoOffer
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, drop_unknowns, failure, known, verb
 from components.records import record, structure
@@ -120,10 +120,12 @@ class InstanceProvider(VastProvider):
     def diff(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         resource_key = Declared.of(olds).resource_key
         self.session.knows(resource_key, int(id_))
-        if Drift.parse(olds.get("drift")):
-            self.session.failed(resource_key, int(olds.get("machine_id") or 0))
         unknown = [key for key in news if not known(news[key])]
         change = plan(olds, news, now=time.time(), unknown=unknown)
+        if "drift" in change.replaces:
+            self.session.failed(resource_key, int(olds.get("machine_id") or 0))
+        for one in change.warnings:
+            ENGINE.log(one, severity="warning")
         if change.replaces:
             ENGINE.log(f"will be replaced: {'; '.join(change.reasons)}", severity="warning")
         replaces = change.replaces + [
@@ -139,7 +141,7 @@ class InstanceProvider(VastProvider):
 
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Rent the best candidate that serves. Raises RentalFailed, DestroyFailed, EngineGone, ApiError."""
+        """Rent the best candidate that serves. Raises RentalFailed, DestroyFailed, Interrupted, ApiError."""
         declared, spec = Declared.of(props), container(props)
         label = Label(declared.label_base, declared.owner, spec.digest())
         resource_key, probe = declared.resource_key, declared.probe
@@ -164,14 +166,15 @@ class InstanceProvider(VastProvider):
                 adopt_instance_id=adopt,
                 spec_fault_logs=declared.spec_fault_logs,
             ),
-            probe=lambda ip, port: probe.ask(ip, port, spec.env),
+            probe=lambda ip, port: self.session.heard_from(probe.ask(ip, port, spec.env)),
+            blind=lambda: not self.session.heard,
             candidates=candidates,
             search=lambda: self._search_again(declared),
             known=lambda: self.session.known(resource_key),
             claim=lambda machine: self.session.claim(machine, resource_key),
             progress=lambda text: ENGINE.log(text, ephemeral=True),
             notice=ENGINE.log,
-            engine_gone=ENGINE.gone,
+            stop=ENGINE.stopped,
             avoid=self.session.avoid(resource_key),
         )
         rented = rental.run()
@@ -205,20 +208,12 @@ class InstanceProvider(VastProvider):
         probe, watch = declared.probe, declared.watch
         seen = observe(contract, probe.port)
         drift = from_state(contract, seen) or from_move(contract, seen, props)
-        if drift is None:
-            drift = from_probe(contract, seen, self._probe_over_window(seen, declared), watch)
-        if drift is not None and (drift.action == "error" or watch.heal_on == "never"):
-            if watch.heal_on != "never":
-                raise ApiUnreachable(
-                    f"{drift.reason}. Nothing is planned on that ground: it may be this machine's own network. "
-                    "Look again, or set heal_on: unreachable to have it replaced"
-                )
-            ENGINE.log(f"{drift} (heal_on is never: nothing is done)", severity="warning")
-            drift = None
+        drift = drift or from_probe(contract, seen, self._probe_over_window(seen, declared))
         terms = self._terms(contract, seen, props, watch) if drift is None else []
         for one in terms:
             ENGINE.log(str(one), severity="warning")
-        acting = drift or next((one for action in ("replace", "update") for one in terms if one.action == action), None)
+        by_action = {one.action(watch.heal_on): one for one in reversed(terms)}
+        acting = drift or by_action.get("replace") or by_action.get("update")
         outs = {**props, **live(contract, seen, probe), "drift": str(acting) if acting else ""}
         return ReadResult(id_, outs)
 
@@ -321,11 +316,17 @@ class InstanceProvider(VastProvider):
 
     @staticmethod
     def _probe_over_window(seen: Observation, declared: Declared) -> ProbeResult:
-        """Probe; what looks bad is asked again over a window, so that one lost packet costs no healthy instance."""
+        """Probe; what looks bad is asked again over a window, so that one lost packet costs no healthy instance, and
+        one that is busy once more for as long as its clients wait."""
+        probe, answer_s = declared.probe, declared.watch.answer_s
         deadline = time.monotonic() + declared.watch.probe_window_s
         while True:
-            probed = declared.probe.ask(seen.ip, seen.port or 0, declared.env)
-            if probed.verdict == "ready" or time.monotonic() >= deadline:
+            probed = probe.ask(seen.ip, seen.port or 0, declared.env)
+            if probed.verdict == "busy" and probe.timeout_s < answer_s:
+                ENGINE.log(f"takes connections, but {probed.detail}: asked again for {answer_s:g} s", ephemeral=True)
+                probe = replace(probe, timeout_s=answer_s)
+                continue
+            if probed.verdict in ("ready", "busy") or time.monotonic() >= deadline or ENGINE.stopped():
                 return probed
             ENGINE.log(f"probing again: {probed.detail}", ephemeral=True)
             time.sleep(PROBE_EVERY_S)

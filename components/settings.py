@@ -130,7 +130,9 @@ def load(
         constraints=(*_required(config), *demanded, *_imposed(image, model, config.dtype, config.disk_gb)),
         policy_constraints=demanded,
         deadlines=structure(Deadlines, timeouts.model_dump()),
-        watch=Watch(config.heal_on, timeouts.probe_window_s, renew.before_h, renew.certificate_before_d),
+        watch=Watch(
+            config.heal_on, timeouts.probe_window_s, timeouts.answer_s, renew.before_h, renew.certificate_before_d
+        ),
         bid=bid,
         policy=limits,
     )

@@ -73,7 +73,7 @@ def kept(props: Mapping[str, Any], declared: Declared) -> dict[str, Any]:
 
 def live(contract: Contract, seen: Observation, asked: HttpProbe) -> dict[str, Any]:
     """Return what is read anew each time."""
-    found: dict[str, Any] = {"status": contract.actual_status or "provisioning"}
+    found: dict[str, Any] = {"status": contract.actual_status or "provisioning", "end_date": contract.end_date}
     if seen.port is not None:
         found |= {"ip": seen.ip, "port": seen.port, "url": asked.url(seen.ip, seen.port)}
     return found
@@ -95,6 +95,7 @@ def outputs(props: Mapping[str, Any], declared: Declared, label: Label, rented: 
         "gpu": gpus,
         "geolocation": contract.geolocation,
         "status": contract.actual_status,
+        "end_date": contract.end_date,
         "drift": "",
         "label": str(label),
         "dph_total_usd": contract.dph_total_usd,

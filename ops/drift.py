@@ -15,6 +15,7 @@ from ops import report, stack_tags
 from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import BUSY, DRIFT, OK, OpsError
+from ops.plan import Plan
 
 
 @verb("drift")
@@ -22,6 +23,8 @@ def drift(pulumi: Pulumi) -> Outcome:
     """Say whether what runs is what is declared: what drifted, why and since when."""
     plan = pulumi.preview().plan()
     title = f"### {report.code(pulumi.name)} drift: "
+    if plan.in_sync and plan.unheard:
+        raise silence(pulumi, plan)
     if plan.in_sync:
         stack_tags.delete(pulumi, stack_tags.DRIFT_SINCE)
         parts = [f"{title}in sync", *report.bullets("Warnings", plan.warnings)]
@@ -36,6 +39,7 @@ def drift(pulumi: Pulumi) -> Outcome:
         f"{title}{'; '.join([*found, *(['undeployed changes'] if pending else [])]) or 'not in sync'}",
         f"First seen {since:%Y-%m-%d %H:%M} UTC, {lasted} ago." if since else "First seen: not kept by this backend.",
         *report.bullets("What drifted", plan.drift),
+        *report.bullets("Nothing is heard of", plan.unheard),
         *report.bullets("Changed in the program or its config, and not deployed", pending),
         *report.choices(plan),
         report.changes(plan),
@@ -48,12 +52,23 @@ def drift(pulumi: Pulumi) -> Outcome:
         "in_sync": False,
         "since": since.isoformat() if since else None,
         "drift": plan.drift,
+        "unheard": plan.unheard,
         "pending": pending,
         "steps": [asdict(one) for one in plan.steps],
         "choices": [asdict(one) for one in plan.choices],
         "warnings": plan.warnings,
     }
     return Outcome(DRIFT, facts, "\n\n".join(parts))
+
+
+def silence(pulumi: Pulumi, plan: Plan) -> OpsError:
+    """Return the error that tells of servers of which nothing is heard, where all else is in sync."""
+    return OpsError(
+        BUSY,
+        f"nothing is heard of {len(plan.unheard)} servers of stack {pulumi.name}, which may be this machine's own "
+        f"network: {'; '.join(plan.unheard)}",
+        "look from another place, or set heal_on: unreachable to have them replaced by `python -m ops heal`",
+    )
 
 
 def undeployed(pulumi: Pulumi) -> list[str]:

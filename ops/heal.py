@@ -7,7 +7,7 @@ import click
 from ops import report, stack_tags
 from ops.command import Outcome, verb
 from ops.deploy import deploy_summary
-from ops.drift import undeployed
+from ops.drift import silence, undeployed
 from ops.engine import Pulumi
 from ops.exits import OK, PENDING, OpsError
 
@@ -17,6 +17,8 @@ from ops.exits import OK, PENDING, OpsError
 def heal(pulumi: Pulumi, *, allow_changes: bool) -> Outcome:
     """Repair what drifted, and nothing else."""
     plan = pulumi.preview().plan()
+    if plan.in_sync and plan.unheard:
+        raise silence(pulumi, plan)
     if plan.in_sync:
         stack_tags.delete(pulumi, stack_tags.DRIFT_SINCE)
         return Outcome(OK, {"healed": []}, f"### {report.code(pulumi.name)} heal: in sync, nothing to repair")
@@ -27,5 +29,9 @@ def heal(pulumi: Pulumi, *, allow_changes: bool) -> Outcome:
             "deploy them (python -m ops deploy), or repair with them by --allow-changes",
         )
     done = deploy_summary(pulumi, pulumi.up(), "heal")
-    parts = [done.markdown, *report.bullets("Repaired", plan.drift)]
+    parts = [
+        done.markdown,
+        *report.bullets("Repaired", plan.drift),
+        *report.bullets("Nothing is heard of", plan.unheard),
+    ]
     return Outcome(OK, {"healed": plan.drift, **done.facts}, "\n\n".join(parts))

@@ -12,7 +12,7 @@ from typing import Any
 
 from pulumi.automation.events import EngineEvent, StepEventMetadata
 
-from components.vast.drift import TABLE
+from components.vast.drift import TABLE, Drift
 
 Json = Any
 INSTANCE = "vast:Instance"
@@ -58,13 +58,15 @@ class Step:
 class Plan:
     """What an `up` would do.
 
-    drift: "kind: reason" of each resource that is not what was declared. pending: changes of the program or its config.
+    drift: "kind: reason" of each resource that is not what was declared; unheard: of each server of which nothing is
+    heard, and about which nothing is done. pending: changes of the program or its config.
     offers: the search's candidates, best first, where one was made. now_usd, after_usd: dollars per hour of everything
     that is rented; None where nothing is, and where it is not known which offer will be.
     """
 
     steps: Sequence[Step]
     drift: Sequence[str]
+    unheard: Sequence[str]
     pending: Sequence[str]
     choices: Sequence[Choice]
     offers: Sequence[Mapping[str, Json]]
@@ -146,7 +148,11 @@ class Run:
                 steps.append(Step(op, kind, named(meta.urn), why, changed))
         pending = [f"{one.name}: {text}" for one in steps for text in one.changed.values()]
         now, after = prices_of(prices)
-        return Plan(steps, [*drift.values()], pending, choices, offers, now, after, self.warnings())
+        planned = {meta.urn for meta in self.steps(*STEPS)}
+        left = [text for urn, text in drift.items() if urn not in planned]
+        unheard = [text for text in left if (one := Drift.parse(text)) and one.kind == "unreachable"]
+        drifted = [text for text in drift.values() if text not in left]
+        return Plan(steps, drifted, unheard, pending, choices, offers, now, after, self.warnings())
 
     def _drift(self) -> Iterator[tuple[str, str]]:
         """Yield by URN what the refresh before a plan found; resources record it when they are read."""

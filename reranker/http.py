@@ -31,7 +31,8 @@ CHUNK_BYTES = 1 << 16
 URL = re.compile(r"(https?)://(\[[^\]/]+\]|[^/:?#\[]+)(?::(\d+))?([/?].*)?", re.DOTALL)
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
-# refused: nothing listens there. unreachable: no way to the address, or no such name. timeout: the deadline passed.
+# refused: nothing listens there. unreachable: no way to the address, no such name, or no word from it. timeout: it took
+# the connection, and the deadline passed.
 # untrusted: a certificate that the CA does not vouch for. broke: the connection ended before the answer did.
 # malformed: what came is no TLS, no HTTP, or too large. unsendable: the request itself is none.
 Kind = Literal["refused", "unreachable", "timeout", "untrusted", "broke", "malformed", "unsendable"]
@@ -269,8 +270,13 @@ class _Connection(http.client.HTTPConnection):
         """Be connected, and let the deadline hold for what follows."""
         if self.sock is None:
             scheme, host, *_ = self.origin
-            soon = min(until, time.monotonic() + transport.connect_s)
-            self.sock = sock = _dial(transport.unix_socket or (self.host, self.port), soon)
+            started = time.monotonic()
+            soon = min(until, started + transport.connect_s)
+            try:
+                self.sock = sock = _dial(transport.unix_socket or (self.host, self.port), soon)
+            except TimeoutError:
+                waited_s = soon - started
+                raise Unanswered(f"no connection within {waited_s:.3g} s", "unreachable", sent=False) from None
             if getattr(self, "_tunnel_host", None):
                 self._tunnel()  # type: ignore[attr-defined]
             if scheme == "https":

@@ -1,4 +1,4 @@
-"""The engine that this plugin process serves: messages on a resource's own row, and whether it is still alive.
+"""The engine that this plugin process serves: messages on a resource's own row, and whether work is to end.
 
 `python -m pulumi.dynamic <engine address>`: the engine takes log messages there by gRPC; a killed CLI leaves the plugin
 running, so its address is watched. Used by `verbs` and the resources. Elsewhere (tests, ops) messages go nowhere.
@@ -38,6 +38,7 @@ class Engine:
         self._lock = threading.Lock()
         self._stub: Any = None
         self._gone = threading.Event()
+        self._interrupted = threading.Event()
         self._busy = 0
         self._watching = False
 
@@ -67,9 +68,25 @@ class Engine:
 
     # ---- life sign ---------------------------------------------------------------------------------------------------
 
-    def gone(self) -> bool:
-        """Whether the engine has died, so that nobody will record what is made now."""
-        return self._gone.is_set()
+    def stopped(self) -> str:
+        """Return why work is to end: the engine died, so nobody records what is made, or it was interrupted (Ctrl-C),
+        and begins nothing new; "" while all is well."""
+        if self._gone.is_set():
+            return "the Pulumi CLI that asked for this is gone"
+        return "the operation was interrupted" if self._interrupted.is_set() else ""
+
+    def interrupt(self) -> None:
+        """Let `stopped` say so from now on: an engine is interrupted once."""
+        self._interrupted.set()
+
+    def hear_interrupts(self) -> None:
+        """Have the SDK's servicer, whose Cancel does nothing, tell of it.
+
+        Its bound method is registered before our code is loaded, so what the method does is changed, not which it is.
+        """
+        servicer = getattr(sys.modules["__main__"], "DynamicResourceProviderServicer", None)
+        if servicer is not None:
+            servicer.Cancel.__code__ = _cancel.__code__
 
     def __enter__(self) -> Engine:
         with self._lock:
@@ -99,6 +116,15 @@ class Engine:
         while self._busy:
             time.sleep(_WATCH_EVERY_S)
         os._exit(0)  # nobody is left to serve, and nothing else ends a plugin whose engine was killed
+
+
+def _cancel(self: Any, request: Any, context: Any) -> Any:  # runs in the place of the SDK's method
+    from google.protobuf import empty_pb2  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    from components.plugin.engine import ENGINE  # noqa: PLC0415
+
+    ENGINE.interrupt()
+    return empty_pb2.Empty()
 
 
 ENGINE = Engine(engine_address())

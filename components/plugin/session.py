@@ -21,6 +21,7 @@ from components.vast.instance_cache import InstanceCache
 from components.vast.market import Search
 from components.vast.models import Account
 from components.vast.pacing import OFF, PUBLISHED, Pacer
+from components.vast.probe import ProbeResult
 from components.vast.ranking import Candidate
 
 KEY_ENV = "VAST_API_KEY"
@@ -44,6 +45,7 @@ class Session:
     _search_locks: dict[str, threading.Lock] = field(default_factory=dict)
     _fleet_states: dict[str, tuple[float, FleetState]] = field(default_factory=dict)
     _account: tuple[float, Account] | None = None
+    heard: bool = False
 
     def claim(self, machine_id: int, owner: str) -> bool:
         """Reserve a machine for one rental; False when another rental of this process has it."""
@@ -68,6 +70,11 @@ class Session:
         """Whether another entry of the state than the one with this mark has adopted this instance."""
         with self._lock:
             return self._adopted.get(instance_id, mark) != mark
+
+    def heard_from(self, probed: ProbeResult) -> ProbeResult:
+        """Remember that some rented host was heard from here: then another's silence is that host's own."""
+        self.heard = self.heard or probed.verdict != "no_answer"
+        return probed
 
     def price_increases(self) -> Mapping[int, float]:
         """Return announced prices by contract ($/h), read once for all instances of a refresh."""

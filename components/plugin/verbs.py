@@ -31,6 +31,7 @@ class VastProvider(ResourceProvider):
         """Open the session that the stack's config names, and let as many operations run as are asked for."""
         from components.plugin.session import open_session  # noqa: PLC0415 - the program's process never needs it
 
+        ENGINE.hear_interrupts()
         if ENGINE.address and not widen():
             ENGINE.log(
                 "this Pulumi SDK runs four operations at a time; a wider stack boots in turns", severity="warning"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from components.records import structure
-from components.vast.drift import Drift
+from components.vast.drift import BY_HEAL_ON, Drift, Watch, due
 from components.vast.json_values import Json, Wire, as_text, digest, same
 from components.vast.market import Search
 from components.vast.query import unmet
@@ -63,11 +63,12 @@ KEPT = ("label_base", "owner", "probe", "watch", "ca_certificate", "bid", "polic
 
 @dataclass(frozen=True)
 class Change:
-    """The plan for one instance: which keys replace, which update, and why, in words."""
+    """The plan for one instance: which keys replace, which update, and why, in words; what drift is left."""
 
     replaces: list[str] = field(default_factory=list)
     updates: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def any(self) -> bool:
@@ -106,13 +107,20 @@ def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -
             change.reasons.append(f"{key} changed")
         else:
             change.updates.append(key)
+    # the new one: what a refresh has recorded is judged by the config of now
+    watch = structure(Watch, news["watch"]) if isinstance(news.get("watch"), Mapping) else Watch()
     drift = Drift.parse(olds.get("drift"))
-    if drift is not None and drift.action == "replace":
-        change.replaces.append("drift")
-        change.reasons.append(str(drift))
-    elif drift is not None and drift.action == "update":
-        change.updates.append("drift")
-        change.reasons.append(str(drift))
+    if drift is None and "watch" in change.updates:
+        drift = next(due(olds, float(olds.get("end_date") or 0.0), watch, now), None)
+    if drift is not None:
+        action = drift.action(watch.heal_on)
+        keys = {"replace": change.replaces, "update": change.updates}.get(action)
+        if keys is not None:
+            keys.append("drift")
+            change.reasons.append(str(drift))
+        elif drift.kind in BY_HEAL_ON:
+            why = "nothing is done: it may be this machine's own network; heal_on: unreachable replaces it"
+            change.warnings.append(f"{drift}; {'heal_on is never' if watch.heal_on == 'never' else why}")
     return change
 
 

@@ -6,7 +6,7 @@ in. Called by the Instance resource's `read`; its `diff` acts on the result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ from components.vast.probe import ProbeResult
 from components.vast.ranking import minutes
 from components.vast.status import Failure, Observation
 
-Action = Literal["none", "update", "replace", "warn", "error"]
+Action = Literal["none", "update", "replace", "warn"]
 HealOn = Literal["dead", "unreachable", "never"]
 PRICE_TOLERANCE = 0.02  # share by which a price may differ before it is said
 
@@ -29,7 +29,7 @@ TABLE: Mapping[str, tuple[Action, str]] = {
     "offline": ("replace", "the host sends no heartbeat"),
     "not-running": ("replace", "the container is not running"),
     "engine-dead": ("replace", "the container runs but its server does not serve"),
-    "unreachable": ("error", "nothing can be said: no answer comes from the host at all"),
+    "unreachable": ("warn", "nothing can be said: no answer comes from the host at all"),
     "address": ("update", "the IP or port moved"),
     "certificate": ("replace", "the certificate is not for the new IP, or ends within renew.certificate_before_d"),
     "image": ("replace", "the image was changed by hand"),
@@ -38,6 +38,8 @@ TABLE: Mapping[str, tuple[Action, str]] = {
     "price": ("warn", "the price was raised, or a raise is announced"),
     "ending": ("replace", "the contract ends within renew.before_h"),
 }
+# what `heal_on` decides about: whether the server is alive
+BY_HEAL_ON = ("stopped", "outbid", "exited", "offline", "not-running", "engine-dead", "unreachable")
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,10 @@ class Drift:
     kind: str
     reason: str
 
-    @property
-    def action(self) -> Action:
+    def action(self, heal_on: HealOn) -> Action:
+        """Return what `up` does about it."""
+        if self.kind in BY_HEAL_ON and heal_on != "dead":
+            return "replace" if heal_on == "unreachable" else "warn"
         return TABLE[self.kind][0]
 
     def __str__(self) -> str:
@@ -63,10 +67,14 @@ class Drift:
 
 @dataclass(frozen=True)
 class Watch:
-    """How strictly an instance is watched; what looks bad is asked again for `probe_window_s`."""
+    """How strictly an instance is watched; what looks bad is asked again for `probe_window_s`.
+
+    A server that takes connections may be busy for `answer_s`, as its clients wait.
+    """
 
     heal_on: HealOn = "dead"
     probe_window_s: float = 20.0
+    answer_s: float = 120.0
     renew_before_h: float = 0.0
     renew_certificate_before_d: float = 30.0
 
@@ -92,15 +100,16 @@ def from_move(contract: Contract, seen: Observation, outs: Mapping[str, Json]) -
     return None
 
 
-def from_probe(contract: Contract, seen: Observation, probed: ProbeResult, watch: Watch) -> Drift | None:
-    """Judge by what the server itself answered, or did not."""
+def from_probe(contract: Contract, seen: Observation, probed: ProbeResult) -> Drift | None:
+    """Judge by what the server itself answered, or did not: for `answer_s`, where it takes connections."""
     where = f"instance {contract.id} at {seen.ip}:{seen.port}"
-    if probed.verdict in ("dead", "wrong_certificate"):
-        return Drift("engine-dead", f"{where} runs but does not serve: {probed.detail}")
+    if probed.verdict == "ready":
+        return None
     if probed.verdict == "no_answer":
-        kind = "engine-dead" if watch.heal_on == "unreachable" else "unreachable"
-        return Drift(kind, f"{where} runs, says the API, but cannot be reached from here: {probed.detail}")
-    return None
+        return Drift("unreachable", f"{where} runs, says the API, but cannot be reached from here: {probed.detail}")
+    if probed.verdict == "busy":
+        return Drift("engine-dead", f"{where} takes connections, but its server hangs: {probed.detail}")
+    return Drift("engine-dead", f"{where} runs but does not serve: {probed.detail}")
 
 
 def from_terms(
@@ -113,12 +122,9 @@ def from_terms(
     announced_dph_usd: float | None = None,
 ) -> list[Drift]:
     """Judge a serving instance by its address, image, command, label, price and end, against what was recorded."""
-    found = []
+    found = [*due(outs, contract.end_date, watch, now)]
     if outs.get("ip") and seen.port is not None and (seen.ip, seen.port) != (outs["ip"], int(outs.get("port") or 0)):
         found.append(Drift("address", f"moved from {outs['ip']}:{outs.get('port'):.0f} to {seen.ip}:{seen.port}"))
-    ends = float(outs.get("certificate_expires_at") or 0.0)
-    if ends and ends - now < watch.renew_certificate_before_d * 86400:
-        found.append(Drift("certificate", f"it ends in {max(ends - now, 0) / 86400:.0f} days"))
     if contract.image and outs.get("image_uuid") and contract.image != outs["image_uuid"]:
         found.append(Drift("image", f"instance {contract.id} runs {contract.image}, not {outs['image_uuid']}"))
     if outs.get("command_digest") and contract.command_digest not in ("", outs["command_digest"]):
@@ -132,10 +138,17 @@ def from_terms(
         found.append(
             Drift("price", f"the host announces ${announced_dph_usd:.4f}/h, now ${contract.dph_total_usd:.4f}/h")
         )
-    left_s = contract.end_date - now
-    if watch.renew_before_h and contract.end_date and left_s < watch.renew_before_h * 3600:
-        found.append(Drift("ending", f"the contract ends in {minutes(max(left_s, 0))}"))
     return found
+
+
+def due(outs: Mapping[str, Json], end_date: float, watch: Watch, now: float) -> Iterator[Drift]:
+    """Yield what ends too soon: the certificate, the contract."""
+    ends = float(outs.get("certificate_expires_at") or 0.0)
+    if ends and ends - now < watch.renew_certificate_before_d * 86400:
+        yield Drift("certificate", f"it ends in {max(ends - now, 0) / 86400:.0f} days")
+    left_s = end_date - now
+    if watch.renew_before_h and end_date and left_s < watch.renew_before_h * 3600:
+        yield Drift("ending", f"the contract ends in {minutes(max(left_s, 0))}")
 
 
 def _kind(failure: Failure) -> str:

@@ -15,12 +15,12 @@ from typing import Literal
 from components.vast.json_values import Json
 from reranker.http import HttpTransport, Kind, Unanswered
 
-# ready: it served. dead: an answer that proves there is no such server. wrong_certificate: its
-# certificate is not ours, and will not come to be. no_answer: nothing was heard, which proves nothing.
-Verdict = Literal["ready", "dead", "wrong_certificate", "no_answer"]
-# what is heard of a server proves that it is none of ours; what is not heard proves nothing
+# ready: it served. dead: an answer that proves there is no such server. wrong_certificate: its certificate is not
+# ours, and will not come to be. busy: it took the connection and has not answered yet, as one that hangs or has a long
+# queue. no_answer: nothing was heard from the address, which proves nothing.
+Verdict = Literal["ready", "dead", "wrong_certificate", "busy", "no_answer"]
 VERDICTS: Mapping[Kind, Verdict] = {
-    "timeout": "no_answer",
+    "timeout": "busy",
     "unreachable": "no_answer",
     "untrusted": "wrong_certificate",
 }

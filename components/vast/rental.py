@@ -18,7 +18,7 @@ from components.errors import (
     AuthError,
     CreateFailed,
     DestroyFailed,
-    EngineGone,
+    Interrupted,
     MalformedAnswer,
     NoOffer,
     OfferTaken,
@@ -38,14 +38,18 @@ from components.vast.status import Failure
 
 LEFT_FRESH_S = 5.0  # what a killed run left is older than this process, so replicas that rent at once share a list
 SPEC_FAULT_MACHINES = 2  # the same application error on this many machines is not the hosts' fault
+BLIND = (
+    "no rented host can be reached from here, on two machines: a firewall on this side, or a network that only a proxy "
+    "leads out of, is likelier than two bad hosts; servers are asked directly, on ports that the hosts choose"
+)
 
 
 @dataclass(eq=False, repr=False)
 class Rental:
     """One run of renting. Not reused.
 
-    `known`: ids that the state has. `claim` reserves a machine against other rentals of this process; machines to
-    `avoid` have just failed.
+    `known`: ids that the state has. `stop`: why to end, "" to go on. `blind`: whether no rented host was ever heard
+    from here. `claim` reserves a machine against other rentals of this process; machines to `avoid` have just failed.
     """
 
     client: VastClient
@@ -59,7 +63,8 @@ class Rental:
     claim: Callable[[int], bool] = lambda _machine: True
     progress: Callable[[str], None] = lambda _text: None
     notice: Callable[[str], None] = lambda _text: None
-    engine_gone: Callable[[], bool] = lambda: False
+    stop: Callable[[], str] = str
+    blind: Callable[[], bool] = lambda: True
     avoid: Collection[int] = ()
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -77,7 +82,7 @@ class Rental:
         """Return a contract that serves and whose label no longer says pending.
 
         Raises RentalFailed (what happened to each candidate), DestroyFailed (something may still be billed),
-        EngineGone, or the API's own error where it refuses everything.
+        Interrupted, or the API's own error where it refuses everything.
         """
         started = self.clock()
         try:
@@ -94,7 +99,7 @@ class Rental:
 
     def _until_one_serves(self) -> Attempt:
         while True:
-            self._stop_if_engine_gone()
+            self._stop_if_asked()
             while len(self._active) < self.order.hedge and self._rent_next():
                 pass
             if not self._active:
@@ -148,6 +153,8 @@ class Rental:
         self._rejected.append(Rejected(attempt.machine_id, offer_id, text.partition("\n")[0], took))
         self.notice(f"{attempt.description} given up and destroyed: {text.partition(chr(10))[0]}")
         self._signs[failure.sign] += 1
+        if failure.sign == "unreachable" and self._signs["unreachable"] >= SPEC_FAULT_MACHINES and self.blind():
+            raise RentalFailed(f"{BLIND}\n{self._report()}")
         repeated = failure.fault == "either" and self._signs[failure.sign] >= SPEC_FAULT_MACHINES
         if failure.fault == "spec" or repeated:
             why = "the same on two machines" if repeated else "no other machine would do better"
@@ -187,11 +194,11 @@ class Rental:
             machine = candidate.offer.machine_id
             if machine in self._tried or machine in self.avoid or not self.claim(machine):
                 continue
-            self._stop_if_engine_gone()
+            self._stop_if_asked()
             self.progress(f"renting {candidate}")
             try:
                 instance_id = self._rent(candidate)
-            except (AuthError, EngineGone, DestroyFailed):
+            except (AuthError, Interrupted, DestroyFailed):
                 raise
             except VastError:
                 if not self._active:
@@ -317,7 +324,7 @@ class Rental:
             if stray.id != winner.instance_id:
                 self.notice(f"instance {stray.id} was left by a killed run and showed up late: destroyed")
                 self._destroy(stray.id)
-        self._stop_if_engine_gone()
+        self._stop_if_asked()
         label = str(self.order.label.marked(pending=False))
         self.client.set_label(winner.instance_id, label)
         self.instance_cache.note(replace(contract, label=label))
@@ -331,9 +338,12 @@ class Rental:
             rejected=tuple(self._rejected),
         )
 
-    def _stop_if_engine_gone(self) -> None:
-        if self.engine_gone():
-            raise EngineGone("the Pulumi CLI that asked for this instance is gone; what was rented is destroyed")
+    def _stop_if_asked(self) -> None:
+        if why := self.stop():
+            ids = ", ".join(str(attempt.instance_id) for attempt in self._active)
+            raise Interrupted(
+                f"{why}: {f'what was booting is destroyed (instance {ids})' if ids else 'nothing is rented'}"
+            )
 
     def _release(self, error: BaseException) -> None:
         """Destroy everything that is still rented; a failure to do so replaces the error."""

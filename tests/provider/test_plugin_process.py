@@ -11,6 +11,7 @@ import dill
 import grpc
 import pytest
 import requests
+from google.protobuf import empty_pb2
 
 from components.credentials import ApiKeyProvider
 from components.instance import InstanceProvider
@@ -139,6 +140,26 @@ def test_a_plugin_whose_engine_died_destroys_what_it_rented_and_ends(plugin, mar
     engine.die()
     until(lambda: plugin.process.poll() is not None)
     assert billed(market) == set()
+
+
+def test_an_interrupted_create_destroys_what_boots_at_once_and_rents_nothing_new(plugin, market):
+    requests.post(f"{market.url}/_emulator/faults", json={"kind": "stuck_loading"}, timeout=10).raise_for_status()
+    ended = []
+
+    def create():
+        try:
+            plugin.create(InstanceProvider(), instance_props())
+        except grpc.RpcError as error:
+            ended.append(error.details())
+
+    threading.Thread(target=create, daemon=True).start()
+    (booting,) = until(lambda: billed(market))
+    plugin.stub.Cancel(empty_pb2.Empty())
+    until(lambda: ended)
+    assert f"Interrupted: the operation was interrupted: what was booting is destroyed (instance {booting})" in ended[0]
+    assert billed(market) == set()
+    contracts = requests.get(f"{market.url}/_emulator/ledger", timeout=10).json()["contracts"]
+    assert [one["id"] for one in contracts] == [booting]
 
 
 def test_a_create_after_a_killed_plugin_adopts_what_it_rented(plugin, market, engine, tmp_path):

@@ -18,7 +18,9 @@ READY, DEAD, SILENT = (
 DEADLINES = Deadlines(pulling_s=600, serving_s=300, stall_s=120, port_s=60)
 
 
-def rental(api, *, probe=lambda _ip, _port: READY, known=(), engine_gone=lambda: False, notes=None, said=None, **order):
+def rental(
+    api, *, probe=lambda _ip, _port: READY, known=(), stop=str, blind=lambda: True, notes=None, said=None, **order
+):
     client = api.client(patience_s=10)
     candidates = rank([Offer.parse(raw) for raw in api.offers], Workload(10, 40), "cheapest")
     return Rental(
@@ -29,7 +31,8 @@ def rental(api, *, probe=lambda _ip, _port: READY, known=(), engine_gone=lambda:
         candidates=candidates,
         search=lambda: candidates,
         known=lambda: known,
-        engine_gone=engine_gone,
+        stop=stop,
+        blind=blind,
         notice=(notes if notes is not None else []).append,
         progress=(said if said is not None else []).append,
         clock=api.clock,

@@ -180,18 +180,45 @@ def test_a_running_instance_with_a_port_is_in_order_as_far_as_the_api_can_tell()
 
 
 @pytest.mark.parametrize(
-    ("verdict", "heal_on", "kind"),
+    ("verdict", "kind"),
     [
-        ("ready", "dead", None),
-        ("dead", "dead", "engine-dead"),
-        ("no_answer", "dead", "unreachable"),
-        ("no_answer", "unreachable", "engine-dead"),
+        ("ready", None),
+        ("dead", "engine-dead"),
+        ("wrong_certificate", "engine-dead"),
+        ("busy", "engine-dead"),
+        ("no_answer", "unreachable"),
     ],
 )
-def test_silence_is_told_apart_from_a_dead_engine(verdict, heal_on, kind):
+def test_silence_of_the_address_is_told_apart_from_a_server_that_hangs_or_is_dead(verdict, kind):
     contract = Contract.parse(instance())
-    found = drift.from_probe(contract, observe(contract, 8000), ProbeResult(verdict, "detail"), Watch(heal_on=heal_on))
+    found = drift.from_probe(contract, observe(contract, 8000), ProbeResult(verdict, "detail"))
     assert (found.kind if found else None) == kind
+
+
+@pytest.mark.parametrize("recorded", ["dead", "unreachable", "never"])
+@pytest.mark.parametrize(
+    ("heal_on", "kind", "replaces"),
+    [
+        ("dead", "exited", True),
+        ("dead", "unreachable", False),
+        ("unreachable", "unreachable", True),
+        ("unreachable", "engine-dead", True),
+        ("never", "exited", False),
+        ("never", "unreachable", False),
+        ("never", "image", True),
+    ],
+)
+def test_the_config_of_now_decides_about_drift_whatever_the_state_was_made_with(recorded, heal_on, kind, replaces):
+    olds = {**OUTS, "watch": {"heal_on": recorded}, "drift": f"{kind}: because"}
+    plan = change.plan(olds, {**INPUTS, "watch": {"heal_on": heal_on}}, now=NOW)
+    assert plan.replaces == (["drift"] if replaces else [])
+    assert any("because" in one for one in (plan.reasons if replaces else plan.warnings))
+
+
+def test_a_new_term_for_renewal_acts_in_the_plan_that_brings_it():
+    olds = {**OUTS, "watch": {"renew_before_h": 0.0}, "end_date": NOW + 3600}
+    plan = change.plan(olds, {**INPUTS, "watch": {"renew_before_h": 2.0}}, now=NOW)
+    assert (plan.replaces, plan.reasons) == (["drift"], ["ending: the contract ends in 60 min"])
 
 
 def terms(watch=None, **fields):

@@ -77,7 +77,7 @@ def test_only_servers_of_the_fleet_are_replicas_whatever_else_is_rented():
 
 
 def plan_of(*steps):
-    return Plan(steps, [], [], [], [], 0.1, 0.1, [])
+    return Plan(steps, [], [], [], [], [], 0.1, 0.1, [])
 
 
 def test_a_roll_is_of_servers_only_and_of_one_model():

@@ -143,15 +143,15 @@ def test_an_answer_that_no_working_server_gives_is_dead(answer):
         assert ask(port, expect_body="relevance_score").verdict == "dead"
 
 
-def test_a_server_that_takes_the_request_and_says_nothing_is_silent():
+def test_a_server_that_takes_the_request_and_says_nothing_is_busy():
     over = threading.Event()
     with server(lambda _line: over.wait(10)) as port:
         probed = ask(port, timeout_s=0.3)
         over.set()
-    assert (probed.verdict, probed.detail) == ("no_answer", "no answer within 0.3 s")
+    assert (probed.verdict, probed.detail) == ("busy", "no answer within 0.3 s")
 
 
-def test_an_answer_that_stops_half_way_is_silent():
+def test_an_answer_that_stops_half_way_is_busy():
     over = threading.Event()
 
     def act(line):
@@ -161,7 +161,7 @@ def test_an_answer_that_stops_half_way_is_silent():
     with server(act) as port:
         probed = ask(port, timeout_s=0.3)
         over.set()
-    assert probed.verdict == "no_answer"
+    assert probed.verdict == "busy"
 
 
 def test_a_connection_that_nobody_takes_is_silent():
@@ -173,7 +173,7 @@ def test_a_connection_that_nobody_takes_is_silent():
             line.setblocking(False)
             line.connect_ex(listener.getsockname())
         probed = ask(listener.getsockname()[1], timeout_s=0.3)
-    assert (probed.verdict, probed.detail) == ("no_answer", "no answer within 0.3 s")
+    assert (probed.verdict, probed.detail) == ("no_answer", "no connection within 0.3 s")
 
 
 def test_a_name_that_does_not_resolve_proves_nothing():
@@ -214,12 +214,12 @@ def test_a_handshake_that_is_cut_off_is_dead(authority, act):
         assert ask(port, ca=authority.certificate).verdict == "dead"
 
 
-def test_a_handshake_that_is_not_answered_is_silent(authority):
+def test_a_handshake_that_is_not_answered_is_busy(authority):
     over = threading.Event()
     with server(lambda _line: over.wait(10)) as port:
         probed = ask(port, ca=authority.certificate, timeout_s=0.3)
         over.set()
-    assert probed.verdict == "no_answer"
+    assert probed.verdict == "busy"
 
 
 def test_tls_on_a_port_that_is_asked_in_clear_is_dead(authority, tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from components.errors import ApiUnreachable, DestroyFailed, EngineGone, NoOffer, RentalFailed
+from components.errors import ApiUnreachable, DestroyFailed, Interrupted, NoOffer, RentalFailed
 from components.vast.models import Offer
 from components.vast.ranking import Workload, rank
 from reranker.http import Answer
@@ -123,12 +123,40 @@ def test_a_dead_engine_makes_the_plugin_destroy_what_it_rented(api):
 
     def gone():
         asked.append(1)
-        return len(asked) > 3
+        return "the engine is gone" if len(asked) > 3 else ""
 
-    with pytest.raises(EngineGone):
-        rental(api, probe=lambda _ip, _port: DEAD, engine_gone=gone).run()
+    with pytest.raises(Interrupted):
+        rental(api, probe=lambda _ip, _port: DEAD, stop=gone).run()
     assert not api.contracts
     assert api.destroyed
+
+
+def test_after_an_interrupt_what_boots_is_destroyed_and_named_and_nothing_new_is_rented(api):
+    stop = lambda: "the operation was interrupted" if api.clock.now > 1010 else ""  # noqa: E731
+    with pytest.raises(Interrupted, match=r"interrupted: what was booting is destroyed \(instance 9001\)"):
+        rental(api, probe=lambda _ip, _port: DEAD, stop=stop).run()
+    assert (api.destroyed, api.calls["PUT asks"]) == ([9001], 1)
+    assert api.clock.now < 1020
+
+
+def test_an_interrupt_before_anything_is_rented_says_so(api):
+    with pytest.raises(Interrupted, match="interrupted: nothing is rented"):
+        rental(api, stop=lambda: "interrupted").run()
+    assert api.calls["PUT asks"] == 0
+
+
+def test_silence_on_two_machines_where_none_was_ever_heard_points_to_this_side_and_stops(api):
+    with pytest.raises(RentalFailed, match="no rented host can be reached from here, on two machines"):
+        rental(api, probe=lambda _ip, _port: SILENT).run()
+    assert (api.calls["PUT asks"], api.contracts) == (2, {})
+
+
+def test_silence_of_hosts_is_their_own_where_others_are_heard(api):
+    def probe(ip, port):
+        return READY if api.calls["PUT asks"] == 4 else SILENT
+
+    rented = rental(api, probe=probe, blind=lambda: False).run()
+    assert rented.contract.machine_id == machine(3)
 
 
 def test_a_bug_in_the_middle_leaves_nothing_rented(api):
@@ -231,7 +259,12 @@ def test_one_failed_destroy_does_not_keep_the_others_from_being_destroyed(api):
     api.interrupt = interrupt
     asked = []
     with pytest.raises(DestroyFailed, match="9001"):
-        rental(api, hedge=2, probe=lambda _ip, _port: DEAD, engine_gone=lambda: asked.append(1) or len(asked) > 4).run()
+        rental(
+            api,
+            hedge=2,
+            probe=lambda _ip, _port: DEAD,
+            stop=lambda: asked.append(1) or ("gone" if len(asked) > 4 else ""),
+        ).run()
     assert stuck
     assert list(api.contracts) == [9001]
 
