@@ -21,7 +21,6 @@ from components.vast.client import destroy_and_verify
 from components.vast.json_values import as_text, same
 from components.vast.label import Label
 from components.vast.market import Search
-from components.vast.ranking import PREFERENCES
 
 RECORDED = 8  # candidates on record; a fleet takes more, of the search itself
 
@@ -35,9 +34,6 @@ class OfferQueryProvider(VastProvider):
         search = news.get("search")
         if not known(search) or not isinstance(search, dict):
             return CheckResult(news, [])
-        if search.get("prefer") not in PREFERENCES:
-            reason = f"is {search.get('prefer')!r}; accepted: {', '.join(PREFERENCES)}"
-            return CheckResult(news, [CheckFailure("prefer", reason)])
         if same(olds.get("search"), search) and olds.get("candidates"):
             found_before: dict[str, Any] = {key: olds[key] for key in ("candidates", "searched_at") if key in olds}
             return CheckResult({**news, **found_before}, [])
@@ -45,7 +41,9 @@ class OfferQueryProvider(VastProvider):
             found = self.session.search(structure(Search, search))
         except (NoOffer, QueryError) as error:
             return CheckResult(news, [failure(error)])
-        shown = [candidate.record() for candidate in found[:RECORDED]]
+        except ValueError as error:  # a value that is none of those that `prefer` or `offer_type` may have
+            return CheckResult(news, [CheckFailure("search", str(error))])
+        shown = [candidate.summary() for candidate in found[:RECORDED]]
         return CheckResult({**news, "candidates": shown, "searched_at": int(time.time())}, [])
 
     @verb

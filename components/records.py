@@ -47,6 +47,8 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _value(hint: Any, raw: Any) -> Any:
+    if hint is Any:
+        return raw
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         kinds = [one for one in inner if one is not types.NoneType]
@@ -59,4 +61,6 @@ def _value(hint: Any, raw: Any) -> Any:
         return {str(key): _value(inner[1], one) for key, one in raw.items()}
     if is_dataclass(hint) and isinstance(raw, Mapping):
         return structure(hint, raw)  # type: ignore[arg-type]
-    return hint(raw) if hint in (str, int, float, bool) else raw
+    if hint is int:
+        return int(float(raw))
+    return hint(raw) if hint in (str, float, bool) else raw

@@ -25,8 +25,8 @@ from components.errors import (
     RateLimited,
 )
 from components.redaction import scrub
-from components.vast.json_values import Json, integer, number
-from components.vast.models import Account, Contract, Offer
+from components.vast.json_values import Json
+from components.vast.models import Account, Contract, Offer, PriceIncrease, read
 from components.vast.pacing import Pacer
 from components.vast.query import Query
 from reranker.http import Answer, HttpTransport, Transport, Unanswered, bearer
@@ -155,8 +155,7 @@ class VastClient:
     def price_increases(self) -> dict[int, float]:
         """Return the price increases that hosts have announced: contract id -> new $/h for GPU and disk.
 
-        Source: the official SDK's price_increase module; prices there are per second. {} where the API has no such
-        endpoint.
+        {} where the API has no such endpoint.
         """
         try:
             answer = self._call("prices", "GET", "/api/v0/instances/pending-price-increases/")
@@ -167,8 +166,7 @@ class VastClient:
                 return {}
             raise
         rows = self._object(answer, "price increases").get("pending_price_increases") or []
-        parts = ("new_gpu_costpersec", "new_disk_ram_costpersec")
-        return {integer(row, "contract_id"): sum(number(row, part, 0.0) for part in parts) * 3600.0 for row in rows}
+        return {one.contract_id: one.dph_usd for one in (read(PriceIncrease, row) for row in rows)}
 
     def set_label(self, instance_id: int, label: str) -> None:
         self._call("manage", "PUT", f"/api/v0/instances/{instance_id}/", {"label": label})
