@@ -11,11 +11,11 @@ import time
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, Resource, UpdateResult
+from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, UpdateResult
 
 from components.errors import NoOffer, QueryError
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, failure, known, verb
+from components.plugin.verbs import VastProvider, VastResource, failure, known, verb
 from components.records import record, structure
 from components.vast.client import destroy_and_verify
 from components.vast.json_values import as_text, same
@@ -69,7 +69,7 @@ class OfferQueryProvider(VastProvider):
                 ENGINE.log(f"instance {contract.id} was left by a run that was killed: destroyed", severity="warning")
 
 
-class OfferQuery(Resource, module="vast", name="OfferQuery"):
+class OfferQuery(VastResource, module="vast", name="OfferQuery"):
     """Ranked offers for a query. Outputs: `search`, `candidates` (best first), `searched_at` (epoch seconds).
 
     `search_text`: the search as an Instance takes it.
@@ -80,6 +80,5 @@ class OfferQuery(Resource, module="vast", name="OfferQuery"):
     searched_at: pulumi.Output[int]
 
     def __init__(self, name: str, args: Search, opts: pulumi.ResourceOptions | None = None) -> None:
-        search = record(args)
-        self.search_text = as_text(search)
-        super().__init__(OfferQueryProvider(), name, {"search": search, "candidates": None, "searched_at": None}, opts)
+        self.search_text = as_text(record(args))
+        super().__init__(OfferQueryProvider(), name, {"search": args}, opts)
