@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import requests
 
-from components.vast.identity import ca_file
 from harness.load import BODY
 from harness.stack import REPO, EngineStack
+from tests.certificates import ca_file
 
 
 @dataclass

@@ -8,9 +8,9 @@ import pytest
 import requests
 
 from components.vast import change
-from components.vast.identity import ca_file
 from emulator.server import EmulatorServer
 from harness.stack import EMULATOR_KEY, MODEL, EngineStack, resources_of
+from tests.certificates import ca_file
 from tests.engine.conftest import Ledger
 
 pytestmark = pytest.mark.engine

@@ -7,12 +7,12 @@ import threading
 import pytest
 import requests
 
-from components.vast.identity import ca_file
 from emulator.runtime import free_port
 from emulator.server import EmulatorServer
 from harness.caddy import running
 from harness.load import Load
 from harness.stack import EngineStack
+from tests.certificates import ca_file
 from tests.engine.conftest import Ledger
 from tests.engine.fleet import behind, endpoint, up
 

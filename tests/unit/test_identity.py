@@ -10,10 +10,11 @@ import requests
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from components.vast.identity import CERT_ENVS, SERVER_NAME, Authority, ca_file, expiry, served_expiry
+from components.vast.identity import CERT_ENVS, SERVER_NAME, Authority, expiry, served_expiry
 from components.vast.spec import Spec
 from components.vllm.encryption import check_encryption, judge_plain
 from reranker.http import Answer, Unanswered
+from tests.certificates import ca_file
 
 VAST_ENV_LIMIT = 256
 
