@@ -18,12 +18,13 @@ from pathlib import Path
 from bench.gateway import gateway_in_front_of
 from bench.load import Target
 from components.errors import ServingError
-from components.vast.identity import Authority, ca_file
+from components.vast.identity import Authority
 from components.vllm.catalog import load_catalog
 from components.vllm.client import RerankClient
 from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, plan_launch
 from emulator.process import Process
 from emulator.runtime import Containers, Settings, free_port
+from harness.certificates import ca_file
 from harness.stack import REPO
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"

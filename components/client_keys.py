@@ -14,11 +14,11 @@ from hashlib import sha256
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
 
 from components.errors import ServerUnreachable, ServingError
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, verb
+from components.plugin.verbs import VastProvider, VastResource, verb
 from components.servers import Server, changed, differs, on_each
 from components.vllm.client import RerankClient
 
@@ -106,21 +106,14 @@ class ClientKeysProvider(VastProvider):
         return {**props, "current": keys[0], "drift": ""}
 
 
-class ClientKeys(Resource, module="vast", name="ClientKeys"):
+class ClientKeys(VastResource, module="vast", name="ClientKeys"):
     """The keys that the servers accept. `current`: the first one, known once all of them accept it; secret."""
 
     current: pulumi.Output[str]
     drift: pulumi.Output[str]
 
     def __init__(self, name: str, args: ClientKeysArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        inputs = {
-            **vars(args),
-            "own_key": pulumi.Output.secret(args.own_key),
-            "keys": [pulumi.Output.secret(key) for key in args.keys],
-        }
-        secret = pulumi.ResourceOptions(additional_secret_outputs=["current"])
-        outputs = {"current": None, "drift": None}
-        super().__init__(ClientKeysProvider(), name, {**outputs, **inputs}, pulumi.ResourceOptions.merge(secret, opts))
+        super().__init__(ClientKeysProvider(), name, args, opts, secret=("own_key", "keys", "current"))
 
 
 def _keys(props: dict[str, Any]) -> list[str]:

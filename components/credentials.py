@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+from pulumi.dynamic import CreateResult, DiffResult, ResourceProvider, UpdateResult
 
+from components.plugin.verbs import VastResource
 from components.vast.identity import Authority, expiry
 
 KEY_BYTES = 32
@@ -35,7 +36,7 @@ class ApiKeyProvider(ResourceProvider):
         return UpdateResult({**news, "value": value, "previous": previous if news.get("keep_previous") else ""})
 
 
-class ApiKey(Resource, module="vast", name="ApiKey"):
+class ApiKey(VastResource, module="vast", name="ApiKey"):
     """An API key: `value`, 64 hex digits, secret in state; `previous` is the one before, or empty.
 
     Another `generation` makes another key; `keep_previous` says whether the one before stays on record.
@@ -52,9 +53,8 @@ class ApiKey(Resource, module="vast", name="ApiKey"):
         generation: int = 1,
         keep_previous: bool = False,
     ) -> None:
-        secret = pulumi.ResourceOptions(additional_secret_outputs=["value", "previous"])
-        props = {"value": None, "previous": None, "generation": generation, "keep_previous": keep_previous}
-        super().__init__(ApiKeyProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
+        inputs = {"generation": generation, "keep_previous": keep_previous}
+        super().__init__(ApiKeyProvider(), name, inputs, opts, secret=("value", "previous"))
 
 
 class CertificateAuthorityProvider(ResourceProvider):
@@ -76,7 +76,7 @@ class CertificateAuthorityProvider(ResourceProvider):
         return DiffResult(changes=bool(replaces), replaces=replaces)
 
 
-class CertificateAuthority(Resource, module="vast", name="CertificateAuthority"):
+class CertificateAuthority(VastResource, module="vast", name="CertificateAuthority"):
     """The stack's own authority: `certificate` (PEM, public: what clients trust), `private_key` (PEM, secret)."""
 
     certificate: pulumi.Output[str]
@@ -84,9 +84,8 @@ class CertificateAuthority(Resource, module="vast", name="CertificateAuthority")
     expires_at: pulumi.Output[int]
 
     def __init__(self, name: str, common_name: str, opts: pulumi.ResourceOptions | None = None) -> None:
-        secret = pulumi.ResourceOptions(additional_secret_outputs=["private_key"])
-        props = {"common_name": common_name, "certificate": None, "private_key": None, "expires_at": None}
-        super().__init__(CertificateAuthorityProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
+        inputs = {"common_name": common_name}
+        super().__init__(CertificateAuthorityProvider(), name, inputs, opts, secret=("private_key",))
 
 
 class ServerCertificateProvider(ResourceProvider):
@@ -113,7 +112,7 @@ class ServerCertificateProvider(ResourceProvider):
         return {**props, "certificate": certificate, "private_key": private_key, "expires_at": expiry(certificate)}
 
 
-class ServerCertificate(Resource, module="vast", name="ServerCertificate"):
+class ServerCertificate(VastResource, module="vast", name="ServerCertificate"):
     """A certificate for a server that is not rented here: `certificate`, `private_key` (PEM, secret), `expires_at`."""
 
     certificate: pulumi.Output[str]
@@ -128,16 +127,8 @@ class ServerCertificate(Resource, module="vast", name="ServerCertificate"):
         renew_before_d: float,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        secret = pulumi.ResourceOptions(additional_secret_outputs=["private_key"])
-        props = {
-            "names": list(names),
-            "authority": pulumi.Output.secret(dict(authority)),
-            "renew_before_d": renew_before_d,
-            "certificate": None,
-            "private_key": None,
-            "expires_at": None,
-        }
-        super().__init__(ServerCertificateProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
+        inputs = {"names": names, "authority": authority, "renew_before_d": renew_before_d}
+        super().__init__(ServerCertificateProvider(), name, inputs, opts, secret=("authority", "private_key"))
 
 
 def _generation(props: dict[str, Any]) -> int:

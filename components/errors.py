@@ -37,9 +37,7 @@ class AuthError(ApiError):
 
 
 class RateLimited(ApiError):
-    """429 after all waits that the client grants; `retry_after_s` is what the server asked for, if it said."""
-
-    retry_after_s: float | None = None
+    """429 after all waits that the client grants."""
 
 
 class OfferTaken(ApiError):
@@ -49,7 +47,9 @@ class OfferTaken(ApiError):
 class CreateFailed(ApiError):
     """Renting was refused. `leaked_id` is the contract that Vast made anyway (a bid too low does that)."""
 
-    leaked_id: int | None = None
+    def __init__(self, text: str, *, status: int, code: str = "", leaked_id: int | None = None) -> None:
+        self.leaked_id = leaked_id
+        super().__init__(text, status=status, code=code)
 
 
 class MalformedAnswer(VastError):

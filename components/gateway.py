@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +21,6 @@ from pulumi.dynamic import (
     CreateResult,
     DiffResult,
     ReadResult,
-    Resource,
     ResourceProvider,
     UpdateResult,
 )
@@ -34,7 +33,7 @@ from components.caddy.spec import GatewaySpec, Policy, dial, problems
 from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
 from components.plugin.pool import widen
-from components.plugin.verbs import known, verb
+from components.plugin.verbs import VastResource, known, verb
 from components.records import structure
 from components.vast.identity import SERVER_NAME
 from components.vast.json_values import same
@@ -209,7 +208,7 @@ class GatewayProvider(ResourceProvider):
             ENGINE.log(f"nothing in flight to {', '.join(retired)}")
 
 
-class Gateway(Resource, module="vast", name="Gateway"):
+class Gateway(VastResource, module="vast", name="Gateway"):
     """A gateway: a Caddy with the config that this says. Outputs: `drift` (in words, "" if none) and `digest` (of the
     config that was loaded, which itself is stored nowhere; secret)."""
 
@@ -219,12 +218,7 @@ class Gateway(Resource, module="vast", name="Gateway"):
     digest: pulumi.Output[str]
 
     def __init__(self, name: str, args: GatewayArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        inputs = {**vars(args), "policy": asdict(args.policy)}
-        for key in SECRETS:
-            inputs[key] = pulumi.Output.secret(inputs[key])
-        own = pulumi.ResourceOptions(additional_secret_outputs=["digest", *SECRETS])
-        outputs = {"drift": None, "digest": None}
-        super().__init__(GatewayProvider(), name, {**outputs, **inputs}, pulumi.ResourceOptions.merge(own, opts))
+        super().__init__(GatewayProvider(), name, args, opts, secret=("digest", *SECRETS))
 
 
 def _spec(props: Mapping[str, Any]) -> GatewaySpec:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, ReadResult, UpdateResult
 
 from components.errors import AuthError, NoOffer
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, drop_unknowns, failure, known, verb
-from components.records import record, structure
+from components.plugin.verbs import VastProvider, VastResource, drop_unknowns, failure, known, verb
+from components.records import structure
 from components.translation import Declared, container, kept, live, outputs
 from components.vast.assignment import FleetState, ReplicaSlot, assign_offers
 from components.vast.change import plan
@@ -151,21 +151,12 @@ class InstanceProvider(VastProvider):
             account, count = self.session.account(), declared.slot.of
             if warning := declared.money.check(account, candidates[0], count, hedge=declared.hedge):
                 ENGINE.log(warning, severity="warning")
+        changed = {"spec": spec, "label": label, "container_port": probe.port, "adopt_instance_id": adopt}
+        changed |= {"hedge": 1} if adopt else {}
         rental = Rental(
             self.session.client,
             self.session.instance_cache,
-            Order(
-                spec=spec,
-                label=label,
-                container_port=probe.port,
-                deadlines=declared.deadlines,
-                max_tries=declared.max_tries,
-                poll_s=declared.poll_s,
-                bid=declared.bid,
-                hedge=1 if adopt else declared.hedge,
-                adopt_instance_id=adopt,
-                spec_fault_logs=declared.spec_fault_logs,
-            ),
+            structure(Order, props | changed),
             probe=lambda ip, port: self.session.heard_from(probe.ask(ip, port, spec.env)),
             blind=lambda: not self.session.heard,
             candidates=candidates,
@@ -332,7 +323,7 @@ class InstanceProvider(VastProvider):
             time.sleep(PROBE_EVERY_S)
 
 
-class Instance(Resource, module="vast", name="Instance"):
+class Instance(VastResource, module="vast", name="Instance"):
     """A serving instance. Outputs are Vast's own names where Vast has one; more of them are in the state."""
 
     instance_id: pulumi.Output[int]
@@ -350,13 +341,7 @@ class Instance(Resource, module="vast", name="Instance"):
     certificate_expires_at: pulumi.Output[int]
 
     def __init__(self, name: str, args: InstanceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        inputs = record(args)
-        inputs["env"] = pulumi.Output.secret(args.env)
-        for key in ("image_login", "ca_private_key"):
-            if key in inputs:
-                inputs[key] = pulumi.Output.secret(inputs[key])
-        declared = dict.fromkeys(Instance.__annotations__)
-        super().__init__(InstanceProvider(), name, {**declared, **inputs}, opts)
+        super().__init__(InstanceProvider(), name, args, opts, secret=("env", "image_login", "ca_private_key"))
 
 
 def _summaries(candidates: Sequence[Candidate], bid: Bid | None) -> list[dict[str, Any]]:

@@ -11,17 +11,16 @@ import time
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, Resource, UpdateResult
+from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, UpdateResult
 
 from components.errors import NoOffer, QueryError
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, failure, known, verb
+from components.plugin.verbs import VastProvider, VastResource, failure, known, verb
 from components.records import record, structure
 from components.vast.client import destroy_and_verify
 from components.vast.json_values import as_text, same
 from components.vast.label import Label
 from components.vast.market import Search
-from components.vast.ranking import PREFERENCES
 
 RECORDED = 8  # candidates on record; a fleet takes more, of the search itself
 
@@ -35,9 +34,6 @@ class OfferQueryProvider(VastProvider):
         search = news.get("search")
         if not known(search) or not isinstance(search, dict):
             return CheckResult(news, [])
-        if search.get("prefer") not in PREFERENCES:
-            reason = f"is {search.get('prefer')!r}; accepted: {', '.join(PREFERENCES)}"
-            return CheckResult(news, [CheckFailure("prefer", reason)])
         if same(olds.get("search"), search) and olds.get("candidates"):
             found_before: dict[str, Any] = {key: olds[key] for key in ("candidates", "searched_at") if key in olds}
             return CheckResult({**news, **found_before}, [])
@@ -45,7 +41,9 @@ class OfferQueryProvider(VastProvider):
             found = self.session.search(structure(Search, search))
         except (NoOffer, QueryError) as error:
             return CheckResult(news, [failure(error)])
-        shown = [candidate.record() for candidate in found[:RECORDED]]
+        except ValueError as error:  # a value that is none of those that `prefer` or `offer_type` may have
+            return CheckResult(news, [CheckFailure("search", str(error))])
+        shown = [candidate.summary() for candidate in found[:RECORDED]]
         return CheckResult({**news, "candidates": shown, "searched_at": int(time.time())}, [])
 
     @verb
@@ -71,7 +69,7 @@ class OfferQueryProvider(VastProvider):
                 ENGINE.log(f"instance {contract.id} was left by a run that was killed: destroyed", severity="warning")
 
 
-class OfferQuery(Resource, module="vast", name="OfferQuery"):
+class OfferQuery(VastResource, module="vast", name="OfferQuery"):
     """Ranked offers for a query. Outputs: `search`, `candidates` (best first), `searched_at` (epoch seconds).
 
     `search_text`: the search as an Instance takes it.
@@ -82,6 +80,5 @@ class OfferQuery(Resource, module="vast", name="OfferQuery"):
     searched_at: pulumi.Output[int]
 
     def __init__(self, name: str, args: Search, opts: pulumi.ResourceOptions | None = None) -> None:
-        search = record(args)
-        self.search_text = as_text(search)
-        super().__init__(OfferQueryProvider(), name, {"search": search, "candidates": None, "searched_at": None}, opts)
+        self.search_text = as_text(record(args))
+        super().__init__(OfferQueryProvider(), name, {"search": args}, opts)

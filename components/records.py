@@ -1,6 +1,7 @@
 """Typed records of plain data, and back: what the engine carries are maps, what the code works with are dataclasses.
 
-`structure` is called once, at the start of each verb of the resources, `record` where a resource is declared. Pure.
+`structure` is called once, at the start of each verb of the resources, and by what reads an API or a file of YAML;
+`record` where a resource is declared. Pure.
 """
 
 from __future__ import annotations
@@ -12,17 +13,38 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+# what a value of a type is in a file, and what an error calls it
+ACCEPTED: Mapping[Any, tuple[tuple[type, ...], str]] = {
+    str: ((str,), "text"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    bool: ((bool,), "true or false"),
+    tuple: ((list, tuple), "a list"),
+}
 
 
-def structure(cls: type[T], raw: Mapping[str, Any]) -> T:
+def structure(cls: type[T], raw: Mapping[str, Any], *, exact: bool = False) -> T:
     """Return a dataclass from a map, by its type hints: nested ones, tuples, maps, numbers, Literal.
 
     What is missing or null keeps its default; keys that the class does not have are left out. Engines make floats of
     ints and lists of tuples. Raises TypeError where something without a default is missing, ValueError for a value
-    that is not of its type.
+    that is not of its type, with its key.
+    `exact`, for files that people write: a key that the class does not have, a value of another type (YAML reads NO as
+    a truth value) and what is missing are all a ValueError.
     """
-    hints = _hints(cls)  # type: ignore[arg-type]
-    return cls(**{name: _value(hint, raw[name]) for name, hint in hints.items() if raw.get(name) is not None})
+    hints, values = _hints(cls), {}  # type: ignore[arg-type]
+    if exact and (unknown := [str(key) for key in raw if key not in hints]):
+        raise ValueError(f"{', '.join(unknown)}: accepted: {', '.join(hints)}")
+    for name, hint in hints.items():
+        if raw.get(name) is not None:
+            try:
+                values[name] = _value(hint, raw[name], exact)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise (ValueError(str(error).partition("() ")[2]) if exact else error) from None
 
 
 def record(value: Any) -> Any:
@@ -46,17 +68,23 @@ def _hints(cls: type) -> dict[str, Any]:
     return {one.name: hints[one.name] for one in fields(cls)}
 
 
-def _value(hint: Any, raw: Any) -> Any:
+def _value(hint: Any, raw: Any, exact: bool) -> Any:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         kinds = [one for one in inner if one is not types.NoneType]
-        return _value(kinds[0], raw) if len(kinds) == 1 else raw
+        return _value(kinds[0], raw, exact) if len(kinds) == 1 else raw
     if origin is Literal and raw not in inner:
-        raise ValueError(f"{raw!r} is none of {', '.join(map(repr, inner))}")
+        raise ValueError(f"is {raw!r}, which is none of {', '.join(map(repr, inner))}")
+    accepted, word = ACCEPTED.get(origin or hint, ((object,), ""))
+    if exact and (not isinstance(raw, accepted) or (isinstance(raw, bool) and hint in (str, int, float))):
+        hint_yaml = "; YAML reads NO without quotes as the word no: write it in quotes" if raw is False else ""
+        raise ValueError(f"is {raw!r}; accepted: {word}{hint_yaml}")
     if origin is tuple:
-        return tuple(_value(inner[0], one) for one in raw)
+        return tuple(_value(inner[0], one, exact) for one in raw)
     if origin is Mapping:
-        return {str(key): _value(inner[1], one) for key, one in raw.items()}
+        return {str(key): one if inner[1] is Any else _value(inner[1], one, exact) for key, one in raw.items()}
     if is_dataclass(hint) and isinstance(raw, Mapping):
-        return structure(hint, raw)  # type: ignore[arg-type]
-    return hint(raw) if hint in (str, int, float, bool) else raw
+        return structure(hint, raw, exact=exact)  # type: ignore[arg-type]
+    if hint is int:
+        return int(float(raw))
+    return hint(raw) if hint in (str, float, bool) else raw

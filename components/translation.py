@@ -21,13 +21,13 @@ from components.vast.models import Contract
 from components.vast.money import Budget, bandwidth_cost, hourly_cost
 from components.vast.probe import HttpProbe
 from components.vast.rental_spec import Bid, Rented
-from components.vast.spec import Deadlines, Spec
+from components.vast.spec import Spec
 from components.vast.status import Observation
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What an instance was declared with, its container apart (see `container`). Of outputs only some of it."""
+    """What an instance was declared with, beside its container (Spec) and how it is rented (Order)."""
 
     label_base: str
     owner: str = ""
@@ -35,15 +35,11 @@ class Declared:
     probe: HttpProbe = field(default_factory=lambda: HttpProbe(0))
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     ca_certificate: str = ""
-    deadlines: Deadlines = field(default_factory=Deadlines)
     watch: Watch = field(default_factory=Watch)
-    max_tries: int = 5
-    poll_s: float = 5.0
     hedge: int = 1
     money: Budget = field(default_factory=Budget)
     bid: Bid | None = None
     adopt_instance_id: int = 0
-    spec_fault_logs: tuple[str, ...] = ()
     slot: ReplicaSlot = field(default_factory=ReplicaSlot)
 
     @classmethod

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
+from pulumi.dynamic import CreateResult, DiffResult, UpdateResult
 
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, verb
+from components.plugin.verbs import VastProvider, VastResource, verb
 from components.servers import Server, changed, differs, on_each
 from components.vllm.catalog import load_catalog
 from components.vllm.checks import CHECKS_VERSION, Report, run_checks
@@ -100,7 +100,7 @@ def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]
     return {**props, "urls": [one.url for one in servers], "summary": summary}
 
 
-class RerankValidation(Resource, module="vast", name="RerankValidation"):
+class RerankValidation(VastResource, module="vast", name="RerankValidation"):
     """Validated endpoints. Outputs: `urls` of the servers, known once all are validated; `summary`: what each check saw
     on the first, and how many passed on each (`servers`)."""
 
@@ -108,6 +108,4 @@ class RerankValidation(Resource, module="vast", name="RerankValidation"):
     summary: pulumi.Output[dict[str, Any]]
 
     def __init__(self, name: str, args: RerankValidationArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        inputs = {**vars(args), "api_key": pulumi.Output.secret(args.api_key)}
-        outputs = {"urls": None, "summary": None}
-        super().__init__(RerankValidationProvider(), name, {**outputs, **inputs}, opts)
+        super().__init__(RerankValidationProvider(), name, args, opts, secret=("api_key",))

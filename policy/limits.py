@@ -1,15 +1,17 @@
-"""The limits of a stack, read from limits.yaml. Called by the program, the Instance resource and the policy pack."""
+"""The limits of a stack, read from limits.yaml. Called by the program and the policy pack."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from components.records import structure
 from policy.rules import NAMED, Limits
 
 FILE = Path(__file__).with_name("limits.yaml")
@@ -24,7 +26,7 @@ def limits_of(stack: str, path: Path = FILE) -> Limits:
     found = {}
     for pattern, entry in entries.items():
         try:
-            found[str(pattern)] = limits = Limits.parse(entry or {})
+            found[str(pattern)] = limits = parse(entry or {})
             for rule in set(limits.rules) - set(NAMED):
                 near = difflib.get_close_matches(rule, NAMED, 1)
                 hint = f" ({near[0]}?)" if near else ""
@@ -32,3 +34,12 @@ def limits_of(stack: str, path: Path = FILE) -> Limits:
         except ValueError as error:
             raise ValueError(f"policy/{path.name}: {pattern}: {error}") from None
     return next((limits for pattern, limits in found.items() if fnmatch.fnmatchcase(stack, pattern)), Limits())
+
+
+def parse(entry: Mapping[str, Any]) -> Limits:
+    """Return the limits of an entry. Raises ValueError, with the key."""
+    limits = structure(Limits, entry, exact=True)
+    for key in ("max_hourly_usd", "max_disk_gb"):
+        if (value := getattr(limits, key)) is not None and not value > 0:
+            raise ValueError(f"{key}: is {value!r}; accepted: a number above 0")
+    return replace(limits, countries=tuple(code.upper() for code in limits.countries))

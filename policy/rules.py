@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-# Tags that name another image every few days; the catalog refuses them as well, but only for what it launches.
+# Tags that name another image every few days.
 MOVING_TAG = re.compile(r"(^|[-_.])(latest|nightly|main|dev)($|[-_.])")
+TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-HOSTINGS = ("", "datacenter")
 DATACENTER = 1  # Vast.ai's hosting_type of a datacenter host (API reference, "search offers")
 LABEL = re.compile(r"[^/@\s]+/[^/@\s]+/[^@\s]+")  # <project>/<stack>/<name>
 MAX_LABEL_CHARS = 230  # of Vast.ai's 256; owner, digest and mark take the rest
@@ -28,27 +28,7 @@ class Limits:
     max_hourly_usd: float | None = None
     max_disk_gb: float | None = None
     countries: tuple[str, ...] = ()
-    hosting: str = ""
-
-    @classmethod
-    def parse(cls, raw: Mapping[str, Any]) -> Limits:
-        """Read limits from limits.yaml or from a resource's inputs. Raises ValueError, with the key."""
-        if unknown := sorted(set(map(str, raw)) - {one.name for one in fields(cls)}):
-            raise ValueError(f"{', '.join(unknown)}: accepted: {', '.join(one.name for one in fields(cls))}")
-        if (hosting := raw.get("hosting") or "") not in HOSTINGS:
-            raise ValueError(f"hosting: is {hosting!r}; accepted: datacenter")
-        return cls(
-            rules=_texts(raw, "rules"),
-            max_hourly_usd=_number(raw, "max_hourly_usd"),
-            max_disk_gb=_number(raw, "max_disk_gb"),
-            countries=tuple(code.upper() for code in _texts(raw, "countries")),
-            hosting=hosting,
-        )
-
-    def record(self) -> dict[str, Any]:
-        """Return the JSON that the Instance resource carries; `parse` reads it back. Empty where nothing binds."""
-        kept = {**vars(self), "rules": list(self.rules), "countries": list(self.countries)}
-        return {key: value for key, value in kept.items() if value}
+    hosting: Literal["", "datacenter"] = ""
 
 
 @dataclass(frozen=True)
@@ -135,17 +115,7 @@ def hourly_price(facts: Facts, limits: Limits) -> str | None:
 
 def pinned_image(facts: Facts, _limits: Limits) -> str | None:
     """The image is named for good: by digest, or by a tag that does not move."""
-    if facts.image is None:
-        return None
-    name, _, digest = facts.image.partition("@")
-    if digest:
-        return (
-            None if DIGEST.fullmatch(digest) else f"the digest of image {facts.image} is not sha256 and 64 hex digits"
-        )
-    tag = name.rpartition("/")[2].partition(":")[2]
-    if not tag:
-        return f"image {facts.image} has no tag, which means latest"
-    return f"image {facts.image} has a tag that moves" if MOVING_TAG.search(tag) else None
+    return None if facts.image is None else not_pinned(facts.image)
 
 
 def tls_and_guard(facts: Facts, _limits: Limits) -> str | None:
@@ -203,6 +173,23 @@ def disk(facts: Facts, limits: Limits) -> str | None:
 def validation(facts: Facts, _limits: Limits) -> str | None:
     """A deploy that scored nothing is not done."""
     return None if facts.validated is not False else "nothing judges what the server answers"
+
+
+def tag_of(image: str) -> str:
+    """Return the tag of an image's reference; a colon before the last slash is a registry's port."""
+    return image.partition("@")[0].rpartition("/")[2].partition(":")[2]
+
+
+def not_pinned(image: str) -> str | None:
+    """Return why a reference may name another image one day, or None."""
+    tag, digest = tag_of(image), image.partition("@")[2]
+    if digest:
+        return None if DIGEST.fullmatch(digest) else f"the digest of image {image} is not sha256: and 64 hex digits"
+    if not tag:
+        return f"image {image} has no tag, which means latest"
+    if MOVING_TAG.search(tag):
+        return f"image {image} has a tag that moves"
+    return None if TAG.fullmatch(tag) else f"image {image} has a malformed tag"
 
 
 def country_of(offer: Mapping[str, Any]) -> str:
@@ -274,21 +261,3 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 NAMED = tuple(rule.name for rule in RULES if not rule.limit)
-
-
-def _number(raw: Mapping[str, Any], key: str) -> float | None:
-    value = raw.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ValueError(f"{key}: is {value!r}; accepted: a number above 0")
-    return float(value)
-
-
-def _texts(raw: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value = raw.get(key) or []
-    if isinstance(value, list | tuple) and any(isinstance(one, bool) for one in value):
-        raise ValueError(f"{key}: has {value!r}; YAML reads NO without quotes as the word no: write it in quotes")
-    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
-        raise ValueError(f"{key}: is {value!r}; accepted: a list of strings")
-    return tuple(value)

@@ -9,15 +9,14 @@ import ipaddress
 import json
 import os
 import threading
-import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from components.errors import VastError
 from components.vast.assignment import FleetState
 from components.vast.client import DEFAULT_API_URL, VastClient
-from components.vast.instance_cache import InstanceCache
+from components.vast.instance_cache import InstanceCache, SharedRead
 from components.vast.market import Search
 from components.vast.models import Account
 from components.vast.pacing import OFF, PUBLISHED, Pacer
@@ -28,109 +27,82 @@ KEY_ENV = "VAST_API_KEY"
 FRESH_S = 120.0  # a search this recent is not repeated within one process
 
 
-@dataclass
 class Session:
-    """One account at one API address."""
+    """One account at one API address. Each step on its maps is one operation, so threads need no lock for them."""
 
-    client: VastClient
-    instance_cache: InstanceCache
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _claimed: dict[int, str] = field(default_factory=dict)
-    _known: dict[str, set[int]] = field(default_factory=dict)
-    _adopted: dict[int, str] = field(default_factory=dict)
-    _failed: dict[str, set[int]] = field(default_factory=dict)
-    _prices: Mapping[int, float] = field(default_factory=dict)
-    _prices_at: float = float("-inf")
-    _searches: dict[str, tuple[float, Sequence[Candidate]]] = field(default_factory=dict)
-    _search_locks: dict[str, threading.Lock] = field(default_factory=dict)
-    _fleet_states: dict[str, tuple[float, FleetState]] = field(default_factory=dict)
-    _account: tuple[float, Account] | None = None
-    heard: bool = False
+    def __init__(self, client: VastClient, instance_cache: InstanceCache) -> None:
+        self.client = client
+        self.instance_cache = instance_cache
+        self._claimed: dict[int, str] = {}
+        self._known: defaultdict[str, set[int]] = defaultdict(set)
+        self._failed: defaultdict[str, set[int]] = defaultdict(set)
+        self._adopted: dict[int, str] = {}
+        self._account = SharedRead(client.account)
+        self._prices = SharedRead(self._price_increases)
+        self._searches: dict[str, SharedRead[Sequence[Candidate]]] = {}
+        self._fleet_states: dict[str, SharedRead[FleetState]] = {}
+        self.heard = False
 
     def claim(self, machine_id: int, owner: str) -> bool:
         """Reserve a machine for one rental; False when another rental of this process has it."""
-        with self._lock:
-            return self._claimed.setdefault(machine_id, owner) == owner
+        return self._claimed.setdefault(machine_id, owner) == owner
 
     def knows(self, resource_key: str, instance_id: int) -> None:
         """Remember that the state has this instance for the resource of `resource_key` (a label without its digest)."""
-        with self._lock:
-            self._known.setdefault(resource_key, set()).add(instance_id)
+        self._known[resource_key].add(instance_id)
 
     def known(self, resource_key: str) -> set[int]:
-        with self._lock:
-            return set(self._known.get(resource_key, ()))
-
-    def note_adopted(self, instance_id: int, mark: str) -> None:
-        """Remember which entry of the state, by its `adopted` mark, has adopted this instance."""
-        with self._lock:
-            self._adopted[instance_id] = mark
-
-    def is_adopted_from(self, instance_id: int, mark: str) -> bool:
-        """Whether another entry of the state than the one with this mark has adopted this instance."""
-        with self._lock:
-            return self._adopted.get(instance_id, mark) != mark
+        return self._known[resource_key].copy()
 
     def heard_from(self, probed: ProbeResult) -> ProbeResult:
         """Remember that some rented host was heard from here: then another's silence is that host's own."""
         self.heard = self.heard or probed.verdict != "no_answer"
         return probed
 
-    def price_increases(self) -> Mapping[int, float]:
-        """Return announced prices by contract ($/h), read once for all instances of a refresh."""
-        with self._lock:
-            if time.monotonic() - self._prices_at > FRESH_S:
-                try:
-                    self._prices = self.client.price_increases()
-                except VastError:  # advisory: a preview does not fail for want of it
-                    self._prices = {}
-                self._prices_at = time.monotonic()
-            return self._prices
-
     def failed(self, resource_key: str, machine_id: int) -> None:
         """Remember that this machine has just failed the resource of `resource_key`, so that a heal looks elsewhere."""
-        with self._lock:
-            self._failed.setdefault(resource_key, set()).add(machine_id)
+        self._failed[resource_key].add(machine_id)
 
     def avoid(self, resource_key: str) -> set[int]:
-        with self._lock:
-            return set(self._failed.get(resource_key, ()))
+        return self._failed[resource_key].copy()
+
+    def note_adopted(self, instance_id: int, mark: str) -> None:
+        """Remember which entry of the state, by its `adopted` mark, has adopted this instance."""
+        self._adopted[instance_id] = mark
+
+    def is_adopted_from(self, instance_id: int, mark: str) -> bool:
+        """Whether another entry of the state than the one with this mark has adopted this instance."""
+        return self._adopted.get(instance_id, mark) != mark
+
+    def price_increases(self) -> Mapping[int, float]:
+        """Return announced prices by contract ($/h), read once for all instances of a refresh."""
+        return self._prices.get(max_age_s=FRESH_S)
+
+    def _price_increases(self) -> Mapping[int, float]:
+        try:
+            return self.client.price_increases()
+        except VastError:  # advisory: a preview does not fail for want of it
+            return {}
 
     def fleet_state(self, base: str, owner: str) -> FleetState:
         """Return what the other replicas of a fleet have, as this process first saw it: all of them assign alike."""
-        with self._lock:
-            at, found = self._fleet_states.get(f"{base}@{owner}", (float("-inf"), FleetState()))
-        if time.monotonic() - at <= FRESH_S:
-            return found
-        found = FleetState.of(self.instance_cache.contracts(max_age_s=FRESH_S).values(), base, owner)
-        with self._lock:
-            self._fleet_states[f"{base}@{owner}"] = (time.monotonic(), found)
-        return found
+
+        def read() -> FleetState:
+            return FleetState.of(self.instance_cache.contracts(max_age_s=FRESH_S).values(), base, owner)
+
+        return self._fleet_states.setdefault(f"{base}@{owner}", SharedRead(read)).get(max_age_s=FRESH_S)
 
     def account(self, *, max_age_s: float = 15.0) -> Account:
         """Return the account, read once for all replicas that rent at the same time."""
-        with self._lock:
-            if self._account is None or time.monotonic() - self._account[0] > max_age_s:
-                self._account = (time.monotonic(), self.client.account())
-            return self._account[1]
+        return self._account.get(max_age_s=max_age_s)
 
     def search(self, search: Search, *, again: bool = False) -> Sequence[Candidate]:
         """Return ranked candidates: what this process's last search of the same kind found, when that is recent.
 
         `again` asks anew, and leaves what was found at first to be assigned to the others.
         """
-        key, asked_at = f"{search.key()} {again}", time.monotonic()
-        max_age_s = 0.0 if again else FRESH_S
-        with self._lock:
-            alone = self._search_locks.setdefault(key, threading.Lock())
-        with alone:  # whoever asks while a search of the same kind is under way shares its answer
-            at, found = self._searches.get(key, (float("-inf"), ()))
-            if at >= asked_at - max_age_s:
-                return found
-            started = time.monotonic()
-            found = search.run(self.client)
-            self._searches[key] = (started, found)
-            return found
+        same = self._searches.setdefault(f"{search.key()} {again}", SharedRead(lambda: search.run(self.client)))
+        return same.get(max_age_s=0.0 if again else FRESH_S)
 
 
 def is_loopback(url: str) -> bool:
@@ -146,8 +118,8 @@ def choose_key(api_url: str, configured: str | None) -> str:
     """Return the Vast key: the environment's first, since state may hold an old one; for an emulator the config's
     first, so that a real key is never sent to it by accident."""
     ambient = os.environ.get(KEY_ENV, "").strip()
-    mine = (configured or "").strip()
-    return (mine or ambient) if is_loopback(api_url) else (ambient or mine)
+    own = (configured or "").strip()
+    return (own or ambient) if is_loopback(api_url) else (ambient or own)
 
 
 _SESSIONS: dict[tuple[str, str, bool], Session] = {}
@@ -162,10 +134,8 @@ def open_session(config: Callable[[str], str | None]) -> Session:
     paced = api_url == DEFAULT_API_URL or emulator.get("pacing") in (True, "true", "on")
     patience_s = float(timeouts.get("api_s") or 30.0)
     with _SESSIONS_LOCK:
-        session = _SESSIONS.get((api_url, key, paced))
-        if session is None:
+        if (api_url, key, paced) not in _SESSIONS:
             pacer = Pacer(PUBLISHED if paced else OFF)
             client = VastClient(key, pacer=pacer, api_url=api_url, patience_s=patience_s)
-            session = Session(client, InstanceCache(client))
-            _SESSIONS[(api_url, key, paced)] = session
-        return session
+            _SESSIONS[(api_url, key, paced)] = Session(client, InstanceCache(client))
+        return _SESSIONS[(api_url, key, paced)]

@@ -1,4 +1,4 @@
-"""The base of our providers and the wrapper around each verb: session, width, clean errors, the row to write on.
+"""The bases of providers and resources, and the wrapper of each verb: session, width, clean errors, a row to write on.
 
 A provider's class and module path are pickled into every state: they never move. Providers have an empty `__init__`;
 what they need is made in `configure`, in the plugin process.
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
-from pulumi.dynamic import CheckFailure, ConfigureRequest, ResourceProvider
+import pulumi
+from pulumi.dynamic import CheckFailure, ConfigureRequest, Resource, ResourceProvider
 from pulumi.output import Unknown
 
 from components.errors import RerankerError
 from components.plugin.engine import ENGINE, current_urn
 from components.plugin.pool import widen
+from components.records import record
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,6 +39,24 @@ class VastProvider(ResourceProvider):
                 "this Pulumi SDK runs four operations at a time; a wider stack boots in turns", severity="warning"
             )
         self.session = open_session(req.config.get)
+
+
+class VastResource(Resource):
+    """A dynamic resource: its outputs are what its class annotates. `secret` names the inputs and outputs that are."""
+
+    def __init__(
+        self,
+        provider: ResourceProvider,
+        name: str,
+        args: Any,
+        opts: pulumi.ResourceOptions | None,
+        secret: Sequence[str] = (),
+    ) -> None:
+        inputs = record(args)
+        inputs |= {key: pulumi.Output.secret(inputs[key]) for key in secret if key in inputs}
+        own = pulumi.ResourceOptions(additional_secret_outputs=list(secret))
+        outputs = dict.fromkeys(type(self).__annotations__)
+        super().__init__(provider, name, {**outputs, **inputs}, pulumi.ResourceOptions.merge(own, opts))
 
 
 def verb(method: Callable[P, R]) -> Callable[P, R]:

@@ -11,6 +11,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -25,8 +26,8 @@ from components.errors import (
     RateLimited,
 )
 from components.redaction import scrub
-from components.vast.json_values import Json, integer, number
-from components.vast.models import Account, Contract, Offer
+from components.vast.json_values import Json
+from components.vast.models import Account, Contract, Offer, PriceIncrease, read
 from components.vast.pacing import Pacer
 from components.vast.query import Query
 from reranker.http import Answer, HttpTransport, Transport, Unanswered, bearer
@@ -41,6 +42,7 @@ KEPT_CONNECTIONS: Final = 8
 LIST_PAGE: Final = 25  # the API's own maximum
 SEARCH_CAP: Final = 64  # offers per search, whatever `limit` says
 
+_BAD_KEY = ("Invalid user key", "Session expired")
 _TAKEN = ("no_such_ask", "not available", "no longer available")
 _RETRIED = (429, 502, 503, 504)
 
@@ -101,21 +103,18 @@ class VastClient:
         RateLimited; AmbiguousRent when nobody can tell whether a contract exists.
         """
         try:
-            answer = self._call("rent", "PUT", f"/api/v0/asks/{ask_id}/", dict(body), repeatable=False, judge=False)
+            answer = self._exchange("rent", "PUT", f"/api/v0/asks/{ask_id}/", dict(body), repeatable=False)
         except Unanswered as unanswered:
             raise AmbiguousRent(str(unanswered)) from None
-        data = answer.json()
-        made = data.get("new_contract") if isinstance(data, dict) else None
-        if answer.status == 200 and isinstance(data, dict) and data.get("success") is not False and made:
+        data = _fields(answer)
+        made, refused = data.get("new_contract"), data.get("success") is False
+        if answer.status == 200 and made and not refused:
             return int(made)
-        refused = isinstance(data, dict) and data.get("success") is False
         if answer.status >= 500 or answer.status == 408 or (answer.status < 300 and not refused):
             raise AmbiguousRent(f"HTTP {answer.status}")
-        error = self._error(answer, f"renting offer {ask_id}")
+        error = self._error(answer, f"renting offer {ask_id}", CreateFailed)
         if made:
-            failed = CreateFailed(str(error), status=answer.status, code=getattr(error, "code", ""))
-            failed.leaked_id = int(made)
-            raise failed
+            raise CreateFailed(str(error), status=answer.status, code=error.code, leaked_id=int(made))
         raise error
 
     def instance(self, instance_id: int) -> Contract | None:
@@ -155,8 +154,7 @@ class VastClient:
     def price_increases(self) -> dict[int, float]:
         """Return the price increases that hosts have announced: contract id -> new $/h for GPU and disk.
 
-        Source: the official SDK's price_increase module; prices there are per second. {} where the API has no such
-        endpoint.
+        {} where the API has no such endpoint.
         """
         try:
             answer = self._call("prices", "GET", "/api/v0/instances/pending-price-increases/")
@@ -167,8 +165,7 @@ class VastClient:
                 return {}
             raise
         rows = self._object(answer, "price increases").get("pending_price_increases") or []
-        parts = ("new_gpu_costpersec", "new_disk_ram_costpersec")
-        return {integer(row, "contract_id"): sum(number(row, part, 0.0) for part in parts) * 3600.0 for row in rows}
+        return {one.contract_id: one.dph_usd for one in (read(PriceIncrease, row) for row in rows)}
 
     def set_label(self, instance_id: int, label: str) -> None:
         self._call("manage", "PUT", f"/api/v0/instances/{instance_id}/", {"label": label})
@@ -210,6 +207,15 @@ class VastClient:
     # ---- what every call needs ---------------------------------------------------------------------------------------
 
     def _call(
+        self, endpoint: str, method: str, path: str, body: Json = None, *, patience_s: float | None = None
+    ) -> Answer:
+        """Make a call that is safe to repeat. Raises the ApiError that an answer is, ApiUnreachable."""
+        answer = self._exchange(endpoint, method, path, body, patience_s=patience_s)
+        if answer.status < 300 and _fields(answer).get("success") is not False:
+            return answer
+        raise self._error(answer, f"{method} {path.partition('?')[0]}")
+
+    def _exchange(
         self,
         endpoint: str,
         method: str,
@@ -217,102 +223,67 @@ class VastClient:
         body: Json = None,
         *,
         repeatable: bool = True,
-        judge: bool = True,
         patience_s: float | None = None,
     ) -> Answer:
         """Send one request, waiting for its turn; repeat it within the patience where that is safe.
 
         A call that is not `repeatable` is sent again only after a 429 or a connection that was never made, and its
-        Unanswered is left to the caller. With `judge`, an answer that is an error is raised as one.
+        Unanswered is left to the caller.
         """
-        if not self._key:
-            raise AuthError(f"no Vast.ai key; {KEY_HELP}", status=0, code="no_key")
         if not KEY.fullmatch(self._key):
-            raise AuthError(
-                f"the Vast.ai key holds a blank or a character that no header can carry; {KEY_HELP}",
-                status=0,
-                code="no_key",
-            )
+            wrong = "the Vast.ai key holds a blank or a character that no header can carry" if self._key else None
+            raise AuthError(f"{wrong or 'no Vast.ai key'}; {KEY_HELP}", status=0, code="no_key")
         sent = None if body is None else json.dumps(body).encode()
         deadline = self._clock() + (self._patience_s if patience_s is None else patience_s)
         pause, limited = 0.5, False
         while True:
             deadline += self._pacer.wait(endpoint, again=limited)  # in a queue it is not the API that is slow
-            answer = unanswered = None
+            answer: Answer | Unanswered
             try:
                 answer = self._transport(
                     method, self.api_url + path, body=sent, headers=bearer(self._key), timeout_s=self._timeout_s
                 )
             except Unanswered as error:
-                unanswered = error
-            if answer is not None and not self._repeat(answer, repeatable):
-                return self._judged(answer, f"{method} {path.partition('?')[0]}") if judge else answer
-            if unanswered is not None and not repeatable and unanswered.sent:
-                raise unanswered
-            wait = max(pause * random.uniform(0.8, 1.2), _retry_after(answer) or 0.0)  # noqa: S311 - jitter
+                if error.sent and not repeatable:
+                    raise
+                answer, limited = error, False
+            else:
+                limited = answer.status == 429
+                again = "search_quota_exceeded" not in answer.text if limited else repeatable
+                if not again or answer.status not in _RETRIED:
+                    return answer
+            wait = max(pause * random.uniform(0.8, 1.2), _retry_after(answer))  # noqa: S311 - jitter
             if self._clock() + wait >= deadline:
-                if unanswered is not None:
-                    raise ApiUnreachable(
-                        f"cannot reach the Vast.ai API at {self.api_url}: {unanswered} "
-                        f"({method} {path.partition('?')[0]}, tried for {self._patience_s:g} s); "
-                        "is the address (config key emulator.url) right, and the network or the emulator up?"
-                    )
-                assert answer is not None  # noqa: S101 - one of the two is set
-                return self._judged(answer, f"{method} {path.partition('?')[0]}") if judge else answer
-            if limited := answer is not None and answer.status == 429:
+                if isinstance(answer, Answer):
+                    return answer
+                raise ApiUnreachable(
+                    f"cannot reach the Vast.ai API at {self.api_url}: {answer} "
+                    f"({method} {path.partition('?')[0]}, tried for {self._patience_s:g} s); "
+                    "is the address (config key emulator.url) right, and the network or the emulator up?"
+                )
+            if limited:
                 self._pacer.hold(endpoint, wait)
             self._sleep(wait)
             pause = min(pause * 2, 8.0)
 
-    @staticmethod
-    def _repeat(answer: Answer, repeatable: bool) -> bool:
-        if answer.status == 429:
-            return "search_quota_exceeded" not in answer.text
-        return repeatable and answer.status in _RETRIED
-
-    def _judged(self, answer: Answer, doing: str) -> Answer:
-        data = answer.json()
-        if answer.status < 300 and not (isinstance(data, dict) and data.get("success") is False):
-            return answer
-        raise self._error(answer, doing)
-
-    def _error(self, answer: Answer, doing: str) -> ApiError:
+    def _error(self, answer: Answer, doing: str, refusal: type[ApiError] = ApiError) -> ApiError:
         """Return the error that an answer is. A 404 alone never means "gone": a wrong key answers 404 as well."""
-        data = answer.json()
-        fields = data if isinstance(data, dict) else {}
+        fields, status = _fields(answer), answer.status
         code = str(fields.get("error") or "")
         message = str(fields.get("msg") or fields.get("message") or fields.get("detail") or answer.text[:200]).strip()
         message = scrub(message, [self._key])
         where = f"{doing} at {self.api_url}"
-        status = answer.status
-        if (
-            status in (401, 403)
-            or code == "auth_error"
-            or "Invalid user key" in message
-            or "Session expired" in message
-        ):
-            return AuthError(
-                f"Vast.ai refuses the key ({where}: HTTP {status} {message}); {KEY_HELP}", status=status, code=code
-            )
-        if status == 429:
-            limited = RateLimited(
-                f"Vast.ai still says 'too many requests' ({where}: {message}); wait and run again",
-                status=status,
-                code=code,
-            )
-            limited.retry_after_s = _retry_after(answer)
-            return limited
-        if status in (400, 404, 410) and any(sign in f"{code} {message}" for sign in _TAKEN):
-            return OfferTaken(f"{where}: the offer is gone ({message})", status=status, code=code)
-        if 300 <= status < 400:
+        kind, text = refusal, f"{where}: HTTP {status} {code} {message}".rstrip()
+        if status in (401, 403) or code == "auth_error" or any(sign in message for sign in _BAD_KEY):
+            kind, text = AuthError, f"Vast.ai refuses the key ({where}: HTTP {status} {message}); {KEY_HELP}"
+        elif status == 429:
+            kind, text = RateLimited, f"Vast.ai still says 'too many requests' ({where}: {message}); wait and run again"
+        elif status in (400, 404, 410) and any(sign in f"{code} {message}" for sign in _TAKEN):
+            kind, text = OfferTaken, f"{where}: the offer is gone ({message})"
+        elif 300 <= status < 400:
             target = answer.headers.get("location", "elsewhere")
-            return ApiError(
-                f"{where}: redirected to {target}; set emulator.url to that host",
-                status=status,
-                code=code,
-            )
-        cls = CreateFailed if doing.startswith("renting") else ApiError
-        return cls(f"{where}: HTTP {status} {code} {message}".rstrip(), status=status, code=code)
+            kind, text = ApiError, f"{where}: redirected to {target}; set emulator.url to that host"
+        return kind(text, status=status, code=code)
 
     def _object(self, answer: Answer, what: str) -> dict[str, Json]:
         data = answer.json()
@@ -348,14 +319,16 @@ def destroy_and_verify(
     return existed
 
 
-def _retry_after(answer: Answer | None) -> float | None:
-    """Return what the server asks to wait, in seconds: the header, or `retry_after` in the body; else None."""
-    if answer is None:
-        return None
-    body = answer.json()
-    for asked in (answer.headers.get("retry-after"), body.get("retry_after") if isinstance(body, dict) else None):
-        try:
-            return min(float(asked), 60.0)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            continue
-    return None
+def _fields(answer: Answer) -> dict[str, Json]:
+    """Return an answer's JSON object; {} where it has none."""
+    data = answer.json()
+    return data if isinstance(data, dict) else {}
+
+
+def _retry_after(answer: Answer | Unanswered) -> float:
+    """Return what the server asks to wait, in seconds: the header, or `retry_after` in the body; else 0."""
+    if isinstance(answer, Answer):
+        for asked in (answer.headers.get("retry-after"), _fields(answer).get("retry_after")):
+            with suppress(TypeError, ValueError):
+                return min(float(asked or ""), 60.0)
+    return 0.0

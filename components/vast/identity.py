@@ -6,19 +6,14 @@ else. `cryptography` is imported when something is signed, not before: previews 
 
 from __future__ import annotations
 
-import atexit
 import base64
 import datetime
-import functools
 import ipaddress
-import os
 import re
 import socket
 import ssl
-import tempfile
 import textwrap
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from components.vast.env_chunks import chunks
@@ -71,26 +66,24 @@ class Authority:
     def make(cls, name: str, *, now: datetime.datetime | None = None) -> Authority:
         """Return a new one: EC P-256, self-signed for ten years, for signing servers and nothing below them."""
         from cryptography import x509  # noqa: PLC0415
-        from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
         from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
-        now = now or datetime.datetime.now(datetime.UTC)
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name[:64])])
-        builder = _dated(x509.CertificateBuilder(), now, AUTHORITY_DAYS).subject_name(subject).issuer_name(subject)
-        builder = builder.public_key(key.public_key())
+        off = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+        usage = x509.KeyUsage(
+            **dict.fromkeys(off, False), key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False
+        )
         # what strict verifiers (Python 3.13) ask of an authority
-        for extension, critical in (
-            (x509.BasicConstraints(ca=True, path_length=0), True),
-            (_usage(signs=True), True),
-            (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
-        ):
-            builder = builder.add_extension(extension, critical=critical)
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(usage, critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        signed = builder.sign(key, hashes.SHA256())
-        return cls(signed.public_bytes(serialization.Encoding.PEM).decode(), private.decode())
+        return cls(ssl.DER_cert_to_PEM_cert(_signed(builder, key, now, AUTHORITY_DAYS)), private.decode())
 
     def issue(self, *names: str, now: datetime.datetime | None = None, days: int = LEAF_DAYS) -> Identity:
         """Return a new identity for a server at these IPs (or host names), which also bears SERVER_NAME.
@@ -98,29 +91,25 @@ class Authority:
         Raises ValueError for a name that is empty or neither.
         """
         from cryptography import x509  # noqa: PLC0415
-        from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
         from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
-        from cryptography.x509.oid import ExtendedKeyUsageOID  # noqa: PLC0415
 
-        now = now or datetime.datetime.now(datetime.UTC)
         authority = x509.load_pem_x509_certificate(self.certificate.encode())
         signer = serialization.load_pem_private_key(self.private_key.encode(), None)
         if not isinstance(signer, ec.EllipticCurvePrivateKey):
             raise ValueError("the authority's key is not an EC key")
         key = ec.generate_private_key(ec.SECP256R1())
-        shown = [_general_name(name.strip()) for name in names] + [x509.DNSName(SERVER_NAME)]
-        builder = _dated(x509.CertificateBuilder(), now, days).issuer_name(authority.subject)
-        builder = builder.subject_name(x509.Name([])).public_key(key.public_key())
-        for extension, critical in (
-            (x509.SubjectAlternativeName(shown), True),  # critical, as the subject is empty (RFC 5280, 4.2.1.6)
-            (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
-            (x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False),
-        ):
-            builder = builder.add_extension(extension, critical=critical)
+        shown = x509.SubjectAlternativeName([*(_general_name(one.strip()) for one in names), x509.DNSName(SERVER_NAME)])
+        builder = x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(authority.subject)
+        builder = builder.public_key(key.public_key())
+        builder = builder.add_extension(shown, critical=True)  # as the subject is empty (RFC 5280, 4.2.1.6)
+        builder = builder.add_extension(x509.ExtendedKeyUsage([x509.OID_SERVER_AUTH]), critical=False)
+        by = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+        builder = builder.add_extension(by, critical=False)
         private = key.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        return Identity(builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.DER), private)
+        return Identity(_signed(builder, signer, now, days), private)
 
 
 def expiry(certificate_pem: str) -> int:
@@ -144,16 +133,6 @@ def served_expiry(ip: str, port: int, ca_certificate: str, *, timeout_s: float =
     return int(ssl.cert_time_to_seconds(str(shown["notAfter"])))
 
 
-@functools.cache
-def ca_file(pem: str) -> str:
-    """Return the path of a file with this certificate, for clients that want a path; it goes with the process."""
-    handle, path = tempfile.mkstemp(prefix="reranker-ca-", suffix=".pem")
-    with os.fdopen(handle, "w") as file:
-        file.write(pem)
-    atexit.register(lambda: Path(path).unlink(missing_ok=True))
-    return path
-
-
 def _general_name(name: str) -> Any:
     from cryptography import x509  # noqa: PLC0415
 
@@ -162,24 +141,12 @@ def _general_name(name: str) -> Any:
     return x509.IPAddress(ipaddress.ip_address(name))
 
 
-def _dated(builder: Any, now: datetime.datetime, days: int) -> Any:
+def _signed(builder: Any, signer: Any, now: datetime.datetime | None, days: int) -> bytes:
+    """Return the DER of a certificate that is valid from `now` (less the skew of clocks) for so many days."""
     from cryptography import x509  # noqa: PLC0415
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
 
+    now = now or datetime.datetime.now(datetime.UTC)
     builder = builder.not_valid_before(now - CLOCK_SKEW).not_valid_after(now + datetime.timedelta(days=days))
-    return builder.serial_number(x509.random_serial_number())
-
-
-def _usage(*, signs: bool) -> Any:
-    from cryptography import x509  # noqa: PLC0415
-
-    return x509.KeyUsage(
-        digital_signature=not signs,
-        key_cert_sign=signs,
-        crl_sign=signs,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    signed = builder.serial_number(x509.random_serial_number()).sign(signer, hashes.SHA256())
+    return bytes(signed.public_bytes(serialization.Encoding.DER))

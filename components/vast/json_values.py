@@ -1,7 +1,6 @@
-"""JSON values: read as Vast.ai sends them, compared as the engine changes them, written as one text.
+"""JSON values, compared as the engine changes them and written as one text. Pure; called by the resources and `change`.
 
-In Vast.ai's answers a number may be a string and a string may be null. On the way through the engine ints become
-floats, tuples lists, and nulls in maps are dropped. Pure; called by the resources and by most of components.vast.
+On the way through the engine ints become floats, tuples lists, and nulls in maps are dropped.
 """
 
 from __future__ import annotations
@@ -11,49 +10,14 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from components.errors import MalformedAnswer
-
 Json: TypeAlias = Any
 Wire: TypeAlias = Mapping[str, Json]
 DIGEST_CHARS = 12
 
 
-def number(raw: Wire, key: str, default: float | None = None) -> float:
-    """Return `raw[key]` as a float; a numeric string counts. Raises MalformedAnswer when there is no number."""
-    value = raw.get(key)
-    if isinstance(value, bool) or value is None or value == "":
-        if default is None:
-            raise MalformedAnswer(f"the API's answer has no number under {key!r} (got {value!r})")
-        return default
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise MalformedAnswer(f"the API's answer has {value!r} under {key!r}, where a number belongs") from None
-
-
-def integer(raw: Wire, key: str, default: int | None = None) -> int:
-    """Return `raw[key]` as an int. Raises MalformedAnswer when there is no number."""
-    return int(number(raw, key, None if default is None else float(default)))
-
-
-def text(raw: Wire, key: str) -> str:
-    """Return `raw[key]` stripped (Vast's own strings may end in a newline), or "" for null."""
-    value = raw.get(key)
-    return "" if value is None else str(value).strip()
-
-
 def same(old: Json, new: Json) -> bool:
     """Whether two values mean the same: engines turn ints into floats, tuples into lists, and drop nulls in maps."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = {key for key in (*old, *new) if old.get(key) is not None or new.get(key) is not None}
-        return all(same(old.get(key), new.get(key)) for key in keys)
-    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
-        return len(old) == len(new) and all(same(left, right) for left, right in zip(old, new, strict=True))
-    if isinstance(old, bool) or isinstance(new, bool):
-        return old is new
-    if isinstance(old, int | float) and isinstance(new, int | float):
-        return float(old) == float(new)
-    return bool(old == new)
+    return as_text(old) == as_text(new)
 
 
 def _canonical(value: Json) -> Json:

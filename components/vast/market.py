@@ -6,8 +6,9 @@ Built by the OfferQuery resource and again by a rental whose record has grown ol
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from components.errors import NoOffer
 from components.vast.client import SEARCH_CAP, VastClient
@@ -65,35 +66,32 @@ class Search:
     def _found(self, client: VastClient, query: Query) -> Sequence[Offer]:
         """Return the API's one page of 64 for the query, or, where more machines are wanted, further ones by price."""
         page = client.search(query)
-        seen = {offer.ask_id: offer for offer in page}
-        if self.keep <= SPARE_KEEP or len(page) < SEARCH_CAP:
-            return list(seen.values())
-        floor = 0.0
-        while len({offer.machine_id for offer in seen.values()}) < 2 * self.keep:
-            asked = query.with_constraints([Constraint("dph_total", "gte", floor, "")])
-            page = client.search(replace(asked, order=(("dph_total", "asc"),)))
-            fresh = [offer for offer in page if offer.ask_id not in seen]
-            seen.update((offer.ask_id, offer) for offer in fresh)
-            if len(page) < SEARCH_CAP or page[-1].dph_total_usd <= floor:
-                break
-            floor = page[-1].dph_total_usd
-        return list(seen.values())
+        offers = {offer.ask_id: offer for offer in page}
+        if self.keep > SPARE_KEEP and len(page) == SEARCH_CAP:
+            for further in _pages(client, query):
+                offers.update((offer.ask_id, offer) for offer in further if offer.ask_id not in offers)
+                if len({offer.machine_id for offer in offers.values()}) >= 2 * self.keep:
+                    break
+        return list(offers.values())
 
     def _market(self, client: VastClient) -> tuple[list[Offer], bool]:
-        """Read offers with none of the user's conditions, cheapest first, page by page of the API's 64."""
-        seen: dict[int, Offer] = {}
-        floor: float | None = None
-        for _ in range(MARKET_PAGES):
-            filters: Filters = {"rentable": dict(CLI_DEFAULTS["rentable"])}
-            if floor is not None:
-                filters["dph_total"] = {"gte": floor}
-            page = client.search(Query(filters, (("dph_total", "asc"),), self.offer_type, self.disk_gb))
-            fresh = [offer for offer in page if offer.ask_id not in seen]
-            seen.update((offer.ask_id, offer) for offer in fresh)
-            if len(page) < SEARCH_CAP or not fresh:
-                return list(seen.values()), False
-            floor = page[-1].dph_total_usd
-        return list(seen.values()), True
+        """Read offers with none of the user's conditions, cheapest first; and whether there are more than were read."""
+        plain = Query({"rentable": dict(CLI_DEFAULTS["rentable"])}, (), self.offer_type, self.disk_gb)
+        pages = list(islice(_pages(client, plain), MARKET_PAGES))
+        offers = {offer.ask_id: offer for page in pages for offer in page}
+        return list(offers.values()), len(pages) == MARKET_PAGES and len(pages[-1]) == SEARCH_CAP
+
+
+def _pages(client: VastClient, query: Query) -> Iterator[list[Offer]]:
+    """Read a query's offers, cheapest first, page by page of the API's 64: each begins at the last price of another."""
+    floor: float | None = None
+    while True:
+        bounds = [] if floor is None else [Constraint("dph_total", "gte", floor, "")]
+        page = client.search(replace(query.with_constraints(bounds), order=(("dph_total", "asc"),)))
+        yield page
+        if len(page) < SEARCH_CAP or page[-1].dph_total_usd == floor:
+            return
+        floor = page[-1].dph_total_usd
 
 
 def why_none(filters: Filters, market: Sequence[Offer], *, now: float, capped: bool = False) -> str:

@@ -8,39 +8,45 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from components.errors import MalformedAnswer
-from components.vast.json_values import Json, Wire, integer, number, text
+from components.records import structure
+from components.vast.json_values import Json, Wire
+from components.vast.query import official_parser
 
 HOURS_PER_MONTH = 730.0
 T = TypeVar("T")
 
-# Vast.ai's name of a field that is called otherwise here. What its answer lacks is 0 or empty.
+# Vast.ai's name of a field that is called otherwise here. What its answer lacks keeps its default.
 WIRE = {
     "public_ip": "public_ipaddr",
     "image": "image_uuid",
     "dph_total_usd": "dph_total",
     "inet_down_mbps": "inet_down",
     "inet_down_cost_usd_gb": "inet_down_cost",
+    "inet_up_cost_usd_gb": "inet_up_cost",
     "min_bid_usd": "min_bid",
     "storage_cost_usd_gb_month": "storage_cost",
 }
+# What an offer is remembered by besides the fields that a query may name: what those are judged by (`query.unmet`).
+JUDGED_BY = ("end_date", "hosting_type", "driver_vers")
 
-# What an offer is remembered by: enough to rank it again, and every field that a later query may judge the machine by.
-RECORDED = (
-    "ask_contract_id", "machine_id", "host_id", "gpu_name", "num_gpus", "gpu_ram", "gpu_total_ram", "compute_cap",
-    "cuda_max_good", "driver_version", "dph_base", "dph_total", "storage_cost", "inet_down", "inet_up",
-    "inet_down_cost", "inet_up_cost", "reliability", "score", "dlperf", "dlperf_per_dphtotal", "direct_port_count",
-    "static_ip", "public_ipaddr", "geolocation", "end_date", "verification", "hosting_type", "cpu_cores_effective",
-    "cpu_ram", "cpu_arch", "disk_space", "min_bid", "bw_nvlink", "cluster_id", "cpu_cores", "cpu_ghz", "disk_bw",
-    "driver_vers", "external", "flops_per_dphtotal", "gpu_arch", "gpu_display_active", "gpu_frac", "gpu_max_power",
-    "gpu_max_temp", "gpu_mem_bw", "has_avx", "mobo_name", "pci_gen", "pcie_bw", "total_flops", "ubuntu_version",
-    "vms_enabled",
-)  # fmt: skip
+
+def read(cls: type[T], raw: Wire, **given: Json) -> T:
+    """Return a record of Vast.ai's JSON, in which a number may be a string, and a string null or end in a newline.
+
+    `given`: values that do not stand under the field's name or WIRE's. Raises MalformedAnswer for a number that is
+    none, or where something is missing that has no default.
+    """
+    named = {one.name: raw.get(WIRE.get(one.name, one.name)) for one in fields(cls)}  # type: ignore[arg-type]
+    values = {name: value.strip() if isinstance(value, str) else value for name, value in (named | given).items()}
+    try:
+        return structure(cls, {name: value for name, value in values.items() if value != ""} | {"raw": raw})
+    except (TypeError, ValueError) as error:
+        raise MalformedAnswer(f"the API's answer is no {cls.__name__}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -49,37 +55,29 @@ class Offer:
 
     ask_id: int
     machine_id: int
-    host_id: int
-    gpu_name: str
-    num_gpus: int
     dph_total_usd: float
-    inet_down_mbps: float
-    inet_down_cost_usd_gb: float
-    reliability: float
-    public_ip: str
-    geolocation: str
-    end_date: float
-    min_bid_usd: float
-    raw: Mapping[str, Json] = field(repr=False)
+    host_id: int = 0
+    gpu_name: str = ""
+    num_gpus: int = 1
+    inet_down_mbps: float = 0.0
+    inet_down_cost_usd_gb: float = 0.0
+    reliability: float = 0.0
+    public_ip: str = ""
+    geolocation: str = ""
+    min_bid_usd: float = 0.0
+    raw: Mapping[str, Json] = field(default_factory=dict, repr=False)
 
     @classmethod
     def parse(cls, raw: Wire) -> Offer:
-        """Read an offer off the wire, or back from a record. Raises MalformedAnswer when it lacks id or price."""
-        return _read(
-            cls,
-            raw,
-            ask_id=integer(raw, "ask_contract_id", None if raw.get("id") is None else integer(raw, "id")),
-            machine_id=integer(raw, "machine_id"),
-            dph_total_usd=number(raw, "dph_total"),
-            reliability=number(raw, "reliability", number(raw, "reliability2", 0.0)),
-        )
+        """Read an offer off the wire. Raises MalformedAnswer when it lacks id, machine or price."""
+        reliability = raw.get("reliability", raw.get("reliability2"))
+        return read(cls, raw, ask_id=raw.get("ask_contract_id", raw.get("id")), reliability=reliability)
 
     def record(self) -> dict[str, Json]:
-        """Return the JSON that state keeps of this offer; `parse` reads it back."""
-        kept = {key: self.raw[key] for key in RECORDED if self.raw.get(key) is not None}
-        if isinstance(kept.get("public_ipaddr"), str):
-            kept["public_ipaddr"] = kept["public_ipaddr"].strip()
-        return {**kept, "ask_contract_id": self.ask_id}
+        """Return the JSON that state keeps of this offer: every field that a later query may judge its machine by."""
+        kept = {*official_parser().offers_fields, *JUDGED_BY} - {"id", "rentable", "rented"}
+        fields_kept = {key: value for key, value in self.raw.items() if key in kept and value is not None}
+        return {**fields_kept, "ask_contract_id": self.ask_id}
 
     @property
     def place(self) -> str:
@@ -91,32 +89,33 @@ class Contract:
     """An instance: what is rented, in what state, where it can be reached."""
 
     id: int
-    machine_id: int
-    host_id: int
-    label: str
-    actual_status: str
-    intended_status: str
-    cur_state: str
-    next_state: str
-    status_msg: str
-    public_ip: str
-    ports: Mapping[str, int]
-    image: str
-    gpu_name: str
-    num_gpus: int
-    dph_total_usd: float
-    storage_cost_usd_gb_month: float
-    is_bid: bool
-    geolocation: str
-    start_date: float
-    end_date: float
-    raw: Mapping[str, Json] = field(repr=False)
+    machine_id: int = 0
+    host_id: int = 0
+    label: str = ""
+    actual_status: str = ""
+    intended_status: str = ""
+    cur_state: str = ""
+    next_state: str = ""
+    status_msg: str = ""
+    public_ip: str = ""
+    ports: Mapping[str, int] = field(default_factory=dict)
+    image: str = ""
+    gpu_name: str = ""
+    num_gpus: int = 1
+    dph_total_usd: float = 0.0
+    storage_cost_usd_gb_month: float = 0.0
+    inet_down_cost_usd_gb: float = 0.0
+    inet_up_cost_usd_gb: float = 0.0
+    is_bid: bool = False
+    geolocation: str = ""
+    start_date: float = 0.0
+    end_date: float = 0.0
+    raw: Mapping[str, Json] = field(default_factory=dict, repr=False)
 
     @classmethod
     def parse(cls, raw: Wire) -> Contract:
         """Read an instance off the wire, from the single read or a row of the list."""
-        ports = MappingProxyType(_host_ports(raw.get("ports")))
-        return _read(cls, raw, id=integer(raw, "id"), ports=ports, is_bid=bool(raw.get("is_bid")))
+        return read(cls, raw, ports=_host_ports(raw.get("ports")))
 
     def env_values(self) -> list[str]:
         """Return the values of the container's environment, which the API shows in clear: not for people's eyes."""
@@ -132,17 +131,6 @@ class Contract:
     def host_port(self, container_port: int) -> int | None:
         """Return the external port that reaches `container_port` over TCP, once the host has mapped it."""
         return self.ports.get(f"{container_port}/tcp")
-
-
-def _read(cls: type[T], raw: Wire, **given: Any) -> T:
-    readers: dict[object, Callable[[str], Any]] = {
-        "int": lambda key: integer(raw, key, 0),
-        "float": lambda key: number(raw, key, 0.0),
-        "str": lambda key: text(raw, key),
-    }
-    given |= {"num_gpus": integer(raw, "num_gpus", 1), "raw": MappingProxyType(dict(raw))}
-    own = [one for one in fields(cls) if one.name not in given]  # type: ignore[arg-type]
-    return cls(**{one.name: readers[one.type](WIRE.get(one.name, one.name)) for one in own}, **given)
 
 
 def _host_ports(raw: Json) -> dict[str, int]:
@@ -163,10 +151,23 @@ def _host_ports(raw: Json) -> dict[str, int]:
 class Account:
     """Who pays: the account behind the key, and the credit it has left."""
 
-    id: int
-    credit_usd: float
+    id: int = 0
+    credit_usd: float = 0.0
 
     @classmethod
     def parse(cls, raw: Wire) -> Account:
         """Read the current user off the wire."""
-        return cls(id=integer(raw, "id", 0), credit_usd=number(raw, "credit", number(raw, "balance", 0.0)))
+        return read(cls, raw, credit_usd=raw.get("credit", raw.get("balance")))
+
+
+@dataclass(frozen=True)
+class PriceIncrease:
+    """A raise that a host has announced; prices per second, as the official SDK's price_increase module has them."""
+
+    contract_id: int
+    new_gpu_costpersec: float = 0.0
+    new_disk_ram_costpersec: float = 0.0
+
+    @property
+    def dph_usd(self) -> float:
+        return (self.new_gpu_costpersec + self.new_disk_ram_costpersec) * 3600.0

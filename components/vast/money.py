@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from components.errors import RentalFailed
-from components.vast.json_values import number
 from components.vast.models import HOURS_PER_MONTH, Account, Contract
 from components.vast.ranking import Candidate, minutes
 
@@ -66,7 +65,4 @@ def monthly_cost(hourly: dict[str, float]) -> float:
 
 def bandwidth_cost(contract: Contract) -> dict[str, float]:
     """Return dollars per GB, down to the instance and up from it; billed per byte besides the hourly price."""
-    return {
-        "down": round(number(contract.raw, "inet_down_cost", 0.0), 5),
-        "up": round(number(contract.raw, "inet_up_cost", 0.0), 5),
-    }
+    return {"down": round(contract.inet_down_cost_usd_gb, 5), "up": round(contract.inet_up_cost_usd_gb, 5)}

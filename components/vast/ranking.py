@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, assert_never
 
 from components.vast.json_values import Json
 from components.vast.models import Offer
 
 Prefer = Literal["cheapest", "fastest", "balanced"]
-PREFERENCES: tuple[str, ...] = get_args(Prefer)
 
 # A pull costs once; spread over a day it can be compared with a price per hour.
 PULL_SPREAD_H = 24.0
@@ -48,13 +47,6 @@ class Candidate:
             pull_cost_usd=work.pull_gb * offer.inet_down_cost_usd_gb,
             ready_s=work.pull_gb * 8000.0 / mbps + work.start_s,
         )
-
-    def record(self) -> dict[str, Json]:
-        return {
-            **self.offer.record(),
-            "pull_cost_usd": round(self.pull_cost_usd, 4),
-            "ready_s": round(self.ready_s),
-        }
 
     def summary(self) -> dict[str, Json]:
         """Return what a policy judges it by and a preview shows, in Vast.ai's words; and dollars and time to ready."""
@@ -108,21 +100,21 @@ def rank(offers: Iterable[Offer], work: Workload, prefer: Prefer) -> list[Candid
 
 def _score(candidate: Candidate, prefer: Prefer) -> tuple[float, float, int]:
     cost = candidate.hourly_usd / max(candidate.offer.reliability, 0.5)
-    if prefer == "fastest":
-        first = float(round(candidate.ready_s / 15.0))
-    elif prefer == "balanced":
-        first = cost * (1.0 + candidate.ready_s / 3600.0)
-    else:
-        first = cost
+    match prefer:
+        case "cheapest":
+            first = cost
+        case "fastest":
+            first = float(round(candidate.ready_s / 15.0))
+        case "balanced":
+            first = cost * (1.0 + candidate.ready_s / 3600.0)
+        case _:
+            assert_never(prefer)
     return (first, cost, candidate.offer.ask_id)
 
 
 def distinct_machines(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Keep the best offer of each machine: a host that fails once is not worth a second try in the same run."""
-    seen: set[int] = set()
-    kept = []
+    best: dict[int, Candidate] = {}
     for candidate in candidates:
-        if candidate.offer.machine_id not in seen:
-            seen.add(candidate.offer.machine_id)
-            kept.append(candidate)
-    return kept
+        best.setdefault(candidate.offer.machine_id, candidate)
+    return list(best.values())

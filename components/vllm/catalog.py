@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from components.errors import ConfigError
-from policy.rules import MOVING_TAG
+from components.records import structure
+from policy.rules import not_pinned, tag_of
 
 Kind = Literal["cross-encoder", "decoder-reranker", "bi-encoder"]
 ScoreRange = Literal["sigmoid 0..1", "cosine -1..1"]
@@ -23,10 +24,11 @@ FOLDER = Path(__file__).parents[1] / "catalog"
 # Beside image and weights: the hub's cache of small files, compiled kernels, logs.
 DISK_MARGIN_GB = 5.0
 VERSION = re.compile(r"(?:^|[^0-9.])(\d+\.\d+\.\d+)")
+T = TypeVar("T")
 UNKNOWN_VERSION = "unknown"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Image:
     """A container image with vLLM in it. `known` is False for one that the user gave and the catalog does not have."""
 
@@ -34,7 +36,7 @@ class Image:
     vllm_version: str
     cuda_min: float
     compute_cap_min: int
-    compute_cap_max: int | None
+    compute_cap_max: int | None = None
     download_gb: float
     disk_gb: float
     note: str
@@ -51,7 +53,7 @@ class GoldenCase:
     irrelevant: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """A model that vLLM serves on /rerank and /score. `max_model_len` counts tokens of query and document together."""
 
@@ -62,8 +64,8 @@ class Model:
     max_model_len: int
     languages: str
     flags: tuple[str, ...]
-    hf_overrides: dict[str, Any] | None
-    chat_template: str | None
+    hf_overrides: Mapping[str, Any] | None = None
+    chat_template: str | None = None
     score_range: ScoreRange
     golden: tuple[GoldenCase, ...]
     note: str
@@ -110,21 +112,9 @@ class Catalog:
         if ref in self.images:
             return []
         known = f"known: {', '.join(self.images)}"
-        if not ref or ref != ref.strip() or re.search(r"\s", ref):
+        if not re.fullmatch(r"[^\s@]+(@\S+)?", ref):
             return [f"image {ref!r} is not an image reference (repository:tag); {known}"]
-        name, _, digest = ref.partition("@")
-        if digest:
-            if re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-                return []
-            return [f"image {ref!r} has a digest that is not sha256: and 64 hex digits; {known}"]
-        tag = _tag(name)
-        if not tag:
-            return [f"image {ref!r} has no tag, which means latest: another vLLM and CUDA any day; {known}"]
-        if MOVING_TAG.search(tag):
-            return [f"image {ref!r} has a tag that moves: another vLLM and CUDA any day; give a pinned tag; {known}"]
-        if not re.fullmatch(r"\w[\w.-]{0,127}", tag, re.ASCII):
-            return [f"image {ref!r} has a malformed tag; {known}"]
-        return []
+        return [f"{reason}; name a version or a digest; {known}"] if (reason := not_pinned(ref)) else []
 
     def disk_needed_gb(self, image: Image, model: Model) -> float:
         """Return the disk to rent, in GB: the unpacked image, the weights, and room for caches and logs."""
@@ -133,7 +123,7 @@ class Catalog:
     def _image_outside_catalog(self, ref: str) -> Image:
         known = list(self.images.values())
         caps = [image.compute_cap_max for image in known if image.compute_cap_max is not None]
-        version = VERSION.search(_tag(ref.partition("@")[0]))
+        version = VERSION.search(tag_of(ref))
         return Image(
             ref=ref,
             vllm_version=version[1] if version else UNKNOWN_VERSION,
@@ -159,32 +149,21 @@ def nearest(name: str, known: Mapping[str, object]) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def load_catalog() -> Catalog:
-    """Read the catalog that ships with the project; once per process."""
-    return parse_catalog(read_yaml(FOLDER / "images.yaml"), read_yaml(FOLDER / "models.yaml"))
-
-
-def parse_catalog(images: Mapping[str, Any], models: Mapping[str, Any]) -> Catalog:
-    """Build a catalog from the two YAML documents. A missing or unknown field is a TypeError: a bug in the data."""
-    read_images = [Image(**{**images["sizes"], **entry}) for entry in images["images"]]
-    read_models = [_model(entry) for entry in models["models"]]
+def load_catalog(folder: Path = FOLDER) -> Catalog:
+    """Read the catalog that ships with the project; once per process. Raises ConfigError that names file and entry."""
+    images, models = read_yaml(folder / "images.yaml"), read_yaml(folder / "models.yaml")
+    read_images = [_entry(Image, "images.yaml", images["sizes"] | entry, "ref") for entry in images["images"]]
+    read_models = [_entry(Model, "models.yaml", entry, "name") for entry in models["models"]]
     return Catalog(
         {image.ref: image for image in read_images}, {model.name: model for model in read_models}, images["default"]
     )
 
 
-def _model(entry: Mapping[str, Any]) -> Model:
-    shaped = {"hf_overrides": None, "chat_template": None, **entry}
-    shaped["flags"] = tuple(entry["flags"])
-    shaped["golden"] = tuple(
-        GoldenCase(case["query"], tuple(case["relevant"]), tuple(case["irrelevant"])) for case in entry["golden"]
-    )
-    return Model(**shaped)
-
-
-def _tag(name: str) -> str:
-    """Return the tag of a reference without digest; a colon before the last slash is a registry's port."""
-    return name.rpartition("/")[2].partition(":")[2]
+def _entry(cls: type[T], file: str, entry: Mapping[str, Any], key: str) -> T:
+    try:
+        return structure(cls, entry, exact=True)
+    except ValueError as error:
+        raise ConfigError([f"components/catalog/{file}: {entry.get(key)}: {error}"]) from None
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:

@@ -7,9 +7,9 @@ neither sorts nor repeats, so that checks see what the server said. The key neve
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, TypeVar
 
 from components.errors import ServerError, ServerUnreachable
 from components.redaction import scrub
@@ -22,6 +22,7 @@ SHOWN_CHARS = 300
 KEPT_CONNECTIONS = 8
 KEYS_PATH = "/guard/keys"
 ROUTES_PATH = "/guard/routes"
+T = TypeVar("T")
 PAIR_BODY = b'{"query": "q", "documents": ["d"], "text_1": "q", "text_2": "d"}'
 
 
@@ -79,12 +80,8 @@ class RerankClient:
         truncate_prompt_tokens: int | None = None,
     ) -> RerankAnswer:
         """Score documents against a query, best first. `truncate_prompt_tokens` -1 cuts at the model's own length."""
-        raw = self._post("/rerank", query=query, documents=list(documents), model=model, top_n=top_n,
-                         truncate_prompt_tokens=truncate_prompt_tokens)  # fmt: skip
-        try:
-            return RerankAnswer(str(raw.get("model") or ""), tuple(_ranked(one) for one in raw["results"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            self._malformed("/rerank", error, raw)
+        body = {"query": query, "documents": list(documents), "model": model, "top_n": top_n}
+        return self._ask("POST", "/rerank", _read_ranking, body | {"truncate_prompt_tokens": truncate_prompt_tokens})
 
     def score(
         self,
@@ -95,45 +92,30 @@ class RerankClient:
     ) -> tuple[float, ...]:
         """Score pairs, one with one, one with many or each with its own; scores come in the order of the texts."""
         one, other = (each if isinstance(each, str) else list(each) for each in (text_1, text_2))
-        raw = self._post("/score", text_1=one, text_2=other, model=model, truncate_prompt_tokens=truncate_prompt_tokens)
-        try:
-            by_index = {_whole(one["index"]): _number(one["score"]) for one in raw["data"]}
-            return tuple(by_index[index] for index in range(len(raw["data"])))
-        except (KeyError, TypeError, ValueError) as error:
-            self._malformed("/score", error, raw)
+        body = {"text_1": one, "text_2": other, "model": model, "truncate_prompt_tokens": truncate_prompt_tokens}
+        return self._ask("POST", "/score", _read_scores, body)
 
     def models(self) -> tuple[ServedModel, ...]:
-        raw = self._ask("GET", "/v1/models")
-        try:
-            return read_models(raw)
-        except errors.MalformedAnswer as error:
-            self._malformed("/v1/models", error, raw)
+        return self._ask("GET", "/v1/models", read_models)
 
     def list_keys(self) -> list[str]:
         """Return the SHA-256 digests (hex) of the keys that the guard accepts beside the stack's own, with which to
         ask."""
-        return self._digests("GET")
+        return self._ask("GET", KEYS_PATH, _read_keys)
 
     def set_keys(self, digests: Sequence[str]) -> None:
         """Set the keys that the guard accepts beside the stack's own. Raises ServerError when they are not kept."""
-        kept = self._digests("PUT", {"keys": list(digests)})
+        kept = self._ask("PUT", KEYS_PATH, _read_keys, {"keys": list(digests)})
         if set(kept) != set(digests):
             raise ServerError(f"{self.url}{KEYS_PATH}: keeps {len(kept)} other keys", status=200, message="other keys")
 
-    def _digests(self, method: str, body: Mapping[str, Any] | None = None) -> list[str]:
-        raw = self._ask(method, KEYS_PATH, body)
-        try:
-            return [str(one) for one in raw["keys"]]
-        except (KeyError, TypeError) as error:
-            self._malformed(KEYS_PATH, error, raw)
-
     def routes(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Return path and methods of every route that the server registers, as its guard lists them."""
-        raw = self._ask("GET", ROUTES_PATH)
-        try:
-            return tuple((str(path), tuple(map(str, methods))) for path, methods in raw["routes"])
-        except (KeyError, TypeError, ValueError) as error:
-            self._malformed(ROUTES_PATH, error, raw)
+        return self._ask(
+            "GET",
+            ROUTES_PATH,
+            lambda raw: tuple((str(path), tuple(map(str, methods))) for path, methods in raw["routes"]),
+        )
 
     def probe_path(self, path: str, key: str | None) -> tuple[int, int]:
         """Try a path by GET and by POST, with this key or none; return both statuses. Raises ServerUnreachable."""
@@ -154,40 +136,53 @@ class RerankClient:
                     raise ServerUnreachable(f"{where}: {error}") from None
         raise AssertionError("unreachable")
 
-    def _post(self, path: str, **fields: object) -> Mapping[str, Any]:
-        """Send the fields that are given: vLLM refuses null for some that are not."""
-        return self._ask("POST", path, {key: value for key, value in fields.items() if value is not None})
-
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-        answer = self._answer(method, path, bearer(self.key), None if body is None else json.dumps(body).encode())
+    def _ask(
+        self, method: str, path: str, read: Callable[[Mapping[str, Any]], T], body: Mapping[str, Any] | None = None
+    ) -> T:
+        """Send the fields that are given (vLLM refuses null for some that are not), and read the answer."""
+        given = None if body is None else {key: value for key, value in body.items() if value is not None}
+        answer = self._answer(method, path, bearer(self.key), None if given is None else json.dumps(given).encode())
         if answer.status != 200:
             message = self._shown(answer.message())
             hint = "; the API key is missing or not this server's" if answer.status in (401, 403) else ""
             text = f"{method} {self.url}{path}: HTTP {answer.status}: {message}{hint}"
             raise ServerError(text, status=answer.status, message=message)
         raw = answer.json()
-        if not isinstance(raw, dict):
-            self._malformed(path, ValueError("not a JSON object"), answer.text)
-        return raw
-
-    def _malformed(self, path: str, error: Exception, raw: object) -> NoReturn:
-        what = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
-        raise ServerError(
-            f"{self.url}{path}: HTTP 200 with a body that is not vLLM's ({what}): {self._shown(str(raw))}; "
-            "is this address the reranker's?",
-            status=200,
-            message="malformed body",
-        ) from None
+        try:
+            if not isinstance(raw, dict):
+                raise ValueError("not a JSON object")
+            return read(raw)
+        except (KeyError, TypeError, ValueError, AttributeError, errors.MalformedAnswer) as error:
+            what = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
+            raise ServerError(
+                f"{self.url}{path}: HTTP 200 with a body that is not vLLM's ({what}): {self._shown(answer.text)}; "
+                "is this address the reranker's?",
+                status=200,
+                message="malformed body",
+            ) from None
 
     def _shown(self, text: str) -> str:
         text = scrub(text, [self.key] if self.key else []).strip()
         return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
 
 
-def _ranked(raw: Mapping[str, Any]) -> Ranked:
-    document = raw.get("document")
-    text = document.get("text") if isinstance(document, dict) else document
-    return Ranked(_whole(raw["index"]), _number(raw["relevance_score"]), None if text is None else str(text))
+def _read_ranking(raw: Mapping[str, Any]) -> RerankAnswer:
+    results = []
+    for one in raw["results"]:
+        document = one.get("document")
+        text = document.get("text") if isinstance(document, dict) else document
+        shown = None if text is None else str(text)
+        results.append(Ranked(_whole(one["index"]), _number(one["relevance_score"]), shown))
+    return RerankAnswer(str(raw.get("model") or ""), tuple(results))
+
+
+def _read_scores(raw: Mapping[str, Any]) -> tuple[float, ...]:
+    by_index = {_whole(one["index"]): _number(one["score"]) for one in raw["data"]}
+    return tuple(by_index[index] for index in range(len(raw["data"])))
+
+
+def _read_keys(raw: Mapping[str, Any]) -> list[str]:
+    return [str(one) for one in raw["keys"]]
 
 
 def _number(raw: object) -> float:

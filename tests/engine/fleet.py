@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import requests
 
-from components.vast.identity import ca_file
+from harness.certificates import ca_file
 from harness.load import BODY
 from harness.stack import REPO, EngineStack
 

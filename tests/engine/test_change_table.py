@@ -8,8 +8,8 @@ import pytest
 import requests
 
 from components.vast import change
-from components.vast.identity import ca_file
 from emulator.server import EmulatorServer
+from harness.certificates import ca_file
 from harness.stack import EMULATOR_KEY, MODEL, EngineStack, resources_of
 from tests.engine.conftest import Ledger
 

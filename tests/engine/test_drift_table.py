@@ -10,9 +10,9 @@ import pytest
 import requests
 
 from components.vast import drift
-from components.vast.identity import ca_file
 from components.vllm.client import RerankClient
 from emulator.server import EmulatorServer
+from harness.certificates import ca_file
 from harness.stack import EMULATOR_KEY, EngineStack
 from tests.engine.conftest import Ledger
 

@@ -7,10 +7,10 @@ import threading
 import pytest
 import requests
 
-from components.vast.identity import ca_file
 from emulator.runtime import free_port
 from emulator.server import EmulatorServer
 from harness.caddy import running
+from harness.certificates import ca_file
 from harness.load import Load
 from harness.stack import EngineStack
 from tests.engine.conftest import Ledger

@@ -13,8 +13,8 @@ from components.caddy import launch
 from components.caddy.admin import CaddyAdmin
 from components.caddy.spec import problems
 from components.gateway import GatewayProvider
-from components.vast.identity import ca_file
 from emulator.runtime import Containers, Settings, free_port
+from harness.certificates import ca_file
 from harness.load import Load
 from harness.wait import until
 from tests.gateway.conftest import Front

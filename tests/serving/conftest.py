@@ -20,13 +20,14 @@ import pytest
 import testinfra
 
 from components.errors import ServingError
-from components.vast.identity import Authority, ca_file
+from components.vast.identity import Authority
 from components.vllm.catalog import load_catalog
 from components.vllm.client import RerankClient
 from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, Launch, plan_launch
 from emulator.process import Process
 from emulator.runtime import Containers, Settings, free_port
 from emulator.server import EmulatorServer
+from harness.certificates import ca_file
 from harness.stack import MODEL, EngineStack
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from components.errors import ConfigError
-from components.vllm.catalog import load_catalog
+from components.vllm.catalog import FOLDER, load_catalog
 from components.vllm.launch import plan_launch
 
 CATALOG = load_catalog()
@@ -136,3 +136,23 @@ def test_every_image_says_where_its_facts_come_from() -> None:
         assert image.note
         assert image.compute_cap_max is None or image.compute_cap_max >= image.compute_cap_min
         assert CATALOG.problems_with_image(ref) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({}, "missing 2 required keyword-only arguments: 'flags' and 'golden'"),
+        ({"flags": [], "golden": [], "chat_templates": "x"}, "chat_templates: accepted: name, kind, "),
+        ({"flags": "--runner", "golden": []}, "flags: is '--runner'; accepted: a list"),
+        ({"flags": [], "golden": [{"query": 3}]}, "golden: query: is 3; accepted: text"),
+    ],
+)
+def test_a_mistake_in_an_entry_is_one_line_that_names_the_file_the_entry_and_the_key(tmp_path, entry, says) -> None:
+    whole = {"name": "me/model", "kind": "cross-encoder", "parameters_m": 1, "weights_gb": 1, "max_model_len": 512}
+    whole |= {"languages": "", "score_range": "sigmoid 0..1", "note": "n", "source": "s"}
+    (tmp_path / "models.yaml").write_text(json.dumps({"models": [whole | entry]}))
+    (tmp_path / "images.yaml").write_text((FOLDER / "images.yaml").read_text())
+    with pytest.raises(ConfigError) as caught:
+        load_catalog(tmp_path)
+    (line,) = caught.value.problems
+    assert line.startswith(f"components/catalog/models.yaml: me/model: {says}")

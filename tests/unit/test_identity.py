@@ -10,9 +10,10 @@ import requests
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from components.vast.identity import CERT_ENVS, SERVER_NAME, Authority, ca_file, expiry, served_expiry
+from components.vast.identity import CERT_ENVS, SERVER_NAME, Authority, expiry, served_expiry
 from components.vast.spec import Spec
 from components.vllm.encryption import check_encryption, judge_plain
+from harness.certificates import ca_file
 from reranker.http import Answer, Unanswered
 
 VAST_ENV_LIMIT = 256

@@ -16,7 +16,7 @@ from components.vast.market import Search
 from components.vast.money import Budget
 from components.vast.probe import HttpProbe
 from components.vast.query import Constraint
-from components.vast.rental_spec import Bid
+from components.vast.rental_spec import Bid, Order
 from components.vast.spec import Deadlines, Spec
 
 
@@ -83,5 +83,5 @@ def test_a_value_that_is_not_of_its_type_is_an_error(raw):
 
 
 def test_the_verbs_read_every_input_that_an_instance_is_declared_with():
-    read = {*Declared.__dataclass_fields__, *Spec.__dataclass_fields__}
+    read = {*Declared.__dataclass_fields__, *Spec.__dataclass_fields__, *Order.__dataclass_fields__}
     assert {*InstanceArgs.__dataclass_fields__} - read == {"ca_private_key", "policy", "replace"}
