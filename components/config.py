@@ -22,6 +22,7 @@ from components.vast.ranking import Prefer
 from components.vllm.launch import Form
 
 VAST_MIN_DISK_GB = 8
+DAY_S = 86400
 YAML_WORD = "; YAML reads NO, no, off and on without quotes as a truth value: write them in quotes"
 
 
@@ -58,7 +59,7 @@ class Limits(Keys):
     """What the guard takes of one request."""
 
     max_documents: int = Field(1000, ge=1, description="Most documents in one request")
-    max_body_mb: float = Field(8.0, ge=0.01, description="Largest body of a request, in MiB")
+    max_body_mb: float = Field(8.0, ge=0.01, le=64, description="Largest body of a request, in MiB")
     truncate_prompt_tokens: int | None = Field(
         None,
         ge=-1,
@@ -95,30 +96,38 @@ class Require(Keys):
 class Timeouts(Keys):
     """How long each thing may take, in seconds."""
 
-    rented_s: float = Field(180, ge=1, description="A host reacts to the contract")
-    pulling_s: float = Field(1800, ge=1, description="A host pulls the image")
-    starting_s: float = Field(300, ge=1, description="A host starts the container")
-    port_s: float = Field(180, ge=1, description="A running container has no reachable port yet")
-    serving_s: float = Field(900, ge=1, description="The server's start, to its first answer")
-    stall_s: float = Field(420, ge=1, description="Progress stands still, at any stage")
-    poll_s: float = Field(5, ge=0.05, description="Longest time between two looks at a booting instance")
-    probe_timeout_s: float = Field(15, ge=0.1, description="One probe waits for its answer")
-    probe_window_s: float = Field(20, ge=0, description="A server that does not answer is asked again")
+    rented_s: float = Field(180, ge=1, le=DAY_S, description="A host reacts to the contract")
+    pulling_s: float = Field(1800, ge=1, le=DAY_S, description="A host pulls the image")
+    starting_s: float = Field(300, ge=1, le=DAY_S, description="A host starts the container")
+    port_s: float = Field(180, ge=1, le=DAY_S, description="A running container has no reachable port yet")
+    serving_s: float = Field(900, ge=1, le=DAY_S, description="The server's start, to its first answer")
+    stall_s: float = Field(420, ge=1, le=DAY_S, description="Progress stands still, at any stage")
+    poll_s: float = Field(5, ge=0.05, le=DAY_S, description="Longest time between two looks at a booting instance")
+    probe_timeout_s: float = Field(15, ge=0.1, le=DAY_S, description="One probe waits for its answer")
+    probe_window_s: float = Field(20, ge=0, le=DAY_S, description="A server that does not answer is asked again")
     answer_s: float = Field(
         120,
         ge=1,
+        le=DAY_S,
         description="A server may be busy before it answers: the gateway waits so long, and one that took "
         "the connection counts as hung after it",
     )
-    drain_s: float = Field(300, ge=0, description="Servers that leave the gateway finish their requests")
-    api_s: float = Field(30, ge=1, description="A call that is safe to repeat is repeated while the API is silent")
+    drain_s: float = Field(300, ge=0, le=DAY_S, description="Servers that leave the gateway finish their requests")
+    api_s: float = Field(
+        30, ge=1, le=DAY_S, description="A call that is safe to repeat is repeated while the API is silent"
+    )
 
 
 class Renew(Keys):
     """When the instance is replaced before something ends."""
 
-    before_h: float = Field(0, ge=0, description="Its contract ends within this many hours; 0 for never")
-    certificate_before_d: float = Field(30, ge=0, description="Its certificate ends within this many days")
+    before_h: float = Field(
+        0,
+        ge=0,
+        le=4380,
+        description="Its contract ends within this many hours; 0 for never. Offers have to last longer",
+    )
+    certificate_before_d: float = Field(30, ge=0, le=180, description="Its certificate ends within this many days")
 
 
 class Emulator(Keys):
@@ -151,7 +160,7 @@ class Config(Keys):
     limits: Limits = _of(SERVED, Limits(), "What one request may be")
     api_key_generation: int = _of(SERVED, 1, "Counts the keys made for clients; another number: another key", ge=1)
     keep_previous_key: bool = _of(SERVED, False, "The key of the generation before is valid too")
-    replicas: int = _of(FLEET, 1, "How many servers, each on a machine of its own", ge=1)
+    replicas: int = _of(FLEET, 1, "How many servers, each on a machine of its own", ge=1, le=256)
     spread: Spread = _of(FLEET, "host", "What replicas do not share while there is choice: host, country, or none")
     gateway: Gateway = _of(FLEET, Gateway(), "One address for all of them")
     query: str = _of(

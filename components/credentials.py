@@ -67,12 +67,11 @@ class CertificateAuthorityProvider(ResourceProvider):
         outs = {"certificate": made.certificate, "private_key": made.private_key}
         return CreateResult(secrets.token_hex(4), {**props, **outs, "expires_at": expiry(made.certificate)})
 
-    def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """Replace an authority that would end before a certificate that it signs today."""
+    def diff(self, _id: str, olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Replace an authority that would end before a certificate that it signs today; its name is a name only, and
+        stays as it was where the stack is renamed."""
         left_s = float(olds.get("expires_at") or 0.0) - time.time()
         replaces = ["expires_at"] if left_s < RENEW_AUTHORITY_BEFORE_S else []
-        if olds.get("common_name") != news.get("common_name"):
-            replaces.append("common_name")
         return DiffResult(changes=bool(replaces), replaces=replaces)
 
 

@@ -160,7 +160,8 @@ class RerankerFleet(pulumi.ComponentResource):
         settings, config = common.settings, common.settings.config
         front = config.gateway
         inputs: dict[str, Any] = {
-            "site": f"{pulumi.get_project()}.{pulumi.get_stack()}.{name}",
+            # by what this state is known, which no rename changes
+            "site": self.offers.id.apply(lambda owner: f"{name}.{owner}"),
             # taken from the validation: what is not validated gets no request
             "upstreams": self.validation.urls,
             "upstream_key": common.own_key,

@@ -56,7 +56,7 @@ class GatewayArgs:
     long there must be none: one that has just come in is in no count yet.
     """
 
-    site: str
+    site: pulumi.Input[str]
     admin_url: pulumi.Input[str]
     listen: pulumi.Input[str]
     inbound_keys: pulumi.Input[Sequence[pulumi.Input[str]]]

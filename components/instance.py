@@ -99,8 +99,11 @@ class InstanceProvider(VastProvider):
             return CheckResult({**news, "candidates": self._shown(olds, news, declared)}, _refused(news))
         if adopt := self._to_adopt(declared):
             ENGINE.log(f"adopts instance {adopt}; nothing is rented")
-            named = self.session.instance_cache.contract(adopt, max_age_s=1.0)
-            return CheckResult(news, _refused(news, [named.raw] if named else []))
+            named = self.session.instance_cache.contract(adopt, max_age_s=LOOK_FRESH_S)
+            if named is None:
+                gone = f"instance {adopt} does not exist: take it out of the config to rent one"
+                return CheckResult(news, [CheckFailure("adopt_instance_id", gone)])
+            return CheckResult(news, _refused(news, [named.raw]))
         try:
             candidates = self._candidates(declared)
         except NoOffer as error:
@@ -108,6 +111,7 @@ class InstanceProvider(VastProvider):
         if refused := _refused(news, [one.offer.raw for one in candidates]):
             return CheckResult(news, refused)
         news = {**news, "candidates": _summaries(candidates, declared.bid)}
+        self._tell_of_strays(declared)
         first = candidates[0]
         hedge, bid = declared.hedge, declared.bid
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
@@ -255,6 +259,18 @@ class InstanceProvider(VastProvider):
             "Set it back, and `pulumi destroy` before you move",
             status=404,
         )
+
+    def _tell_of_strays(self, declared: Declared) -> None:
+        """Name what carries this resource's label, but of another state: that one may be lost."""
+        for contract in self.session.instance_cache.contracts(max_age_s=LOOK_FRESH_S).values():
+            label = Label.parse(contract.label)
+            if label is not None and label.base == declared.label_base and label.owner != declared.owner:
+                ENGINE.log(
+                    f"instance {contract.id}, ${contract.dph_total_usd:.4f}/h, has this resource's label, but of "
+                    f"another state. If that one is lost: `pulumi config set adopt_instance_id {contract.id}` takes it over, "
+                    f"`vastai destroy instance {contract.id}` ends it",
+                    severity="warning",
+                )
 
     def _to_adopt(self, declared: Declared) -> int | None:
         named = declared.adopt_instance_id

@@ -17,6 +17,7 @@ from components.records import structure
 from components.vast.client import DEFAULT_API_URL
 from components.vast.drift import Watch
 from components.vast.query import Constraint, Filters, parse
+from components.vast.ranking import pull_mbps
 from components.vast.rental_spec import Bid
 from components.vast.spec import Deadlines
 from components.vllm.catalog import Catalog, Image, Model
@@ -127,7 +128,7 @@ def load(
         model=model,
         image=image,
         guard_options=_guard_options(config),
-        constraints=(*_required(config), *demanded, *_imposed(image, model, config.dtype, config.disk_gb)),
+        constraints=(*_required(config), *demanded, *_imposed(image, model, config)),
         policy_constraints=demanded,
         deadlines=structure(Deadlines, timeouts.model_dump()),
         watch=Watch(
@@ -160,6 +161,15 @@ def _contradictions(config: Config) -> list[str]:
         found.append("guard: is false, but the gateway has a key of its own for the servers; accepted: guard true")
     if gateway.kind == "caddy" and not gateway.admin_url:
         found.append("gateway.admin_url: is empty; with gateway.kind caddy it is the address of Caddy's admin API")
+    if gateway.kind == "off":
+        fields = type(gateway).model_fields.items()
+        found += [
+            f"gateway.{key}: is for a gateway, but gateway.kind is off; accepted: gateway.kind caddy or rent"
+            for key, field in fields
+            if getattr(gateway, key) != field.default
+        ]
+    if config.keep_previous_key and config.api_key_generation == 1 and config.api_key is None:
+        found.append("keep_previous_key: is true, but api_key_generation 1 has none before it")
     if gateway.kind == "caddy" and not gateway.url:
         found.append("gateway.url: is empty; accepted: where clients reach the gateway, such as https://HOST:8443")
     return found
@@ -187,11 +197,13 @@ def _countries(filters: Filters) -> list[str]:
 
 def _required(config: Config) -> list[Constraint]:
     require = config.require
-    hours = require.min_duration_h
+    hours, renew_h = require.min_duration_h, config.renew.before_h
     wanted = (
         ("dph_total", "lte", config.max_dph_usd, "max_dph_usd"),
         ("reliability", "gte", require.min_reliability, "require.min_reliability"),
         ("duration", "gte", None if hours is None else hours * 3600.0, "require.min_duration_h"),
+        # one that ends sooner would be due for renewal at once, and again
+        ("duration", "gte", (renew_h + 24) * 3600.0 if renew_h else None, "renew.before_h"),
         ("gpu_name", "in", list(require.gpu_names) or None, "require.gpu_names"),
         ("geolocation", "in", list(require.countries) or None, "require.countries"),
         ("datacenter", "eq", True if require.hosting else None, "require.hosting"),
@@ -199,14 +211,17 @@ def _required(config: Config) -> list[Constraint]:
     return [Constraint(field, op, value, why) for field, op, value, why in wanted if value is not None]
 
 
-def _imposed(image: Image, model: Model, dtype: str | None, disk_gb: float) -> list[Constraint]:
+def _imposed(image: Image, model: Model, config: Config) -> list[Constraint]:
+    dtype, disk_gb = config.dtype, config.disk_gb
     floor = compute_cap_floor(image, dtype)
+    slowest = pull_mbps(image.download_gb + model.weights_gb, config.timeouts.pulling_s)
     for_floor = f"image {image.ref}" if floor == image.compute_cap_min else f"dtype {dtype}"
     imposed = [
         Constraint("cuda_max_good", "gte", image.cuda_min, f"image {image.ref}"),
         Constraint("compute_cap", "gte", floor, for_floor),
         Constraint("gpu_ram", "gte", vram_needed_gb(model, dtype) * MB_PER_GB, f"model {model.name}"),
         Constraint("disk_space", "gte", disk_gb, "disk_gb"),
+        Constraint("inet_down", "gte", math.ceil(slowest), "timeouts.pulling_s"),
     ]
     if image.compute_cap_max is not None:
         imposed.append(Constraint("compute_cap", "lte", image.compute_cap_max, f"image {image.ref}"))

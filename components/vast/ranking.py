@@ -18,8 +18,14 @@ Prefer = Literal["cheapest", "fastest", "balanced"]
 PULL_SPREAD_H = 24.0
 # Share of the advertised bandwidth that a pull gets: layers unpack while they download, registries throttle.
 PULL_EFFICIENCY = 0.6
+MBIT_PER_GB = 8000.0 / PULL_EFFICIENCY  # Mbit advertised for each GB pulled
 # Container start, weights onto the GPU, first scored pair; the bench of a rented GPU is the way to replace it.
 START_S = 90.0
+
+
+def pull_mbps(gb: float, within_s: float) -> float:
+    """Return the advertised bandwidth that pulls so much in time, in Mbit/s."""
+    return gb * MBIT_PER_GB / within_s
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,10 @@ class Candidate:
 
     @classmethod
     def of(cls, offer: Offer, work: Workload) -> Candidate:
-        mbps = max(offer.inet_down_mbps, 1.0) * PULL_EFFICIENCY
         return cls(
             offer=offer,
             pull_cost_usd=work.pull_gb * offer.inet_down_cost_usd_gb,
-            ready_s=work.pull_gb * 8000.0 / mbps + work.start_s,
+            ready_s=work.pull_gb * MBIT_PER_GB / max(offer.inet_down_mbps, 1.0) + work.start_s,
         )
 
     def summary(self) -> dict[str, Json]:

@@ -306,7 +306,7 @@ class Rental:
                 f"instance {instance_id} does not exist: take adopt_instance_id out of the config to rent one"
             )
         label = Label.parse(contract.label)
-        if label is not None and not label.same_resource(self.order.label) and not label.pending:
+        if label is not None and label.base != self.order.label.base and not label.pending:
             raise RentalFailed(f"instance {instance_id} belongs to {label.base} by its label; destroy that stack first")
         return contract
 

@@ -55,7 +55,8 @@ def test_a_preview_of_a_new_stack_names_the_offer_searches_once_and_rents_nothin
     done = stack.preview()
     assert done.rc == 0, done.text
     assert requests.get(f"{market.url}/_emulator/requests", timeout=10).json()["requests"] == {
-        "POST /api/v0/bundles/": 1
+        "POST /api/v0/bundles/": 1,
+        "GET /api/v1/instances/": 1,  # whether a lost state has left something
     }
     line = next(line for line in done.text.splitlines() if "first choice: offer" in line)
     for words in (" on machine ", "/h, pull once $", "ready in about"):
@@ -245,3 +246,18 @@ def test_a_renamed_project_deploys_with_the_same_config(stack):
     assert stack.outputs()["url"]
     done = stack.destroy()
     assert done.rc == 0, done.text
+
+
+@pytest.mark.all
+def test_a_renamed_stack_keeps_its_authority_its_server_and_its_key(stack, ledger):
+    assert stack.up().rc == 0
+    before = stack.outputs()
+    stack.ok("stack", "rename", "renamed")
+    stack.name = "renamed"
+    done = stack.up()
+    assert done.rc == 0, done.text
+    after = stack.outputs()
+    kept = ("instance_id", "url", "api_key", "ca_certificate")
+    assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
+    assert len(ledger.contracts()) == 1
+    assert stack.drift().rc == 0

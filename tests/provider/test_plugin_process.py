@@ -106,6 +106,26 @@ def test_an_instance_is_created_read_and_deleted(plugin, market, engine):
     assert any(message.ephemeral for message in engine.messages)
 
 
+def test_an_instance_of_a_lost_state_is_named_before_another_is_rented_and_taken_over_on_request(
+    plugin, market, engine
+):
+    provider = InstanceProvider()
+    id_, _ = plugin.create(provider, instance_props(owner="of-the-lost-state"))
+    news, failures = plugin.check(provider, {}, instance_props())
+    assert failures == []
+    (told,) = [one.message for one in engine.messages if "of another state" in one.message]
+    assert told.startswith(f"instance {id_}, $")
+    assert f"`pulumi config set adopt_instance_id {id_}` takes it over" in told
+
+    adopted, _ = plugin.create(provider, news | {"adopt_instance_id": int(id_)})
+    assert billed(market) == {int(id_)} == {int(adopted)}
+
+
+def test_an_instance_to_adopt_that_does_not_exist_is_refused_before_anything_is_rented(plugin):
+    _, failures = plugin.check(InstanceProvider(), {}, instance_props(adopt_instance_id=4711))
+    assert failures == ["instance 4711 does not exist: take it out of the config to rent one"]
+
+
 def test_an_error_is_one_clean_line_and_leaves_nothing_rented(plugin, market):
     props = instance_props(image="", disk_gb=40)
     with pytest.raises(grpc.RpcError) as caught:

@@ -10,6 +10,7 @@ import requests
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store
 
+from components.credentials import CertificateAuthorityProvider
 from components.vast.identity import CERT_ENVS, SERVER_NAME, Authority, expiry, served_expiry
 from components.vast.spec import Spec
 from components.vllm.encryption import check_encryption, judge_plain
@@ -114,6 +115,12 @@ def test_what_a_server_shows_says_when_it_ends(authority, server):
 def test_an_offer_without_an_ip_gets_no_certificate(authority):
     with pytest.raises(ValueError, match="does not appear to be"):
         authority.issue("")
+
+
+def test_an_authority_stays_when_its_stack_is_renamed():
+    outs = CertificateAuthorityProvider().create({"common_name": "project dev reranker"}).outs
+    found = CertificateAuthorityProvider().diff("1", outs, {"common_name": "project renamed reranker"})
+    assert (found.changes, found.replaces) == (False, [])
 
 
 def test_no_private_key_is_in_a_repr(authority):

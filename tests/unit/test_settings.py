@@ -9,10 +9,13 @@ from components.config import Config, groups, has_secret, is_list, kind_of, read
 from components.errors import ConfigError
 from components.plugin.session import choose_key, is_loopback
 from components.settings import load
+from components.vast.models import Offer
 from components.vast.query import parse
+from components.vast.ranking import Candidate, Workload
 from components.vast.rental_spec import Bid
 from components.vllm.catalog import load_catalog
 from scripts.configuration import schema
+from tests.unit.wire_samples import offer
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -61,6 +64,21 @@ def test_what_is_required_joins_the_query():
     assert "geolocation in [SE,NO] (require.countries)" in demands
     assert "datacenter=true (require.hosting)" in demands
     assert any(one.startswith("duration>=") and one.endswith("(require.min_duration_h)") for one in demands)
+
+
+def test_an_offer_lasts_a_day_longer_than_its_renewal_takes_so_that_no_up_rents_again():
+    demands = {str(one) for one in settings(renew={"before_h": 168}).constraints}
+    assert "duration>=8 (renew.before_h)" in demands  # shown in days, as it is asked
+
+
+def test_an_offer_that_by_its_bandwidth_takes_longer_to_pull_than_it_may_is_no_candidate():
+    demands = {(one.field, one.because): one.value for one in settings(timeouts={"pulling_s": 60}).constraints}
+    wanted = demands["inet_down", "timeouts.pulling_s"]
+    made = settings()
+    gb = made.image.download_gb + made.model.weights_gb
+    slower, slow = (Offer.parse(offer(1, inet_down=mbps)) for mbps in (wanted - 1, wanted))
+    ready = [Candidate.of(one, Workload(gb, 40, start_s=0)).ready_s for one in (slower, slow)]
+    assert ready[0] > 60 >= ready[1]
 
 
 def test_what_the_model_and_its_dtype_demand_of_the_gpu_joins_the_query():
@@ -114,6 +132,17 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"gateway": {"kind": "caddy", "url": "https://x"}}, "gateway.admin_url: is empty"),
         ({"gateway": {"kind": "caddy", "admin_url": "http://x"}}, "gateway.url: is empty"),
         ({"gateway": {"kind": "rent"}, "guard": "off"}, "guard: is false, but the gateway"),
+        ({"gateway": {"url": "https://x:1"}}, "gateway.url: is for a gateway, but gateway.kind is off; accepted: "),
+        ({"gateway": {"listen": ":9"}}, "gateway.listen: is for a gateway, but gateway.kind is off"),
+        ({"keep_previous_key": True}, "keep_previous_key: is true, but api_key_generation 1 has none before it"),
+        (
+            {"renew": {"certificate_before_d": 400}},
+            "renew.certificate_before_d: is 400; accepted: a number from 0 to 180",
+        ),
+        ({"renew": {"before_h": 99999}}, "renew.before_h: is 99999; accepted: a number from 0 to 4380"),
+        ({"timeouts": {"serving_s": 1e8}}, "timeouts.serving_s: is .*; accepted: a number from 1 to 86400"),
+        ({"limits": {"max_body_mb": 99999}}, "limits.max_body_mb: is 99999; accepted: a number from 0.01 to 64"),
+        ({"replicas": 100000}, "replicas: is '100000'; accepted: a whole number from 1 to 256"),
         (
             {"in_clear": ["api_key"]},
             "api_key: is a secret but stored in clear; set it with `pulumi config set --secret",
@@ -168,8 +197,11 @@ def test_a_bad_secret_is_refused_without_showing_it(key, value):
     assert "short-secret" not in problem
 
 
+CADDY = {"kind": "caddy", "url": "https://x:1", "admin_url": "http://127.0.0.1:2019"}
+
+
 def test_secrets_are_in_no_repr():
-    made = settings(api_key="k" * 40, hub_token="hf_abcdefgh", gateway={"admin_key": "admin-secret"})
+    made = settings(api_key="k" * 40, hub_token="hf_abcdefgh", gateway={**CADDY, "admin_key": "admin-secret"})
     for secret in ("k" * 40, "hf_abcdefgh", "admin-secret"):
         assert secret not in repr(made)
     assert set(secret_keys()) == {
