@@ -61,6 +61,7 @@ def command(argv: list[str], shim: dict[str, Any]) -> list[str]:
         kept.append(("--served-model-name", [model]))
     if shim["runtime"] == "stub":
         head = [shim["python"], "-m", "emulator.stub", model, "--root", path or model]
+        head += ["--fault-file", shim["fault_file"]]
     else:
         kept = [(name, values) for name, values in kept if name not in (*GPU_ONLY, "--dtype")]
         dtype = (given.get("--dtype") or ["auto"])[0]

@@ -9,7 +9,13 @@ import pytest
 from emulator import vllm_shim
 from emulator.vllm_shim import command, split
 
-SHIM = {"python": "py", "ip": "127.0.1.9", "ports": {"8000": 40123}, "models": {"a/model": "/weights"}}
+SHIM = {
+    "python": "py",
+    "ip": "127.0.1.9",
+    "ports": {"8000": 40123},
+    "models": {"a/model": "/weights"},
+    "fault_file": "/f",
+}
 
 
 @pytest.mark.parametrize("argv", [["serve", "a/model"], ["--model", "a/model"], ["serve", "--model=a/model"]])
