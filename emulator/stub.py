@@ -66,12 +66,13 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--port", type=int, default=8000)
     flags.add_argument("--served-model-name", nargs="+")
     flags.add_argument("--api-key", nargs="+", default=[])
+    flags.add_argument("--api-server-count", type=int, default=1)
     flags.add_argument("--max-model-len", type=tokens, default=512)
     flags.add_argument("--dtype", choices=DTYPES, default="auto")
     flags.add_argument("--middleware", action="append", default=[])
     flags.add_argument("--ssl-certfile")
     flags.add_argument("--ssl-keyfile")
-    for flag in (*FLAGS, *OLDER_FLAGS):
+    for flag in (*FLAGS, *OLDER_FLAGS):  # without effect
         if flag[-1] in "=*":
             flags.add_argument(flag[:-1], nargs="*" if flag[-1] == "*" else None)
         else:
@@ -114,6 +115,9 @@ def main() -> None:
     server = StubServer(app, args.host, args.port, partial(ServerFault.read, args.fault_file), tls)
     say(f"INFO stub of vLLM serves {args.model} as {', '.join(names)}, dtype {args.dtype}, on {args.host}:{args.port}")
     say("INFO:     Application startup complete.")
+    for _ in range(args.api_server_count - 1):  # as vLLM's: processes with one port, each with middleware of its own
+        if os.fork() == 0:
+            break
     asyncio.run(server.serve())
 
 

@@ -55,6 +55,12 @@ def test_a_stub_serves_through_a_boot_script_with_middleware_and_a_key(stub):
     assert with_key.status_code == 200
 
 
+def test_a_stub_has_as_many_processes_as_vllm_would_at_one_port(stub):
+    row = stub.running(args=[MODEL, "--api-server-count", "3"])
+    until(lambda: answers(endpoint(row)))
+    assert len(processes_of(stub, row["id"])) == 3
+
+
 def test_a_stub_serves_tls(stub, tmp_path):
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
