@@ -19,7 +19,7 @@ from inspect import isclass
 from pathlib import Path
 from typing import Any
 
-from emulator.scoring import Served, respond
+from emulator.scoring import Served, kind_of, respond
 from emulator.stub_faults import Message, Receive, Send, ServerFault
 from emulator.stub_server import StubServer
 
@@ -45,9 +45,9 @@ class Stub:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        authorization = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-        status, answer = respond(scope["method"], scope["path"], body, self.served, authorization)
-        text = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+        given = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        status, answer = respond(scope["method"], scope["path"], body, self.served, given)
+        text = (answer if isinstance(answer, str) else json.dumps(answer, separators=(",", ":"))).encode()
         headers = [(b"content-length", str(len(text)).encode())]
         if text:
             headers.append((b"content-type", b"text/plain" if isinstance(answer, str) else b"application/json"))
@@ -100,7 +100,8 @@ def main() -> None:
     args = parser().parse_args(normal(sys.argv[1:]))
     keys = tuple(args.api_key) or tuple(filter(None, [os.environ.get("VLLM_API_KEY")]))
     names = tuple(args.served_model_name or [args.model])
-    app: Any = Stub(Served(names, args.root or args.model, args.max_model_len, keys))
+    kind = kind_of(args.model, args.root, args.chat_template)
+    app: Any = Stub(Served(names, args.root or args.model, args.max_model_len, keys, kind))
     for path in args.middleware:
         module, _, name = path.rpartition(".")
         middleware = getattr(importlib.import_module(module), name)

@@ -175,7 +175,7 @@ def _changed(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Call
         items = answer.get("results") or answer.get("data") or []
         if items and {"relevance_score", "score"} & items[0].keys():
             change(items)
-            body = json.dumps(answer).encode()
+            body = json.dumps(answer, separators=(",", ":")).encode()
         kept = [(name, value) for name, value in start["headers"] if name != b"content-length"]
         await call.start(start["status"], *kept, (b"content-length", str(len(body)).encode()))
         await call.body(body, more=False)

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from emulator.scoring import Served
+from emulator.scoring import Served, kind_of
 from emulator.stub import Stub, tokens
 from emulator.stub_faults import App
 
@@ -27,9 +27,10 @@ FILES = ("FILES_0_", "FILES_1_")
 def application(body: dict[str, Any]) -> App:
     """Return what a launch's body serves."""
     env = {str(name): str(value) for name, value in (body.get("env") or {}).items()}
-    given, key = flags_of(body), env.get("VLLM_API_KEY")
+    given, key, model = flags_of(body), env.get("VLLM_API_KEY"), model_of(body)
     length = tokens(given.get("--max-model-len", "512"))
-    app: App = Stub(Served((model_of(body),), max_model_len=length, keys=(key,) if key else ()))
+    kind = kind_of(model, template=given.get("--chat-template"))
+    app: App = Stub(Served((model,), max_model_len=length, keys=(key,) if key else (), kind=kind))
     return wrapped(app, given["--middleware"], env) if "--middleware" in given else app
 
 

@@ -77,7 +77,7 @@ def command(argv: list[str], shim: dict[str, Any]) -> tuple[list[str], list[str]
         if dtype in HALF:
             changes.append(f"--dtype {dtype} is float32: a CPU computes in half precision slowly, if at all")
         kept.append(("--dtype", ["float32" if dtype in HALF else dtype]))
-        head = [shim["python"], "-m", "vllm.entrypoints.cli.main", "serve", path or model]
+        head = [shim["python"], "-P", str(Path(__file__).with_name("vllm_cli.py")), "serve", path or model]
     return head + [part for name, values in kept for part in (name, *values)], changes
 
 

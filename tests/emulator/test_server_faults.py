@@ -10,6 +10,7 @@ import requests
 
 from components.vast.identity import Authority
 from emulator.faults import SERVER
+from emulator.server_faults import check
 from harness.wait import until
 from tests.emulator.client import answers, endpoint
 from tests.emulator.test_containers import log_with
@@ -151,8 +152,8 @@ def test_an_answer_is_cut_in_the_middle(vast, row):
 @pytest.mark.parametrize(("kind", "text"), [("nan_scores", "NaN"), ("null_scores", "null")])
 def test_scores_are_no_numbers(vast, row, kind, text):
     vast.fault(kind)
-    assert rerank(row).text.count(f'"relevance_score": {text}') == 3
-    assert rerank(row, "/score", body={"text_1": "a", "text_2": ["b", "c"]}).text.count(f'"score": {text}') == 2
+    assert rerank(row).text.count(f'"relevance_score":{text}') == 3
+    assert rerank(row, "/score", body={"text_1": "a", "text_2": ["b", "c"]}).text.count(f'"score":{text}') == 2
     assert answers(endpoint(row), "/v1/models")
 
 
@@ -184,7 +185,7 @@ def test_a_stub_goes_wrong_from_its_start(stub, kind):
         until(lambda: fails_by(requests.ReadTimeout, row))
     else:
         assert until(lambda: answers(endpoint(row)))
-        assert '"relevance_score": null' in rerank(row).text
+        assert '"relevance_score":null' in rerank(row).text
     other = stub.running()
     until(lambda: answers(endpoint(other)))
     assert is_well(other)
@@ -240,3 +241,12 @@ def test_what_a_server_cannot_do_is_refused(vast, kind, params, said):
     answer = requests.post(f"{vast.url}/_emulator/faults", json={"kind": kind, **params}, timeout=5)
     assert (answer.status_code, said in answer.json()["error"]) == (400, True)
     assert set(SERVER) < set(vast.look("faults")["kinds"])
+
+
+@pytest.mark.parametrize("kind", SERVER)
+def test_of_real_vllm_only_what_acts_on_processes_is_taken(kind):
+    if kind in ("frozen", "disk_full"):
+        check(kind, {}, "vllm")
+    else:
+        with pytest.raises(ValueError, match="only the stub does that"):
+            check(kind, {}, "vllm")

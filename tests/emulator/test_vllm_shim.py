@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from emulator import vllm_shim
 from emulator.vllm_shim import DROPPED, split
 
+CLI = str(Path(vllm_shim.__file__).with_name("vllm_cli.py"))
 SHIM = {
     "python": "py",
     "ip": "127.0.1.9",
@@ -25,7 +27,7 @@ def command(argv, shim):
 @pytest.mark.parametrize("argv", [["serve", "a/model"], ["--model", "a/model"], ["serve", "--model=a/model"]])
 def test_the_shim_serves_local_weights_under_the_name_asked_for(argv):
     found = command([*argv, "--port", "8000"], SHIM | {"runtime": "vllm"})
-    assert found[:5] == ["py", "-m", "vllm.entrypoints.cli.main", "serve", "/weights"]
+    assert found[:5] == ["py", "-P", CLI, "serve", "/weights"]
     assert " ".join(found).endswith("--host 127.0.1.9 --port 40123 --served-model-name a/model --dtype float32")
 
 
@@ -110,7 +112,7 @@ def vllm(tmp_path):
 @pytest.mark.parametrize("offline", [True, False])
 def test_the_shim_becomes_the_server_and_tells_it_whether_there_is_a_hub(vllm, offline):
     told = vllm("serve", "a/model", runtime="vllm", offline=offline).stdout.splitlines()
-    assert told[0].startswith("-m vllm.entrypoints.cli.main serve /weights")
+    assert told[0].startswith(f"-P {CLI} serve /weights")
     assert ("HF_HUB_OFFLINE=1" in told) == offline
     assert "PYTHONPATH=/mine" in told
 
