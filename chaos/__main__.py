@@ -84,6 +84,7 @@ def report(results: list[Result], took_s: float) -> int:
         ("kills drawn: ", Counter(one.scenario.kill for one in results)),
         ("kills hit:   ", Counter(one.scenario.kill for one in results if one.killed)),
         ("faults drawn: ", Counter(one.scenario.fault for one in results)),
+        ("of servers: ", Counter(one.scenario.server_fault for one in results)),
         ("faults hit:   ", fired),
     ):
         print(f"  {title}" + ", ".join(f"{key} {count}" for key, count in sorted(counts.items()) if count))

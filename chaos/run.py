@@ -27,6 +27,11 @@ FAULTS = (
     "none", "lost_answer_before", "lost_answer_after", "offer_taken", "http_429", "http_502_html", "malformed_json",
     "lag", "oci_error", "pull_error", "stuck_loading", "exited_at_boot", "port_never_mapped", "lost_destroy_answer",
 )  # fmt: skip
+# of the server in the container, bounded likewise: what it does to whoever waits for it to serve
+SERVER_FAULTS = (
+    *("none",) * 4, "hang_after_accept", "hang_after_tls", "hang_after_request", "frozen", "firewall", "drip",
+    "endless_header", "cut_answer", "gzip_bomb", "redirect", "null_scores",
+)  # fmt: skip
 # of the reads of the list: in seconds it would come to something else on a machine of another speed, as boots are short
 LAG = {"reads": 3}
 # fault -> the only endpoint that it meets
@@ -46,6 +51,7 @@ class Scenario:
     kill: str
     since: str
     after_s: float
+    server_fault: str
 
     @classmethod
     def of(cls, seed: int) -> Scenario:
@@ -58,6 +64,7 @@ class Scenario:
             kill=dice.choice(KILLS),
             since=(since := dice.choice(("start", "rented", "rented"))),
             after_s=dice.uniform(0.3, 4.5) if since == "start" else dice.uniform(0.0, 1.4),
+            server_fault=dice.choice(SERVER_FAULTS),
         )
 
 
@@ -95,6 +102,10 @@ class Runner:
         self._prepare(scenario)
         if scenario.fault != "none":
             self._control("POST", "faults", self._rule(scenario))
+        if scenario.server_fault != "none":
+            # with a chance: of servers that start from here on
+            rule = {"kind": scenario.server_fault, "times": scenario.times, "chance": 1}
+            self._control("POST", "faults", rule)
         operation = "destroy" if scenario.operation == "destroy" else "up"
         killed, after = self._kill(self.stack.start(operation, "--yes", "--skip-preview"), scenario)
         unmarked = self._unmarked() if killed else set()

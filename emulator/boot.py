@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from emulator import server_faults
 from emulator.contract import Contract
 from emulator.faults import APP_ERRORS
 from emulator.market import Machine
@@ -10,7 +11,8 @@ from emulator.rental import ports_of
 from emulator.runtime import can_bind, free_ports
 from emulator.world import World
 
-SERVES_NOTHING = ("port_unreachable", "never_serves")
+SERVES_NOTHING = ("port_unreachable", "never_serves", "download_stalls")
+STALLED = "model.safetensors:  31%|###1      | 345M/1.11G [00:12<00:26, 28.9MB/s]"
 
 
 async def advance(contract: Contract, machine: Machine, world: World) -> None:
@@ -77,7 +79,10 @@ async def start(contract: Contract, machine: Machine, world: World) -> None:
         return
     try:
         contract.process = None
+        if fault == "download_stalls":
+            world.containers.append_log(contract.id, STALLED)
         if fault not in SERVES_NOTHING:
+            await server_faults.bind(contract, world, starting=True)
             contract.process = await world.containers.start(contract.id, contract.body, machine.ip, contract.ports)
     except OSError:  # another emulator was faster at one of the ports: the next step draws others
         await world.containers.stop(contract.id)
@@ -90,8 +95,7 @@ async def start(contract: Contract, machine: Machine, world: World) -> None:
     contract.actual_status = "running"
     contract.status_msg = f"success, running {contract.image}\n"
     contract.running_since = world.now()
-    if machine.unreachable:
-        world.hide(contract, on=True)
+    await server_faults.obey(contract, world)
 
 
 def _not_started(contract: Contract, machine: Machine, reason: str) -> None:

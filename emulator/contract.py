@@ -35,6 +35,7 @@ class Contract:
     ports: dict[int, int] = field(default_factory=dict)
     boot_fault: str = ""
     fault_params: dict[str, Any] = field(default_factory=dict)
+    server_fault: dict[str, Any] = field(default_factory=dict)  # a ServerFault's fields
     # what the API's four fields say
     actual_status: str | None = None
     intended_status: str = "running"

@@ -8,11 +8,11 @@ from typing import Any
 
 from aiohttp import web
 
-from emulator import heartbeat, hosts
+from emulator import heartbeat, hosts, server_faults
 from emulator.clock import Clock
 from emulator.contract import Contract
 from emulator.errors import ServiceError
-from emulator.faults import APP_ERRORS, CHAOS, KINDS
+from emulator.faults import APP_ERRORS, CHAOS, KINDS, SERVER
 from emulator.http_faults import reply
 from emulator.market import Machine
 from emulator.routes import Api
@@ -42,18 +42,19 @@ class Control:
         self.trouble = ""  # what the heartbeat last failed at
         self._changed = changed
         self._forget = forget
-        self._to_instance: dict[str, Callable[[Contract, Body], Awaitable[None] | None]] = {
+        self._to_instance: dict[str, Callable[[Contract, Body], Awaitable[Any] | None]] = {
             "kill": lambda one, _: world.kill(one.id),
             "wedge": lambda one, _: world.wedge(one.id),
             "outbid": lambda one, body: world.outbid(one, body.get("intended")),
             "end": lambda one, body: setattr(one, "end_date", world.now() + float(body.get("seconds", 0))),
             "raise-price": lambda one, body: world.raise_price(one, float(body.get("factor", 1.5)), at_once=True),
             "announce-price": lambda one, body: world.raise_price(one, float(body.get("factor", 1.5)), at_once=False),
+            "fault": lambda one, body: self._fault_on(dict(body), id=one.id),
             "fields": self._set,
             "image": lambda one, body: one.body.update(image=body["image"]),
             "args": lambda one, body: one.body.update(args=body["args"]),
         }
-        self._to_host: dict[str, Callable[[Machine, Body], Awaitable[None] | None]] = {
+        self._to_host: dict[str, Callable[[Machine, Body], Awaitable[Any] | None]] = {
             "die": lambda one, _: hosts.set_power(world, one, on=False),
             "revive": lambda one, _: hosts.revive(world, one),
             "stall": lambda one, _: setattr(one, "stalled", True),
@@ -63,6 +64,7 @@ class Control:
             "change-ip": lambda one, _: hosts.move(world, one, ip=True),
             "change-port": lambda one, _: hosts.move(world, one, ip=False),
             "price": self._price,
+            "fault": lambda one, body: self._fault_on(dict(body), machine_id=one.machine_id),
         }
 
     def table(self) -> list[web.RouteDef]:
@@ -129,32 +131,43 @@ class Control:
 
     async def fault_on(self, request: web.Request) -> web.Response:
         """Switch a fault on: {"kind", "match": {...}, "times": N, ...parameters}."""
-        body = await request.json()
-        kind, match, times = body.pop("kind", None), body.pop("match", {}), body.pop("times", None)
-        params = body | body.pop("params", {})
         try:
-            rule = self.world.faults.add(kind, match, times, params)
+            return self._done(id=await self._fault_on(await request.json()))
         except ValueError as error:
             return reply({"error": str(error)}, status=400)
-        return self._done(id=rule.id)
+
+    async def _fault_on(self, body: Body, **match: Any) -> int:
+        kind, match, times = body.pop("kind", None), body.pop("match", {}) | match, body.pop("times", None)
+        params = body | body.pop("params", {})
+        server_faults.check(kind, params, self.world.containers.settings.runtime)
+        rule = self.world.faults.add(kind, match, times, params)
+        if kind in SERVER:
+            await heartbeat.advance(self.world)
+        return rule.id
 
     async def faults_off(self, _request: web.Request) -> web.Response:
-        """Switch all faults off; boots that one of them holds up go on."""
+        """Switch all faults off; boots that one of them holds up go on, servers are well again."""
         self.world.faults.clear()
+        await server_faults.lift(self.world)
         for contract in self.world.live():
             if contract.boot_fault == "stuck_loading":
                 contract.boot_fault, contract.booted_at = "", self.world.now()
         return self._done()
 
     async def fault_off(self, request: web.Request) -> web.Response:
-        self.world.faults.remove(int(request.match_info["id"]))
+        rule_id = int(request.match_info["id"])
+        self.world.faults.remove(rule_id)
+        await server_faults.lift(self.world, rule_id)
         return self._done()
 
     async def chaos(self, request: web.Request) -> web.Response:
         """Let faults of every kind fire at random, on a share of occasions: {"seed", "rate", "kinds"}."""
         body = await request.json()
+        kinds = body.get("kinds", CHAOS)
         try:
-            self.world.faults.chaos(int(body["seed"]), float(body.get("rate", 0.05)), body.get("kinds", CHAOS))
+            for kind in kinds:
+                server_faults.check(kind, {}, self.world.containers.settings.runtime)
+            self.world.faults.chaos(int(body["seed"]), float(body.get("rate", 0.05)), kinds)
         except ValueError as error:
             return reply({"error": str(error)}, status=400)
         return self._done()
@@ -181,7 +194,7 @@ class Control:
         return self._done(now=self.world.now())
 
     async def instance(self, request: web.Request) -> web.Response:
-        """Do something to a contract: kill, wedge, outbid, end, raise-price, announce-price, image, args."""
+        """Do something to a contract: kill, wedge, outbid, end, raise-price, fault, and so on."""
         try:
             contract = self.world.contract(int(request.match_info["id"]))
         except (ServiceError, ValueError) as error:
@@ -189,7 +202,7 @@ class Control:
         return await self._act(self._to_instance, [contract], request)
 
     async def host(self, request: web.Request) -> web.Response:
-        """Do something to a machine, or to `all`: die, revive, stall, unreachable, change-ip, price, and so on."""
+        """Do something to a machine, or to `all`: die, revive, stall, unreachable, price, fault, and so on."""
         wanted = request.match_info["id"]
         machines = [one for one in self.world.machines.values() if wanted in ("all", str(one.machine_id))]
         if not machines:

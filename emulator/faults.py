@@ -1,7 +1,8 @@
 """Faults that a test switches on: rules with a kind, a match and a number of times. Kept apart from the market's rules.
 
 Request faults act on a call (see `http_faults`), boot faults are bound to a contract when it is rented, market faults
-act on a contract that runs (see `events`). A new kind is one entry in a table here and one branch where it acts.
+act on a contract that runs (see `events`), server faults on the server in its container (see `server_faults`). A new
+kind is one entry in a table here and one branch where it acts.
 """
 
 from __future__ import annotations
@@ -23,15 +24,38 @@ BOOT = (
     "port_never_mapped",
     "port_unreachable",
     "never_serves",
+    "download_stalls",
     "offline_at_boot",
 )
 MARKET = ("outbid", "end_contract", "price_increase")
 RENT = ("offer_taken", "lag", "success_false", "no_credit")
 OTHER = ("queued_start",)
-KINDS = (*BEFORE, *AFTER, *BOOT, *MARKET, *RENT, *OTHER)
-NUMBERS = frozenset({"seconds", "reads", "after_s", "factor", "status", "chance"})  # parameters that must be numbers
+# in the server: its port, its TLS, its answers. The last two act on any process, the others are the stub's
+SERVER = (
+    "firewall",
+    "hang_after_accept",
+    "hang_after_tls",
+    "hang_after_request",
+    "slow_answer",
+    "drip",
+    "endless_header",
+    "huge_answer",
+    "gzip_bomb",
+    "redirect",
+    "cut_answer",
+    "nan_scores",
+    "null_scores",
+    "wrong_order",
+    "frozen",
+    "disk_full",
+)
+KINDS = (*BEFORE, *AFTER, *BOOT, *MARKET, *RENT, *OTHER, *SERVER)
+NUMBERS = frozenset(
+    {"seconds", "reads", "after_s", "factor", "status", "chance", "every_s", "mb"}
+)  # parameters that must be numbers
 # What chaos draws from by default: every fault that a client must survive without a person.
-CHAOS = tuple(kind for kind in KINDS if kind not in ("hang", "auth_expired", "http_error", "no_credit", "end_contract"))
+NO_CHAOS = ("hang", "auth_expired", "http_error", "no_credit", "end_contract", "disk_full", *SERVER)
+CHAOS = tuple(kind for kind in KINDS if kind not in NO_CHAOS)
 # The end of vLLM's log when the application is at fault, by variant.
 APP_ERRORS = {
     "unknown_flag": "vllm serve: error: unrecognized arguments: --no-such-flag",
@@ -43,6 +67,7 @@ APP_ERRORS = {
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.70 "
         "GiB of which 1.12 GiB is free.\nRuntimeError: Engine core initialization failed."
     ),
+    "disk_full": "OSError: [Errno 28] No space left on device",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emulator import boot, events
+from emulator import boot, events, server_faults
 from emulator.world import World
 
 
@@ -18,6 +18,8 @@ async def advance(world: World) -> bool:
             async with world.busy:
                 if contract.destroyed_at is None:
                     await boot.advance(contract, world.machine_of(contract), world)
+                    if contract.running_since is not None and contract.boot_fault not in boot.SERVES_NOTHING:
+                        await server_faults.bind(contract, world)
             await events.apply_market_events(contract, world)
         except Exception as error:  # noqa: BLE001 - raised below
             failures.append(error)

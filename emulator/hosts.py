@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emulator import boot
+from emulator import boot, server_faults
 from emulator.market import Machine
 from emulator.world import World
 
@@ -25,7 +25,7 @@ async def set_unreachable(world: World, machine: Machine, *, on: bool) -> None:
     """Let nothing that is sent to a machine's containers be answered, while all is well with them."""
     machine.unreachable = on
     for contract in world.contracts_on(machine):
-        world.hide(contract, on=on)
+        await server_faults.obey(contract, world)
 
 
 async def set_power(world: World, machine: Machine, *, on: bool) -> None:

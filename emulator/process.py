@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,8 @@ class Process:
     pid: int
     started: int
     exit_code: int | None = None
+    frozen: bool = False
+    full: bool = False
 
     @classmethod
     def start(cls, argv: list[str], env: Mapping[str, str], folder: Path) -> Process:
@@ -63,7 +66,19 @@ class Process:
 
     def freeze(self, *, on: bool) -> None:
         """Stop everything in the container without ending it, or let it go on: connections are taken, not answered."""
+        self.frozen = on
         self._signal(signal.SIGSTOP if on else signal.SIGCONT)
+
+    def fill_disk(self, *, on: bool) -> None:
+        """Let every write to a file in the container fail, or succeed again.
+
+        As at a full disk, but for the number of the error: EFBIG, since a limit on the size of files is what makes it.
+        """
+        self.full = on
+        for pid in list(self._members()):
+            with suppress(ProcessLookupError, PermissionError):
+                hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (0 if on else hard, hard))
 
     def kill(self) -> None:
         """Kill everything in the container and wait until it is gone, as a container dies with its first process."""

@@ -13,19 +13,19 @@ import random
 import shlex
 import shutil
 import socket
-import ssl
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from aiohttp import web
-
+from emulator import stub_inline
 from emulator.process import Process
 from emulator.rental import argv_of
-from emulator.scoring import Served, respond
+from emulator.stub_faults import ServerFault
+from emulator.stub_server import StubServer
 
 Runtime = Literal["none", "stub", "vllm"]
 REPO = Path(__file__).resolve().parent.parent
@@ -35,7 +35,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PORT_RANGE = (10_000, 32_767)
 PORTS = random.SystemRandom()
 DRAWS = 1000
-SHUT_WITHIN_S = 0.05  # for answers under way; zero would mean for ever
+FAULT_FILE = "fault.json"
+WAKE_WITHIN_S = 0.2
 
 
 @dataclass
@@ -54,16 +55,21 @@ class Containers:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._sites: dict[int, list[tuple[asyncio.Server, web.Server]]] = {}
-        self._silent: set[int] = set()
+        self._servers: dict[int, list[tuple[StubServer, asyncio.Task[None]]]] = {}
 
     async def start(self, contract_id: int, body: dict[str, Any], ip: str, ports: dict[int, int]) -> Process | None:
         """Start a container; None for the runtime without processes. Raises NotExecutable."""
-        if self.settings.runtime == "none":
-            await self._listen(contract_id, body, ip, ports)
-            return None
         folder = self.folder(contract_id)
         folder.mkdir(parents=True, exist_ok=True)
+        if self.settings.runtime == "none":
+            app, tls = stub_inline.application(body), stub_inline.tls_of(body, folder)
+            for outer in ports.values():
+                server = StubServer(app, ip, outer, partial(ServerFault.read, folder / FAULT_FILE), tls)
+                made = (server, asyncio.create_task(server.serve()))
+                self._servers.setdefault(contract_id, []).append(made)
+            said = f"INFO serving {stub_inline.model_of(body)}, by the emulator itself\nApplication startup complete."
+            self.append_log(contract_id, said)
+            return None
         self.temporary(contract_id).mkdir(mode=0o700, exist_ok=True)
         self._install(folder, ip, ports)
         return Process.start(argv_of(body), self._env(contract_id, body, ip, ports, folder), folder)
@@ -71,14 +77,24 @@ class Containers:
     async def stop(self, contract_id: int) -> None:
         """Remove a container's /tmp, and stop answering for it where the emulator itself does."""
         shutil.rmtree(self.temporary(contract_id), ignore_errors=True)
-        self._silent.discard(contract_id)
-        for listener, handler in self._sites.pop(contract_id, []):
-            listener.close()
-            await handler.shutdown(SHUT_WITHIN_S)
+        for server, task in self._servers.pop(contract_id, []):
+            task.cancel()
+            server.close()
 
-    def silence(self, contract_id: int, *, on: bool) -> None:
-        """Let a container of the `none` runtime take connections and answer nothing."""
-        (self._silent.add if on else self._silent.discard)(contract_id)
+    async def set_fault(self, contract_id: int, fault: dict[str, Any], ip: str, ports: dict[int, int]) -> None:
+        """Let a container's server go wrong as a ServerFault of these fields says, or no more when there are none."""
+        file = self.folder(contract_id) / FAULT_FILE
+        if not fault and not file.exists():
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        made = file.with_suffix(".new")
+        made.write_text(json.dumps(fault))
+        made.replace(file)
+        for outer in ports.values() if fault.get("kind") == "firewall" else ():  # a server looks when somebody calls
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(WAKE_WITHIN_S):
+                    _, writer = await asyncio.open_connection(ip, outer)
+                    writer.close()
 
     def wipe(self, contract_id: int) -> None:
         """Forget a container's files, as recycling and destroying do."""
@@ -131,6 +147,7 @@ class Containers:
             "runtime": self.settings.runtime,
             "python": str(python),
             "source": str(REPO),
+            "fault_file": str(folder / FAULT_FILE),
             "ip": ip,
             "ports": {str(inner): outer for inner, outer in ports.items()},
             "models": self.settings.models,
@@ -147,61 +164,6 @@ class Containers:
         for name, command in commands.items():
             (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
             (programs / name).chmod(0o755)
-
-    async def _listen(self, contract_id: int, body: dict[str, Any], ip: str, ports: dict[int, int]) -> None:
-        model = model_of(body)
-        env = body.get("env") or {}
-        key = str(env.get("VLLM_API_KEY") or "")
-        served = Served((model,), keys=(key,) if key else ())
-        guard_keys = [one for one in str(env.get("GUARD_KEYS") or "").split(",") if one]
-        held: list[str] = []
-        tls = self._tls(contract_id, env)
-
-        async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            while contract_id in self._silent:
-                await asyncio.sleep(0.2)
-            authorization = request.headers.get("Authorization", "")
-            # a launch with a guard: no process runs it here, so only that it refuses, and keeps keys, is kept
-            key = authorization.removeprefix("Bearer ")
-            if guard_keys and request.path == "/guard/keys" and key == guard_keys[0]:
-                if request.method == "PUT":
-                    held[:] = (await request.json())["keys"]
-                return web.json_response({"keys": held})
-            if guard_keys and key not in guard_keys and hashlib.sha256(key.encode()).hexdigest() not in held:
-                return web.Response(status=401)
-            status, answer = respond(request.method, request.path, await request.read(), served, authorization)
-            if isinstance(answer, str):
-                return web.Response(text=answer, status=status)
-            headers = {"Content-Type": "application/json"}
-            return web.Response(body=json.dumps(answer).encode(), status=status, headers=headers)
-
-        loop = asyncio.get_running_loop()
-        for outer in ports.values():
-            handler = web.Server(handle, access_log=None)
-            self._sites.setdefault(contract_id, []).append(
-                (await loop.create_server(handler, ip, outer, ssl=tls), handler)
-            )
-        self.append_log(contract_id, f"INFO serving {model}, by the emulator itself\nApplication startup complete.")
-
-    def _tls(self, contract_id: int, env: dict[str, Any]) -> ssl.SSLContext | None:
-        """Return what the identity in a container's environment makes of the port, as its boot script would."""
-        if not env.get("TLS_KEY"):
-            return None
-        folder = self.folder(contract_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        pieces = "".join(str(env[name]) for name in sorted(env) if name.startswith("TLS_CERT_"))
-        for name, label, text in (("cert.pem", "CERTIFICATE", pieces), ("key.pem", "PRIVATE KEY", env["TLS_KEY"])):
-            (folder / name).write_text(f"-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-        return context
-
-
-def model_of(body: dict[str, Any]) -> str:
-    """Return the model that a launch names, in the image's own form or in a boot script."""
-    words = " ".join(str(one) for one in body.get("args") or [body.get("args_str") or ""]).replace("'", "").split()
-    found = {before: word for before, word in reversed(list(pairwise(words))) if before in ("--model", "serve")}
-    return found.get("--model") or found.get("serve") or "model"
 
 
 def free_port(ip: str) -> int:

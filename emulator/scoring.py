@@ -10,17 +10,30 @@ import json
 import math
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from emulator import stub_requests as requests
+from emulator.stub_requests import Inputs, Refused, Request, RerankRequest, Unreadable, parse
 
 VERSION = "0.32.0-stub"
 TOKENS_PER_WORD = 1.3
-# vLLM's own defaults are 0: it takes these as numbers, or not at all, and null for neither
-NOT_NULL = ("top_n", "max_tokens_per_query", "max_tokens_per_doc")
-SPECIAL_TOKENS = 4  # around and between the two texts of a pair
+# around and between the two texts of a pair, around a text alone, in a template around a pair
+PAIR_TOKENS = 4
+TEXT_TOKENS = 2
+TEMPLATE_TOKENS = 100
 RERANK = ("/rerank", "/v1/rerank", "/v2/rerank")
 SCORE = ("/score", "/v1/score")
-READ = ("/health", "/version", "/load", "/metrics", "/v1/models")
+READ = ("/health", "/ping", "/version", "/load", "/metrics", "/v1/models")
+IS_JSON = {"content-type": "application/json"}
+NO_JSON = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
+NO_MM_KWARGS = (
+    "Per-request mm_processor_kwargs are disabled by default because they can change multimodal preprocessing resource "
+    "usage. Start the server with --trust-request-mm-kwargs only when clients are trusted. "
+    "(parameter=mm_processor_kwargs)"
+)
 STOP_WORDS = frozenset(
     "a an and are as at be by can do does for from how i in is it my of on or that the to what you".split()  # noqa: SIM905
 )
@@ -31,14 +44,21 @@ METRICS = (
 )
 
 
+Kind = Literal["cross-encoder", "bi-encoder", "decoder"]
+
+
 @dataclass(frozen=True)
 class Served:
-    """What a server serves: the names it answers to, where its weights are, how long a pair may be, who may ask."""
+    """What a server serves: the names it answers to, where its weights are, how long a pair may be, who may ask.
+
+    A bi-encoder reads each text by itself, a decoder reads a pair within a template.
+    """
 
     names: tuple[str, ...]
     root: str = ""
     max_model_len: int = 512
     keys: tuple[str, ...] = ()
+    kind: Kind = "cross-encoder"
 
     @property
     def name(self) -> str:
@@ -52,33 +72,44 @@ class Served:
         return authorization not in {f"Bearer {key}" for key in self.keys}
 
 
-class Refused(Exception):
-    """An error answer: status, message, type, parameter."""
+def kind_of(name: str, root: str = "", template: str | None = None) -> Kind:
+    """Return a model's kind, by its weights' own description where they are there, else by who made it."""
+    if template:
+        return "decoder"
+    config = Path(root) / "config.json"
+    if not root or not config.is_file():
+        return "bi-encoder" if name.startswith("sentence-transformers/") else "cross-encoder"
+    architecture = json.loads(config.read_text()).get("architectures", [""])[0]
+    return "cross-encoder" if architecture.endswith("ForSequenceClassification") else "bi-encoder"
 
-    def __init__(self, status: int, message: str, kind: str = "BadRequestError", param: str | None = None) -> None:
-        self.status = status
-        self.error = {"message": message, "type": kind, "param": param, "code": status}
-        super().__init__(message)
 
-
-def respond(method: str, path: str, body: bytes, served: Served, authorization: str = "") -> tuple[int, Any]:
-    """Return status and JSON body (or text) for a request."""
-    if served.locked(method, path, authorization):
+def respond(
+    method: str, path: str, body: bytes, served: Served, headers: Mapping[str, str] = IS_JSON
+) -> tuple[int, Any]:
+    """Return status and JSON body (or text) for a request; names of headers are in lower case."""
+    if served.locked(method, path, headers.get("authorization", "")):
         return 401, {"error": "Unauthorized"}
-    if path in (*READ, "/ping"):
-        if method not in ("GET", "HEAD") and not (path == "/ping" and method == "POST"):
+    if path in READ:
+        if method != "GET" and path != "/metrics" and not (path == "/ping" and method == "POST"):
             return 405, {"detail": "Method Not Allowed"}
         return 200, _read(path, served)
     if path not in RERANK + SCORE:
         return 404, {"detail": "Not Found"}
     if method != "POST":
         return 405, {"detail": "Method Not Allowed"}
+    request_id = f"score-{headers.get('x-request-id') or format(time.time_ns(), '016x')}"
     try:
-        asked = _parse(body)
-        answer = _rerank(asked, served) if path in RERANK else _score(asked, served)
+        if headers.get("content-type", "").lower().partition(";")[0] != "application/json":
+            raise Refused(400, NO_JSON, "Bad Request")
+        if path in RERANK:
+            answer = _rerank(parse(body, requests.RERANK), served)
+        else:
+            answer = _score(parse(body, requests.SCORE), served)
     except Refused as refused:
         return refused.status, {"error": refused.error}
-    return 200, answer
+    except Unreadable as error:
+        return 400, {"detail": str(error)}
+    return 200, {"id": request_id} | answer
 
 
 def overlap(query: str, text: str) -> float:
@@ -106,96 +137,65 @@ def _read(path: str, served: Served) -> Any:
     return ""
 
 
-# ---- what a request must be ------------------------------------------------------------------------------------------
+# ---- what a request asks for -----------------------------------------------------------------------------------------
 
 
-def _problem(kind: str, where: str, msg: str, given: str, **context: object) -> str:
-    parts = {"type": kind, "loc": where, "msg": msg, "input": given} | ({"ctx": context} if context else {})
-    return f"  {parts}"
+def _pairs(asked: Request, served: Served) -> tuple[list[tuple[str, str]], int]:
+    """Return the pairs to score and how many tokens they have together. Raises Refused, in vLLM's order."""
+    if asked.mm_processor_kwargs:
+        raise Refused(400, NO_MM_KWARGS, param="mm_processor_kwargs")
+    if asked.model and asked.model not in served.names:
+        raise Refused(404, f"The model `{asked.model}` does not exist.", "NotFoundError")
+    limit, cut = served.max_model_len, asked.truncate_prompt_tokens
+    if cut is not None and cut > limit:
+        raise Refused(
+            400,
+            "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size.",
+        )
+    firsts, seconds = (_texts(one) for one in asked.pair)
+    if len(firsts) > 1 and len(firsts) != len(seconds):
+        raise Refused(400, "Input lengths must be either 1:1, 1:N or N:N")
+    if not firsts or not seconds:
+        raise Refused(400, f"At least one {'text' if not firsts else 'text_pair'} element must be given")
+    for name in ("max_tokens_per_query", "max_tokens_per_doc"):
+        value = getattr(asked, name)
+        if value < 0:
+            raise Refused(400, f"{name} must be a non-negative integer")
+        if value >= limit:
+            raise Refused(400, f"{name} ({value}) must be less than max_model_len ({limit}).")
+    pairs = list(zip(firsts * (len(seconds) if len(firsts) == 1 else 1), seconds, strict=True))
+    lefts = [_words_tokens(text, asked.max_tokens_per_query) for text in firsts]
+    rights = [_words_tokens(text, asked.max_tokens_per_doc) for text in seconds]
+    if served.kind == "bi-encoder":  # each text is a prompt of its own
+        prompts = [count + TEXT_TOKENS for count in (*lefts, *rights)]
+        joint = len(pairs)  # one more between the two of each pair
+    else:
+        around = TEMPLATE_TOKENS if served.kind == "decoder" else PAIR_TOKENS
+        every = lefts * (len(rights) if len(lefts) == 1 else 1)
+        prompts, joint = [left + right + around for left, right in zip(every, rights, strict=True)], 0
+    return pairs, sum(_prompt_tokens(count, asked, limit) for count in prompts) + joint
 
 
-def _invalid(problems: list[str], param: str | None) -> Refused:
-    count = len(problems)
-    head = f"{count} validation error{'s' if count > 1 else ''}:"
-    return Refused(400, "\n".join([head, *problems]), "Bad Request", param)
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        asked = json.loads(body)
-    except json.JSONDecodeError as error:
-        where = f"body.{error.pos}"
-        problem = _problem("json_invalid", where, "JSON decode error", "<dict of 0 items>", error=error.msg)
-        raise _invalid([problem], where) from None
-    except UnicodeDecodeError:
-        raise Refused(400, "There was an error parsing the body", "Bad Request") from None
-    if not isinstance(asked, dict):
-        msg = "Input should be a valid dictionary or object to extract fields from"
-        raise _invalid([_problem("model_attributes_type", "body", msg, str(asked))], "body")
-    return asked
-
-
-def _required(asked: dict[str, Any], *names: str) -> None:
-    missing = [name for name in names if name not in asked]
-    if missing:
-        given = f"<dict of {len(asked)} items>"
-        problems = [_problem("missing", f"body.{name}", "Field required", given) for name in missing]
-        raise _invalid(problems, f"body.{missing[0]}")
-
-
-def _not_null(asked: dict[str, Any]) -> None:
-    nulls = [name for name in NOT_NULL if name in asked and asked[name] is None]
-    if nulls:
-        msg = "Input should be a valid integer"
-        raise _invalid([_problem("int_type", f"body.{name}", msg, "None") for name in nulls], f"body.{nulls[0]}")
-
-
-def _texts(value: Any, where: str) -> list[str]:
-    """Return one text or a list of texts as a list; a text may be an object with `text`."""
+def _texts(value: Inputs) -> list[str]:
+    """Return one text or a list of texts as a list."""
     found = []
     for one in value if isinstance(value, list) else [value]:
-        text = one.get("text") if isinstance(one, dict) else one
-        if not isinstance(text, str):
-            problems = [
-                _problem("string_type", where, "Input should be a valid string", str(one)),
-                _problem("dict_type", f"{where}.ScoreMultiModalParam", "Input should be a valid dictionary", str(one)),
-            ]
-            raise _invalid(problems, where)
-        found.append(text)
+        if not isinstance(one, str):
+            raise Refused(400, "MultiModalParam is not supported for a model of texts")
+        if any("\ud800" <= sign <= "\udfff" for sign in one):
+            raise Refused(400, "TextInputSequence must be str")
+        found.append(one)
     return found
 
 
-def _at_least(asked: dict[str, Any], name: str, least: int) -> int | None:
-    value = asked.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        msg = "Input should be a valid integer, unable to parse string as an integer"
-        raise _invalid([_problem("int_parsing", f"body.{name}", msg, str(value))], f"body.{name}")
-    if value < least:
-        msg = f"Input should be greater than or equal to {least}"
-        raise _invalid([_problem("greater_than_equal", f"body.{name}", msg, str(value), ge=least)], f"body.{name}")
-    return value
+def _words_tokens(text: str, most: int) -> int:
+    count = math.ceil(TOKENS_PER_WORD * len(text.split()))
+    return min(count, most) if most else count
 
 
-def _known_model(asked: dict[str, Any], served: Served) -> None:
-    model = asked.get("model")
-    if model and model not in served.names:
-        raise Refused(404, f"The model `{model}` does not exist.", "NotFoundError")
-
-
-def _tokens(asked: dict[str, Any], query: str, text: str, limit: int) -> int:
-    count = int(TOKENS_PER_WORD * (len(query.split()) + len(text.split()))) + SPECIAL_TOKENS
-    truncate = _at_least(asked, "truncate_prompt_tokens", -1)
-    if truncate is not None:
-        if truncate > limit:
-            raise Refused(
-                400,
-                f"truncate_prompt_tokens ({truncate}) cannot be greater than max_model_len ({limit}). Please request "
-                "a smaller truncation size.",
-                param="truncate_prompt_tokens",
-            )
-        return min(count, limit if truncate == -1 else truncate)
+def _prompt_tokens(count: int, asked: Request, limit: int) -> int:
+    cut = limit if asked.truncate_prompt_tokens == -1 else asked.truncate_prompt_tokens
+    count = count if cut is None else min(count, cut)
     if count > limit:
         message = (
             f"This model's maximum context length is {limit} tokens. However, your prompt contains at least "
@@ -203,52 +203,34 @@ def _tokens(asked: dict[str, Any], query: str, text: str, limit: int) -> int:
             f"length of the input prompt. (parameter=input_tokens, value={limit + 1})"
         )
         raise Refused(400, message, param="input_tokens")
+    if asked.padding == "max_length":
+        return limit
+    if not count:
+        raise Refused(400, "The decoder prompt cannot be empty")
     return count
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------
 
 
-def _rerank(asked: dict[str, Any], served: Served) -> dict[str, Any]:
-    _required(asked, "query", "documents")
-    _not_null(asked)
-    top_n = _at_least(asked, "top_n", 0) or 0
-    query = _texts(asked["query"], "body.query")[0]
-    texts = _texts(asked["documents"], "body.documents")
-    _known_model(asked, served)
-    if not texts:
-        raise Refused(400, "At least one text_pair element must be given")
-    tokens = sum(_tokens(asked, query, text, served.max_model_len) for text in texts)
-    scores = [(overlap(query, text), n) for n, text in enumerate(texts)]
+def _rerank(asked: RerankRequest, served: Served) -> dict[str, Any]:
+    pairs, tokens = _pairs(asked, served)
     results = [
-        {"index": n, "document": {"text": texts[n], "multi_modal": None}, "relevance_score": score}
-        for score, n in sorted(scores, key=lambda one: -one[0])
+        {"index": n, "document": {"text": text, "multi_modal": None}, "relevance_score": overlap(query, text)}
+        for n, (query, text) in enumerate(pairs)
     ]
+    results.sort(key=lambda one: -one["relevance_score"])
     return {
-        "id": f"score-{time.time_ns():016x}",
         "model": served.name,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        "results": results[:top_n] if top_n else results,
+        "results": results[: asked.top_n or None],
     }
 
 
-def _score(asked: dict[str, Any], served: Served) -> dict[str, Any]:
-    names = next((pair for pair in (("text_1", "text_2"), ("queries", "documents")) if pair[0] in asked), None)
-    names = names or ("text_1", "text_2")
-    _required(asked, *names)
-    firsts, seconds = _texts(asked[names[0]], f"body.{names[0]}"), _texts(asked[names[1]], f"body.{names[1]}")
-    _known_model(asked, served)
-    if not firsts or not seconds:
-        raise Refused(400, f"At least one {'text' if not firsts else 'text_pair'} element must be given")
-    if len(firsts) == 1:
-        firsts = firsts * len(seconds)
-    if len(firsts) != len(seconds):
-        raise Refused(400, "Input lengths must be either 1:1, 1:N or N:N")
-    pairs = list(zip(firsts, seconds, strict=True))
-    tokens = sum(_tokens(asked, *pair, served.max_model_len) for pair in pairs)
+def _score(asked: Request, served: Served) -> dict[str, Any]:
+    pairs, tokens = _pairs(asked, served)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
     return {
-        "id": f"score-{time.time_ns():016x}",
         "object": "list",
         "created": int(time.time()),
         "model": served.name,

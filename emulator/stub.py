@@ -7,28 +7,27 @@ does. Started by the shim that the stub runtime puts on a container's PATH.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib
 import json
 import os
+import ssl
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from inspect import isclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
-from emulator.scoring import Served, respond
+from emulator.scoring import Served, kind_of, respond
+from emulator.stub_faults import Message, Receive, Send, ServerFault
+from emulator.stub_server import StubServer
 
 # Every other flag of vLLM 0.32: after "=" a value, after "*" several. Accepted, and without effect here.
 FLAGS = Path(__file__).with_name("vllm_flags.txt").read_text().split()
 # Flags of older versions that are gone in 0.32.
 OLDER_FLAGS = ("--disable-log-requests", "--override-pooler-config=", "--task=", "--swap-space=")
 DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Stub:
@@ -37,7 +36,7 @@ class Stub:
     def __init__(self, served: Served) -> None:
         self.served = served
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         body = b""
@@ -46,9 +45,9 @@ class Stub:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        authorization = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-        status, answer = respond(scope["method"], scope["path"], body, self.served, authorization)
-        text = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+        given = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        status, answer = respond(scope["method"], scope["path"], body, self.served, given)
+        text = (answer if isinstance(answer, str) else json.dumps(answer, separators=(",", ":"))).encode()
         headers = [(b"content-length", str(len(text)).encode())]
         if text:
             headers.append((b"content-type", b"text/plain" if isinstance(answer, str) else b"application/json"))
@@ -62,16 +61,18 @@ def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(prog="vllm serve", usage=usage, allow_abbrev=False)
     flags.add_argument("model")
     flags.add_argument("--root", default="", help=argparse.SUPPRESS)
+    flags.add_argument("--fault-file", type=Path, help=argparse.SUPPRESS)
     flags.add_argument("--host", default="127.0.0.1")
     flags.add_argument("--port", type=int, default=8000)
     flags.add_argument("--served-model-name", nargs="+")
     flags.add_argument("--api-key", nargs="+", default=[])
+    flags.add_argument("--api-server-count", type=int, default=1)
     flags.add_argument("--max-model-len", type=tokens, default=512)
     flags.add_argument("--dtype", choices=DTYPES, default="auto")
     flags.add_argument("--middleware", action="append", default=[])
     flags.add_argument("--ssl-certfile")
     flags.add_argument("--ssl-keyfile")
-    for flag in (*FLAGS, *OLDER_FLAGS):
+    for flag in (*FLAGS, *OLDER_FLAGS):  # without effect
         if flag[-1] in "=*":
             flags.add_argument(flag[:-1], nargs="*" if flag[-1] == "*" else None)
         else:
@@ -99,7 +100,8 @@ def main() -> None:
     args = parser().parse_args(normal(sys.argv[1:]))
     keys = tuple(args.api_key) or tuple(filter(None, [os.environ.get("VLLM_API_KEY")]))
     names = tuple(args.served_model_name or [args.model])
-    app: Any = Stub(Served(names, args.root or args.model, args.max_model_len, keys))
+    kind = kind_of(args.model, args.root, args.chat_template)
+    app: Any = Stub(Served(names, args.root or args.model, args.max_model_len, keys, kind))
     for path in args.middleware:
         module, _, name = path.rpartition(".")
         middleware = getattr(importlib.import_module(module), name)
@@ -107,17 +109,17 @@ def main() -> None:
             raise ValueError(f"Invalid middleware {path}. Must be a class.")
         wrap: Callable[[Any], Any] = middleware
         app = wrap(app)
+    tls = None
+    if args.ssl_certfile:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(args.ssl_certfile, args.ssl_keyfile)
+    server = StubServer(app, args.host, args.port, partial(ServerFault.read, args.fault_file), tls)
     say(f"INFO stub of vLLM serves {args.model} as {', '.join(names)}, dtype {args.dtype}, on {args.host}:{args.port}")
     say("INFO:     Application startup complete.")
-    uvicorn.run(
-        app,
-        host=args.host,
-        port=args.port,
-        log_level="warning",
-        access_log=False,
-        ssl_certfile=args.ssl_certfile,
-        ssl_keyfile=args.ssl_keyfile,
-    )
+    for _ in range(args.api_server_count - 1):  # as vLLM's: processes with one port, each with middleware of its own
+        if os.fork() == 0:
+            break
+    asyncio.run(server.serve())
 
 
 def say(line: str) -> None:

@@ -1,7 +1,8 @@
-"""The command `vllm` in a container: changes the address to the host's, drops flags for GPUs, then execs vLLM.
+"""The command `vllm` in a container: changes the address to the host's, drops flags for GPUs, then execs `vllm serve`.
 
-Run as `python vllm_shim.py FILE serve MODEL --flags` (or with `--model MODEL`, as the image itself would).
-FILE (JSON, written by `runtime`) says what to exec and where the container's ports lead. Standard library only.
+What it changes and drops, and why, it writes to the container's log. Run as `python vllm_shim.py FILE serve MODEL
+--flags` (or with `--model MODEL`, as the image itself would). FILE (JSON, written by `runtime`) says what to exec and
+where the container's ports lead. Standard library only.
 """
 
 from __future__ import annotations
@@ -12,8 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Flags with a value that only make sense with a GPU.
-GPU_ONLY = ("--gpu-memory-utilization", "--tensor-parallel-size", "--pipeline-parallel-size", "--swap-space", "-tp")
+# What real vLLM is not given on a CPU, and why; every other flag it gets as it is.
+DROPPED = {
+    "--gpu-memory-utilization": "a share of a GPU's memory: on a CPU vLLM would take it of the whole machine's",
+    "--tensor-parallel-size": "a CPU is one device",
+    "-tp": "a CPU is one device",
+    "--pipeline-parallel-size": "a CPU is one device",
+    "--swap-space": "there is no GPU memory to swap",
+}
 HALF = ("half", "float16", "auto", "bfloat16")
 INSIDE_ONLY = ("127.0.0.1", "localhost", "::1")
 Flags = list[tuple[str, list[str]]]
@@ -49,24 +56,29 @@ def address(given: dict[str, list[str]], shim: dict[str, Any]) -> tuple[str, str
     return str(shim["ip"]), str(outer)
 
 
-def command(argv: list[str], shim: dict[str, Any]) -> list[str]:
-    """Return the command to exec for vLLM's arguments."""
+def command(argv: list[str], shim: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the command to exec for vLLM's arguments, and what was changed, a line each."""
     model, flags = split(argv)
     given = dict(flags)
     path = shim["models"].get(model)
     host, port = address(given, shim)
+    changes = [f"listens at {host}:{port}, where the container's port is mapped"]
     kept = [(name, values) for name, values in flags if name not in ("--host", "--port")]
     kept += [("--host", [host]), ("--port", [port])]
     if path and "--served-model-name" not in given:
         kept.append(("--served-model-name", [model]))
     if shim["runtime"] == "stub":
         head = [shim["python"], "-m", "emulator.stub", model, "--root", path or model]
+        head += ["--fault-file", shim["fault_file"]]
     else:
-        kept = [(name, values) for name, values in kept if name not in (*GPU_ONLY, "--dtype")]
+        changes += [f"drops {name}: {DROPPED[name]}" for name in given if name in DROPPED]
+        kept = [(name, values) for name, values in kept if name not in (*DROPPED, "--dtype")]
         dtype = (given.get("--dtype") or ["auto"])[0]
+        if dtype in HALF:
+            changes.append(f"--dtype {dtype} is float32: a CPU computes in half precision slowly, if at all")
         kept.append(("--dtype", ["float32" if dtype in HALF else dtype]))
-        head = [shim["python"], "-m", "vllm.entrypoints.openai.api_server", "--model", path or model]
-    return head + [part for name, values in kept for part in (name, *values)]
+        head = [shim["python"], "-P", str(Path(__file__).with_name("vllm_cli.py")), "serve", path or model]
+    return head + [part for name, values in kept for part in (name, *values)], changes
 
 
 def main() -> None:
@@ -75,7 +87,9 @@ def main() -> None:
     given = sys.argv[2:]
     if given[:1] != ["serve"] and not any(word.partition("=")[0] == "--model" for word in given):
         sys.exit("usage: vllm serve [model_tag] [options]\nvllm: error: only `serve` is there")
-    argv = command(given, shim)
+    argv, changes = command(given, shim)
+    sys.stderr.writelines(f"emulator: {change}\n" for change in changes)
+    sys.stderr.flush()
     if shim["runtime"] == "stub":
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), shim["source"]]))
     else:

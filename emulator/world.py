@@ -266,12 +266,6 @@ class World:
         contract.process = None
         contract.started = False
 
-    def hide(self, contract: Contract, *, on: bool) -> None:
-        """Let a container take connections and answer nothing, or answer again."""
-        self.containers.silence(contract.id, on=on)
-        if contract.process is not None:
-            contract.process.freeze(on=on)
-
     async def reset(self) -> None:
         """Destroy everything, forget it, and have the machines as on the first day."""
         self.faults.clear()

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from components.vllm.catalog import load_catalog
+from components.vllm.launch import plan_launch
 from harness.wait import until
 from tests.emulator.client import MODEL, SERVER, answers, endpoint
 from tests.emulator.launched import processes_of
@@ -53,6 +55,28 @@ def test_a_stub_serves_through_a_boot_script_with_middleware_and_a_key(stub):
     assert requests.post(url + "/v1/rerank", json=body, timeout=5).status_code == 401
     with_key = requests.post(url + "/v2/rerank", json=body, headers={"Authorization": "Bearer sesame"}, timeout=5)
     assert with_key.status_code == 200
+
+
+def test_the_emulators_own_servers_run_the_guard_that_a_launch_brings(vast):
+    model = load_catalog().model(MODEL)
+    options = {"max_documents": 2}
+    launch = plan_launch(model, load_catalog().default_image, api_key="sesame", guard=True, guard_options=options)
+    env = {f"-p {launch.ports[0]}": "1", **launch.container_env}
+    row = vast.running(onstart=launch.onstart, args=list(launch.args), env=env)
+
+    def ask(path, documents=("b",), key="sesame"):
+        body, headers = {"query": "a", "documents": documents}, {"Authorization": f"Bearer {key}"}
+        return requests.post(endpoint(row) + path, json=body, headers=headers, timeout=5)
+
+    assert [ask("/rerank").status_code, ask("/rerank", key="x").status_code] == [200, 401]
+    assert ask("/docs").json()["error"]["message"] == "Not Found"
+    assert "at most 2 are taken" in ask("/rerank", documents=["b"] * 3).text
+
+
+def test_a_stub_has_as_many_processes_as_vllm_would_at_one_port(stub):
+    row = stub.running(args=[MODEL, "--api-server-count", "3"])
+    until(lambda: answers(endpoint(row)))
+    assert len(processes_of(stub, row["id"])) == 3
 
 
 def test_a_stub_serves_tls(stub, tmp_path):

