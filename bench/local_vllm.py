@@ -65,8 +65,9 @@ def _server(containers: Containers, number: int, name: str, *, guard: bool, tls:
     body = {"image": launch.image, "runtype": launch.runtype, "onstart": launch.onstart, "args": list(launch.args)}
     process = asyncio.run(containers.start(number, body | {"env": env}, IP, {8000: port}))
     assert process is not None
-    ca = ca_file(authority.certificate) if authority else None
-    target = Target(name, f"http{'s' if tls else ''}://{IP}:{port}", MODEL, key, ca)
+    ca = containers.settings.folder / "ca.pem"
+    ca.write_text(authority.certificate if authority else "")
+    target = Target(name, f"http{'s' if tls else ''}://{IP}:{port}", MODEL, key, str(ca) if tls else None)
     try:
         _wait(target, process, containers, number)
         yield target

@@ -239,15 +239,12 @@ def client_keys(name: str, config: Config, opts: pulumi.ResourceOptions) -> list
 
 
 def _rows(names: Sequence[str], instances: Sequence[Instance]) -> pulumi.Output[list[dict[str, Any]]]:
-    def row(name: str, values: Sequence[Any]) -> dict[str, Any]:
-        known = dict(zip(FACTS, values, strict=True))
+    facts = [pulumi.Output.all(**{fact: getattr(one, fact) for fact in FACTS}) for one in instances]
+
+    def row(name: str, known: Mapping[str, Any]) -> dict[str, Any]:
         return {"name": name, **known, "hourly_cost_usd": known["hourly_cost_usd"]["total"]}
 
-    flat = [getattr(one, fact) for one in instances for fact in FACTS]
-    width = len(FACTS)
-    return pulumi.Output.all(*flat).apply(
-        lambda known: [row(name, known[at * width : (at + 1) * width]) for at, name in enumerate(names)]
-    )
+    return pulumi.Output.all(*facts).apply(lambda known: list(map(row, names, known)))
 
 
 def _sum(costs: list[Mapping[str, float]]) -> dict[str, float]:

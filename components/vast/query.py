@@ -170,16 +170,9 @@ def unmet(filters: Filters, raw: Wire, *, now: float) -> list[str]:
         have = _value(field, raw, now)
         if have is None:
             continue
-        for op, want in ops.items():
-            if not holds(have, op, want):
-                broken.append(f"{describe(field, op, want)} (it has {_short(field, have)})")
+        wrong = [describe(field, op, want) for op, want in ops.items() if not holds(have, op, want)]
+        broken += [f"{condition} (it has {_short(field, have)})" for condition in wrong]
     return broken
-
-
-def breaks(field: str, op: str, want: Json, raw: Wire, *, now: float) -> bool:
-    """Whether this one condition fails for an offer."""
-    have = _value(field, raw, now)
-    return have is not None and not holds(have, op, want)
 
 
 def holds(have: Json, op: str, want: Json) -> bool:
@@ -216,16 +209,12 @@ def _value(field: str, raw: Wire, now: float) -> Json:
     return raw.get(field)
 
 
-def _tighter(op: str, mine: Json, theirs: Json) -> Json:
-    if mine is None:
-        return theirs
-    if op in ("gte", "gt"):
-        return theirs if float(theirs) > float(mine) else mine
-    if op in ("lte", "lt"):
-        return theirs if float(theirs) < float(mine) else mine
+def _tighter(op: str, bound: Json, other: Json) -> Json:
+    if bound is None or op not in ("gte", "gt", "lte", "lt", "in"):
+        return other
     if op == "in":
-        return [item for item in mine if any(_equal(item, other) for other in theirs)]
-    return theirs
+        return [item for item in bound if any(_equal(item, one) for one in other)]
+    return (max if op in ("gte", "gt") else min)(bound, other, key=float)
 
 
 def _equal(left: Json, right: Json) -> bool:

@@ -80,7 +80,6 @@ CASES = {
         [
             (Facts(label=""), "is not <project>/<stack>/<name>"),
             (Facts(label="mine"), "is not <project>/<stack>/<name>"),
-            (Facts(label=f"project/{'s' * 240}/name"), "characters; Vast.ai keeps 256"),
         ],
         [Facts(), Facts(label="vast-reranker/prod/reranker")],
     ),
