@@ -267,8 +267,8 @@ class InstanceProvider(VastProvider):
             if label is not None and label.base == declared.label_base and label.owner != declared.owner:
                 ENGINE.log(
                     f"instance {contract.id}, ${contract.dph_total_usd:.4f}/h, has this resource's label, but of "
-                    f"another state. If that is lost, `pulumi config set adopt_instance_id {contract.id}` takes it over, "
-                    f"`vastai destroy instance {contract.id}` ends it",
+                    f"another state. If that is lost: `pulumi config set adopt_instance_id {contract.id}` takes it "
+                    f"over, `vastai destroy instance {contract.id}` ends it",
                     severity="warning",
                 )
 
