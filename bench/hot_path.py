@@ -15,9 +15,9 @@ from pathlib import Path
 
 import requests
 
-from bench import report
 from emulator.server import EmulatorServer
 from harness.stack import EngineStack
+from ops.report import table as markdown
 
 EMPTY = "import pulumi\n"
 ONE_DYNAMIC = """import pulumi
@@ -130,7 +130,7 @@ def table(timings: list[Timing]) -> str:
         spread = f"{min(one.wall_s):.2f} to {max(one.wall_s):.2f} s"
         ratio = f"{wall / base:.2f}" if one.what.startswith("preview") else ""
         rows.append((one.what, f"{wall:.2f} s", spread, ratio, f"{statistics.median(one.cpu_s):.2f} s"))
-    return report.table(("what", "median", "least to most", "to the empty program", "CPU"), rows)
+    return markdown(("what", "median", "least to most", "to the empty program", "CPU"), rows)
 
 
 def over_budget(timings: list[Timing], calls: int, *, boot_s: float) -> list[str]:

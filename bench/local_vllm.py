@@ -47,9 +47,9 @@ def running() -> Iterator[list[Target]]:
             sys.stderr.write(f"starting vLLM on this CPU, {name}\n")
             targets.append(stack.enter_context(_server(containers, number, name, guard=guard, tls=tls)))
         secured = targets[-1]
-        ca = Path(secured.ca or "").read_text()
+        ca = Path(secured.ca).read_text()
         front = gateway_in_front_of(
-            [secured.url], upstream_key=secured.key or "", model=MODEL, upstream_ca=ca, name="gateway, guard and TLS"
+            [secured.url], upstream_key=secured.key, model=MODEL, upstream_ca=ca, name="gateway, guard and TLS"
         )
         yield [*targets, stack.enter_context(front)]
 
@@ -64,7 +64,7 @@ def _server(containers: Containers, number: int, name: str, *, guard: bool, tls:
     body = {"image": launch.image, "runtype": launch.runtype, "onstart": launch.onstart, "args": list(launch.args)}
     process = asyncio.run(containers.start(number, body | {"env": env}, IP, {8000: port}))
     assert process is not None
-    ca = ca_file(authority.certificate) if authority else None
+    ca = ca_file(authority.certificate) if authority else ""
     target = Target(name, f"http{'s' if tls else ''}://{IP}:{port}", MODEL, key, ca)
     try:
         _wait(target, process, containers, number)
@@ -75,7 +75,7 @@ def _server(containers: Containers, number: int, name: str, *, guard: bool, tls:
 
 
 def _wait(target: Target, process: Process, containers: Containers, number: int) -> None:
-    client = RerankClient(target.url, target.key, ca=target.ca or "", timeout_s=60)
+    client = RerankClient(target.url, target.key, ca=target.ca, timeout_s=60)
     deadline = time.monotonic() + BOOT_S
     while True:
         try:
