@@ -5,15 +5,13 @@ What a host or an API said is data: it is escaped, so that it can neither break 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from components.vast.models import HOURS_PER_MONTH
 from components.vast.ranking import minutes
 from ops.outputs import Outputs
-from ops.plan import Plan
+from ops.plan import Choice, Plan
 
-Json = Any
 MAX_TEXT_CHARS = 600
 MAX_ERROR_CHARS = 6000
 SIGNS = {"create": "+ create", "update": "~ update", "replace": "± replace", "delete": "- delete"}
@@ -60,9 +58,9 @@ def plan_line(plan: Plan) -> str:
 def changes(plan: Plan) -> list[str]:
     """Return a line for each offer that would be rented, the table of steps and why, the warnings."""
     rent = [
-        f"**Would rent** offer {one.offer_id}: {safe(one.gpu)} on machine {one.machine_id}, {safe(one.place)}, "
-        f"{usd(one.dph_total_usd)}/h; the download costs {usd(one.pull_cost_usd, digits=2)} once; "
-        f"ready in about {minutes(one.ready_s)}."
+        f"**Would rent** offer {one.ask_contract_id}: {safe(one.gpu)} on machine {one.machine_id}, "
+        f"{safe(one.geolocation)}, {usd(one.hourly_usd)}/h; the download costs {usd(one.pull_cost_usd, digits=2)} "
+        f"once; ready in about {minutes(one.ready_s)}."
         for one in plan.choices
     ]
     rows = [(SIGNS[one.op], code(one.name), safe(one.type), safe("; ".join(one.reasons) or "-")) for one in plan.steps]
@@ -78,20 +76,13 @@ def prices(now: float | None, after: float | None) -> str:
     return table(("price", "now", "after"), rows)
 
 
-def offers(found: Sequence[Mapping[str, Json]]) -> str:
-    """Return the offers that were considered, folded; each as ranking.Candidate records it."""
+def offers(found: Sequence[Choice]) -> str:
+    """Return the offers that were considered, folded."""
     rows = [
-        (
-            f"{one['ask_contract_id']:.0f}",
-            safe(one.get("gpu_name")),
-            f"{one['machine_id']:.0f}",
-            safe(one.get("geolocation")),
-            usd(one["dph_total"]),
-            usd(one["pull_cost_usd"], digits=2),
-            f"{one['ready_s'] / 60:.0f} min",
-        )
+        (str(one.ask_contract_id), safe(one.gpu), str(one.machine_id), safe(one.geolocation), usd(one.hourly_usd),
+         usd(one.pull_cost_usd, digits=2), f"{one.ready_s / 60:.0f} min")
         for one in found
-    ]
+    ]  # fmt: skip
     head = ("offer", "GPU", "machine", "place", "$/h", "download", "ready in")
     return f"<details><summary>Offers considered: {len(found)}</summary>\n\n{table(head, rows)}\n\n</details>"
 
