@@ -6,7 +6,7 @@ itself costs before a line of ours runs. Called by `bench.__main__`, which also 
 
 from __future__ import annotations
 
-import resource
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -57,16 +57,12 @@ class Timing:
 
     def measure(self, command: Callable[[], object]) -> None:
         """Run a command once and keep what it took, with all processes that it started."""
-        before, began = cpu_of_children_s(), time.perf_counter()
+        before, began = os.times(), time.perf_counter()
         command()
         self.wall_s.append(time.perf_counter() - began)
-        self.cpu_s.append(cpu_of_children_s() - before)
-
-
-def cpu_of_children_s() -> float:
-    """Return the CPU seconds of all processes that ended so far and were waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+        after = os.times()
+        cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
+        self.cpu_s.append(cpu_s)
 
 
 def program(folder: Path, url: str, venv: Path, **files: str) -> EngineStack:

@@ -262,15 +262,19 @@ class Pulumi:
         except automation.CommandError as error:
             raise self._failed(error) from None
 
+    def _run(self, *words: str) -> str:
+        """Return what a command of the CLI prints, on this stack."""
+        at = words.index("--") if "--" in words else len(words)
+        named = [*words[:at], "--stack", self.name, *words[at:]]
+        return self.ask(self.command.run, named, str(self.cwd), {}).stdout
+
     def outputs(self) -> dict[str, Json]:
         """Return the stack's outputs, secrets in clear: for this process only."""
         return {name: one.value for name, one in self.ask(self.stack.outputs).items()}
 
     def export(self) -> dict[str, Json]:
         """Return the deployment as it is stored, secrets encrypted."""
-        words = ["stack", "export", "--stack", self.name]
-        done = self.ask(self.command.run, words, str(self.cwd), {})
-        return json.loads(done.stdout).get("deployment") or {}
+        return json.loads(self._run("stack", "export")).get("deployment") or {}
 
     def resources(self, *, show_secrets: bool = False) -> list[dict[str, Json]]:
         """Return the resources of the state; with secrets in clear for this process only."""
@@ -279,8 +283,7 @@ class Pulumi:
 
     def all_config(self) -> dict[str, Mapping[str, Json]]:
         """Return value, objectValue and secret by full key, secrets in clear, defaults of Pulumi.yaml included."""
-        words = ["config", "--json", "--show-secrets", "--stack", self.name]  # get_all_config has no objects
-        return dict(json.loads(self.ask(self.command.run, words, str(self.cwd), {}).stdout or "{}"))
+        return dict(json.loads(self._run("config", "--json", "--show-secrets") or "{}"))  # get_all_config: no objects
 
     def config(self, key: str) -> str:
         """Return a config value in clear, or "" if neither the stack's config nor Pulumi.yaml sets it."""
@@ -295,7 +298,7 @@ class Pulumi:
 
     def set_config(self, *words: str) -> None:
         """Set a config value by the words of `pulumi config set`."""
-        self.ask(self.command.run, ["config", "set", "--stack", self.name, *words], str(self.cwd), {})
+        self._run("config", "set", *words)
         self._config = None
 
     def set_all_config(self, entries: Mapping[str, Mapping[str, Json]]) -> None:
