@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
-from bench import failover, hot_path, local_vllm, provision, report, serving
+from bench import failover, hot_path, local_vllm, provision, serving
 from bench.load import Target
 from components.errors import ServingError
 from components.vllm.client import RerankClient
 from harness.stack import REPO
 
 FILE = click.Path(dir_okay=False, path_type=Path)
-PLOT = click.option("--plot", type=FILE, help="PNG: also draw them")
 AT_LEAST_1 = click.IntRange(min=1)
+RESULTS = Path("bench/results")
 
 
 @click.group(invoke_without_command=True, context_settings={"show_default": True, "max_content_width": 120})
@@ -52,19 +55,16 @@ def failover_command() -> None:
 
 
 @main.command("provision")
-@click.option("--replicas", type=report.Counts(), default=(1, 4, 16, 64), help="fleets")
+@click.option("--replicas", type=AT_LEAST_1, multiple=True, default=(1, 4, 16, 64), help="fleets")
 @click.option("--boot-s", type=float, default=20.0, help="seconds that every boot takes")
 @click.option("--plain", is_flag=True, help="without the variants (published pacing, four threads)")
-@click.option("--json", "target", type=FILE, default=provision.RESULTS, help="where the figures go")
-@PLOT
-def provision_command(replicas: tuple[int, ...], boot_s: float, plain: bool, target: Path, plot: Path | None) -> None:
+@click.option("--json", "target", type=FILE, default=RESULTS / "provision.json", help="where the figures go")
+def provision_command(replicas: tuple[int, ...], boot_s: float, plain: bool, target: Path) -> None:
     """Fleets of 1 to 64 replicas on the emulator: up, looked at, down."""
     fleets, failure = provision.measure(replicas, boot_s=boot_s, variants=not plain)
     if fleets:
         click.echo(f"\n{provision.table(fleets)}")
-        report.keep(target, {"boot_s": boot_s, "fleets": [asdict(one) for one in fleets]})
-        if plot:
-            report.draw(plot, provision.panels(fleets, boot_s))
+        keep(target, fleets, boot_s=boot_s)
     if failure:
         raise click.ClickException(failure)
 
@@ -75,39 +75,29 @@ def provision_command(replicas: tuple[int, ...], boot_s: float, plain: bool, tar
 @click.option("--key-env", default="RERANKER_API_KEY", help="variable that holds the key")
 @click.option("--model", help="model to ask for; without: the one that is served")
 @click.option("--dph", type=float, help="what the endpoint costs per hour, in dollars")
-@click.option("--pairs", type=report.Counts(), default=serving.Load.pairs, help="documents in a request")
+@click.option("--pairs", type=AT_LEAST_1, multiple=True, default=serving.Load.pairs, help="documents in a request")
 @click.option("--words", type=AT_LEAST_1, default=serving.Load.words, help="words in a document")
-@click.option("--in-flight", type=report.Counts(), default=serving.Load.users, help="requests at once")
+@click.option("--in-flight", "users", type=AT_LEAST_1, multiple=True, default=serving.Load.users, help="at once")
 @click.option("--rounds", type=AT_LEAST_1, default=serving.Load.rounds, help="rounds, of which the median counts")
 @click.option("--seconds", type=float, default=serving.Load.seconds, help="of each measurement at least")
-@click.option("--json", "target", type=FILE, default=serving.RESULTS, help="where the figures go")
-@PLOT
-def serving_command(  # noqa: PLR0917 - click's
-    url: str | None,
-    ca: Path | None,
-    key_env: str,
-    model: str | None,
-    dph: float | None,
-    pairs: tuple[int, ...],
-    words: int,
-    in_flight: tuple[int, ...],
-    rounds: int,
-    seconds: float,
-    target: Path,
-    plot: Path | None,
+@click.option("--json", "target", type=FILE, default=RESULTS / "serving.json", help="where the figures go")
+def serving_command(
+    *, url: str | None, ca: Path | None, key_env: str, model: str | None, dph: float | None, target: Path, **load: Any
 ) -> None:
     """Pairs per second and dollars per million pairs of an endpoint, or what guard, TLS and gateway cost."""
-    load = serving.Load(pairs, words, in_flight, rounds, seconds)
+    loaded = serving.Load(**load)
     try:
         if url:
-            found = serving.measure([endpoint(url, key_env, ca, model, dph)], load)
+            found = serving.measure([endpoint(url, key_env, ca, model, dph)], loaded)
         else:
             with local_vllm.running() as targets:
-                found = serving.measure(targets, load)
+                found = serving.measure(targets, loaded)
     except (RuntimeError, ServingError) as error:
         raise click.ClickException(str(error)) from None
-    report.keep(target, {"load": asdict(load), "figures": [asdict(one) for one in found]})
-    serving.show(found, plot)
+    keep(target, found, load=asdict(loaded))
+    click.echo(serving.table(found))
+    if failed := sum(figure.failed for figure in found):
+        raise click.ClickException(f"{failed} requests failed; the figures count what was answered")
 
 
 def endpoint(url: str, key_env: str, ca: Path | None, model: str | None, dph: float | None) -> Target:
@@ -116,7 +106,13 @@ def endpoint(url: str, key_env: str, ca: Path | None, model: str | None, dph: fl
     if key is None:
         raise click.ClickException(f"{key_env} is not in the environment: export the key, or name it with --key-env")
     served = model or RerankClient(url, key, ca=str(ca or "")).models()[0].id
-    return Target("endpoint", url.rstrip("/"), served, key, str(ca.resolve()) if ca else None, dph)
+    return Target("endpoint", url.rstrip("/"), served, key, str(ca or ""), dph)
+
+
+def keep(path: Path, figures: Sequence[Any], **settings: Any) -> None:
+    """Write what was measured, and how, as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**settings, "figures": [asdict(one) for one in figures]}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

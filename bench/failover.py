@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import requests
 
-from bench import report
 from components.vast.client import VastClient
 from components.vast.instance_cache import InstanceCache
 from components.vast.label import Label
@@ -24,6 +23,7 @@ from components.vast.rental_spec import Order
 from components.vast.spec import Deadlines, Spec
 from emulator.clock import IMAGE_GB
 from emulator.server import EmulatorServer
+from ops.report import table as markdown
 
 POLL_S = 0.2
 DEADLINES = Deadlines(rented_s=2, pulling_s=3, starting_s=2, port_s=1, serving_s=2, stall_s=1)
@@ -64,7 +64,7 @@ def table(rows: Sequence[Failover]) -> str:
     """Return the rows as Markdown; beyond the deadline is what noticing, destroying and renting took."""
     head = ("sign", "rent to rent", "deadline in it", "beyond it")
     seconds = ((one.sign, one.rent_to_rent_s, one.deadline_s, one.rent_to_rent_s - one.deadline_s) for one in rows)
-    return report.table(head, [(sign, *(f"{took:.2f} s" for took in tooks)) for sign, *tooks in seconds])
+    return markdown(head, [(sign, *(f"{took:.2f} s" for took in tooks)) for sign, *tooks in seconds])
 
 
 def _rent(url: str) -> None:

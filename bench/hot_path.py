@@ -6,7 +6,7 @@ itself costs before a line of ours runs. Called by `bench.__main__`, which also 
 
 from __future__ import annotations
 
-import resource
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import requests
 
-from bench import report
 from emulator.server import EmulatorServer
 from harness.stack import EngineStack
+from ops.report import table as markdown
 
 EMPTY = "import pulumi\n"
 ONE_DYNAMIC = """import pulumi
@@ -57,16 +57,12 @@ class Timing:
 
     def measure(self, command: Callable[[], object]) -> None:
         """Run a command once and keep what it took, with all processes that it started."""
-        before, began = cpu_of_children_s(), time.perf_counter()
+        before, began = os.times(), time.perf_counter()
         command()
         self.wall_s.append(time.perf_counter() - began)
-        self.cpu_s.append(cpu_of_children_s() - before)
-
-
-def cpu_of_children_s() -> float:
-    """Return the CPU seconds of all processes that ended so far and were waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+        after = os.times()
+        cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
+        self.cpu_s.append(cpu_s)
 
 
 def program(folder: Path, url: str, venv: Path, **files: str) -> EngineStack:
@@ -130,7 +126,7 @@ def table(timings: list[Timing]) -> str:
         spread = f"{min(one.wall_s):.2f} to {max(one.wall_s):.2f} s"
         ratio = f"{wall / base:.2f}" if one.what.startswith("preview") else ""
         rows.append((one.what, f"{wall:.2f} s", spread, ratio, f"{statistics.median(one.cpu_s):.2f} s"))
-    return report.table(("what", "median", "least to most", "to the empty program", "CPU"), rows)
+    return markdown(("what", "median", "least to most", "to the empty program", "CPU"), rows)
 
 
 def over_budget(timings: list[Timing], calls: int, *, boot_s: float) -> list[str]:

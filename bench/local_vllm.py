@@ -12,11 +12,12 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.gateway import gateway_in_front_of
 from bench.load import Target
+from components.caddy.config import gateway_config
+from components.caddy.spec import GatewaySpec, dial
 from components.errors import ServingError
 from components.vast.identity import Authority
 from components.vllm.catalog import load_catalog
@@ -24,7 +25,8 @@ from components.vllm.client import RerankClient
 from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, plan_launch
 from emulator.process import Process
 from emulator.runtime import Containers, Settings, free_port
-from harness.certificates import ca_file
+from harness.caddy import running as running_caddy
+from harness.caddy import running_front_proxy
 from harness.stack import REPO
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -47,12 +49,23 @@ def running() -> Iterator[list[Target]]:
         for number, (name, (guard, tls)) in enumerate(VARIANTS.items(), 1):
             sys.stderr.write(f"starting vLLM on this CPU, {name}\n")
             targets.append(stack.enter_context(_server(containers, number, name, guard=guard, tls=tls)))
-        secured = targets[-1]
-        ca = Path(secured.ca or "").read_text()
-        front = gateway_in_front_of(
-            [secured.url], upstream_key=secured.key or "", model=MODEL, upstream_ca=ca, name="gateway, guard and TLS"
-        )
-        yield [*targets, stack.enter_context(front)]
+        last = targets[-1]
+        yield [*targets, stack.enter_context(gateway([last.url], last.key, Path(last.ca).read_text()))]
+
+
+@contextlib.contextmanager
+def gateway(upstreams: Sequence[str], upstream_key: str, upstream_ca: str) -> Iterator[Target]:
+    """Run a gateway over TLS in front of rerankers: the real Caddy, behind the front that never reloads."""
+    key = secrets.token_hex(32)
+    with (
+        tempfile.TemporaryDirectory(prefix="gateway-") as folder,
+        running_front_proxy(Path(folder)) as front,
+        running_caddy(Path(folder) / "caddy") as caddy,
+    ):
+        dials = tuple(dial(one) for one in upstreams)
+        spec = GatewaySpec("bench", front.listen, (key,), dials, upstream_key, MODEL, upstream_ca)
+        caddy.admin.load(gateway_config(spec))
+        yield Target("gateway, guard and TLS", front.url, MODEL, key, front.ca_file)
 
 
 @contextlib.contextmanager
@@ -77,7 +90,7 @@ def _server(containers: Containers, number: int, name: str, *, guard: bool, tls:
 
 
 def _wait(target: Target, process: Process, containers: Containers, number: int) -> None:
-    client = RerankClient(target.url, target.key, ca=target.ca or "", timeout_s=60)
+    client = RerankClient(target.url, target.key, ca=target.ca, timeout_s=60)
     deadline = time.monotonic() + BOOT_S
     while True:
         try:

@@ -16,18 +16,15 @@ from typing import Any
 import click
 import requests
 
-from bench import report
 from emulator.server import EmulatorServer
 from harness.stack import EngineStack
+from ops.report import table as markdown
 
 PLAIN, PACED, FEW_THREADS = "pacing off", "published pacing", "four threads"
 PARALLEL = ("--parallel", "256")
 # wide enough for 64 machines of the emulator's market
 QUERY = "gpu_ram>=8 compute_cap>=750 direct_port_count>=1 verified=any rentable=true"
-RESULTS = Path("bench/results/provision.json")
 LIST, READ = "GET /api/v1/instances/", "GET /api/v0/instances/{id}/"
-# how many times as long as for one replica an operation of any fleet may take
-BOUNDS = {"up": 1.25, "refresh preview": 2.0}
 
 
 @dataclass(frozen=True)
@@ -99,26 +96,8 @@ def table(fleets: Sequence[Fleet]) -> str:
         up = (f"{fleet.up_s:.1f} s", f"{fleet.up_s / one.up_s:.2f}")
         calls = (_calls(fleet.up_calls), _calls(fleet.preview_calls))
         rows.append((str(fleet.replicas), fleet.variant, *up, *looked, f"{fleet.destroy_s:.1f} s", *calls))
-    return report.table((*head, "lists, reads in up", "in a preview"), rows)
+    return markdown((*head, "lists, reads in up", "in a preview"), rows)
 
 
 def _calls(counts: Mapping[str, int]) -> str:
     return f"{counts.get(LIST, 0)}, {counts.get(READ, 0)}" if counts else ""
-
-
-def panels(fleets: Sequence[Fleet], boot_s: float) -> list[report.Panel]:
-    """Return seconds of each operation by replicas, and their ratio to the smallest fleet without pacing."""
-    seconds, ratio = {}, {}
-    for variant in sorted({one.variant for one in fleets}, key=lambda name: name != PLAIN):
-        rows = sorted((one for one in fleets if one.variant == variant), key=lambda one: one.replicas)
-        for name, field in (("up", "up_s"), ("refresh preview", "preview_s"), ("destroy", "destroy_s")):
-            line = [(one.replicas, getattr(one, field)) for one in rows if getattr(one, field) is not None]
-            if line:
-                seconds[name if variant == PLAIN else f"{name}, {variant}"] = line
-            if line and variant == PLAIN and name in BOUNDS:
-                ratio[name] = [(count, took / line[0][1]) for count, took in line]
-    bounds = {f"bound of {name}, {BOUNDS[name]:g}": BOUNDS[name] for name in ratio}
-    return [
-        report.Panel(f"every boot {boot_s:g} s", "replicas", "seconds", seconds, log_y=True),
-        report.Panel("pacing off", "replicas", "times that of the smallest fleet", ratio, bounds),
-    ]

@@ -11,14 +11,9 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import click
-
-from bench import report
 from bench.load import Cell, Target, run
-
-RESULTS = Path("bench/results/serving.json")
+from ops.report import table as markdown
 
 
 @dataclass(frozen=True)
@@ -129,34 +124,4 @@ def table(found: Sequence[Figure]) -> str:
         row += [f"{one.ratio:.3f} ({one.ratio_low:.3f} to {one.ratio_high:.3f})"] * compared
         row += [f"{one.usd_per_million_pairs:.4f}" if one.usd_per_million_pairs is not None else "-"] * priced
         rows.append(row)
-    return report.table(head, rows)
-
-
-def panels(found: Sequence[Figure]) -> list[report.Panel]:
-    """Return pairs/s and p99 by requests in flight, at the middle batch size, and pairs/s by batch size."""
-    sizes = sorted({one.pairs for one in found})
-    middle, widest = sizes[len(sizes) // 2], max(one.users for one in found)
-    targets = dict.fromkeys(one.target for one in found)
-
-    def lines(x: str, y: str, **fixed: int) -> dict[str, report.Points]:
-        rows = [one for one in found if all(getattr(one, name) == value for name, value in fixed.items())]
-        return {
-            target: sorted((getattr(one, x), getattr(one, y)) for one in rows if one.target == target)
-            for target in targets
-        }
-
-    batch, flight = f"{middle} pairs a request", f"{widest} requests in flight"
-    return [
-        report.Panel(batch, "requests in flight", "pairs per second", lines("users", "pairs_per_s", pairs=middle)),
-        report.Panel(batch, "requests in flight", "p99, ms", lines("users", "p99_ms", pairs=middle)),
-        report.Panel(flight, "pairs a request", "pairs per second", lines("pairs", "pairs_per_s", users=widest)),
-    ]
-
-
-def show(found: Sequence[Figure], plot: Path | None) -> None:
-    """Print the table, draw the figures. Raises ClickException where requests failed."""
-    click.echo(table(found))
-    if plot:
-        report.draw(plot, panels(found))
-    if failed := sum(figure.failed for figure in found):
-        raise click.ClickException(f"{failed} requests failed; the figures count what was answered")
+    return markdown(head, rows)

@@ -5,9 +5,7 @@ A failing seed is printed and can be replayed: `python -m chaos --seeds SEED`.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -15,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import click
 import requests
 
 from chaos.run import Result, Runner, Scenario
@@ -41,58 +40,47 @@ def work(folder: Path, seeds: list[int]) -> Iterator[Result]:
                     requests.delete(instance, headers={"Authorization": "Bearer emulator-key"}, json={}, timeout=10)
 
 
-def main() -> int:
-    """Run, print a line per failing run and the totals."""
-    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
-    parser.add_argument("--runs", type=int, default=200, help="how many runs (default 200)")
-    parser.add_argument("--first-seed", type=int, default=1, help="seed of the first run; the others count up from it")
-    parser.add_argument("--workers", type=int, default=2, help="markets and stacks side by side (default 2)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="these seeds instead, for a replay")
-    args = parser.parse_args()
-    seeds = args.seeds or list(range(args.first_seed, args.first_seed + args.runs))
-    start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="vast-reranker-chaos-") as folder:
+@click.command(context_settings={"show_default": True})
+@click.option("--runs", default=200, help="how many runs")
+@click.option("--first-seed", default=1, help="seed of the first run; the others count up from it")
+@click.option("--workers", default=2, help="markets and stacks side by side")
+@click.option("--seeds", type=int, multiple=True, help="this seed instead, for a replay")
+def main(runs: int, first_seed: int, workers: int, seeds: tuple[int, ...]) -> None:
+    """Run, print a line per failing run and the totals; exit code 1 where anything leaked or is stuck."""
+    drawn, start = list(seeds or range(first_seed, first_seed + runs)), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="vast-reranker-chaos-") as folder, ThreadPoolExecutor(workers) as pool:
 
         def share(worker: int) -> list[Result]:
             results = []
-            for result in work(Path(folder) / str(worker), seeds[worker :: args.workers]):
+            for result in work(Path(folder) / str(worker), drawn[worker::workers]):
                 results.append(result)
-                mark = "ok  " if result.good else "FAIL"
-                print(f"{mark} {result.scenario}", flush=True)
-                if not result.good:
-                    left = f"leaked {result.leaked} missing {result.missing} unmarked {result.unmarked}"
-                    left += f" rented after an interrupt {result.rented_after}"
-                    print(f"     {left} {result.stuck}", flush=True)
+                click.echo(f"{'ok  ' if result.good else 'FAIL'} {result}")
             return results
 
-        with ThreadPoolExecutor(args.workers) as pool:
-            results = [one for part in pool.map(share, range(args.workers)) for one in part]
-    return report(results, time.monotonic() - start)
+        results = [one for part in pool.map(share, range(workers)) for one in part]
+    report(results, time.monotonic() - start)
+    if bad := [one.scenario.seed for one in results if not one.good]:
+        raise click.ClickException(f"failing seeds: {bad}; replay one: python -m chaos --workers 1 --seeds {bad[0]}")
 
 
-def report(results: list[Result], took_s: float) -> int:
-    """Print the totals; 0 when nothing leaked and nothing is stuck."""
-    leaked = sum(len(one.leaked) for one in results)
+def report(results: list[Result], took_s: float) -> None:
+    """Print the totals."""
+    leaked, dollars = sum(len(one.leaked) for one in results), sum(one.leaked_usd for one in results)
     stuck = sum(bool(one.stuck) for one in results)
-    dollars = sum(one.leaked_usd for one in results)
-    print(f"{len(results)} runs in {took_s:.0f} s: {leaked} contracts leaked (${dollars:.4f}), {stuck} stacks stuck")
-    fired: Counter[str] = Counter()
-    for one in results:
-        fired.update(one.fired)
-    for title, counts in (
-        ("operations:  ", Counter(one.scenario.operation for one in results)),
-        ("kills drawn: ", Counter(one.scenario.kill for one in results)),
-        ("kills hit:   ", Counter(one.scenario.kill for one in results if one.killed)),
-        ("faults drawn: ", Counter(one.scenario.fault for one in results)),
-        ("of servers: ", Counter(one.scenario.server_fault for one in results)),
-        ("faults hit:   ", fired),
-    ):
-        print(f"  {title}" + ", ".join(f"{key} {count}" for key, count in sorted(counts.items()) if count))
-    bad = [one.scenario.seed for one in results if not one.good]
-    if bad:
-        print(f"  failing seeds: {bad}; replay one with: python -m chaos --workers 1 --seeds {bad[0]}")
-    return 1 if bad else 0
+    click.echo(
+        f"{len(results)} runs in {took_s:.0f} s: {leaked} contracts leaked (${dollars:.4f}), {stuck} stacks stuck"
+    )
+    scenarios, fired = [one.scenario for one in results], sum((Counter(one.fired) for one in results), Counter())
+    for title, counts in {
+        "operations": Counter(one.operation for one in scenarios),
+        "kills drawn": Counter(one.kill for one in scenarios),
+        "kills hit": Counter(one.scenario.kill for one in results if one.killed),
+        "faults drawn": Counter(one.fault for one in scenarios),
+        "faults of servers drawn": Counter(one.server_fault for one in scenarios),
+        "faults hit": fired,
+    }.items():
+        click.echo(f"  {title}: " + ", ".join(f"{key} {count}" for key, count in sorted(counts.items()) if count))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(prog_name="python -m chaos")

@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,11 @@ from harness.stack import EngineStack
 
 OPERATIONS = ("create", "create", "update", "replace", "replace", "heal", "heal", "destroy")
 KILLS = ("none", "sigint", "sigint-twice", "sigterm", "sigkill-cli", "sigkill-plugin", "power-loss")
+# what the CLI gets, 0.3 s apart; the last two kills end the plugins as well
+SIGNALS = {
+    "sigint": [signal.SIGINT], "sigint-twice": [signal.SIGINT] * 2, "sigterm": [signal.SIGTERM],
+    "sigkill-cli": [signal.SIGKILL], "power-loss": [signal.SIGKILL],
+}  # fmt: skip
 # each is a rule of the emulator that fires a bounded number of times
 FAULTS = (
     "none", "lost_answer_before", "lost_answer_after", "offer_taken", "http_429", "http_502_html", "malformed_json",
@@ -120,21 +126,18 @@ class Runner:
     def _ledger(self) -> dict[str, Any]:
         return dict(requests.get(f"{self.url}/_emulator/ledger", timeout=10).json())
 
-    def _billed(self) -> list[dict[str, Any]]:
-        return [one for one in self._ledger()["contracts"] if not one["destroyed_at"]]
-
     def _rented(self) -> set[int]:
         return {one["id"] for one in self._ledger()["contracts"]}
 
-    def billed(self) -> set[int]:
-        """Return the contracts that cost something now."""
-        return {one["id"] for one in self._billed()}
+    def billed(self) -> dict[int, dict[str, Any]]:
+        """Return the contracts that cost something now, by id."""
+        return {one["id"]: one for one in self._ledger()["contracts"] if not one["destroyed_at"]}
 
     def _unmarked(self) -> set[int]:
         """Return contracts that boot, that no state knows, and whose label does not say so: the mark would be missing
         to whoever finds them. (One that serves already may have been cut off just before its state was saved.)"""
-        booting = [one for one in self._billed() if one["status"] != "running" and not one["label"].endswith(PENDING)]
-        return {one["id"] for one in booting} - self.stack.instances()
+        booting = {id_: one for id_, one in self.billed().items() if one["status"] != "running"}
+        return {id_ for id_, one in booting.items() if not one["label"].endswith(PENDING)} - self.stack.instances()
 
     # ---- one step each -------------------------------------------------------------------------------------------
 
@@ -169,33 +172,22 @@ class Runner:
         alive = scenario.kill != "none" and process.poll() is None
         if alive:
             plugins = plugin_pids(self.stack.project)
-            if scenario.kill == "sigint":
-                process.send_signal(signal.SIGINT)
-                with suppress(subprocess.TimeoutExpired):  # it reaches the plugin by way of the engine
-                    process.communicate(timeout=0.5)
-                before = self._rented()
-            elif scenario.kill == "sigint-twice":
-                process.send_signal(signal.SIGINT)
-                time.sleep(0.3)
-                process.send_signal(signal.SIGINT)
-            elif scenario.kill == "sigterm":
-                process.terminate()
-            if scenario.kill in ("sigkill-cli", "power-loss"):
-                process.kill()
+            for number, sent in enumerate(SIGNALS.get(scenario.kill, ())):
+                time.sleep(0.3 * number)
+                process.send_signal(sent)
+            with suppress(subprocess.TimeoutExpired):  # an interrupt reaches the plugin by way of the engine
+                process.communicate(timeout=0.5 if scenario.kill == "sigint" else 0)
+            before = self._rented()
             if scenario.kill in ("sigkill-plugin", "power-loss"):
-                for pid in plugins:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                kill(plugins)
         process.communicate(timeout=180)
         self._wait_for_plugins(scenario)
         return alive, self._rented() - before if alive and scenario.kill == "sigint" else set()
 
     def _await_rent(self, process: subprocess.Popen[str]) -> None:
         """Wait until this operation has rented something, or is over."""
-        before, deadline = self._rented(), time.monotonic() + 15
-        while process.poll() is None and time.monotonic() < deadline:
-            if self._rented() - before:
-                return
+        before, deadline = len(self._ledger()["contracts"]), time.monotonic() + 15
+        while process.poll() is None and time.monotonic() < deadline and len(self._ledger()["contracts"]) == before:
             time.sleep(0.02)
 
     def _wait_for_plugins(self, scenario: Scenario) -> None:
@@ -203,10 +195,8 @@ class Runner:
         nothing to clean up, and idles for ever, as Pulumi's do: it is ended here."""
         deadline = time.monotonic() + 60
         while pids := plugin_pids(self.stack.project):
-            for pid in pids:
-                if time.monotonic() > deadline - 50 and not has_called_out(pid):
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline - 50:
+                kill(pid for pid in pids if not has_called_out(pid))
             if time.monotonic() > deadline:
                 raise TimeoutError(f"seed {scenario.seed}: a plugin lives on without its engine")
             time.sleep(0.1)
@@ -218,12 +208,11 @@ class Runner:
         if done.rc != 0:
             result.stuck = done.text[-2000:]
             return result
-        declared, billed = self.stack.instances(), self.billed()
+        declared, billed = self.stack.instances(), set(self.billed())
         result.leaked = billed - declared
         result.missing = declared - billed
         for one in self._ledger()["contracts"]:
-            if one["id"] in result.leaked:
-                result.leaked_usd += one["cost_usd"]
+            result.leaked_usd += one["cost_usd"] if one["id"] in result.leaked else 0
             if one["id"] in declared and one["label"].endswith(PENDING):
                 result.stuck = f"instance {one['id']} is in the state, but its label still says pending"
         if len(declared) != 1:
@@ -234,6 +223,13 @@ class Runner:
         answer = requests.request(method, f"{self.url}/_emulator/{path}", json=body or {}, timeout=10)
         if answer.status_code >= 500:
             answer.raise_for_status()
+
+
+def kill(pids: Iterable[int]) -> None:
+    """End processes at once; those that are gone already are no error."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def plugin_pids(project: Path) -> list[int]:

@@ -215,7 +215,7 @@ def _prompt_tokens(count: int, asked: Request, limit: int) -> int:
 
 def _rerank(asked: RerankRequest, served: Served) -> dict[str, Any]:
     pairs, tokens = _pairs(asked, served)
-    results = [
+    results: list[dict[str, Any]] = [
         {"index": n, "document": {"text": text, "multi_modal": None}, "relevance_score": overlap(query, text)}
         for n, (query, text) in enumerate(pairs)
     ]

@@ -23,8 +23,8 @@ def of_any_build(name: str) -> str:
 
 
 if __name__ == "__main__":
-    metadata.version = of_any_build
+    metadata.version = of_any_build  # type: ignore[assignment]
     sys.argv[0] = "vllm"
-    from vllm.entrypoints.cli.main import main
+    from vllm.entrypoints.cli.main import main  # type: ignore[import-not-found]
 
     main()

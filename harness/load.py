@@ -1,68 +1,85 @@
-"""Steady requests against an endpoint, and what came of each. Used by tests of the gateway and of whole stacks."""
+"""Steady requests against an endpoint, and what came of each. Used by the serving bench and tests of whole stacks."""
 
+import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-import requests
+import urllib3
 
 from harness.wait import until
 
 BODY = {"query": "deep learning", "documents": ["deep learning is fun", "pizza"]}
+TIMEOUT_S = 120.0
 
 
 class Endpoint(Protocol):
     """Where clients go: address, key, and the file with the CA to trust. A key that is set anew is used at once."""
 
-    url: str
-    key: str
-    ca: str
+    @property
+    def url(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def ca(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Ended:
+    """One request: how long it took, what was wrong ("" for nothing), the server that names itself in X-Upstream."""
+
+    took_s: float
+    failure: Any
+    upstream: str = ""
 
 
 class Load:
-    """So many requests a second in all, from some threads, for the length of a block.
+    """So many requests a second in all, from some threads, for the length of a block; `ended`: what came of each.
 
-    `failures`: what came instead of 200. `by_upstream`: answers by the server that names itself in X-Upstream.
+    With `per_s` at infinity each thread sends its next request when its last one is answered.
     """
 
     def __init__(
-        self, endpoint: Endpoint, *, per_s: float = 80.0, threads: int = 8, headers: dict[str, str] | None = None
+        self,
+        endpoint: Endpoint,
+        *,
+        per_s: float = 80.0,
+        threads: int = 8,
+        headers: Mapping[str, str] | None = None,
+        body: Callable[[], Mapping[str, Any]] = lambda: BODY,
     ) -> None:
-        self._endpoint = endpoint
+        self._endpoint, self._headers, self._body = endpoint, headers or {}, body
         self._pause_s = threads / per_s
-        self._headers = headers or {}
-        self.failures: list[Any] = []
-        self.latencies_s: list[float] = []
-        self.by_upstream: Counter[str] = Counter()
+        self._pool = urllib3.PoolManager(
+            maxsize=threads, ca_certs=endpoint.ca or None, retries=False, timeout=TIMEOUT_S
+        )
+        self.ended: list[Ended] = []
         self._end = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
-        self._lock = threading.Lock()
 
     def _run(self) -> None:
-        session = requests.Session()
-        session.trust_env = False
         at = time.monotonic()
         while not self._end.is_set():
-            began = time.monotonic()
-            failure, name = self._request(session)
-            with self._lock:
-                self.latencies_s.append(time.monotonic() - began)
-                self.by_upstream[name] += 1
-                if failure:
-                    self.failures.append(failure)
+            self.ended.append(self._request())
             at = max(at + self._pause_s, time.monotonic() - 1)  # what an outage held up is not sent all at once
             self._end.wait(max(0.0, at - time.monotonic()))
 
-    def _request(self, session: requests.Session) -> tuple[Any, str]:
-        endpoint = self._endpoint
-        headers = {"Authorization": f"Bearer {endpoint.key}", **self._headers}
+    def _request(self) -> Ended:
+        body, headers = self._body(), {"Authorization": f"Bearer {self._endpoint.key}", **self._headers}
+        began, upstream = time.perf_counter(), ""
         try:
-            answer = session.post(f"{endpoint.url}/rerank", json=BODY, headers=headers, verify=endpoint.ca, timeout=30)
-        except requests.RequestException as error:
-            return repr(error), ""
-        failure = "" if answer.status_code == 200 else answer.status_code
-        return failure, str(answer.headers.get("x-upstream", ""))
+            answer = self._pool.request(
+                "POST", f"{self._endpoint.url}/rerank", json=body, headers=headers, redirect=False
+            )
+            upstream = answer.headers.get("x-upstream", "")
+            right = answer.status == 200 and len(json.loads(answer.data)["results"]) == len(body["documents"])
+            failure: Any = "" if right else answer.status
+        except (urllib3.exceptions.HTTPError, ValueError, LookupError, TypeError) as error:
+            failure = f"{type(error).__name__}: {error}"[:200]
+        return Ended(time.perf_counter() - began, failure, upstream)
 
     def __enter__(self) -> "Load":
         self._began = time.monotonic()
@@ -75,24 +92,32 @@ class Load:
 
     def stop(self) -> None:
         """End it; once more does nothing."""
-        if self._end.is_set():
-            return
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
-        self.rate_per_s = len(self.latencies_s) / (time.monotonic() - self._began)
+        if not self._end.is_set():
+            self._end.set()
+            for thread in self._threads:
+                thread.join()
+            self.rate_per_s = len(self.ended) / (time.monotonic() - self._began)
 
     def more(self, count: int) -> None:
         """Wait for so many more answers."""
-        target = len(self.latencies_s) + count
-        until(lambda: len(self.latencies_s) >= target)
+        target = len(self.ended) + count
+        until(lambda: len(self.ended) >= target, within_s=TIMEOUT_S)
+
+    @property
+    def failures(self) -> list[Any]:
+        """What came instead of an answer with a score for each document."""
+        return [one.failure for one in self.ended if one.failure]
+
+    @property
+    def by_upstream(self) -> Counter[str]:
+        return Counter(one.upstream for one in self.ended)
 
     def p99_ms(self) -> float:
         """Return the latency that all but one answer in a hundred stay under."""
-        return sorted(self.latencies_s)[int(len(self.latencies_s) * 0.99)] * 1000
+        return sorted(one.took_s for one in self.ended)[int(len(self.ended) * 0.99)] * 1000
 
     def __str__(self) -> str:
         return (
-            f"{len(self.latencies_s)} requests, {self.rate_per_s:.0f}/s, p99 {self.p99_ms():.0f} ms, "
+            f"{len(self.ended)} requests, {self.rate_per_s:.0f}/s, p99 {self.p99_ms():.0f} ms, "
             f"{len(self.failures)} failed {Counter(self.failures) or ''}"
         )

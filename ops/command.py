@@ -1,8 +1,7 @@
 """The command `python -m ops VERB`: the options that verbs share, what each prints, how it ends. Verbs register here.
 
-stdout has the summary in Markdown, or with --json one document; stderr has Pulumi's progress and, when something is
-wrong, one line with the remedy. --markdown FILE writes the summary to a file as well, also when the command fails, so
-that a pipeline's comment says the same as its log.
+The answer is drawn on a terminal, is Markdown elsewhere, and one document with --json. --markdown FILE writes it to a
+file as well, also when the command fails, so that a pipeline's comment says the same as its log.
 """
 
 from __future__ import annotations
@@ -10,12 +9,14 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.markdown import Markdown
 
 from components.errors import RerankerError
 from ops import report
@@ -23,15 +24,17 @@ from ops.engine import Pulumi, drop_empty_secrets, without_secrets
 from ops.exits import CODES, ERROR, OpsError, from_error, table
 
 Json = Any
+Open = Callable[[str], Pulumi]  # gives the stack of a name
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: exit code, machine-readable facts, summary in Markdown."""
+    """How a command ended: exit code, headline and parts in Markdown ("" for none), machine-readable facts."""
 
     code: int
-    facts: Mapping[str, Json]
-    markdown: str
+    headline: str
+    parts: Sequence[str] = ()
+    facts: Mapping[str, Json] = field(default_factory=dict)
 
 
 Work = Callable[..., Outcome]
@@ -45,22 +48,39 @@ def cli() -> None:
 
 
 def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Callable[[Work], click.Command]:
-    """Return a decorator that makes a function a verb: it is given the stack (or the folder), and its own options."""
+    """Return a decorator that makes a function a verb: it is given the stack (or `Open`), and its own options."""
+    full = f"{group.name} {name}" if group is not cli else name
 
     def register(work: Work) -> click.Command:
         @functools.wraps(work)
-        def run(cwd: Path, as_json: bool, markdown: str | None, stack: str = "", **own: Any) -> None:
-            full = f"{group.name} {name}" if group is not cli else name
-            outcome = _outcome_of(full, stack, lambda: work(Pulumi(cwd, stack) if on_stack else cwd, **own))
-            sys.exit(_shown(full, stack, outcome, as_json=as_json, markdown=markdown))
+        def run(cwd: Path, as_json: bool, markdown: str, verbose: bool, stack: str = "", **own: Any) -> None:
+            opener = functools.partial(Pulumi, cwd, verbose=verbose)
+            try:
+                outcome = work(opener(stack) if on_stack else opener, **own)
+            except (OpsError, RerankerError, OSError) as error:
+                outcome = _failed(from_error(error))
+            except (KeyboardInterrupt, click.Abort):
+                outcome = _failed(OpsError(ERROR, "interrupted"))
+            code = outcome.code
+            try:
+                _show(full, stack, outcome, as_json=as_json, markdown=markdown)
+            except OSError as error:
+                click.echo(f"error: cannot write {markdown}: {error}", err=True)
+                code = code or ERROR
+            sys.exit(code)
 
         options = [
             click.option("--stack", required=True, help="The stack to work on."),
             click.option(
                 "--cwd", type=click.Path(path_type=Path), default=Path(), help="Folder of the project (default: here)."
             ),
-            click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary."),
-            click.option("--markdown", metavar="FILE", help="Write the summary to a file as well; - for stdout."),
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the answer."),
+            click.option(
+                "--markdown", metavar="FILE", default="", help="Also write the answer to a file; - for stdout."
+            ),
+            click.option(
+                "-v", "--verbose", is_flag=True, envvar="CI", help="Show Pulumi's output, as where CI is set."
+            ),
         ]
         wrapped: Callable[..., Any] = run
         for option in reversed(options if on_stack else options[1:]):
@@ -70,30 +90,34 @@ def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Calla
     return register
 
 
-def _outcome_of(name: str, stack: str, work: Callable[[], Outcome]) -> Outcome:
-    try:
-        return work()
-    except (OpsError, RerankerError, OSError) as error:
-        failure = from_error(error)
-    except KeyboardInterrupt:
-        failure = OpsError(ERROR, "interrupted")
-    print(without_secrets(f"error: {failure}"), file=sys.stderr)
-    facts = {"error": failure.text, "remedy": failure.remedy}
-    return Outcome(failure.code, facts, report.failure(name, stack, failure))
+def draw(name: str, stack: str, outcome: Outcome, console: Console) -> None:
+    """Draw the answer on a terminal."""
+    console.print(Markdown(_text(name, stack, outcome)))
 
 
-def _shown(name: str, stack: str, outcome: Outcome, *, as_json: bool, markdown: str | None) -> int:
-    """Print what came of a command; return its exit code."""
-    text = without_secrets(outcome.markdown)
+def _failed(error: OpsError) -> Outcome:
+    click.echo(without_secrets(f"error: {error}"), err=True)
+    parts = [
+        f"**error:** {report.safe(error.text, report.MAX_ERROR_CHARS)}",
+        f"**what to do:** {report.safe(error.remedy)}" if error.remedy else "",
+        f"Exit code {error.code}: {CODES[error.code]}.",
+    ]
+    return Outcome(error.code, "failed", parts, {"error": error.text, "remedy": error.remedy})
+
+
+def _show(name: str, stack: str, outcome: Outcome, *, as_json: bool, markdown: str) -> None:
+    text = _text(name, stack, outcome)
     document = {"command": name, "stack": stack, "exit_code": outcome.code, "means": CODES[outcome.code]}
     if as_json and markdown != "-":
         print(without_secrets(json.dumps({**document, **outcome.facts}, indent=2)))
-    else:
+    elif markdown == "-" or not sys.stdout.isatty():
         print(text)
-    if markdown and markdown != "-":
-        try:
-            Path(markdown).write_text(text + "\n")
-        except OSError as error:
-            print(f"error: cannot write {markdown}: {error}", file=sys.stderr)
-            return outcome.code or ERROR
-    return outcome.code
+    elif "error" not in outcome.facts:  # an error is on the terminal already, by stderr
+        draw(name, stack, outcome, Console())
+    if markdown not in ("", "-"):
+        Path(markdown).write_text(text + "\n")
+
+
+def _text(name: str, stack: str, outcome: Outcome) -> str:
+    title = f"### {f'{report.code(stack)} ' if stack else ''}{name}: {outcome.headline}"
+    return without_secrets("\n\n".join([title, *filter(None, outcome.parts)]))

@@ -1,15 +1,12 @@
-"""A stack's own config file, Pulumi.<stack>.yaml: values set, copied and removed, the whole of it put back.
+"""A stack's own config file, Pulumi.<stack>.yaml: values set and copied, the whole of it put back.
 
 Called by roll, rotate-key and review. The Pulumi CLI writes it, so that values stay as they are and secrets encrypted.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +23,10 @@ class StackConfig:
     """The config file of one stack, as it was when this object was made and as it is."""
 
     def __init__(self, pulumi: Pulumi) -> None:
-        self._pulumi = pulumi
         self.path = config_file(pulumi)
         if not self.path.exists():
             raise OpsError(USAGE, f"stack {pulumi.name} has no config file {self.path.name}", "--cwd names its folder")
         self._before = self.path.read_bytes()
-
-    def get(self, key: str) -> str:
-        """Return a value in clear, a default of Pulumi.yaml included."""
-        return self._pulumi.config(key)
-
-    def put(self, values: Mapping[str, Json]) -> None:
-        """Set values in clear: lists and maps as such, KEY.PART in the map of that key. Raises OpsError."""
-        put(self._pulumi, {f"{self._pulumi.project}:{key}": entry(value) for key, value in values.items()})
-
-    def put_secret(self, key: str, value: str) -> None:
-        self._pulumi.set_secret(key, value)
-        self._pulumi.forget_config()
-
-    def remove(self, key: str) -> None:
-        """Set a key no longer, if it is set."""
-        self._pulumi.ask(self._pulumi.stack.remove_config, key)
-        self._pulumi.forget_config()
 
     @property
     def changed(self) -> bool:
@@ -56,15 +35,12 @@ class StackConfig:
 
     def put_back(self) -> None:
         """Write the file as it was, byte for byte."""
-        beside = self.path.with_name(f".{self.path.name}.new")
-        try:
-            beside.write_bytes(self._before)
-            beside.chmod(self.path.stat().st_mode & 0o777)
-            os.replace(beside, self.path)
-        finally:
-            with suppress(FileNotFoundError):
-                beside.unlink()
-        self._pulumi.forget_config()
+        if self.changed:
+            self.path.write_bytes(self._before)
+
+    def commit_line(self) -> str:
+        """Return what is left to do with a file that was changed."""
+        return f"`{self.path.name}` was changed: commit it." if self.changed else ""
 
 
 def config_file(pulumi: Pulumi) -> Path:
@@ -83,40 +59,35 @@ def copy(source: Pulumi, target: Pulumi) -> None:
     own = (yaml.safe_load(path.read_text()) or {}).get("config") or {}
     own_keys = {key if ":" in key else f"{source.project}:{key}" for key in own}
     found = {key: one for key, one in source.all_config().items() if key in own_keys}
-    put(target, {key: one for key, one in found.items() if not one["secret"]})
+    target.set_all_config({key: one for key, one in found.items() if not one["secret"]})
     for key, one in found.items():
         if one["secret"]:
             target.set_secret(key, one["value"])
 
 
-def put(pulumi: Pulumi, entries: Mapping[str, Mapping[str, Json]]) -> None:
-    """Set values, as `pulumi config --json` has them, in clear and by full key. Raises OpsError."""
-    whole = {key: one for key, one in entries.items() if "." not in key}
-    if whole:
-        pulumi.ask(pulumi.workspace.set_all_config_json, pulumi.name, json.dumps(whole))
-    for key, one in entries.items():
+def put(pulumi: Pulumi, values: Mapping[str, Json]) -> None:
+    """Set values in clear: lists and maps as such, KEY.PART in the map of that key. Raises OpsError."""
+    full = {f"{pulumi.project}:{key}": value for key, value in values.items()}
+    if whole := {key: _entry(value) for key, value in full.items() if "." not in key}:
+        pulumi.set_all_config(whole)
+    for key, value in full.items():
         if key not in whole:
-            words = ["config", "set", "--path", key, "--plaintext", "--stack", pulumi.name, "--", one["value"]]
-            pulumi.ask(pulumi.command.run, words, str(pulumi.cwd), {})
-    pulumi.forget_config()
+            pulumi.set_config("--path", key, "--plaintext", "--", value)
 
 
-def entry(value: Json) -> dict[str, Json]:
+def _entry(value: Json) -> dict[str, Json]:
     """Return a value as `pulumi config --json` has it."""
     if isinstance(value, list | dict):
         return {"value": json.dumps(value), "objectValue": value}
     return {"value": str(value)}
 
 
-def assignments(words: Sequence[str], project_file: Path) -> dict[str, Json]:
-    """Read KEY=VALUE words; a value that is a JSON list or map is one. Raises OpsError: unknown keys, secrets."""
-    project = yaml.safe_load(project_file.read_text())
-    keys = [key.rpartition(":")[2] for key in project.get("config") or ()]
+def assignments(words: Sequence[str]) -> dict[str, Json]:
+    """Read KEY=VALUE words; a value that is a JSON list or map is one. Raises OpsError; the program knows the keys."""
     values: dict[str, Json] = {}
     for word in words:
-        key, equals, text = word.partition("=")
-        key = key.strip().removeprefix(f"{project['name']}:")
-        top = key.partition(".")[0]
+        left, equals, text = word.partition("=")
+        key = left.strip().rpartition(":")[2]
         if not equals:
             raise OpsError(USAGE, f"--set {key!r} has no value", "write --set KEY=VALUE")
         if key in secret_keys():
@@ -125,13 +96,8 @@ def assignments(words: Sequence[str], project_file: Path) -> dict[str, Json]:
                 f"--set {key}: a secret does not belong on a command line, where every process of the machine sees it",
                 f"`pulumi config set --secret {key}` reads it from stdin; then roll without --set",
             )
-        if top not in keys:
-            near = difflib.get_close_matches(top, keys, 1)
-            raise OpsError(USAGE, f"--set {key}: not a config key", f"did you mean {near[0]}?" if near else "")
-        values[key] = text
-        if text.lstrip().startswith(("[", "{")):
-            try:
-                values[key] = json.loads(text)
-            except ValueError as error:
-                raise OpsError(USAGE, f"--set {key}: not JSON: {error}") from None
+        try:
+            values[key] = json.loads(text) if text.lstrip().startswith(("[", "{")) else text
+        except ValueError as error:
+            raise OpsError(USAGE, f"--set {key}: not JSON: {error}") from None
     return values

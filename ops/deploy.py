@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import click
-
 from ops import report, stack_tags
 from ops.command import Outcome, verb
 from ops.engine import Pulumi
@@ -14,23 +12,22 @@ from ops.preview import CREATE
 
 
 @verb("deploy")
-@click.option("--create", is_flag=True, help=CREATE)
+@CREATE
 def deploy(pulumi: Pulumi, *, create: bool) -> Outcome:
     """Deploy what is declared (pulumi up), and say what runs then."""
     if create:
         pulumi.ensure()
-    return deploy_summary(pulumi, pulumi.up(), "deploy")
+    return deploy_summary(pulumi, pulumi.up())
 
 
-def deploy_summary(pulumi: Pulumi, run: Run, title: str) -> Outcome:
+def deploy_summary(pulumi: Pulumi, run: Run) -> Outcome:
     """Return the outcome of an up that has succeeded."""
     stack_tags.delete(pulumi, stack_tags.DRIFT_SINCE)
     outputs, changed, warnings = Outputs.parse(pulumi.outputs()), run.counts(), run.warnings()
     done = ", ".join(f"{count} {op}d" for op, count in changed.items()) or "nothing had to change"
     parts = [
-        f"### {report.code(pulumi.name)} {title}: {done}",
         report.running(outputs),
-        *report.bullets("Warnings", warnings),
+        report.bullets("Warnings", warnings),
         f"The key: {report.code(f'pulumi stack output api_key --show-secrets --stack {pulumi.name}')}",
     ]
     facts = {
@@ -42,4 +39,4 @@ def deploy_summary(pulumi: Pulumi, run: Run, title: str) -> Outcome:
         "validated": outputs.validated,
         "warnings": warnings,
     }
-    return Outcome(OK, facts, "\n\n".join(parts))
+    return Outcome(OK, done, parts, facts)

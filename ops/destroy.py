@@ -20,7 +20,8 @@ def destroy(pulumi: Pulumi, *, yes: bool, remove: bool) -> Outcome:
     """Destroy everything that a stack has."""
     outputs = Outputs.parse(pulumi.outputs())
     if not yes:
-        confirm(pulumi.name, outputs)
+        ids = ", ".join(str(one.instance_id) for one in outputs.replicas) or "no instance"
+        confirm(f"destroys stack {pulumi.name} ({ids}, ${outputs.hourly_cost_usd:.4f}/h)", pulumi.name)
     return destroy_stack(pulumi, outputs, remove=remove)
 
 
@@ -29,22 +30,18 @@ def destroy_stack(pulumi: Pulumi, outputs: Outputs, *, remove: bool) -> Outcome:
     deleted = pulumi.destroy().counts().get("delete", 0)
     if remove:
         pulumi.ask(pulumi.workspace.remove_stack, pulumi.name)
-    ids = [one.instance_id for one in outputs.replicas]
-    freed = outputs.hourly_cost_usd
-    parts = [
-        f"### {report.code(pulumi.name)} destroy: {deleted} resources deleted{', the stack removed' if remove else ''}"
-    ]
-    if ids:
-        parts.append(f"Instances {', '.join(map(str, ids))} are given back; {report.usd(freed)}/h is no longer paid.")
+    ids, freed = [one.instance_id for one in outputs.replicas], outputs.hourly_cost_usd
+    headline = f"{report.count(deleted, 'resource')} deleted{', the stack removed' if remove else ''}"
+    given_back = f"{report.count(len(ids), 'instance')} given back: {', '.join(map(str, ids))}"
+    parts = [f"{given_back}; {report.usd(freed)}/h is no longer paid." if ids else ""]
     facts = {"deleted": deleted, "instances": ids, "freed_usd_h": freed, "removed": remove}
-    return Outcome(OK, facts, "\n\n".join(parts))
+    return Outcome(OK, headline, parts, facts)
 
 
-def confirm(stack: str, outputs: Outputs) -> None:
-    """Have the stack's name typed. Raises OpsError when it is not, or nobody is there to type it."""
+def confirm(what: str, word: str) -> None:
+    """Have a word typed before something is destroyed. Raises OpsError when it is not, or nobody is there to type."""
     if not sys.stdin.isatty():
-        raise OpsError(USAGE, f"nobody is there to confirm that {stack} is destroyed", "add --yes")
-    ids = ", ".join(str(one.instance_id) for one in outputs.replicas) or "no instance"
-    click.echo(f"destroys stack {stack} ({ids}, ${outputs.hourly_cost_usd:.4f}/h). Its name, to go on: ", err=True)
-    if input().strip() != stack:
+        raise OpsError(USAGE, f"nobody is there to confirm: {what}", "add --yes")
+    typed = click.prompt(f"{what}. Type {word} to go on", default="", show_default=False, err=True)
+    if typed.strip() != word:
         raise OpsError(USAGE, "not confirmed: nothing was destroyed")

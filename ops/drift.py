@@ -22,43 +22,29 @@ from ops.plan import Plan
 def drift(pulumi: Pulumi) -> Outcome:
     """Say whether what runs is what is declared: what drifted, why and since when."""
     plan = pulumi.preview().plan()
-    title = f"### {report.code(pulumi.name)} drift: "
     if plan.in_sync and plan.unheard:
         raise silence(pulumi, plan)
     if plan.in_sync:
         stack_tags.delete(pulumi, stack_tags.DRIFT_SINCE)
-        parts = [f"{title}in sync", *report.bullets("Warnings", plan.warnings)]
-        return Outcome(OK, {"in_sync": True, "drift": [], "warnings": plan.warnings}, "\n\n".join(parts))
+        return Outcome(OK, "in sync", report.changes(plan), {"in_sync": True, **asdict(plan)})
     refuse_if_busy(pulumi)
     pending, since, now = undeployed(pulumi), stack_tags.get(pulumi, stack_tags.DRIFT_SINCE), datetime.now(UTC)
     if since is None and stack_tags.set_time(pulumi, stack_tags.DRIFT_SINCE, now):
         since = now
     lasted = minutes((now - since).total_seconds()) if since else ""
-    found = dict.fromkeys(one.partition(":")[0] for one in plan.drift)
+    kinds = dict.fromkeys(one.partition(":")[0] for one in plan.drift)
+    remedy = "Deploy what is declared: `python -m ops deploy" if pending else "Repair: `python -m ops heal"
     parts = [
-        f"{title}{'; '.join([*found, *(['undeployed changes'] if pending else [])]) or 'not in sync'}",
         f"First seen {since:%Y-%m-%d %H:%M} UTC, {lasted} ago." if since else "First seen: not kept by this backend.",
-        *report.bullets("What drifted", plan.drift),
-        *report.bullets("Nothing is heard of", plan.unheard),
-        *report.bullets("Changed in the program or its config, and not deployed", pending),
-        *report.choices(plan),
-        report.changes(plan),
-        *report.bullets("Warnings", plan.warnings),
-        f"Deploy what is declared: {report.code(f'python -m ops deploy --stack {pulumi.name}')}"
-        if pending
-        else f"Repair: {report.code(f'python -m ops heal --stack {pulumi.name}')}",
+        report.bullets("What drifted", plan.drift),
+        report.bullets("Nothing is heard of", plan.unheard),
+        report.bullets("Changed in the program or its config, and not deployed", pending),
+        *report.changes(plan),
+        f"{remedy} --stack {pulumi.name}`",
     ]
-    facts = {
-        "in_sync": False,
-        "since": since.isoformat() if since else None,
-        "drift": plan.drift,
-        "unheard": plan.unheard,
-        "pending": pending,
-        "steps": [asdict(one) for one in plan.steps],
-        "choices": [asdict(one) for one in plan.choices],
-        "warnings": plan.warnings,
-    }
-    return Outcome(DRIFT, facts, "\n\n".join(parts))
+    facts = {"in_sync": False, "since": since.isoformat() if since else None, **asdict(plan), "pending": pending}
+    headline = "; ".join([*kinds, *(["undeployed changes"] if pending else [])]) or "not in sync"
+    return Outcome(DRIFT, headline, parts, facts)
 
 
 def silence(pulumi: Pulumi, plan: Plan) -> OpsError:

@@ -1,7 +1,8 @@
 """Pulumi's engine on one stack of this project, by its Automation API; every command of ops/ works through it.
 
-An operation's text goes to stderr as it comes, without secrets; its events come typed. A signal that ends this process
-is passed on to the engine once, which then stops in good order: what it was renting is destroyed or recorded.
+An operation's text goes to a log or, verbose, to stderr as it comes, without secrets; its events come typed. A signal
+that ends this process is passed on to the engine once, which then stops in good order: what it was renting is destroyed
+or recorded.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -21,6 +23,8 @@ from typing import IO, Any, TypeVar
 from pulumi import automation
 from pulumi.automation.errors import create_command_error
 from pulumi.automation.events import EngineEvent
+from rich.console import Console
+from rich.text import Text
 
 from components.redaction import MASK, scrub
 from ops.exits import BUSY, ERROR, POLICY, USAGE, OpsError, from_messages
@@ -99,24 +103,19 @@ class Command(automation.PulumiCommand):
             text=True,
             start_new_session=True,
         )
-        lines: tuple[list[str], list[str]] = ([], [])
-        with self._signals_passed_on(process):
+        with self._signals_passed_on(process), ThreadPoolExecutor(2) as pool:
+            pipes = ((process.stdout, on_output), (process.stderr, on_error))
+            out, err = (pool.submit(_follow, *one) for one in pipes)
             with suppress(BrokenPipeError):  # it ended before it read
                 if process.stdin:
                     process.stdin.write(given)
                     process.stdin.close()
-            pipes = zip((process.stdout, process.stderr), lines, (on_output, on_error), strict=True)
-            threads = [threading.Thread(target=_follow, args=one, daemon=True) for one in pipes]
-            for thread in threads:
-                thread.start()
             try:
                 process.wait(None if args[0] in OPERATIONS else SHORT_S)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 raise OpsError(BUSY, f"`pulumi {' '.join(args[:2])}` did not end within {SHORT_S} s") from None
-            for thread in threads:
-                thread.join()
-        self.ended = automation.CommandResult("\n".join(lines[0]), "\n".join(lines[1]), process.returncode)
+        self.ended = automation.CommandResult(out.result(), err.result(), process.returncode)
         if process.returncode != 0:
             raise create_command_error(self.ended)
         return self.ended
@@ -146,11 +145,13 @@ class Command(automation.PulumiCommand):
                 process.wait()
 
 
-def _follow(pipe: IO[str] | None, lines: list[str], show: Callable[[str], Any] | None) -> None:
+def _follow(pipe: IO[str] | None, show: Callable[[str], Any] | None) -> str:
+    lines = []
     for line in pipe or ():
         lines.append(line.rstrip("\n"))
         if show:
             show(lines[-1])
+    return "\n".join(lines)
 
 
 class Workspace(automation.LocalWorkspace):
@@ -163,11 +164,12 @@ class Workspace(automation.LocalWorkspace):
 class Pulumi:
     """One stack of the project in `cwd`. All methods raise OpsError."""
 
-    def __init__(self, cwd: Path, stack: str) -> None:
+    def __init__(self, cwd: Path, stack: str, *, verbose: bool = True) -> None:
         if not (cwd / "Pulumi.yaml").exists():
             raise OpsError(USAGE, f"no Pulumi.yaml in {cwd}", "--cwd names the project's folder")
         self.cwd = cwd
         self.name = stack
+        self.log = None if verbose else cwd / ".local" / "log" / f"{stack.replace('/', '-')}.log"
         self.command = Command()
         self.workspace = Workspace(work_dir=str(cwd), pulumi_command=self.command)
         self.stack = automation.Stack.select(stack, self.workspace)
@@ -206,10 +208,11 @@ class Pulumi:
 
         self.command.options = flags
         try:
-            operation(
-                on_event=keep, on_output=_show, on_error=_show, color="never", suppress_outputs=True,
-                parallel=PARALLEL, **options,
-            )  # fmt: skip
+            with self._shown() as show:
+                operation(
+                    on_event=keep, on_output=show, on_error=show, color="never", suppress_outputs=True,
+                    parallel=PARALLEL, **options,
+                )  # fmt: skip
         except automation.CommandError as error:
             run = Run(events)
             if broken := run.policies():
@@ -218,6 +221,24 @@ class Pulumi:
         finally:
             self.command.options = ()
         return Run(events)
+
+    @contextmanager
+    def _shown(self) -> Iterator[Callable[[str], None]]:
+        """Give what takes the engine's text: to stderr, or to the log, with its last line on a terminal meanwhile."""
+        if self.log is None:
+            yield lambda line: print(scrub(line, secrets()), file=sys.stderr, flush=True)
+            return
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        console = Console(stderr=True)
+        with self.log.open("a") as log, console.status("pulumi") as status:
+
+            def write(line: str) -> None:
+                line = scrub(line, secrets())
+                print(line, file=log, flush=True)
+                if words := line.split():
+                    status.update(Text(" ".join(words)[: max(console.width - 4, 1)]))
+
+            yield write
 
     def _failed(self, error: automation.CommandError, messages: Sequence[str] = ()) -> OpsError:
         ended = self.command.ended
@@ -229,6 +250,7 @@ class Pulumi:
         if isinstance(error, automation.StackNotFoundError):
             remedy = "`pulumi stack ls` lists the stacks of this backend; make it with `pulumi stack init NAME`"
             return OpsError(USAGE, found.text, remedy)
+        found.remedy = found.remedy or f"its output is {f'in {self.log}' if self.log else 'above'}"
         return found
 
     # ---- the backend -----------------------------------------------------------------------------------------------
@@ -240,15 +262,19 @@ class Pulumi:
         except automation.CommandError as error:
             raise self._failed(error) from None
 
+    def _run(self, *words: str) -> str:
+        """Return what a command of the CLI prints, on this stack."""
+        at = words.index("--") if "--" in words else len(words)
+        named = [*words[:at], "--stack", self.name, *words[at:]]
+        return self.ask(self.command.run, named, str(self.cwd), {}).stdout
+
     def outputs(self) -> dict[str, Json]:
         """Return the stack's outputs, secrets in clear: for this process only."""
         return {name: one.value for name, one in self.ask(self.stack.outputs).items()}
 
     def export(self) -> dict[str, Json]:
         """Return the deployment as it is stored, secrets encrypted."""
-        words = ["stack", "export", "--stack", self.name]
-        done = self.ask(self.command.run, words, str(self.cwd), {})
-        return json.loads(done.stdout).get("deployment") or {}
+        return json.loads(self._run("stack", "export")).get("deployment") or {}
 
     def resources(self, *, show_secrets: bool = False) -> list[dict[str, Json]]:
         """Return the resources of the state; with secrets in clear for this process only."""
@@ -257,8 +283,7 @@ class Pulumi:
 
     def all_config(self) -> dict[str, Mapping[str, Json]]:
         """Return value, objectValue and secret by full key, secrets in clear, defaults of Pulumi.yaml included."""
-        words = ["config", "--json", "--show-secrets", "--stack", self.name]  # get_all_config has no objects
-        return dict(json.loads(self.ask(self.command.run, words, str(self.cwd), {}).stdout or "{}"))
+        return dict(json.loads(self._run("config", "--json", "--show-secrets") or "{}"))  # get_all_config: no objects
 
     def config(self, key: str) -> str:
         """Return a config value in clear, or "" if neither the stack's config nor Pulumi.yaml sets it."""
@@ -269,10 +294,21 @@ class Pulumi:
     def set_secret(self, key: str, value: str) -> None:
         """Set a secret of the stack's config; it passes through stdin."""
         self.command.given = value
-        self.ask(self.command.run, ["config", "set", "--secret", key, "--stack", self.name], str(self.cwd), {})
+        self.set_config("--secret", key)
 
-    def forget_config(self) -> None:
-        """Read the config anew when it is asked for: it was changed."""
+    def set_config(self, *words: str) -> None:
+        """Set a config value by the words of `pulumi config set`."""
+        self._run("config", "set", *words)
+        self._config = None
+
+    def set_all_config(self, entries: Mapping[str, Mapping[str, Json]]) -> None:
+        """Set config values by full key, as `pulumi config --json` has them."""
+        self.ask(self.workspace.set_all_config_json, self.name, json.dumps(entries))
+        self._config = None
+
+    def remove_config(self, key: str) -> None:
+        """Set a config key no longer, if it is set."""
+        self.ask(self.stack.remove_config, key)
         self._config = None
 
     def stacks(self) -> list[str]:
@@ -287,7 +323,3 @@ class Pulumi:
             there = ", ".join(sorted(path.name for path in self.cwd.glob("Pulumi.*.yaml")))
             raise OpsError(USAGE, f"no stack named {self.name!r} and no Pulumi.{self.name}.yaml", f"there are {there}")
         self.ask(self.workspace.create_stack, self.name)
-
-
-def _show(line: str) -> None:
-    print(scrub(line, secrets()), file=sys.stderr, flush=True)

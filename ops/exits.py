@@ -105,7 +105,7 @@ def from_messages(messages: Iterable[str], pulumi_rc: int = 1) -> OpsError:
         for text in texts:
             if re.search(pattern, text, re.IGNORECASE):
                 return OpsError(code, text, remedy)
-    return OpsError(ERROR, texts[0], "its output is above")
+    return OpsError(ERROR, texts[0])
 
 
 def _of_class(kind: type) -> tuple[int, str]:

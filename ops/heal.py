@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from ops import report, stack_tags
@@ -21,17 +23,14 @@ def heal(pulumi: Pulumi, *, allow_changes: bool) -> Outcome:
         raise silence(pulumi, plan)
     if plan.in_sync:
         stack_tags.delete(pulumi, stack_tags.DRIFT_SINCE)
-        return Outcome(OK, {"healed": []}, f"### {report.code(pulumi.name)} heal: in sync, nothing to repair")
+        return Outcome(OK, "in sync, nothing to repair", (), {"healed": []})
     if not allow_changes and (pending := undeployed(pulumi)):
         raise OpsError(
             PENDING,
             f"stack {pulumi.name} has changes that are not deployed: {'; '.join(pending)}",
             "deploy them (python -m ops deploy), or repair with them by --allow-changes",
         )
-    done = deploy_summary(pulumi, pulumi.up(), "heal")
-    parts = [
-        done.markdown,
-        *report.bullets("Repaired", plan.drift),
-        *report.bullets("Nothing is heard of", plan.unheard),
-    ]
-    return Outcome(OK, {"healed": plan.drift, **done.facts}, "\n\n".join(parts))
+    done = deploy_summary(pulumi, pulumi.up())
+    silent = report.bullets("Nothing is heard of", plan.unheard)
+    parts = [*done.parts, report.bullets("Repaired", plan.drift), silent]
+    return replace(done, parts=parts, facts={"healed": plan.drift, **done.facts})

@@ -18,6 +18,7 @@ import click
 import yaml
 
 from components.vast.identity import SERVER_NAME
+from ops import report
 from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import OK, USAGE, OpsError
@@ -43,17 +44,20 @@ def metrics(pulumi: Pulumi, *, folder: Path, every_s: int) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
         _replace(folder / name, text, 0o600 if name.endswith("_key") else 0o644)
-    text = f"Written to {folder}: `prometheus --config.file={folder / 'prometheus.yml'}`"
-    return Outcome(OK, {"folder": str(folder), "files": sorted(written)}, text)
+    parts = [f"Start it: `prometheus --config.file={folder / 'prometheus.yml'}`"]
+    facts = {"folder": str(folder), "files": sorted(written)}
+    return Outcome(OK, f"{len(written)} files written to {report.code(folder)}", parts, facts)
 
 
 def files(stack: str, outputs: Outputs, key: str, folder: Path, every_s: int) -> dict[str, str]:
     """Return the files' texts by name."""
     jobs, secret = [_job(REPLICAS, stack, folder, "servers_key", outputs)], {"servers_key": key}
-    targets = [
-        _target(one.url, REPLICAS, replica=str(one.instance_id), gpu=one.gpu, machine_id=str(one.machine_id))
-        for one in outputs.replicas
-    ]
+    targets, rules = [], []
+    for one in outputs.replicas:
+        labels = {"replica": str(one.instance_id), "gpu": one.gpu, "machine_id": str(one.machine_id)}
+        targets.append(_target(one.url, REPLICAS, **labels))
+        priced = {"stack": stack, "replica": str(one.instance_id)}
+        rules.append({"record": PRICE, "expr": f"vector({one.hourly_cost_usd:.6f})", "labels": priced})
     if outputs.gateway:
         jobs.append(_job(GATEWAY, stack, folder, "client_key", outputs))
         targets.append(_target(outputs.url, GATEWAY))
@@ -63,14 +67,6 @@ def files(stack: str, outputs: Outputs, key: str, folder: Path, every_s: int) ->
         "rule_files": [str(folder / "prices.yml")],
         "scrape_configs": jobs,
     }
-    rules = [
-        {
-            "record": PRICE,
-            "expr": f"vector({one.hourly_cost_usd:.6f})",
-            "labels": {"stack": stack, "replica": str(one.instance_id)},
-        }
-        for one in outputs.replicas
-    ]
     return {
         "prometheus.yml": yaml.safe_dump(config, sort_keys=False),
         "prices.yml": yaml.safe_dump({"groups": [{"name": "reranker-prices", "rules": rules}]}, sort_keys=False),

@@ -24,8 +24,8 @@ from components.vast.models import Contract
 from components.vast.pacing import PUBLISHED, Pacer
 from components.vast.ranking import minutes
 from ops import report
-from ops.command import Outcome, verb
-from ops.engine import Pulumi
+from ops.command import Open, Outcome, verb
+from ops.destroy import confirm
 from ops.exits import LEFT, OK, USAGE, OpsError
 from ops.fleet import kind
 from ops.plan import INSTANCE
@@ -37,62 +37,41 @@ NAMESPACE = yaml.safe_load(Path(__file__).parents[1].joinpath("Pulumi.yaml").rea
 
 @dataclass(frozen=True)
 class Orphan:
-    """An instance of ours that no state knows."""
+    """An instance of ours that no state knows; its cost so far is reckoned at its present price, bandwidth apart."""
 
-    contract: Contract
-    label: Label
+    instance_id: int
+    machine_id: int
+    gpu: str
+    state: str
+    label: str
     age_s: float
+    dph_total_usd: float
+    cost_usd: float
 
-    @property
-    def cost_usd(self) -> float:
-        """What it has cost so far, at its present price, bandwidth apart."""
-        return self.contract.dph_total_usd * self.age_s / 3600.0
-
-    def record(self) -> dict[str, Json]:
-        return {
-            "instance_id": self.contract.id,
-            "machine_id": self.contract.machine_id,
-            "label": self.contract.label,
-            "age_s": round(self.age_s),
-            "dph_total_usd": self.contract.dph_total_usd,
-            "cost_usd": round(self.cost_usd, 4),
-        }
+    @classmethod
+    def of(cls, one: Contract, now: float) -> Orphan:
+        age_s = max(now - one.start_date, 0.0) if one.start_date else 0.0
+        cost_usd, state = one.dph_total_usd * age_s / 3600.0, one.actual_status or "provisioning"
+        return cls(one.id, one.machine_id, one.gpu_name, state, one.label, age_s, one.dph_total_usd, cost_usd)
 
     def __str__(self) -> str:
-        one = self.contract
         return (
-            f"instance {one.id}: {one.gpu_name} on machine {one.machine_id}, {one.actual_status or 'provisioning'}, "
-            f"{minutes(self.age_s)} old, ${one.dph_total_usd:.4f}/h, about ${self.cost_usd:.2f} so far, "
-            f"label {one.label}"
+            f"instance {self.instance_id}: {self.gpu} on machine {self.machine_id}, {self.state}, "
+            f"{minutes(self.age_s)} old, ${self.dph_total_usd:.4f}/h, about ${self.cost_usd:.2f} so far, "
+            f"label {self.label}"
         )
 
 
 def known_ids(exports: Iterable[str]) -> set[int]:
     """Return the ids of the instances in stack exports (JSON texts), those awaiting deletion included."""
-    ids = set()
-    for text in exports:
-        for resource in json.loads(text).get("deployment", {}).get("resources") or []:
-            if kind(resource) == INSTANCE and str(resource.get("id", "")).isdigit():
-                ids.add(int(resource["id"]))
-    return ids
+    found = [one for text in exports for one in json.loads(text).get("deployment", {}).get("resources") or []]
+    return {int(one["id"]) for one in found if kind(one) == INSTANCE and str(one.get("id", "")).isdigit()}
 
 
-def orphans(
-    contracts: Iterable[Contract], known: set[int], *, prefix: str, min_age_s: float, now: float
-) -> list[Orphan]:
-    """Return instances whose label starts with `prefix`, is ours, and whose id no state has.
-
-    Younger ones than `min_age_s` may belong to an `up` that is running right now, and are left out.
-    """
-    found = []
-    for contract in contracts:
-        label = Label.parse(contract.label)
-        if label is None or contract.id in known or not label.base.startswith(prefix):
-            continue
-        age_s = max(now - contract.start_date, 0.0) if contract.start_date else 0.0
-        if age_s >= min_age_s:
-            found.append(Orphan(contract, label, age_s))
-    return found
+def orphans(contracts: Iterable[Contract], known: set[int], *, prefix: str, now: float) -> list[Orphan]:
+    """Return instances whose label starts with `prefix`, is ours, and whose id no state has."""
+    labels = [(one, Label.parse(one.label)) for one in contracts if one.id not in known]
+    return [Orphan.of(one, now) for one, label in labels if label and label.base.startswith(prefix)]
 
 
 @verb("orphans", on_stack=False)
@@ -104,7 +83,7 @@ def orphans(
 @click.option("--all-stacks", is_flag=True, help="Compare with every stack of the backend as well.")
 @click.option("--api-url", envvar="VAST_URL", default=DEFAULT_API_URL, show_envvar=True, help="Vast.ai's API.")
 def find_orphans(
-    cwd: Path,
+    open_stack: Open,
     *,
     exports: tuple[Path, ...],
     prefix: str,
@@ -118,38 +97,40 @@ def find_orphans(
 
     EXPORTS: files of `pulumi stack export`, one for each stack that shares the account.
     """
-    key = os.environ.get("VAST_API_KEY", "")
-    client = VastClient(key, pacer=Pacer(PUBLISHED), api_url=api_url)
+    client = VastClient(os.environ.get("VAST_API_KEY", ""), pacer=Pacer(PUBLISHED), api_url=api_url)
     texts = [path.read_text() for path in exports]
     if all_stacks:
-        texts += [json.dumps({"deployment": Pulumi(cwd, name).export()}) for name in Pulumi(cwd, "").stacks()]
+        texts += [json.dumps({"deployment": open_stack(name).export()}) for name in open_stack("").stacks()]
     try:
         known = known_ids(texts)
     except ValueError as error:
         raise OpsError(USAGE, f"no export of a stack: {error}", "write one by `pulumi stack export --file`") from None
-    found = orphans(client.instances(), known, prefix=prefix, min_age_s=min_age_min * 60, now=time.time())
+    every = orphans(client.instances(), known, prefix=prefix, now=time.time())
+    found = [one for one in every if one.age_s >= min_age_min * 60]
+    young = [one for one in every if one not in found]  # may belong to an `up` that is running right now
     if destroy and not known:
         raise OpsError(
             USAGE,
             "--destroy needs the export of at least one stack that has an instance: without it every instance of the "
             "project looks like an orphan",
         )
-    lines = "".join(f"- {report.safe(one)}\n" for one in found)
-    text = f"### orphans: {len(found) or 'none'}\n\nCompared with {len(texts)} states.\n\n{lines}"
+    parts = [
+        f"Compared with {report.count(len(texts), 'state')}.",
+        report.bullets("Orphans", map(str, found)),
+        report.bullets(f"Younger than {min_age_min:g} minutes, of an `up` that runs now or orphans", map(str, young)),
+    ]
+    headline = f"{len(found) or 'none'}{f', and {len(young)} too young to tell' if young else ''}"
     destroyed: list[int] = []
-    facts = {"states": len(texts), "orphans": [one.record() for one in found], "destroyed": destroyed}
-    if not found:
-        return Outcome(OK, facts, text)
-    next_step = f"{text}\nRemove them: `python -m ops orphans --all-stacks --destroy`"
-    if not destroy:
-        return Outcome(LEFT, facts, next_step)
+    facts = {"states": len(texts), "orphans": [vars(one) for one in found], "young": [vars(one) for one in young]}
+    if not (found and destroy):
+        if found:
+            parts.append("Remove them: `python -m ops orphans --all-stacks --destroy`")
+        return Outcome(LEFT if found else OK, headline, parts, {**facts, "destroyed": destroyed})
     if not yes:
-        click.echo(text, err=True)
-        if not click.confirm(f"destroy these {len(found)} instances for good?", err=True):
-            return Outcome(LEFT, facts, f"{next_step}\n\nNothing was destroyed.")
+        click.echo("\n".join(map(str, found)), err=True)
+        confirm(f"destroys {report.count(len(found), 'instance')} for good", "yes")
     for one in found:
-        destroy_and_verify(client, one.contract.id)
-        destroyed.append(one.contract.id)
-        click.echo(f"destroyed instance {one.contract.id}", err=True)
-        text += f"\nDestroyed: instance {one.contract.id}\n"
-    return Outcome(OK, facts, text)
+        destroy_and_verify(client, one.instance_id)
+        destroyed.append(one.instance_id)
+        click.echo(f"destroyed instance {one.instance_id}", err=True)
+    return Outcome(OK, f"{headline}: all destroyed", parts, {**facts, "destroyed": destroyed})

@@ -12,6 +12,7 @@ from typing import Any
 
 from pulumi.automation.events import EngineEvent, StepEventMetadata
 
+from components.records import structure
 from components.vast.drift import TABLE, Drift
 
 Json = Any
@@ -29,18 +30,26 @@ SHOWN_CHARS = 60
 
 @dataclass(frozen=True)
 class Choice:
-    """The offer that would be rented: Vast.ai's ids, dollars per hour and for the download, seconds to ready.
+    """An offer of a plan, as ranking.Candidate records it: dollars per hour and for the download, seconds to ready."""
 
-    Of an interruptible one the price is the bid, without its disk.
-    """
+    ask_contract_id: int = 0
+    machine_id: int = 0
+    gpu_name: str = ""
+    geolocation: str = "-"
+    num_gpus: int = 1
+    dph_total: float = 0.0
+    bid_usd: float = 0.0
+    pull_cost_usd: float = 0.0
+    ready_s: float = 0.0
 
-    offer_id: int
-    machine_id: int
-    gpu: str
-    place: str
-    dph_total_usd: float
-    pull_cost_usd: float
-    ready_s: float
+    @property
+    def hourly_usd(self) -> float:
+        """What would be paid per hour: of an interruptible one the bid, without its disk."""
+        return self.bid_usd or self.dph_total
+
+    @property
+    def gpu(self) -> str:
+        return f"{self.num_gpus}x {self.gpu_name}" if self.num_gpus > 1 else self.gpu_name
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class Plan:
     unheard: Sequence[str]
     pending: Sequence[str]
     choices: Sequence[Choice]
-    offers: Sequence[Mapping[str, Json]]
+    offers: Sequence[Choice]
     now_usd: float | None
     after_usd: float | None
     warnings: Sequence[str]
@@ -129,16 +138,17 @@ class Run:
         """Return the plan that a preview's events describe."""
         drift = dict(self._drift())
         recorded = {one.urn: one.old for one in reversed(self.steps("refresh", "same", *STEPS)) if one.old}
-        steps, choices, prices, offers = [], [], [], []
+        steps, prices = [], []
+        choices: list[Choice] = []
+        offers: list[Choice] = []
         for meta in self.steps("same", *STEPS):
-            op, inputs = str(meta.op.value), (meta.new.inputs if meta.new else None) or {}
-            kind = meta.type.rpartition("/")[2]
+            op, kind = str(meta.op.value), meta.type.rpartition("/")[2]
             if kind == INSTANCE:
-                choice = _choice(inputs) if op in ("create", "replace") else None
-                choices += [choice] if choice else []
-                prices.append((op, _hourly(meta), choice.dph_total_usd if choice else None))
+                chosen = _offers(meta)[:1] if op in ("create", "replace") else []
+                choices += chosen
+                prices.append((op, _hourly(meta), chosen[0].hourly_usd if chosen else None))
             if kind == OFFERS and op not in ("same", "delete"):
-                offers += [one for one in inputs.get("candidates") or [] if isinstance(one, Mapping)]
+                offers += _offers(meta)
             if op != "same":
                 old = recorded.get(meta.urn)
                 changed = _changed(meta, op, (old.inputs or {}) if old else None)
@@ -188,25 +198,9 @@ def _hourly(meta: StepEventMetadata) -> float:
     return float(cost.get("total") or 0.0) if isinstance(cost, Mapping) else 0.0
 
 
-def _choice(inputs: Mapping[str, Json]) -> Choice | None:
-    found = inputs.get("candidates")
-    if not isinstance(found, list) or not found:
-        return None
-    first = found[0]
-
-    def number(key: str) -> float:
-        return float(first.get(key) or 0.0)
-
-    gpus = int(number("num_gpus"))
-    return Choice(
-        offer_id=int(number("ask_contract_id")),
-        machine_id=int(number("machine_id")),
-        gpu=f"{gpus}x {first.get('gpu_name')}" if gpus > 1 else str(first.get("gpu_name")),
-        place=str(first.get("geolocation") or "-"),
-        dph_total_usd=number("bid_usd") or number("dph_total"),
-        pull_cost_usd=number("pull_cost_usd"),
-        ready_s=number("ready_s"),
-    )
+def _offers(meta: StepEventMetadata) -> list[Choice]:
+    found = ((meta.new.inputs if meta.new else None) or {}).get("candidates")
+    return [structure(Choice, one) for one in found] if isinstance(found, list) else []
 
 
 def named(urn: str) -> str:

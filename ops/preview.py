@@ -11,11 +11,11 @@ from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import OK, PENDING
 
-CREATE = "Make the stack in its backend if it is not there; it needs a config file."
+CREATE = click.option("--create", is_flag=True, help="Make the stack if it is not there; it needs a config file.")
 
 
 @verb("preview")
-@click.option("--create", is_flag=True, help=CREATE)
+@CREATE
 @click.option("--expect-no-changes", is_flag=True, help="End with the code for undeployed changes if anything changes.")
 def preview(pulumi: Pulumi, *, create: bool, expect_no_changes: bool) -> Outcome:
     """Show what `up` would do to a stack, its price now and after, and the offers it would rent from."""
@@ -23,24 +23,12 @@ def preview(pulumi: Pulumi, *, create: bool, expect_no_changes: bool) -> Outcome
         pulumi.ensure()
     plan = pulumi.preview().plan()
     parts = [
-        f"### {report.code(pulumi.name)} preview: {report.plan_line(plan)}",
         report.prices(plan.now_usd, plan.after_usd),
-        *report.choices(plan),
-        *([report.changes(plan)] if plan.steps else []),
-        *report.bullets("Drift", plan.drift),
-        *report.bullets("Warnings", plan.warnings),
+        *report.changes(plan),
+        report.bullets("Drift", plan.drift),
         "**Policy:** nothing is blocked.",
-        *([report.offers(plan.offers)] if plan.offers else []),
+        report.offers(plan.offers) if plan.offers else "",
     ]
-    facts = {
-        "in_sync": plan.in_sync,
-        "changes": plan.counts(),
-        "steps": [asdict(one) for one in plan.steps],
-        "drift": plan.drift,
-        "pending": plan.pending,
-        "price": {"now_usd_h": plan.now_usd, "after_usd_h": plan.after_usd},
-        "choices": [asdict(one) for one in plan.choices],
-        "offers_considered": len(plan.offers),
-        "warnings": plan.warnings,
-    }
-    return Outcome(PENDING if expect_no_changes and not plan.in_sync else OK, facts, "\n\n".join(parts))
+    facts = {"in_sync": plan.in_sync, "changes": plan.counts(), **asdict(plan)}
+    code = PENDING if expect_no_changes and not plan.in_sync else OK
+    return Outcome(code, report.plan_line(plan), parts, facts)

@@ -1,20 +1,17 @@
-"""Summaries in Markdown, as they stand in a pull request's comment, an issue or a job's page. Pure; called by commands.
+"""Parts of answers in Markdown, as they stand in a pull request's comment, an issue or a job's page. Pure.
 
 What a host or an API said is data: it is escaped, so that it can neither break a table nor mention anyone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from components.vast.models import HOURS_PER_MONTH
 from components.vast.ranking import minutes
-from ops.exits import CODES, OpsError
 from ops.outputs import Outputs
-from ops.plan import Plan
+from ops.plan import Choice, Plan
 
-Json = Any
 MAX_TEXT_CHARS = 600
 MAX_ERROR_CHARS = 6000
 SIGNS = {"create": "+ create", "update": "~ update", "replace": "± replace", "delete": "- delete"}
@@ -36,21 +33,21 @@ def usd(amount: float | None, *, digits: int = 4) -> str:
     return "-" if amount is None else f"${amount:.{digits}f}"
 
 
+def count(number: int, what: str) -> str:
+    """Return a number of things: "1 server", "2 servers"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table of cells that are escaped already."""
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def failure(command: str, stack: str, error: OpsError) -> str:
-    """Return what is shown when a command could not do its work."""
-    parts = [
-        f"### {code(stack)} {command}: failed",
-        f"**error:** {safe(error.text, MAX_ERROR_CHARS)}",
-        *([f"**what to do:** {safe(error.remedy)}"] if error.remedy else []),
-        f"Exit code {error.code}: {CODES[error.code]}.",
-    ]
-    return "\n\n".join(parts)
+def bullets(title: str, texts: Iterable[str]) -> str:
+    """Return a titled list, or "" for none."""
+    items = [f"- {safe(text)}" for text in texts]
+    return "\n".join([f"**{title}**\n", *items]) if items else ""
 
 
 def plan_line(plan: Plan) -> str:
@@ -58,55 +55,36 @@ def plan_line(plan: Plan) -> str:
     return ", ".join(f"{count} to {op}" for op, count in plan.counts().items()) or "nothing to change"
 
 
-def changes(plan: Plan) -> str:
-    """Return the table of steps and why."""
+def changes(plan: Plan) -> list[str]:
+    """Return a line for each offer that would be rented, the table of steps and why, the warnings."""
+    rent = [
+        f"**Would rent** offer {one.ask_contract_id}: {safe(one.gpu)} on machine {one.machine_id}, "
+        f"{safe(one.geolocation)}, {usd(one.hourly_usd)}/h; the download costs {usd(one.pull_cost_usd, digits=2)} "
+        f"once; ready in about {minutes(one.ready_s)}."
+        for one in plan.choices
+    ]
     rows = [(SIGNS[one.op], code(one.name), safe(one.type), safe("; ".join(one.reasons) or "-")) for one in plan.steps]
-    return table(("change", "resource", "type", "why"), rows)
+    steps = table(("change", "resource", "type", "why"), rows) if rows else ""
+    return [*rent, steps, bullets("Warnings", plan.warnings)]
 
 
 def prices(now: float | None, after: float | None) -> str:
     """Return the price per hour and month, now and after."""
     delta = "" if now is None or after is None or abs(after - now) < 5e-5 else f" ({after - now:+.4f})"
-    monthly = [None if one is None else one * HOURS_PER_MONTH for one in (now, after)]
-    rows = [
-        ("per hour", usd(now), usd(after) + delta),
-        ("per month, 730 h", usd(monthly[0], digits=2), usd(monthly[1], digits=2)),
-    ]
+    monthly = [usd(None if one is None else one * HOURS_PER_MONTH, digits=2) for one in (now, after)]
+    rows = [("per hour", usd(now), usd(after) + delta), (f"per month, {HOURS_PER_MONTH:g} h", *monthly)]
     return table(("price", "now", "after"), rows)
 
 
-def choices(plan: Plan) -> list[str]:
-    """Return a line for each offer that would be rented."""
-    return [
-        f"**Would rent** offer {one.offer_id}: {safe(one.gpu)} on machine {one.machine_id}, {safe(one.place)}, "
-        f"{usd(one.dph_total_usd)}/h; the download costs {usd(one.pull_cost_usd, digits=2)} once; "
-        f"ready in about {minutes(one.ready_s)}."
-        for one in plan.choices
-    ]
-
-
-def offers(found: Sequence[Mapping[str, Json]]) -> str:
-    """Return the offers that were considered, folded; each as ranking.Candidate records it."""
+def offers(found: Sequence[Choice]) -> str:
+    """Return the offers that were considered, folded."""
     rows = [
-        (
-            f"{one['ask_contract_id']:.0f}",
-            safe(one.get("gpu_name")),
-            f"{one['machine_id']:.0f}",
-            safe(one.get("geolocation")),
-            usd(one["dph_total"]),
-            usd(one["pull_cost_usd"], digits=2),
-            f"{one['ready_s'] / 60:.0f} min",
-        )
+        (str(one.ask_contract_id), safe(one.gpu), str(one.machine_id), safe(one.geolocation), usd(one.hourly_usd),
+         usd(one.pull_cost_usd, digits=2), f"{one.ready_s / 60:.0f} min")
         for one in found
-    ]
+    ]  # fmt: skip
     head = ("offer", "GPU", "machine", "place", "$/h", "download", "ready in")
     return f"<details><summary>Offers considered: {len(found)}</summary>\n\n{table(head, rows)}\n\n</details>"
-
-
-def bullets(title: str, texts: Iterable[str]) -> list[str]:
-    """Return a titled list, or nothing for none."""
-    items = [f"- {safe(text)}" for text in texts]
-    return [f"**{title}**\n\n" + "\n".join(items)] if items else []
 
 
 def running(outputs: Outputs) -> str:

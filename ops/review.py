@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import click
 
 from ops import config, report, stack_tags
-from ops.command import Outcome, cli, verb
+from ops.command import Open, Outcome, cli, verb
 from ops.deploy import deploy_summary
 from ops.destroy import destroy_stack
 from ops.engine import Pulumi
 from ops.exits import LEFT, OK, USAGE, OpsError
 from ops.outputs import Outputs
 
-PREFIX = "review-"
 NAME = re.compile(r"review-[a-z0-9-]{1,40}")
 
 
@@ -37,20 +36,19 @@ def review() -> None:
 def create(pulumi: Pulumi, *, like: str, ttl_h: float, words: tuple[str, ...]) -> Outcome:
     """Bring a review stack up, configured as another one is; renew it if it is there."""
     refuse_others(pulumi.name)
-    values = config.assignments(words, pulumi.cwd / "Pulumi.yaml")
+    values = config.assignments(words)
     if pulumi.name not in pulumi.stacks():
         pulumi.ask(pulumi.workspace.create_stack, pulumi.name)
     config.copy(Pulumi(pulumi.cwd, like), pulumi)
-    config.put(pulumi, {f"{pulumi.project}:{key}": config.entry(value) for key, value in values.items()})
+    config.put(pulumi, values)
     expires = datetime.now(UTC) + timedelta(hours=ttl_h)
     if not stack_tags.set_time(pulumi, stack_tags.EXPIRES, expires):
-        raise OpsError(
-            USAGE, "this backend keeps no tags, so nothing would end the review stack", "use another backend"
-        )
-    done = deploy_summary(pulumi, pulumi.up(), "review stack")
+        text = "this backend keeps no tags, so nothing would end the review stack"
+        raise OpsError(USAGE, text, "use another backend")
+    done = deploy_summary(pulumi, pulumi.up())
     most_usd = done.facts["hourly_cost_usd"] * ttl_h
     note = f"Expires {expires:%Y-%m-%d %H:%M} UTC; until then it costs {report.usd(most_usd, digits=2)} at most."
-    return Outcome(OK, {**done.facts, "expires": expires.isoformat()}, f"{done.markdown}\n\n{note}")
+    return replace(done, parts=[*done.parts, note], facts={**done.facts, "expires": expires.isoformat()})
 
 
 @verb("destroy", group=review)
@@ -58,18 +56,18 @@ def destroy(pulumi: Pulumi) -> Outcome:
     """Destroy a review stack and remove it; nothing is there to destroy is success."""
     refuse_others(pulumi.name)
     if pulumi.name not in pulumi.stacks():
-        return Outcome(OK, {"removed": False}, f"### {report.code(pulumi.name)}: no such stack, nothing to destroy")
+        return Outcome(OK, "no such stack, nothing to destroy", (), {"removed": False})
     return destroy_stack(pulumi, Outputs.parse(pulumi.outputs()), remove=True)
 
 
 @verb("expire", group=review, on_stack=False)
-def expire(cwd: Path) -> Outcome:
+def expire(open_stack: Open) -> Outcome:
     """Destroy each review stack whose time is over; one that fails does not keep the others."""
     now, worst = datetime.now(UTC), OK
-    removed, left, failed = [], [], []
-    for pulumi, expires in found(cwd):
+    removed, left, failed = [], {}, {}
+    for pulumi, expires in found(open_stack):
         if expires is None or expires > now:
-            left.append({"stack": pulumi.name, "expires": expires.isoformat() if expires else None})
+            left[pulumi.name] = _said(expires)
             worst = worst or (OK if expires else LEFT)
             continue
         try:
@@ -77,35 +75,35 @@ def expire(cwd: Path) -> Outcome:
             removed.append(pulumi.name)
         except OpsError as error:
             print(f"error: {pulumi.name}: {error}", file=sys.stderr)
-            failed.append({"stack": pulumi.name, "error": str(error)})
-            worst = error.code
-    parts = [f"### review stacks: {len(removed)} expired and destroyed, {len(left)} left, {len(failed)} failed"]
-    parts += report.bullets("Destroyed", removed)
-    parts += report.bullets(
-        "Left", (f"{one['stack']}: expires {one['expires'] or 'never: it has no such tag'}" for one in left)
-    )
-    parts += report.bullets("FAILED, and may still be billed", (f"{one['stack']}: {one['error']}" for one in failed))
-    return Outcome(worst, {"removed": removed, "left": left, "failed": failed}, "\n\n".join(parts))
+            failed[pulumi.name], worst = str(error), error.code
+    parts = [
+        report.bullets("Destroyed", removed),
+        report.bullets("Left", (f"{name}: expires {when}" for name, when in left.items())),
+        report.bullets("FAILED, and may still be billed", (f"{name}: {why}" for name, why in failed.items())),
+    ]
+    headline = f"{len(removed)} expired and destroyed, {len(left)} left, {len(failed)} failed"
+    return Outcome(worst, headline, parts, {"removed": removed, "left": left, "failed": failed})
 
 
 @verb("list", group=review, on_stack=False)
-def listed(cwd: Path) -> Outcome:
+def listed(open_stack: Open) -> Outcome:
     """List the review stacks and when they expire."""
-    rows = [(pulumi.name, expires.isoformat() if expires else "never") for pulumi, expires in found(cwd)]
-    text = report.table(("stack", "expires"), rows) if rows else "none"
-    return Outcome(OK, {"stacks": dict(rows)}, f"### review stacks\n\n{text}")
+    rows = [(pulumi.name, _said(expires)) for pulumi, expires in found(open_stack)]
+    parts = [report.table(("stack", "expires"), rows) if rows else ""]
+    return Outcome(OK, f"{len(rows) or 'none'}", parts, {"stacks": dict(rows)})
 
 
-def found(cwd: Path) -> list[tuple[Pulumi, datetime | None]]:
+def found(open_stack: Open) -> list[tuple[Pulumi, datetime | None]]:
     """Return each review stack of the backend, and when it expires."""
-    names = [name for name in Pulumi(cwd, "").stacks() if NAME.fullmatch(name)]
-    stacks = [Pulumi(cwd, name) for name in names]
+    stacks = [open_stack(name) for name in open_stack("").stacks() if NAME.fullmatch(name)]
     return [(one, stack_tags.get(one, stack_tags.EXPIRES)) for one in stacks]
 
 
 def refuse_others(stack: str) -> None:
     """Raise OpsError for what is no review stack's name."""
     if not NAME.fullmatch(stack):
-        raise OpsError(
-            USAGE, f"{stack!r} is no review stack", f"its name has to begin with {PREFIX}, such as {PREFIX}12"
-        )
+        raise OpsError(USAGE, f"{stack!r} is no review stack", "its name has to begin with review-, such as review-12")
+
+
+def _said(expires: datetime | None) -> str:
+    return expires.isoformat() if expires else "never: it has no such tag"

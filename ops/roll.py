@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import click
 
 from ops import report
 from ops.command import Outcome, verb
-from ops.config import StackConfig, assignments
+from ops.config import StackConfig, assignments, put
 from ops.deploy import deploy_summary
 from ops.engine import Pulumi
 from ops.exits import ERROR, PENDING, USAGE, OpsError
@@ -67,18 +67,18 @@ class Roll:
 )  # fmt: skip
 def roll(pulumi: Pulumi, *, surge: int, words: tuple[str, ...]) -> Outcome:
     """Replace a fleet's servers --surge at a time, each batch validated and in the gateway before the old ones go."""
-    values, config = assignments(words, pulumi.cwd / "Pulumi.yaml"), StackConfig(pulumi)
+    values, config = assignments(words), StackConfig(pulumi)
     rolling = Roll(pulumi, surge)
     try:
-        config.put(values)
+        put(pulumi, values)
         plan = pulumi.preview().plan()
-        in_place, fleet = config.get("replace") == "in_place", Fleet.parse(pulumi.resources())
+        in_place, fleet = pulumi.config("replace") == "in_place", Fleet.parse(pulumi.resources())
         names = replaced(pulumi.name, plan, fleet, in_place=in_place)
     except BaseException:  # nothing was deployed: also when it is interrupted
         if values:
             config.put_back()
         raise
-    _say(f"{report.plan_line(plan)}; {len(names)} servers to replace, {surge} at a time")
+    _say(f"{report.plan_line(plan)}; {report.count(len(names), 'server')} to replace, {surge} at a time")
     try:
         rolling.run(names)
         run = pulumi.up()  # what belongs to no batch, and the outputs
@@ -87,12 +87,17 @@ def roll(pulumi: Pulumi, *, surge: int, words: tuple[str, ...]) -> Outcome:
     except KeyboardInterrupt:  # between two operations; during one it is passed on to pulumi
         pulumi.command.interrupted = True
         raise roll_back(rolling, config, OpsError(ERROR, "by a signal")) from None
-    outcome = deploy_summary(pulumi, run, "roll")
-    parts = [outcome.markdown, *([_table(rolling.done)] if rolling.done else ["No server had to be replaced."])]
-    if config.changed:
-        parts.append(f"{report.code(config.path.name)} was changed: commit it.")
+    outcome = deploy_summary(pulumi, run)
+    rows = [
+        (str(number), report.safe(_pairs(one.replicas, one.before)), report.safe(_pairs(one.replicas, one.after)),
+         f"{one.took_s:.0f} s")
+        for number, one in enumerate(rolling.done, start=1)
+    ]  # fmt: skip
+    table = report.table(("batch", "was", "is", "took"), rows) if rows else ""
+    headline = f"{report.count(len(names), 'server')} replaced" if rows else outcome.headline
     facts = {"batches": [asdict(one) for one in rolling.done], "config_changed": config.changed}
-    return Outcome(outcome.code, {**outcome.facts, **facts}, "\n\n".join(parts))
+    parts = [*outcome.parts, table, config.commit_line()]
+    return replace(outcome, headline=headline, parts=parts, facts={**outcome.facts, **facts})
 
 
 def replaced(stack: str, plan: Plan, fleet: Fleet, *, in_place: bool) -> list[str]:
@@ -162,7 +167,7 @@ def roll_back(roll: Roll, config: StackConfig, error: OpsError) -> OpsError:
         )
     count = len(Fleet.parse(pulumi.resources()).replicas)
     return OpsError(
-        error.code or ERROR,
+        error.code,
         f"{error.text}. Went back: {config.path.name} is as it was, and all {count} servers serve what they served",
         error.remedy,
     )
@@ -176,15 +181,6 @@ def _of_one_model(fleet: Fleet) -> list[str]:
 
 def _pairs(names: Sequence[str], ids: Sequence[int]) -> str:
     return ", ".join(f"{name} ({id_})" for name, id_ in zip(names, ids, strict=True))
-
-
-def _table(done: Sequence[Batch]) -> str:
-    rows = [
-        (str(number), report.safe(_pairs(one.replicas, one.before)), report.safe(_pairs(one.replicas, one.after)),
-         f"{one.took_s:.0f} s")
-        for number, one in enumerate(done, start=1)
-    ]  # fmt: skip
-    return report.table(("batch", "was", "is", "took"), rows)
 
 
 def _say(text: str) -> None:

@@ -17,7 +17,7 @@ from components.errors import ServingError
 from components.vllm.client import RerankClient
 from ops import report
 from ops.command import Outcome, verb
-from ops.config import StackConfig
+from ops.config import StackConfig, put
 from ops.engine import Pulumi
 from ops.exits import ERROR, OK, PENDING, USAGE, OpsError
 from ops.fleet import Fleet, key_resource, secret_output
@@ -45,28 +45,24 @@ def rotate_key(pulumi: Pulumi, *, half: str | None, grace_s: float | None) -> Ou
         )
     rotation = Rotation(pulumi)
     read = f"pulumi stack output api_key --show-secrets --stack {pulumi.name}"
-    done = []
     if half != "finish":
         rotation.begin()
-        done.append("a new key is valid beside the old one")
     if not half:
-        wait(pulumi, grace_s, read)
+        wait(rotation, grace_s, read)
         rotation = Rotation(pulumi)
     if half != "begin":
         rotation.finish()
-        done.append("the new key is valid; the old one was taken away, and is seen to be refused")
-    parts = [
-        f"### {report.code(pulumi.name)} rotate-key: {'; '.join(done)}",
-        f"The key: {report.code(read)}",
-        *(["Give it to the clients, then run it with --finish."] if half == "begin" else []),
-        f"{report.code(rotation.config.path.name)} was changed: commit it.",
-    ]
-    phase = {"begin": "begun", "finish": "finished"}.get(half or "", "rotated")
+    phase, headline = {
+        "begin": ("begun", "a new key is valid beside the old one: give it to the clients, then run it with --finish"),
+        "finish": ("finished", "the old key was taken away, and is seen to be refused"),
+        None: ("rotated", "the new key is valid; the old one was taken away, and is seen to be refused"),
+    }[half]
     facts = {"phase": phase, "url": rotation.outputs.url, "made_by": "stack" if rotation.made else "config"}
-    return Outcome(OK, facts, "\n\n".join(parts))
+    commit = f"{report.code(rotation.config.path.name)} was changed: commit it."
+    return Outcome(OK, headline, [f"The key: {report.code(read)}", commit], facts)
 
 
-def wait(pulumi: Pulumi, grace_s: float | None, read: str) -> None:
+def wait(rotation: Rotation, grace_s: float | None, read: str) -> None:
     """Wait until the clients have the new key. Raises OpsError when it is interrupted: both keys stay valid."""
     _say(f"both keys are valid; the new one: {read}")
     try:
@@ -78,8 +74,7 @@ def wait(pulumi: Pulumi, grace_s: float | None, read: str) -> None:
             _say(f"the old one is taken away in {grace_s:g} s")
             time.sleep(grace_s)
     except (KeyboardInterrupt, EOFError):
-        finish = f"python -m ops rotate-key --stack {pulumi.name} --finish"
-        raise OpsError(ERROR, "interrupted: both keys are valid", finish) from None
+        raise OpsError(ERROR, "interrupted: both keys are valid", f"{rotation.again} --finish") from None
 
 
 class Rotation:
@@ -87,33 +82,31 @@ class Rotation:
 
     def __init__(self, pulumi: Pulumi) -> None:
         self.pulumi, self.config = pulumi, StackConfig(pulumi)
-        self.made = not self.config.get("api_key")
-        self.outputs = Outputs.parse(pulumi.outputs())
         self.again = f"python -m ops rotate-key --stack {pulumi.name}"
         deploy = f"python -m ops deploy --stack {pulumi.name}"
+        self.outputs = Outputs.parse(pulumi.outputs())
         if not self.outputs.api_key or not self.outputs.url:
             raise OpsError(USAGE, f"stack {pulumi.name} has no server yet", deploy)
-        if self.config.get("guard") in ("off", "false"):
+        if pulumi.config("guard") in ("off", "false"):
             raise OpsError(
                 USAGE,
                 "guard is false: vLLM itself knows one key only, from its start, so another key is another container",
                 f"set guard: true; or set another api_key_generation (or api_key) and run {deploy}: the new server "
                 "takes the new key only, from the moment that it is there",
             )
-        generation, self.previous = 1, self.config.get("api_key_previous")
+        configured, self.generation = pulumi.config("api_key"), int(pulumi.config("api_key_generation") or 1)
+        self.made = not configured
+        # whether the config asks for a second key, and whether the key that it asks for is the one that is deployed
         if self.made:
             state = pulumi.resources(show_secrets=True)
             key = key_resource(state, f"{Fleet.parse(state).name}-key")
-            generation = int((key.get("inputs") or {}).get("generation") or 1)
             self.previous = secret_output(key, "previous")
-        wanted = int(self.config.get("api_key_generation") or 1)
-        # whether the config asks for a second key, and whether the key that it asks for is the one that is deployed
-        self.two_asked = (
-            self.config.get("keep_previous_key") in ("on", "true")
-            if self.made
-            else self.previous not in ("", self.config.get("api_key"))
-        )
-        self.deployed = generation == wanted if self.made else self.outputs.api_key == self.config.get("api_key")
+            self.two_asked = pulumi.config("keep_previous_key") in ("on", "true")
+            self.deployed = int((key.get("inputs") or {}).get("generation") or 1) == self.generation
+        else:
+            self.previous = pulumi.config("api_key_previous")
+            self.two_asked = self.previous not in ("", configured)
+            self.deployed = self.outputs.api_key == configured
 
     def begin(self) -> None:
         """Make another key beside the current one. Raises OpsError."""
@@ -143,7 +136,7 @@ class Rotation:
                 "the new key was never deployed: the run that began was cut off before, and no client can know it",
                 f"{self.again} --begin goes on with it",
             )
-        self._change(lambda: self.config.remove("keep_previous_key" if self.made else "api_key_previous"))
+        self._change(lambda: self.pulumi.remove_config("keep_previous_key" if self.made else "api_key_previous"))
         self._up("--finish")
         if self.previous:
             self._see(self.previous, 401, "the old key")
@@ -151,11 +144,10 @@ class Rotation:
 
     def _ask_for_two(self, old: str) -> None:
         if self.made:
-            following = int(self.config.get("api_key_generation") or 1) + 1
-            self.config.put({"api_key_generation": following, "keep_previous_key": "on"})
+            put(self.pulumi, {"api_key_generation": self.generation + 1, "keep_previous_key": "on"})
         else:  # in this order: cut off in between, both are the old one, which is no rotation
-            self.config.put_secret("api_key_previous", old)
-            self.config.put_secret("api_key", secrets.token_hex(KEY_BYTES))
+            self.pulumi.set_secret("api_key_previous", old)
+            self.pulumi.set_secret("api_key", secrets.token_hex(KEY_BYTES))
 
     def _change(self, change: Callable[[], None]) -> None:
         """Change the config, unless an up would then do more than change keys: it is put back, and OpsError raised."""
@@ -169,17 +161,11 @@ class Rotation:
     def _refuse_other_changes(self) -> None:
         plan = self.pulumi.preview().plan()
         if touched := plan.touched():
-            if plan.drift:
-                heal = f"python -m ops heal --stack {self.pulumi.name}"
-                raise OpsError(PENDING, f"a server has to be repaired first: {'; '.join(plan.drift)}", heal)
-            raise self._pending(", ".join(f"{one.name} ({one.op})" for one in touched))
+            raise self._pending("; ".join([*plan.drift, *(f"{one.name} ({one.op})" for one in touched)]))
 
     def _pending(self, what: str) -> OpsError:
-        return OpsError(
-            PENDING,
-            f"stack {self.pulumi.name} has changes that are not deployed: {what}; the key is as it was",
-            f"deploy them first: python -m ops deploy --stack {self.pulumi.name}, or python -m ops roll",
-        )
+        text = f"more than keys would change in stack {self.pulumi.name}: {what}; the key is as it was"
+        return OpsError(PENDING, text, f"first python -m ops heal, deploy or roll --stack {self.pulumi.name}")
 
     def _up(self, half: str) -> None:
         try:
@@ -206,10 +192,9 @@ class Rotation:
 def answer(url: str, key: str, ca: str) -> int:
     """Return the HTTP status of a request with a key; 0 where none came."""
     try:
-        _, posted = RerankClient(url, key, ca=ca, timeout_s=15.0).probe_path("/rerank", key)
+        return RerankClient(url, key, ca=ca, timeout_s=15.0).probe_path("/rerank", key)[1]
     except ServingError:
         return 0
-    return posted
 
 
 def _say(text: str) -> None:

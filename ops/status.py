@@ -1,7 +1,7 @@
 """`python -m ops status`: one table of what a stack runs, whether it answers, what it costs and until when.
 
-Reads the stack's outputs, the instance at Vast.ai and the server itself. Plans nothing: what drifted in detail is
-`python -m ops drift`, whose last finding is shown here.
+Reads the stack's outputs, the instance at Vast.ai and the server itself, and plans nothing. Exit code 7 where one does
+not answer, or where the last `python -m ops drift` found drift.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import certifi
 import click
+from rich.console import Console
 
 from components.errors import ApiUnreachable, RateLimited, ServingError
 from components.plugin.session import open_session
@@ -25,16 +25,34 @@ from components.vast.models import Contract
 from components.vast.ranking import minutes
 from components.vllm.client import RerankClient
 from ops import report, stack_tags
-from ops.command import Outcome, verb
+from ops.command import Outcome, draw, verb
 from ops.engine import Pulumi
-from ops.exits import OK, USAGE, OpsError
+from ops.exits import DRIFT, OK, USAGE, OpsError
 from ops.fleet import servers_key
 from ops.outputs import Outputs, Replica
 
 PROBE_TIMEOUT_S = 15.0
 MAX_CONCURRENCY = 32  # servers that are asked at the same time
 HEAD = ("instance", "state", "answers", "$/h", "cost so far", "contract ends", "machine", "place", "url")
-CLEAR = "\x1b[H\x1b[2J\x1b[3J"  # ECMA-48: cursor home, erase the screen; and what scrolled off it
+
+
+@dataclass(frozen=True)
+class Server:
+    """A replica or the gateway: whether it answers, what it answered, and what Vast.ai says of its instance."""
+
+    alive: bool
+    answers: str
+    url: str
+    hourly_cost_usd: float
+    state: str = "-"
+    cost_usd: float | None = None
+    contract_end: str = "-"
+
+    def row(self, name: str, machine: str = "-", place: str = "-") -> tuple[str, ...]:
+        """Return its cells of the table."""
+        texts = map(report.safe, (self.contract_end, machine, place))
+        dollars = report.usd(self.hourly_cost_usd), report.usd(self.cost_usd, digits=2)
+        return (name, report.safe(self.state), report.safe(self.answers), *dollars, *texts, report.code(self.url))
 
 
 @verb("status")
@@ -43,126 +61,113 @@ CLEAR = "\x1b[H\x1b[2J\x1b[3J"  # ECMA-48: cursor home, erase the screen; and wh
 def status(pulumi: Pulumi, *, every_s: float | None) -> Outcome:
     """Show what a stack runs, whether it answers, what it costs and until when."""
     if every_s is None:
-        facts = look(pulumi)
-        return Outcome(OK, facts, "\n\n".join(rendered(pulumi.name, facts)))
+        return look(pulumi)
     if not sys.stdout.isatty():
         raise OpsError(USAGE, "--watch draws on a terminal, and there is none", "leave --watch out")
-    while True:
-        try:
-            facts = look(pulumi)
-            text = "\n\n".join(rendered(pulumi.name, facts, wide=True))
-            print(f"{CLEAR}{text}\n\n{time.strftime('%H:%M:%S')}, every {every_s:g} s; Ctrl-C ends it", flush=True)
+    console, found = Console(), Outcome(OK, "not looked at yet")
+    try:
+        while True:
+            try:
+                found = look(pulumi)
+                console.clear()
+                draw("status", pulumi.name, found, console)
+                console.print(f"{time.strftime('%H:%M:%S')}, every {every_s:g} s; Ctrl-C ends it")
+            except (ApiUnreachable, RateLimited) as error:  # what is passing does not end a watch
+                console.print(str(error), markup=False)
             time.sleep(every_s)
-        except (ApiUnreachable, RateLimited) as error:  # what is passing does not end a watch
-            print(f"\n{error}", file=sys.stderr, flush=True)
-            time.sleep(every_s)
-        except KeyboardInterrupt:
-            return Outcome(OK, {}, "")
+    except KeyboardInterrupt:
+        return found
 
 
-def look(pulumi: Pulumi) -> dict[str, Any]:
+def look(pulumi: Pulumi) -> Outcome:
     """Return what the stack has, what Vast.ai says of it and whether it answers."""
     outputs = Outputs.parse(pulumi.outputs())
+    if not outputs.replicas:
+        return Outcome(OK, "nothing is rented", (), {"instances": [], "gateway": None})
     since, expires = (stack_tags.get(pulumi, name) for name in (stack_tags.DRIFT_SINCE, stack_tags.EXPIRES))
-    rows: list[Mapping[str, Any]] = []
-    gateway: Mapping[str, Any] | None = None
-    if outputs.replicas:
-        client = open_session(lambda key: pulumi.config(key) or None).client
-        key = servers_key(pulumi.resources(show_secrets=True)) if outputs.gateway else outputs.api_key
-        ca = trusted(outputs)
-        with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
-            asked = pool.submit(answers, outputs.url, outputs.api_key, ca) if outputs.gateway else None
-            contracts = pool.map(client.instance, [one.instance_id for one in outputs.replicas])
-            said = pool.map(lambda one: answers(one.url, key, ca), outputs.replicas)
-            rows = [row(*each) for each in zip(outputs.replicas, contracts, said, strict=True)]
-            if asked is not None:
-                gateway = {"url": outputs.url, "answers": asked.result(), "hourly_cost_usd": outputs.gateway_cost_usd}
-    return {
+    return summary(pulumi.name, outputs, *ask_all(pulumi, outputs), since=since, expires=expires)
+
+
+def summary(
+    stack: str,
+    outputs: Outputs,
+    servers: Sequence[Server],
+    gateway: Server | None,
+    *,
+    since: datetime | None = None,
+    expires: datetime | None = None,
+) -> Outcome:
+    """Return the answer: servers in the order of the replicas; since when it drifts by the last check, and expires."""
+    rows = [
+        server.row(str(one.instance_id), f"{one.machine_id} ({one.gpu})", one.geolocation or "-")
+        for one, server in zip(outputs.replicas, servers, strict=True)
+    ]
+    dead = sum(not one.alive for one in servers)
+    wrong = [f"{dead} of {report.count(len(servers), 'server')} dead"] if dead else []
+    if gateway:
+        rows.append(gateway.row("gateway"))
+        wrong += [] if gateway.alive else ["the gateway is dead"]
+    wrong += [f"drift since {since:%Y-%m-%d %H:%M} UTC, by the last check"] if since else []
+    validation = {None: "never", True: f"passed, {outputs.checks} checks", False: "FAILED"}[outputs.validated]
+    parts = [
+        report.table(HEAD, rows),
+        f"Model {report.safe(outputs.model)}; {report.usd(outputs.hourly_cost_usd)}/h; validation: {validation}.",
+        f"Why: `python -m ops drift --stack {stack}`; `python -m ops heal` repairs it." if wrong else "",
+        f"Expires {expires:%Y-%m-%d %H:%M} UTC." if expires else "",
+    ]
+    facts = {
         "url": outputs.url,
         "model": outputs.model,
-        "instances": rows,
-        "gateway": gateway,
+        "instances": [asdict(one) | asdict(server) for one, server in zip(outputs.replicas, servers, strict=True)],
+        "gateway": asdict(gateway) if gateway else None,
         "hourly_cost_usd": outputs.hourly_cost_usd,
-        "validation": {None: "never", True: f"passed, {outputs.checks} checks", False: "FAILED"}[outputs.validated],
+        "validation": validation,
         "drift_since": since.isoformat() if since else None,
         "expires": expires.isoformat() if expires else None,
     }
+    return Outcome(DRIFT if wrong else OK, "; ".join(wrong) or "every server answers", parts, facts)
 
 
-def rendered(stack: str, facts: Mapping[str, Any], *, wide: bool = False) -> list[str]:
-    """Return the summary's parts, in Markdown; `wide` for a terminal, with columns aligned."""
-    title = f"### {report.code(stack)} status"
-    if not facts["instances"]:
-        return [title, "Nothing is rented."]
-    cells = [
-        (
-            str(one["instance_id"]),
-            report.safe(one["state"]),
-            report.safe(one["answers"]),
-            report.usd(one["hourly_cost_usd"]),
-            report.usd(one["cost_usd"], digits=2),
-            report.safe(one["contract_end"] or "-"),
-            report.safe(f"{one['machine_id']} ({one['gpu']})"),
-            report.safe(one["geolocation"] or "-"),
-            report.code(one["url"]),
-        )
-        for one in facts["instances"]
-    ]
-    if gateway := facts["gateway"]:
-        said, cost = report.safe(gateway["answers"]), report.usd(gateway["hourly_cost_usd"])
-        cells.append(("gateway", "-", said, cost, "-", "-", "-", "-", report.code(gateway["url"])))
-    drift = f"since {facts['drift_since']}" if facts["drift_since"] else "none found by the last check"
-    lines = [
-        f"Model {report.safe(facts['model'])}; {report.usd(facts['hourly_cost_usd'])}/h in all; "
-        f"validation: {facts['validation']}; drift: {drift}."
-    ]
-    if facts["expires"]:
-        lines.append(f"Expires {facts['expires']}.")
-    return [title, aligned(HEAD, cells) if wide else report.table(HEAD, cells), *lines]
+def ask_all(pulumi: Pulumi, outputs: Outputs) -> tuple[list[Server], Server | None]:
+    """Ask Vast.ai for the instances, each of them for a score, and the gateway if there is one."""
+    client = open_session(lambda key: pulumi.config(key) or None).client
+    key = servers_key(pulumi.resources(show_secrets=True)) if outputs.gateway else outputs.api_key
+    ca = trusted(outputs)
+
+    def ask(one: Replica) -> Server:
+        contract = client.instance(one.instance_id)
+        return server(one.url, contract, *answers(one.url, key, ca))
+
+    with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
+        asked = pool.submit(answers, outputs.url, outputs.api_key, ca) if outputs.gateway else None
+        servers = list(pool.map(ask, outputs.replicas))
+        gateway = Server(*asked.result(), outputs.url, outputs.gateway_cost_usd) if asked else None
+        return servers, gateway
 
 
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table for a terminal."""
-    widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
-    )
-
-
-def row(one: Replica, contract: Contract | None, said: str) -> dict[str, Any]:
+def server(url: str, contract: Contract | None, alive: bool, said: str) -> Server:
     """Return what is known of one instance."""
-    started = contract.start_date if contract else 0.0
-    age_s = max(time.time() - started, 0.0) if started else None
-    return {
-        **asdict(one),
-        "state": (contract.actual_status or "provisioning") if contract else "gone",
-        "answers": said,
-        "hourly_cost_usd": contract.dph_total_usd if contract else 0.0,
-        "age_s": None if age_s is None else round(age_s),
-        "cost_usd": None if age_s is None or contract is None else round(contract.dph_total_usd * age_s / 3600, 4),
-        "contract_end": ending(contract),
-    }
+    if contract is None:
+        return Server(False, said, url, 0.0, "gone")
+    cost_usd, end, now = None, "-", time.time()
+    if contract.start_date:
+        cost_usd = round(contract.dph_total_usd * max(now - contract.start_date, 0.0) / 3600, 4)
+    if contract.end_date:
+        when = datetime.fromtimestamp(contract.end_date, UTC)
+        end = f"{when:%Y-%m-%d %H:%M} UTC, in {minutes(max(contract.end_date - now, 0))}"
+    return Server(alive, said, url, contract.dph_total_usd, contract.actual_status or "provisioning", cost_usd, end)
 
 
-def ending(contract: Contract | None) -> str | None:
-    """Return when the contract ends, and in how long."""
-    if contract is None or not contract.end_date:
-        return None
-    when = datetime.fromtimestamp(contract.end_date, UTC)
-    return f"{when:%Y-%m-%d %H:%M} UTC, in {minutes(max(contract.end_date - time.time(), 0))}"
-
-
-def answers(url: str, key: str, ca: str) -> str:
-    """Ask the server for a score; return "yes, N ms" or what came instead."""
+def answers(url: str, key: str, ca: str) -> tuple[bool, str]:
+    """Ask a server for a score: whether it came, and "yes, N ms" or what came instead."""
     if not url:
-        return "no address"
-    client = RerankClient(url, key, timeout_s=PROBE_TIMEOUT_S, ca=ca)
+        return False, "no address"
     started = time.monotonic()
     try:
-        client.rerank("ready?", ["yes"])
+        RerankClient(url, key, timeout_s=PROBE_TIMEOUT_S, ca=ca).rerank("ready?", ["yes"])
     except ServingError as error:
-        return f"no: {error}"
-    return f"yes, {(time.monotonic() - started) * 1000:.0f} ms"
+        return False, f"no: {error}"
+    return True, f"yes, {(time.monotonic() - started) * 1000:.0f} ms"
 
 
 def trusted(outputs: Outputs) -> str:

@@ -11,21 +11,19 @@ text=$(mktemp)
 trap 'rm -f "$text"' EXIT
 
 if [ -n "${GITHUB_REPOSITORY:-}" ]; then
-  api=(gh api) base="repos/$GITHUB_REPOSITORY" change=PATCH number=number body=body
+  api=(gh api) base="repos/$GITHUB_REPOSITORY" change=PATCH number=number body=body labels='labels[]'
   open='state=open' close='state=closed' own='.user.type == "Bot"' # anyone can write a mark
-  comments() { echo "$base/issues/$1/comments"; }
-  comment() { echo "$base/issues/comments/$2"; }
-  notes() { echo "$base/issues/$1/comments"; }
+  reviews=issues notes=comments edited="$base/issues/comments"
 elif [ -n "${CI_PROJECT_ID:-}" ]; then
-  api=(glab api) base="projects/$CI_PROJECT_ID" change=PUT number=iid body=description
+  api=(glab api) base="projects/$CI_PROJECT_ID" change=PUT number=iid body=description labels=labels
   open='state=opened' close='state_event=close' own=true
-  comments() { echo "$base/merge_requests/$1/notes"; }
-  comment() { echo "$base/merge_requests/$1/notes/$2"; }
-  notes() { echo "$base/issues/$1/notes"; }
+  reviews=merge_requests notes=notes edited="$base/merge_requests/${2:-}/notes"
 else
   echo "error: no forge: neither GITHUB_REPOSITORY nor CI_PROJECT_ID is set" >&2
   exit 2
 fi
+
+send() { "${api[@]}" --silent --method "$@"; }
 
 marked() { # KEY FILE: both forges take 65,000 characters at least
   mark="<!-- vast-reranker: $1 -->"
@@ -40,38 +38,34 @@ found() { # PATH ID-FIELD TEXT-FIELD: ids of ours, oldest first
 case "${1:-}" in
 comment)
   marked "$3" "$4"
-  id=$(found "$(comments "$2")?per_page=100" id body | head -n 1)
+  thread="$base/$reviews/$2/$notes"
+  id=$(found "$thread?per_page=100" id body | head -n 1)
   if [ -n "$id" ]; then
-    "${api[@]}" --silent --method "$change" "$(comment "$2" "$id")" --field "body=@$text"
+    send "$change" "$edited/$id" --field "body=@$text"
   else
-    "${api[@]}" --silent --method POST "$(comments "$2")" --field "body=@$text"
+    send POST "$thread" --field "body=@$text"
   fi
   ;;
 issue)
-  key=$2 title=$3 label=$4 rc=$5
+  key=$2 title=$3 label=$4 rc=$5 first=''
   marked "$key" "$6"
-  case "$rc" in
-  0 | 3 | 7) ;;
-  *)
+  case "$rc" in 0 | 3 | 7) ;; *)
     echo "exit code $rc tells nothing about it: the issue is left as it is" >&2
     exit 0
     ;;
   esac
-  first=''
   for id in $(found "$base/issues?$open&labels=$label&per_page=100" "$number" "$body"); do
     if [ "$rc" -ne 0 ] && [ -z "$first" ]; then
       first=$id
-      "${api[@]}" --silent --method "$change" "$base/issues/$id" --raw-field "title=$title" --field "$body=@$text"
+      send "$change" "$base/issues/$id" --raw-field "title=$title" --field "$body=@$text"
       continue
     fi
     why=$([ "$rc" -eq 0 ] && echo "Closed: nothing is found any more." || echo "Closed: the same as #$first.")
-    "${api[@]}" --silent --method POST "$(notes "$id")" --raw-field "body=$why"
-    "${api[@]}" --silent --method "$change" "$base/issues/$id" --raw-field "$close"
+    send POST "$base/issues/$id/$notes" --raw-field "body=$why"
+    send "$change" "$base/issues/$id" --raw-field "$close"
   done
   if [ "$rc" -ne 0 ] && [ -z "$first" ]; then
-    labels=$([ "$number" = iid ] && echo labels || echo 'labels[]')
-    "${api[@]}" --silent --method POST "$base/issues" --raw-field "title=$title" --field "$body=@$text" \
-      --raw-field "$labels=$label"
+    send POST "$base/issues" --raw-field "title=$title" --field "$body=@$text" --raw-field "$labels=$label"
   fi
   ;;
 *)

@@ -38,7 +38,7 @@ link_installed() {
 # 2. The official archive, where its SHA-256 is stated and it can be reached.
 download_archive() {
   local rc=0
-  .venv/bin/python scripts/fetch_pulumi.py "$pinned_pulumi" "$1" || rc=$?
+  scripts/fetch_pulumi.sh "$pinned_pulumi" "$1" || rc=$?
   [ "$rc" -ne 1 ] || die "stopped: see the line above; remove what is at fault and repeat"
   how="$pinned_pulumi from the official archive"
   return "$rc"

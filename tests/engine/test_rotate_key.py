@@ -34,9 +34,7 @@ def rotated(stack, ledger):
     assert stack.outputs()["api_key"] == new_key
     drift = stack.run("preview", "--expect-no-changes")
     assert drift.rc == 0, drift.text
-    print(
-        f"rotation: {len(by_old.latencies_s)} requests by the old key, {len(by_new.latencies_s)} by the new, 0 refused"
-    )
+    print(f"rotation: {len(by_old.ended)} requests by the old key, {len(by_new.ended)} by the new, 0 refused")
 
 
 @pytest.mark.all
@@ -65,7 +63,7 @@ def test_a_server_takes_both_keys_and_then_the_new_one_only(stack, ledger, tmp_p
     assert old.ask().status_code == endpoint(stack).ask().status_code == 200
     asked.type("\n")
     assert asked.end() == 0, asked.shown
-    assert "Pulumi.test.yaml` was changed: commit it" in asked.shown
+    assert "was changed: commit it" in asked.shown
     assert (old.ask().status_code, endpoint(stack).ask().status_code) == (401, 200)
     assert len(ledger.contracts()) == rented
     for args, said in ((["--finish"], "no rotation has begun"), ([], "nobody is there to say")):

@@ -4,16 +4,16 @@ import socket
 
 import pytest
 
-from bench.gateway import gateway_in_front_of
+from bench.local_vllm import MODEL, gateway
 from components.vllm.client import RerankClient
 from harness.wait import until
-from tests.gateway.conftest import MODEL, scores
+from tests.gateway.conftest import scores
 
 
 def test_a_gateway_stands_in_front_of_rerankers_for_the_length_of_a_block(rerankers, authority, upstream_key):
     two = [f"https://{one.address}" for one in rerankers(2)]
     ca = authority.certificate
-    with gateway_in_front_of(two, upstream_key=upstream_key, model=MODEL, upstream_ca=ca) as at:
+    with gateway(two, upstream_key, ca) as at:
         client = RerankClient(at.url, at.key, ca=at.ca, timeout_s=10)
         until(lambda: scores(client))
         assert client.models()[0].id == MODEL

@@ -136,7 +136,7 @@ def a_review_stack_lives_and_ends_with_its_label(scene):
     reviewed = scene.outputs("review-7")["instance_id"]
     assert scene.ledger.billed() == {mine, reviewed}
     (text,) = [text for text in scene.forge.texts(7) if "vast-reranker: review" in text]
-    assert "### `review-7` review stack: " in text
+    assert "### `review-7` review create: " in text
     assert "Expires 20" in text
 
     (scene.checkout / "Pulumi.review-7.yaml").unlink()  # every job has a checkout of its own
@@ -146,7 +146,7 @@ def a_review_stack_lives_and_ends_with_its_label(scene):
     assert done.rc == 0, done.log
     assert scene.ledger.billed() == {mine}
     (text,) = [text for text in scene.forge.texts(7) if "vast-reranker: review" in text]
-    assert f"Instances {reviewed} are given back" in text
+    assert f"1 instance given back: {reviewed}; " in text
 
 
 def the_nightly_sweep_ends_what_expired_and_what_nobody_knows(scene):

@@ -1,9 +1,6 @@
-"""The fleet bench: what its figures come to as table, file and picture. No fleet is measured here."""
+"""The fleet bench: what its figures come to as a table. No fleet is measured here."""
 
-import pytest
-
-from bench.provision import FEW_THREADS, LIST, PACED, PLAIN, READ, Fleet, panels, table
-from bench.report import draw
+from bench.provision import FEW_THREADS, LIST, PACED, PLAIN, READ, Fleet, table
 
 ONE = Fleet(1, PLAIN, 22.0, 2.0, 1.5, {LIST: 21, READ: 1}, {LIST: 1})
 MANY = Fleet(64, PLAIN, 33.0, 5.0, 6.0, {LIST: 126}, {LIST: 3})
@@ -11,17 +8,7 @@ VARIANTS = [Fleet(64, PACED, 400.0, None, 120.0, {LIST: 30}, {}), Fleet(64, FEW_
 FLEETS = [ONE, Fleet(16, PLAIN, 24.0, 3.0, 3.0, {}, {}), MANY, *VARIANTS]
 
 
-def is_png(path):
-    return path.read_bytes().startswith(b"\x89PNG")
-
-
 def test_a_fleet_is_compared_with_one_replica_of_the_same_run():
     lines = table(FLEETS).splitlines()
     assert "| 64 | pacing off | 33.0 s | 1.50 | 5.0 s | 2.50 | 6.0 s | 126, 0 | 3, 0 |" in lines
     assert f"| 64 | {PACED} | 400.0 s | 18.18 |  |  | 120.0 s | 30, 0 |  |" in lines
-
-
-@pytest.mark.parametrize("fleets", [FLEETS, [ONE], [MANY], VARIANTS], ids=["all", "one", "no baseline", "variants"])
-def test_fleets_are_drawn(tmp_path, fleets):
-    draw(tmp_path / "plots" / "x.png", panels(fleets, 20.0))
-    assert is_png(tmp_path / "plots" / "x.png")

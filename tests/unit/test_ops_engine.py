@@ -114,7 +114,7 @@ def test_a_copied_config_keeps_every_value_as_it_is_and_secrets_encrypted(projec
     path = project / "Pulumi.dev.yaml"  # as the files that ship have it: the project's name before a key left out
     path.write_text(path.read_text().replace("  p:tls:", "  tls:").replace("  p:map:", "  map:"))
     config.copy(dev, other)
-    config.put(other, {"p:n": config.entry("50"), "p:map.a": config.entry("2")})
+    config.put(other, {"n": "50", "map.a": "2"})
     text = (project / "Pulumi.review-1.yaml").read_text()
     made = yaml.safe_load(text)["config"]
     assert "a-key-of-dev" not in text

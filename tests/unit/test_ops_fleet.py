@@ -2,14 +2,12 @@
 
 import pytest
 
-from harness.stack import REPO
 from ops import exits
 from ops.config import assignments
 from ops.fleet import Fleet, batches, key_resource, secret_output, servers_key
 from ops.plan import Plan, Step
 from ops.roll import replaced
 
-PROJECT = REPO / "Pulumi.yaml"
 FLEET = "urn:pulumi:s::p::vast:index:RerankerFleet::reranker"
 DYNAMIC = "pulumi-python:dynamic/vast:"
 
@@ -109,7 +107,7 @@ def test_the_servers_own_key_and_the_clients_are_told_apart():
 
 
 def test_values_to_set_are_read_and_lists_are_lists():
-    assert assignments(["image=a=b", 'extra_args=["--max-num-seqs", "64"]', "vast-reranker:disk_gb=50"], PROJECT) == {
+    assert assignments(["image=a=b", 'extra_args=["--max-num-seqs", "64"]', "vast-reranker:disk_gb=50"]) == {
         "image": "a=b", "extra_args": ["--max-num-seqs", "64"], "disk_gb": "50",
     }  # fmt: skip
 
@@ -118,14 +116,13 @@ def test_values_to_set_are_read_and_lists_are_lists():
     ("word", "said"),
     [
         ("api_key=0123456789abcdef", "a secret does not belong on a command line"),
-        ("imag=x", "did you mean image?"),
         ("image", "has no value"),
         ("extra_args=[1", "not JSON"),
     ],
 )
 def test_a_value_that_cannot_be_set_is_refused_and_not_repeated_if_it_is_a_secret(word, said):
     with pytest.raises(exits.OpsError) as refused:
-        assignments([word], PROJECT)
+        assignments([word])
     assert refused.value.code == exits.USAGE
     assert said in str(refused.value)
     assert "0123456789abcdef" not in str(refused.value)

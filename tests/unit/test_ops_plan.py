@@ -52,7 +52,7 @@ def test_drift_alone_leaves_nothing_pending_and_names_the_offer():
     )
     assert (found.drift, found.pending, found.warnings) == (["offline: the host is away"], [], [])
     assert found.steps == [plan.Step("replace", "vast:Instance", "reranker", ["offline: the host is away"])]
-    assert found.choices == [plan.Choice(7, 9, "RTX 4090", "Sweden, SE", 0.31, 0.05, 242.0)]
+    assert found.choices == [plan.Choice(7, 9, "RTX 4090", "Sweden, SE", 1, 0.31, 0.0, 0.05, 242.0)]
 
 
 def test_a_changed_input_beside_drift_is_pending():

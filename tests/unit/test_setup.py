@@ -65,7 +65,7 @@ def archive():
 def fetch(folder, url, **env):
     target = folder / "programs"
     target.mkdir()
-    command = [sys.executable, str(REPO / "scripts" / "fetch_pulumi.py"), "v9.9.9", str(target)]
+    command = [str(REPO / "scripts" / "fetch_pulumi.sh"), "v9.9.9", str(target)]
     env = {"PATH": os.environ["PATH"], "PULUMI_ARCHIVE_URL": url, **env}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     return done, sorted(one.name for one in target.iterdir())
