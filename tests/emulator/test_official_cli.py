@@ -275,6 +275,6 @@ def test_a_wrong_key_is_refused(stub, tmp_path):
 
 
 def test_a_call_that_comes_too_soon_is_repeated_after_the_time_that_the_answer_names(vastai, stub):
-    stub.fault("http_429", {"path": "GET /api/v0/users/current"}, times=1, form="header", seconds=1)
+    stub.fault("http_429", {"path": "GET /api/v0/users/current/"}, times=1, form="header", seconds=1)
     assert vastai.json("show", "user")["id"]
     assert stub.look("faults")["fired"] == {"http_429": 1}
