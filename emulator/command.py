@@ -36,4 +36,4 @@ def run(words: list[str], folder: Path) -> str:
     done = subprocess.run(
         words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=WITHIN_S, check=False
     )
-    return done.stdout.replace(str(folder.resolve()), "")
+    return done.stdout

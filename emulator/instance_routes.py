@@ -166,7 +166,7 @@ class InstanceRoutes:
         text = await asyncio.get_running_loop().run_in_executor(None, command.run, words, folder)
         msg = "Command is executing, wait a few seconds and then view the result_url"
         url = self._stored(request, text)
-        return reply({"success": True, "writeable_path": "/", "result_url": url, "msg": msg})
+        return reply({"success": True, "writeable_path": str(folder.resolve()), "result_url": url, "msg": msg})
 
     async def snapshot(self, request: web.Request) -> web.Response:
         """Take the order for a snapshot; no registry is called, no image is made."""
