@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from emulator.market import HOURS_PER_MONTH
 from emulator.process import Process
 
+DISCOUNT_MOST, DISCOUNT_PER_MONTH = 0.4, 0.1
 LAYERS = ("4f4fb700ef54", "a3ed95caeb02", "1b930d010525", "8f6b7c9d0e11", "c2adabaecedb")
 
 
@@ -57,6 +59,10 @@ class Contract:
     announced_dph_usd: float | None = None
     started: bool = False
     process: Process | None = None
+    ssh_keys: list[dict[str, Any]] = field(default_factory=list)
+    # what was deposited in advance, and what the contract had cost by then
+    prepaid_usd: float = 0.0
+    cost_before_usd: float = 0.0
 
     @property
     def image(self) -> str:
@@ -95,6 +101,23 @@ class Contract:
         pulls = self.pulls if until - self.booted_at > self.created_s or not self.pull_s else self.pulls - 1
         gpu = self.ran_usd + running / 3600 * self.gpu_dph_usd
         return gpu + max(until - self.rented_at - offline, 0.0) / 3600 * self.dph_disk_usd + pulls * self.pull_cost_usd
+
+    def prepay(self, usd: float, now: float) -> None:
+        self.prepaid_usd, self.cost_before_usd = self.deposit_usd(now) + usd, self.cost_usd(now)
+
+    def deposit_usd(self, now: float) -> float:
+        """Return what is left of the amount paid in advance."""
+        if self.destroyed_at is not None:
+            return 0.0
+        return max(self.prepaid_usd - (self.cost_usd(now) - self.cost_before_usd), 0.0)
+
+    def prepaid_months(self) -> float:
+        """Return for how many months of running the amount paid in advance is enough."""
+        return self.prepaid_usd / ((self.gpu_dph_usd + self.dph_disk_usd) * HOURS_PER_MONTH)
+
+    def discount_rate(self) -> float:
+        """Return the discount that is shown for paying in advance; bills here go without it."""
+        return min(self.prepaid_months() * DISCOUNT_PER_MONTH, DISCOUNT_MOST)
 
     def halt(self, now: float) -> None:
         """Stop counting GPU time."""

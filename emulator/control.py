@@ -81,6 +81,7 @@ class Control:
             web.post("/_emulator/chaos", self.chaos),
             web.post("/_emulator/reset", self.reset),
             web.post("/_emulator/credit", self.credit),
+            web.post("/_emulator/wrong-key", self.wrong_key),
             web.post("/_emulator/time/advance", self.advance),
             web.post("/_emulator/instances/{id}/{what}", self.instance),
             web.post("/_emulator/hosts/{id}/{what}", self.host),
@@ -183,9 +184,13 @@ class Control:
 
     async def credit(self, request: web.Request) -> web.Response:
         """Set the credit that is left: {"credit"}."""
-        spent = self.world.credit_usd - self.world.credit_left()
-        self.world.credit_usd = float((await request.json())["credit"]) + spent
+        self.world.pay(float((await request.json())["credit"]) - self.world.credit_left())
         return self._done(credit=self.world.credit_left())
+
+    async def wrong_key(self, request: web.Request) -> web.Response:
+        """Set what a wrong key gets when instances are read: {"status"}, 401 as documented or 404 as seen live."""
+        self.world.account.wrong_key_status = int((await request.json())["status"])
+        return self._done()
 
     async def advance(self, request: web.Request) -> web.Response:
         """Let time jump: {"seconds"}."""

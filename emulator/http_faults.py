@@ -21,12 +21,6 @@ def reply(data: Any, status: int = 200, headers: dict[str, str] | None = None) -
     return web.Response(body=json.dumps(data).encode(), status=status, headers=content)
 
 
-def unauthorized(endpoint: str) -> web.Response:
-    """Return what a wrong key gets: searches say 404."""
-    body = {"success": False, "error": "auth_error", "msg": "Invalid user key"}
-    return reply(body, status=404 if endpoint == "search" else 401)
-
-
 async def _lost(_rule: Rule, request: web.Request) -> Answer:
     if request.transport is not None:
         request.transport.abort()

@@ -12,6 +12,7 @@ from typing import Any
 HOURS_PER_MONTH = 730.0
 FIRST_MACHINE = 20001
 FIRST_ASK = 7000001
+MOST_GPUS = 8
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,6 @@ class Machine:
             "num_gpus": self.num_gpus,
             "gpu_ram": self.gpu.ram_mb,
             "gpu_total_ram": self.gpu.ram_mb * self.num_gpus,
-            "gpu_frac": 1.0,
             "gpu_ids": list(range(self.machine_id * 8, self.machine_id * 8 + self.num_gpus)),
             "gpu_arch": self.gpu.arch,
             "compute_cap": self.gpu.compute_cap,
@@ -117,6 +117,9 @@ class Machine:
             "dph_total": total,
             "dph_total_adj": total,
             "discounted_dph_total": total,
+            "discounted_hourly": 0.0,
+            "discount_rate": 0.0,
+            "platform_fee": None,
             "min_bid": self.min_bid_usd,
             "is_bid": bid,
             "storage_cost": self.storage_usd_gb_month,
@@ -176,7 +179,7 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float, octet: int) -> M
     price = gpu.dph_usd * num_gpus * dice.uniform(0.78, 1.45) * (1.15 if datacenter else 1.0)
     reliability = round(min(0.999, dice.betavariate(40, 1.2 if verified else 4)), 4)
     minor, patch = dice.randint(10, 199), dice.randint(1, 9)
-    facts = {
+    facts: dict[str, Any] = {
         "cuda_max_good": cuda,
         "driver_version": f"{driver}.{minor}.0{patch}",
         "driver_vers": driver * 1_000_000 + minor * 1000 + patch,
@@ -188,7 +191,7 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float, octet: int) -> M
         "cpu_arch": "amd64",
         "cpu_ghz": round(dice.uniform(2.2, 4.8), 1),
         "cpu_cores": dice.choice((16, 32, 64, 128)),
-        "cpu_cores_effective": float(dice.choice((4, 8, 16, 32))),
+        "gpu_frac": max(dice.choice((0.25, 0.5, 1.0, 1.0)), num_gpus / MOST_GPUS),
         "cpu_ram": dice.choice((32, 64, 128, 256)) * 1024,
         "has_avx": 1,
         "disk_space": round(dice.uniform(20, 900), 1),
@@ -235,6 +238,7 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float, octet: int) -> M
         "time_remaining_isbid": "",
         "logo": "/static/logos/vastai_small2.png",
     }
+    facts["cpu_cores_effective"] = facts["cpu_cores"] * facts["gpu_frac"]  # an offer's share of its machine
     machine = Machine(
         machine_id=FIRST_MACHINE + n * 3,
         host_id=1000 + n // 2,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from emulator.account import KEY_ID, USER_ID, Account
 from emulator.contract import Contract
 from emulator.market import Machine, hourly
-from emulator.rental import disk_gb
+from emulator.rental import args_of, disk_gb, runtype_of
 
 # What an offer has and an instance has not: the offer it came from cannot be read back.
 NOT_ECHOED = ("id", "ask_contract_id", "rented", "rn", "bundled_results", "discounted_dph_total", "dph_total_adj")
@@ -32,8 +33,8 @@ def instance(contract: Contract, machine: Machine, now: float) -> dict[str, Any]
         "next_state": contract.next_state,
         "status_msg": contract.status_msg,
         "image_uuid": contract.image,
-        "image_args": contract.body.get("args") or [],
-        "image_runtype": contract.body.get("runtype") or "ssh",
+        "image_args": args_of(contract.body),
+        "image_runtype": runtype_of(contract.body),
         "onstart": contract.body.get("onstart"),
         "extra_env": [[key, value] for key, value in (contract.body.get("env") or {}).items()],
         "dph_base": base,
@@ -62,13 +63,15 @@ def instance(contract: Contract, machine: Machine, now: float) -> dict[str, Any]
         "mem_usage": None,
         "vmem_usage": None,
         "local_ipaddrs": f"{machine.ip} \n",
-        "template_id": None,
-        "template_hash_id": None,
-        "template_name": None,
+        "template_id": contract.body.get("template_id"),
+        "template_hash_id": contract.body.get("template_hash_id"),
+        "template_name": contract.body.get("template_name"),
+        "country_code": offer["geolocation"][-2:],
+        "volume_info": [],
         "jupyter_token": "",
         "machine_dir_ssh_port": 0,
-        "credit_balance": None,
-        "credit_discount": None,
+        "credit_balance": contract.deposit_usd(now) or None,
+        "credit_discount": contract.discount_rate() or None,
         "client_run_time": 1.1,
         "host_run_time": 2592000.0,
         "direct_port_start": -1,
@@ -76,16 +79,18 @@ def instance(contract: Contract, machine: Machine, now: float) -> dict[str, Any]
     }
 
 
-def user(credit_usd: float) -> dict[str, Any]:
+def user(credit_usd: float, account: Account) -> dict[str, Any]:
     """Return the account behind the key."""
     return {
-        "id": 1001,
+        "id": USER_ID,
+        "key_id": KEY_ID,
+        "sid": "S1001",
         "credit": round(credit_usd, 6),
         "balance": 0.0,
         "email": "someone@example.com",
         "username": "someone",
         "fullname": "Some One",
-        "ssh_key": None,
+        "ssh_key": account.ssh_keys[0]["key"] if account.ssh_keys else "",
         "host_agreement_accepted": False,
         "has_billing": True,
     }
@@ -111,4 +116,54 @@ def price_increase(contract: Contract, machine: Machine) -> dict[str, Any]:
         "contract_end_date": contract.end_date,
         "ask_end_date": machine.end_date,
         "created_at": contract.rented_at,
+    }
+
+
+def deposit(contract: Contract, now: float) -> dict[str, Any]:
+    """Return what is left of an amount paid in advance."""
+    left = contract.deposit_usd(now)
+    months = contract.prepaid_months() * left / contract.prepaid_usd if contract.prepaid_usd else 0.0
+    return {"success": True, "refundable_deposit": left, "total_discount": 0.0, "discount_months": months}
+
+
+def charge(contract: Contract, now: float) -> dict[str, Any]:
+    """Return what a contract has cost as the list of charges shows it."""
+    start, end = contract.rented_at, now if contract.destroyed_at is None else contract.destroyed_at
+    whole = {
+        "start": start,
+        "end": end,
+        "type": "instance",
+        "source": f"instance-{contract.id}",
+        "description": f"Instance {contract.id} {contract.label}".strip(),
+        "amount": contract.cost_usd(now),
+        "metadata": {"contract_id": contract.id, "label": contract.label},
+    }
+    return {**whole, "items": [{**whole, "type": "usage", "source": f"machine-{contract.machine_id}", "items": []}]}
+
+
+def charge_item(contract: Contract, now: float) -> dict[str, Any]:
+    """Return the same as the older list of invoices shows it."""
+    found = charge(contract, now)
+    hours = (found["end"] - found["start"]) / 3600
+    return {
+        "type": "charge",
+        "timestamp": found["end"],
+        "description": found["description"],
+        "amount": found["amount"],
+        "quantity": hours,
+        "rate": found["amount"] / hours if hours else 0.0,
+        "instance_id": contract.id,
+    }
+
+
+def payment_item(payment: dict[str, Any]) -> dict[str, Any]:
+    """Return a payment as the older list of invoices shows it."""
+    return {
+        "type": "payment",
+        "timestamp": payment["when"],
+        "description": "Payment",
+        "amount": payment["usd"],
+        "quantity": 1,
+        "rate": payment["usd"],
+        "instance_id": None,
     }

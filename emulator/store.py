@@ -10,6 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from emulator.account import Account
 from emulator.contract import Contract
 from emulator.process import Process
 from emulator.world import World
@@ -54,6 +55,7 @@ class Store:
         """Write everything that a restart must know. Takes as long as there are live contracts, not ever made ones."""
         values: list[tuple[str, Any]] = [
             ("account", {"credit_usd": world.credit_usd, "next_id": world.next_id}),
+            ("profile", world.account),
             ("faults", world.faults.dump()),
         ]
         for key, one in world.machines.items():
@@ -79,6 +81,7 @@ class Store:
         if account is None:
             return
         world.credit_usd, world.next_id = account["credit_usd"], account["next_id"]
+        world.account = Account(**self.get("profile"))
         world.faults.load(self.get("faults"))
         for key, machine in world.machines.items():
             for name, value in (self.get(f"machine {key}") or {}).items():

@@ -12,20 +12,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from emulator.account import Account
 from emulator.clock import IMAGE_GB
 from emulator.contract import Contract
-from emulator.errors import ServiceError, insufficient_credit, no_such_ask, no_such_instance
+from emulator.errors import refusal
 from emulator.faults import BOOT, Faults
 from emulator.filters import select
 from emulator.market import Machine
-from emulator.rental import disk_gb, valid_price, validate
+from emulator.rental import disk_gb, valid_bid, valid_price, validate, with_template
 from emulator.runtime import Containers
 
 CREDIT_USD = 25.0
 FIRST_CONTRACT = 31_000_001
 DEFAULT_STORAGE_GB = 8.0
 SOMEBODY_ELSE = -1
-QUEUED = "Required resources are currently unavailable, state change queued."
 
 
 class World:
@@ -45,9 +45,11 @@ class World:
         self.containers = containers
         self.contracts: dict[int, Contract] = {}
         self.faults = Faults(seed)
-        self.credit_usd = CREDIT_USD
+        self.credit_usd = 0.0
+        self.account = Account()
         self.next_id = FIRST_CONTRACT + secrets.randbelow(900_000) * 10  # no two markets share ids
         self.now = now
+        self.pay(CREDIT_USD)
         self.dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._timing = timing
         self._first_day = {key: replace(machine) for key, machine in machines.items()}
@@ -78,7 +80,7 @@ class World:
         """Return one contract, to be changed. Raises the API's no_such_instance."""
         found = self.contracts.get(instance_id)
         if found is None or found.destroyed_at is not None:
-            raise no_such_instance(instance_id)
+            raise refusal("no_such_instance", id=instance_id)
         return found
 
     def shown(self, instance_id: int) -> Contract | None:
@@ -96,30 +98,40 @@ class World:
         return self.machines[contract.machine_id]
 
     def credit_left(self) -> float:
-        """Return the account's credit after what all contracts have cost."""
+        """Return the account's credit after what all contracts have cost, and what is deposited for some."""
         now = self.now()
-        return self.credit_usd - sum(one.cost_usd(now) for one in self.contracts.values())
+        return self.credit_usd - sum(one.cost_usd(now) + one.deposit_usd(now) for one in self.contracts.values())
+
+    def pay(self, usd: float) -> None:
+        """Add credit."""
+        self.credit_usd += usd
+        self.account.paid(usd, self.now())
 
     # ---- renting -------------------------------------------------------------------------------------------------
 
     def rent(self, ask_id: int, body: dict[str, Any]) -> Contract:
         """Make a contract, as `PUT /asks/{id}/` does. Raises ServiceError."""
         machine = self.asks.get(ask_id)
-        if machine is None or not machine.usable():
-            raise no_such_ask(ask_id)
+        if machine is None:
+            raise refusal("no_such_ask", ask_id=ask_id)
+        if not machine.usable():
+            raise refusal("ask_is_taken", ask_id=ask_id)
         if self.faults.take("offer_taken", ask_id=ask_id, machine_id=machine.machine_id):
             machine.rented_by = SOMEBODY_ELSE
-            raise no_such_ask(ask_id)
+            raise refusal("ask_is_taken", ask_id=ask_id)
+        template_id, hash_id = body.get("template_id"), body.get("template_hash_id")
+        if template_id is not None or hash_id is not None:
+            body = with_template(body, self.account.template(template_id, hash_id))
         validate(body, machine.facts["disk_space"])
         if self.faults.take("no_credit") or self.credit_left() <= 0:
-            raise insufficient_credit()
+            raise refusal("insufficient_credit")
         machine.relist(self.now())
         contract = self._contract(machine, body)
         self.contracts[contract.id] = contract
         if contract.is_bid and contract.price_usd < machine.min_bid_usd:
             contract.never_booted("created")
-            text = f"error 400: bid {contract.price_usd:g} is below {machine.min_bid_usd:g}"
-            raise ServiceError(400, "invalid_price", text, new_contract=contract.id)
+            found = {"new_contract": contract.id}
+            raise refusal("bid_too_low", found, price=contract.price_usd, floor=machine.min_bid_usd)
         if body.get("target_state") == "stopped":
             contract.never_booted("stopped")
             return contract
@@ -152,7 +164,8 @@ class World:
             end_date=machine.end_date,
             api_key=secrets.token_hex(32),
             is_bid=price is not None,
-            price_usd=float(price or 0.0),
+            price_usd=0.0 if price is None else valid_price(price),
+            ssh_keys=list(self.account.ssh_keys),
             visible_at=now + float(lag.params.get("seconds", 0 if "reads" in lag.params else 2)) if lag else now,
             hidden_reads=int(lag.params.get("reads", 0)) if lag else 0,
             boot_fault=rule.kind if rule else "",
@@ -166,7 +179,7 @@ class World:
         contract = self.contract(instance_id)
         async with self.busy:
             if contract.destroyed_at is not None:  # someone else was faster
-                raise no_such_instance(instance_id)
+                raise refusal("no_such_instance", id=instance_id)
             await self.halt(contract)
             contract.destroyed_at = self.now()
             contract.actual_status = None
@@ -183,13 +196,13 @@ class World:
             contract.intended_status = "running"
             return
         if self.credit_left() <= 0:
-            raise insufficient_credit()
+            raise refusal("insufficient_credit")
         machine = self.machine_of(contract)
         too_low = contract.is_bid and contract.price_usd < machine.min_bid_usd
         if self.faults.take("queued_start", machine_id=machine.machine_id) or not machine.usable() or too_low:
             contract.intended_status = contract.next_state = "running"
             contract.set_status("scheduling")
-            raise ServiceError(200, "resources_unavailable", QUEUED)
+            raise refusal("queued")
         self.start_again(contract)
 
     def start_again(self, contract: Contract) -> None:
@@ -221,15 +234,26 @@ class World:
         self.machine_of(contract).rented_by = SOMEBODY_ELSE
 
     async def bid(self, instance_id: int, price: Any) -> None:
-        """Change a bid. Below the floor the GPU is lost; at or above it, one that was lost comes back once free."""
+        """Change a bid, to the lowest that wins where no price is given.
+
+        Below the floor the GPU is lost; at or above it, one that was lost comes back once free.
+        """
         contract = self.contract(instance_id)
-        contract.reprice(self.now(), bid_usd=valid_price(price))
+        machine = self.machine_of(contract)
+        bid = machine.min_bid_usd if price is None else valid_bid(price, machine.num_gpus)
+        contract.reprice(self.now(), bid_usd=bid)
+
+    def prepay(self, contract: Contract, usd: float) -> None:
+        """Deposit credit for a contract, which its bill then uses first; what is left comes back when it ends."""
+        if not 0 < usd <= self.credit_left():
+            raise refusal("no_credit_to_prepay")
+        contract.prepay(usd, self.now())
 
     async def reboot(self, instance_id: int, *, recycle: bool = False) -> None:
         """Start the container anew; recycling pulls the image again and forgets the container's files."""
         contract = self.contract(instance_id)
         if contract.is_stopped():
-            raise ServiceError(400, "invalid_args", f"Instance {instance_id} is not running.")
+            raise refusal("not_running", id=instance_id)
         async with self.busy:
             await self.halt(contract)
             if recycle:
@@ -273,7 +297,8 @@ class World:
         for contract in self.live():
             await self.destroy(contract.id)
         self.contracts.clear()
-        self.credit_usd = CREDIT_USD
+        self.credit_usd, self.account = 0.0, Account()
+        self.pay(CREDIT_USD)
         for key, machine in self.machines.items():
             vars(machine).update(vars(self._first_day[key]))
 

@@ -8,6 +8,7 @@ import pytest
 from emulator.server import EmulatorServer
 from tests.emulator.client import Client
 from tests.emulator.launched import Launched, processes_in
+from tests.emulator.official_cli import Cli
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,14 @@ def launch(tmp_path):
             one.end()
     for pid in processes_in(tmp_path):
         os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def vastai(stub, home):
+    """The official CLI on a market whose containers are processes."""
+    return Cli(stub.url, home)

@@ -93,7 +93,8 @@ def test_nothing_is_billed_once_destroyed():
     ("body", "said"),
     [
         ({"image": None}, "image is required"),
-        ({"image": None, "template_hash_id": "abc"}, "template not found"),
+        ({"runtype": "ssh_directly"}, "runtype is one of"),
+        ({"target_state": "paused"}, "target_state is one of"),
         ({"disk": 7}, "disk 7"),
         ({"disk": 1000}, "disk 1000"),
         ({"args": ["x" * COMMAND_LIMIT], "onstart": "y"}, "combined length"),

@@ -1,65 +1,16 @@
 """The unmodified official CLI against the emulator: by what it prints and by what then is so on the market."""
 
 import ast
-import json
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import requests
 
 from harness.wait import until
-from tests.emulator.client import IMAGE, KEY, MODEL, answers, endpoint
+from tests.emulator.client import IMAGE, MODEL, answers, endpoint
+from tests.emulator.official_cli import Cli
 
 GUIDE = "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true"
 PORTS = "-p 8000:8000 -e VLLM_API_KEY=abc"
-COLOURS = re.compile(r"\x1b\[[0-9;]*[mK]")
-
-
-class Cli:
-    """The `vastai` command, in a home of its own: a call returns all that it printed."""
-
-    def __init__(self, url, home, key=KEY, *, by_flags=True):
-        self.lead = ["--url", url, "--api-key", key] if by_flags else []
-        self.env = {
-            "PATH": "/usr/bin:/bin",
-            "COLUMNS": "300",
-            "HOME": str(home),
-            "XDG_CONFIG_HOME": str(home / "config"),
-            "XDG_CACHE_HOME": str(home / "cache"),
-            "XDG_STATE_HOME": str(home / "state"),
-            "VASTAI_NO_UPDATE_CHECK": "1",
-        } | ({} if by_flags else {"VAST_URL": url, "VAST_API_KEY": key})
-
-    def run(self, *args):
-        program = Path(sys.executable).with_name("vastai")
-        command = [program, *self.lead, *map(str, args)]
-        return subprocess.run(
-            command, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
-        )
-
-    def __call__(self, *args, rc=0):
-        done = self.run(*args)
-        assert done.returncode == rc, done.stderr
-        assert "Traceback" not in done.stderr
-        return COLOURS.sub("", done.stdout + done.stderr)
-
-    def json(self, *args):
-        done = self.run(*args, "--raw")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture
-def vastai(stub, home):
-    return Cli(stub.url, home)
 
 
 def created(text):
@@ -275,6 +226,6 @@ def test_a_wrong_key_is_refused(stub, tmp_path):
 
 
 def test_a_call_that_comes_too_soon_is_repeated_after_the_time_that_the_answer_names(vastai, stub):
-    stub.fault("http_429", {"path": "GET /api/v0/users/current"}, times=1, form="header", seconds=1)
+    stub.fault("http_429", {"path": "GET /api/v0/users/current/"}, times=1, form="header", seconds=1)
     assert vastai.json("show", "user")["id"]
     assert stub.look("faults")["fired"] == {"http_429": 1}
