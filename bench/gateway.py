@@ -15,6 +15,7 @@ from pathlib import Path
 from bench.load import Target
 from components.caddy.config import gateway_config
 from components.caddy.spec import GatewaySpec, dial
+from components.vllm.catalog import load_catalog
 from harness.caddy import running, running_front_proxy
 
 
@@ -38,7 +39,7 @@ def gateway_in_front_of(
             inbound_keys=(key,),
             upstreams=tuple(dial(one) for one in upstreams),
             upstream_key=upstream_key,
-            model=model,
+            readiness=load_catalog().model(model).readiness,
             upstream_ca=upstream_ca,
         )
         caddy.admin.load(gateway_config(gateway))

@@ -166,7 +166,7 @@ class RerankerFleet(pulumi.ComponentResource):
             "upstream_key": common.own_key,
             "upstream_ca": self.ca_certificate,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
-            "model": settings.model.name,
+            "readiness": settings.model.readiness,
             "policy": Policy(max_bytes=settings.guard_options["max_bytes"]),
             "drain_timeout_s": config.timeouts.drain_s,
         }

@@ -35,7 +35,8 @@ from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
 from components.plugin.pool import widen
 from components.plugin.verbs import known, verb
-from components.records import structure
+from components.readiness import Readiness
+from components.records import record, structure
 from components.vast.identity import SERVER_NAME
 from components.vast.json_values import same
 
@@ -51,10 +52,10 @@ class GatewayArgs:
     `admin_url`: http://, https:// or unix:// address of the admin API of a Caddy that is this gateway's alone;
     `admin_key`, `admin_ca` for one behind TLS and a key. `rented`: that Caddy goes with its machine, so nothing is left
     to remove once it is gone. `site`, unique to the stack, names the server in Caddy's config.
-    `upstreams`: host:port or the rerankers' URLs; all take `upstream_key`, and their certificates are signed by
-    `upstream_ca` (PEM; empty for plain HTTP) for `server_name`. `certificate` and `private_key` are PEM; without them
-    the gateway speaks plain HTTP. `drain_timeout_s` bounds the wait for requests in flight, and `settle_s` is for how
-    long there must be none: one that has just come in is in no count yet.
+    `upstreams`: host:port or the rerankers' URLs, checked by `readiness`; all take `upstream_key`, and their
+    certificates are signed by `upstream_ca` (PEM; empty for plain HTTP) for `server_name`. `certificate` and
+    `private_key` are PEM; without them the gateway speaks plain HTTP. `drain_timeout_s` bounds the wait for requests in
+    flight, and `settle_s` is for how long there must be none: one that has just come in is in no count yet.
     """
 
     site: str
@@ -63,7 +64,7 @@ class GatewayArgs:
     inbound_keys: pulumi.Input[Sequence[pulumi.Input[str]]]
     upstreams: pulumi.Input[Sequence[pulumi.Input[str]]]
     upstream_key: pulumi.Input[str]
-    model: pulumi.Input[str]
+    readiness: Readiness
     certificate: pulumi.Input[str] = ""
     private_key: pulumi.Input[str] = ""
     upstream_ca: pulumi.Input[str] = ""
@@ -219,7 +220,7 @@ class Gateway(Resource, module="vast", name="Gateway"):
     digest: pulumi.Output[str]
 
     def __init__(self, name: str, args: GatewayArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        inputs = {**vars(args), "policy": asdict(args.policy)}
+        inputs = {**vars(args), "policy": asdict(args.policy), "readiness": record(args.readiness)}
         for key in SECRETS:
             inputs[key] = pulumi.Output.secret(inputs[key])
         own = pulumi.ResourceOptions(additional_secret_outputs=["digest", *SECRETS])

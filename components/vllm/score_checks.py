@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from components.errors import ServerError, ServingError
+from components.readiness import RANGE_SLACK, Limits
 from components.vllm.catalog import GoldenCase
 from components.vllm.client import RerankAnswer
 from reranker.answers import ServedModel
 
 # /rerank and /score batch differently, and half precision rounds; a wrong pairing differs by far more.
 AGREEMENT = 0.02
-# Rounding may put a cosine of equal texts a hair above 1.
-RANGE_SLACK = 0.001
 CLOSED = frozenset({401, 404})
-Limits = tuple[float, float]
 
 
 @dataclass(frozen=True)
