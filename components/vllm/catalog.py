@@ -70,6 +70,7 @@ class Model:
     golden: tuple[GoldenCase, ...]
     note: str
     source: str
+    longest_len: int | None = None
 
     @property
     def score_limits(self) -> Limits:

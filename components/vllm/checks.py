@@ -170,7 +170,7 @@ class _Run:
             plain, plain_ms = self.ask(lambda: self.client.rerank("q", [document], name))
             checks.append(replace(judge_overlong(context, plain), latency_ms=plain_ms))
             cut, cut_ms = self.ask(lambda: self.client.rerank("q", [document], name, truncate_prompt_tokens=-1))
-            checks.append(replace(judge_truncated(cut), latency_ms=cut_ms))
+            checks.append(replace(judge_truncated(cut, self.model.kind), latency_ms=cut_ms))
             after, after_ms = self.ask(lambda: self.client.rerank("alive?", ["yes"], name))
             checks.append(replace(judge_alive(after), latency_ms=after_ms))
         except ServerUnreachable as error:
