@@ -63,7 +63,8 @@ def gateway(upstreams: Sequence[str], upstream_key: str, upstream_ca: str) -> It
         running_caddy(Path(folder) / "caddy") as caddy,
     ):
         dials = tuple(dial(one) for one in upstreams)
-        spec = GatewaySpec("bench", front.listen, (key,), dials, upstream_key, MODEL, upstream_ca)
+        readiness = load_catalog().model(MODEL).readiness
+        spec = GatewaySpec("bench", front.listen, (key,), dials, upstream_key, readiness, upstream_ca)
         caddy.admin.load(gateway_config(spec))
         yield Target("gateway, guard and TLS", front.url, MODEL, key, front.ca_file)
 

@@ -35,6 +35,12 @@ def _form(pattern: str, accepted: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _not_zero(value: int) -> int:
+    if value == 0:
+        raise PydanticCustomError("form", "accepted: refuse, -1 or a whole number of at least 1")
+    return value
+
+
 Country = Annotated[str, _form("[A-Za-z]{2}", "two-letter codes such as US or SE"), AfterValidator(str.upper)]
 Address = Annotated[
     str,
@@ -45,6 +51,7 @@ GpuName = Annotated[str, AfterValidator(lambda name: name.replace("_", " "))]
 # a comma would end it in the guard's list
 ClientKey = Annotated[SecretStr, _form(r"[ -+\--~]{16,}", "at least 16 printable ASCII characters, no comma")]
 ImageLogin = Annotated[SecretStr, _form(r"-u \S+ -p \S+ \S+", "-u USER -p TOKEN REGISTRY")]
+Truncation = Literal["refuse"] | Annotated[int, Field(ge=-1), AfterValidator(_not_zero)]
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float32"]
 Hosting = Literal["datacenter"]
 
@@ -60,11 +67,10 @@ class Limits(Keys):
 
     max_documents: int = Field(1000, ge=1, description="Most documents in one request")
     max_body_mb: float = Field(8.0, ge=0.01, le=64, description="Largest body of a request, in MiB")
-    truncate_prompt_tokens: int | None = Field(
-        None,
-        ge=-1,
-        description="Where a request does not say: cut a document to so many tokens, -1 for the model's own length; "
-        "without it one that is too long is refused",
+    truncate_prompt_tokens: Truncation = Field(
+        -1,
+        description="Where a request does not say: cut query and document to so many tokens, -1 for the model's own "
+        "length, or refuse what is too long. Of a decoder-reranker only documents are cut, by a vLLM that can (0.32)",
     )
     open_health: bool = Field(False, description="GET /health answers without a key, and says that the process lives")
 

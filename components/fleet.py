@@ -167,7 +167,7 @@ class RerankerFleet(pulumi.ComponentResource):
             "upstream_key": common.own_key,
             "upstream_ca": self.ca_certificate,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
-            "model": settings.model.name,
+            "readiness": settings.model.readiness,
             "policy": Policy(
                 max_bytes=settings.guard_options["max_bytes"], response_timeout_s=settings.config.timeouts.answer_s
             ),

@@ -34,6 +34,7 @@ from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
 from components.plugin.pool import widen
 from components.plugin.verbs import VastResource, known, verb
+from components.readiness import Readiness
 from components.records import structure
 from components.vast.identity import SERVER_NAME
 from components.vast.json_values import same
@@ -50,10 +51,10 @@ class GatewayArgs:
     `admin_url`: http://, https:// or unix:// address of the admin API of a Caddy that is this gateway's alone;
     `admin_key`, `admin_ca` for one behind TLS and a key. `rented`: that Caddy goes with its machine, so nothing is left
     to remove once it is gone. `site`, unique to the stack, names the server in Caddy's config.
-    `upstreams`: host:port or the rerankers' URLs; all take `upstream_key`, and their certificates are signed by
-    `upstream_ca` (PEM; empty for plain HTTP) for `server_name`. `certificate` and `private_key` are PEM; without them
-    the gateway speaks plain HTTP. `drain_timeout_s` bounds the wait for requests in flight, and `settle_s` is for how
-    long there must be none: one that has just come in is in no count yet.
+    `upstreams`: host:port or the rerankers' URLs, checked by `readiness`; all take `upstream_key`, and their
+    certificates are signed by `upstream_ca` (PEM; empty for plain HTTP) for `server_name`. `certificate` and
+    `private_key` are PEM; without them the gateway speaks plain HTTP. `drain_timeout_s` bounds the wait for requests in
+    flight, and `settle_s` is for how long there must be none: one that has just come in is in no count yet.
     """
 
     site: pulumi.Input[str]
@@ -62,7 +63,7 @@ class GatewayArgs:
     inbound_keys: pulumi.Input[Sequence[pulumi.Input[str]]]
     upstreams: pulumi.Input[Sequence[pulumi.Input[str]]]
     upstream_key: pulumi.Input[str]
-    model: pulumi.Input[str]
+    readiness: Readiness
     certificate: pulumi.Input[str] = ""
     private_key: pulumi.Input[str] = ""
     upstream_ca: pulumi.Input[str] = ""

@@ -14,6 +14,7 @@ from components.settings import Settings
 from components.vast.assignment import ReplicaSlot
 from components.vast.money import Budget
 from components.vast.probe import HttpProbe
+from components.vllm.catalog import Model
 from components.vllm.launch import SPEC_FAULT_LOGS, Launch, key_env, plan_launch
 
 PORT = 8000
@@ -69,7 +70,7 @@ def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) 
         env=env,
         files=digests(launch.files),
         image_login=config.image_login.get_secret_value() if config.image_login else None,
-        probe=rerank_probe(settings.model.name, key_name, config.timeouts.probe_timeout_s),
+        probe=rerank_probe(settings.model, key_name, config.timeouts.probe_timeout_s),
         hedge=config.hedge,
         money=Budget(config.max_hourly_usd, config.min_runway_h),
         bid=settings.bid,
@@ -106,14 +107,13 @@ def instance(
     return Instance(name, args, opts)
 
 
-def rerank_probe(model: str, key_name: str, timeout_s: float) -> HttpProbe:
-    """Return the readiness probe of a reranker: one scored pair. `/health` says 200 on a dead engine."""
+def rerank_probe(model: Model, key_name: str, timeout_s: float) -> HttpProbe:
+    """Return the readiness probe of a reranker: a pair that must rank. `/health` says 200 on a dead engine."""
     return HttpProbe(
         PORT,
         "POST",
         "/rerank",
         headers={"Authorization": f"Bearer ${{{key_name}}}"},
-        body={"model": model, "query": "ready?", "documents": ["yes"]},
-        expect_body='"relevance_score"',
+        readiness=model.readiness,
         timeout_s=timeout_s,
     )

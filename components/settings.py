@@ -21,8 +21,8 @@ from components.vast.ranking import pull_mbps
 from components.vast.rental_spec import Bid
 from components.vast.spec import Deadlines
 from components.vllm.catalog import Catalog, Image, Model
+from components.vllm.extra_args import context_len, gpus_needed, problems_with_flags, problems_with_numbers
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
-from components.vllm.launch import problems_with_extra_args
 from policy.rules import Facts, Limits, demands, violations
 from reranker.http import HttpTransport, Unanswered
 
@@ -91,7 +91,7 @@ def load(
     found = {
         named_by: catalog.problems_with_model(name),
         "image": catalog.problems_with_image(ref),
-        "extra_args": problems_with_extra_args(config.extra_args),
+        "extra_args": problems_with_flags(config.extra_args),
     }
     filters: Filters = {}
     try:
@@ -100,7 +100,12 @@ def load(
         found["query"] = [str(error).removeprefix("query ")]
     if not any(found.values()):
         model, image = catalog.model(name), catalog.image(ref)
-        found["extra_args"] = load_flags().problems(image.vllm_version, config.extra_args)
+        found["extra_args"] = [
+            *load_flags().problems(image.vllm_version, config.extra_args),
+            *problems_with_numbers(model, config.extra_args),
+            *_gpu_problems(filters, config),
+        ]
+        found["limits.truncate_prompt_tokens"] = _truncation_problems(config, model)
         if config.disk_gb < (needed := catalog.disk_needed_gb(image, model)):
             found["disk_gb"] = [f"is {config.disk_gb:g}, but {ref} with {name} needs {math.ceil(needed)} GB at least"]
     problems += [f"{key}: {text}" for key, texts in found.items() for text in texts]
@@ -127,7 +132,7 @@ def load(
         config=config,
         model=model,
         image=image,
-        guard_options=_guard_options(config),
+        guard_options=_guard_options(config, model),
         constraints=(*_required(config), *demanded, *_imposed(image, model, config)),
         policy_constraints=demanded,
         deadlines=structure(Deadlines, timeouts.model_dump()),
@@ -139,13 +144,29 @@ def load(
     )
 
 
-def _guard_options(config: Config) -> dict[str, Any]:
+def _gpu_problems(filters: Filters, config: Config) -> list[str]:
+    there, needed = filters.get("num_gpus", {}).get("eq"), gpus_needed(config.extra_args)
+    asked = there is not None and needed > float(str(there))
+    return [f"split the model over {needed} GPUs, and the query asks for {there}"] if asked else []
+
+
+def _truncation_problems(config: Config, model: Model) -> list[str]:
+    limit, context = config.limits.truncate_prompt_tokens, context_len(model, config.extra_args)
+    least = 1 if model.chat_template is None else len(model.chat_template) + 1
+    if limit in ("refuse", -1) or least <= int(limit) <= context:
+        return []
+    return [f"is {limit}; accepted: refuse, -1 or {least} to {context}, the tokens that {model.name} reads"]
+
+
+def _guard_options(config: Config, model: Model) -> dict[str, Any]:
     limits = config.limits
-    options = {"max_documents": limits.max_documents, "max_bytes": int(limits.max_body_mb * (1 << 20))}
+    options: dict[str, Any] = {"max_documents": limits.max_documents, "max_bytes": int(limits.max_body_mb * (1 << 20))}
     if limits.open_health:
         options["open_health"] = True
-    if limits.truncate_prompt_tokens is not None:
+    if limits.truncate_prompt_tokens != "refuse":
         options["truncate"] = limits.truncate_prompt_tokens
+    if model.chat_template is not None:
+        options |= {"context": context_len(model, config.extra_args), "template": len(model.chat_template)}
     return options
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from components.readiness import Readiness
 from components.vast.identity import SERVER_NAME
 
 Json = Any
@@ -34,7 +35,6 @@ class Policy:
     passive_for_s: float = 5.0
     # uvicorn closes a connection after 5 s of silence: reuse must end before, or requests race with its end
     keep_alive_s: float = 3.0
-    expect_body: str = '"relevance_score"'
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class GatewaySpec:
     inbound_keys: tuple[str, ...] = field(repr=False)
     upstreams: tuple[str, ...]
     upstream_key: str = field(repr=False)
-    model: str
+    readiness: Readiness
     upstream_ca: str = ""
     server_name: str = SERVER_NAME
     certificate: Certificate | None = None

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from components.readiness import Readiness
+from components.redaction import scrub
 from components.vast.json_values import Json
 from reranker.http import HttpTransport, Kind, Unanswered
 
@@ -26,6 +28,7 @@ VERDICTS: Mapping[Kind, Verdict] = {
 }
 CONNECT_S = 5.0
 MAX_BYTES = 1 << 20
+SHOWN_CHARS = 300
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
@@ -37,6 +40,7 @@ class ProbeResult:
     detail: str
 
 
+READY = ProbeResult("ready", "answers")
 Probe = Callable[[str, int], ProbeResult]
 
 
@@ -45,8 +49,9 @@ class HttpProbe:
     """A request that only a working server answers as expected.
 
     `headers` may hold ${NAME}, filled from the container's environment when sent, so that this record stays free of
-    secrets. `expect_body` is a regular expression that the answer's text must contain. With a `ca_certificate` (PEM)
-    it asks by TLS, and a server without a certificate of that CA for its address is dead.
+    secrets. `expect_body` is a regular expression that the answer's text must contain; `readiness` gives both body and
+    judgement of it. With a `ca_certificate` (PEM) it asks by TLS, and a server without a certificate of that CA for its
+    address is dead.
     """
 
     port: int
@@ -55,6 +60,7 @@ class HttpProbe:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Json = None
     expect_body: str = ""
+    readiness: Readiness | None = None
     ca_certificate: str = ""
     timeout_s: float = 10.0
 
@@ -70,7 +76,8 @@ class HttpProbe:
             name: _PLACEHOLDER.sub(lambda found: env.get(found[1], ""), value) for name, value in self.headers.items()
         }
         send = HttpTransport(ca=self.ca_certificate, connect_s=CONNECT_S)
-        body = None if self.body is None else json.dumps(self.body).encode()
+        asked = self.readiness.request() if self.readiness else self.body
+        body = None if asked is None else json.dumps(asked).encode()
         try:
             answer = send(
                 self.method,
@@ -83,7 +90,19 @@ class HttpProbe:
         except Unanswered as error:
             return ProbeResult(VERDICTS.get(error.kind, "dead"), str(error))
         if answer.status != 200:
-            return ProbeResult("dead", f"HTTP {answer.status} on {self.path}")
-        if self.expect_body and not re.search(self.expect_body, answer.text):
-            return ProbeResult("dead", f"{self.path} answers 200 without {self.expect_body!r}")
-        return ProbeResult("ready", "answers")
+            secrets = [env.get(name, "") for name in self.names()]
+            return ProbeResult("dead", f"HTTP {answer.status} on {self.path}: {said(answer.message(), secrets)}")
+        problem = self.judge(answer.text)
+        return ProbeResult("dead", f"{self.path} answers 200, but {problem}") if problem else READY
+
+    def judge(self, text: str) -> str:
+        """Return what is wrong with the body of a 200; empty for nothing."""
+        if self.expect_body and not re.search(self.expect_body, text):
+            return f"without {self.expect_body!r}"
+        return self.readiness.problem(text) if self.readiness else ""
+
+
+def said(message: str, secrets: Iterable[str]) -> str:
+    """Return a server's own words in one line: without secrets or control characters, cut."""
+    plain = " ".join("".join(one if one.isprintable() else " " for one in scrub(message, secrets)).split())
+    return plain if len(plain) <= SHOWN_CHARS else plain[:SHOWN_CHARS] + "..."

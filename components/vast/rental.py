@@ -158,7 +158,10 @@ class Rental:
         repeated = failure.fault == "either" and self._signs[failure.sign] >= SPEC_FAULT_MACHINES
         if failure.fault == "spec" or repeated:
             why = "the same on two machines" if repeated else "no other machine would do better"
-            raise RentalFailed(f"what is deployed is at fault, not the hosts ({why}): {text}\n{self._report()}")
+            report = self._report(
+                "change what it names in the config (model, image, extra_args, limits), then run again"
+            )
+            raise RentalFailed(f"what is deployed is at fault, not the hosts ({why}): {text}\n{report}")
 
     def _with_log(self, attempt: Attempt, failure: Failure) -> Failure:
         if failure.sign not in ("exited", "not-serving", "created-stopped"):
@@ -372,7 +375,7 @@ class Rental:
     def _destroy(self, instance_id: int) -> None:
         destroy_and_verify(self.client, instance_id, clock=self.clock, sleep=self.sleep)
 
-    def _report(self) -> str:
+    def _report(self, next_step: str = "run again, or widen the query") -> str:
         if not self._rejected:
             return "no candidate could be rented: the offers found are gone and a new search found none"
         lines = [
@@ -380,7 +383,7 @@ class Rental:
             for one in self._rejected
         ]
         counted = f"{len(self._rejected)} of at most {self.order.max_tries} candidates were tried, none serves"
-        return "\n".join([f"{counted}; nothing is left rented:", *lines, "next: run again, or widen the query"])
+        return "\n".join([f"{counted}; nothing is left rented:", *lines, f"next: {next_step}"])
 
 
 def _shape(line: str) -> str:

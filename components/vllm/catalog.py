@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from components.errors import ConfigError
+from components.readiness import Limits, Readiness
 from components.records import structure
 from policy.rules import not_pinned, tag_of
 
 Kind = Literal["cross-encoder", "decoder-reranker", "bi-encoder"]
 ScoreRange = Literal["sigmoid 0..1", "cosine -1..1"]
+SCORE_LIMITS: Mapping[ScoreRange, Limits] = {"sigmoid 0..1": (0.0, 1.0), "cosine -1..1": (-1.0, 1.0)}
 
 FOLDER = Path(__file__).parents[1] / "catalog"
 # Beside image and weights: the hub's cache of small files, compiled kernels, logs.
@@ -70,6 +72,17 @@ class Model:
     golden: tuple[GoldenCase, ...]
     note: str
     source: str
+    longest_len: int | None = None
+
+    @property
+    def score_limits(self) -> Limits:
+        return SCORE_LIMITS[self.score_range]
+
+    @property
+    def readiness(self) -> Readiness:
+        """The pair that a server of this model is probed with: of its first golden case."""
+        case = self.golden[0]
+        return Readiness(self.name, case.query, case.irrelevant[0], case.relevant[0], self.score_limits)
 
 
 class Catalog:

@@ -42,7 +42,6 @@ from reranker.answers import ServedModel
 
 # Goes up when checks are added or get stricter: a running stack is then validated again.
 CHECKS_VERSION = 4
-RANGES = {"sigmoid 0..1": (0.0, 1.0), "cosine -1..1": (-1.0, 1.0)}
 NO_SUCH_MODEL = "no-such-model"
 
 T = TypeVar("T")
@@ -145,7 +144,7 @@ class _Run:
         """Score a case on both routes, the irrelevant texts first: an unsorted answer is then visibly unsorted."""
         name = self.model.name
         documents = [*case.irrelevant, *case.relevant]
-        limits = RANGES[self.model.score_range]
+        limits = self.model.score_limits
         ranked, rerank_ms = self.ask(lambda: self.client.rerank(case.query, documents, name))
         scores, score_ms = self.ask(lambda: self.client.score(case.query, documents, name))
         rerank_form = judge_rerank_form(f"/rerank form, {case.query!r}", documents, ranked, limits)
@@ -171,7 +170,7 @@ class _Run:
             plain, plain_ms = self.ask(lambda: self.client.rerank("q", [document], name))
             checks.append(replace(judge_overlong(context, plain), latency_ms=plain_ms))
             cut, cut_ms = self.ask(lambda: self.client.rerank("q", [document], name, truncate_prompt_tokens=-1))
-            checks.append(replace(judge_truncated(cut), latency_ms=cut_ms))
+            checks.append(replace(judge_truncated(cut, self.model.kind), latency_ms=cut_ms))
             after, after_ms = self.ask(lambda: self.client.rerank("alive?", ["yes"], name))
             checks.append(replace(judge_alive(after), latency_ms=after_ms))
         except ServerUnreachable as error:

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 
 from components.vllm.catalog import FOLDER, Image, Model, read_yaml
+from components.vllm.extra_args import name_of
 from components.vllm.launch import dtype_for
 
 BFLOAT16_FROM_COMPUTE_CAP = 800
@@ -58,8 +59,7 @@ class Flags:
             return []
         problems = []
         for arg in args:
-            # --a_b is --a-b, --a=1 carries its value, --a.b sets a field of a JSON value
-            name = arg.partition("=")[0].partition(".")[0].replace("_", "-")
+            name = name_of(arg)
             if not name.startswith("--") or name in has:
                 continue
             elsewhere = [other for other, flags in self.only.items() if name in flags]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import sys
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from hashlib import sha256
 from typing import Any
@@ -27,6 +28,11 @@ KEYS = "/guard/keys"
 ROUTES = "/guard/routes"
 MAX_KEYS = 32
 LISTS = ("documents", "text_1", "text_2", "queries", "data_1", "data_2")
+QUERIES = ("query", "text_1", "queries", "data_1", "instruction", "chat_template_kwargs")
+DOCUMENTS = ("documents", "text_2", "data_2")
+# what a request hands to a chat template
+TO_TEMPLATE = ("instruction", "chat_template_kwargs")
+SCORING = ("vllm.entrypoints.pooling.scoring.protocol", "vllm.entrypoints.pooling.score.protocol")
 
 
 class Refusal(Exception):
@@ -50,6 +56,8 @@ class Guard:
         self.max_bytes = options.get("max_bytes", 8 << 20)
         self.max_documents = options.get("max_documents", 1000)
         self.truncate = options.get("truncate")
+        # of a model with a chat template: the tokens that it reads, and those that the template takes at most
+        self.context, self.template = options.get("context", 0), options.get("template", 0)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Refuse, or hand the request on."""
@@ -143,9 +151,59 @@ class Guard:
             raise Refusal(400, f"{count} documents in one request; at most {self.max_documents} are taken")
         # Cohere's clients send null for what is not given, which vLLM 0.32 refuses for top_n and max_tokens_per_doc
         given = {name: value for name, value in asked.items() if value is not None}
-        if self.truncate is not None:
+        self.judge_template_fields(given)
+        if self.template:
+            self.cut_documents(given)
+        elif self.truncate is not None:
             given.setdefault("truncate_prompt_tokens", self.truncate)
         return clean if given == asked else json.dumps(given, ensure_ascii=False).encode()
+
+    def judge_template_fields(self, given: dict[str, Any]) -> None:
+        """Refuse what would be ignored without a word: by a model without a template, or by an older vLLM."""
+        for name in (one for one in TO_TEMPLATE if one in given):
+            if not self.template:
+                raise Refusal(400, f"{name}: this model has no prompt that takes it")
+            if not takes(name):
+                raise Refusal(400, f"{name}: this version of vLLM takes none for /rerank and /score")
+
+    def cut_documents(self, given: dict[str, Any]) -> None:
+        """Have documents cut instead of the whole prompt, which would lose the template's ending and score wrongly.
+
+        A text has no more tokens than bytes, so that query and template are counted as bytes.
+        """
+        limit = given.pop("truncate_prompt_tokens", self.truncate)
+        if limit is None:
+            return
+        if isinstance(limit, bool) or not isinstance(limit, int) or not (limit == -1 or 0 < limit <= self.context):
+            raise Refusal(400, f"truncate_prompt_tokens: -1 or 1 to {self.context}, the tokens that this model reads")
+        room = (
+            (self.context if limit == -1 else limit) - self.template - sum(longest(given.get(one)) for one in QUERIES)
+        )
+        if all(longest(given.get(one)) <= room for one in DOCUMENTS):
+            return
+        if room > 0 and takes("max_tokens_per_doc"):
+            given["max_tokens_per_doc"] = min(room, whole(given.get("max_tokens_per_doc")) or room)
+        elif limit != -1:
+            raise Refusal(
+                400, "truncate_prompt_tokens: would cut this model's prompt; send a shorter query or documents"
+            )
+
+
+def longest(value: Any) -> int:
+    """Return the bytes of a text, the longest of several, or an object."""
+    texts = value if isinstance(value, list) else [value] if value else []
+    return max((len((text if isinstance(text, str) else json.dumps(text)).encode()) for text in texts), default=0)
+
+
+def whole(value: Any) -> int:
+    """Return a whole number that is given, 0 for anything else."""
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def takes(field: str) -> bool:
+    """Whether requests of the vLLM that runs here have a field: the versions differ in what they take."""
+    found = [getattr(sys.modules.get(name), "RerankRequest", None) for name in SCORING]
+    return any(field in one.model_fields for one in found if one is not None)
 
 
 def replaced(scope: Message, receive: Receive, body: bytes) -> tuple[Message, Receive]:

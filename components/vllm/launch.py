@@ -18,6 +18,7 @@ from components.errors import ConfigError
 from components.vast.identity import CERT_ENVS
 from components.vast.identity import KEY_ENV as KEY_ENV_TLS
 from components.vllm.catalog import Image, Model
+from components.vllm.extra_args import problems_with_flags
 
 Form = Literal["script", "plain"]
 
@@ -30,14 +31,13 @@ GUARD_OPTIONS_ENV = "GUARD"
 # Vast.ai API, create instance: args, args_str and onstart share 4,096 characters; an env value may be cut at 256.
 COMMAND_LIMIT_CHARS = 4096
 ENV_VALUE_LIMIT_CHARS = 256
-# Flags that the stack itself sets and relies on (probe, validation, outputs); a second opinion would break those.
-OWN_FLAGS = ("--api-key", "--host", "--port", "--model", "--served-model-name")
 # Lines of a server's log (regular expressions) that another machine would write as well: the command is at fault.
 # From vLLM's argument parser and model config, and from transformers' hub access.
 SPEC_FAULT_LOGS = (
     r"error: unrecognized arguments: .*",
     r"error: argument .*: (invalid|expected|not allowed).*",
     r"User-specified max_model_len .* is greater than the derived max_model_len.*",
+    r"max_num_batched_tokens .* is smaller than max_model_len.*",
     r"Model architectures .* are not supported for now.*",
     r".* is not a local folder and is not a valid model identifier.*",
     r".*(RepositoryNotFoundError|GatedRepoError).*",
@@ -83,9 +83,9 @@ def plan_launch(
     `dtype` None takes what suits every GPU that the image runs on. `extra_args` come last, so they win.
     With `guard` every route needs a key, see guard.py, which takes `guard_options`. With `tls` the server speaks TLS by
     the certificate in its environment, see components.vast.identity. Both take the script form.
-    Raises ConfigError when extra_args sets what the stack owns, or when the result is larger than Vast takes.
+    Raises ConfigError when extra_args holds a flag that is refused, or when the result is larger than Vast takes.
     """
-    if problems := problems_with_extra_args(extra_args):
+    if problems := problems_with_flags(extra_args):
         raise ConfigError(problems)
     flags = [*serve_flags(model, port=port, dtype=dtype or dtype_for(model)), *extra_args]
     if form == "plain" and (guard or tls):
@@ -166,17 +166,6 @@ WRITE_IDENTITY = (
     f'pem "PRIVATE KEY" "${KEY_ENV_TLS}" key.pem',
     f"unset {KEY_ENV_TLS}",
 )
-
-
-def problems_with_extra_args(extra_args: Sequence[str]) -> list[str]:
-    """Return what is wrong with extra flags: those that the stack sets itself, and relies on."""
-    asked = {"--" + arg[2:].partition("=")[0].replace("_", "-") for arg in extra_args if arg.startswith("--")}
-    return [
-        f"{flag} is set by the stack; "
-        + ("give the key as config api_key, never in a command" if flag == "--api-key" else "take it out of extra_args")
-        for flag in OWN_FLAGS
-        if flag in asked
-    ]
 
 
 def _within_limits(onstart: str | None, args: Sequence[str], env: Mapping[str, str]) -> None:

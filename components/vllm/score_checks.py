@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from components.errors import ServerError, ServingError
-from components.vllm.catalog import GoldenCase
+from components.readiness import RANGE_SLACK, Limits
+from components.vllm.catalog import GoldenCase, Kind
 from components.vllm.client import RerankAnswer
 from reranker.answers import ServedModel
 
 # /rerank and /score batch differently, and half precision rounds; a wrong pairing differs by far more.
 AGREEMENT = 0.02
-# Rounding may put a cosine of equal texts a hair above 1.
-RANGE_SLACK = 0.001
 CLOSED = frozenset({401, 404})
-Limits = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -129,12 +127,14 @@ def judge_overlong(context: int, outcome: RerankAnswer | ServerError) -> Check:
     return Check(name, False, f"answered with {outcome.results}", "expected a refusal or one finite score")
 
 
-def judge_truncated(outcome: RerankAnswer | ServerError) -> Check:
-    """Judge the same document with truncate_prompt_tokens -1: one finite score."""
+def judge_truncated(outcome: RerankAnswer | ServerError, kind: Kind) -> Check:
+    """Judge the same document with truncate_prompt_tokens -1: one finite score, or of a decoder a clear refusal, where
+    its vLLM cannot cut documents without their prompt."""
     name = "over-long document, cut on request"
     advice = "clients cannot send long documents: check the server's version (truncate_prompt_tokens)"
     if isinstance(outcome, ServerError):
-        return Check(name, False, f"HTTP {outcome.status}: {outcome.message}", advice)
+        refused = kind == "decoder-reranker" and outcome.status == 400 and "context length" in outcome.message
+        return Check(name, refused, f"HTTP {outcome.status}: {outcome.message}", "" if refused else advice)
     if len(outcome.results) == 1 and math.isfinite(outcome.results[0].score):
         return Check(name, True, f"one score, {outcome.results[0].score:.4f}")
     return Check(name, False, f"results {outcome.results}", advice)

@@ -22,7 +22,7 @@ from harness.caddy import running, running_front_proxy
 from harness.load import BODY
 from harness.wait import until
 from reranker.http import HttpTransport
-from tests.gateway.upstream import MODEL
+from tests.gateway.upstream import MODEL, READINESS
 
 REPO = Path(__file__).resolve().parents[2]
 # in the rerankers' certificates, so that only their name tells the gateway that they are the right ones
@@ -154,7 +154,7 @@ def front(tmp_path, authority, upstream_key):
                     "inbound_keys": (key,),
                     "upstreams": tuple(one.address for one in rerankers),
                     "upstream_key": upstream_key,
-                    "model": MODEL,
+                    "readiness": READINESS,
                     "upstream_ca": authority.certificate,
                     "certificate": certificate,
                     "policy": QUICK,

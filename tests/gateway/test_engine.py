@@ -11,7 +11,6 @@ import yaml
 from harness.load import Load
 from harness.stack import tool_path
 from harness.wait import until
-from tests.gateway.conftest import MODEL
 
 REPO = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -19,9 +18,11 @@ import json
 import pulumi
 from components.caddy.spec import Policy
 from components.gateway import Gateway, GatewayArgs
+from components.vllm.catalog import load_catalog
 
+READINESS = load_catalog().model("sentence-transformers/all-MiniLM-L6-v2").readiness
 args = json.loads(open("gateway.json").read())
-gateway = Gateway("gateway", GatewayArgs(**args, policy=Policy(check_every_s=1)))
+gateway = Gateway("gateway", GatewayArgs(**args, readiness=READINESS, policy=Policy(check_every_s=1)))
 pulumi.export("drift", gateway.drift)
 """
 
@@ -76,7 +77,6 @@ def test_a_gateway_lives_through_up_drift_roll_and_destroy(tmp_path, caddy, rera
         "upstreams": [f"https://{two[0].address}"],
         "upstream_key": gateway.upstream_key,
         "upstream_ca": gateway.upstream_ca,
-        "model": MODEL,
         "settle_s": 0.3,
     }
     program = Program(tmp_path / "program", args)

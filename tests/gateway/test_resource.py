@@ -8,10 +8,11 @@ import pytest
 
 from components.caddy.admin import CaddyAdmin
 from components.gateway import GatewayProvider
+from components.records import record
 from harness.caddy import running
 from harness.load import Load
 from harness.wait import until
-from tests.gateway.conftest import MODEL
+from tests.gateway.upstream import READINESS
 
 OTHER_SITE = {
     "listen": ["127.0.0.1:0"],
@@ -32,7 +33,7 @@ def props_of(caddy, one, **changes):
         "upstream_key": gateway.upstream_key,
         "upstream_ca": gateway.upstream_ca,
         "server_name": gateway.server_name,
-        "model": MODEL,
+        "readiness": record(READINESS),
         "policy": {"check_every_s": 0.5, "retry_for_s": 10, "max_bytes": 20_000},
         "admin_url": caddy.admin_url,
         "admin_key": "",

@@ -1,6 +1,7 @@
 """Requests under way: spread, repeated elsewhere, undisturbed by changes of the config."""
 
 import concurrent.futures
+import json
 from dataclasses import replace
 
 import pytest
@@ -91,3 +92,14 @@ def test_the_config_is_swapped_under_load_without_a_failed_request(caddy, rerank
     assert load.failures == []
     assert load.rate_per_s >= 50
     assert set(load.by_upstream) == {each.name for each in two}
+
+
+@pytest.mark.parametrize("scores", [(None, None), (0.5, 0.5), (7.5, 0.1)], ids=str)
+def test_an_upstream_whose_scores_are_none_or_do_not_rank_gets_no_request(caddy, rerankers, front, scores):
+    two = rerankers(2)
+    one = front(two)
+    results = [{"index": n, "relevance_score": score} for n, score in enumerate(scores)]
+    (two[0].folder / "answer").write_text(json.dumps({"model": "m", "results": results}))
+    caddy.admin.load(gateway_config(one.gateway))
+    until(lambda: {one.ask().headers["x-upstream"] for _ in range(6)} == {two[1].name})
+    assert {one.ask().headers["x-upstream"] for _ in range(20)} == {two[1].name}

@@ -1,5 +1,6 @@
-"""A reranker's process for the gateway's tests: the emulator's stub behind the real guard and real TLS, and three
-switches that a test throws by files in its folder: `status` (answer with it), `delay_s` (of one document's text)."""
+"""A reranker's process for the gateway's tests: the emulator's stub behind the real guard and real TLS, and
+switches that a test throws by files in its folder: `status` (answer with it), `answer` (a body for each 200), and
+by a header: `x-delay-s`."""
 
 from __future__ import annotations
 
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import uvicorn
 
+from components.vllm.catalog import load_catalog
 from components.vllm.guard import Guard
 from emulator.scoring import Served
 from emulator.stub import Stub
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+READINESS = load_catalog().model(MODEL).readiness
 
 
 class Switches:
@@ -38,6 +41,11 @@ class Switches:
             await receive()
             await send({"type": "http.response.start", "status": status, "headers": [(b"x-upstream", name.encode())]})
             await send({"type": "http.response.body", "body": b"switched"})
+            return
+        with contextlib.suppress(FileNotFoundError):
+            body = (self.folder / "answer").read_bytes()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"x-upstream", name.encode())]})
+            await send({"type": "http.response.body", "body": body})
             return
         await asyncio.sleep(float(headers.get("x-delay-s", "0")))
 

@@ -12,7 +12,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +195,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def cross_encoder(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """That model in the guide's form, by the boot script, with vLLM's own key; plus a list of its routes."""
-    middleware = ["--middleware", "tests.serving.route_list.RouteList"]
-    launch = plan_launch(CATALOG.model(BGE), CATALOG.default_image, api_key=new_key(), extra_args=middleware)
+    middleware = "--middleware tests.serving.route_list.RouteList"  # which extra_args may not hold
+    launch = plan_launch(CATALOG.model(BGE), CATALOG.default_image, api_key=new_key())
+    shell, script = launch.args
+    launch = replace(launch, args=(shell, script.replace(f" {BGE} ", f" {BGE} {middleware} ")))
     launch.env["PYTHONPATH"] = str(REPO)
     with serving(launch, BGE, weights, require_vllm(), tmp_path_factory.mktemp("bge")) as server:
         yield server

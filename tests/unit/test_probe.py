@@ -1,6 +1,7 @@
 """What a probe makes of each thing that a server, or a network, can do to it: real sockets on loopback."""
 
 import contextlib
+import json
 import re
 import socket
 import ssl
@@ -9,6 +10,7 @@ import threading
 
 import pytest
 
+from components.readiness import Readiness
 from components.vast.identity import Authority
 from components.vast.probe import HttpProbe
 
@@ -231,3 +233,30 @@ def test_a_key_that_no_header_can_hold_is_dead_and_is_not_told():
     probed = ask(1, headers={"Authorization": "Bearer ${KEY}"}, env={"KEY": "se\ncret"})
     assert probed.verdict == "dead"
     assert "cret" not in probed.detail
+
+
+PAIR = Readiness("m", "q", "pizza", "deep learning", (0.0, 1.0))
+
+
+@pytest.mark.parametrize("scores", [(None, None), ("NaN", 0.1), (7.5, 0.1), (0.1, 0.9)], ids=str)
+def test_a_server_whose_scores_are_none_or_do_not_rank_is_dead_and_its_scores_are_named(scores):
+    results = [
+        f'{{"index": {n}, "relevance_score": {"null" if s is None else s}}}'
+        for n, s in ((1, scores[0]), (0, scores[1]))
+    ]
+    body = f'{{"results": [{", ".join(results)}]}}'.encode()
+    with server(saying(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))) as port:
+        probed = ask(port, method="POST", path="/rerank", readiness=PAIR)
+    assert probed.verdict == "dead"
+    assert "relevance_score" in probed.detail or "outside" in probed.detail or "does not rank" in probed.detail
+
+
+def test_what_a_server_says_to_an_error_is_in_the_detail_without_secrets_in_one_line_and_cut():
+    said = {"error": {"message": "truncate_prompt_tokens (9999) is too large\n" + "the-secret-key " * 100}}
+    body = json.dumps(said).encode()
+    with server(saying(b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))) as port:
+        probed = ask(port, headers={"Authorization": "Bearer ${KEY}"}, env={"KEY": "the-secret-key"})
+    assert probed.detail.startswith("HTTP 400 on /: truncate_prompt_tokens (9999) is too large [redacted]")
+    assert "the-secret-key" not in probed.detail
+    assert "\n" not in probed.detail
+    assert len(probed.detail) < 400

@@ -46,7 +46,7 @@ def carried(value):
     [
         Outer("n"),
         Outer("n", 2, Inner(3, "b"), (Inner(1), Inner(2)), {"k": "v"}, {"x": [1.0, None]}),
-        HttpProbe(8000, "POST", "/rerank", {"Authorization": "Bearer ${KEY}"}, ["yes"], "score", "", 15.0),
+        HttpProbe(8000, "POST", "/rerank", {"Authorization": "Bearer ${KEY}"}, ["yes"], "score", None, "", 15.0),
         Deadlines(rented_s=1),
         Watch("never", 20.0, 1.0, 2.0),
         Budget(0.5, 24),

@@ -102,8 +102,10 @@ def test_the_same_application_error_on_two_machines_is_the_specs_fault(api):
         return None
 
     api.interrupt = log
-    with pytest.raises(RentalFailed, match="the same on two machines"):
+    with pytest.raises(RentalFailed, match="the same on two machines") as caught:
         rental(api).run()
+    assert "next: change what it names in the config" in str(caught.value)
+    assert "widen the query" not in str(caught.value)  # which would help nothing
     assert api.calls["PUT asks"] == 2
     assert not api.contracts
 

@@ -124,7 +124,10 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"require": {"countries": [False]}}, "require.countries: is False; .*YAML reads NO, .* write them in quotes"),
         ({"emulator": {"url": "console.vast.ai"}}, "emulator.url: .*http"),
         ({"extra_args": ["--api-key", "x"]}, "extra_args: --api-key is set by the stack"),
-        ({"extra_args": ["--grpc"]}, "extra_args: --grpc is not a flag of vLLM 0.19.1; vLLM 0.32.0 has it"),
+        (
+            {"extra_args": ["--log-level", "x"]},
+            "extra_args: --log-level is not a flag of vLLM 0.19.1; vLLM 0.32.0 has it",
+        ),
         ({"hedge": "9"}, "hedge: is '9'; accepted: a whole number from 1 to 4"),
         ({"bid": "cheap"}, "bid: is 'cheap'; accepted: auto or a number of at least 0.001"),
         ({"modle": "x"}, "modle: is not a config key; did you mean model?"),

@@ -20,6 +20,7 @@ from components.vllm.score_checks import (
     judge_rerank_form,
     judge_score_form,
     judge_served,
+    judge_truncated,
     judge_wrong_model,
 )
 from reranker.answers import ServedModel
@@ -305,3 +306,10 @@ def rescored(answer: Answer, fields: dict[str, Any]) -> Answer:
 
 def refuse(_path: str, _body: dict[str, Any], _answer: Answer) -> Answer:
     raise Unanswered("the connection is refused", "refused", sent=False)
+
+
+def test_of_a_decoder_a_clear_refusal_of_a_long_document_is_as_good_as_a_score() -> None:
+    refused = ServerError("x", status=400, message="This model's maximum context length is 100 tokens.")
+    assert judge_truncated(refused, "decoder-reranker").passed
+    assert not judge_truncated(refused, "cross-encoder").passed
+    assert not judge_truncated(ServerError("x", status=500, message="context length"), "decoder-reranker").passed

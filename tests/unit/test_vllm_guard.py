@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -167,6 +168,83 @@ def test_a_default_for_truncation_is_put_in_and_never_overrides(ask):
     assert [one["truncate_prompt_tokens"] for one in bodies] == [-1, 7]
     lengths = [int(dict(scope["headers"])[b"content-length"]) for scope, _ in ask.app.seen]
     assert lengths == [len(body) for _, body in ask.app.seen]
+
+
+@pytest.fixture
+def vllm_032(monkeypatch):
+    """The module of vLLM 0.32 that says what a request takes, as far as the guard looks at it."""
+    fields = dict.fromkeys(["query", "instruction", "chat_template_kwargs", "max_tokens_per_doc"])
+    module = SimpleNamespace(RerankRequest=SimpleNamespace(model_fields=fields))
+    monkeypatch.setitem(sys.modules, "vllm.entrypoints.pooling.scoring.protocol", module)
+
+
+DECODER = {"context": 200, "template": 50, "truncate": -1}
+
+
+def seen_by_vllm(ask, body, **options):
+    status, _, _ = ask(body=json.dumps(body).encode(), **options)
+    assert status == 200
+    return json.loads(ask.app.seen[-1][1])
+
+
+@pytest.mark.parametrize("asked", [{}, {"truncate_prompt_tokens": -1}, {"truncate_prompt_tokens": 190}])
+@pytest.mark.parametrize(("one", "other"), [("query", "documents"), ("text_1", "text_2"), ("queries", "documents")])
+def test_of_a_model_with_a_template_the_documents_are_cut_and_never_the_prompt(ask, vllm_032, asked, one, other):
+    body = {one: "q" * 20, other: ["short", "d" * 500], **asked}
+    seen = seen_by_vllm(ask, body, **DECODER)
+    assert "truncate_prompt_tokens" not in seen
+    assert seen["max_tokens_per_doc"] == asked.get("truncate_prompt_tokens", 200) % 201 - 50 - 20
+    assert seen[other] == body[other]
+
+
+def test_a_template_and_a_query_count_as_bytes_and_a_limit_of_the_request_holds(ask, vllm_032):
+    body = {"query": "ä" * 10, "instruction": "i" * 5, "documents": ["d" * 500], "max_tokens_per_doc": 30}
+    assert seen_by_vllm(ask, body, **DECODER)["max_tokens_per_doc"] == 30
+    body["max_tokens_per_doc"] = 0
+    assert seen_by_vllm(ask, body, **DECODER)["max_tokens_per_doc"] == 200 - 50 - 20 - 5
+
+
+def test_what_fits_anyway_is_sent_as_it_is(ask, vllm_032):
+    assert seen_by_vllm(ask, {"query": "q", "documents": ["d"]}, **DECODER) == {"query": "q", "documents": ["d"]}
+
+
+@pytest.mark.parametrize("limit", [0, -2, 201, "251", True, 1.5, [1]])
+def test_a_limit_that_such_a_model_cannot_take_is_refused(ask, vllm_032, limit):
+    body = json.dumps({"query": "q", "documents": ["d"], "truncate_prompt_tokens": limit}).encode()
+    status, answer, _ = ask(body=body, **DECODER)
+    assert (status, not ask.app.seen) == (400, True)
+    assert "1 to 200" in answer["error"]["message"]
+
+
+def test_a_limit_that_leaves_no_room_for_a_document_is_refused_and_the_models_own_is_left_to_vllm(ask, vllm_032):
+    body = {"query": "q" * 300, "documents": ["d"], "truncate_prompt_tokens": 100}
+    status, answer, _ = ask(body=json.dumps(body).encode(), **DECODER)
+    assert (status, not ask.app.seen) == (400, True)
+    assert "would cut this model's prompt" in answer["error"]["message"]
+    assert seen_by_vllm(ask, body | {"truncate_prompt_tokens": -1}, **DECODER) == {
+        "query": "q" * 300,
+        "documents": ["d"],
+    }
+
+
+def test_an_older_vllm_that_cannot_cut_documents_never_cuts_the_prompt(ask):
+    body = {"query": "q", "documents": ["d" * 500]}
+    assert seen_by_vllm(ask, body, **DECODER) == body
+    assert ask(body=json.dumps(body | {"truncate_prompt_tokens": 150}).encode(), **DECODER)[0] == 400
+
+
+@pytest.mark.parametrize(
+    "given", [{"instruction": "rank laws"}, {"chat_template_kwargs": {"instruction": "rank laws"}}]
+)
+def test_an_instruction_reaches_a_template_and_is_refused_where_it_would_be_ignored(ask, vllm_032, given, monkeypatch):
+    body = {"query": "q", "documents": ["d"], **given}
+    assert seen_by_vllm(ask, body, **DECODER) == body
+    status, answer, _ = ask(body=json.dumps(body).encode(), truncate=-1)
+    assert (status, answer["error"]["message"]) == (400, f"{next(iter(given))}: this model has no prompt that takes it")
+    monkeypatch.delitem(sys.modules, "vllm.entrypoints.pooling.scoring.protocol")
+    status, answer, _ = ask(body=json.dumps(body).encode(), **DECODER)
+    assert status == 400
+    assert "this version of vLLM" in answer["error"]["message"]
 
 
 def test_without_any_key_nothing_is_open():
