@@ -1,5 +1,7 @@
 """The stack, as a table of contents: config -> RerankerFleet -> outputs."""
 
+import sys
+
 import pulumi
 
 from components.errors import RerankerError
@@ -7,6 +9,8 @@ from components.fleet import RerankerFleet
 from components.settings import emulator_hub_reachable, keys_in_clear, load, stack_config
 from components.vllm.catalog import load_catalog
 from policy.limits import limits_of
+
+ERROR_WAS_SHOWN = 32  # to Pulumi's language host: nothing is to be added about an error without a handler
 
 try:
     settings = load(
@@ -18,7 +22,8 @@ try:
     )
 except (RerankerError, ValueError) as error:
     kind = type(error).__name__ if isinstance(error, RerankerError) else "ConfigError"
-    raise pulumi.RunError(f"{kind}: this stack's config is refused; nothing is rented:\n{error}") from None
+    pulumi.log.error(f"{kind}: this stack's config is refused; nothing is rented:\n{error}")
+    sys.exit(ERROR_WAS_SHOWN)
 fleet = RerankerFleet("reranker", settings)
 first = fleet.replicas[0]
 

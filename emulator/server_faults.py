@@ -56,7 +56,8 @@ async def obey(contract: Contract, world: World) -> None:
 
 
 def _fault(contract: Contract, world: World) -> dict[str, Any]:
-    return {"kind": "frozen"} if world.machine_of(contract).unreachable else contract.server_fault
+    silent = "frozen" if world.containers.settings.runtime == "vllm" else "firewall"  # real vLLM listens by itself
+    return {"kind": silent} if world.machine_of(contract).unreachable else contract.server_fault
 
 
 def _late(contract: Contract, world: World) -> bool:

@@ -43,6 +43,12 @@ class Ledger:
     def billed(self):
         return {one["id"] for one in self.contracts() if not one["destroyed_at"]}
 
+    def fault(self, kind, **rule):
+        self.control("faults", kind=kind, **rule)
+
+    def clear_faults(self):
+        requests.delete(f"{self.url}/_emulator/faults", timeout=10).raise_for_status()
+
     def control(self, path, **body):
         answer = requests.post(f"{self.url}/_emulator/{path}", json=body, timeout=10)
         assert answer.ok, answer.text

@@ -4,7 +4,9 @@ The rows are disturbed at once, each on a replica of its own of one fleet: one p
 """
 
 import hashlib
+import json
 import re
+import time
 
 import pytest
 import requests
@@ -13,8 +15,9 @@ from components.vast import drift
 from components.vllm.client import RerankClient
 from emulator.server import EmulatorServer
 from harness.certificates import ca_file
-from harness.stack import EMULATOR_KEY, EngineStack
+from harness.stack import EMULATOR_KEY, EngineStack, resources_of
 from tests.engine.conftest import Ledger
+from tests.engine.fleet import Ops
 
 pytestmark = pytest.mark.engine
 HEADERS = {"Authorization": f"Bearer {EMULATOR_KEY}"}
@@ -162,18 +165,21 @@ def scene(tmp_path_factory):
 
 
 @pytest.mark.all
-def test_a_certificate_that_ends_soon_is_renewed_with_a_new_instance(scene):
+def test_a_certificate_that_ends_soon_is_renewed_with_a_new_instance(scene, tmp_path):
     first = scene.instance_id
-    scene.stack.write_config({"renew.certificate_before_d": 398})
+    state = json.loads(scene.stack.export())
+    (server,) = [one for one in resources_of(state["deployment"]) if one["type"].endswith("Instance")]
+    server["outputs"]["certificate_expires_at"] = time.time() + 40 * 86400
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    scene.stack.ok("stack", "import", "--file", str(tmp_path / "state.json"))
+    assert scene.stack.drift().rc == 0
+    scene.stack.write_config({"renew.certificate_before_d": 50})  # the plan that brings the term acts by it
     seen = scene.stack.drift()
     assert seen.rc == 7, seen.text
-    assert scene.stack.up().rc == 0  # the watch is told first
-    seen = scene.stack.drift()
-    assert "certificate: it ends in 397 days" in seen or "certificate: it ends in 396 days" in seen, seen.text
+    assert "certificate: it ends in 40 days" in seen, seen.text
     assert scene.stack.up().rc == 0
     assert scene.instance_id != first
     scene.stack.write_config({"renew.certificate_before_d": 30})
-    assert scene.stack.up().rc == 0
     assert scene.stack.up().rc == 0
     assert scene.stack.drift().rc == 0
 
@@ -192,42 +198,96 @@ def test_keys_that_a_server_forgot_are_drift_and_up_tells_it_again(scene):
     assert scene.stack.drift().rc == 0
 
 
-def test_silence_from_the_host_is_an_error_and_never_a_plan_to_replace(scene):
+def test_silence_from_a_host_is_told_and_nothing_is_planned_unless_the_config_of_now_says_so(scene):
     first = scene.instance_id
-    scene.stack.write_config({"timeouts.probe_timeout_s": "1"})
+    scene.stack.write_config({"timeouts.probe_timeout_s": 1, "timeouts.probe_window_s": 1})
     assert scene.stack.up().rc == 0
     scene.host(0, "unreachable")
     try:
         seen = scene.stack.drift()
-        assert seen.rc not in (0, 7), seen.text
-        assert "cannot be reached from here" in seen
-        assert "it may be this machine's own network" in seen
-        assert "replace" not in seen.text.partition("error:")[0]
+        assert seen.rc == 0, seen.text
+        assert "cannot be reached from here: no connection within" in seen
+        assert "nothing is done: it may be this machine's own network; heal_on: unreachable replaces it" in seen
+        told = Ops(scene.stack, "drift").end()
+        assert told.rc == 8, told.err
+        assert f"instance {first}" in told.document["error"]
 
         scene.stack.write_config(heal_on="never")
-        # what the state has is what counts until an up has recorded the new setting
-        scene.host(0, "reachable")
-        assert scene.stack.up().rc == 0
-        scene.host(0, "unreachable")
         seen = scene.stack.drift()
-        assert seen.rc == 0, seen.text
-        assert "nothing is done" in seen
+        assert "heal_on is never" in seen
+        assert "to replace" not in seen  # the new setting is an update, of the watch alone
+
+        scene.stack.write_config(heal_on="unreachable")  # the remedy that the message names
+        seen = scene.stack.drift()
+        assert seen.rc == 7, seen.text
+        assert scene.stack.up().rc == 0
     finally:
         scene.host(0, "reachable")
-    assert scene.instance_id == first
-
-
-@pytest.mark.all
-def test_with_heal_on_unreachable_silence_is_replaced(scene):
-    first = scene.instance_id
-    scene.stack.write_config(heal_on="unreachable")
-    assert scene.stack.up().rc == 0
-    scene.host(0, "unreachable")
-    seen = scene.stack.drift()
-    assert seen.rc == 7, seen.text
-    done = scene.stack.up()
-    assert done.rc == 0, done.text
     assert scene.instance_id != first
     assert scene.ledger.billed() == {scene.instance_id}
     scene.stack.write_config(heal_on="dead")
     assert scene.stack.up().rc == 0
+
+
+@pytest.mark.all
+def test_one_silent_server_keeps_nobody_from_scaling_healing_others_and_destroying(tmp_path):
+    config = {"replicas": 2, "timeouts.probe_timeout_s": 1, "timeouts.probe_window_s": 1}
+    with EmulatorServer(runtime="none", time="instant", state_dir=tmp_path / "emulator") as market:
+        scene = Scene(market, EngineStack(tmp_path / "stack", market.url, config=config).init())
+        assert scene.stack.up().rc == 0
+        silent, other = (scene.replica(at)["instance_id"] for at in range(2))
+        scene.host(0, "unreachable")
+        scene.stack.write_config(replicas=3)
+        done = scene.stack.up()
+        assert done.rc == 0, done.text
+        third = scene.replica(2)["instance_id"]
+        assert scene.ledger.billed() == {silent, other, third}
+
+        scene.instance(1, "kill")
+        healed = Ops(scene.stack, "heal").end()
+        assert healed.rc == 0, healed.err
+        healthy = scene.replica(1)["instance_id"]
+        assert scene.ledger.billed() == {silent, healthy, third}
+
+        scene.stack.write_config(replicas=1)
+        assert scene.stack.up().rc == 0
+        assert scene.ledger.billed() == {silent}
+        assert scene.stack.destroy().rc == 0
+        assert scene.ledger.billed() == set()
+
+
+HANGING = ("hang_after_accept", "hang_after_tls", "hang_after_request", "frozen")
+
+
+def test_a_hung_engine_behind_a_living_address_is_healed_and_a_slow_one_is_only_slow(tmp_path):
+    config = {"replicas": len(HANGING), "timeouts.probe_timeout_s": 1, "timeouts.answer_s": 3}
+    with EmulatorServer(runtime="none", time="instant", state_dir=tmp_path / "emulator") as market:
+        scene = Scene(market, EngineStack(tmp_path / "stack", market.url, config=config).init())
+        assert scene.stack.up().rc == 0
+        before = [one["instance_id"] for one in scene.stack.outputs()["replicas"]]
+        for id_ in before:
+            scene.ledger.fault("slow_answer", match={"id": id_}, seconds=2)
+        assert scene.stack.drift().rc == 0
+        scene.ledger.clear_faults()
+        for id_, kind in zip(before, HANGING, strict=True):
+            scene.ledger.fault(kind, match={"id": id_})
+        told = Ops(scene.stack, "drift").end()
+        assert told.rc == 7, told.err
+        hung = [one for one in told.document["drift"] if "takes connections, but its server hangs" in one]
+        assert len(hung) == len(HANGING), told.document["drift"]
+        healed = Ops(scene.stack, "heal").end()
+        assert healed.rc == 0, healed.err
+        after = {one["instance_id"] for one in scene.stack.outputs()["replicas"]}
+        assert not after & set(before)
+        assert scene.ledger.billed() == after
+        assert scene.stack.drift().rc == 0
+
+
+@pytest.mark.all
+def test_a_hung_server_can_be_destroyed(scene):
+    scene.stack.write_config({"timeouts.answer_s": 2})
+    assert scene.stack.up().rc == 0  # a destroy looks by what the state has
+    scene.ledger.fault("hang_after_tls", match={"id": scene.instance_id})
+    done = scene.stack.destroy()
+    assert done.rc == 0, done.text
+    assert scene.ledger.billed() == set()
