@@ -58,6 +58,7 @@ class StubServer:
         self.tls = tls
         self.socket = socket.create_server((ip, port), backlog=BACKLOG)
         self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)  # of its connections, as asyncio sets it
         wrapped = Faulty(app, read)
         self.config = Config(wrapped, lifespan="off", ws="none", access_log=False, log_config=None)
         self.config.load()
@@ -71,7 +72,11 @@ class StubServer:
         loop = asyncio.get_running_loop()
         while True:
             await self._while_shut()
-            connection, _ = await loop.sock_accept(self.socket)
+            try:
+                connection, _ = await loop.sock_accept(self.socket)
+            except OSError:  # the caller has left, or there is no descriptor for it
+                await asyncio.sleep(POLL_S)
+                continue
             await self._while_shut()  # it may have come to be while nobody called
             if self.read().kind == "hang_after_accept":
                 self.held.append(connection)

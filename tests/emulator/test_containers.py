@@ -73,6 +73,12 @@ def test_the_emulators_own_servers_run_the_guard_that_a_launch_brings(vast):
     assert "at most 2 are taken" in ask("/rerank", documents=["b"] * 3).text
 
 
+def test_a_server_answers_at_once_on_a_connection_that_is_kept(vast):
+    url, session = endpoint(vast.running()), requests.Session()
+    took = [session.post(f"{url}/rerank", json={"query": "a", "documents": ["b"]}, timeout=5).elapsed for _ in range(5)]
+    assert min(took[1:]).total_seconds() < 0.03, "40 ms are an acknowledgement that is waited for"
+
+
 def test_a_stub_has_as_many_processes_as_vllm_would_at_one_port(stub):
     row = stub.running(args=[MODEL, "--api-server-count", "3"])
     until(lambda: answers(endpoint(row)))

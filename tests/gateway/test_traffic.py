@@ -72,7 +72,7 @@ def test_an_upstream_that_is_wrong_about_a_request_is_the_last_word(caddy, reran
     one = front(two)
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
-    answer = one.ask(data='{"model": "another", "query": "q", "documents": ["d"]}')
+    answer = one.ask(json={"model": "another", "query": "q", "documents": ["d"]})
     assert answer.status_code == 404
     assert "another" in answer.json()["error"]["message"]
 
