@@ -32,7 +32,7 @@ def policies() -> list[Policy]:
 
 
 def _policy(rule: Rule) -> Policy:
-    about = f"{rule.asks[0].upper()}{rule.asks[1:]}. Otherwise: {rule.remedy}."
+    about = f"{rule.asks} Otherwise: {rule.remedy}."
     if rule.name == "validation":
         return StackValidationPolicy(rule.name, about, _of_stack(rule), enforcement_level=EnforcementLevel.MANDATORY)
     return ResourceValidationPolicy(rule.name, about, _of_resource(rule), enforcement_level=EnforcementLevel.MANDATORY)

@@ -27,8 +27,6 @@ R = TypeVar("R")
 class VastProvider(ResourceProvider):
     """A dynamic provider with the process's session behind it."""
 
-    serialize_as_secret_always = True
-
     def configure(self, req: ConfigureRequest) -> None:
         """Open the session that the stack's config names, and let as many operations run as are asked for."""
         from components.plugin.session import open_session  # noqa: PLC0415 - the program's process never needs it

@@ -152,18 +152,8 @@ class VastClient:
                 return rows
 
     def price_increases(self) -> dict[int, float]:
-        """Return the price increases that hosts have announced: contract id -> new $/h for GPU and disk.
-
-        {} where the API has no such endpoint.
-        """
-        try:
-            answer = self._call("prices", "GET", "/api/v0/instances/pending-price-increases/")
-        except AuthError:
-            raise
-        except ApiError as error:
-            if error.status == 404:
-                return {}
-            raise
+        """Return the price increases that hosts have announced: contract id -> new $/h for GPU and disk."""
+        answer = self._call("prices", "GET", "/api/v0/instances/pending-price-increases/")
         rows = self._object(answer, "price increases").get("pending_price_increases") or []
         return {one.contract_id: one.dph_usd for one in (read(PriceIncrease, row) for row in rows)}
 
