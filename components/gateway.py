@@ -26,7 +26,6 @@ from pulumi.dynamic import (
 from components.caddy import drift
 from components.caddy.admin import CaddyAdmin
 from components.caddy.config import gateway_config
-from components.caddy.drain import drain
 from components.caddy.spec import GatewaySpec, Policy, dial, problems
 from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
@@ -184,8 +183,7 @@ class GatewayProvider(VastProvider):
 
     def _drain(self, props: Mapping[str, Any], retired: Sequence[str]) -> None:
         timeout_s = float(props["drain_timeout_s"])
-        left = drain(
-            _admin(props),
+        left = _admin(props).drain(
             retired,
             timeout_s=timeout_s,
             settle_s=float(props["settle_s"]),

@@ -17,8 +17,7 @@ from components.records import structure
 from components.vast.client import DEFAULT_API_URL
 from components.vast.drift import Watch
 from components.vast.query import Constraint, Filters, parse
-from components.vast.rental_spec import Bid
-from components.vast.spec import Deadlines
+from components.vast.rental_spec import Bid, Deadlines
 from components.vllm.catalog import Catalog, Image, Model
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import problems_with_extra_args

@@ -16,7 +16,6 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.vast.env_chunks import chunks
 from reranker.http import tls_context
 
 # What a certificate names beside the IP: a gateway that reaches servers by address checks this one name.
@@ -27,7 +26,13 @@ AUTHORITY_DAYS = 3650
 HOST_NAME = re.compile(r"(?:[A-Za-z0-9*]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z][A-Za-z0-9-]*")
 CLOCK_SKEW = datetime.timedelta(hours=1)
 KEY_ENV = "TLS_KEY"
+CHUNK_CHARS = 250  # Vast.ai takes 256 characters in the value of a variable
 CERT_ENVS = ("TLS_CERT_0", "TLS_CERT_1", "TLS_CERT_2")
+
+
+def chunks(text: str) -> list[str]:
+    """Return a long text in values that Vast.ai takes, in order; the container joins the variables by name."""
+    return [text[at : at + CHUNK_CHARS] for at in range(0, len(text), CHUNK_CHARS)]
 
 
 @dataclass(frozen=True)

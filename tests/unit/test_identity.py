@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from components.vast.identity import CERT_ENVS, SERVER_NAME, Authority, expiry, served_expiry
-from components.vast.spec import Spec
+from components.vast.rental_spec import Spec
 from components.vllm.encryption import check_encryption, judge_plain
 from reranker.http import Answer, Unanswered
 from tests.certificates import ca_file
