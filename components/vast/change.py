@@ -107,11 +107,8 @@ def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -
         else:
             change.updates.append(key)
     drift = Drift.parse(olds.get("drift"))
-    if drift is not None and drift.action == "replace":
-        change.replaces.append("drift")
-        change.reasons.append(str(drift))
-    elif drift is not None and drift.action == "update":
-        change.updates.append("drift")
+    if drift is not None and drift.action in ("replace", "update"):
+        (change.replaces if drift.action == "replace" else change.updates).append("drift")
         change.reasons.append(str(drift))
     return change
 

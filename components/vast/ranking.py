@@ -24,10 +24,9 @@ START_S = 90.0
 
 @dataclass(frozen=True)
 class Workload:
-    """What a rented machine has to fetch and hold before it serves."""
+    """What a rented machine has to fetch, and how long it starts after that."""
 
     pull_gb: float
-    disk_gb: float
     start_s: float = START_S
 
 

@@ -19,7 +19,7 @@ DEADLINES = Deadlines(pulling_s=600, serving_s=300, stall_s=120, port_s=60)
 
 def rental(api, *, probe=lambda _ip, _port: READY, known=(), engine_gone=lambda: False, notes=None, said=None, **order):
     client = api.client(patience_s=10)
-    candidates = rank([Offer.parse(raw) for raw in api.offers], Workload(10, 40), "cheapest")
+    candidates = rank([Offer.parse(raw) for raw in api.offers], Workload(10), "cheapest")
     return Rental(
         client,
         api.instance_cache(client),
