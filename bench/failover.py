@@ -19,8 +19,7 @@ from components.vast.market import Search
 from components.vast.pacing import OFF, Pacer
 from components.vast.probe import HttpProbe
 from components.vast.rental import Rental
-from components.vast.rental_spec import Order
-from components.vast.spec import Deadlines, Spec
+from components.vast.rental_spec import Deadlines, Order, Spec
 from emulator.clock import IMAGE_GB
 from emulator.server import EmulatorServer
 from ops.report import table as markdown

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from components.vast.assignment import Spread
 from components.vast.drift import HealOn
 from components.vast.ranking import Prefer
+from components.vast.rental_spec import Deadlines
 from components.vllm.launch import Form
 
 VAST_MIN_DISK_GB = 8
@@ -102,12 +103,12 @@ class Require(Keys):
 class Timeouts(Keys):
     """How long each thing may take, in seconds."""
 
-    rented_s: float = Field(180, ge=1, le=DAY_S, description="A host reacts to the contract")
-    pulling_s: float = Field(1800, ge=1, le=DAY_S, description="A host pulls the image")
-    starting_s: float = Field(300, ge=1, le=DAY_S, description="A host starts the container")
-    port_s: float = Field(180, ge=1, le=DAY_S, description="A running container has no reachable port yet")
-    serving_s: float = Field(900, ge=1, le=DAY_S, description="The server's start, to its first answer")
-    stall_s: float = Field(420, ge=1, le=DAY_S, description="Progress stands still, at any stage")
+    rented_s: float = Field(Deadlines.rented_s, ge=1, le=DAY_S, description="A host reacts to the contract")
+    pulling_s: float = Field(Deadlines.pulling_s, ge=1, le=DAY_S, description="A host pulls the image")
+    starting_s: float = Field(Deadlines.starting_s, ge=1, le=DAY_S, description="A host starts the container")
+    port_s: float = Field(Deadlines.port_s, ge=1, le=DAY_S, description="A running container has no reachable port yet")
+    serving_s: float = Field(Deadlines.serving_s, ge=1, le=DAY_S, description="The server's start, to its first answer")
+    stall_s: float = Field(Deadlines.stall_s, ge=1, le=DAY_S, description="Progress stands still, at any stage")
     poll_s: float = Field(5, ge=0.05, le=DAY_S, description="Longest time between two looks at a booting instance")
     probe_timeout_s: float = Field(15, ge=0.1, le=DAY_S, description="One probe waits for its answer")
     probe_window_s: float = Field(20, ge=0, le=DAY_S, description="A server that does not answer is asked again")
@@ -236,14 +237,12 @@ def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
     values: dict[str, Any] = {}
     problems = []
     for key, text in raw.items():
-        values[key] = text
         field = Config.model_fields.get(key)
-        if field is not None and (key in groups() or is_list(field)):
-            try:
-                values[key] = json.loads(text or ("[]" if is_list(field) else "{}"))
-            except ValueError:
-                problems.append(f"{key}: is not {'a list' if is_list(field) else 'an object'}")
-                del values[key]
+        kind = "an object" if key in groups() else "a list" if field is not None and is_list(field) else ""
+        try:
+            values[key] = json.loads(text or "null") if kind else text
+        except ValueError:
+            problems.append(f"{key}: is not {kind}")
     values = _without_empty(values)
     while True:
         try:

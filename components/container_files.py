@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from components.errors import ConfigError
-from components.vast.env_chunks import chunks
+from components.vast.identity import chunks
 
 GUARD = "guard.py"
 GUARD_SOURCE = Path(__file__).parent / "vllm" / GUARD

@@ -20,8 +20,6 @@ RENEW_AUTHORITY_BEFORE_S = 450 * 86400  # longer than any certificate that it si
 class ApiKeyProvider(ResourceProvider):
     """Makes a random key; needs no API, and keeps the key until its generation changes."""
 
-    serialize_as_secret_always = True
-
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult(secrets.token_hex(4), {**props, "value": secrets.token_hex(KEY_BYTES), "previous": ""})
 
@@ -60,8 +58,6 @@ class ApiKey(VastResource, module="vast", name="ApiKey"):
 class CertificateAuthorityProvider(ResourceProvider):
     """Makes a certificate authority; renews it long before it ends."""
 
-    serialize_as_secret_always = True
-
     def create(self, props: dict[str, Any]) -> CreateResult:
         made = Authority.make(props["common_name"])
         outs = {"certificate": made.certificate, "private_key": made.private_key}
@@ -89,8 +85,6 @@ class CertificateAuthority(VastResource, module="vast", name="CertificateAuthori
 
 class ServerCertificateProvider(ResourceProvider):
     """Signs a certificate for servers whose names are known, and renews it before it ends."""
-
-    serialize_as_secret_always = True
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult(secrets.token_hex(4), self._signed(props))

@@ -17,27 +17,23 @@ import pulumi
 from pulumi.dynamic import (
     CheckFailure,
     CheckResult,
-    ConfigureRequest,
     CreateResult,
     DiffResult,
     ReadResult,
-    ResourceProvider,
     UpdateResult,
 )
 
 from components.caddy import drift
 from components.caddy.admin import CaddyAdmin
 from components.caddy.config import gateway_config
-from components.caddy.drain import drain
 from components.caddy.spec import GatewaySpec, Policy, dial, problems
 from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
-from components.plugin.pool import widen
-from components.plugin.verbs import VastResource, known, verb
+from components.plugin.verbs import VastProvider, VastResource, known, verb
 from components.readiness import Readiness
 from components.records import structure
 from components.vast.identity import SERVER_NAME
-from components.vast.json_values import same
+from components.vast.json_values import digest, same
 
 SECRETS = ("inbound_keys", "private_key", "upstream_key", "admin_key")
 PATIENCE_S = 10.0  # for a Caddy that is just being restarted
@@ -79,15 +75,8 @@ class GatewayArgs:
 INPUTS = tuple(one.name for one in fields(GatewayArgs))
 
 
-class GatewayProvider(ResourceProvider):
+class GatewayProvider(VastProvider):
     """Makes a Caddy a gateway, watches its config, moves its upstreams, empties it."""
-
-    serialize_as_secret_always = True
-
-    def configure(self, _req: ConfigureRequest) -> None:
-        """Let as many operations run as are asked for; needs no account and no session."""
-        if ENGINE.address:
-            widen()
 
     @verb
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
@@ -128,7 +117,7 @@ class GatewayProvider(ResourceProvider):
             seen = f"unreachable: {error}"
         else:
             seen = ""
-            if drift.digest(own) != props.get("digest"):
+            if digest(own) != props.get("digest"):
                 seen = drift.difference(gateway_config(_spec(props)), own) or "changed since it was loaded"
         if seen:
             ENGINE.log(seen, severity="warning")
@@ -195,8 +184,7 @@ class GatewayProvider(ResourceProvider):
 
     def _drain(self, props: Mapping[str, Any], retired: Sequence[str]) -> None:
         timeout_s = float(props["drain_timeout_s"])
-        left = drain(
-            _admin(props),
+        left = _admin(props).drain(
             retired,
             timeout_s=timeout_s,
             settle_s=float(props["settle_s"]),
@@ -233,7 +221,7 @@ def _admin(props: Mapping[str, Any]) -> CaddyAdmin:
 
 
 def _digest(props: Mapping[str, Any]) -> str:
-    return drift.digest(gateway_config(_spec(props)))
+    return digest(gateway_config(_spec(props)))
 
 
 def _outputs(props: Mapping[str, Any]) -> dict[str, Any]:

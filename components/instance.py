@@ -33,8 +33,7 @@ from components.vast.money import Budget
 from components.vast.probe import HttpProbe, ProbeResult
 from components.vast.ranking import Candidate
 from components.vast.rental import Rental
-from components.vast.rental_spec import Bid, Order
-from components.vast.spec import Deadlines
+from components.vast.rental_spec import Bid, Deadlines, Order
 from components.vast.status import Observation, observe
 from policy.facts import of_instance
 from policy.rules import Limits, violations

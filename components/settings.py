@@ -18,8 +18,7 @@ from components.vast.client import DEFAULT_API_URL
 from components.vast.drift import Watch
 from components.vast.query import Constraint, Filters, parse
 from components.vast.ranking import pull_mbps
-from components.vast.rental_spec import Bid
-from components.vast.spec import Deadlines
+from components.vast.rental_spec import Bid, Deadlines
 from components.vllm.catalog import Catalog, Image, Model
 from components.vllm.extra_args import context_len, gpus_needed, problems_with_flags, problems_with_numbers
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
@@ -199,16 +198,17 @@ def _contradictions(config: Config) -> list[str]:
 def _bid(config: Config, limits: Limits, machines: int) -> Bid | None:
     if config.bid is None:
         return None
-    caps = [config.max_dph_usd, limits.max_hourly_usd and limits.max_hourly_usd / machines]
-    cap_usd = min((one for one in caps if one is not None), default=None)
+    cap_usd = _least(config.max_dph_usd, limits.max_hourly_usd and limits.max_hourly_usd / machines)
     return Bid(None if config.bid == "auto" else config.bid, cap_usd=cap_usd)
 
 
 def _price_bound(config: Config, machines: int) -> float | None:
-    bounds = [config.max_hourly_usd, config.max_dph_usd and config.max_dph_usd * machines]
-    if isinstance(config.bid, float):
-        bounds.append(config.bid * machines)
-    return min((one for one in bounds if one is not None), default=None)
+    bid = config.bid * machines if isinstance(config.bid, float) else None
+    return _least(config.max_hourly_usd, config.max_dph_usd and config.max_dph_usd * machines, bid)
+
+
+def _least(*bounds: float | None) -> float | None:
+    return min((bound for bound in bounds if bound is not None), default=None)
 
 
 def _countries(filters: Filters) -> list[str]:

@@ -20,8 +20,7 @@ from components.vast.label import Label
 from components.vast.models import Contract
 from components.vast.money import Budget, bandwidth_cost, hourly_cost
 from components.vast.probe import HttpProbe
-from components.vast.rental_spec import Bid, Rented
-from components.vast.spec import Spec
+from components.vast.rental_spec import Bid, Rented, Spec
 from components.vast.status import Observation
 
 

@@ -41,7 +41,7 @@ LEAST_SECRET_CHARS = 6  # the local stack's public passphrase, "local", is also 
 OPERATIONS = ("preview", "up", "destroy")  # take as long as they take
 SHORT_S = 120  # any other command: those only read or write the backend
 # All replicas boot at once: a boot is waiting, not work, and the engine's default is four per core. The plugin process
-# runs as many (components.plugin.pool).
+# runs as many (components.plugin.verbs).
 PARALLEL = 128
 
 

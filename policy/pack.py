@@ -7,6 +7,7 @@ the whole stack. What binds is in limits.yaml beside this file, by the name of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pulumi_policy import (
@@ -32,7 +33,7 @@ def policies() -> list[Policy]:
 
 
 def _policy(rule: Rule) -> Policy:
-    about = f"{rule.asks[0].upper()}{rule.asks[1:]}. Otherwise: {rule.remedy}."
+    about = f"{rule.asks} Otherwise: {rule.remedy}."
     if rule.name == "validation":
         return StackValidationPolicy(rule.name, about, _of_stack(rule), enforcement_level=EnforcementLevel.MANDATORY)
     return ResourceValidationPolicy(rule.name, about, _of_resource(rule), enforcement_level=EnforcementLevel.MANDATORY)
@@ -81,21 +82,12 @@ def _validated(instance: PolicyResource, resources: Sequence[PolicyResource]) ->
     return bool(validations) and not any(report.get("skipped") for report in reports)
 
 
-def _known(props: Mapping[str, Any]) -> dict[str, Any]:
+def _known(value: Any) -> Any:
     """Return what is known now, as plain data, at every depth; in a preview some of it is not."""
-    found = {}
-    for key in props:
-        try:
-            value = props[key]
-            found[key] = _known(value) if isinstance(value, Mapping) else _plain(value)
-        except UnknownValueError:
-            continue
-    return found
-
-
-def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return _known(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(one) for one in value]
-    return value
+        plain = {}
+        for key in value:
+            with suppress(UnknownValueError):
+                plain[key] = _known(value[key])
+        return plain
+    return [_known(one) for one in value] if isinstance(value, Sequence) and not isinstance(value, str) else value

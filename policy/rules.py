@@ -54,6 +54,7 @@ class Facts:
 
 
 Demand = tuple[str, str, Any]  # a field of Vast.ai's search, its operator, its value
+Judge = Callable[["Facts", Limits], str | None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Rule:
     name: str
     asks: str
     remedy: str
-    judge: Callable[[Facts, Limits], str | None]
+    judge: Judge
     limit: str = ""
     demands: Callable[[Limits, int], Demand] | None = None
 
@@ -96,11 +97,32 @@ def demands(limits: Limits, machines: int) -> list[tuple[str, str, Any, str]]:
     return [(*demand(limits, machines), f"policy {limit}") for demand, limit in bound]
 
 
+RULES: list[Rule] = []  # in the order of their functions below
+
+
+def rule(
+    remedy: str, *, limit: str = "", demands: Callable[[Limits, int], Demand] | None = None
+) -> Callable[[Judge], Judge]:
+    """Make a rule of a function that says what is wrong: its name is the rule's, its docstring what the rule asks."""
+
+    def register(judge: Judge) -> Judge:
+        name = judge.__name__.replace("_", "-")
+        RULES.append(Rule(name, judge.__doc__ or "", remedy, judge, limit, demands))
+        return judge
+
+    return register
+
+
 # ---- the rules ----------------------------------------------------------------------------------------------------
 
 
+@rule(
+    "lower max_dph_usd, max_hourly_usd, replicas or hedge, or have max_hourly_usd of policy/limits.yaml raised",
+    limit="max_hourly_usd",
+    demands=lambda limits, machines: ("dph_total", "lte", (limits.max_hourly_usd or 0.0) / machines),
+)
 def hourly_price(facts: Facts, limits: Limits) -> str | None:
-    """What the stack may cost per hour, by its own config and by every offer it may rent."""
+    """The stack costs no more per hour than max_hourly_usd of policy/limits.yaml."""
     allowed = limits.max_hourly_usd or 0.0
     if facts.asks_hourly_usd is not None and facts.asks_hourly_usd > allowed:
         return f"the config lets the stack cost ${facts.asks_hourly_usd:g}/h; ${allowed:g}/h is allowed"
@@ -112,24 +134,32 @@ def hourly_price(facts: Facts, limits: Limits) -> str | None:
     return f"{_where(first)} costs {times}${float(first['dph_total']):.4f}/h; ${allowed:g}/h is allowed"
 
 
+@rule("name a version, such as vllm/vllm-openai:v0.19.1, or a digest")
 def pinned_image(facts: Facts, _limits: Limits) -> str | None:
-    """The image is named for good: by digest, or by a tag that does not move."""
+    """The image is pinned by a tag that does not move, or by digest."""
     return None if facts.image is None else not_pinned(facts.image)
 
 
+@rule("set tls and guard to true (form: script)")
 def tls_and_guard(facts: Facts, _limits: Limits) -> str | None:
-    """What crosses the network is encrypted, and every route needs the key."""
+    """TLS and the guard are on."""
     off = [name for name, on in (("tls", facts.tls), ("guard", facts.guard)) if on is False]
     return f"{' and '.join(off)} off" if off else None
 
 
+@rule("remove bid")
 def no_bid(facts: Facts, _limits: Limits) -> str | None:
-    """No interruptible instance: it can be outbid at any moment."""
+    """The instance is not interruptible."""
     return "the instance is interruptible (bid is set)" if facts.interruptible else None
 
 
+@rule(
+    "choose among those in require.countries and query, or have countries of policy/limits.yaml extended",
+    limit="countries",
+    demands=lambda limits, _machines: ("geolocation", "in", list(limits.countries)),
+)
 def countries(facts: Facts, limits: Limits) -> str | None:
-    """Where the documents may be sent: the config names no other country, and no offer stands in one."""
+    """The machine stands in a country of countries of policy/limits.yaml."""
     allowed = ", ".join(limits.countries)
     asked = [code for code in facts.asks_countries or () if code.upper() not in limits.countries]
     if asked:
@@ -140,8 +170,13 @@ def countries(facts: Facts, limits: Limits) -> str | None:
     return None
 
 
+@rule(
+    "set require.hosting to datacenter and leave datacenter=false out of the query",
+    limit="hosting",
+    demands=lambda _limits, _machines: ("datacenter", "eq", True),
+)
 def hosting(facts: Facts, limits: Limits) -> str | None:
-    """Whose house the machine stands in: `datacenter` keeps private hosts out."""
+    """The machine stands with a host of the kind hosting of policy/limits.yaml."""
     if facts.asks_hosting not in (None, "", limits.hosting):
         return f"the config asks for {facts.asks_hosting} hosts; {limits.hosting} is demanded"
     for offer in facts.offers:
@@ -150,23 +185,29 @@ def hosting(facts: Facts, limits: Limits) -> str | None:
     return None
 
 
+@rule("leave the label to the stack")
 def label(facts: Facts, _limits: Limits) -> str | None:
-    """Every instance says whose it is, so that the orphan sweep and the bill can tell."""
+    """The instance's label is <project>/<stack>/<name>."""
     if facts.label is None:
         return None
     return None if LABEL.fullmatch(facts.label) else f"the label {facts.label!r} is not <project>/<stack>/<name>"
 
 
+@rule(
+    "lower disk_gb, or have max_disk_gb of policy/limits.yaml raised",
+    limit="max_disk_gb",
+)
 def disk(facts: Facts, limits: Limits) -> str | None:
-    """The disk is billed for as long as the instance exists, so it has a bound."""
+    """The disk is no larger than max_disk_gb of policy/limits.yaml."""
     allowed = limits.max_disk_gb or 0.0
     if facts.disk_gb is None or facts.disk_gb <= allowed:
         return None
     return f"disk_gb is {facts.disk_gb:g}; {allowed:g} are allowed"
 
 
+@rule("deploy with a RerankValidation, for a model whose catalog entry has golden pairs")
 def validation(facts: Facts, _limits: Limits) -> str | None:
-    """A deploy that scored nothing is not done."""
+    """A validation with pairs to judge covers the instance."""
     return None if facts.validated is not False else "nothing judges what the server answers"
 
 
@@ -197,62 +238,4 @@ def _where(offer: Mapping[str, Any]) -> str:
     return f"{offer.get('gpu_name') or 'the GPU'} on machine {float(offer.get('machine_id') or 0):.0f}"
 
 
-RULES: tuple[Rule, ...] = (
-    Rule(
-        "hourly-price",
-        "the stack costs no more per hour than max_hourly_usd of policy/limits.yaml",
-        "lower max_dph_usd, max_hourly_usd, replicas or hedge, or have max_hourly_usd of policy/limits.yaml raised",
-        hourly_price,
-        limit="max_hourly_usd",
-        demands=lambda limits, machines: ("dph_total", "lte", (limits.max_hourly_usd or 0.0) / machines),
-    ),
-    Rule(
-        "pinned-image",
-        "the image is pinned by a tag that does not move, or by digest",
-        "name a version, such as vllm/vllm-openai:v0.19.1, or a digest",
-        pinned_image,
-    ),
-    Rule(
-        "tls-and-guard",
-        "TLS and the guard are on",
-        "set tls and guard to true (form: script)",
-        tls_and_guard,
-    ),
-    Rule("no-bid", "the instance is not interruptible", "remove bid", no_bid),
-    Rule(
-        "countries",
-        "the machine stands in a country of countries of policy/limits.yaml",
-        "choose among those in require.countries and query, or have countries of policy/limits.yaml extended",
-        countries,
-        limit="countries",
-        demands=lambda limits, _machines: ("geolocation", "in", list(limits.countries)),
-    ),
-    Rule(
-        "hosting",
-        "the machine stands with a host of the kind hosting of policy/limits.yaml",
-        "set require.hosting to datacenter and leave datacenter=false out of the query",
-        hosting,
-        limit="hosting",
-        demands=lambda _limits, _machines: ("datacenter", "eq", True),
-    ),
-    Rule(
-        "label",
-        "the instance's label is <project>/<stack>/<name>",
-        "leave the label to the stack",
-        label,
-    ),
-    Rule(
-        "disk",
-        "the disk is no larger than max_disk_gb of policy/limits.yaml",
-        "lower disk_gb, or have max_disk_gb of policy/limits.yaml raised",
-        disk,
-        limit="max_disk_gb",
-    ),
-    Rule(
-        "validation",
-        "a validation with pairs to judge covers the instance",
-        "deploy with a RerankValidation, for a model whose catalog entry has golden pairs",
-        validation,
-    ),
-)
 NAMED = tuple(rule.name for rule in RULES if not rule.limit)

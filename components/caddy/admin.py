@@ -7,7 +7,8 @@ without an answer. So calls that break are made again, which is safe for all of 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from components.redaction import scrub
 from reranker.http import HttpTransport, Unanswered, bearer
 
 MAX_ATTEMPTS = 4
+POLL_S = 0.2  # between two looks at what is in flight
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,25 @@ class CaddyAdmin:
             return [Upstream(str(one["address"]), int(one["num_requests"]), int(one["fails"])) for one in rows]
         except (KeyError, TypeError, ValueError):
             raise self._not_caddy() from None
+
+    def drain(
+        self, addresses: Iterable[str], *, timeout_s: float, settle_s: float, progress: Callable[[str], None]
+    ) -> dict[str, int]:
+        """Wait until upstreams that get no new requests (`retired` ones) have nothing in flight, for `settle_s`: a
+        request whose body is still being read is in no count yet. Return what is left by address after `timeout_s`.
+        """
+        retired, began = set(addresses), time.monotonic()
+        busy_at = began
+        while True:
+            busy = {one.address: one.in_flight for one in self.upstreams() if one.address in retired and one.in_flight}
+            now = time.monotonic()
+            if busy:
+                busy_at = now
+                counts = ", ".join(f"{address}: {count}" for address, count in sorted(busy.items()))
+                progress(f"waits for requests in flight ({counts}), {now - began:.0f} s of at most {timeout_s:g} s")
+            if now - busy_at >= settle_s or now - began >= timeout_s:
+                return busy
+            time.sleep(POLL_S)
 
     def _ask(self, method: str, path: str, body: bytes | None = None, secrets: Sequence[str] = ()) -> Json:
         for attempt in range(1, MAX_ATTEMPTS + 1):

@@ -1,4 +1,4 @@
-"""Compares the config that a Caddy holds with the one that it should hold: foreign or not, digest, difference in words.
+"""Compares the config that a Caddy holds with the one that it should hold: foreign or not, difference in words.
 
 Pure; called by the Gateway resource. A stack owns the whole config of its Caddy but for `admin`, which says how that
 Caddy is reached and is set by whoever starts it.
@@ -6,8 +6,6 @@ Caddy is reached and is set by whoever starts it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 
 from components.caddy.spec import Json
@@ -31,11 +29,6 @@ def is_empty(own: Json) -> bool:
 def is_foreign(own: Config, site: str) -> bool:
     """Whether a config was put there by something else than the gateway of this name."""
     return not is_empty(own) and site not in _servers(own)
-
-
-def digest(own: Config) -> str:
-    """Return the SHA-256 of a config, as hex."""
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
 def difference(wanted: Config, own: Config) -> str:

@@ -10,7 +10,7 @@ import json
 
 from components.caddy.front_proxy import ADMIN_PREFIX, front_proxy_config
 from components.caddy.spec import Certificate
-from components.vast.env_chunks import chunks
+from components.vast.identity import chunks
 from components.vast.probe import HttpProbe
 from components.vllm.launch import WRITE_IDENTITY, Launch
 

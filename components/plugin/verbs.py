@@ -7,8 +7,11 @@ what they need is made in `configure`, in the plugin process.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
 import pulumi
@@ -17,17 +20,32 @@ from pulumi.output import Unknown
 
 from components.errors import RerankerError
 from components.plugin.engine import ENGINE, current_urn
-from components.plugin.pool import widen
 from components.records import record
 
 P = ParamSpec("P")
 R = TypeVar("R")
+WIDTH = int(os.environ.get("RERANKER_PLUGIN_THREADS") or 128)
+
+
+def widen(width: int = WIDTH) -> bool:
+    """Raise the number of threads of the pool that runs the caller, found through the frame of its worker: the SDK's
+    servicer has four, and a boot holds one for minutes. False where there is no such pool (another version)."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "_worker" and "executor_reference" in frame.f_locals:
+            executor = frame.f_locals["executor_reference"]()
+            if isinstance(executor, ThreadPoolExecutor):
+                executor._max_workers = max(executor._max_workers, width)
+                # what waits already would wait for the stock four: a thread is made when work comes, not afterwards
+                for _ in range(executor._work_queue.qsize()):
+                    executor._adjust_thread_count()
+                return True
+        frame = frame.f_back
+    return False
 
 
 class VastProvider(ResourceProvider):
     """A dynamic provider with the process's session behind it."""
-
-    serialize_as_secret_always = True
 
     def configure(self, req: ConfigureRequest) -> None:
         """Open the session that the stack's config names, and let as many operations run as are asked for."""

@@ -12,7 +12,7 @@ from typing import Literal
 from components.vast.models import Contract
 from components.vast.probe import Probe, ProbeResult
 from components.vast.ranking import Candidate, minutes
-from components.vast.spec import Deadlines
+from components.vast.rental_spec import Deadlines
 from components.vast.status import STAGES, Failure, Observation, Stage, observe
 
 AWAY_S = 60.0  # a host without heartbeat this long is given up while it boots

@@ -90,11 +90,8 @@ class VastClient:
 
     def search(self, query: Query) -> list[Offer]:
         """Return the offers that satisfy the query, at most 64 (the API's cap), in the query's order."""
-        data = self._object(self._call("search", "POST", "/api/v0/bundles/", query.body()), "offers")
-        rows = data.get("offers")
-        if not isinstance(rows, list):
-            raise MalformedAnswer(f"search at {self.api_url} answered without a list of offers: {str(data)[:200]}")
-        return [Offer.parse(row) for row in rows]
+        data = self._object(self._call("search", "POST", "/api/v0/bundles/", query.body()), "offers", list)
+        return [Offer.parse(row) for row in data["offers"]]
 
     def rent(self, ask_id: int, body: Mapping[str, Json]) -> int:
         """Rent an offer and return the contract's id.
@@ -142,28 +139,15 @@ class VastClient:
             order = [{"col": "id", "dir": "asc"}]
             args = {"select_filters": "{}", "order_by": json.dumps(order), "limit": str(LIST_PAGE)}
             query = urlencode(args | ({"after_token": token} if token else {}), quote_via=quote)
-            data = self._object(self._call("list", "GET", f"/api/v1/instances/?{query}"), "instances")
-            found = data.get("instances")
-            if not isinstance(found, list):
-                raise MalformedAnswer(f"the list of instances at {self.api_url} has no list in it")
-            rows.extend(Contract.parse(row) for row in found)
+            data = self._object(self._call("list", "GET", f"/api/v1/instances/?{query}"), "instances", list)
+            rows.extend(Contract.parse(row) for row in data["instances"])
             token = data.get("next_token")
             if not token:
                 return rows
 
     def price_increases(self) -> dict[int, float]:
-        """Return the price increases that hosts have announced: contract id -> new $/h for GPU and disk.
-
-        {} where the API has no such endpoint.
-        """
-        try:
-            answer = self._call("prices", "GET", "/api/v0/instances/pending-price-increases/")
-        except AuthError:
-            raise
-        except ApiError as error:
-            if error.status == 404:
-                return {}
-            raise
+        """Return the price increases that hosts have announced: contract id -> new $/h for GPU and disk."""
+        answer = self._call("prices", "GET", "/api/v0/instances/pending-price-increases/")
         rows = self._object(answer, "price increases").get("pending_price_increases") or []
         return {one.contract_id: one.dph_usd for one in (read(PriceIncrease, row) for row in rows)}
 
@@ -186,10 +170,8 @@ class VastClient:
 
     def logs(self, instance_id: int, *, lines: int = 100, wait_s: float = 10.0) -> str:
         """Return the end of a container's log; "" when the host does not deliver it in time. Not yet scrubbed."""
-        data = self._object(
-            self._call("logs", "PUT", f"/api/v0/instances/request_logs/{instance_id}/", {"tail": str(lines)}), "logs"
-        )
-        url = data.get("result_url")
+        answer = self._call("logs", "PUT", f"/api/v0/instances/request_logs/{instance_id}/", {"tail": str(lines)})
+        url = self._object(answer, "logs").get("result_url")
         if not isinstance(url, str):
             return ""
         deadline = self._clock() + wait_s
@@ -285,11 +267,12 @@ class VastClient:
             kind, text = ApiError, f"{where}: redirected to {target}; set emulator.url to that host"
         return kind(text, status=status, code=code)
 
-    def _object(self, answer: Answer, what: str) -> dict[str, Json]:
+    def _object(self, answer: Answer, what: str, kind: type = object) -> dict[str, Json]:
+        """Return an answer's object. Raises MalformedAnswer where there is none, or no `kind` under `what`."""
         data = answer.json()
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or not isinstance(data.get(what), kind):
             raise MalformedAnswer(
-                f"{self.api_url} answered HTTP {answer.status} with no JSON object where {what} was asked for"
+                f"{self.api_url} answered HTTP {answer.status} without {what} in a JSON object: {answer.text[:200]!r}"
             )
         return data
 

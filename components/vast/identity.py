@@ -16,7 +16,6 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.vast.env_chunks import chunks
 from reranker.http import tls_context
 
 # What a certificate names beside the IP: a gateway that reaches servers by address checks this one name.
@@ -27,7 +26,13 @@ AUTHORITY_DAYS = 3650
 HOST_NAME = re.compile(r"(?:[A-Za-z0-9*]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z][A-Za-z0-9-]*")
 CLOCK_SKEW = datetime.timedelta(hours=1)
 KEY_ENV = "TLS_KEY"
+CHUNK_CHARS = 250  # Vast.ai takes 256 characters in the value of a variable
 CERT_ENVS = ("TLS_CERT_0", "TLS_CERT_1", "TLS_CERT_2")
+
+
+def chunks(text: str) -> list[str]:
+    """Return a long text in values that Vast.ai takes, in order; the container joins the variables by name."""
+    return [text[at : at + CHUNK_CHARS] for at in range(0, len(text), CHUNK_CHARS)]
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,6 @@ class Authority:
     def make(cls, name: str, *, now: datetime.datetime | None = None) -> Authority:
         """Return a new one: EC P-256, self-signed for ten years, for signing servers and nothing below them."""
         from cryptography import x509  # noqa: PLC0415
-        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
         from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
         key = ec.generate_private_key(ec.SECP256R1())
@@ -76,14 +80,11 @@ class Authority:
             **dict.fromkeys(off, False), key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False
         )
         # what strict verifiers (Python 3.13) ask of an authority
-        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(usage, critical=True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return cls(ssl.DER_cert_to_PEM_cert(_signed(builder, key, now, AUTHORITY_DAYS)), private.decode())
+        return cls(*_signed(builder, key, key, now, AUTHORITY_DAYS).pem())
 
     def issue(self, *names: str, now: datetime.datetime | None = None, days: int = LEAF_DAYS) -> Identity:
         """Return a new identity for a server at these IPs (or host names), which also bears SERVER_NAME.
@@ -101,15 +102,11 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         shown = x509.SubjectAlternativeName([*(_general_name(one.strip()) for one in names), x509.DNSName(SERVER_NAME)])
         builder = x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(authority.subject)
-        builder = builder.public_key(key.public_key())
         builder = builder.add_extension(shown, critical=True)  # as the subject is empty (RFC 5280, 4.2.1.6)
         builder = builder.add_extension(x509.ExtendedKeyUsage([x509.OID_SERVER_AUTH]), critical=False)
         by = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
         builder = builder.add_extension(by, critical=False)
-        private = key.private_bytes(
-            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return Identity(_signed(builder, signer, now, days), private)
+        return _signed(builder, key, signer, now, days)
 
 
 def expiry(certificate_pem: str) -> int:
@@ -141,12 +138,14 @@ def _general_name(name: str) -> Any:
     return x509.IPAddress(ipaddress.ip_address(name))
 
 
-def _signed(builder: Any, signer: Any, now: datetime.datetime | None, days: int) -> bytes:
-    """Return the DER of a certificate that is valid from `now` (less the skew of clocks) for so many days."""
+def _signed(builder: Any, key: Any, signer: Any, now: datetime.datetime | None, days: int) -> Identity:
+    """Return a certificate of `key`, valid from `now` (less the skew of clocks) for so many days."""
     from cryptography import x509  # noqa: PLC0415
-    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # noqa: PLC0415
 
     now = now or datetime.datetime.now(datetime.UTC)
+    builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(now - CLOCK_SKEW).not_valid_after(now + datetime.timedelta(days=days))
-    signed = builder.serial_number(x509.random_serial_number()).sign(signer, hashes.SHA256())
-    return bytes(signed.public_bytes(serialization.Encoding.DER))
+    private = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return Identity(builder.sign(signer, SHA256()).public_bytes(Encoding.DER), private)

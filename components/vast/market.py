@@ -38,10 +38,6 @@ class Search:
     start_s: float = START_S
     keep: int = 8
 
-    @property
-    def work(self) -> Workload:
-        return Workload(self.pull_gb, self.disk_gb, self.start_s)
-
     def key(self) -> str:
         """Return text that is equal for equal searches."""
         return as_text([self.wire().body(), self.prefer, self.pull_gb, self.start_s, self.keep])
@@ -61,7 +57,7 @@ class Search:
         if not fit:
             market, capped = self._market(client)
             raise NoOffer(f"no offer fits: {why_none(query.filters, market, now=now(), capped=capped)}")
-        return distinct_machines(rank(fit, self.work, self.prefer))[: self.keep]
+        return distinct_machines(rank(fit, Workload(self.pull_gb, self.start_s), self.prefer))[: self.keep]
 
     def _found(self, client: VastClient, query: Query) -> Sequence[Offer]:
         """Return the API's one page of 64 for the query, or, where more machines are wanted, further ones by price."""

@@ -30,10 +30,9 @@ def pull_mbps(gb: float, within_s: float) -> float:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a rented machine has to fetch and hold before it serves."""
+    """What a rented machine has to fetch, and how long it starts after that."""
 
     pull_gb: float
-    disk_gb: float
     start_s: float = START_S
 
 

@@ -5,8 +5,7 @@ from components.vast.models import Offer
 from components.vast.probe import ProbeResult
 from components.vast.ranking import Workload, rank
 from components.vast.rental import Rental
-from components.vast.rental_spec import Order
-from components.vast.spec import Deadlines, Spec
+from components.vast.rental_spec import Deadlines, Order, Spec
 
 SPEC = Spec(image="vllm/vllm-openai:v0.19.1", disk_gb=40, ports=("8000:8000",), env={"VLLM_API_KEY": "s3cret-value-1"})
 LABEL = Label("vast-reranker/test/reranker", "0a1b2c3d", SPEC.digest())
@@ -22,7 +21,7 @@ def rental(
     api, *, probe=lambda _ip, _port: READY, known=(), stop=str, blind=lambda: True, notes=None, said=None, **order
 ):
     client = api.client(patience_s=10)
-    candidates = rank([Offer.parse(raw) for raw in api.offers], Workload(10, 40), "cheapest")
+    candidates = rank([Offer.parse(raw) for raw in api.offers], Workload(10), "cheapest")
     return Rental(
         client,
         api.instance_cache(client),

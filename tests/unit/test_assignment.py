@@ -9,7 +9,7 @@ from components.vast.models import Contract, Offer
 from components.vast.ranking import Candidate, Workload
 from tests.unit.wire_samples import instance, offer
 
-WORK = Workload(12, 40)
+WORK = Workload(12)
 
 
 def candidate(machine, host, place="Sweden, SE"):

@@ -10,7 +10,7 @@ from components.vast.label import Label
 from components.vast.models import Contract, Offer
 from components.vast.probe import ProbeResult
 from components.vast.query import official_parser, unmet
-from components.vast.spec import Spec
+from components.vast.rental_spec import Spec
 from components.vast.status import observe
 from emulator.server import EmulatorServer
 from tests.unit.wire_samples import instance, offer

@@ -8,7 +8,7 @@ import pytest
 
 from components.container_files import GUARD, GUARD_SOURCE, TEMPLATE_FILE, UNPACK, digests, packed_env
 from components.errors import ConfigError
-from components.vast.env_chunks import CHUNK_CHARS
+from components.vast.identity import CHUNK_CHARS
 from components.vllm.catalog import load_catalog
 
 QWEN3 = "Qwen/Qwen3-Reranker-0.6B"

@@ -12,7 +12,7 @@ from cryptography.x509.verification import PolicyBuilder, Store
 
 from components.credentials import CertificateAuthorityProvider
 from components.vast.identity import CERT_ENVS, SERVER_NAME, Authority, expiry, served_expiry
-from components.vast.spec import Spec
+from components.vast.rental_spec import Spec
 from components.vllm.encryption import check_encryption, judge_plain
 from harness.certificates import ca_file
 from reranker.http import Answer, Unanswered

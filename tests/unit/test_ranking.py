@@ -12,7 +12,7 @@ from components.vast.ranking import Candidate, Workload, distinct_machines, minu
 from tests.unit.scripted_api import ScriptedApi
 from tests.unit.wire_samples import instance, offer
 
-WORK = Workload(pull_gb=12.0, disk_gb=40.0)
+WORK = Workload(12.0)
 NOW = 1_900_000_000.0
 
 

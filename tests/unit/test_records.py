@@ -16,8 +16,7 @@ from components.vast.market import Search
 from components.vast.money import Budget
 from components.vast.probe import HttpProbe
 from components.vast.query import Constraint
-from components.vast.rental_spec import Bid, Order
-from components.vast.spec import Deadlines, Spec
+from components.vast.rental_spec import Bid, Deadlines, Order, Spec
 
 
 @dataclass(frozen=True)

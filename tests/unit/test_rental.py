@@ -86,7 +86,7 @@ def test_when_the_candidates_run_out_the_market_is_searched_once_more(api):
     searched = []
     one = rental(api)
     one._queue = []
-    fresh = rank([Offer.parse(api.offers[3])], Workload(10, 40), "cheapest")
+    fresh = rank([Offer.parse(api.offers[3])], Workload(10), "cheapest")
     one.search = lambda: searched.append(1) or fresh
     assert one.run().contract.machine_id == machine(3)
     assert searched == [1]
