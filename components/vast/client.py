@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -29,10 +28,11 @@ from components.vast.json_values import Json, integer, number
 from components.vast.models import Account, Contract, Offer
 from components.vast.pacing import Pacer
 from components.vast.query import Query
+from reranker.errors import InvalidInput
 from reranker.http import Answer, HttpTransport, Transport, Unanswered, bearer
+from reranker.secret import read_secret
 
 DEFAULT_API_URL: Final = "https://console.vast.ai"
-KEY = re.compile(r"[\x21-\x7e]+")
 KEY_HELP: Final = (
     "set it with `export VAST_API_KEY=...` or `pulumi config set --secret vast_api_key ...`; "
     "keys are made at https://cloud.vast.ai/manage-keys/"
@@ -68,7 +68,7 @@ class VastClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._key = key.strip()  # a file or a secret store may end it with a newline
+        self._key = key
         self._transport: Transport = transport or HttpTransport(keep=KEPT_CONNECTIONS, proxies=True)
         self._pacer = pacer
         self._patience_s = patience_s
@@ -225,14 +225,12 @@ class VastClient:
         A call that is not `repeatable` is sent again only after a 429 or a connection that was never made, and its
         Unanswered is left to the caller. With `judge`, an answer that is an error is raised as one.
         """
-        if not self._key:
+        try:
+            key = read_secret(self._key, "the Vast.ai key")
+        except InvalidInput as error:
+            raise AuthError(f"{error}; {KEY_HELP}", status=0, code="no_key") from None
+        if not key:
             raise AuthError(f"no Vast.ai key; {KEY_HELP}", status=0, code="no_key")
-        if not KEY.fullmatch(self._key):
-            raise AuthError(
-                f"the Vast.ai key holds a blank or a character that no header can carry; {KEY_HELP}",
-                status=0,
-                code="no_key",
-            )
         sent = None if body is None else json.dumps(body).encode()
         deadline = self._clock() + (self._patience_s if patience_s is None else patience_s)
         pause, limited = 0.5, False
@@ -241,7 +239,7 @@ class VastClient:
             answer = unanswered = None
             try:
                 answer = self._transport(
-                    method, self.api_url + path, body=sent, headers=bearer(self._key), timeout_s=self._timeout_s
+                    method, self.api_url + path, body=sent, headers=bearer(key), timeout_s=self._timeout_s
                 )
             except Unanswered as error:
                 unanswered = error
