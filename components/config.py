@@ -21,6 +21,8 @@ from components.vast.drift import HealOn
 from components.vast.ranking import Prefer
 from components.vast.rental_spec import Deadlines
 from components.vllm.launch import Form
+from reranker.errors import InvalidInput
+from reranker.secret import RULE, read_secret
 
 VAST_MIN_DISK_GB = 8
 DAY_S = 86400
@@ -42,6 +44,13 @@ def _not_zero(value: int) -> int:
     return value
 
 
+def _secret(value: SecretStr) -> SecretStr:
+    try:
+        return SecretStr(read_secret(value.get_secret_value(), ""))
+    except InvalidInput:
+        raise PydanticCustomError("form", f"accepted: {RULE}") from None
+
+
 Country = Annotated[str, _form("[A-Za-z]{2}", "two-letter codes such as US or SE"), AfterValidator(str.upper)]
 Address = Annotated[
     str,
@@ -49,9 +58,11 @@ Address = Annotated[
     AfterValidator(lambda address: address.rstrip("/")),
 ]
 GpuName = Annotated[str, AfterValidator(lambda name: name.replace("_", " "))]
+Bare = AfterValidator(lambda value: SecretStr(value.get_secret_value().strip()))
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
 # a comma would end it in the guard's list
-ClientKey = Annotated[SecretStr, _form(r"[ -+\--~]{16,}", "at least 16 printable ASCII characters, no comma")]
-ImageLogin = Annotated[SecretStr, _form(r"-u \S+ -p \S+ \S+", "-u USER -p TOKEN REGISTRY")]
+ClientKey = Annotated[Secret, _form(r"[^,]{16,}", f"at least 16 characters without a comma; {RULE}")]
+ImageLogin = Annotated[SecretStr, Bare, _form(r"-u \S+ -p \S+ \S+", "-u USER -p TOKEN REGISTRY")]
 Truncation = Literal["refuse"] | Annotated[int, Field(ge=-1), AfterValidator(_not_zero)]
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float32"]
 Hosting = Literal["datacenter"]
@@ -83,7 +94,7 @@ class Gateway(Keys):
         "off", description="off, rent (a small machine of Vast.ai) or caddy (a running one that is this stack's alone)"
     )
     admin_url: str = Field("", description="caddy: the address of its admin API (http://, https:// or unix://)")
-    admin_key: SecretStr | None = Field(None, description="caddy: what its admin API asks for, if it is behind a key")
+    admin_key: Secret | None = Field(None, description="caddy: what its admin API asks for, if it is behind a key")
     listen: str = Field(":8443", description="caddy: where it listens")
     url: Address = Field(
         "", description="caddy: where clients reach it, https://HOST:PORT; its certificate is for this host"
@@ -198,12 +209,12 @@ class Config(Keys):
     min_runway_h: float = _of(MONEY, 24, "Warn when the account's credit lasts for fewer hours", ge=0)
     max_latency_ms: float = _of(KEPT, 0, "The validation's median request takes no longer; 0: no bound", ge=0)
     protect: bool = _of(KEPT, False, "A destroy is refused until it is false and deployed; healing goes on")
-    vast_api_key: SecretStr | None = _of(
+    vast_api_key: Secret | None = _of(
         SECRETS, None, "The Vast.ai key; VAST_API_KEY in the environment comes first (for an emulator, last)"
     )
     api_key: ClientKey | None = _of(SECRETS, None, "What clients of the reranker present; made at random if not given")
     api_key_previous: ClientKey | None = _of(SECRETS, None, "A second key that is valid, for the time of a change")
-    hub_token: SecretStr | None = _of(SECRETS, None, "The model hub's token, for gated models")
+    hub_token: Secret | None = _of(SECRETS, None, "The model hub's token, for gated models")
     image_login: ImageLogin | None = _of(SECRETS, None, 'The login of a private registry: "-u USER -p TOKEN REGISTRY"')
 
 

@@ -53,8 +53,8 @@ def drop_empty_secrets() -> None:
 
 
 def secrets() -> list[str]:
-    """Return this environment's secrets."""
-    return [value for name in SECRET_ENV if len(value := os.environ.get(name, "")) >= LEAST_SECRET_CHARS]
+    """Return this environment's secrets, as they are used: without the blanks around them."""
+    return [value for name in SECRET_ENV if len(value := os.environ.get(name, "").strip()) >= LEAST_SECRET_CHARS]
 
 
 def without_secrets(text: str) -> str:
@@ -170,6 +170,7 @@ class Pulumi:
         self.cwd = cwd
         self.name = stack
         self.log = None if verbose else cwd / ".local" / "log" / f"{stack.replace('/', '-')}.log"
+        self._logged = False
         self.command = Command()
         self.workspace = Workspace(work_dir=str(cwd), pulumi_command=self.command)
         self.stack = automation.Stack.select(stack, self.workspace)
@@ -228,9 +229,12 @@ class Pulumi:
         if self.log is None:
             yield lambda line: print(scrub(line, secrets()), file=sys.stderr, flush=True)
             return
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        console = Console(stderr=True)
-        with self.log.open("a") as log, console.status("pulumi") as status:
+        console, mode = Console(stderr=True), "a" if self._logged else "w"
+        if not self._logged:
+            self._logged = True
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            print(f"pulumi's output is in {self.log}; -v shows it here", file=sys.stderr, flush=True)
+        with self.log.open(mode) as log, console.status("pulumi") as status:
 
             def write(line: str) -> None:
                 line = scrub(line, secrets())

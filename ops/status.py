@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,26 +33,27 @@ from ops.outputs import Outputs, Replica
 
 PROBE_TIMEOUT_S = 15.0
 MAX_CONCURRENCY = 32  # servers that are asked at the same time
-HEAD = ("instance", "state", "answers", "$/h", "cost so far", "contract ends", "machine", "place", "url")
+HEAD = ("instance", "state", "answers", "$/h", "so far", "ends in", "machine", "place")
 
 
 @dataclass(frozen=True)
 class Server:
-    """A replica or the gateway: whether it answers, what it answered, and what Vast.ai says of its instance."""
+    """A replica or the gateway: its answer's time or why none came, and what Vast.ai says of its instance."""
 
-    alive: bool
-    answers: str
     url: str
-    hourly_cost_usd: float
+    took_ms: float | None
+    error: str = ""
+    hourly_cost_usd: float = 0.0
     state: str = "-"
     cost_usd: float | None = None
-    contract_end: str = "-"
+    contract_end: str | None = None
+    ends_in: str = "-"
 
     def row(self, name: str, machine: str = "-", place: str = "-") -> tuple[str, ...]:
         """Return its cells of the table."""
-        texts = map(report.safe, (self.contract_end, machine, place))
+        said = "NO" if self.took_ms is None else f"yes, {self.took_ms:.0f} ms"
         dollars = report.usd(self.hourly_cost_usd), report.usd(self.cost_usd, digits=2)
-        return (name, report.safe(self.state), report.safe(self.answers), *dollars, *texts, report.code(self.url))
+        return (name, report.safe(self.state), said, *dollars, self.ends_in, report.safe(machine), report.safe(place))
 
 
 @verb("status")
@@ -98,19 +99,23 @@ def summary(
     expires: datetime | None = None,
 ) -> Outcome:
     """Return the answer: servers in the order of the replicas; since when it drifts by the last check, and expires."""
+    named = {str(one.instance_id): server for one, server in zip(outputs.replicas, servers, strict=True)}
     rows = [
-        server.row(str(one.instance_id), f"{one.machine_id} ({one.gpu})", one.geolocation or "-")
-        for one, server in zip(outputs.replicas, servers, strict=True)
+        named[str(one.instance_id)].row(str(one.instance_id), f"{one.machine_id} ({one.gpu})", one.geolocation or "-")
+        for one in outputs.replicas
     ]
-    dead = sum(not one.alive for one in servers)
+    dead = sum(one.took_ms is None for one in servers)
     wrong = [f"{dead} of {report.count(len(servers), 'server')} dead"] if dead else []
     if gateway:
+        named["gateway"] = gateway
         rows.append(gateway.row("gateway"))
-        wrong += [] if gateway.alive else ["the gateway is dead"]
+        wrong += [] if gateway.took_ms is not None else ["the gateway is dead"]
     wrong += [f"drift since {since:%Y-%m-%d %H:%M} UTC, by the last check"] if since else []
     validation = {None: "never", True: f"passed, {outputs.checks} checks", False: "FAILED"}[outputs.validated]
     parts = [
         report.table(HEAD, rows),
+        report.bullets("Dead", (f"{name}: {one.error}" for name, one in named.items() if one.took_ms is None)),
+        report.bullets("Addresses", (f"{name}: {one.url}" for name, one in named.items())),
         f"Model {report.safe(outputs.model)}; {report.usd(outputs.hourly_cost_usd)}/h; validation: {validation}.",
         f"Why: `python -m ops drift --stack {stack}`; `python -m ops heal` repairs it." if wrong else "",
         f"Expires {expires:%Y-%m-%d %H:%M} UTC." if expires else "",
@@ -135,39 +140,38 @@ def ask_all(pulumi: Pulumi, outputs: Outputs) -> tuple[list[Server], Server | No
     ca = trusted(outputs)
 
     def ask(one: Replica) -> Server:
-        contract = client.instance(one.instance_id)
-        return server(one.url, contract, *answers(one.url, key, ca))
+        return server(probe(one.url, key, ca), client.instance(one.instance_id))
 
     with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
-        asked = pool.submit(answers, outputs.url, outputs.api_key, ca) if outputs.gateway else None
+        asked = pool.submit(probe, outputs.url, outputs.api_key, ca) if outputs.gateway else None
         servers = list(pool.map(ask, outputs.replicas))
-        gateway = Server(*asked.result(), outputs.url, outputs.gateway_cost_usd) if asked else None
-        return servers, gateway
+        return servers, replace(asked.result(), hourly_cost_usd=outputs.gateway_cost_usd) if asked else None
 
 
-def server(url: str, contract: Contract | None, alive: bool, said: str) -> Server:
-    """Return what is known of one instance."""
+def server(probed: Server, contract: Contract | None) -> Server:
+    """Return what a server answered with what is known of its instance."""
     if contract is None:
-        return Server(False, said, url, 0.0, "gone")
-    cost_usd, end, now = None, "-", time.time()
+        return replace(probed, state="gone")
+    found, now = replace(probed, state=contract.actual_status or "provisioning"), time.time()
     if contract.start_date:
         cost_usd = round(contract.dph_total_usd * max(now - contract.start_date, 0.0) / 3600, 4)
+        found = replace(found, cost_usd=cost_usd)
     if contract.end_date:
-        when = datetime.fromtimestamp(contract.end_date, UTC)
-        end = f"{when:%Y-%m-%d %H:%M} UTC, in {minutes(max(contract.end_date - now, 0))}"
-    return Server(alive, said, url, contract.dph_total_usd, contract.actual_status or "provisioning", cost_usd, end)
+        end = datetime.fromtimestamp(contract.end_date, UTC).isoformat(timespec="minutes")
+        found = replace(found, contract_end=end, ends_in=minutes(max(contract.end_date - now, 0)))
+    return replace(found, hourly_cost_usd=contract.dph_total_usd)
 
 
-def answers(url: str, key: str, ca: str) -> tuple[bool, str]:
-    """Ask a server for a score: whether it came, and "yes, N ms" or what came instead."""
-    if not url:
-        return False, "no address"
+def probe(url: str, key: str, ca: str) -> Server:
+    """Ask a server for a score."""
     started = time.monotonic()
     try:
+        if not url:
+            raise ServingError("no address")
         RerankClient(url, key, timeout_s=PROBE_TIMEOUT_S, ca=ca).rerank("ready?", ["yes"])
     except ServingError as error:
-        return False, f"no: {error}"
-    return True, f"yes, {(time.monotonic() - started) * 1000:.0f} ms"
+        return Server(url, None, str(error))
+    return Server(url, round((time.monotonic() - started) * 1000, 1))
 
 
 def trusted(outputs: Outputs) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import ssl
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from reranker.errors import InvalidInput
+from reranker.secret import read_secret
 
 URL_ENV, KEY_ENV, CA_ENV = "RERANKER_URL", "RERANKER_API_KEY", "RERANKER_CA"
 PEM_MARK = "-----BEGIN CERTIFICATE-----"
@@ -35,10 +35,9 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", _checked_url(self.url))
-        if isinstance(self.api_key, str):  # a file or a secret store may end it with a newline
-            object.__setattr__(self, "api_key", self.api_key.strip())
-        if not isinstance(self.api_key, str) or not re.fullmatch(r"[\x21-\x7e]+", self.api_key):
-            raise InvalidInput("the API key is empty, or holds blanks or characters that no header can carry")
+        object.__setattr__(self, "api_key", read_secret(self.api_key or "", "the API key"))
+        if not self.api_key:
+            raise InvalidInput("the API key is empty")
         if self.ca_certificate:
             self.ssl_context()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -30,10 +29,11 @@ from components.vast.json_values import Json
 from components.vast.models import Account, Contract, Offer, PriceIncrease, read
 from components.vast.pacing import Pacer
 from components.vast.query import Query
+from reranker.errors import InvalidInput
 from reranker.http import Answer, HttpTransport, Transport, Unanswered, bearer
+from reranker.secret import read_secret
 
 DEFAULT_API_URL: Final = "https://console.vast.ai"
-KEY = re.compile(r"[\x21-\x7e]+")
 KEY_HELP: Final = (
     "set it with `export VAST_API_KEY=...` or `pulumi config set --secret vast_api_key ...`; "
     "keys are made at https://cloud.vast.ai/manage-keys/"
@@ -70,7 +70,7 @@ class VastClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._key = key.strip()  # a file or a secret store may end it with a newline
+        self._key = key
         self._transport: Transport = transport or HttpTransport(keep=KEPT_CONNECTIONS, proxies=True)
         self._pacer = pacer
         self._patience_s = patience_s
@@ -212,9 +212,12 @@ class VastClient:
         A call that is not `repeatable` is sent again only after a 429 or a connection that was never made, and its
         Unanswered is left to the caller.
         """
-        if not KEY.fullmatch(self._key):
-            blank = f"the Vast.ai key holds a blank or a character that no header can carry; {KEY_HELP}"
-            raise AuthError(blank if self._key else f"no Vast.ai key; {KEY_HELP}", status=0, code="no_key")
+        try:
+            key = read_secret(self._key, "the Vast.ai key")
+        except InvalidInput as error:
+            raise AuthError(f"{error}; {KEY_HELP}", status=0, code="no_key") from None
+        if not key:
+            raise AuthError(f"no Vast.ai key; {KEY_HELP}", status=0, code="no_key")
         sent = None if body is None else json.dumps(body).encode()
         deadline = self._clock() + (self._patience_s if patience_s is None else patience_s)
         pause, limited = 0.5, False
@@ -223,7 +226,7 @@ class VastClient:
             answer: Answer | Unanswered
             try:
                 answer = self._transport(
-                    method, self.api_url + path, body=sent, headers=bearer(self._key), timeout_s=self._timeout_s
+                    method, self.api_url + path, body=sent, headers=bearer(key), timeout_s=self._timeout_s
                 )
             except Unanswered as error:
                 if error.sent and not repeatable:

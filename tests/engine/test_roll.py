@@ -34,9 +34,11 @@ def test_a_roll_replaces_all_servers_one_at_a_time_and_fails_no_request(three, l
     at, old = endpoint(three), three.instances()
     with Load(at) as load, Billed(ledger) as billed:
         load.more(50)
-        done = ops(three, "roll", "--surge", "1", "--set", QUEUE)
+        done = ops(three, "roll", "--surge", "1", "--set", QUEUE, "--markdown", str(tmp_path / "roll.md"))
         load.more(50)
     assert done.rc == 0, done.err
+    assert (tmp_path / "roll.md").read_text().startswith("### `test` roll: 3 servers replaced\n")
+    assert len(done.err.splitlines()) < 10, done.err  # Pulumi's 900 lines are in a log
     assert load.failures == []
     print(f"roll: {load}")
     assert billed.most == 4

@@ -35,9 +35,14 @@ def fake(project, monkeypatch):
     return use
 
 
-def test_an_empty_secret_is_none_and_no_secret_passes_to_the_output(project, fake, monkeypatch, capfd):
-    fake('echo "key $VAST_API_KEY"; echo "error: pass ${PULUMI_CONFIG_PASSPHRASE-unset} $VAST_API_KEY" >&2; exit 1')
-    monkeypatch.setenv("VAST_API_KEY", "abcdef-123456")
+@pytest.mark.parametrize("around", ["{}", "{}\n", " {}\r\n"])
+def test_an_empty_secret_is_none_and_no_secret_passes_to_the_output(project, fake, monkeypatch, capfd, around):
+    """Also where its variable ends in a newline, as one from a file does: what is used, and may be said, is without."""
+    fake(
+        'VAST_API_KEY=$(echo $VAST_API_KEY | tr -d " \\r\\n")\n'
+        'echo "key $VAST_API_KEY"; echo "error: pass ${PULUMI_CONFIG_PASSPHRASE-unset} $VAST_API_KEY" >&2; exit 1'
+    )
+    monkeypatch.setenv("VAST_API_KEY", around.format("abcdef-123456"))
     monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "")
     drop_empty_secrets()
     with pytest.raises(exits.OpsError, match="pass unset") as failed:

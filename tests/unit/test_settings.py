@@ -203,6 +203,28 @@ def test_a_bad_secret_is_refused_without_showing_it(key, value):
 CADDY = {"kind": "caddy", "url": "https://x:1", "admin_url": "http://127.0.0.1:2019"}
 
 
+def given(key, value):
+    group, _, inner = key.rpartition(".")
+    return {group: {inner: value}} if group else {key: value}
+
+
+@pytest.mark.parametrize("key", sorted(set(secret_keys()) - {"image_login"}))
+def test_every_secret_is_read_without_the_blanks_around_it_and_refused_with_one_inside(key):
+    bare = "0123456789abcdef"
+    for around in ("{}\n", " {}", "{}\r\n", "\t{} "):
+        config, found = read(
+            {name: as_the_engine_passes_it(one) for name, one in given(key, around.format(bare)).items()}
+        )
+        for part in key.split("."):
+            config = getattr(config, part)
+        assert (config.get_secret_value(), found) == (bare, [])
+    for spoilt in ("{} {}", "{}\n{}", "{}\x07", "{}\u00e9"):
+        (problem,) = problems(**given(key, spoilt.format(bare, bare)))
+        assert problem.startswith(f"{key}: is (it is not shown); accepted: ")
+        assert "no blank, no control character" in problem
+        assert bare not in problem
+
+
 def test_secrets_are_in_no_repr():
     made = settings(api_key="k" * 40, hub_token="hf_abcdefgh", gateway={**CADDY, "admin_key": "admin-secret"})
     for secret in ("k" * 40, "hf_abcdefgh", "admin-secret"):
