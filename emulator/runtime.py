@@ -181,7 +181,8 @@ class Containers:
             self._sites.setdefault(contract_id, []).append(
                 (await loop.create_server(handler, ip, outer, ssl=tls), handler)
             )
-        self.append_log(contract_id, f"INFO serving {model}, by the emulator itself\nApplication startup complete.")
+        if "vllm" in " ".join(argv_of(body)):  # another image's log is not known here
+            self.append_log(contract_id, f"INFO serving {model}, by the emulator itself\nApplication startup complete.")
 
     def _tls(self, contract_id: int, env: dict[str, Any]) -> ssl.SSLContext | None:
         """Return what the identity in a container's environment makes of the port, as its boot script would."""
