@@ -67,8 +67,9 @@ class Containers:
                 server = StubServer(app, ip, outer, partial(ServerFault.read, folder / FAULT_FILE), tls)
                 made = (server, asyncio.create_task(server.serve()))
                 self._servers.setdefault(contract_id, []).append(made)
-            said = f"INFO serving {stub_inline.model_of(body)}, by the emulator itself\nApplication startup complete."
-            self.append_log(contract_id, said)
+            if "vllm" in " ".join(argv_of(body)):  # another image's log is not known here
+                said = f"INFO serving {stub_inline.model_of(body)}, by the emulator itself"
+                self.append_log(contract_id, f"{said}\nApplication startup complete.")
             return None
         self.temporary(contract_id).mkdir(mode=0o700, exist_ok=True)
         self._install(folder, ip, ports)

@@ -1,7 +1,7 @@
 """The emulator as a server: assembly, heartbeat, start and stop. Used by `__main__` and, in a thread, by tests.
 
 >>> with EmulatorServer(runtime="stub") as market:
-...     requests.get(f"{market.url}/_emulator/ledger")
+...     market.control.ledger()
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from aiohttp import web
 
 from emulator import boot, heartbeat
+from emulator.client import ControlClient
 from emulator.clock import Clock, Time, Timing
 from emulator.control import Control
 from emulator.http_faults import reply
@@ -76,6 +77,11 @@ class EmulatorServer:
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
+
+    @property
+    def control(self) -> ControlClient:
+        """A client of its control API."""
+        return ControlClient(self.url)
 
     # ---- in a thread ---------------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 #   production  .venv with requirements/production.lock and this checkout's client, and the Pulumi engine in .tools/bin
 #   demo        the same with requirements/demo.lock, and real vLLM for CPU in .tools/vllm-VERSION
 #   test        the same with requirements/test.lock
-#   all         the same, an older vLLM, and .tools/examples: a venv for the examples with heavy dependencies
+#   all         the same, an older vLLM, .tools/examples: a venv for the examples with heavy dependencies, and
+#               .tools/clients: one for other people's clients of Vast.ai
 # Safe to repeat: what is ready is left alone, which takes well under a second, and nothing is taken away.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -131,5 +132,8 @@ scripts/install.sh .venv "${sets[@]}"
 install_checkout
 setup_pulumi
 for version in "${versions[@]+"${versions[@]}"}"; do setup_vllm "$version"; done
-if [ "$1" = all ]; then setup_examples; fi
+if [ "$1" = all ]; then
+  setup_examples
+  scripts/install.sh .tools/clients clients
+fi
 say "ready: .venv, $(sed -n 's/^/pulumi /;2p' .tools/pulumi.complete)"

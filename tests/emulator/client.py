@@ -2,6 +2,7 @@
 
 import requests
 
+from emulator.client import ControlClient
 from harness.wait import until
 
 KEY = "emulator-key"
@@ -33,6 +34,7 @@ class Client:
     def __init__(self, url, key=KEY, folder=None):
         self.url = url
         self.folder = folder
+        self.emulator = ControlClient(url)
         self.session = requests.Session()
         self.session.headers["Authorization"] = f"Bearer {key}"
 
@@ -84,18 +86,17 @@ class Client:
     # ---- the control API
 
     def control(self, path, **body):
-        answer = requests.post(f"{self.url}/_emulator/{path}", json=body, timeout=10)
-        assert answer.ok, answer.text
-        return answer.json()
+        return self.emulator.post(path, **body)
 
     def look(self, path):
+        """An answer of the control API, whatever its status: health says in the body what is wrong."""
         return requests.get(f"{self.url}/_emulator/{path}", timeout=10).json()
 
     def fault(self, kind, match=None, times=None, **params):
-        return self.control("faults", kind=kind, match=match or {}, times=times, **params)
+        return {"id": self.emulator.fault(kind, match, times, **params)}
 
     def ledger(self, instance_id):
-        return next(one for one in self.look("ledger")["contracts"] if one["id"] == instance_id)
+        return next(one for one in self.emulator.ledger() if one["id"] == instance_id)
 
 
 def endpoint(instance):

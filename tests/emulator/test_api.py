@@ -8,64 +8,7 @@ import requests
 
 from emulator.server import EmulatorServer
 from harness.wait import until
-from tests.emulator.client import KEY, MODEL, SERVER, Client, endpoint
-
-
-@pytest.mark.parametrize(("method", "path", "status"), [
-    ("GET", "1/instances/", 401), ("GET", "0/instances/5/", 401), ("DELETE", "0/instances/5/", 401),
-    ("PUT", "0/asks/5/", 401), ("POST", "0/bundles/", 404),
-])  # fmt: skip
-def test_a_wrong_key_is_refused_as_vast_does(vast, method, path, status):
-    refused = {"success": False, "error": "auth_error", "msg": "Invalid user key"}
-    for answer in (
-        Client(vast.url, "wrong").call(method, path, {}),
-        requests.request(method, f"{vast.url}/api/v{path}", json={}, params={"api_key": "wrong"}, timeout=5),
-    ):
-        assert (answer.status_code, answer.json()) == (status, refused)
-
-
-@pytest.mark.parametrize(("method", "path"), [
-    ("GET", "1/instances/"), ("GET", "0/instances/5/"), ("DELETE", "0/instances/5/"), ("PUT", "0/asks/5/"),
-])  # fmt: skip
-def test_only_a_search_is_answered_without_a_key(vast, method, path):
-    assert requests.request(method, f"{vast.url}/api/v{path}", json={}, timeout=5).status_code == 401
-    assert requests.post(f"{vast.url}/api/v0/bundles/", json={"limit": 2}, timeout=5).json()["offers"]
-
-
-def test_a_key_may_be_a_parameter(vast):
-    answer = requests.get(f"{vast.url}/api/v1/instances/", params={"api_key": KEY}, timeout=5)
-    assert (answer.status_code, answer.json()["instances"]) == (200, [])
-
-
-def test_an_account_may_get_404_for_a_wrong_key_where_instances_are_read(vast):
-    vast.control("wrong-key", status=404)
-    wrong = Client(vast.url, "wrong")
-    for path in ("1/instances/", "0/instances/5/"):
-        answer = wrong.call("GET", path)
-        assert (answer.status_code, answer.json()["error"]) == (404, "auth_error")
-    assert wrong.call("DELETE", "0/instances/5/").status_code == 401
-
-
-@pytest.mark.parametrize(("method", "path"), [
-    ("GET", "1/instances"), ("GET", "0/users/current"), ("POST", "0/bundles"), ("GET", "0/ssh"),
-    ("PUT", "0/instances/request_logs/{id}"), ("GET", "0/instances/{id}"), ("DELETE", "0/instances/{id}"),
-])  # fmt: skip
-def test_a_path_is_answered_without_the_slash_at_its_end(vast, method, path):
-    path = path.format(id=vast.rent() if "{id}" in path else "")
-    assert vast.call(method, path, {} if method != "GET" else None).status_code == 200
-
-
-def test_answers_are_bare_json_and_a_double_slash_is_taken(vast):
-    answer = vast.session.post(f"{vast.url}//api/v0/bundles/", json={"limit": 2}, timeout=10)
-    assert answer.headers["Content-Type"] == "application/json"
-    assert len(answer.json()["offers"]) == 2
-
-
-def test_both_forms_of_search_find_the_same(vast):
-    query = {"num_gpus": {"eq": "1"}, "order": [["dph_total", "asc"]], "limit": 5}
-    new = vast.call("PUT", "0/search/asks/", {"select_cols": ["*"], "q": query}).json()["offers"]
-    old = vast.call("POST", "0/bundles/", query).json()["offers"]
-    assert [one["id"] for one in new] == [one["id"] for one in old]
+from tests.emulator.client import MODEL, SERVER, Client, endpoint
 
 
 def test_a_rented_machine_is_no_longer_offered_and_cannot_be_rented_again(vast):
@@ -266,31 +209,34 @@ def test_credit_drains_and_its_end_stops_everything(vast):
     assert "insufficient_credit" in refused.json()["msg"]
 
 
-def test_calls_that_come_too_fast_are_refused_where_pacing_is_published(tmp_path):
-    with EmulatorServer(pacing=True, state_dir=tmp_path) as server:
-        vast = Client(server.url)
-        first, second = (vast.call("GET", "1/instances/") for _ in range(2))
-        assert (first.status_code, second.status_code) == (200, 429)
-        assert second.json() == {"detail": "API requests too frequent endpoint threshold=1.0"}
-        searches = [vast.call("POST", "0/bundles/", {"limit": 1}).status_code for _ in range(11)]
-        assert searches == [200] * 10 + [429]
+def test_a_call_for_several_does_all_that_it_can_and_says_what_it_could_not(vast):
+    several = [vast.running()["id"], vast.running()["id"]]
+    answer = vast.call("PUT", "0/instances/", {"ids": [5, *several], "state": "stopped"}).json()
+    assert (answer["success"], [one["id"] for one in answer["failed"]]) == (False, [5])
+    assert [vast.status(one) for one in several] == ["stopped", "stopped"]
+    assert vast.call("POST", "0/instances/start", {"IDs": several}).json() == {"success": True}
+    assert [vast.wait(one)["cur_state"] for one in several] == ["running", "running"]
+    answer = vast.call("DELETE", "0/instances/", {"instance_ids": [*several, 5]}).json()
+    assert (answer["success"], answer["msg"]) == (False, "Instance 5 not found.")
+    assert vast.rows() == []
 
 
-def test_requests_are_counted_by_method_and_path(vast):
-    vast.control("requests/reset")
-    instance_id = vast.rent()
-    vast.show(instance_id)
-    vast.show(instance_id)
-    counts = vast.look("requests")
-    assert counts["requests"]["GET /api/v0/instances/{id}/"] == 2
-    assert counts["requests"]["PUT /api/v0/asks/{id}/"] == 1
-    assert counts["total"] == 4
+def test_arguments_without_a_runtype_run_as_arguments_and_a_line_of_them_is_shown_split(vast):
+    row = vast.show(vast.rent(runtype=None, args=None, args_str="--model 'a b'"))
+    assert (row["image_runtype"], row["image_args"]) == ("args", ["--model", "a b"])
+    assert vast.show(vast.rent(runtype=None, args=None))["image_runtype"] == "ssh"
 
 
-def test_nonsense_is_answered_with_an_error_body(vast):
-    assert vast.call("GET", "0/nothing/").status_code == 404
-    assert vast.call("GET", "0/nothing/").json()["error"] == "not_found"
-    assert vast.call("GET", "0/instances/abc/").status_code == 400
-    answer = vast.session.post(f"{vast.url}/api/v0/bundles/", data="{", timeout=10)
-    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
-    assert vast.call("POST", "0/bundles/", {"num_gpus": {"about": 1}}).status_code == 400
+@pytest.mark.parametrize(("runtype", "ports"), [
+    ("ssh_direc ssh_proxy", {"22/tcp"}), ("ssh_proxy", set()),
+    ("jupyter_direc ssh_direc ssh_proxy", {"22/tcp", "8888/tcp"}),
+])  # fmt: skip
+def test_direct_access_has_ports_of_its_own(vast, runtype, ports):
+    assert set(vast.running(runtype=runtype, args=None, env={})["ports"]) == ports
+
+
+def test_logs_need_no_body_and_those_of_another_image_do_not_speak_of_a_model(vast):
+    row = vast.running(image="ubuntu", args=["sleep", "100"])
+    answer = vast.session.put(f"{vast.url}/api/v0/instances/request_logs/{row['id']}/", timeout=5)
+    assert requests.get(answer.json()["result_url"], timeout=5).text.strip() == ""
+    assert "Application startup complete." in vast.log(vast.running()["id"])

@@ -88,3 +88,27 @@ def test_64_offers_are_the_most_that_a_search_returns():
 def test_rows_are_ordered_by_the_first_pair_first():
     rows = [{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 0, "b": 9}]
     assert ordered(rows, [["a", "asc"], ["b", "desc"]]) == [rows[2], rows[1], rows[0]]
+
+
+def test_an_offer_has_the_share_of_its_machines_cores_that_it_has_of_the_gpus():
+    found = offers()
+    assert all(one["cpu_cores_effective"] == one["cpu_cores"] * one["gpu_frac"] for one in found)
+    assert {one["gpu_frac"] for one in found} == {0.25, 0.5, 1.0}
+    assert all(one["num_gpus"] / one["gpu_frac"] <= 8 for one in found)
+
+
+def test_a_gpus_name_may_be_written_with_underscores():
+    found = select(offers(), {"gpu_name": {"in": ["RTX_4090", "L4"]}})
+    assert {one["gpu_name"] for one in found} == {"RTX 4090", "L4"}
+
+
+def test_a_drivers_version_may_be_written_as_it_is_shown_or_as_a_number():
+    for version in ("570.00.00", 570_000_000):
+        versions = {one["driver_version"] for one in select(offers(), {"driver_version": {"gte": version}})}
+        assert versions
+        assert all(int(one.partition(".")[0]) >= 570 for one in versions)
+
+
+def test_the_systems_version_has_two_names():
+    assert select(offers(), {"ubuntu_version": {"eq": "22.04"}}) == select(offers(), {"os_version": {"eq": "22.04"}})
+    assert select(offers(), {"ubuntu_version": {"eq": "20.04"}}) == []

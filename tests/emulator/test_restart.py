@@ -27,6 +27,27 @@ def test_what_is_rented_survives_a_restart_as_after_a_power_cut(launch):
     second.end()
 
 
+def test_the_account_survives_a_restart(tmp_path):
+    with EmulatorServer(state_dir=tmp_path) as server:
+        vast = Client(server.url)
+        vast.call("POST", "0/ssh/", {"ssh_key": "ssh-ed25519 AAAA"})
+        vast.call("POST", "0/template/", {"name": "mine", "image": "ubuntu"})
+        vast.call("PUT", f"0/instances/prepay/{vast.rent()}/", {"amount": 10})
+        before = account(vast)
+    with EmulatorServer(state_dir=tmp_path) as server:
+        assert account(Client(server.url)) == before
+
+
+def account(vast):
+    """What is kept of an account: its keys, templates and payments, and what it has in advance."""
+    [row] = vast.rows()
+    when = '{"when": {"gte": 0, "lte": 4102444800}}'
+    keys, templates = (vast.call("GET", f"0/{path}/").json() for path in ("ssh", "template"))
+    paid = vast.call("GET", "1/invoices/", select_filters=when).json()
+    attached = vast.call("GET", f"0/instances/{row['id']}/ssh/").json()
+    return keys, templates, paid, attached, round(row["credit_balance"])
+
+
 def test_kept_containers_run_on_and_are_found_again(launch):
     first = launch("--keep-containers")
     row = first.vast.running()

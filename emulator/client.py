@@ -1,0 +1,77 @@
+"""A client of the control API, `/_emulator/`, for tests in Python: faults, ledger, time. Made by tests and by
+`EmulatorServer.control`.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+Answer = dict[str, Any]
+
+
+class ControlError(Exception):
+    """The control API refused a call; the text says why."""
+
+
+class ControlClient:
+    """Speaks to one emulator. Every call raises ControlError when refused, OSError when there is no answer."""
+
+    def __init__(self, url: str, *, timeout_s: float = 30.0) -> None:
+        self.url = url.rstrip("/")
+        self.timeout_s = timeout_s
+
+    def fault(self, kind: str, match: Answer | None = None, times: int | None = None, **params: Any) -> int:
+        """Switch a fault on, for calls or machines that match, so many times or until switched off. Return its id."""
+        made = self.post("faults", kind=kind, match=match or {}, times=times, **params)
+        return int(made["id"])
+
+    def faults_off(self) -> None:
+        """Switch all faults off."""
+        self._call("DELETE", "faults")
+
+    def instance(self, instance_id: int, what: str, **body: Any) -> None:
+        """Do something to a contract: `kill`, `outbid`, `end`, `raise-price` and so on."""
+        self.post(f"instances/{instance_id}/{what}", **body)
+
+    def host(self, machine_id: int | str, what: str, **body: Any) -> None:
+        """Do something to a machine or to `all`: `die`, `revive`, `unreachable`, `change-ip` and so on."""
+        self.post(f"hosts/{machine_id}/{what}", **body)
+
+    def advance(self, seconds: float) -> None:
+        """Let time jump, so that rentals cost."""
+        self.post("time/advance", seconds=seconds)
+
+    def reset(self) -> None:
+        """Destroy everything, forget it, and have the market as on the first day."""
+        self.post("reset")
+
+    def ledger(self) -> list[Answer]:
+        """Return every contract ever made: id, machine_id, label, status, rented_at, destroyed_at, cost_usd."""
+        rows: list[Answer] = self.get("ledger")["contracts"]
+        return rows
+
+    def requests(self) -> dict[str, int]:
+        """Return how often each method and path was called."""
+        counts: dict[str, int] = self.get("requests")["requests"]
+        return counts
+
+    def get(self, path: str) -> Answer:
+        return self._call("GET", path)
+
+    def post(self, path: str, **body: Any) -> Answer:
+        return self._call("POST", path, body)
+
+    def _call(self, method: str, path: str, body: Answer | None = None) -> Answer:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/_emulator/{path}", data, method=method)
+        request.add_header("Content-Type", "application/json")
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:
+                found: Answer = json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ControlError(f"{method} {path}: {error.status} {error.read().decode(errors='replace')}") from None
+        return found
