@@ -16,6 +16,12 @@ from components.redaction import scrub
 from reranker.http import Answer, HttpTransport, Unanswered, bearer
 
 MAX_ATTEMPTS = 4
+NO_KEY = "; the admin key is missing or not this Caddy's"
+HINTS = {  # a front answers 404 to who has no key; Caddy itself knows no key, and says 403 of a Host or Origin
+    401: NO_KEY,
+    403: "; its admin API takes no requests under this name: ask by another one, or add it to admin.origins there",
+    404: NO_KEY,
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class CaddyAdmin:
                     raise CaddyUnreachable(f"Caddy's admin API at {self.where}: {error}") from None
         if answer.status != 200:
             text = scrub(_message(answer.text), [*(secrets or []), self._key])
-            hint = "; the admin key is missing or not this Caddy's" if answer.status in (401, 403) else ""
+            hint = HINTS.get(answer.status, "")
             raise CaddyError(f"Caddy's admin API at {self.where}: {method} {path}: HTTP {answer.status}: {text}{hint}")
         return answer
 

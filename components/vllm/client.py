@@ -162,7 +162,7 @@ class RerankClient:
         answer = self._answer(method, path, bearer(self.key), None if body is None else json.dumps(body).encode())
         if answer.status != 200:
             message = self._shown(answer.message())
-            hint = "; the API key is missing or not this server's" if answer.status in (401, 403) else ""
+            hint = "; the API key is missing or not this server's" if answer.status == 401 else ""
             text = f"{method} {self.url}{path}: HTTP {answer.status}: {message}{hint}"
             raise ServerError(text, status=answer.status, message=message)
         raw = answer.json()
