@@ -21,6 +21,7 @@ from reranker.client import Reranker
 from reranker.documents import Document, plain, read_lines
 from reranker.endpoint import CA_ENV, KEY_ENV, URL_ENV, Endpoint
 from reranker.errors import (
+    Busy,
     InvalidInput,
     KeyRefused,
     MalformedAnswer,
@@ -38,7 +39,7 @@ from reranker.table import facts_lines, one_line, ranking_json, ranking_lines, w
 EXIT_CODES: tuple[tuple[int, str, tuple[type[RerankerError], ...]], ...] = (
     (2, "the command is wrong: an argument, a file, a line of it", (InvalidInput,)),
     (3, "the stack cannot be read, or nothing is deployed", (StackError,)),
-    (4, "nothing answers within --timeout", (Unreachable,)),
+    (4, "no score within --timeout: nothing answers, or it is busy", (Unreachable, Busy)),
     (5, "the certificate is not trusted", (Untrusted,)),
     (6, "the key is refused", (KeyRefused,)),
     (7, "the server answers with an error, or not as a reranker does", (ServerError, MalformedAnswer)),
@@ -224,8 +225,8 @@ def status(args: argparse.Namespace, out: Output) -> int:
 
 
 def patience(timeout_s: float) -> Patience:
-    """Return patience for a person at a terminal: one request may take all of it."""
-    return Patience(timeout_s=timeout_s, deadline_s=timeout_s)
+    """Return patience for a person at a terminal."""
+    return Patience(deadline_s=timeout_s)
 
 
 class Output:

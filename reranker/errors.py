@@ -35,7 +35,7 @@ class WrongPassphrase(StackError):
 
 
 class Unreachable(RerankerError):
-    """Nothing answered within the deadline."""
+    """No connection came about within the deadline, or none lasted."""
 
 
 class Untrusted(RerankerError):
@@ -52,11 +52,11 @@ class ServerError(RerankerError):
 
 
 class KeyRefused(ServerError):
-    """401 or 403: the key is missing, or is not this server's."""
+    """401: the key is missing, or is not this server's."""
 
 
 class Busy(ServerError):
-    """429, 502, 503 or 504, again and again until the deadline, or for longer than it."""
+    """429, 502 or 503 until the deadline, or 504, or no answer (`status` 0) from a server that took the request."""
 
 
 class MalformedAnswer(RerankerError):

@@ -5,20 +5,22 @@ from __future__ import annotations
 import email.utils
 from dataclasses import dataclass
 
-# Statuses that say "not now": asking again may be answered. Every request of this package is safe to repeat.
-NOT_NOW = frozenset({429, 502, 503, 504})
+# Statuses that say "not now": asking again may be answered. Every request of this package is safe to repeat; one that
+# ran out of time is not repeated (nor is 504, which says that of a server behind), since it may be computed still.
+NOT_NOW = frozenset({429, 502, 503})
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds: for a connection, for one request, for a whole call with all its batches and repetitions.
+    """Seconds: for a connection, for one request (None: as long as the call), for a whole call with all its batches and
+    repetitions.
 
     Between two tries it waits `first_wait_s`, doubling up to `longest_wait_s`, less up to half of it by chance, so that
     many clients do not come back at the same moment; or what the server says in Retry-After, where that is longer.
     """
 
     connect_s: float = 5.0
-    timeout_s: float = 30.0
+    timeout_s: float | None = None
     deadline_s: float = 60.0
     first_wait_s: float = 0.25
     longest_wait_s: float = 8.0

@@ -5,6 +5,7 @@ Used by `client`, over `http`. Trust is the stack's own CA and nothing else.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from random import random
@@ -17,6 +18,7 @@ from reranker.http import Answer, HttpTransport, Transport, Unanswered, bearer
 from reranker.patience import NOT_NOW, Patience, retry_after_s
 
 SHOWN_CHARS = 300
+BUSY = "it is busy or hangs; wait longer (deadline_s, --timeout) or send less at once, it is not asked again"
 MAX_BYTES = 64 << 20
 
 
@@ -77,7 +79,7 @@ class Connection:
 
     def _once(self, method: str, path: str, body: bytes | None, deadline: float) -> Mapping[str, Any]:
         where = f"{method} {self.endpoint.url}{path}"
-        timeout_s = min(self.patience.timeout_s, max(0.001, deadline - self.clock()))
+        timeout_s = min(self.patience.timeout_s or math.inf, max(0.001, deadline - self.clock()))
         headers = {**bearer(self.endpoint.api_key), "Accept": "application/json"}
         try:
             answer = self.http(
@@ -86,6 +88,8 @@ class Connection:
         except Unanswered as error:
             if error.kind == "untrusted":
                 raise Untrusted(f"{where}: {error}: give the stack's output ca_certificate as it is now") from None
+            if error.kind == "timeout" and error.sent:  # it may be computing still: asking again would double its work
+                raise Busy(f"{where}: {error}, though it took the request: {BUSY}") from None
             unreachable = Unreachable(f"{where}: {error}")
             if error.kind == "unsendable":
                 raise unreachable from None
@@ -102,7 +106,9 @@ class Connection:
         text = f"{where}: HTTP {status}: {said}"
         if status in NOT_NOW:
             raise Retryable(Busy(text, status, said), retry_after_s(answer.headers.get("retry-after"), time.time()))
-        if status in (401, 403):
+        if status == 504:
+            raise Busy(f"{text}; {BUSY}", status, said)
+        if status == 401:
             raise KeyRefused(f"{text}; the API key is missing or not this server's", status, said)
         raise ServerError(text, status, said)
 

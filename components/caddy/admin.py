@@ -19,6 +19,12 @@ from reranker.http import HttpTransport, Unanswered, bearer
 
 MAX_ATTEMPTS = 4
 POLL_S = 0.2  # between two looks at what is in flight
+NO_KEY = "; the admin key is missing or not this Caddy's"
+HINTS = {  # a front answers 404 to who has no key; Caddy itself knows no key, and says 403 of a Host or Origin
+    401: NO_KEY,
+    403: "; its admin API takes no requests under this name: ask by another one, or add it to admin.origins there",
+    404: NO_KEY,
+}
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ class CaddyAdmin:
                     raise CaddyUnreachable(f"Caddy's admin API at {self.where}: {error}") from None
         if answer.status != 200:
             text = scrub(answer.message(), [*secrets, self._key])[:500]
-            hint = "; the admin key is missing or not this Caddy's" if answer.status in (401, 403) else ""
+            hint = HINTS.get(answer.status, "")
             raise CaddyError(f"Caddy's admin API at {self.where}: {method} {path}: HTTP {answer.status}: {text}{hint}")
         try:
             return json.loads(answer.text or "null")

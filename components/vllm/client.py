@@ -144,7 +144,7 @@ class RerankClient:
         answer = self._answer(method, path, bearer(self.key), None if given is None else json.dumps(given).encode())
         if answer.status != 200:
             message = self._shown(answer.message())
-            hint = "; the API key is missing or not this server's" if answer.status in (401, 403) else ""
+            hint = "; the API key is missing or not this server's" if answer.status == 401 else ""
             text = f"{method} {self.url}{path}: HTTP {answer.status}: {message}{hint}"
             raise ServerError(text, status=answer.status, message=message)
         raw = answer.json()

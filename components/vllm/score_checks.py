@@ -186,8 +186,10 @@ def judge_listed(routes: Sequence[str]) -> Check:
 
 
 def _advice_on(error: ServerError) -> str:
-    if error.status in (401, 403):
+    if error.status == 401:
         return "the key in the stack's outputs is not the one that the server was started with"
+    if error.status == 403:
+        return "something in front of the server refuses this: a proxy or a firewall, not the reranker"
     if error.status == 404:
         return "check that this address is the reranker's, and which model it serves (/v1/models)"
     return "the engine cannot answer: see the container's log (vastai logs ID)"

@@ -1,5 +1,6 @@
 """Which requests the client repeats, how long it waits between them, and when it gives up."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -7,6 +8,7 @@ import time
 
 import pytest
 
+from harness.wait import until
 from reranker import (
     Busy,
     Limits,
@@ -15,11 +17,12 @@ from reranker import (
     ServerError,
     Unreachable,
 )
+from reranker.http import Unanswered
 from tests.client.asking import DOCUMENTS, QUERY, Clock, on_clock
 from tests.client.guarded import KEY, MODEL, guarded_server, refusal
 
 
-@pytest.mark.parametrize("fault", [refusal(429), refusal(502), refusal(503), refusal(504), "drop"])
+@pytest.mark.parametrize("fault", [refusal(429), refusal(502), refusal(503), "drop"])
 def test_what_may_pass_is_asked_again(server, reranker, fault):
     server.fail(fault, fault)
     assert reranker.rerank(QUERY, DOCUMENTS)[0].index == 3
@@ -84,11 +87,57 @@ def test_one_deadline_holds_for_all_batches(server):
     assert sum(clock.slept) < 20
 
 
-def test_a_silent_server_is_unreachable_and_the_text_says_for_how_long(tmp_path):
+def test_a_server_that_takes_a_request_and_says_nothing_is_busy_and_is_not_asked_again():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(Unreachable, match=rf"POST {url}/rerank: no answer within 0\.2 s"):
-            Reranker.from_url(url, KEY, patience=Patience(timeout_s=0.2, deadline_s=0.3)).rerank("q", ["d"])
+        with pytest.raises(
+            Busy, match=rf"POST {url}/rerank: no answer within 0\.2 s, though .* busy or hangs"
+        ) as caught:
+            Reranker.from_url(url, KEY, patience=Patience(timeout_s=0.2, deadline_s=5)).rerank("q", ["d"])
+        assert caught.value.status == 0
+        silent.settimeout(0)
+        silent.accept()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+def test_a_gateway_that_gave_up_on_a_busy_server_is_not_asked_again(server, reranker):
+    server.fail(refusal(504, "no reranker answered in time"))
+    with pytest.raises(Busy, match="HTTP 504: no reranker answered in time; it is busy or hangs") as caught:
+        reranker.rerank(QUERY, DOCUMENTS)
+    assert caught.value.status == 504
+    assert len(server.asked()) == 1
+
+
+def test_batches_that_wait_for_each_other_on_a_slow_server_are_computed_no_more_than_once(server):
+    turn = asyncio.Lock()
+
+    async def one_after_the_other(_faulty):
+        async with turn:
+            await asyncio.sleep(0.4)
+
+    server.faulty.hold = one_after_the_other
+    patience = Patience(timeout_s=0.5, deadline_s=5, first_wait_s=0.01)
+    client = Reranker.from_url(server.url, KEY, server.ca, limits=Limits(documents=1), patience=patience)
+    with pytest.raises(Busy):
+        client.rerank(QUERY, DOCUMENTS[:3])
+    until(lambda: not server.faulty.in_flight)
+    assert len(server.asked()) <= 3
+    patient = Reranker.from_url(server.url, KEY, server.ca, limits=Limits(documents=1))
+    assert len(patient.rerank(QUERY, DOCUMENTS[:3])) == 3
+
+
+def test_by_default_a_request_may_take_as_long_as_the_whole_call(server):
+    seen = []
+
+    def transport(*_args, timeout_s, **_options):
+        seen.append(timeout_s)
+        raise Unanswered("no answer", "timeout", sent=True)
+
+    client = Reranker.from_url(server.url, KEY, http=transport, patience=Patience(deadline_s=300))
+    with pytest.raises(Busy):
+        client.models()
+    assert seen == [pytest.approx(300, abs=1)]
 
 
 def test_a_server_that_answers_drop_by_drop_is_cut_off_at_the_timeout():
@@ -111,7 +160,7 @@ def test_a_server_that_answers_drop_by_drop_is_cut_off_at_the_timeout():
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         patience = Patience(timeout_s=0.3, deadline_s=0.4)
         started = time.monotonic()
-        with pytest.raises(Unreachable, match=r"no answer within 0\.3 s"):
+        with pytest.raises(Busy, match=r"no answer within 0\.3 s"):
             Reranker.from_url(url, KEY, patience=patience).models()
         assert time.monotonic() - started < 10
         enough.set()

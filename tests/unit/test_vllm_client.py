@@ -224,3 +224,12 @@ def test_a_server_that_keeps_closing_is_unreachable_after_the_second_try() -> No
     ):
         RerankClient(url, KEY, timeout_s=5).rerank("q", ["first"], "m")
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize(("status", "hinted"), [(401, True), (403, False), (400, False)])
+def test_the_key_is_suspected_only_where_the_server_says_so(status: int, hinted: bool) -> None:
+    fake = FakeVllm()
+    fake.fault = lambda _path, _body, _answer: (status, {"error": {"message": "blocked by the firewall"}})
+    with pytest.raises(ServerError, match="blocked by the firewall") as caught:
+        client(fake).models()
+    assert ("the API key is missing" in str(caught.value)) == hinted
