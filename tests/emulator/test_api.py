@@ -161,8 +161,9 @@ def test_a_floor_that_rises_above_the_bid_takes_the_gpu(vast):
 
 
 def test_recycling_forgets_the_containers_files_and_rebooting_keeps_them(stub):
-    body = {"onstart": "bash", "args": ["-c", "ls; touch mark; exec sleep 100"]}
+    body = {"onstart": "bash", "args": ["-c", "ls; touch mark; echo started; exec sleep 100"]}
     instance_id = stub.running(**body)["id"]
+    until(lambda: "started" in stub.log(instance_id))
     stub.call("PUT", f"0/instances/reboot/{instance_id}/", {})
     stub.wait(instance_id)
     until(lambda: "mark" in stub.log(instance_id))

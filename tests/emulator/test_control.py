@@ -51,7 +51,7 @@ def test_unreachable_hosts_are_silent_while_the_api_says_all_is_well(stub):
         requests.get(endpoint(row) + "/health", timeout=0.3)
     assert stub.status(row["id"]) == "running"
     stub.control("hosts/all/reachable")
-    assert answers(endpoint(row))
+    until(lambda: answers(endpoint(row)))
 
 
 def test_a_server_that_starts_on_an_unreachable_host_is_silent_too(vast):
@@ -164,7 +164,7 @@ def test_servers_of_the_emulator_itself_are_silent_on_an_unreachable_host(vast):
     with pytest.raises(requests.Timeout):
         requests.get(endpoint(row) + "/health", timeout=0.3)
     at_host(vast, row, "reachable")
-    assert answers(endpoint(row))
+    until(lambda: answers(endpoint(row)))
 
 
 def test_a_wedged_process_is_gone_behind_a_running_container(stub):

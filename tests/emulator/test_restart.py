@@ -54,7 +54,7 @@ def test_kept_containers_run_on_and_are_found_again(launch):
     until(lambda: answers(endpoint(row)))
     pids = processes_of(first.vast, row["id"])
     first.end()
-    assert answers(endpoint(row))
+    until(lambda: answers(endpoint(row)))
     second = launch()
     assert second.vast.status(row["id"]) == "running"
     assert processes_of(second.vast, row["id"]) == pids
@@ -91,7 +91,7 @@ def test_bookkeeping_serves_on_after_a_restart_at_the_same_address(tmp_path):
     assert not answers(endpoint(row))
     with EmulatorServer(runtime="none", state_dir=tmp_path) as server:
         assert Client(server.url).status(row["id"]) == "running"
-        assert answers(endpoint(row))
+        until(lambda: answers(endpoint(row)))
 
 
 def test_a_boot_that_a_restart_interrupts_goes_on(launch):
@@ -136,5 +136,5 @@ def test_a_kept_container_on_an_unreachable_host_stays_silent_until_the_host_is_
     assert second.vast.status(row["id"]) == "running"
     assert not answers(endpoint(row))
     second.vast.control(f"hosts/{row['machine_id']}/reachable")
-    assert answers(endpoint(row))
+    until(lambda: answers(endpoint(row)))
     second.end()

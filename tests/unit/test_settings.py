@@ -77,7 +77,7 @@ def test_an_offer_that_by_its_bandwidth_takes_longer_to_pull_than_it_may_is_no_c
     made = settings()
     gb = made.image.download_gb + made.model.weights_gb
     slower, slow = (Offer.parse(offer(1, inet_down=mbps)) for mbps in (wanted - 1, wanted))
-    ready = [Candidate.of(one, Workload(gb, 40, start_s=0)).ready_s for one in (slower, slow)]
+    ready = [Candidate.of(one, Workload(gb, start_s=0)).ready_s for one in (slower, slow)]
     assert ready[0] > 60 >= ready[1]
 
 
