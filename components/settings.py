@@ -14,7 +14,7 @@ from pulumi.runtime.config import get_config_env, get_config_secret_keys_env
 from components.config import Config, read, secret_keys
 from components.errors import ApiUnreachable, ConfigError, QueryError
 from components.records import structure
-from components.vast.client import DEFAULT_API_URL
+from components.vast.address import choose_api_url
 from components.vast.drift import Watch
 from components.vast.query import Constraint, Filters, parse
 from components.vast.ranking import pull_mbps
@@ -84,7 +84,11 @@ def load(
         for key in in_clear
     ]
     name, named_by = config.model, "model"
-    if (offline := config.emulator.offline_model) and not hub_reachable(config.emulator.url or DEFAULT_API_URL):
+    try:
+        api_url = choose_api_url(config.emulator.url)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    if (offline := config.emulator.offline_model) and not hub_reachable(api_url):
         name, named_by = offline, "emulator.offline_model"
     ref = config.image or catalog.default_image.ref
     found = {

@@ -5,15 +5,13 @@ Made by `VastProvider.configure` from the stack's config and the environment; as
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import urlsplit
 
 from components.errors import VastError
+from components.vast.address import choose_api_url, choose_key
 from components.vast.assignment import FleetState
 from components.vast.client import DEFAULT_API_URL, VastClient
 from components.vast.instance_cache import InstanceCache, SharedRead
@@ -23,7 +21,6 @@ from components.vast.pacing import OFF, PUBLISHED, Pacer
 from components.vast.probe import ProbeResult
 from components.vast.ranking import Candidate
 
-KEY_ENV = "VAST_API_KEY"
 FRESH_S = 120.0  # a search this recent is not repeated within one process
 
 
@@ -105,23 +102,6 @@ class Session:
         return same.get(max_age_s=0.0 if again else FRESH_S)
 
 
-def is_loopback(url: str) -> bool:
-    """Whether an address is on this machine, as an emulator's is."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def choose_key(api_url: str, configured: str | None) -> str:
-    """Return the Vast key: the environment's first, since state may hold an old one; for an emulator the config's
-    first, so that a real key is never sent to it by accident."""
-    ambient = os.environ.get(KEY_ENV, "").strip()
-    own = (configured or "").strip()
-    return (own or ambient) if is_loopback(api_url) else (ambient or own)
-
-
 _SESSIONS: dict[tuple[str, str, bool], Session] = {}
 _SESSIONS_LOCK = threading.Lock()
 
@@ -129,7 +109,7 @@ _SESSIONS_LOCK = threading.Lock()
 def open_session(config: Callable[[str], str | None]) -> Session:
     """Return this process's session for what `config` names (`emulator`, `vast_api_key`, `timeouts`)."""
     emulator, timeouts = (json.loads(config(key) or "{}") for key in ("emulator", "timeouts"))
-    api_url = str(emulator.get("url") or DEFAULT_API_URL).rstrip("/")
+    api_url = choose_api_url(str(emulator.get("url") or "").rstrip("/"))
     key = choose_key(api_url, config("vast_api_key"))
     paced = api_url == DEFAULT_API_URL or emulator.get("pacing") in (True, "true", "on")
     patience_s = float(timeouts.get("api_s") or 30.0)

@@ -7,8 +7,8 @@ import yaml
 
 from components.config import Config, groups, has_secret, is_list, kind_of, read, secret_keys
 from components.errors import ConfigError
-from components.plugin.session import choose_key, is_loopback
 from components.settings import load
+from components.vast.address import choose_api_url, choose_key, is_loopback
 from components.vast.models import Offer
 from components.vast.query import parse
 from components.vast.ranking import Candidate, Workload
@@ -268,6 +268,35 @@ def test_the_environments_key_comes_first_but_never_goes_to_an_emulator_that_has
 ):
     monkeypatch.setenv("VAST_API_KEY", ambient)
     assert choose_key(url, configured) == chosen
+
+
+EMULATOR, OTHER = "http://127.0.0.1:8585", "http://127.0.0.1:8643"
+
+
+@pytest.mark.parametrize(
+    ("configured", "ambient", "asked"),
+    [
+        (EMULATOR, None, EMULATOR),
+        (EMULATOR, OTHER, OTHER),  # EMULATOR_PORT moves the stack with the emulator
+        (EMULATOR, "https://console.vast.ai", EMULATOR),
+        ("", None, "https://console.vast.ai"),
+        ("", "https://console.vast.ai", "https://console.vast.ai"),
+    ],
+)
+def test_a_stack_on_the_emulator_asks_the_one_that_its_shell_is_prepared_for(monkeypatch, configured, ambient, asked):
+    monkeypatch.delenv("VAST_URL", raising=False)
+    if ambient:
+        monkeypatch.setenv("VAST_URL", ambient)
+    assert choose_api_url(configured) == asked
+
+
+def test_a_stack_on_the_real_one_is_refused_in_a_shell_that_is_prepared_for_the_emulator(monkeypatch):
+    monkeypatch.setenv("VAST_URL", EMULATOR)
+    assert any(
+        one.startswith("emulator.url: is not set, so this stack rents on the real Vast.ai") for one in problems()
+    )
+    monkeypatch.delenv("VAST_URL")
+    assert settings()
 
 
 def test_loopback_is_told_apart():

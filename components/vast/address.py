@@ -1,0 +1,51 @@
+"""Which API a stack asks, and with which key: what its config says and what the environment does.
+
+Called by `components.settings` in the program and by `components.plugin.session`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from urllib.parse import urlsplit
+
+from components.errors import ConfigError
+from components.vast.client import DEFAULT_API_URL
+
+KEY_ENV = "VAST_API_KEY"
+URL_ENV = "VAST_URL"  # the official CLI's own; `. scripts/env.sh` sets it to the emulator's
+
+
+def choose_api_url(configured: str) -> str:
+    """Return the API's address. `configured`: of the emulator, "" for the real one.
+
+    An emulator is where the environment says, so that EMULATOR_PORT moves both. Raises ConfigError where a shell that
+    is prepared for the emulator meets a stack that rents on the real one.
+    """
+    ambient = os.environ.get(URL_ENV, "").strip().rstrip("/")
+    emulator = ambient if is_loopback(ambient) else ""
+    if configured:
+        return emulator if emulator and is_loopback(configured) else configured
+    if emulator:
+        raise ConfigError([
+            f"emulator.url: is not set, so this stack rents on the real Vast.ai, but this shell is prepared for the "
+            f"emulator ({URL_ENV} is {emulator}); accepted: another stack, or `. scripts/env.sh real` first"
+        ])  # fmt: skip
+    return DEFAULT_API_URL
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is on this machine, as an emulator's is."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def choose_key(api_url: str, configured: str | None) -> str:
+    """Return the Vast key: the environment's first, since state may hold an old one; for an emulator the config's
+    first, so that a real key is never sent to it by accident."""
+    ambient = os.environ.get(KEY_ENV, "").strip()
+    own = (configured or "").strip()
+    return (own or ambient) if is_loopback(api_url) else (ambient or own)
