@@ -20,6 +20,7 @@ MISSING_S = 45.0  # a new contract may be missing from reads for moments
 PROBE_EVERY_S = 1.0  # a server of one's own may be asked as often as one likes
 LIST_EVERY_S = 1.5  # the API's list while the next stage is near; Vast.ai takes one read a second (`pacing`)
 NEAR_END_PERCENT = 90
+NEWS_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Attempt:
         self._missing_since: float | None = self.rented_at
         self._away_since: float | None = None
         self._silent_since: float | None = None
-        self._shown: tuple[Stage, str] | None = None
+        self._shown: Stage | None = None
 
     @property
     def machine_id(self) -> int:
@@ -106,12 +107,14 @@ class Attempt:
             return min(poll_s, LIST_EVERY_S)
         return min(poll_s, max(LIST_EVERY_S, (now - self.rented_at) / 10))
 
-    def is_news(self, now: float, poll_s: float) -> bool:
-        """Whether `progress` has something new to say, or has said nothing for `poll_s`; remembers that it was said."""
-        shown = (self.stage, self.observation.progress if self.observation is not None else "")
-        if shown == self._shown and now - self._shown_at < poll_s:
+    def is_news(self, now: float) -> bool:
+        """Whether `progress` is of another stage, or was not said for a while; remembers that it was said.
+
+        Where Pulumi has no terminal each saying is a line of the log, so a percent more is no news.
+        """
+        if self.stage == self._shown and now - self._shown_at < NEWS_EVERY_S:
             return False
-        self._shown, self._shown_at = shown, now
+        self._shown, self._shown_at = self.stage, now
         return True
 
     def list_age_s(self, now: float, poll_s: float) -> float:
@@ -119,22 +122,17 @@ class Attempt:
         return poll_s if self.stage == "serving" else self.due_s(now, poll_s) / 2
 
     def progress(self, now: float) -> str:
-        seen = self.observation
-        detail = ""
-        if seen is not None and seen.percent is not None:
-            detail = f" {seen.percent}%"
-        elif self.stage == "serving" and self.probed is not None:
-            detail = f", {self.probed.detail}"
-        elif self._progress:
-            detail = f", {self._progress[:80]}"
+        """Return the stage, the time of the whole and what it was estimated at, then names: a row may be cut short."""
         words = {
-            "rented": "rented, waiting for the host",
+            "rented": "waiting for the host",
             "pulling": "pulling the image",
             "starting": "starting the container",
             "port": "waiting for its port",
             "serving": "waiting for the server",
         }[self.stage]
-        return f"{self.description}: {words}{detail} ({now - self.rented_at:.0f} s)"
+        estimate = f" of about {minutes(self.candidate.ready_s)}" if self.candidate else ""
+        detail = f": {self.probed.detail}" if self.stage == "serving" and self.probed is not None else ""
+        return f"{words}, {minutes(now - self.rented_at)}{estimate}{detail}; {self.description}"
 
     def _advance(self, seen: Observation, now: float) -> None:
         if STAGES.index(seen.stage) > STAGES.index(self.stage):

@@ -135,7 +135,7 @@ class Rental:
 
     def _handle(self, attempt: Attempt, outcome: Outcome) -> None:
         if outcome.state == "pending":
-            if attempt.is_news(self.clock(), self.order.poll_s):
+            if attempt.is_news(self.clock()):
                 self.progress(outcome.text)
             return
         if outcome.failure is None:

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from components.errors import ApiUnreachable, DestroyFailed, Interrupted, NoOffer, RentalFailed
@@ -316,8 +318,14 @@ def test_a_server_with_an_address_is_asked_every_second_and_the_list_at_the_poll
     assert api.calls["GET instances"] <= 60 / 5 + 3
 
 
-def test_what_is_said_of_a_long_pull_is_said_again_only_when_it_changed_or_after_the_polling_interval(api):
+def test_a_long_pull_is_told_by_its_stage_first_and_every_half_minute_not_at_every_percent(api):
     said = []
-    api.life = lambda _machine, age: {"actual_status": "loading", "status_msg": "same: Pulling"} if age < 100 else {}
+
+    def life(_machine, age):
+        return {"actual_status": "loading", "status_msg": f"4f4f: Downloading {age:.0f}%"} if age < 100 else {}
+
+    api.life = life
     rental(api, said=said).run()
-    assert len([line for line in said if "pulling" in line]) <= 100 / 5 + 2
+    pulling = [line for line in said if line.startswith("pulling the image, ")]
+    assert 3 <= len(pulling) <= 5, said
+    assert re.fullmatch(r"pulling the image, \d+ s of about \d+ min.*; instance \d+ on machine \d+ .*", pulling[-1])
