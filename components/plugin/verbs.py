@@ -18,7 +18,7 @@ import pulumi
 from pulumi.dynamic import CheckFailure, ConfigureRequest, Resource, ResourceProvider
 from pulumi.output import Unknown
 
-from components.errors import RerankerError
+from components.errors import RerankerError, VastError
 from components.plugin.engine import ENGINE, current_urn
 from components.records import record
 
@@ -90,7 +90,9 @@ def verb(method: Callable[P, R]) -> Callable[P, R]:
         except RerankerError as error:
             # the servicer prints format_exc(): with no frames and no module what is left is "Name: text"
             sys.tracebacklimit = 0
-            raise type(type(error).__name__, (Exception,), {"__module__": "builtins"})(str(error)) from None
+            rented = still_rented(args[0], current_urn.get()) if method.__name__ in ("create", "update") else ""
+            text = f"{error}\n{rented}" if rented else str(error)
+            raise type(type(error).__name__, (Exception,), {"__module__": "builtins"})(text) from None
         except Exception:
             sys.tracebacklimit = 100
             raise
@@ -98,6 +100,27 @@ def verb(method: Callable[P, R]) -> Callable[P, R]:
             current_urn.reset(token)
 
     return wrapped
+
+
+def still_rented(provider: object, urn: str) -> str:
+    """Return what a deploy that failed leaves rented of this stack, by its labels, at which price, and the ways on."""
+    from components.vast.label import Label  # noqa: PLC0415 - the program's process never needs it
+
+    stack, _, rest = urn.removeprefix("urn:pulumi:").partition("::")
+    if not isinstance(provider, VastProvider) or not rest:
+        return ""
+    try:
+        contracts = provider.session.instance_cache.contracts(max_age_s=5.0)
+    except VastError:
+        return ""
+    base = f"{rest.partition('::')[0]}/{stack}/"
+    rows = [
+        f"instance {one.id} (${one.dph_total_usd:.4f}/h)"
+        for one in contracts.values()
+        if (label := Label.parse(one.label)) and label.base.startswith(base) and not label.pending
+    ]
+    ways = "mend what is said above and `pulumi up`, or end it with `pulumi destroy`"
+    return f"still rented: {', '.join(rows)}; {ways}" if rows else ""
 
 
 def failure(error: RerankerError) -> CheckFailure:

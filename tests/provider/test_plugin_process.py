@@ -13,6 +13,7 @@ import pytest
 import requests
 from google.protobuf import empty_pb2
 
+from components.client_keys import ClientKeysProvider
 from components.credentials import ApiKeyProvider
 from components.instance import InstanceProvider
 from components.offers import OfferQueryProvider
@@ -124,6 +125,19 @@ def test_an_instance_of_a_lost_state_is_named_before_another_is_rented_and_taken
 def test_an_instance_to_adopt_that_does_not_exist_is_refused_before_anything_is_rented(plugin):
     _, failures = plugin.check(InstanceProvider(), {}, instance_props(adopt_instance_id=4711))
     assert failures == ["instance 4711 does not exist: take it out of the config to rent one"]
+
+
+def test_a_deploy_that_fails_after_something_was_rented_says_what_it_costs_and_how_to_go_on(plugin, market):
+    id_, outs = plugin.create(InstanceProvider(), instance_props())
+    server = {"name": "reranker", "url": "http://127.0.0.1:9", "instance_id": int(id_)}
+    keys = {"servers": [server], "own_key": "o" * 32, "keys": ["k" * 32]}
+    with pytest.raises(grpc.RpcError) as failed:
+        plugin.create(ClientKeysProvider(), keys, urn="urn:pulumi:test::vast-reranker::x:y:Z::reranker-keys")
+    price = outs["hourly_cost_usd"]["total"]
+    assert (
+        f"still rented: instance {id_} (${price:.4f}/h); mend what is said above and `pulumi up`, or end it with "
+        in (failed.value.details())
+    )
 
 
 def test_an_error_is_one_clean_line_and_leaves_nothing_rented(plugin, market):
