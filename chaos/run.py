@@ -42,7 +42,7 @@ SERVER_FAULTS = (
 LAG = {"reads": 3}
 # fault -> the only endpoint that it meets
 ENDPOINTS = {"lost_answer_before": "rent", "lost_answer_after": "rent", "lost_destroy_answer": "destroy"}
-TIMEOUTS_S = {"rented": 3, "pulling": 5, "starting": 3, "port": 3, "serving": 5, "stall": 4, "api": 4}
+TIMEOUTS_S = {"rented": 3, "starting": 3, "port": 3, "serving": 5, "stall": 4, "api": 4}
 CONFIG = {f"timeouts.{name}_s": value for name, value in TIMEOUTS_S.items()} | {"min_runway_h": 0, "max_tries": 8}
 
 
