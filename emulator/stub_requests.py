@@ -6,7 +6,7 @@ Called by `scoring`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Required, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -173,7 +173,7 @@ def parse(body: bytes, adapter: TypeAdapter[R]) -> R:
         raise _invalid(errors) from None
 
 
-def _invalid(errors: list[Mapping[str, Any]]) -> Refused:
+def _invalid(errors: Sequence[Mapping[str, Any]]) -> Refused:
     count = len(errors)
     shown = [{**one, "loc": _place(one["loc"]), "input": _input(one["input"])} for one in errors]
     lines = [f"  {one}" for one in shown[:MAX_REPORTED]]
