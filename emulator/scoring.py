@@ -215,11 +215,11 @@ def _prompt_tokens(count: int, asked: Request, limit: int) -> int:
 
 def _rerank(asked: RerankRequest, served: Served) -> dict[str, Any]:
     pairs, tokens = _pairs(asked, served)
-    results: list[dict[str, Any]] = [
-        {"index": n, "document": {"text": text, "multi_modal": None}, "relevance_score": overlap(query, text)}
-        for n, (query, text) in enumerate(pairs)
+    scored = sorted(((overlap(*pair), n) for n, pair in enumerate(pairs)), key=lambda one: -one[0])
+    results = [
+        {"index": n, "document": {"text": pairs[n][1], "multi_modal": None}, "relevance_score": score}
+        for score, n in scored
     ]
-    results.sort(key=lambda one: -one["relevance_score"])
     return {
         "model": served.name,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},

