@@ -17,6 +17,7 @@ from components.config import Config
 from components.credentials import ApiKey, CertificateAuthority, ServerCertificate
 from components.instance import Instance
 from components.offers import OfferQuery
+from components.records import structure
 from components.reranker import Common, instance, launch_of, server
 from components.settings import Settings
 from components.validation import RerankValidation, RerankValidationArgs
@@ -167,7 +168,7 @@ class RerankerFleet(pulumi.ComponentResource):
             "upstream_ca": self.ca_certificate,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
             "model": settings.model.name,
-            "policy": Policy(max_bytes=settings.guard_options["max_bytes"]),
+            "policy": structure(Policy, front.model_dump() | {"max_bytes": settings.guard_options["max_bytes"]}),
             "drain_timeout_s": config.timeouts.drain_s,
         }
         url = pulumi.Output.from_input(front.url)
