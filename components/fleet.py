@@ -17,6 +17,7 @@ from components.config import Config
 from components.credentials import ApiKey, CertificateAuthority, ServerCertificate
 from components.instance import Instance
 from components.offers import OfferQuery
+from components.records import structure
 from components.reranker import Common, instance, launch_of, server
 from components.settings import Settings
 from components.validation import RerankValidation, RerankValidationArgs
@@ -159,6 +160,7 @@ class RerankerFleet(pulumi.ComponentResource):
         own = pulumi.ResourceOptions(parent=self)
         settings, config = common.settings, common.settings.config
         front = config.gateway
+        policy = {"max_bytes": settings.guard_options["max_bytes"], "response_timeout_s": config.timeouts.answer_s}
         inputs: dict[str, Any] = {
             # by what this state is known, which no rename changes
             "site": self.offers.id.apply(lambda owner: f"{name}.{owner}"),
@@ -168,9 +170,7 @@ class RerankerFleet(pulumi.ComponentResource):
             "upstream_ca": self.ca_certificate,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
             "readiness": settings.model.readiness,
-            "policy": Policy(
-                max_bytes=settings.guard_options["max_bytes"], response_timeout_s=settings.config.timeouts.answer_s
-            ),
+            "policy": structure(Policy, front.model_dump() | policy),
             "drain_timeout_s": config.timeouts.drain_s,
         }
         url = pulumi.Output.from_input(front.url)

@@ -302,8 +302,8 @@ class InstanceProvider(VastProvider):
     def _search_again(self, declared: Declared) -> list[Candidate]:
         """Return candidates of a new search, this replica's own first; claims keep two from renting one machine."""
         found = self.session.search(structure(Search, json.loads(declared.search)), again=True)
-        mine = self._assigned_offers(found, declared)
-        return [*mine, *(one for one in found if one not in mine)]
+        assigned = self._assigned_offers(found, declared)
+        return [*assigned, *(one for one in found if one not in assigned)]
 
     def _assigned_offers(self, found: Sequence[Candidate], declared: Declared) -> list[Candidate]:
         return self._without_taken(assign_offers(found, declared.slot, self._fleet_state(declared)), declared)

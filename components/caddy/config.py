@@ -29,13 +29,9 @@ KNOWN_ERRORS = (413, 502, 503, 504)  # those that Caddy itself meets, and that a
 
 def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
     """Return the whole config of a Caddy that is this gateway, but for its `admin`."""
-    routes: list[Json] = [
-        {
-            "match": [{"vars": {"{http.request.uri.path}": list(ALLOW)}}],
-            "handle": [{"handler": "subroute", "routes": _behind_the_path(gateway)}],
-            "terminal": True,
-        },
-        {"handle": [_error(404)], "terminal": True},
+    routes = [
+        route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*ALLOW)),
+        route(_error(404)),
         *_retired(gateway.retired),
     ]
     config = server_config(gateway.site, gateway.listen, routes, gateway.certificate)
@@ -70,15 +66,20 @@ def _behind_the_path(gateway: GatewaySpec) -> list[Json]:
     refusal = _error(401)
     refusal["headers"]["WWW-Authenticate"] = ["Bearer"]
     return [
-        {"match": [{"not": [bearer(gateway.inbound_keys)]}], "handle": [refusal], "terminal": True},
-        {
-            "match": [{"vars": {"{http.request.uri.path}": ["/metrics"]}}],
-            "handle": [{"handler": "metrics"}],
-            "terminal": True,
-        },
+        route(refusal, {"not": [bearer(gateway.inbound_keys)]}),
+        route({"handler": "metrics"}, _path("/metrics")),
         *limits(gateway.policy.max_bytes),
-        {"handle": [_proxy(gateway)], "terminal": True},
+        route(_proxy(gateway)),
     ]
+
+
+def route(handler: Json, match: Json = None) -> dict[str, Json]:
+    """Return a route that ends a request's way: for all requests, or those of one matcher."""
+    return {**({"match": [match]} if match else {}), "handle": [handler], "terminal": True}
+
+
+def _path(*paths: str) -> dict[str, Json]:
+    return {"vars": {"{http.request.uri.path}": list(paths)}}
 
 
 def bearer(keys: Sequence[str]) -> dict[str, Json]:
@@ -99,7 +100,7 @@ def limits(max_bytes: int) -> list[Json]:
     """
     too_large = _error(413, message=f"the body is larger than {max_bytes} bytes") | {"close": True}
     longer = {"expression": f"int({{http.request.header.Content-Length}}) > {max_bytes}"}
-    by_length = {"handler": "subroute", "routes": [{"match": [longer], "handle": [too_large], "terminal": True}]}
+    by_length = {"handler": "subroute", "routes": [route(too_large, longer)]}
     return [
         {"match": [{"header": {"Content-Length": []}}], "handle": [by_length]},
         {"handle": [{"handler": "request_body", "max_size": max_bytes}]},
@@ -130,7 +131,7 @@ def _proxy(gateway: GatewaySpec) -> dict[str, Json]:
             # the second is about broken connections.
             "retry_match": [
                 {"expression": "{http.reverse_proxy.status_code} in [502, 503]"},
-                {"vars": {"{http.request.uri.path}": list(PROXIED)}},
+                _path(*PROXIED),
             ],
         },
         "health_checks": {
@@ -178,10 +179,7 @@ def _transport(gateway: GatewaySpec) -> dict[str, Json]:
 
 
 def _error_routes() -> list[Json]:
-    named = [
-        {"match": [{"vars": {"{http.error.status_code}": [str(code)]}}], "handle": [_error(code)], "terminal": True}
-        for code in KNOWN_ERRORS
-    ]
+    named = [route(_error(code), {"vars": {"{http.error.status_code}": [str(code)]}}) for code in KNOWN_ERRORS]
     return [*named, {"handle": [_error(500, status="{http.error.status_code}")]}]
 
 

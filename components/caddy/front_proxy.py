@@ -32,17 +32,13 @@ def front_proxy_config(
     """
     routes: list[Json] = []
     if admin_socket:
-        routes.append(
-            {
-                "match": [{"path": [f"{ADMIN_PREFIX}/*"], **bearer([admin_key])}],
-                "handle": [
-                    {"handler": "rewrite", "strip_path_prefix": ADMIN_PREFIX},
-                    # what is left of a browser's headers would make the admin API look at origins
-                    _to(admin_socket, delete=["Authorization", "Origin", "Referer", "Sec-Fetch-Mode"]),
-                ],
-                "terminal": True,
-            }
-        )
+        handlers = [
+            {"handler": "rewrite", "strip_path_prefix": ADMIN_PREFIX},
+            # what is left of a browser's headers would make the admin API look at origins
+            _to(admin_socket, delete=["Authorization", "Origin", "Referer", "Sec-Fetch-Mode"]),
+        ]
+        admin = {"path": [f"{ADMIN_PREFIX}/*"], **bearer([admin_key])}
+        routes.append({"match": [admin], "handle": handlers, "terminal": True})
     routes += [*limits(MAX_BYTES), {"handle": [_to(back_socket)]}]
     return {"admin": {"disabled": True}, **server_config(NAME, listen, routes, certificate)}
 

@@ -19,43 +19,24 @@ from components.vast.query import unmet
 
 Effect = Literal["replace", "update", "judge", "ignore"]
 
-TABLE: Mapping[str, Effect] = {
+EFFECTS: Mapping[Effect, tuple[str, ...]] = {
     # a container is fixed for life: anything in it needs another one
-    "image": "replace",
-    "runtype": "replace",
-    "onstart": "replace",
-    "args": "replace",
-    "env": "replace",
-    "files": "replace",
-    "ports": "replace",
-    "disk_gb": "replace",
-    "user": "replace",
-    "image_login": "replace",
-    "ca_certificate": "replace",
+    "replace": (
+        "image", "runtype", "onstart", "args", "env", "files", "ports", "disk_gb", "user", "image_login",
+        "ca_certificate",
+    ),
     # how it is called, watched and waited for
-    "label_base": "update",
-    "owner": "update",
-    "probe": "update",
-    "deadlines": "update",
-    "watch": "update",
-    "poll_s": "update",
-    "max_tries": "update",
-    "spec_fault_logs": "update",
-    "replace": "update",
-    "hedge": "update",
-    "money": "update",
-    "bid": "update",
-    "policy": "update",
-    # what only matters at the moment of renting
-    "adopt_instance_id": "ignore",
+    "update": (
+        "label_base", "owner", "probe", "deadlines", "watch", "poll_s", "max_tries", "spec_fault_logs", "replace",
+        "hedge", "money", "bid", "policy",
+    ),
     # what was asked of the market: the machine stays if it still satisfies
-    "search": "judge",
-    # what was first in line then: a moving market is no change
-    "candidates": "ignore",
-    "slot": "ignore",
-    # signs with the certificate above, and changes with it
-    "ca_private_key": "ignore",
-}
+    "judge": ("search",),
+    # what only matters at the moment of renting; what was first in line then, for a moving market is no change; and the
+    # key that signs with the certificate above, and changes with it
+    "ignore": ("adopt_instance_id", "candidates", "slot", "ca_private_key"),
+}  # fmt: skip
+TABLE: Mapping[str, Effect] = {key: effect for effect, keys in EFFECTS.items() for key in keys}
 # What `read` and `delete` need is kept in the outputs as it is, and `policy`, which a pack that judges the whole stack
 # looks up there; of the rest only whether it changed.
 KEPT = ("label_base", "owner", "probe", "watch", "ca_certificate", "bid", "policy")

@@ -117,3 +117,46 @@ def test_a_search_is_the_same_whether_its_numbers_came_through_the_engine_or_as_
     through = {**raw, "constraints": [{**raw["constraints"][0], "value": 40.0}], "pull_gb": 12.0, "keep": 8.0}
     assert structure(Search, through).key() == structure(Search, json.loads(as_text(raw))).key()
     assert structure(Search, {**raw, "pull_gb": 13}).key() != structure(Search, raw).key()
+
+
+def test_a_preference_without_a_rule_is_an_error_and_ranks_nothing():
+    with pytest.raises(AssertionError, match="nicest"):
+        rank([Offer.parse(offer(1))], WORK, "nicest")
+    with pytest.raises(ValueError, match="prefer: is 'nicest'"):
+        structure(Search, {"query": "", "pull_gb": 12, "disk_gb": 40, "prefer": "nicest"})
+
+
+class PagedMarket:
+    """A client whose market is larger than a page: dearer offers come only on further pages."""
+
+    def __init__(self, count):
+        self.offers = [
+            Offer.parse(offer(number, machine_id=number, dph_total=number / 1000)) for number in range(count)
+        ]
+        self.searches = 0
+
+    def search(self, query):
+        self.searches += 1
+        floor = query.filters.get("dph_total", {}).get("gte", 0.0)
+        return [one for one in self.offers if one.dph_total_usd >= floor][:64]
+
+
+@pytest.mark.parametrize(("keep", "searches"), [(8, 1), (40, 3), (70, 4)])
+def test_a_fleet_of_many_replicas_reads_as_many_pages_as_it_needs_machines_and_no_more(keep, searches):
+    client = PagedMarket(150)
+    wanted = Search(query="num_gpus=1", pull_gb=12, disk_gb=40, prefer="cheapest", keep=keep)
+    found = wanted.run(client, now=lambda: NOW)
+    assert [one.offer.ask_id for one in found] == list(range(keep))
+    assert client.searches == searches
+
+
+def test_why_nothing_fits_is_counted_over_further_pages():
+    with pytest.raises(NoOffer, match="0 of 150 offers fit"):
+        Search(query="num_gpus=8", pull_gb=12, disk_gb=40).run(NothingFits(150), now=lambda: NOW)
+
+
+class NothingFits(PagedMarket):
+    """Answers a query for eight GPUs with nothing, as the API does."""
+
+    def search(self, query):
+        return [] if "num_gpus" in query.filters else super().search(query)
