@@ -42,24 +42,14 @@ class Caddy:
     """One process. `start` may be called again after it has ended, which is a Caddy restarted empty."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.log = folder, folder / "caddy.log"
+        self.admin_socket = str(folder / "admin.sock")
+        self.admin_url = f"unix://{self.admin_socket}"
         self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def admin_socket(self) -> str:
-        return str(self.folder / "admin.sock")
-
-    @property
-    def admin_url(self) -> str:
-        return f"unix://{self.admin_socket}"
 
     @property
     def admin(self) -> CaddyAdmin:
         return CaddyAdmin(self.admin_url, timeout_s=15.0)
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "caddy.log"
 
     def start(self, config: Json = None) -> None:
         """Start it, with a config or empty, and wait until it is up. Raises GatewayError with the end of its log."""
@@ -71,13 +61,8 @@ class Caddy:
         admin = {"listen": listen, "config": {"persist": False}}
         boot.touch(0o600)
         boot.write_text(json.dumps({"admin": admin, **(config or {})}))
-        env = {
-            "PATH": os.environ.get("PATH", ""),
-            "HOME": str(self.folder),
-            "XDG_DATA_HOME": str(self.folder),
-            "XDG_CONFIG_HOME": str(self.folder),
-            "CADDY_ADMIN": listen,
-        }
+        homes = dict.fromkeys(("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"), str(self.folder))
+        env = {"PATH": os.environ.get("PATH", ""), "CADDY_ADMIN": listen, **homes}
         argv = [caddy_program(), "run", *(["--config", str(boot)] if config else [])]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, cwd=self.folder, env=env, stdout=log, stderr=log)
@@ -151,10 +136,5 @@ class GatewayCaddy:
 def running_gateway_caddy(folder: Path) -> Iterator[GatewayCaddy]:
     """Run an empty Caddy, and the front before it, for the length of a block."""
     with running(folder / "c") as caddy, running_front_proxy(folder) as front:
-        config = {
-            "gateway.kind": "caddy",
-            "gateway.admin_url": caddy.admin_url,
-            "gateway.listen": front.listen,
-            "gateway.url": front.url,
-        }
-        yield GatewayCaddy(caddy, config, front.ca_file)
+        keys = {"kind": "caddy", "admin_url": caddy.admin_url, "listen": front.listen, "url": front.url}
+        yield GatewayCaddy(caddy, {f"gateway.{key}": value for key, value in keys.items()}, front.ca_file)

@@ -14,11 +14,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from pulumi import automation
 from pulumi.automation.errors import create_command_error
@@ -93,29 +92,24 @@ class Command(automation.PulumiCommand):
     ) -> automation.CommandResult:
         """Run it to its end. Raises automation.CommandError, and OpsError for a short one that does not end."""
         given, self.given = self.given, ""
+        is_short = args[0] not in OPERATIONS
         process = subprocess.Popen(
             [self.command, "--non-interactive", *args, *self.options],
             cwd=cwd,
             env={**os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true", "PULUMI_SKIP_UPDATE_CHECK": "true"},
-            stdin=subprocess.PIPE,
+            stdin=subprocess.PIPE if is_short else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE if is_short else subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
-        with self._signals_passed_on(process), ThreadPoolExecutor(2) as pool:
-            pipes = ((process.stdout, on_output), (process.stderr, on_error))
-            out, err = (pool.submit(_follow, *one) for one in pipes)
-            with suppress(BrokenPipeError):  # it ended before it read
-                if process.stdin:
-                    process.stdin.write(given)
-                    process.stdin.close()
+        with self._signals_passed_on(process):
             try:
-                process.wait(None if args[0] in OPERATIONS else SHORT_S)
+                out, err = process.communicate(given, SHORT_S) if is_short else _follow(process, on_output)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise OpsError(BUSY, f"`pulumi {' '.join(args[:2])}` did not end within {SHORT_S} s") from None
-        self.ended = automation.CommandResult(out.result(), err.result(), process.returncode)
+        self.ended = automation.CommandResult(out, err, process.returncode)
         if process.returncode != 0:
             raise create_command_error(self.ended)
         return self.ended
@@ -145,13 +139,15 @@ class Command(automation.PulumiCommand):
                 process.wait()
 
 
-def _follow(pipe: IO[str] | None, show: Callable[[str], Any] | None) -> str:
+def _follow(process: subprocess.Popen[str], show: Callable[[str], Any] | None) -> tuple[str, str]:
+    """Show a long operation's lines as they come; all of them count as its errors too, among which the SDK looks."""
     lines = []
-    for line in pipe or ():
-        lines.append(line.rstrip("\n"))
+    for line in process.stdout or ():
+        lines.append(line)
         if show:
-            show(lines[-1])
-    return "\n".join(lines)
+            show(line.rstrip("\n"))
+    process.wait()
+    return ("".join(lines),) * 2
 
 
 class Workspace(automation.LocalWorkspace):
@@ -276,14 +272,14 @@ class Pulumi:
         """Return the stack's outputs, secrets in clear: for this process only."""
         return {name: one.value for name, one in self.ask(self.stack.outputs).items()}
 
-    def export(self) -> dict[str, Json]:
-        """Return the deployment as it is stored, secrets encrypted."""
-        return json.loads(self._run("stack", "export")).get("deployment") or {}
+    def export(self, *, show_secrets: bool = False) -> dict[str, Json]:
+        """Return the deployment as it is stored, secrets encrypted; or in clear, for this process only."""
+        shown = ["--show-secrets"] if show_secrets else []
+        return json.loads(self._run("stack", "export", *shown)).get("deployment") or {}
 
     def resources(self, *, show_secrets: bool = False) -> list[dict[str, Json]]:
         """Return the resources of the state; with secrets in clear for this process only."""
-        found = self.ask(self.stack.export_stack).deployment if show_secrets else self.export()
-        return list((found or {}).get("resources") or [])
+        return list(self.export(show_secrets=show_secrets).get("resources") or [])
 
     def all_config(self) -> dict[str, Mapping[str, Json]]:
         """Return value, objectValue and secret by full key, secrets in clear, defaults of Pulumi.yaml included."""

@@ -1,15 +1,15 @@
 """`python -m ops metrics FOLDER`: Prometheus' files for a stack, from its outputs. Run it again after each `up`.
 
-Writes prometheus.yml, targets.json and prices.yml; keys and CAs lie beside them in files and are named there. Replicas
-are scraped at their own addresses with the stack's own key, which servers take behind a gateway too; the gateway's
-/metrics is Caddy's, for a client's key. Prometheus reads targets anew by itself, the rest on SIGHUP.
+Writes prometheus.yml, a file of targets for each job, and prices.yml; keys and CAs lie beside them and are named there.
+Replicas are scraped at their own addresses with the stack's own key, which servers take behind a gateway too; the
+gateway's /metrics is Caddy's, for a client's key. Prometheus reads targets anew by itself, the rest on SIGHUP.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -51,51 +51,44 @@ def metrics(pulumi: Pulumi, *, folder: Path, every_s: int) -> Outcome:
 
 def files(stack: str, outputs: Outputs, key: str, folder: Path, every_s: int) -> dict[str, str]:
     """Return the files' texts by name."""
-    jobs, secret = [_job(REPLICAS, stack, folder, "servers_key", outputs)], {"servers_key": key}
-    targets, rules = [], []
+    targets: dict[str, list[Json]] = {REPLICAS: []}
+    rules = []
     for one in outputs.replicas:
-        labels = {"replica": str(one.instance_id), "gpu": one.gpu, "machine_id": str(one.machine_id)}
-        targets.append(_target(one.url, REPLICAS, **labels))
-        priced = {"stack": stack, "replica": str(one.instance_id)}
-        rules.append({"record": PRICE, "expr": f"vector({one.hourly_cost_usd:.6f})", "labels": priced})
+        labels = {"stack": stack, "replica": str(one.instance_id)}
+        targets[REPLICAS].append(_target(one.url, {**labels, "gpu": one.gpu, "machine_id": str(one.machine_id)}))
+        rules.append({"record": PRICE, "expr": f"vector({one.hourly_cost_usd:.6f})", "labels": labels})
+    secret = {"servers_key": key}
     if outputs.gateway:
-        jobs.append(_job(GATEWAY, stack, folder, "client_key", outputs))
-        targets.append(_target(outputs.url, GATEWAY))
-        secret["client_key"] = outputs.api_key
+        targets[GATEWAY], secret["client_key"] = [_target(outputs.url, {"stack": stack})], outputs.api_key
     config = {
         "global": {"scrape_interval": f"{every_s}s", "evaluation_interval": f"{every_s}s"},
         "rule_files": [str(folder / "prices.yml")],
-        "scrape_configs": jobs,
+        "scrape_configs": [
+            _job(name, folder, credentials, outputs) for name, credentials in zip(targets, secret, strict=True)
+        ],
     }
     return {
         "prometheus.yml": yaml.safe_dump(config, sort_keys=False),
         "prices.yml": yaml.safe_dump({"groups": [{"name": "reranker-prices", "rules": rules}]}, sort_keys=False),
-        "targets.json": json.dumps(targets, indent=2) + "\n",
+        **{f"{name}.json": json.dumps(found, indent=2) + "\n" for name, found in targets.items()},
         **secret,
         **({"ca.pem": outputs.ca_certificate} if outputs.ca_certificate else {}),
     }
 
 
-def _job(name: str, stack: str, folder: Path, key: str, outputs: Outputs) -> Mapping[str, Json]:
-    url = outputs.url if name == GATEWAY else outputs.replicas[0].url
+def _job(name: str, folder: Path, credentials: str, outputs: Outputs) -> Mapping[str, Json]:
     tls = {"ca_file": str(folder / "ca.pem"), **({"server_name": SERVER_NAME} if name == REPLICAS else {})}
-    relabel: Sequence[Mapping[str, Json]] = [  # one file holds the targets of both jobs
-        {"source_labels": ["job_of"], "regex": name, "action": "keep"},
-        {"regex": "job_of", "action": "labeldrop"},
-        {"target_label": "stack", "replacement": stack},
-    ]
     return {
         "job_name": name,
-        "scheme": urlsplit(url).scheme,
-        "authorization": {"type": "Bearer", "credentials_file": str(folder / key)},
+        "scheme": urlsplit(outputs.url if name == GATEWAY else outputs.replicas[0].url).scheme,
+        "authorization": {"type": "Bearer", "credentials_file": str(folder / credentials)},
         **({"tls_config": tls} if outputs.ca_certificate else {}),
-        "file_sd_configs": [{"files": [str(folder / "targets.json")], "refresh_interval": "30s"}],
-        "relabel_configs": relabel,
+        "file_sd_configs": [{"files": [str(folder / f"{name}.json")], "refresh_interval": "30s"}],
     }
 
 
-def _target(url: str, job: str, **labels: str) -> Mapping[str, Json]:
-    return {"targets": [urlsplit(url).netloc], "labels": {"job_of": job, **labels}}
+def _target(url: str, labels: Mapping[str, str]) -> Mapping[str, Json]:
+    return {"targets": [urlsplit(url).netloc], "labels": labels}
 
 
 def _replace(path: Path, text: str, mode: int) -> None:

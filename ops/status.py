@@ -76,8 +76,8 @@ def status(pulumi: Pulumi, *, every_s: float | None) -> Outcome:
             except (ApiUnreachable, RateLimited) as error:  # what is passing does not end a watch
                 console.print(str(error), markup=False)
             time.sleep(every_s)
-    except KeyboardInterrupt:
-        return found
+    except KeyboardInterrupt:  # what it found last is on the screen already
+        sys.exit(found.code)
 
 
 def look(pulumi: Pulumi) -> Outcome:

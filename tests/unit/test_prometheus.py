@@ -27,7 +27,8 @@ def written(**changes):
 
 def test_each_replica_has_a_target_and_a_price_and_is_scraped_with_the_management_key():
     texts = written()
-    found = json.loads(texts["targets.json"])
+    found = json.loads(texts["reranker.json"])
+    assert {one["labels"]["stack"] for one in found} == {"prod"}
     assert [(one["targets"], one["labels"]["replica"]) for one in found] == [
         (["203.0.113.1:4000"], "1"), (["203.0.113.2:4000"], "2"),
     ]  # fmt: skip
@@ -49,8 +50,11 @@ def test_a_gateway_is_a_job_of_its_own_with_a_clients_key_and_each_job_keeps_its
     assert gateway["authorization"]["credentials_file"] == "/etc/prometheus/client_key"
     assert gateway["tls_config"] == {"ca_file": "/etc/prometheus/ca.pem"}
     assert texts["client_key"] == "c" * 64
-    kept = {job["relabel_configs"][0]["regex"] for job in (servers, gateway)}
-    assert kept == {one["labels"]["job_of"] for one in json.loads(texts["targets.json"])}
+    for job, targets in ((servers, ["203.0.113.1:4000", "203.0.113.2:4000"]), (gateway, ["203.0.113.9:8443"])):
+        [file] = job["file_sd_configs"][0]["files"]
+        found = json.loads(texts[file.removeprefix("/etc/prometheus/")])
+        assert [one["targets"] for one in found] == [[one] for one in targets]
+        assert {one["labels"]["stack"] for one in found} == {"prod"}
 
 
 def test_a_stack_without_tls_is_scraped_in_clear():
