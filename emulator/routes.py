@@ -37,9 +37,13 @@ class Api:
         self._instances = InstanceRoutes(world)
         self._groups = (self._account, OfferRoutes(world), ListRoutes(world), self._instances)
 
+    def routes(self) -> list[Route]:
+        """Return every call that is answered."""
+        return [route for group in self._groups for route in group.routes()]
+
     def table(self) -> list[web.RouteDef]:
         found = []
-        for route in (route for group in self._groups for route in group.routes()):
+        for route in self.routes():
             handler = self._wrap(route)
             # //api/… too: the official client does not strip a slash at the end of its address
             for path in (route.path, route.path.rstrip("/")):

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from emulator.client import ControlError
 
 REPO = Path(__file__).resolve().parents[2]
+PROJECT = REPO / "emulator" / "pyproject.toml"
 TESTS = """
 import os
 import urllib.request
@@ -51,7 +53,8 @@ def test_the_example_of_the_readme_runs_as_it_is_written():
 
 def test_the_fixture_is_an_emulator_where_the_environment_says(tmp_path):
     (tmp_path / "test_mine.py").write_text(TESTS)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "emulator.pytest_plugin", "-p", "no:cacheprovider", "."]
+    [plugin] = tomllib.loads(PROJECT.read_text())["project"]["entry-points"]["pytest11"].values()
+    command = [sys.executable, "-m", "pytest", "-q", "-p", plugin, "-p", "no:cacheprovider", "."]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("VAST_", "PYTEST_"))}
     done = subprocess.run(
         command, cwd=tmp_path, env=env | {"PYTHONPATH": str(REPO)}, capture_output=True, text=True, timeout=60,
