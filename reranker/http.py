@@ -157,10 +157,14 @@ class HttpTransport:
             connection.prepare(method, target, body, headers)
             connection.reach(until, self)
             sent = True
-            connection.endheaders(body)
+            cut_off = False
+            try:
+                connection.endheaders(body)
+            except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                cut_off = True  # a server may refuse a request before it has read it all, and close
             response = connection.getresponse()
             content = _content(response, max_bytes)
-            done = not response.will_close
+            done = not response.will_close and not cut_off
             return Answer(response.status, content, {name.lower(): value for name, value in response.getheaders()})
         except (OSError, ValueError, OverflowError, http.client.HTTPException, zlib.error) as error:
             raise _unanswered(error, sent, timeout_s if sent else min(timeout_s, self.connect_s)) from None

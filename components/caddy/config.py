@@ -24,6 +24,8 @@ ERRORS = {  # type, as vLLM names it, and message
     503: ("ServiceUnavailableError", "no reranker is available"),
     504: ("GatewayTimeoutError", "no reranker answered in time"),
 }
+DRAIN_BYTES = 64 << 20  # so much of a body that is too large is read
+CHECKED_FOR_S = 1.0  # how long a request waits for an upstream that passes its checks, before any will do
 KNOWN_ERRORS = (413, 502, 503, 504)  # those that Caddy itself meets, and that are named; any other is 500's text
 
 
@@ -69,7 +71,8 @@ def _behind_the_path(gateway: GatewaySpec) -> list[Json]:
         route(refusal, {"not": [bearer(gateway.inbound_keys)]}),
         route({"handler": "metrics"}, _path("/metrics")),
         *limits(gateway.policy.max_bytes),
-        route(_proxy(gateway)),
+        {"handle": [{"handler": "vars", "body": "{http.request.body}"}]},
+        route(_proxies(gateway)),
     ]
 
 
@@ -93,22 +96,45 @@ def bearer(keys: Sequence[str]) -> dict[str, Json]:
 
 
 def limits(max_bytes: int) -> list[Json]:
-    """Refuse a body that is too large: by its declared length, else by reading it.
+    """Refuse a body that is too large, once it is read: a client reads no answer before it has sent all.
 
-    The body is read here, whole, and not first by the proxy, where a client that sends too much or breaks off would
-    count as a failure of the upstream. A `vars` matcher on the body is what reads it and answers 413 at the limit.
+    One of more than DRAIN_BYTES is refused and cut off, by its declared length, else while it is read. The body is read
+    here, whole, and not first by the proxy, where a client that sends too much or breaks off would count as a failure
+    of the upstream.
     """
-    too_large = _error(413, message=f"the body is larger than {max_bytes} bytes") | {"close": True}
-    longer = {"expression": f"int({{http.request.header.Content-Length}}) > {max_bytes}"}
-    by_length = {"handler": "subroute", "routes": [route(too_large, longer)]}
+    too_large = _error(413, message=f"the body is larger than {max_bytes} bytes")
+    drained = max(DRAIN_BYTES, max_bytes)
+    declared = {"expression": f"int({{http.request.header.Content-Length}}) > {drained}"}
+    cut_off = {"handler": "subroute", "routes": [route(too_large | {"close": True}, declared)]}
+    longer = {"expression": f"size(bytes({{http.request.body}})) > {max_bytes}"}
     return [
-        {"match": [{"header": {"Content-Length": []}}], "handle": [by_length]},
-        {"handle": [{"handler": "request_body", "max_size": max_bytes}]},
+        {"match": [{"header": {"Content-Length": []}}], "handle": [cut_off]},
+        {"handle": [{"handler": "request_body", "max_size": drained}]},
+        # a `vars` matcher on the body is what reads it and answers 413 at that limit
         {"match": [{"vars": {"{http.request.body}": [""]}}], "handle": []},
+        route(too_large, longer),
     ]
 
 
-def _proxy(gateway: GatewaySpec) -> dict[str, Json]:
+def _proxies(gateway: GatewaySpec) -> dict[str, Json]:
+    """Proxy to the upstreams that pass their checks, and if none is left, or what is left breaks, to any of them: a
+    check that fails may be one that waits behind requests."""
+    checked, any_of_them = _proxy(gateway, min(gateway.policy.retry_for_s, CHECKED_FOR_S)), _proxy(gateway)
+    del any_of_them["health_checks"]["active"]
+    whole = {"handler": "request_body", "set": "{http.vars.body}"}  # the first proxy has read it
+    none_left = {"handler": "error", "status_code": "503"}
+    return _or_if_broken([checked], [whole, _or_if_broken([any_of_them], [none_left])])
+
+
+def _or_if_broken(handlers: list[Json], others: list[Json]) -> dict[str, Json]:
+    """Try the others where no upstream is there or the connection breaks; any other error stays what it is."""
+    broken = {"vars": {"{http.error.status_code}": ["502", "503"]}}
+    same = {"handler": "error", "status_code": "{http.error.status_code}"}  # what no route takes would be no error
+    errors = [{"match": [broken], "handle": others, "terminal": True}, {"handle": [same]}]
+    return {"handler": "subroute", "routes": [{"handle": handlers}], "errors": {"routes": errors}}
+
+
+def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, Json]:
     policy = gateway.policy
     return {
         "handler": "reverse_proxy",
@@ -125,7 +151,7 @@ def _proxy(gateway: GatewaySpec) -> dict[str, Json]:
         },
         "load_balancing": {
             "selection_policy": {"policy": "least_conn"},
-            "try_duration": seconds(policy.retry_for_s),
+            "try_duration": seconds(policy.retry_for_s if retry_for_s is None else retry_for_s),
             "try_interval": seconds(policy.retry_every_s),
             # A POST is repeated only if one of these agrees and the body was buffered whole. Scoring changes nothing;
             # the second is about broken connections.
@@ -144,7 +170,8 @@ def _proxy(gateway: GatewaySpec) -> dict[str, Json]:
                 },
                 "body": json.dumps(gateway.readiness.request()),
                 "interval": seconds(policy.check_every_s),
-                "timeout": seconds(policy.check_timeout_s),
+                # a check queues behind requests, so it has the patience that they have
+                "timeout": seconds(policy.response_timeout_s),
                 "passes": policy.check_passes,
                 "fails": policy.check_fails,
                 "expect_status": 200,

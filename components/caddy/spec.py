@@ -27,8 +27,6 @@ class Policy:
     retry_for_s: float = 15.0
     retry_every_s: float = 0.05
     check_every_s: float = 5.0
-    # a check queues behind real requests: a short patience would call a busy replica dead
-    check_timeout_s: float = 15.0
     check_fails: int = 2
     check_passes: int = 1
     passive_fails: int = 2

@@ -124,7 +124,7 @@ class Guard:
         too_large = Refusal(413, f"the body is larger than {self.max_bytes} bytes")
         declared = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
         if any(value.isdigit() and int(value[:20]) > self.max_bytes for value in declared):
-            raise too_large
+            raise too_large  # uvicorn reads on to the body's end, so that the answer is read
         body = bytearray()
         while True:
             message = await receive()

@@ -27,7 +27,7 @@ from tests.gateway.upstream import MODEL, READINESS
 REPO = Path(__file__).resolve().parents[2]
 # in the rerankers' certificates, so that only their name tells the gateway that they are the right ones
 ELSEWHERE = "192.0.2.1"
-QUICK = Policy(check_every_s=0.5, check_timeout_s=5, retry_for_s=10, passive_for_s=2, max_bytes=20_000)
+QUICK = Policy(check_every_s=0.5, response_timeout_s=10, retry_for_s=10, passive_for_s=2, max_bytes=20_000)
 
 
 @dataclass

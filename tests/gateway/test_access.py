@@ -5,6 +5,7 @@ import json
 import socket
 import ssl
 from dataclasses import replace
+from pathlib import Path
 
 import h2.config
 import h2.connection
@@ -19,6 +20,8 @@ from components.vllm.guard import ALLOW
 from harness.caddy import running
 from harness.load import BODY
 from harness.wait import until
+from reranker import Reranker
+from reranker.http import HttpTransport, bearer
 from tests.gateway.conftest import QUICK
 
 OTHERS = ("/", "/health", "/version", "/docs", "/openapi.json", "/load", "/config/", "/id/test", "/stop",
@@ -154,8 +157,24 @@ def test_a_body_over_the_limit_is_413_however_it_is_sent_and_harms_nobody(site):
         assert site.ask().status_code == 200
 
 
-def test_a_body_over_what_the_front_keeps_is_413_as_well(site):
-    headers = {"Authorization": f"Bearer {site.key}", "Content-Length": str(17 << 20)}
+@pytest.mark.parametrize("mib", [9, 20, 60])
+def test_a_body_far_over_the_limit_is_read_to_its_end_and_its_413_arrives(site, mib):
+    large = b'{"query": "' + b"x" * (mib << 20) + b'"}'
+    answer = site.ask(data=large, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (413, "RequestTooLarge")
+    own = HttpTransport(ca=Path(site.ca).read_text())
+    assert own("POST", f"{site.url}/rerank", body=large, headers=bearer(site.key)).status == 413
+    assert site.ask().status_code == 200
+
+
+def test_the_client_halves_what_the_gateway_finds_too_large(site):
+    documents = [f"deep learning {'x' * 9000} {n}" for n in range(4)]
+    client = Reranker.from_url(site.url, site.key, site.ca)
+    assert len(client.rerank("deep learning", documents)) == 4
+
+
+def test_a_body_over_what_is_read_is_refused_at_once(site):
+    headers = {"Authorization": f"Bearer {site.key}", "Content-Length": str(1 << 40)}
     assert raw(site, "POST", "/rerank", headers)[0] == 413
     assert site.ask().status_code == 200
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from components.caddy.config import gateway_config
-from harness.load import Load
+from components.caddy.spec import Policy
+from harness.load import BODY, Load
 from harness.wait import until
 
 
@@ -101,5 +102,28 @@ def test_an_upstream_whose_scores_are_none_or_do_not_rank_gets_no_request(caddy,
     results = [{"index": n, "relevance_score": score} for n, score in enumerate(scores)]
     (two[0].folder / "answer").write_text(json.dumps({"model": "m", "results": results}))
     caddy.admin.load(gateway_config(one.gateway))
-    until(lambda: {one.ask().headers["x-upstream"] for _ in range(6)} == {two[1].name})
+    until(lambda: {one.ask().headers["x-upstream"] for _ in range(20)} == {two[1].name})
     assert {one.ask().headers["x-upstream"] for _ in range(20)} == {two[1].name}
+
+
+def test_servers_whose_checks_all_fail_are_used_anyway_and_a_request_does_not_wait_long(caddy, rerankers, front):
+    two = rerankers(2)
+    one = front(two)
+    for each in two:
+        (each.folder / "check_fails").touch()
+    caddy.admin.load(gateway_config(one.gateway))
+    until(lambda: all(each.seen().count('"path": "/rerank"') > 2 for each in two))
+    body = json.dumps(BODY | {"query": "an {http.request.uri} of ä"})
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(one.ask, data=body, headers={"X-Delay-S": "1"}) for _ in range(16)]
+        answers = [each.result() for each in asked]
+    assert [answer.status_code for answer in answers] == [200] * 16
+    assert {answer.headers["x-upstream"] for answer in answers} == {each.name for each in two}
+    assert max(answer.elapsed.total_seconds() for answer in answers) < 8
+
+
+def test_checks_wait_as_long_as_requests(caddy, rerankers, front):
+    one = front(rerankers(1))
+    text = json.dumps(gateway_config(replace(one.gateway, policy=Policy(response_timeout_s=77))))
+    assert text.count('"response_header_timeout": "77000ms"') == 2
+    assert text.count('"timeout": "77000ms"') == 1

@@ -1,6 +1,6 @@
-"""A reranker's process for the gateway's tests: the emulator's stub behind the real guard and real TLS, and
-switches that a test throws by files in its folder: `status` (answer with it), `answer` (a body for each 200), and
-by a header: `x-delay-s`."""
+"""A reranker's process for the gateway's tests: the emulator's stub behind the real guard and real TLS, with switches
+that a test throws: files in its folder, `status` (answer with it), `answer` (a body for each 200), `check_fails`; and
+a header, `x-delay-s`."""
 
 from __future__ import annotations
 
@@ -47,6 +47,13 @@ class Switches:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"x-upstream", name.encode())]})
             await send({"type": "http.response.body", "body": body})
             return
+        if (self.folder / "check_fails").exists():
+            body = b"".join([message.get("body", b"") async for message in messages(receive)])
+            if READINESS.irrelevant.encode() in body:
+                await send({"type": "http.response.start", "status": 500, "headers": []})
+                await send({"type": "http.response.body", "body": b"busy"})
+                return
+            receive = replayed(body)
         await asyncio.sleep(float(headers.get("x-delay-s", "0")))
 
         async def marked(message):
@@ -55,6 +62,22 @@ class Switches:
             await send(message)
 
         await self.app(scope, receive, marked)
+
+
+async def messages(receive):
+    """Each message of a request's body."""
+    while True:
+        message = await receive()
+        yield message
+        if not message.get("more_body"):
+            return
+
+
+def replayed(body):
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
 
 
 def main():

@@ -12,9 +12,11 @@ import threading
 import time
 
 import pytest
+import requests
 import uvicorn
 
 from components.vllm.guard import Guard
+from reranker.http import HttpTransport, bearer
 from tests.unit.guard_requests import KEY, KEYS, OPTIONS, App, may_come_in
 
 CASES = 500
@@ -195,3 +197,12 @@ def test_a_body_larger_than_allowed_is_refused_while_it_still_comes(listening):
     chunk = b"7d0\r\n" + b"x" * 2000 + b"\r\n"
     assert statuses(listening.say(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 2, 1)) == [413]
     assert not listening.app.reached
+
+
+@pytest.mark.parametrize("mib", [1, 60])
+def test_the_413_of_a_body_far_over_the_limit_can_be_read(listening, mib):
+    url = "http://{}:{}/rerank".format(*listening.address)
+    answer = HttpTransport()("POST", url, body=b"x" * (mib << 20), headers=bearer(KEY.decode()), timeout_s=20)
+    assert (answer.status, answer.json()["error"]["type"]) == (413, "RequestTooLarge")
+    answer = requests.post(url, data=b"x" * (mib << 20), headers=bearer(KEY.decode()), timeout=20)
+    assert answer.status_code == 413

@@ -331,3 +331,13 @@ def test_an_error_body_is_read_in_the_forms_that_vllm_fastapi_and_caddy_write(bo
 
 def test_no_body_and_no_header_is_in_a_repr():
     assert KEY not in repr(Answer(200, KEY.encode(), {"set-cookie": KEY}))
+
+
+def test_a_refusal_that_comes_before_the_body_was_taken_is_read():
+    def refuse(line, _over):
+        line.recv(1000)
+        line.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+
+    with server(refuse) as url:
+        answer = HttpTransport()("POST", url, body=b"x" * (32 << 20), timeout_s=10)
+    assert (answer.status, answer.text) == (413, "no")
