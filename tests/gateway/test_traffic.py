@@ -114,8 +114,9 @@ def test_servers_whose_checks_all_fail_are_used_anyway_and_a_request_does_not_wa
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: all(each.seen().count('"path": "/rerank"') > 2 for each in two))
     body = json.dumps(BODY | {"query": "an {http.request.uri} of ä"})
+    headers = {"X-Delay-S": "1", "Content-Type": "application/json"}
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(one.ask, data=body, headers={"X-Delay-S": "1"}) for _ in range(16)]
+        asked = [pool.submit(one.ask, data=body, headers=headers) for _ in range(16)]
         answers = [each.result() for each in asked]
     assert [answer.status_code for answer in answers] == [200] * 16
     assert {answer.headers["x-upstream"] for answer in answers} == {each.name for each in two}
