@@ -112,7 +112,7 @@ def _show(name: str, stack: str, outcome: Outcome, *, as_json: bool, markdown: s
         print(without_secrets(json.dumps({**document, **outcome.facts}, indent=2)))
     elif markdown == "-" or not sys.stdout.isatty():
         print(text)
-    elif "error" not in outcome.facts:  # an error is on the terminal already, by stderr
+    elif "error" not in outcome.facts or not sys.stderr.isatty():  # an error is on the terminal already, by stderr
         draw(name, stack, outcome, Console())
     if markdown not in ("", "-"):
         Path(markdown).write_text(text + "\n")

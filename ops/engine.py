@@ -214,7 +214,9 @@ class Pulumi:
             run = Run(events)
             if broken := run.policies():
                 raise OpsError(POLICY, "; and ".join(broken)) from None
-            raise self._failed(error, run.messages("error")) from None
+            failed = self._failed(error, run.messages("error"))
+            failed.remedy = failed.remedy or f"its output is {f'in {self.log}' if self.log else 'above'}"
+            raise failed from None
         finally:
             self.command.options = ()
         return Run(events)
@@ -250,7 +252,6 @@ class Pulumi:
         if isinstance(error, automation.StackNotFoundError):
             remedy = "`pulumi stack ls` lists the stacks of this backend; make it with `pulumi stack init NAME`"
             return OpsError(USAGE, found.text, remedy)
-        found.remedy = found.remedy or f"its output is {f'in {self.log}' if self.log else 'above'}"
         return found
 
     # ---- the backend -----------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def status(pulumi: Pulumi, *, every_s: float | None) -> Outcome:
                 found = look(pulumi)
                 console.clear()
                 draw("status", pulumi.name, found, console)
-                console.print(f"{time.strftime('%H:%M:%S')}, every {every_s:g} s; Ctrl-C ends it")
+                console.print(f"{time.strftime('%H:%M:%S')}, every {every_s:g} s; Ctrl-C ends it", highlight=False)
             except (ApiUnreachable, RateLimited) as error:  # what is passing does not end a watch
                 console.print(str(error), markup=False)
             time.sleep(every_s)
