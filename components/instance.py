@@ -150,10 +150,8 @@ class InstanceProvider(VastProvider):
         resource_key, probe = declared.resource_key, declared.probe
         adopt = self._to_adopt(declared)
         candidates = [] if adopt else self._candidates(declared)
-        if candidates:
-            account, count = self.session.account(), declared.slot.of
-            if warning := declared.money.check(account, candidates[0], count, hedge=declared.hedge):
-                ENGINE.log(warning, severity="warning")
+        if candidates and (warning := self._runway(declared, candidates[0])):
+            ENGINE.log(warning, severity="warning")
         changed = {"spec": spec, "label": label, "container_port": probe.port, "adopt_instance_id": adopt}
         changed |= {"hedge": 1} if adopt else {}
         rental = Rental(
@@ -257,6 +255,15 @@ class InstanceProvider(VastProvider):
             f"instance {id_} is not known here, which says nothing: {asked}. It may still be billed. "
             "Set it back, and `pulumi destroy` before you move",
             status=404,
+        )
+
+    def _runway(self, declared: Declared, candidate: Candidate) -> str | None:
+        """Return a warning where the credit is short for this fleet and all else that the account rents."""
+        contracts = self.session.instance_cache.contracts(max_age_s=LOOK_FRESH_S).values()
+        labels = ((one, Label.parse(one.label)) for one in contracts)
+        others_usd = sum(one.dph_total_usd for one, label in labels if label is None or label.owner != declared.owner)
+        return declared.money.check(
+            self.session.account(), candidate, declared.slot.of, hedge=declared.hedge, others_usd=others_usd
         )
 
     def _tell_of_strays(self, declared: Declared) -> None:

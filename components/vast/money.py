@@ -26,8 +26,12 @@ class Budget:
         of = f"{count} machines at ${hourly_usd:.4f}/h cost ${total:.4f}/h" if count > 1 else f"${total:.4f}/h"
         return f"max_hourly_usd allows ${self.max_hourly_usd:g}/h, but {of}"
 
-    def check(self, account: Account, candidate: Candidate, replicas: int, *, hedge: int = 1) -> str | None:
+    def check(
+        self, account: Account, candidate: Candidate, replicas: int, *, hedge: int = 1, others_usd: float = 0.0
+    ) -> str | None:
         """Return a warning when the credit lasts less than `min_runway_h` for all `replicas`, or None.
+
+        `others_usd`: what else the account pays per hour.
 
         Raises RentalFailed when the price is over the cap, or the credit does not even last until they serve; until
         then each replica may rent `hedge` machines.
@@ -41,11 +45,13 @@ class Budget:
                 f"the credit is ${account.credit_usd:.2f}, but until it serves {candidate} costs about ${boot:.2f}; "
                 f"nothing was rented; add credit at {BILLING}"
             )
-        hours = (account.credit_usd - boot) / max(hourly * replicas, 1e-6)
+        total = hourly * replicas + others_usd
+        hours = (account.credit_usd - boot) / max(total, 1e-6)
         if hours < self.min_runway_h:
             left = minutes(hours * 3600.0)
+            also = f", of which ${others_usd:.4f} for what else the account rents" if others_usd else ""
             return (
-                f"the credit of ${account.credit_usd:.2f} lasts for {left} at ${hourly * replicas:.4f}/h; "
+                f"the credit of ${account.credit_usd:.2f} lasts for {left} at ${total:.4f}/h{also}; "
                 f"add credit at {BILLING}"
             )
         return None
