@@ -104,7 +104,7 @@ class InstanceProvider(VastProvider):
                 return CheckResult(news, [CheckFailure("adopt_instance_id", gone)])
             return CheckResult(news, _refused(news, [named.raw]))
         try:
-            candidates = self._candidates(declared)
+            candidates = self._candidates(declared, for_all=True)
         except NoOffer as error:
             return CheckResult(news, [failure(error)])
         if refused := _refused(news, [one.offer.raw for one in candidates]):
@@ -282,13 +282,20 @@ class InstanceProvider(VastProvider):
         named = declared.adopt_instance_id
         return named if named and named not in self.session.known(declared.resource_key) else None
 
-    def _candidates(self, declared: Declared) -> Sequence[Candidate]:
+    def _candidates(self, declared: Declared, *, for_all: bool = False) -> Sequence[Candidate]:
+        """Return what this replica may rent. `for_all`: only if there is something for each replica. Raises NoOffer."""
         try:
             found = self.session.search(structure(Search, json.loads(declared.search)))
         except NoOffer as error:
             raise NoOffer(f"a machine has to be rented, but {error}") from None
         # where the market has become so small that nothing is left to assign, whoever comes first has it
-        if usable := self._assigned_offers(found, declared) or self._without_taken(found, declared):
+        usable = self._assigned_offers(found, declared)
+        if not usable and for_all and (left := self._without_taken(found, declared)):
+            raise NoOffer(
+                f"{declared.slot.of} servers are declared, and with those that run there are machines for "
+                f"{len(self._fleet_state(declared).machines) + len(left)}; widen the query or have fewer replicas"
+            )
+        if usable := usable or self._without_taken(found, declared):
             return usable
         raise NoOffer(
             f"a machine has to be rented, but each of the {len(found)} that fit has just failed or serves another "

@@ -86,6 +86,16 @@ def test_a_running_server_stays_where_another_search_finds_nothing_and_a_new_one
     assert "no offer" in provider.check({}, inputs("num_gpus=4")).failures[0].reason.lower()
 
 
+def test_more_servers_than_machines_are_refused_with_both_numbers_before_anything_is_rented(provider, api):
+    api.offers = [offer(1001), offer(1002), offer(1003)]
+    slots = [inputs(label_base=f"p/s/n-{at}", slot={"index": at, "of": 4, "spread": "none"}) for at in range(4)]
+    failed = [one.reason for news in slots for one in provider.check({}, news).failures]
+    assert failed == [
+        "NoOffer: 4 servers are declared, and with those that run there are machines for 3; "
+        "widen the query or have fewer replicas"
+    ]
+
+
 @pytest.mark.parametrize(
     ("given", "broken"), [({}, True), ({"ca_certificate": ""}, True), ({"ca_certificate": "PEM"}, False)]
 )
