@@ -86,7 +86,7 @@ def load(
     if (offline := config.emulator.offline_model) and not hub_reachable(config.emulator.url or DEFAULT_API_URL):
         name, named_by = offline, "emulator.offline_model"
     ref = config.image or catalog.default_image.ref
-    found = {
+    problems_by_key = {
         named_by: catalog.problems_with_model(name),
         "image": catalog.problems_with_image(ref),
         "extra_args": problems_with_extra_args(config.extra_args),
@@ -95,13 +95,15 @@ def load(
     try:
         filters = parse(config.query)
     except QueryError as error:
-        found["query"] = [str(error).removeprefix("query ")]
-    if not any(found.values()):
+        problems_by_key["query"] = [str(error).removeprefix("query ")]
+    if not any(problems_by_key.values()):
         model, image = catalog.model(name), catalog.image(ref)
-        found["extra_args"] = load_flags().problems(image.vllm_version, config.extra_args)
+        problems_by_key["extra_args"] = load_flags().problems(image.vllm_version, config.extra_args)
         if config.disk_gb < (needed := catalog.disk_needed_gb(image, model)):
-            found["disk_gb"] = [f"is {config.disk_gb:g}, but {ref} with {name} needs {math.ceil(needed)} GB at least"]
-    problems += [f"{key}: {text}" for key, texts in found.items() for text in texts]
+            problems_by_key["disk_gb"] = [
+                f"is {config.disk_gb:g}, but {ref} with {name} needs {math.ceil(needed)} GB at least"
+            ]
+    problems += [f"{key}: {text}" for key, texts in problems_by_key.items() for text in texts]
     problems += _contradictions(config)
     machines = config.hedge * config.replicas
     bid = _bid(config, limits, machines)
@@ -146,20 +148,20 @@ def _guard_options(config: Config) -> dict[str, Any]:
 
 
 def _contradictions(config: Config) -> list[str]:
-    gateway, found = config.gateway, []
+    gateway, problems = config.gateway, []
     if config.form == "plain":  # has no place for what sees to these two
-        found += [
+        problems += [
             f"{key}: is true, but form plain has no place for it; accepted: {key} false, or form script"
             for key in ("guard", "tls")
             if getattr(config, key)
         ]
     if gateway.kind != "off" and not config.guard:
-        found.append("guard: is false, but the gateway has a key of its own for the servers; accepted: guard true")
+        problems.append("guard: is false, but the gateway has a key of its own for the servers; accepted: guard true")
     if gateway.kind == "caddy" and not gateway.admin_url:
-        found.append("gateway.admin_url: is empty; with gateway.kind caddy it is the address of Caddy's admin API")
+        problems.append("gateway.admin_url: is empty; with gateway.kind caddy it is the address of Caddy's admin API")
     if gateway.kind == "caddy" and not gateway.url:
-        found.append("gateway.url: is empty; accepted: where clients reach the gateway, such as https://HOST:8443")
-    return found
+        problems.append("gateway.url: is empty; accepted: where clients reach the gateway, such as https://HOST:8443")
+    return problems
 
 
 def _bid(config: Config, limits: Limits, machines: int) -> Bid | None:

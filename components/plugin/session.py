@@ -111,8 +111,8 @@ def choose_key(api_url: str, configured: str | None) -> str:
     """Return the Vast key: the environment's first, since state may hold an old one; for an emulator the config's
     first, so that a real key is never sent to it by accident."""
     ambient = os.environ.get(KEY_ENV, "").strip()
-    own = (configured or "").strip()
-    return (own or ambient) if is_loopback(api_url) else (ambient or own)
+    given = (configured or "").strip()
+    return (given or ambient) if is_loopback(api_url) else (ambient or given)
 
 
 _SESSIONS: dict[tuple[str, str, bool], Session] = {}
