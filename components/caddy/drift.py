@@ -55,8 +55,8 @@ def refusal(actual: Config, where: str) -> str:
     """Say why a Caddy that holds something else is left alone, and what to do."""
     return (
         f"the Caddy at {where} holds a config that this stack did not put there ({_named(actual)}), and a gateway "
-        "takes the whole Caddy: start a Caddy for it alone and give its address, or, if nothing there is needed, empty it "
-        '(POST /load with {}, or with nothing but its "admin") and repeat'
+        "takes the whole Caddy: start a Caddy for it alone and give its address, or, if nothing there is needed, empty "
+        'it (POST /load with {}, or with nothing but its "admin") and repeat'
     )
 
 
