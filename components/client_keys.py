@@ -60,10 +60,10 @@ class ClientKeysProvider(VastProvider):
             except ServingError:
                 return None
 
-        seen = on_each(Server.listed(props.get("servers")), wrong)
-        named = ", ".join(name for name, is_wrong in seen.items() if is_wrong)
+        wrong_by_name = on_each(Server.listed(props.get("servers")), wrong)
+        named = ", ".join(name for name, is_wrong in wrong_by_name.items() if is_wrong)
         # what was wrong is not put right by a server's silence
-        drift = str(props.get("drift") or "") if None in seen.values() else ""
+        drift = str(props.get("drift") or "") if None in wrong_by_name.values() else ""
         if named:
             drift = f"keys: these servers do not accept exactly the keys of this stack: {named}"
         if drift:

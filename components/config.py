@@ -220,8 +220,8 @@ class Config(Keys):
 
 def groups() -> dict[str, type[Keys]]:
     """Return the keys that are objects, with their models."""
-    found = {key: field.annotation for key, field in Config.model_fields.items()}
-    return {key: kind for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, Keys)}
+    annotations = {key: field.annotation for key, field in Config.model_fields.items()}
+    return {key: kind for key, kind in annotations.items() if isinstance(kind, type) and issubclass(kind, Keys)}
 
 
 def has_secret(field: FieldInfo) -> bool:

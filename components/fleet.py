@@ -58,16 +58,16 @@ class RerankerFleet(pulumi.ComponentResource):
 
     def __init__(self, name: str, settings: Settings, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("vast:index:RerankerFleet", name, {}, opts)
-        own = pulumi.ResourceOptions(parent=self)
+        child = pulumi.ResourceOptions(parent=self)
         config = settings.config
         for on, warning in ((config.guard, OPEN_ROUTES), (config.tls, IN_CLEAR)):
             if not on:
                 pulumi.log.warn(warning, resource=self)
-        keys = client_keys(name, config, own)
+        keys = client_keys(name, config, child)
         made: CertificateAuthority | None = None
         self.ca_certificate = pulumi.Output.from_input("")
         if config.tls:
-            made = CertificateAuthority(f"{name}-ca", f"{pulumi.get_project()} {pulumi.get_stack()} {name}", own)
+            made = CertificateAuthority(f"{name}-ca", f"{pulumi.get_project()} {pulumi.get_stack()} {name}", child)
             self.ca_certificate = made.certificate
         self.offers = OfferQuery(
             f"{name}-offers",
@@ -81,19 +81,19 @@ class RerankerFleet(pulumi.ComponentResource):
                 offer_type="bid" if settings.bid else "on-demand",
                 keep=config.replicas + SPARE_OFFERS - 1,
             ),
-            own,
+            child,
         )
         common = Common(
             settings=settings,
             launch=launch_of(settings),
             offers=self.offers,
             # with a guard, a container is given the stack's own key, and is told later which others are valid
-            own_key=ApiKey(f"{name}-own-key", own).value if config.guard else keys[0],
+            own_key=ApiKey(f"{name}-own-key", child).value if config.guard else keys[0],
             ca_certificate=made.certificate if made else None,
             ca_private_key=made.private_key if made else None,
         )
         names = [name, *(f"{name}-{number}" for number in range(2, config.replicas + 1))]
-        self.replicas = [server(one, index, common, own) for index, one in enumerate(names)]
+        self.replicas = [server(one, index, common, child) for index, one in enumerate(names)]
         self.instances = [*self.replicas]
         self.url, self.api_key = self.replicas[0].url, common.own_key
         self.gateway: Gateway | None = None  # not in the class: Pulumi resolves what is annotated there
@@ -102,7 +102,7 @@ class RerankerFleet(pulumi.ComponentResource):
         # what clients present at the servers themselves; behind a gateway they present it there
         if config.guard and config.gateway.kind == "off":
             args = ClientKeysArgs(servers, common.own_key, keys, self.ca_certificate)
-            self.api_key = ClientKeys(f"{name}-keys", args, own).current
+            self.api_key = ClientKeys(f"{name}-keys", args, child).current
         self.validation = RerankValidation(
             f"{name}-validation",
             RerankValidationArgs(
@@ -114,7 +114,7 @@ class RerankerFleet(pulumi.ComponentResource):
                 max_latency_ms=config.max_latency_ms,
             ),
             # A destroy begins here, so this stops all of it. A protected instance could not be replaced when it dies.
-            pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(protect=config.protect)),
+            pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(protect=config.protect)),
         )
         if config.gateway.kind != "off":
             self.url, self.gateway = self._gateway(f"{name}-gateway", common, keys)
@@ -157,7 +157,7 @@ class RerankerFleet(pulumi.ComponentResource):
         from components.caddy.spec import Policy  # noqa: PLC0415
         from components.gateway import Gateway, GatewayArgs  # noqa: PLC0415
 
-        own = pulumi.ResourceOptions(parent=self)
+        child = pulumi.ResourceOptions(parent=self)
         settings, config = common.settings, common.settings.config
         front = config.gateway
         policy = {"max_bytes": settings.guard_options["max_bytes"], "response_timeout_s": config.timeouts.answer_s}
@@ -187,19 +187,19 @@ class RerankerFleet(pulumi.ComponentResource):
             if ca is not None and ca_key is not None and not front.listen.startswith("unix/"):
                 authority = {"certificate": ca, "private_key": ca_key}
                 host, renew = urlsplit(front.url).hostname or "", config.renew.certificate_before_d
-                shown = ServerCertificate(f"{name}-certificate", [host], authority, renew, own)
+                shown = ServerCertificate(f"{name}-certificate", [host], authority, renew, child)
                 inputs |= {"certificate": shown.certificate, "private_key": shown.private_key}
         # a destroy begins here, so this stops all of it
-        first_to_go = pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(protect=config.protect))
+        first_to_go = pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(protect=config.protect))
         gateway = Gateway(name, GatewayArgs(**inputs), first_to_go)
         return pulumi.Output.all(url, gateway.id).apply(lambda known: str(known[0])), gateway
 
     def _rented(self, name: str, common: Common) -> tuple[Instance, pulumi.Output[str]]:
         from components.caddy.launch import ADMIN_KEY_ENV, DISK_GB, QUERY, admin_probe, plan_gateway_launch  # noqa: PLC0415
 
-        own = pulumi.ResourceOptions(parent=self)
+        child = pulumi.ResourceOptions(parent=self)
         settings, config = common.settings, common.settings.config
-        admin_key = ApiKey(f"{name}-admin-key", own).value
+        admin_key = ApiKey(f"{name}-admin-key", child).value
         launch = plan_gateway_launch()
         offers = OfferQuery(
             f"{name}-offers",
@@ -212,14 +212,14 @@ class RerankerFleet(pulumi.ComponentResource):
                 start_s=20.0,
                 prefer="cheapest",
             ),
-            own,
+            child,
         )
         rented = instance(
             f"{name}-instance",
             launch,
             offers,
             common,
-            own,
+            child,
             disk_gb=DISK_GB,
             env={**launch.env, ADMIN_KEY_ENV: admin_key},
             probe=admin_probe(config.timeouts.probe_timeout_s),

@@ -83,21 +83,21 @@ class GatewayProvider(VastProvider):
         # upstreams are not there at all where what they come from has failed; the engine then skips this resource
         if news.get("upstreams") is None or not all(known(news.get(key)) for key in INPUTS):
             return CheckResult(news, [])
-        found = problems(_spec(news))
+        reasons = problems(_spec(news))
         if urlsplit(str(news.get("admin_url"))).scheme not in ("http", "https", "unix"):
-            found.append("admin_url: accepted: http://, https:// or unix:// followed by an address or a path")
-        return CheckResult(news, [CheckFailure("", one) for one in found])
+            reasons.append("admin_url: accepted: http://, https:// or unix:// followed by an address or a path")
+        return CheckResult(news, [CheckFailure("", one) for one in reasons])
 
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """Everything is applied in place, but another `site`; what was seen to differ in Caddy is put back."""
         unknown = [key for key in INPUTS if not known(news.get(key))]
         changed = [key for key in INPUTS if key not in unknown and not same(olds.get(key), news.get(key))]
-        if seen := str(olds.get("drift") or ""):
-            ENGINE.log(f"will be put back: {seen}", severity="warning")
+        if difference := str(olds.get("drift") or ""):
+            ENGINE.log(f"will be put back: {difference}", severity="warning")
         stale = not unknown and _digest({**news, "retired": olds.get("retired")}) != olds.get("digest")
         return DiffResult(
-            changes=bool(unknown or changed or seen or stale),
+            changes=bool(unknown or changed or difference or stale),
             replaces=["site"] if "site" in changed else [],
             delete_before_replace=True,  # a Caddy is one gateway's at a time
         )
@@ -112,16 +112,16 @@ class GatewayProvider(VastProvider):
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Compare with what Caddy holds. A Caddy that cannot be asked is drift as well: the next `up` tries again."""
         try:
-            own, _ = drift.split_admin(_admin(props).config())
+            actual, _ = drift.split_admin(_admin(props).config())
         except CaddyUnreachable as error:
-            seen = f"unreachable: {error}"
+            difference = f"unreachable: {error}"
         else:
-            seen = ""
-            if digest(own) != props.get("digest"):
-                seen = drift.difference(gateway_config(_spec(props)), own) or "changed since it was loaded"
-        if seen:
-            ENGINE.log(seen, severity="warning")
-        return ReadResult(id_, {**props, "drift": seen})
+            difference = ""
+            if digest(actual) != props.get("digest"):
+                difference = drift.difference(gateway_config(_spec(props)), actual) or "changed since it was loaded"
+        if difference:
+            ENGINE.log(difference, severity="warning")
+        return ReadResult(id_, {**props, "drift": difference})
 
     @verb
     def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
@@ -151,8 +151,8 @@ class GatewayProvider(VastProvider):
         """Empty Caddy, but for its admin API. Raises where it cannot be asked, unless it was rented and is gone."""
         try:
             admin = _admin(props)
-            own, settings = drift.split_admin(admin.config())
-            if drift.is_foreign(own, str(props["site"])):
+            actual, settings = drift.split_admin(admin.config())
+            if drift.is_foreign(actual, str(props["site"])):
                 ENGINE.log(f"the Caddy at {admin.where} holds another config by now, which is left as it is")
             else:
                 admin.load(settings)
@@ -171,9 +171,9 @@ class GatewayProvider(VastProvider):
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                own, settings = drift.split_admin(admin.config())
-                if drift.is_foreign(own, spec.site):
-                    raise GatewayError(drift.refusal(own, admin.where))
+                actual, settings = drift.split_admin(admin.config())
+                if drift.is_foreign(actual, spec.site):
+                    raise GatewayError(drift.refusal(actual, admin.where))
                 admin.load({**settings, **gateway_config(spec)}, secrets=spec.secrets())
                 break
             except CaddyUnreachable:

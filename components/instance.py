@@ -246,13 +246,13 @@ class InstanceProvider(VastProvider):
         api_url, account = props.get("api_url"), int(props.get("account_id") or 0)
         now = self.session.client.api_url
         if api_url and api_url != now:
-            asked = f"it was rented at {api_url}, and emulator.url is {now} now"
+            change = f"it was rented at {api_url}, and emulator.url is {now} now"
         elif account and (other := self.session.account().id) and other != account:
-            asked = f"account {account} rented it, and the Vast.ai key is account {other}'s"
+            change = f"account {account} rented it, and the Vast.ai key is account {other}'s"
         else:
             return
         raise AuthError(
-            f"instance {id_} is not known here, which says nothing: {asked}. It may still be billed. "
+            f"instance {id_} is not known here, which says nothing: {change}. It may still be billed. "
             "Set it back, and `pulumi destroy` before you move",
             status=404,
         )
@@ -285,20 +285,20 @@ class InstanceProvider(VastProvider):
     def _candidates(self, declared: Declared, *, for_all: bool = False) -> Sequence[Candidate]:
         """Return what this replica may rent. `for_all`: only if there is something for each replica. Raises NoOffer."""
         try:
-            found = self.session.search(structure(Search, json.loads(declared.search)))
+            candidates = self.session.search(structure(Search, json.loads(declared.search)))
         except NoOffer as error:
             raise NoOffer(f"a machine has to be rented, but {error}") from None
         # where the market has become so small that nothing is left to assign, whoever comes first has it
-        usable = self._assigned_offers(found, declared)
-        if not usable and for_all and (left := self._without_taken(found, declared)):
+        usable = self._assigned_offers(candidates, declared)
+        if not usable and for_all and (left := self._without_taken(candidates, declared)):
             raise NoOffer(
                 f"{declared.slot.of} servers are declared, and with those that run there are machines for "
                 f"{len(self._fleet_state(declared).machines) + len(left)}; widen the query or have fewer replicas"
             )
-        if usable := usable or self._without_taken(found, declared):
+        if usable := usable or self._without_taken(candidates, declared):
             return usable
         raise NoOffer(
-            f"a machine has to be rented, but each of the {len(found)} that fit has just failed or serves another "
+            f"a machine has to be rented, but each of the {len(candidates)} that fit has just failed or serves another "
             "replica; widen the query or have fewer replicas"
         )
 
@@ -315,16 +315,16 @@ class InstanceProvider(VastProvider):
 
     def _search_again(self, declared: Declared) -> list[Candidate]:
         """Return candidates of a new search, this replica's own first; claims keep two from renting one machine."""
-        found = self.session.search(structure(Search, json.loads(declared.search)), again=True)
-        assigned = self._assigned_offers(found, declared)
-        return [*assigned, *(one for one in found if one not in assigned)]
+        candidates = self.session.search(structure(Search, json.loads(declared.search)), again=True)
+        assigned = self._assigned_offers(candidates, declared)
+        return [*assigned, *(one for one in candidates if one not in assigned)]
 
-    def _assigned_offers(self, found: Sequence[Candidate], declared: Declared) -> list[Candidate]:
-        return self._without_taken(assign_offers(found, declared.slot, self._fleet_state(declared)), declared)
+    def _assigned_offers(self, candidates: Sequence[Candidate], declared: Declared) -> list[Candidate]:
+        return self._without_taken(assign_offers(candidates, declared.slot, self._fleet_state(declared)), declared)
 
-    def _without_taken(self, found: Sequence[Candidate], declared: Declared) -> list[Candidate]:
+    def _without_taken(self, candidates: Sequence[Candidate], declared: Declared) -> list[Candidate]:
         taken = {*self._fleet_state(declared).machines, *self.session.avoid(declared.resource_key)}
-        return [one for one in found if one.offer.machine_id not in taken]
+        return [one for one in candidates if one.offer.machine_id not in taken]
 
     def _fleet_state(self, declared: Declared) -> FleetState:
         alone = declared.slot.of <= 1

@@ -38,12 +38,12 @@ class OfferQueryProvider(VastProvider):
             found_before: dict[str, Any] = {key: olds[key] for key in ("candidates", "searched_at") if key in olds}
             return CheckResult({**news, **found_before}, [])
         try:
-            found = self.session.search(structure(Search, search))
+            candidates = self.session.search(structure(Search, search))
         except (NoOffer, QueryError) as error:
             return CheckResult(news, [failure(error)])
         except ValueError as error:  # a value that is none of those that `prefer` or `offer_type` may have
             return CheckResult(news, [CheckFailure("search", str(error))])
-        shown = [candidate.summary() for candidate in found[:RECORDED]]
+        shown = [candidate.summary() for candidate in candidates[:RECORDED]]
         return CheckResult({**news, "candidates": shown, "searched_at": int(time.time())}, [])
 
     @verb

@@ -91,7 +91,7 @@ def load(
     if (offline := config.emulator.offline_model) and not hub_reachable(api_url):
         name, named_by = offline, "emulator.offline_model"
     ref = config.image or catalog.default_image.ref
-    found = {
+    problems_by_key = {
         named_by: catalog.problems_with_model(name),
         "image": catalog.problems_with_image(ref),
         "extra_args": problems_with_flags(config.extra_args),
@@ -100,18 +100,20 @@ def load(
     try:
         filters = parse(config.query)
     except QueryError as error:
-        found["query"] = [str(error).removeprefix("query ")]
-    if not any(found.values()):
+        problems_by_key["query"] = [str(error).removeprefix("query ")]
+    if not any(problems_by_key.values()):
         model, image = catalog.model(name), catalog.image(ref)
-        found["extra_args"] = [
+        problems_by_key["extra_args"] = [
             *load_flags().problems(image.vllm_version, config.extra_args),
             *problems_with_numbers(model, config.extra_args),
             *_gpu_problems(filters, config),
         ]
-        found["limits.truncate_prompt_tokens"] = _truncation_problems(config, model)
+        problems_by_key["limits.truncate_prompt_tokens"] = _truncation_problems(config, model)
         if config.disk_gb < (needed := catalog.disk_needed_gb(image, model)):
-            found["disk_gb"] = [f"is {config.disk_gb:g}, but {ref} with {name} needs {math.ceil(needed)} GB at least"]
-    problems += [f"{key}: {text}" for key, texts in found.items() for text in texts]
+            problems_by_key["disk_gb"] = [
+                f"is {config.disk_gb:g}, but {ref} with {name} needs {math.ceil(needed)} GB at least"
+            ]
+    problems += [f"{key}: {text}" for key, texts in problems_by_key.items() for text in texts]
     problems += _contradictions(config)
     machines = config.hedge * config.replicas
     bid = _bid(config, limits, machines)
@@ -174,29 +176,29 @@ def _guard_options(config: Config, model: Model) -> dict[str, Any]:
 
 
 def _contradictions(config: Config) -> list[str]:
-    gateway, found = config.gateway, []
+    gateway, problems = config.gateway, []
     if config.form == "plain":  # has no place for what sees to these two
-        found += [
+        problems += [
             f"{key}: is true, but form plain has no place for it; accepted: {key} false, or form script"
             for key in ("guard", "tls")
             if getattr(config, key)
         ]
     if gateway.kind != "off" and not config.guard:
-        found.append("guard: is false, but the gateway has a key of its own for the servers; accepted: guard true")
+        problems.append("guard: is false, but the gateway has a key of its own for the servers; accepted: guard true")
     if gateway.kind == "caddy" and not gateway.admin_url:
-        found.append("gateway.admin_url: is empty; with gateway.kind caddy it is the address of Caddy's admin API")
+        problems.append("gateway.admin_url: is empty; with gateway.kind caddy it is the address of Caddy's admin API")
     if gateway.kind == "off":
         fields = type(gateway).model_fields.items()
-        found += [
+        problems += [
             f"gateway.{key}: is for a gateway, but gateway.kind is off; accepted: gateway.kind caddy or rent"
             for key, field in fields
             if getattr(gateway, key) != field.default
         ]
     if config.keep_previous_key and config.api_key_generation == 1 and config.api_key is None:
-        found.append("keep_previous_key: is true, but api_key_generation 1 has none before it")
+        problems.append("keep_previous_key: is true, but api_key_generation 1 has none before it")
     if gateway.kind == "caddy" and not gateway.url:
-        found.append("gateway.url: is empty; accepted: where clients reach the gateway, such as https://HOST:8443")
-    return found
+        problems.append("gateway.url: is empty; accepted: where clients reach the gateway, such as https://HOST:8443")
+    return problems
 
 
 def _bid(config: Config, limits: Limits, machines: int) -> Bid | None:

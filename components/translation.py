@@ -66,19 +66,19 @@ def kept(props: Mapping[str, Any], declared: Declared) -> dict[str, Any]:
     return {**recorded(props), "env": {name: value for name, value in declared.env.items() if name in names}}
 
 
-def live(contract: Contract, seen: Observation, asked: HttpProbe) -> dict[str, Any]:
+def live(contract: Contract, seen: Observation, probe: HttpProbe) -> dict[str, Any]:
     """Return what is read anew each time."""
-    found: dict[str, Any] = {"status": contract.actual_status or "provisioning", "end_date": contract.end_date}
+    outs: dict[str, Any] = {"status": contract.actual_status or "provisioning", "end_date": contract.end_date}
     if seen.port is not None:
-        found |= {"ip": seen.ip, "port": seen.port, "url": asked.url(seen.ip, seen.port)}
-    return found
+        outs |= {"ip": seen.ip, "port": seen.port, "url": probe.url(seen.ip, seen.port)}
+    return outs
 
 
 def outputs(props: Mapping[str, Any], declared: Declared, label: Label, rented: Rented) -> dict[str, Any]:
     """Return what the state keeps of an instance that serves."""
-    contract, candidate, asked = rented.contract, rented.candidate, declared.probe
+    contract, candidate, probe = rented.contract, rented.candidate, declared.probe
     gpus = f"{contract.num_gpus}x {contract.gpu_name}" if contract.num_gpus > 1 else contract.gpu_name
-    ends = served_expiry(rented.ip, rented.port, asked.ca_certificate) if asked.ca_certificate else None
+    ends = served_expiry(rented.ip, rented.port, probe.ca_certificate) if probe.ca_certificate else None
     return {
         **kept(props, declared),
         "instance_id": contract.id,
@@ -86,7 +86,7 @@ def outputs(props: Mapping[str, Any], declared: Declared, label: Label, rented: 
         "host_id": contract.host_id,
         "ip": rented.ip,
         "port": rented.port,
-        "url": asked.url(rented.ip, rented.port),
+        "url": probe.url(rented.ip, rented.port),
         "gpu": gpus,
         "geolocation": contract.geolocation,
         "status": contract.actual_status,

@@ -23,17 +23,17 @@ def limits_of(stack: str, path: Path = FILE) -> Limits:
         entries: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"policy/{path.name}: cannot be read: {error}") from None
-    found = {}
+    by_pattern = {}
     for pattern, entry in entries.items():
         try:
-            found[str(pattern)] = limits = parse(entry or {})
+            by_pattern[str(pattern)] = limits = parse(entry or {})
             for rule in set(limits.rules) - set(NAMED):
                 near = difflib.get_close_matches(rule, NAMED, 1)
                 hint = f" ({near[0]}?)" if near else ""
                 raise ValueError(f"rules: has {rule!r}; accepted: {', '.join(NAMED)}{hint}")
         except ValueError as error:
             raise ValueError(f"policy/{path.name}: {pattern}: {error}") from None
-    return next((limits for pattern, limits in found.items() if fnmatch.fnmatchcase(stack, pattern)), Limits())
+    return next((limits for pattern, limits in by_pattern.items() if fnmatch.fnmatchcase(stack, pattern)), Limits())
 
 
 def parse(entry: Mapping[str, Any]) -> Limits:

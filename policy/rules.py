@@ -161,9 +161,9 @@ def no_bid(facts: Facts, _limits: Limits) -> str | None:
 def countries(facts: Facts, limits: Limits) -> str | None:
     """The machine stands in a country of countries of policy/limits.yaml."""
     allowed = ", ".join(limits.countries)
-    asked = [code for code in facts.asks_countries or () if code.upper() not in limits.countries]
-    if asked:
-        return f"the config asks for {', '.join(asked)}; {allowed} are allowed"
+    refused = [code for code in facts.asks_countries or () if code.upper() not in limits.countries]
+    if refused:
+        return f"the config asks for {', '.join(refused)}; {allowed} are allowed"
     for offer in facts.offers:
         if (place := country_of(offer)) not in limits.countries:
             return f"{_where(offer)} stands in {place or 'a place that is not said'}; {allowed} are allowed"

@@ -101,10 +101,10 @@ def ders(pem: str) -> list[str]:
     from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
 
     try:
-        found = x509.load_pem_x509_certificates(pem.encode())
+        certificates = x509.load_pem_x509_certificates(pem.encode())
     except ValueError:
         return []
-    return [base64.b64encode(one.public_bytes(Encoding.DER)).decode() for one in found]
+    return [base64.b64encode(one.public_bytes(Encoding.DER)).decode() for one in certificates]
 
 
 def _is_address(pattern: re.Pattern[str], address: str) -> bool:

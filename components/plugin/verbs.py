@@ -72,9 +72,9 @@ class VastResource(Resource):
     ) -> None:
         inputs = record(args)
         inputs |= {key: pulumi.Output.secret(inputs[key]) for key in secret if key in inputs}
-        own = pulumi.ResourceOptions(additional_secret_outputs=list(secret))
+        options = pulumi.ResourceOptions(additional_secret_outputs=list(secret))
         outputs = dict.fromkeys(type(self).__annotations__)
-        super().__init__(provider, name, {**outputs, **inputs}, pulumi.ResourceOptions.merge(own, opts))
+        super().__init__(provider, name, {**outputs, **inputs}, pulumi.ResourceOptions.merge(options, opts))
 
 
 def verb(method: Callable[P, R]) -> Callable[P, R]:

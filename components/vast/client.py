@@ -314,7 +314,7 @@ def _fields(answer: Answer) -> dict[str, Json]:
 def _retry_after(answer: Answer | Unanswered) -> float:
     """Return what the server asks to wait, in seconds: the header, or `retry_after` in the body; else 0."""
     if isinstance(answer, Answer):
-        for asked in (answer.headers.get("retry-after"), _fields(answer).get("retry_after")):
+        for wait in (answer.headers.get("retry-after"), _fields(answer).get("retry_after")):
             with suppress(TypeError, ValueError):
-                return min(float(asked or ""), 60.0)
+                return min(float(wait or ""), 60.0)
     return 0.0

@@ -155,9 +155,9 @@ def nearest(name: str, known: Mapping[str, object]) -> list[str]:
     """Return up to three known hub names like `name`; the owner's half counts little, and case not at all."""
     lowered = {one.lower(): one for one in known}
     short = {one.rpartition("/")[2]: one for one in lowered}
-    asked = name.lower()
-    close = difflib.get_close_matches(asked, lowered, n=3, cutoff=0.6)
-    close += [short[one] for one in difflib.get_close_matches(asked.rpartition("/")[2], short, n=3, cutoff=0.6)]
+    wanted = name.lower()
+    close = difflib.get_close_matches(wanted, lowered, n=3, cutoff=0.6)
+    close += [short[one] for one in difflib.get_close_matches(wanted.rpartition("/")[2], short, n=3, cutoff=0.6)]
     return [lowered[one] for one in dict.fromkeys(close)][:3]
 
 
