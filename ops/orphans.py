@@ -68,15 +68,14 @@ def known_ids(exports: Iterable[str]) -> set[int]:
     return {int(one["id"]) for one in found if kind(one) == INSTANCE and str(one.get("id", "")).isdigit()}
 
 
-def orphans(contracts: Iterable[Contract], known: set[int], *, prefix: str, now: float) -> list[Orphan]:
-    """Return instances whose label starts with `prefix`, is ours, and whose id no state has."""
+def orphans(contracts: Iterable[Contract], known: set[int], now: float) -> list[Orphan]:
+    """Return instances whose label is this project's, and whose id no state has."""
     labels = [(one, Label.parse(one.label)) for one in contracts if one.id not in known]
-    return [Orphan.of(one, now) for one, label in labels if label and label.base.startswith(prefix)]
+    return [Orphan.of(one, now) for one, label in labels if label and label.base.startswith(f"{NAMESPACE}/")]
 
 
 @verb("orphans", on_stack=False)
 @click.argument("exports", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--prefix", default=f"{NAMESPACE}/", show_default=True, help="Only labels that start so.")
 @click.option("--min-age-min", type=float, default=60.0, show_default=True, help="Leave younger ones alone, minutes.")
 @click.option("--destroy", is_flag=True, help="Destroy what is found, after asking.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -86,7 +85,6 @@ def find_orphans(
     open_stack: Open,
     *,
     exports: tuple[Path, ...],
-    prefix: str,
     min_age_min: float,
     destroy: bool,
     yes: bool,
@@ -105,7 +103,7 @@ def find_orphans(
         known = known_ids(texts)
     except ValueError as error:
         raise OpsError(USAGE, f"no export of a stack: {error}", "write one by `pulumi stack export --file`") from None
-    every = orphans(client.instances(), known, prefix=prefix, now=time.time())
+    every = orphans(client.instances(), known, time.time())
     found = [one for one in every if one.age_s >= min_age_min * 60]
     young = [one for one in every if one not in found]  # may belong to an `up` that is running right now
     if destroy and not known:
