@@ -14,7 +14,7 @@ from emulator import command, shapes
 from emulator.contract import Contract
 from emulator.errors import ServiceError, refusal
 from emulator.http_faults import reply
-from emulator.rental import args_of
+from emulator.rental import validate
 from emulator.request import Route, body_of, path_id
 from emulator.world import World
 
@@ -139,7 +139,7 @@ class InstanceRoutes:
         if body.get("args"):
             changes |= {"args": None, "args_str": str(body["args"])}
         changed = {**contract.body, **changes}
-        args_of(changed)  # a line that cannot be split changes nothing
+        validate(changed, self.world.machine_of(contract).facts["disk_space"])
         contract.body = changed
         if not contract.is_stopped():
             await self.world.reboot(contract.id, recycle=True)

@@ -45,7 +45,7 @@ PORT = re.compile(r"-p (\d+):(\d+)(/tcp|/udp)?")
 
 
 def validate(body: dict[str, Any], disk_free_gb: float) -> None:
-    """Hold a body to the API's limits. Raises ServiceError."""
+    """Hold a body to the API's limits. Raises ServiceError, and ValueError for what has the wrong type."""
     if not body.get("image"):
         raise invalid("image is required")
     if not set(str(body.get("runtype") or "args").split()) <= RUNTYPES:
@@ -63,6 +63,7 @@ def validate(body: dict[str, Any], disk_free_gb: float) -> None:
     size = sum(len(str(part)) for part in parts)
     if size > COMMAND_LIMIT:
         raise invalid(f"combined length of args, args_str and onstart is {size}, the limit is {COMMAND_LIMIT}")
+    args_of(body)  # a line that cannot be split is refused here, not at each read
     disk = disk_gb(body)
     if not MIN_DISK_GB <= disk <= disk_free_gb:
         raise invalid(f"disk {disk:g} is not between {MIN_DISK_GB} and {disk_free_gb:g}")

@@ -93,13 +93,16 @@ def test_each_path_has_its_own_pace(tmp_path):
 @pytest.mark.parametrize(("method", "path", "body"), [
     ("POST", "0/bundles/", []), ("POST", "0/bundles/", {"limit": "many"}), ("PUT", "0/instances/prepay/{id}/", {}),
     ("PUT", "0/asks/{ask}/", {"image": "x", "disk": "?"}), ("PUT", "0/instances/", {"ids": ["x"], "state": "running"}),
-    ("PUT", "0/asks/{ask}/", {"image": "x", "args_str": "'"}), ("POST", "0/asks/bulk/", {}), ("PUT", "0/ssh/x/", {}),
+    ("PUT", "0/asks/{ask}/", {"image": "x", "args_str": "'"}),
+    ("PUT", "0/asks/{ask}/", {"image": "x", "runtype": "args", "args_str": "'"}),
+    ("PUT", "0/instances/update_template/{id}/", {"env": [1]}), ("POST", "0/asks/bulk/", {}), ("PUT", "0/ssh/x/", {}),
     ("PUT", "0/instances/update_template/{id}/", {"args": "'"}), ("POST", "0/bundles/", {"order": [1]}),
 ])  # fmt: skip
 def test_no_refusal_speaks_of_python(vast, method, path, body):
     path = path.format(ask=vast.offer()["id"], id=vast.rent() if "{id}" in path else "")
     answer = vast.call(method, path, body)
     assert answer.status_code == 400
+    assert all(row["extra_env"] for row in vast.rows())  # what was there is as before
     assert not re.search("Error|NoneType|int\\(\\)|'[a-z_]+' object", answer.json()["msg"])
 
 
