@@ -86,6 +86,8 @@ class Gateway(Keys):
     url: Address = Field(
         "", description="caddy: where clients reach it, https://HOST:PORT; its certificate is for this host"
     )
+    check_every_s: float = Field(5, ge=0.1, description="How often each server has to score a pair")
+    retry_for_s: float = Field(15, ge=0, description="How long a request is tried on other servers, in seconds")
 
 
 class Require(Keys):

@@ -167,7 +167,11 @@ class RerankerFleet(pulumi.ComponentResource):
             "upstream_ca": self.ca_certificate,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
             "readiness": settings.model.readiness,
-            "policy": Policy(max_bytes=settings.guard_options["max_bytes"]),
+            "policy": Policy(
+                max_bytes=settings.guard_options["max_bytes"],
+                check_every_s=front.check_every_s,
+                retry_for_s=front.retry_for_s,
+            ),
             "drain_timeout_s": config.timeouts.drain_s,
         }
         url = pulumi.Output.from_input(front.url)

@@ -126,6 +126,9 @@ class InstanceProvider(VastProvider):
         change = plan(olds, news, now=time.time(), unknown=unknown)
         if change.replaces:
             ENGINE.log(f"will be replaced: {'; '.join(change.reasons)}", severity="warning")
+        elif change.unjudged:
+            conditions = ", ".join(change.unjudged)
+            ENGINE.log(f"is kept, but nothing is known of this machine for {conditions}", severity="warning")
         replaces = change.replaces + [
             key for key in unknown if key in ("env", "image_login", "ca_certificate", "args", "onstart", "image")
         ]

@@ -15,7 +15,7 @@ from components.records import structure
 from components.vast.drift import Drift
 from components.vast.json_values import Json, Wire, as_text, digest, same
 from components.vast.market import Search
-from components.vast.query import unmet
+from components.vast.query import unknown, unmet
 
 Effect = Literal["replace", "update", "judge", "ignore"]
 
@@ -63,11 +63,13 @@ KEPT = ("label_base", "owner", "probe", "watch", "ca_certificate", "bid", "polic
 
 @dataclass(frozen=True)
 class Change:
-    """The plan for one instance: which keys replace, which update, and why, in words."""
+    """The plan for one instance: which keys replace, which update, and why, in words; `unjudged`: conditions of a new
+    search on what is not known of the machine."""
 
     replaces: list[str] = field(default_factory=list)
     updates: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    unjudged: list[str] = field(default_factory=list)
 
     @property
     def any(self) -> bool:
@@ -128,6 +130,7 @@ def _judge(change: Change, olds: Wire, news: Wire, now: float) -> None:
         for name, ops in structure(Search, json.loads(search)).filters().items()
         if name not in ("rentable", "rented")
     }
+    change.unjudged.extend(unknown(filters, offer, now=now))
     broken = unmet(filters, offer, now=now)
     if broken:
         change.replaces.append("search")

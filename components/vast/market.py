@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from components.errors import NoOffer
-from components.vast.client import SEARCH_CAP, VastClient
+from components.vast.client import VastClient
 from components.vast.json_values import Json, as_text
 from components.vast.models import Offer
 from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, breaks, describe, parse, unmet
@@ -58,42 +58,45 @@ class Search:
         query = self.wire()
         fit = [offer for offer in self._found(client, query) if not unmet(query.filters, offer.raw, now=now())]
         if not fit:
-            market, capped = self._market(client)
-            raise NoOffer(f"no offer fits: {why_none(query.filters, market, now=now(), capped=capped)}")
+            market, capped, unreadable = self._market(client)
+            skipped = f"; {unreadable} more cannot be read, and were left out" if unreadable else ""
+            raise NoOffer(f"no offer fits: {why_none(query.filters, market, now=now(), capped=capped)}{skipped}")
         return distinct_machines(rank(fit, self.work, self.prefer))[: self.keep]
 
     def _found(self, client: VastClient, query: Query) -> Sequence[Offer]:
         """Return the API's one page of 64 for the query, or, where more machines are wanted, further ones by price."""
         page = client.search(query)
-        seen = {offer.ask_id: offer for offer in page}
-        if self.keep <= SPARE_KEEP or len(page) < SEARCH_CAP:
+        seen = {offer.ask_id: offer for offer in page.offers}
+        if self.keep <= SPARE_KEEP or not page.is_full:
             return list(seen.values())
         floor = 0.0
         while len({offer.machine_id for offer in seen.values()}) < 2 * self.keep:
             asked = query.with_constraints([Constraint("dph_total", "gte", floor, "")])
             page = client.search(replace(asked, order=(("dph_total", "asc"),)))
-            fresh = [offer for offer in page if offer.ask_id not in seen]
-            seen.update((offer.ask_id, offer) for offer in fresh)
-            if len(page) < SEARCH_CAP or page[-1].dph_total_usd <= floor:
+            seen.update((offer.ask_id, offer) for offer in page.offers)
+            if not page.is_full or page.offers[-1].dph_total_usd <= floor:
                 break
-            floor = page[-1].dph_total_usd
+            floor = page.offers[-1].dph_total_usd
         return list(seen.values())
 
-    def _market(self, client: VastClient) -> tuple[list[Offer], bool]:
-        """Read offers with none of the user's conditions, cheapest first, page by page of the API's 64."""
+    def _market(self, client: VastClient) -> tuple[list[Offer], bool, int]:
+        """Read offers with none of the user's conditions, cheapest first, page by page of the API's 64; return also
+        whether there are more, and how many cannot be read."""
         seen: dict[int, Offer] = {}
+        unreadable = 0
         floor: float | None = None
         for _ in range(MARKET_PAGES):
             filters: Filters = {"rentable": dict(CLI_DEFAULTS["rentable"])}
             if floor is not None:
                 filters["dph_total"] = {"gte": floor}
             page = client.search(Query(filters, (("dph_total", "asc"),), self.offer_type, self.disk_gb))
-            fresh = [offer for offer in page if offer.ask_id not in seen]
+            unreadable += page.unreadable
+            fresh = [offer for offer in page.offers if offer.ask_id not in seen]
             seen.update((offer.ask_id, offer) for offer in fresh)
-            if len(page) < SEARCH_CAP or not fresh:
-                return list(seen.values()), False
-            floor = page[-1].dph_total_usd
-        return list(seen.values()), True
+            if not page.is_full or not fresh:
+                return list(seen.values()), False, unreadable
+            floor = page.offers[-1].dph_total_usd
+        return list(seen.values()), True, unreadable
 
 
 def why_none(filters: Filters, market: Sequence[Offer], *, now: float, capped: bool = False) -> str:

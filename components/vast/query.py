@@ -176,6 +176,16 @@ def unmet(filters: Filters, raw: Wire, *, now: float) -> list[str]:
     return broken
 
 
+def unknown(filters: Filters, raw: Wire, *, now: float) -> list[str]:
+    """Return the conditions on fields that an offer (or a record) does not carry, in words."""
+    return [
+        describe(field, op, want)
+        for field, ops in filters.items()
+        if _value(field, raw, now) is None
+        for op, want in ops.items()
+    ]
+
+
 def breaks(field: str, op: str, want: Json, raw: Wire, *, now: float) -> bool:
     """Whether this one condition fails for an offer."""
     have = _value(field, raw, now)
