@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -20,7 +20,7 @@ from components.vast.assignment import Spread
 from components.vast.drift import HealOn
 from components.vast.ranking import Prefer
 from components.vast.rental_spec import Deadlines
-from components.vllm.launch import Form
+from components.vllm.launch import ENV_VALUE_LIMIT_CHARS, RESERVED_ENV, RESERVED_ENV_PREFIXES, Form
 from reranker.errors import InvalidInput
 from reranker.secret import RULE, read_secret
 
@@ -51,6 +51,17 @@ def _secret(value: SecretStr) -> SecretStr:
         raise PydanticCustomError("form", f"accepted: {RULE}") from None
 
 
+def _not_reserved(name: str) -> str:
+    if name in RESERVED_ENV or name.startswith(RESERVED_ENV_PREFIXES):
+        raise PydanticCustomError("form", f"{name} is set by the stack, or would run other code than the image's")
+    return name
+
+
+def _as_text(value: object) -> object:
+    """Return a number or a truth value of YAML as the text that an environment has."""
+    return json.dumps(value) if isinstance(value, bool | int | float) else value
+
+
 Country = Annotated[str, _form("[A-Za-z]{2}", "two-letter codes such as US or SE"), AfterValidator(str.upper)]
 Address = Annotated[
     str,
@@ -62,6 +73,12 @@ Bare = AfterValidator(lambda value: SecretStr(value.get_secret_value().strip()))
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 # a comma would end it in the guard's list
 ClientKey = Annotated[Secret, _form(r"[^,]{16,}", f"at least 16 characters without a comma; {RULE}")]
+ServedName = Annotated[str, _form(r"[^\s,]+", "names without blanks, such as rerank-v3.5")]
+EnvName = Annotated[str, _form(r"[A-Z_][A-Z0-9_]*", "names such as HF_ENDPOINT"), AfterValidator(_not_reserved)]
+EnvText = _form(
+    rf"[^\x00-\x1f\x7f]{{1,{ENV_VALUE_LIMIT_CHARS}}}", f"1 to {ENV_VALUE_LIMIT_CHARS} characters in one line"
+)
+EnvValue = Annotated[str, BeforeValidator(_as_text), EnvText]
 ImageLogin = Annotated[SecretStr, Bare, _form(r"-u \S+ -p \S+ \S+", "-u USER -p TOKEN REGISTRY")]
 Truncation = Literal["refuse"] | Annotated[int, Field(ge=-1), AfterValidator(_not_zero)]
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float32"]
@@ -99,6 +116,8 @@ class Gateway(Keys):
     url: Address = Field(
         "", description="caddy: where clients reach it, https://HOST:PORT; its certificate is for this host"
     )
+    check_every_s: float = Field(5, ge=0.1, description="How often each server has to score a pair")
+    retry_for_s: float = Field(15, ge=0, description="How long a request is tried on other servers, in seconds")
 
 
 class Require(Keys):
@@ -172,7 +191,13 @@ class Config(Keys):
     image: str = _of(SERVED, "", "A vLLM image with a pinned tag or digest; without it the catalog's default")
     form: Form = _of(SERVED, "script", "script (boot script) or plain (the image's entrypoint, as in Vast.ai's guide)")
     dtype: Dtype | None = _of(SERVED, None, "vLLM's --dtype; without it the catalog chooses")
+    served_model_names: tuple[ServedName, ...] = _of(
+        SERVED, (), "More names that a request may give the model, for clients that insist on one of their own"
+    )
     extra_args: tuple[str, ...] = _of(SERVED, (), "More flags for vLLM, as written on its command line")
+    env: Mapping[EnvName, EnvValue] = _of(
+        SERVED, {}, "Environment of the server, such as HF_ENDPOINT, HF_HUB_DISABLE_XET, VLLM_..."
+    )
     guard: bool = _of(SERVED, True, "Every route needs the key; false: vLLM's own key, which leaves /rerank open")
     tls: bool = _of(SERVED, True, "Encrypted, by a certificate of the stack's own CA; false: all crosses in clear")
     limits: Limits = _of(SERVED, Limits(), "What one request may be")
@@ -214,6 +239,9 @@ class Config(Keys):
     )
     api_key: ClientKey | None = _of(SECRETS, None, "What clients of the reranker present; made at random if not given")
     api_key_previous: ClientKey | None = _of(SECRETS, None, "A second key that is valid, for the time of a change")
+    secret_env: Mapping[EnvName, Annotated[SecretStr, Bare, EnvText]] = _of(
+        SECRETS, {}, "Environment of the server, of values that are secrets"
+    )
     hub_token: Secret | None = _of(SECRETS, None, "The model hub's token, for gated models")
     image_login: ImageLogin | None = _of(SECRETS, None, 'The login of a private registry: "-u USER -p TOKEN REGISTRY"')
 
@@ -234,6 +262,11 @@ def is_list(field: FieldInfo) -> bool:
     return get_origin(field.annotation) is tuple
 
 
+def is_map(field: FieldInfo) -> bool:
+    """Whether a key's value is an object with names of the user's own."""
+    return get_origin(field.annotation) is Mapping
+
+
 def secret_keys() -> list[str]:
     """Return the keys, with those of groups as group.key, that are secrets."""
     fields = [("", Config.model_fields), *((f"{group}.", kind.model_fields) for group, kind in groups().items())]
@@ -249,7 +282,8 @@ def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
     problems = []
     for key, text in raw.items():
         field = Config.model_fields.get(key)
-        kind = "an object" if key in groups() else "a list" if field is not None and is_list(field) else ""
+        is_object = key in groups() or (field is not None and is_map(field))
+        kind = "an object" if is_object else "a list" if field is not None and is_list(field) else ""
         try:
             values[key] = json.loads(text or "null") if kind else text
         except ValueError:
@@ -303,6 +337,8 @@ def kind_of(field: FieldInfo) -> str:
         return f"an object of {', '.join(kind.model_fields)}"
     if is_list(field):
         return "a list of strings"
+    if is_map(field):
+        return "an object of names and values" + (", each a secret" if has_secret(field) else "")
     kinds = get_args(kind) if get_origin(kind) not in (Literal, None) else (kind,)
     return " or ".join(text for one in kinds if (text := _word(one, field)))
 

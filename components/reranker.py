@@ -7,6 +7,7 @@ from typing import Any
 
 import pulumi
 
+from components.config import Config
 from components.container_files import digests
 from components.instance import Instance, InstanceArgs
 from components.offers import OfferQuery
@@ -45,6 +46,7 @@ def launch_of(settings: Settings) -> Launch:
         port=PORT,
         api_key=None,
         dtype=config.dtype,
+        aliases=config.served_model_names,
         extra_args=config.extra_args,
         form=config.form,
         guard=config.guard,
@@ -57,9 +59,8 @@ def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) 
     """Declare the instance of replica number `index`."""
     settings, config, launch = common.settings, common.settings.config, common.launch
     key_name = key_env(guard=config.guard)
-    env: dict[str, pulumi.Input[str]] = {**launch.env, key_name: common.own_key}
-    if config.hub_token is not None:
-        env["HF_TOKEN"] = pulumi.Output.secret(config.hub_token.get_secret_value())
+    given = {name: pulumi.Output.secret(value) for name, value in configured_env(config).items()}
+    env: dict[str, pulumi.Input[str]] = {**given, **launch.env, key_name: common.own_key}
     return instance(
         name,
         launch,
@@ -78,6 +79,13 @@ def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) 
         spec_fault_logs=list(SPEC_FAULT_LOGS),
         slot=ReplicaSlot(index, config.replicas, config.spread),
     )
+
+
+def configured_env(config: Config) -> dict[str, str]:
+    """Return what the config puts into a server's environment, secrets among it."""
+    token = {} if config.hub_token is None else {"HF_TOKEN": config.hub_token}
+    hidden = {name: value.get_secret_value() for name, value in {**config.secret_env, **token}.items()}
+    return {**config.env, **hidden}
 
 
 def instance(

@@ -22,6 +22,7 @@ from components.vast.rental_spec import Bid, Deadlines
 from components.vllm.catalog import Catalog, Image, Model
 from components.vllm.extra_args import context_len, gpus_needed, problems_with_flags, problems_with_numbers
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
+from components.vllm.launch import ENV_VALUE_LIMIT_CHARS
 from policy.rules import Facts, Limits, demands, violations
 from reranker.http import HttpTransport, Unanswered
 
@@ -108,6 +109,9 @@ def load(
             *problems_with_numbers(model, config.extra_args),
             *_gpu_problems(filters, config),
         ]
+        told = json.dumps(_guard_options(config, model), separators=(",", ":"))
+        if (over := len(told) - ENV_VALUE_LIMIT_CHARS) > 0:
+            problems_by_key["served_model_names"] = [f"are {over} characters too long in all: Vast.ai takes no more"]
         problems_by_key["limits.truncate_prompt_tokens"] = _truncation_problems(config, model)
         if config.disk_gb < (needed := catalog.disk_needed_gb(image, model)):
             problems_by_key["disk_gb"] = [
@@ -165,7 +169,11 @@ def _truncation_problems(config: Config, model: Model) -> list[str]:
 
 def _guard_options(config: Config, model: Model) -> dict[str, Any]:
     limits = config.limits
-    options: dict[str, Any] = {"max_documents": limits.max_documents, "max_bytes": int(limits.max_body_mb * (1 << 20))}
+    options: dict[str, Any] = {
+        "models": [model.name, *config.served_model_names],
+        "max_documents": limits.max_documents,
+        "max_bytes": int(limits.max_body_mb * (1 << 20)),
+    }
     if limits.open_health:
         options["open_health"] = True
     if limits.truncate_prompt_tokens != "refuse":

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from components.config import SECRETS, Config, Keys, groups, has_secret, is_list, kind_of
+from components.config import SECRETS, Config, Keys, groups, has_secret, is_list, is_map, kind_of
 
 REPO = Path(__file__).resolve().parents[1]
 PROJECT, PAGE = REPO / "Pulumi.yaml", REPO / "docs" / "configuration.md"
@@ -47,6 +47,8 @@ def _declared(key: str, field: FieldInfo) -> dict[str, Any]:
         return {"type": "object", "default": {}, "description": f"{text}: {', '.join(groups()[key].model_fields)}"}
     if is_list(field):
         return {"type": "array", "items": {"type": "string"}, "default": [], "description": text}
+    if is_map(field):
+        return {"type": "object", "default": {}, "description": text}
     if field.annotation is int:
         return {"type": "integer", "default": field.default, "description": text}
     return {"type": "string", "default": _text(field.default), "description": text}
@@ -89,7 +91,7 @@ def page() -> str:
 def _table(fields: list[tuple[str, FieldInfo]]) -> list[str]:
     rows = ["| key | takes | default | what |", "| --- | --- | --- | --- |"]
     for key, field in fields:
-        default = "" if isinstance(field.default, Keys | tuple) else _text(field.default)
+        default = "" if isinstance(field.default, Keys | tuple | dict) else _text(field.default)
         takes = "an object, see below" if key in groups() else kind_of(field)
         rows.append(f"| `{key}` | {takes} | {f'`{default}`' if default else ''} | {field.description} |")
     return rows

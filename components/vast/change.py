@@ -15,7 +15,7 @@ from components.records import structure
 from components.vast.drift import BY_HEAL_ON, Drift, Watch, due
 from components.vast.json_values import Json, Wire, as_text, digest, same
 from components.vast.market import Search
-from components.vast.query import unmet
+from components.vast.query import unknown, unmet
 
 Effect = Literal["replace", "update", "judge", "ignore"]
 
@@ -123,3 +123,5 @@ def _judge(change: Change, olds: Wire, news: Wire, now: float) -> None:
         change.reasons.append(f"the machine no longer satisfies: {'; '.join(broken)}")
     else:
         change.updates.append("search")
+        if conditions := unknown(filters, offer, now=now):
+            change.warnings.append(f"is kept, but nothing is known of this machine for {', '.join(conditions)}")

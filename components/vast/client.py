@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -51,11 +52,23 @@ class AmbiguousRent(Exception):
     """The rent call may or may not have made a contract: no answer, or a gateway's. Resolved by label, not by retry."""
 
 
+@dataclass(frozen=True)
+class Page:
+    """What one search returned: the offers, and how many more there were that lack an id, a machine or a price."""
+
+    offers: list[Offer]
+    unreadable: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.offers) + self.unreadable >= SEARCH_CAP
+
+
 class VastClient:
     """Calls the API with one key.
 
     >>> client = VastClient(key, pacer=Pacer())
-    >>> client.search(Query(parse("gpu_ram>=16")))[0].gpu_name
+    >>> client.search(Query(parse("gpu_ram>=16"))).offers[0].gpu_name
     """
 
     def __init__(
@@ -88,10 +101,19 @@ class VastClient:
         """Return the account behind the key. Raises AuthError for a wrong key."""
         return Account.parse(self._object(self._call("show", "GET", "/api/v0/users/current/"), "user"))
 
-    def search(self, query: Query) -> list[Offer]:
-        """Return the offers that satisfy the query, at most 64 (the API's cap), in the query's order."""
-        data = self._object(self._call("search", "POST", "/api/v0/bundles/", query.body()), "offers", list)
-        return [Offer.parse(row) for row in data["offers"]]
+    def search(self, query: Query) -> Page:
+        """Return the offers that satisfy the query, at most 64 (the API's cap), in the query's order. Raises
+        MalformedAnswer where none of them can be read."""
+        rows = self._object(self._call("search", "POST", "/api/v0/bundles/", query.body()), "offers", list)["offers"]
+        offers, unreadable = [], []
+        for row in rows:
+            try:
+                offers.append(Offer.parse(row))
+            except (MalformedAnswer, AttributeError) as error:  # AttributeError: a row that is no object
+                unreadable.append(error)
+        if unreadable and not offers:
+            raise MalformedAnswer(f"search at {self.api_url}: none of {len(rows)} offers can be read: {unreadable[0]}")
+        return Page(offers, len(unreadable))
 
     def rent(self, ask_id: int, body: Mapping[str, Json]) -> int:
         """Rent an offer and return the contract's id.

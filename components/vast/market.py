@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from components.errors import NoOffer
-from components.vast.client import SEARCH_CAP, VastClient
+from components.vast.client import Page, VastClient
 from components.vast.json_values import Json, as_text
 from components.vast.models import Offer
 from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, describe, parse, unmet
@@ -55,39 +55,42 @@ class Search:
         query = self.wire()
         fit = [offer for offer in self._found(client, query) if not unmet(query.filters, offer.raw, now=now())]
         if not fit:
-            market, capped = self._market(client)
-            raise NoOffer(f"no offer fits: {why_none(query.filters, market, now=now(), capped=capped)}")
+            market, capped, unreadable = self._market(client)
+            skipped = f"; {unreadable} more cannot be read, and were left out" if unreadable else ""
+            raise NoOffer(f"no offer fits: {why_none(query.filters, market, now=now(), capped=capped)}{skipped}")
         return distinct_machines(rank(fit, Workload(self.pull_gb, self.start_s), self.prefer))[: self.keep]
 
     def _found(self, client: VastClient, query: Query) -> Sequence[Offer]:
         """Return the API's one page of 64 for the query, or, where more machines are wanted, further ones by price."""
         page = client.search(query)
-        offers = {offer.ask_id: offer for offer in page}
-        if self.keep > SPARE_KEEP and len(page) == SEARCH_CAP:
+        offers = {offer.ask_id: offer for offer in page.offers}
+        if self.keep > SPARE_KEEP and page.is_full:
             for further in _pages(client, query):
-                offers.update((offer.ask_id, offer) for offer in further if offer.ask_id not in offers)
+                offers.update((offer.ask_id, offer) for offer in further.offers if offer.ask_id not in offers)
                 if len({offer.machine_id for offer in offers.values()}) >= 2 * self.keep:
                     break
         return list(offers.values())
 
-    def _market(self, client: VastClient) -> tuple[list[Offer], bool]:
-        """Read offers with none of the user's conditions, cheapest first; and whether there are more than were read."""
+    def _market(self, client: VastClient) -> tuple[list[Offer], bool, int]:
+        """Read offers with none of the user's conditions, cheapest first; return also whether there are more than were
+        read, and how many cannot be read."""
         plain = Query({"rentable": dict(CLI_DEFAULTS["rentable"])}, (), self.offer_type, self.disk_gb)
         pages = list(islice(_pages(client, plain), MARKET_PAGES))
-        offers = {offer.ask_id: offer for page in pages for offer in page}
-        return list(offers.values()), len(pages) == MARKET_PAGES and len(pages[-1]) == SEARCH_CAP
+        offers = {offer.ask_id: offer for page in pages for offer in page.offers}
+        more = len(pages) == MARKET_PAGES and pages[-1].is_full
+        return list(offers.values()), more, sum(page.unreadable for page in pages)
 
 
-def _pages(client: VastClient, query: Query) -> Iterator[list[Offer]]:
+def _pages(client: VastClient, query: Query) -> Iterator[Page]:
     """Read a query's offers, cheapest first, page by page of the API's 64: each begins at the last price of another."""
     floor: float | None = None
     while True:
         bounds = [] if floor is None else [Constraint("dph_total", "gte", floor, "")]
         page = client.search(replace(query.with_constraints(bounds), order=(("dph_total", "asc"),)))
         yield page
-        if len(page) < SEARCH_CAP or page[-1].dph_total_usd == floor:
+        if not page.is_full or page.offers[-1].dph_total_usd == floor:
             return
-        floor = page[-1].dph_total_usd
+        floor = page.offers[-1].dph_total_usd
 
 
 def why_none(filters: Filters, market: Sequence[Offer], *, now: float, capped: bool = False) -> str:

@@ -175,6 +175,16 @@ def unmet(filters: Filters, raw: Wire, *, now: float) -> list[str]:
     return broken
 
 
+def unknown(filters: Filters, raw: Wire, *, now: float) -> list[str]:
+    """Return the conditions on fields that an offer (or a record) does not carry, in words."""
+    return [
+        describe(field, op, want)
+        for field, ops in filters.items()
+        if _value(field, raw, now) is None
+        for op, want in ops.items()
+    ]
+
+
 def holds(have: Json, op: str, want: Json) -> bool:
     """Whether `have op want`, with numeric strings read as numbers, as the API reads them."""
     if op in ("in", "notin"):

@@ -55,7 +55,7 @@ class Guard:
         self.open = frozenset(["/health"] if options.get("open_health") else [])
         self.max_bytes = options.get("max_bytes", 8 << 20)
         self.max_documents = options.get("max_documents", 1000)
-        self.truncate = options.get("truncate")
+        self.truncate, self.models = options.get("truncate"), options.get("models")
         # of a model with a chat template: the tokens that it reads, and those that the template takes at most
         self.context, self.template = options.get("context", 0), options.get("template", 0)
 
@@ -151,6 +151,8 @@ class Guard:
             raise Refusal(400, f"{count} documents in one request; at most {self.max_documents} are taken")
         # Cohere's clients send null for what is not given, which vLLM 0.32 refuses for top_n and max_tokens_per_doc
         given = {name: value for name, value in asked.items() if value is not None}
+        if self.models and given.get("model") and given["model"] not in self.models:
+            raise Refusal(404, f"The model `{given['model']}` does not exist; served: {', '.join(self.models)}")
         self.judge_template_fields(given)
         if self.template:
             self.cut_documents(given)

@@ -31,6 +31,9 @@ GUARD_OPTIONS_ENV = "GUARD"
 # Vast.ai API, create instance: args, args_str and onstart share 4,096 characters; an env value may be cut at 256.
 COMMAND_LIMIT_CHARS = 4096
 ENV_VALUE_LIMIT_CHARS = 256
+# What the stack puts into a container's environment, or what would load other code before the image's.
+RESERVED_ENV = (KEY_ENV, "HF_TOKEN", "TMPDIR", "PATH", "HOME", KEY_ENV_TLS, *CERT_ENVS)
+RESERVED_ENV_PREFIXES = (ENV_PREFIX, GUARD_OPTIONS_ENV, "PYTHON", "LD_", "BASH_", "VAST_", "CONTAINER_")
 # Lines of a server's log (regular expressions) that another machine would write as well: the command is at fault.
 # From vLLM's argument parser and model config, and from transformers' hub access.
 SPEC_FAULT_LOGS = (
@@ -72,6 +75,7 @@ def plan_launch(
     port: int = 8000,
     api_key: str | None,
     dtype: str | None = None,
+    aliases: Sequence[str] = (),
     extra_args: Sequence[str] = (),
     form: Form = "script",
     guard: bool = False,
@@ -80,14 +84,18 @@ def plan_launch(
 ) -> Launch:
     """Return the launch of `model` on `image`, listening on `port` inside the container.
 
-    `dtype` None takes what suits every GPU that the image runs on. `extra_args` come last, so they win.
+    `dtype` None takes what suits every GPU that the image runs on. `aliases`: names that the model has beside its own.
+    `extra_args` come last, so they win.
     With `guard` every route needs a key, see guard.py, which takes `guard_options`. With `tls` the server speaks TLS by
     the certificate in its environment, see components.vast.identity. Both take the script form.
     Raises ConfigError when extra_args holds a flag that is refused, or when the result is larger than Vast takes.
     """
     if problems := problems_with_flags(extra_args):
         raise ConfigError(problems)
-    flags = [*serve_flags(model, port=port, dtype=dtype or dtype_for(model)), *extra_args]
+    flags = serve_flags(model, port=port, dtype=dtype or dtype_for(model))
+    if aliases:
+        flags += ["--served-model-name", model.name, *aliases]
+    flags += extra_args
     if form == "plain" and (guard or tls):
         raise ConfigError(["form plain has no place for guard and TLS: set guard and tls to off, or form to script"])
     if form == "plain":

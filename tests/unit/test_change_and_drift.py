@@ -129,6 +129,12 @@ def test_whatever_a_query_may_ask_of_an_offer_is_recorded_and_judges_the_machine
             assert unmet(filters, record, now=NOW) == unmet(filters, row, now=NOW), field
 
 
+def test_a_new_query_names_what_is_not_known_of_the_machine_instead_of_taking_it_as_satisfied_in_silence():
+    plan = change.plan(OUTS, {**INPUTS, "search": json_values.as_text({**SEARCH, "query": "disk_bw>=500"})}, now=NOW)
+    assert (plan.replaces, plan.updates) == ([], ["search"])
+    assert any("disk_bw>=500" in one for one in plan.warnings)
+
+
 def test_a_new_query_keeps_a_machine_that_still_satisfies_it():
     plan = change.plan(
         OUTS, {**INPUTS, "search": json_values.as_text({**SEARCH, "query": "num_gpus=1 gpu_ram>=16"})}, now=NOW

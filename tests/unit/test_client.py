@@ -10,11 +10,13 @@ from components.errors import (
     CaddyUnreachable,
     CreateFailed,
     MalformedAnswer,
+    NoOffer,
     OfferTaken,
     RateLimited,
     ServerUnreachable,
 )
 from components.vast.client import AmbiguousRent
+from components.vast.market import Search
 from components.vast.pacing import PUBLISHED, Pacer
 from components.vast.query import Query, parse
 from components.vllm.client import RerankClient
@@ -227,3 +229,25 @@ def test_no_transport_says_the_key_of_a_request_that_cannot_be_sent(key):
             refused()
         assert KEY not in "".join(traceback.format_exception_only(caught.value))
         assert caught.value.__suppress_context__
+
+
+BROKEN_ROWS = [{"machine_id": None}, {"dph_total": None}, {"id": None, "ask_contract_id": None}, {"dph_total": "dear"}]
+
+
+@pytest.mark.parametrize("broken", [*BROKEN_ROWS, None, "a row"], ids=str)
+def test_an_offer_that_cannot_be_read_is_left_out_and_counted_and_the_others_are_found(api, broken):
+    api.offers.insert(1, {**api.offers[0], **broken} if isinstance(broken, dict) else broken)
+    page = api.client().search(Query(parse(None)))
+    assert (len(page.offers), page.unreadable) == (6, 1)
+
+
+def test_a_search_of_which_no_offer_can_be_read_is_no_empty_market(api):
+    api.offers = [{**one, "dph_total": None} for one in api.offers]
+    with pytest.raises(MalformedAnswer, match=r"none of 6 offers can be read: .*'dph_total'"):
+        api.client().search(Query(parse(None)))
+
+
+def test_where_nothing_fits_the_offers_that_cannot_be_read_are_named(api):
+    api.offers.append({**api.offers[0], "machine_id": None})
+    with pytest.raises(NoOffer, match="1 more cannot be read, and were left out"):
+        Search("gpu_ram>=999", 40, 12.6).run(api.client())

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.config import Config, groups, has_secret, is_list, kind_of, read, secret_keys
+from components.config import Config, groups, has_secret, is_list, is_map, kind_of, read, secret_keys
 from components.errors import ConfigError
+from components.reranker import configured_env
 from components.settings import load
 from components.vast.address import choose_api_url, choose_key, is_loopback
 from components.vast.models import Offer
@@ -156,6 +157,44 @@ def test_a_bad_value_is_named_by_its_key_with_what_is_accepted(changes, says):
     assert any(re.match(says, one) for one in problems(**changes)), problems(**changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"env": {"HF_TOKEN": "x"}}, "env: .*HF_TOKEN is set by the stack"),
+        ({"env": {"GUARD_KEYS": "x"}}, "env: .*GUARD_KEYS is set by the stack"),
+        ({"env": {"FILES_0_00": "x"}}, "env: .*FILES_0_00 is set by the stack"),
+        ({"env": {"TLS_KEY": "x"}}, "env: .*TLS_KEY is set by the stack"),
+        ({"env": {"VLLM_API_KEY": "x"}}, "env: .*VLLM_API_KEY is set by the stack"),
+        ({"env": {"LD_PRELOAD": "x"}}, "env: .*LD_PRELOAD .*would run other code"),
+        ({"env": {"PYTHONSTARTUP": "x"}}, "env: .*PYTHONSTARTUP .*would run other code"),
+        ({"env": {"A B": "x"}}, "env: .*names such as HF_ENDPOINT"),
+        ({"env": {"A": "x" * 257}}, "env: .*1 to 256 characters"),
+        ({"env": {"A": "x\ny"}}, "env: .*in one line"),
+        ({"secret_env": {"A": "s3cret-s3cret\n1"}}, r"secret_env: is \(it is not shown\); .*in one line"),
+        ({"secret_env": {"GUARD_KEYS": "s3cret-s3cret"}}, r"secret_env: is \(it is not shown\); GUARD_KEYS is set"),
+        ({"served_model_names": ["a b"]}, "served_model_names: .*names without blanks"),
+        ({"served_model_names": ["a" * 200]}, "served_model_names: are .* characters too long in all"),
+    ],
+)
+def test_an_environment_or_a_name_that_a_server_cannot_have_is_refused(changes, says):
+    found = problems(**changes)
+    assert any(re.match(says, one) for one in found), found
+    assert "s3cret-s3cret" not in "".join(found)
+
+
+def test_the_environment_of_a_server_is_text_whatever_yaml_made_of_it_and_secrets_are_in_it():
+    env = {"HF_HUB_DISABLE_XET": 1, "VLLM_LOGGING_LEVEL": "DEBUG", "VLLM_DO_NOT_TRACK": True}
+    config = settings(env=env, secret_env={"PROXY_KEY": "s3cret-s3cret"}, hub_token="hf-s3cret").config
+    assert configured_env(config) == {
+        "HF_HUB_DISABLE_XET": "1",
+        "VLLM_LOGGING_LEVEL": "DEBUG",
+        "VLLM_DO_NOT_TRACK": "true",
+        "PROXY_KEY": "s3cret-s3cret",
+        "HF_TOKEN": "hf-s3cret",
+    }
+    assert "s3cret" not in repr(config)
+
+
 def fields():
     for key, field in Config.model_fields.items():
         if key in groups():
@@ -175,8 +214,8 @@ ANY_TEXT = ("model", "image", "query", "vast_api_key", "hub_token")
 )
 def test_each_key_refuses_what_it_does_not_take_and_says_what_it_takes(group, key, field):
     name = f"{group}.{key}" if key else group
-    wrong = [5] if is_list(field) else {"x": 1}
-    if not key and not is_list(field):
+    wrong = [5] if is_list(field) or is_map(field) else {"x": 1}
+    if not key and wrong != [5]:
         wrong = "\x00,"
     raw = {group: json.dumps({key: wrong}) if key else as_the_engine_passes_it(wrong)}
     _, found = read(raw)
@@ -230,7 +269,7 @@ def test_secrets_are_in_no_repr():
     for secret in ("k" * 40, "hf_abcdefgh", "admin-secret"):
         assert secret not in repr(made)
     assert set(secret_keys()) == {
-        "vast_api_key", "api_key", "api_key_previous", "hub_token", "image_login", "gateway.admin_key"
+        "vast_api_key", "api_key", "api_key_previous", "secret_env", "hub_token", "image_login", "gateway.admin_key"
     }  # fmt: skip
 
 

@@ -247,6 +247,16 @@ def test_an_instruction_reaches_a_template_and_is_refused_where_it_would_be_igno
     assert "this version of vLLM" in answer["error"]["message"]
 
 
+def test_a_model_that_is_not_served_is_404_and_says_what_is(ask):
+    served = {"models": ["BAAI/bge-reranker-base", "rerank-v3.5"]}
+    status, answer, _ = ask(body=b'{"model": "jina", "query": "q", "documents": ["d"]}', **served)
+    message = "The model `jina` does not exist; served: BAAI/bge-reranker-base, rerank-v3.5"
+    assert (status, answer["error"]["type"], answer["error"]["message"]) == (404, "NotFoundError", message)
+    assert not ask.app.seen
+    for model in ('"rerank-v3.5"', '"BAAI/bge-reranker-base"', '""', "null"):
+        assert ask(body=b'{"model": %s}' % model.encode(), **served)[0] == 200
+
+
 def test_without_any_key_nothing_is_open():
     guard = source.Guard(App(), {}, [])
     assert guard.keys == []

@@ -176,3 +176,8 @@ def test_launch_with_another_image_changes_only_the_image() -> None:
     other = CATALOG.image("vllm/vllm-openai:v0.32.0")
     one, two = (plan_launch(BGE, image, api_key=KEY) for image in (IMAGE, other))
     assert replace(one, image=other.ref) == two
+
+
+def test_a_model_has_its_own_name_first_and_its_aliases_beside_it(tmp_path: Path) -> None:
+    given = run(plan_launch(BGE, IMAGE, api_key=KEY, aliases=("rerank-v3.5", "x")), tmp_path)
+    assert given[-4:] == ["--served-model-name", BGE.name, "rerank-v3.5", "x"]
