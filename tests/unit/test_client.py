@@ -243,7 +243,7 @@ def test_an_offer_that_cannot_be_read_is_left_out_and_counted_and_the_others_are
 
 def test_a_search_of_which_no_offer_can_be_read_is_no_empty_market(api):
     api.offers = [{**one, "dph_total": None} for one in api.offers]
-    with pytest.raises(MalformedAnswer, match=r"none of 6 offers can be read: .*'dph_total'"):
+    with pytest.raises(MalformedAnswer, match=r"none of 6 offers can be read: .*'dph_total_usd'"):
         api.client().search(Query(parse(None)))
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from components.errors import NoOffer
 from components.records import structure
+from components.vast.client import Page
 from components.vast.json_values import as_text
 from components.vast.market import Search
 from components.vast.models import Contract, Offer
@@ -138,7 +139,7 @@ class PagedMarket:
     def search(self, query):
         self.searches += 1
         floor = query.filters.get("dph_total", {}).get("gte", 0.0)
-        return [one for one in self.offers if one.dph_total_usd >= floor][:64]
+        return Page([one for one in self.offers if one.dph_total_usd >= floor][:64])
 
 
 @pytest.mark.parametrize(("keep", "searches"), [(8, 1), (40, 3), (70, 4)])
@@ -159,4 +160,4 @@ class NothingFits(PagedMarket):
     """Answers a query for eight GPUs with nothing, as the API does."""
 
     def search(self, query):
-        return [] if "num_gpus" in query.filters else super().search(query)
+        return Page([]) if "num_gpus" in query.filters else super().search(query)
