@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -56,6 +56,18 @@ class Server:
         return (name, report.safe(self.state), said, *dollars, self.ends_in, report.safe(machine), report.safe(place))
 
 
+@dataclass(frozen=True)
+class Bill:
+    """The account's credit, and what all that it rents costs per hour."""
+
+    credit_usd: float
+    hourly_usd: float
+
+    def __str__(self) -> str:
+        lasts = f", {minutes(self.credit_usd / self.hourly_usd * 3600)}" if self.hourly_usd else ""
+        return f"Credit ${self.credit_usd:.2f}{lasts} at ${self.hourly_usd:.4f}/h for all that the account rents."
+
+
 @verb("status")
 @click.option("--watch", "every_s", type=click.FloatRange(0, min_open=True), is_flag=False, flag_value=5.0,
               metavar="SECONDS", help="Look again every SECONDS (5), on a terminal.")  # fmt: skip
@@ -86,7 +98,12 @@ def look(pulumi: Pulumi) -> Outcome:
     if not outputs.replicas:
         return Outcome(OK, "nothing is rented", (), {"instances": [], "gateway": None})
     since, expires = (stack_tags.get(pulumi, name) for name in (stack_tags.DRIFT_SINCE, stack_tags.EXPIRES))
-    return summary(pulumi.name, outputs, *ask_all(pulumi, outputs), since=since, expires=expires)
+    client = open_session(lambda key: pulumi.config(key) or None).client
+    contracts = {one.id: one for one in client.instances()}
+    hourly_usd = sum(one.dph_total_usd for one in contracts.values())
+    bill = Bill(client.account().credit_usd, round(hourly_usd, 5))
+    asked = ask_all(pulumi, outputs, contracts)
+    return summary(pulumi.name, outputs, *asked, bill=bill, since=since, expires=expires)
 
 
 def summary(
@@ -95,6 +112,7 @@ def summary(
     servers: Sequence[Server],
     gateway: Server | None,
     *,
+    bill: Bill,
     since: datetime | None = None,
     expires: datetime | None = None,
 ) -> Outcome:
@@ -118,6 +136,7 @@ def summary(
         report.bullets("Addresses", (f"{name}: {one.url}" for name, one in named.items())),
         f"Model {report.safe(outputs.model)}; {report.usd(outputs.hourly_cost_usd)}/h; validation: {validation}.",
         f"Why: `python -m ops drift --stack {stack}`; `python -m ops heal` repairs it." if wrong else "",
+        str(bill),
         f"Expires {expires:%Y-%m-%d %H:%M} UTC." if expires else "",
     ]
     facts = {
@@ -126,6 +145,7 @@ def summary(
         "instances": [asdict(one) | asdict(server) for one, server in zip(outputs.replicas, servers, strict=True)],
         "gateway": asdict(gateway) if gateway else None,
         "hourly_cost_usd": outputs.hourly_cost_usd,
+        "account": asdict(bill),
         "validation": validation,
         "drift_since": since.isoformat() if since else None,
         "expires": expires.isoformat() if expires else None,
@@ -133,14 +153,13 @@ def summary(
     return Outcome(DRIFT if wrong else OK, "; ".join(wrong) or "every server answers", parts, facts)
 
 
-def ask_all(pulumi: Pulumi, outputs: Outputs) -> tuple[list[Server], Server | None]:
-    """Ask Vast.ai for the instances, each of them for a score, and the gateway if there is one."""
-    client = open_session(lambda key: pulumi.config(key) or None).client
+def ask_all(pulumi: Pulumi, outputs: Outputs, contracts: Mapping[int, Contract]) -> tuple[list[Server], Server | None]:
+    """Ask each server for a score, and the gateway if there is one."""
     key = servers_key(pulumi.resources(show_secrets=True)) if outputs.gateway else outputs.api_key
     ca = trusted(outputs)
 
     def ask(one: Replica) -> Server:
-        return server(probe(one.url, key, ca), client.instance(one.instance_id))
+        return server(probe(one.url, key, ca), contracts.get(one.instance_id))
 
     with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
         asked = pool.submit(probe, outputs.url, outputs.api_key, ca) if outputs.gateway else None

@@ -17,13 +17,14 @@ from harness.stack import REPO
 from ops import exits
 from ops.command import draw
 from ops.outputs import Outputs, Replica
-from ops.status import Server, summary
+from ops.status import Bill, Server, summary
 
 KEY = "key-of-this-test"
 TWO = [Replica(36895117 + n, 20196 + n, 5, "RTX 4060 Ti", "Japan, JP", f"https://203.0.113.{n}:1") for n in (0, 1)]
 OUTPUTS = Outputs("https://gateway:8443", "m", TWO, True, 30, "w", 0.2)
 ALIVE, DEAD = Server("https://a", 31.2, "", 0.0863, "running"), Server("https://b", None, "refused", 0.0863, "exited")
 SINCE = datetime(2026, 1, 2, tzinfo=UTC)
+BILL = Bill(24.42, 0.4837)
 
 
 @pytest.mark.parametrize(
@@ -40,19 +41,21 @@ SINCE = datetime(2026, 1, 2, tzinfo=UTC)
 def test_status_ends_with_the_code_of_drift_exactly_where_its_headline_names_what_is_wrong(
     servers, gateway, since, headline
 ):
-    found = summary("prod", OUTPUTS, servers, gateway, since=since)
+    found = summary("prod", OUTPUTS, servers, gateway, bill=BILL, since=since)
     assert found.headline == headline
     assert found.code == (exits.OK if headline == "every server answers" else exits.DRIFT)
     text = "\n".join(found.parts)
     assert ("| NO |" in text) == ("dead" in headline)
     assert ("`python -m ops heal`" in text) == (found.code != exits.OK)
     assert "none found" not in text
+    assert "Credit $24.42, 50 h 29 min at $0.4837/h for all that the account rents." in text
 
 
 @pytest.mark.parametrize("columns", [80, 100, 160])
 def test_on_a_terminal_a_status_is_a_table_whose_ids_and_states_are_whole(columns):
     console = Console(width=columns, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    draw("status", "prod", summary("prod", OUTPUTS, [ALIVE, DEAD], Server("https://g", 9.0), since=SINCE), console)
+    found = summary("prod", OUTPUTS, [ALIVE, DEAD], Server("https://g", 9.0), bill=BILL, since=SINCE)
+    draw("status", "prod", found, console)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= columns
     assert lines[0].startswith("prod status: 1 of 2 servers dead")
