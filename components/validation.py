@@ -77,35 +77,37 @@ def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]
             ca=ca,
             max_latency_ms=float(props.get("max_latency_ms") or 0.0),
         )
-        if report.audited:  # also where one is open
+        if report.audited and not report.passed:
             ENGINE.log(f"what every route says to unauthorized callers:\n{table(report.audited)}")
         report.raise_if_failed()
         return report
 
     reports = on_each(due, checked)
-    summary = dict(olds.get("summary") or {})
+    summary, report = dict(olds.get("summary") or {}), olds.get("report")
     if due:
         first = reports[due[0].name]
+        report = {check.name: check.saw for check in first.checks}
         ENGINE.log(f"{first.count} checks passed on {len(due)} servers; weights that ran: {first.weights}")
         summary |= {
             "passed": True,
             "model": model.name,
             "weights": first.weights,
             "skipped": [check.name for check in first.checks if check.skipped],
-            "checks": {check.name: check.saw for check in first.checks},
+            "checks": first.count,
         }
     before = summary.get("servers") or {}
     rows = {name: {"checks": one.count, "weights": one.weights} for name, one in reports.items()}
     summary["servers"] = {one.name: rows.get(one.name) or before.get(one.name) for one in servers}
-    return {**props, "urls": [one.url for one in servers], "summary": summary}
+    return {**props, "urls": [one.url for one in servers], "summary": summary, "report": report}
 
 
 class RerankValidation(VastResource, module="vast", name="RerankValidation"):
-    """Validated endpoints. Outputs: `urls` of the servers, known once all are validated; `summary`: what each check saw
-    on the first, and how many passed on each (`servers`)."""
+    """Validated endpoints. Outputs: `urls` of the servers, known once all are validated; `summary`: how many checks
+    passed, on each too (`servers`); `report`: what each check saw on the first."""
 
     urls: pulumi.Output[list[str]]
     summary: pulumi.Output[dict[str, Any]]
+    report: pulumi.Output[dict[str, str]]
 
     def __init__(self, name: str, args: RerankValidationArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__(RerankValidationProvider(), name, args, opts, secret=("api_key",))

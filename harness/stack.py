@@ -211,6 +211,10 @@ class EngineStack:
         """Return the key by which the stack tells its servers what others are valid."""
         return str(self._outputs_of("", "::reranker-own-key")["value"])
 
+    def validation_report(self) -> dict[str, str]:
+        """Return what each check of the last validation saw."""
+        return dict(self._outputs_of("", "::reranker-validation")["report"])
+
     def _outputs_of(self, kind: str, name: str) -> dict[str, Any]:
         deployment = self.deployment()
         [one] = [one for one in resources_of(deployment) if one["type"].endswith(kind) and one["urn"].endswith(name)]

@@ -57,7 +57,7 @@ class Outputs:
             model=str(raw.get("model") or ""),
             replicas=[structure(Replica, one) for one in raw.get("replicas") or () if one.get("instance_id")],
             validated=bool(report.get("passed")) if report else None,
-            checks=len(report.get("checks") or {}),
+            checks=int(report.get("checks") or 0),
             weights=str(report.get("weights") or ""),
             hourly_cost_usd=float((raw.get("hourly_cost_usd") or {}).get("total") or 0.0),
             ca_certificate=str(raw.get("ca_certificate") or ""),

@@ -309,10 +309,10 @@ def test_a_protected_stack_is_healed_but_not_destroyed_until_protect_is_off(mark
 def test_an_answer_that_takes_too_long_fails_the_deploy_and_a_bound_that_is_kept_shows_in_the_report(market, tmp_path):
     stack = EngineStack(tmp_path, market.url, config={"max_latency_ms": 60000}).init()
     assert stack.up().rc == 0
-    assert "limit 60000" in stack.outputs()["validation"]["checks"]["latency"]
+    assert "limit 60000" in stack.validation_report()["latency"]
     stack.write_config(max_latency_ms=0)
     assert stack.up().rc == 0
-    assert "latency" not in stack.outputs()["validation"]["checks"]
+    assert "latency" not in stack.validation_report()
     assert stack.destroy().rc == 0
 
 
