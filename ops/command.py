@@ -20,7 +20,7 @@ from rich.markdown import Markdown
 
 from components.errors import RerankerError
 from ops import report
-from ops.engine import Pulumi, drop_empty_secrets, without_secrets
+from ops.engine import Pulumi, prepare_environment, without_secrets
 from ops.exits import CODES, ERROR, OpsError, from_error, table
 
 Json = Any
@@ -44,7 +44,7 @@ Work = Callable[..., Outcome]
 @click.version_option(package_name="vast-reranker", message="%(package)s %(version)s", help="Show the version.")
 def cli() -> None:
     """Preview, deploy, watch and repair the stacks of this project, as people and pipelines do it."""
-    drop_empty_secrets()
+    prepare_environment()
 
 
 def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Callable[[Work], click.Command]:

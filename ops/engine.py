@@ -44,11 +44,15 @@ SHORT_S = 120  # any other command: those only read or write the backend
 PARALLEL = 128
 
 
-def drop_empty_secrets() -> None:
-    """Take empty values out of the environment: a pipeline gives a secret that is not there as an empty text."""
+def prepare_environment() -> None:
+    """Take empty values out of the environment, since a pipeline gives a secret that is not there as an empty text; and
+    keep proxies from what is on this machine: Pulumi's own parts talk over loopback."""
     for name in (*SECRET_ENV, *OPTIONAL_ENV):
         if os.environ.get(name) == "":
             del os.environ[name]
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [*filter(None, os.environ.get(name, "").split(",")), "127.0.0.1", "localhost"]
+        os.environ[name] = ",".join(dict.fromkeys(hosts))
 
 
 def secrets() -> list[str]:

@@ -36,6 +36,14 @@ _vr_main() {
   export PATH="$search" PULUMI_SKIP_UPDATE_CHECK=true VASTAI_NO_UPDATE_CHECK=1
   export PULUMI_PARALLEL="${PULUMI_PARALLEL:-128}" # all replicas boot at once; the engine's default is four per core
 
+  # Pulumi's own parts, the emulator and a demo's servers are on this machine: no proxy leads there
+  local loopback=127.0.0.1,localhost
+  case ",${NO_PROXY:-},${no_proxy:-}," in *",$loopback,"*) ;; *)
+    loopback="$loopback${NO_PROXY:+,$NO_PROXY}${no_proxy:+,$no_proxy}"
+    export NO_PROXY="$loopback" no_proxy="$loopback"
+    ;;
+  esac
+
   _vr_set PULUMI_BACKEND_URL "file://$_vr_repo/.local/state"
   _vr_set PULUMI_HOME "$_vr_repo/.local/pulumi-home"
   _vr_set PULUMI_CONFIG_PASSPHRASE local # public on purpose: it protects the state of an emulator's stack

@@ -1,6 +1,7 @@
 """The real engine, the real program, the real plugin process, against an emulator of the test's own."""
 
 import contextlib
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ import pytest
 import requests
 
 from emulator.server import EmulatorServer
-from harness.stack import MODEL, EngineStack
+from harness.stack import MODEL, REPO, EngineStack
 from tests.engine.conftest import Ledger
+from tests.engine.fleet import Ops
 
 pytestmark = pytest.mark.engine
 
@@ -246,6 +248,23 @@ def test_a_renamed_project_deploys_with_the_same_config(stack):
     assert stack.outputs()["url"]
     done = stack.destroy()
     assert done.rc == 0, done.text
+
+
+@pytest.mark.all
+def test_a_proxy_of_the_environment_is_not_asked_for_what_is_on_this_machine(running, monkeypatch):
+    nowhere = {name: "http://127.0.0.1:1" for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")}
+    for name, value in nowhere.items():
+        monkeypatch.setitem(running.stack.env, name, value)
+    told = Ops(running.stack, "drift").end()
+    assert told.rc == 0, told.err
+    shell = ". scripts/env.sh real 2>/dev/null; echo $NO_PROXY $no_proxy"
+    done = subprocess.run(
+        ["bash", "-c", shell], cwd=REPO, env={**os.environ, **nowhere}, capture_output=True, text=True
+    )
+    for name, value in zip(("NO_PROXY", "no_proxy"), done.stdout.split(), strict=True):
+        monkeypatch.setitem(running.stack.env, name, value)
+    seen = running.stack.preview()
+    assert seen.rc == 0, seen.text
 
 
 @pytest.mark.all

@@ -12,7 +12,7 @@ import yaml
 from harness.stack import REPO
 from harness.wait import until
 from ops import config, exits, review
-from ops.engine import Pulumi, drop_empty_secrets
+from ops.engine import Pulumi, prepare_environment
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_an_empty_secret_is_none_and_no_secret_passes_to_the_output(project, fak
     )
     monkeypatch.setenv("VAST_API_KEY", around.format("abcdef-123456"))
     monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "")
-    drop_empty_secrets()
+    prepare_environment()
     with pytest.raises(exits.OpsError, match="pass unset") as failed:
         Pulumi(project, "dev").preview()
     shown = capfd.readouterr()
