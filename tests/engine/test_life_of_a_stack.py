@@ -258,10 +258,8 @@ def test_a_proxy_of_the_environment_is_not_asked_for_what_is_on_this_machine(run
     told = Ops(running.stack, "drift").end()
     assert told.rc == 0, told.err
     shell = ". scripts/env.sh real 2>/dev/null; echo $NO_PROXY $no_proxy"
-    done = subprocess.run(
-        ["bash", "-c", shell], cwd=REPO, env={**os.environ, **nowhere}, capture_output=True, text=True
-    )
-    for name, value in zip(("NO_PROXY", "no_proxy"), done.stdout.split(), strict=True):
+    said = subprocess.check_output(["bash", "-c", shell], cwd=REPO, env={**os.environ, **nowhere}, text=True)
+    for name, value in zip(("NO_PROXY", "no_proxy"), said.split(), strict=True):
         monkeypatch.setitem(running.stack.env, name, value)
     seen = running.stack.preview()
     assert seen.rc == 0, seen.text
