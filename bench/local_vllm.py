@@ -81,7 +81,7 @@ def _server(containers: Containers, number: int, name: str, *, guard: bool, tls:
     assert process is not None
     ca = containers.settings.folder / "ca.pem"
     ca.write_text(authority.certificate if authority else "")
-    target = Target(name, f"http{'s' if tls else ''}://{IP}:{port}", MODEL, key, str(ca) if tls else None)
+    target = Target(name, f"http{'s' if tls else ''}://{IP}:{port}", MODEL, key, str(ca) if tls else "")
     try:
         _wait(target, process, containers, number)
         yield target
