@@ -6,6 +6,7 @@ Reads the stack's outputs, the instance at Vast.ai and the server itself. Plans 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -159,9 +160,11 @@ def answers(url: str, key: str, ca: str) -> str:
     client = RerankClient(url, key, timeout_s=PROBE_TIMEOUT_S, ca=ca)
     started = time.monotonic()
     try:
-        client.rerank("ready?", ["yes"])
+        results = client.rerank("ready?", ["yes"]).results
     except ServingError as error:
         return f"no: {error}"
+    if not all(math.isfinite(one.score) for one in results):
+        return "no: its scores are no numbers"
     return f"yes, {(time.monotonic() - started) * 1000:.0f} ms"
 
 
