@@ -6,6 +6,7 @@ not answer, or where the last `python -m ops drift` found drift.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -187,7 +188,9 @@ def probe(url: str, key: str, ca: str) -> Server:
     try:
         if not url:
             raise ServingError("no address")
-        RerankClient(url, key, timeout_s=PROBE_TIMEOUT_S, ca=ca).rerank("ready?", ["yes"])
+        results = RerankClient(url, key, timeout_s=PROBE_TIMEOUT_S, ca=ca).rerank("ready?", ["yes"]).results
+        if not all(math.isfinite(one.score) for one in results):
+            raise ServingError("its scores are no numbers")
     except ServingError as error:
         return Server(url, None, str(error))
     return Server(url, round((time.monotonic() - started) * 1000, 1))

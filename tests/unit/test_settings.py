@@ -195,6 +195,17 @@ def test_the_environment_of_a_server_is_text_whatever_yaml_made_of_it_and_secret
     assert "s3cret" not in repr(config)
 
 
+def test_what_is_too_long_is_cut_unless_it_is_to_be_refused_and_of_a_decoder_the_guard_knows_the_prompt():
+    assert settings().guard_options["truncate"] == -1
+    assert settings(limits={"truncate_prompt_tokens": 100}).guard_options["truncate"] == 100
+    assert "truncate" not in settings(limits={"truncate_prompt_tokens": "refuse"}).guard_options
+    assert "template" not in settings().guard_options
+    made = settings(model="Qwen/Qwen3-Reranker-0.6B", extra_args=["--max-model-len", "16k"])
+    assert made.guard_options["context"] == 16000
+    assert made.guard_options["template"] == len(made.model.chat_template.encode())
+    assert made.guard_options["models"] == ["Qwen/Qwen3-Reranker-0.6B"]
+
+
 def fields():
     for key, field in Config.model_fields.items():
         if key in groups():
