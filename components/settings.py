@@ -193,6 +193,8 @@ def _contradictions(config: Config) -> list[str]:
         ]
     if gateway.kind != "off" and not config.guard:
         problems.append("guard: is false, but the gateway has a key of its own for the servers; accepted: guard true")
+    if gateway.kind == "rent" and not config.tls:
+        problems.append("tls: is false, but a gateway that is rented shows a certificate; accepted: tls true")
     if gateway.kind == "caddy" and not gateway.admin_url:
         problems.append("gateway.admin_url: is empty; with gateway.kind caddy it is the address of Caddy's admin API")
     if gateway.kind == "off":

@@ -136,6 +136,10 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"gateway": {"kind": "caddy", "url": "https://x"}}, "gateway.admin_url: is empty"),
         ({"gateway": {"kind": "caddy", "admin_url": "http://x"}}, "gateway.url: is empty"),
         ({"gateway": {"kind": "rent"}, "guard": "off"}, "guard: is false, but the gateway"),
+        (
+            {"gateway": {"kind": "rent"}, "tls": "off"},
+            "tls: is false, but a gateway that is rented shows a certificate",
+        ),
         ({"gateway": {"url": "https://x:1"}}, "gateway.url: is for a gateway, but gateway.kind is off; accepted: "),
         ({"gateway": {"listen": ":9"}}, "gateway.listen: is for a gateway, but gateway.kind is off"),
         ({"keep_previous_key": True}, "keep_previous_key: is true, but api_key_generation 1 has none before it"),
