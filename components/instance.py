@@ -16,7 +16,7 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, ReadResult, UpdateResult
 
-from components.errors import AuthError, NoOffer
+from components.errors import AuthError, NoOffer, RentalFailed
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, drop_unknowns, failure, known, verb
 from components.records import structure
@@ -116,8 +116,12 @@ class InstanceProvider(VastProvider):
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
         offered = f"; bid ${bid.on(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
         ENGINE.log(f"first choice: {first}{offered}{extra}")
-        over = declared.money.over(first.offer.dph_total_usd, hedge * declared.slot.of)
-        return CheckResult(news, [CheckFailure("", f"{over}; nothing is rented")] if over else [])
+        try:
+            if warning := self._runway(declared, first):
+                ENGINE.log(warning, severity="warning")
+        except RentalFailed as error:
+            return CheckResult(news, [failure(error)])
+        return CheckResult(news, [])
 
     @verb
     def diff(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
@@ -150,8 +154,8 @@ class InstanceProvider(VastProvider):
         resource_key, probe = declared.resource_key, declared.probe
         adopt = self._to_adopt(declared)
         candidates = [] if adopt else self._candidates(declared)
-        if candidates and (warning := self._runway(declared, candidates[0])):
-            ENGINE.log(warning, severity="warning")
+        if candidates:
+            self._runway(declared, candidates[0])  # what its check said may be old
         changed = {"spec": spec, "label": label, "container_port": probe.port, "adopt_instance_id": adopt}
         changed |= {"hedge": 1} if adopt else {}
         rental = Rental(

@@ -39,6 +39,10 @@ KEY_HELP: Final = (
     "set it with `export VAST_API_KEY=...` or `pulumi config set --secret vast_api_key ...`; "
     "keys are made at https://cloud.vast.ai/manage-keys/"
 )
+SCOPE_HELP: Final = (
+    "it is a key with few permissions; one for this stack needs instance_read, instance_write, user_read and misc, "
+    "and is made at https://cloud.vast.ai/manage-keys/"
+)
 KEPT_CONNECTIONS: Final = 8
 LIST_PAGE: Final = 25  # the API's own maximum
 SEARCH_CAP: Final = 64  # offers per search, whatever `limit` says
@@ -282,7 +286,8 @@ class VastClient:
         where = f"{doing} at {self.api_url}"
         kind, text = refusal, f"{where}: HTTP {status} {code} {message}".rstrip()
         if status in (401, 403) or code == "auth_error" or any(sign in message for sign in _BAD_KEY):
-            kind, text = AuthError, f"Vast.ai refuses the key ({where}: HTTP {status} {message}); {KEY_HELP}"
+            remedy = SCOPE_HELP if "permission" in message else KEY_HELP
+            kind, text = AuthError, f"Vast.ai refuses the key ({where}: HTTP {status} {message}); {remedy}"
         elif status == 429:
             kind, text = RateLimited, f"Vast.ai still says 'too many requests' ({where}: {message}); wait and run again"
         elif status in (400, 404, 410) and any(sign in f"{code} {message}" for sign in _TAKEN):

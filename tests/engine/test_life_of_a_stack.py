@@ -59,6 +59,7 @@ def test_a_preview_of_a_new_stack_names_the_offer_searches_once_and_rents_nothin
     assert requests.get(f"{market.url}/_emulator/requests", timeout=10).json()["requests"] == {
         "POST /api/v0/bundles/": 1,
         "GET /api/v1/instances/": 1,  # whether a lost state has left something
+        "GET /api/v0/users/current/": 1,  # whether the credit lasts, and the key may ask
     }
     line = next(line for line in done.text.splitlines() if "first choice: offer" in line)
     for words in (" on machine ", "/h, pull once $", "ready in about"):

@@ -47,6 +47,7 @@ class ScriptedApi:
         self.on_rent: Callable[[int, dict[str, Any]], Answer | None] = lambda _ask, _body: None
         self.interrupt: Callable[[str, str], Answer | None] = lambda _method, _path: None
         self.log = ""
+        self.credit_usd = 100.0
         self._next = 9001
 
     def client(self, **options: Any) -> VastClient:
@@ -91,6 +92,8 @@ class ScriptedApi:
             wanted = json.loads(parse_qs(split.query)["select_filters"][0]).get("label", {}).get("eq")
             rows = [row for row in self._rows() if wanted is None or row["label"] == wanted]
             return _json({"success": True, "instances": rows, "next_token": None})
+        if path.endswith("/users/current/"):
+            return _json({"id": 1, "credit": self.credit_usd})
         if path.endswith("/pending-price-increases/"):
             return _json({"success": True, "pending_price_increases": []})
         if "/request_logs/" in path:

@@ -12,6 +12,7 @@ from components.vast.instance_cache import InstanceCache
 from components.vast.json_values import as_text
 from components.vast.label import Label
 from components.vast.market import Search
+from reranker.http import Answer
 from tests.unit.scripted_api import ScriptedApi
 from tests.unit.wire_samples import offer
 
@@ -84,6 +85,20 @@ def test_a_running_server_stays_where_another_search_finds_nothing_and_a_new_one
     api.offers = []
     assert shown(provider, olds, inputs("num_gpus=4"))["candidates"] == []
     assert "no offer" in provider.check({}, inputs("num_gpus=4")).failures[0].reason.lower()
+
+
+def test_a_preview_says_what_the_credit_and_the_key_do_not_allow(provider, api):
+    api.credit_usd = 0.01
+    (refused,) = provider.check({}, inputs()).failures
+    assert refused.reason.startswith("RentalFailed: the credit is $0.01, but until it serves ")
+
+    forbidden = b'{"success": false, "error": "auth_error", "msg": "does not have permission: user_read"}'
+    api.interrupt = lambda _method, path: Answer(403, forbidden) if "users" in path else None
+    provider.session = Session(client := api.client(), InstanceCache(client))
+    with pytest.raises(
+        Exception, match=r"permission: user_read\); it is a key with few permissions; .* needs instance_read, "
+    ):
+        provider.check({}, inputs())
 
 
 def test_more_servers_than_machines_are_refused_with_both_numbers_before_anything_is_rented(provider, api):
