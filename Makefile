@@ -27,7 +27,7 @@ test: ## lint, types, and a test of every kind, with the real Pulumi engine, rea
 	@scripts/setup.sh test
 	@$(PYTEST) $(TWO_WORKERS) -m quick
 
-test-rest: ## what `make test` leaves out: more models, older vLLM, the examples' venv, long fuzz and chaos: 14 minutes
+test-rest: ## what `make test` leaves out: more models, older vLLM, the examples' venv, others' clients, long fuzz and chaos: 14 minutes
 	@scripts/setup.sh all
 	@$(PYTEST) $(TWO_WORKERS) -m "all and not alone"
 
