@@ -90,8 +90,9 @@ def test_the_preview_and_its_comment_say_what_is_wrong_with_the_secrets_or_the_b
 
 
 @pytest.mark.parametrize("what", BY_CONFIG)
-def test_the_preview_and_its_comment_say_what_is_wrong_with_the_config(scene, what):
+def test_the_preview_and_its_comment_say_what_is_wrong_with_the_config(scene, what, monkeypatch):
     changes, code, says, remedy = BY_CONFIG[what]
+    monkeypatch.setitem(scene.env, "VAST_URL", changes.get("emulator.url", scene.env["VAST_URL"]))
     before = {key: scene.stack.config.get(key) for key in changes}
     scene.stack.write_config(changes)
     try:

@@ -209,8 +209,8 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The packaged embedding model, launched in the plain form of the guide, with two API servers."""
     python = require_vllm()
     found = subprocess.run([python, "-c", WHERE_IS_MINILM], check=True, capture_output=True, text=True)
-    two = ["--api-server-count", "2"]
-    launch = plan_launch(CATALOG.model(MINILM), CATALOG.default_image, api_key=new_key(), form="plain", extra_args=two)
+    launch = plan_launch(CATALOG.model(MINILM), CATALOG.default_image, api_key=new_key(), form="plain")
+    launch = replace(launch, args=(*launch.args, "--api-server-count", "2"))  # refused in extra_args: keys are in one
     with serving(launch, MINILM, Path(found.stdout.strip()), python, tmp_path_factory.mktemp("minilm")) as server:
         yield server
 
