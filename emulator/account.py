@@ -96,7 +96,7 @@ class Account:
 
     def paid(self, usd: float, now: float) -> None:
         """Note a payment; one of less than nothing is a transfer to somebody else."""
-        self.payments.append({"id": self._next_id(), "when": now, "usd": usd})
+        self.payments.append({"id": self._next_id(), "when": int(now), "usd": usd})  # in whole seconds, as clients ask
 
 
 def invoice(payment: Row) -> Row:
