@@ -60,7 +60,8 @@ class RerankerFleet(pulumi.ComponentResource):
         super().__init__("vast:index:RerankerFleet", name, {}, opts)
         child = pulumi.ResourceOptions(parent=self)
         config = settings.config
-        for on, warning in ((config.guard, OPEN_ROUTES), (config.tls, IN_CLEAR)):
+        unknown = f"image {settings.image.ref} is {settings.image.note}; nothing says that it exists and has vLLM in it"
+        for on, warning in ((config.guard, OPEN_ROUTES), (config.tls, IN_CLEAR), (settings.image.known, unknown)):
             if not on:
                 pulumi.log.warn(warning, resource=self)
         keys = client_keys(name, config, child)

@@ -267,6 +267,13 @@ def test_a_proxy_of_the_environment_is_not_asked_for_what_is_on_this_machine(run
 
 
 @pytest.mark.all
+@pytest.mark.parametrize("image", ["nginx:1.27", "vllm/vllm-openai:v9.9.9"])
+def test_an_image_of_which_nothing_is_known_is_said_so_before_it_is_rented(stack, image):
+    stack.write_config(image=image, extra_args=[])
+    assert f"warning: image {image} is not in the catalog" in stack.preview()
+
+
+@pytest.mark.all
 def test_a_renamed_stack_keeps_its_authority_its_server_and_its_key(stack, ledger):
     assert stack.up().rc == 0
     before = stack.outputs()
