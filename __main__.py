@@ -3,10 +3,11 @@
 import sys
 
 import pulumi
+from pulumi.runtime.config import get_config_env
 
 from components.errors import RerankerError
 from components.fleet import RerankerFleet
-from components.settings import emulator_hub_reachable, keys_in_clear, load, stack_config
+from components.settings import emulator_hub_reachable, keys_in_clear, load, misplaced_keys, stack_config
 from components.vllm.catalog import load_catalog
 from policy.limits import limits_of
 
@@ -19,6 +20,7 @@ try:
         hub_reachable=emulator_hub_reachable,
         limits=limits_of(pulumi.get_stack()),
         in_clear=keys_in_clear(),
+        misplaced=misplaced_keys(get_config_env(), pulumi.get_project()),
     )
 except (RerankerError, ValueError) as error:
     kind = type(error).__name__ if isinstance(error, RerankerError) else "ConfigError"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,19 @@ def stack_config() -> dict[str, str]:
     return {key.removeprefix(prefix): value for key, value in get_config_env().items() if key.startswith(prefix)}
 
 
+def misplaced_keys(keys: Iterable[str], project: str) -> list[str]:
+    """Return what is wrong with keys, `namespace:key` of all namespaces, whose namespace is nearly the project's."""
+    split = [key.partition(":") for key in keys]
+    near = {
+        space for space, _, _ in split if space != project and difflib.get_close_matches(space, [project], cutoff=0.8)
+    }
+    return [
+        f"{space}:{key}: is in a namespace that nobody reads; did you mean {project}:{key}?"
+        for space, _, key in split
+        if space in near
+    ]
+
+
 def keys_in_clear() -> list[str]:
     """Return the config keys that are stored in clear although they are secrets."""
     encrypted = {key.rpartition(":")[2] for key in get_config_secret_keys_env()}
@@ -73,13 +87,15 @@ def load(
     hub_reachable: Callable[[str], bool],
     limits: Limits = NO_LIMITS,
     in_clear: Sequence[str] = (),
+    misplaced: Sequence[str] = (),
 ) -> Settings:
     """Read `raw`, the project's config with its namespace taken off. Raises ConfigError with every problem found.
 
     `hub_reachable` is asked, with the API's address, only where `emulator.offline_model` is set. `limits`: the policy's
-    for this stack. `in_clear` names keys that are secrets but stored in clear.
+    for this stack. `in_clear` names keys that are secrets but stored in clear; `misplaced`: see misplaced_keys.
     """
     config, problems = read(raw)
+    problems += misplaced
     problems += [
         f"{key}: is a secret but stored in clear; set it with `pulumi config set --secret --path {key}`"
         for key in in_clear

@@ -8,7 +8,7 @@ import yaml
 from components.config import Config, groups, has_secret, is_list, is_map, kind_of, read, secret_keys
 from components.errors import ConfigError
 from components.reranker import configured_env
-from components.settings import load
+from components.settings import load, misplaced_keys
 from components.vast.address import choose_api_url, choose_key, is_loopback
 from components.vast.models import Offer
 from components.vast.query import parse
@@ -241,6 +241,17 @@ def test_each_key_refuses_what_it_does_not_take_and_says_what_it_takes(group, ke
         assert "it is not shown" in found[0]
     elif not re.search("two-letter|http", found[0]):
         assert f"accepted: {kind_of(field)}" in found[0]
+
+
+def test_a_key_in_a_namespace_that_is_nearly_the_projects_is_refused_and_others_are_left_alone():
+    keys = ["vast-reranker:model", "vast-rerank:replicas", "aws:region", "pulumi:tags"]
+    (problem,) = misplaced_keys(keys, "vast-reranker")
+    assert problem == (
+        "vast-rerank:replicas: is in a namespace that nobody reads; did you mean vast-reranker:replicas?"
+    )
+    with pytest.raises(ConfigError, match="vast-rerank:replicas"):
+        load({}, load_catalog(), hub_reachable=lambda _url: True, misplaced=[problem])
+    assert misplaced_keys(["aws:region"], "anything") == misplaced_keys([], "anything") == []
 
 
 def test_all_bad_values_are_reported_at_once():
