@@ -236,7 +236,7 @@ class Pulumi:
                 POLICY,
                 f"the state of {self.name} would run code that is not of this checkout: {'; '.join(found)}",
                 "nothing was run. Find out who could write the state, and put an earlier one back "
-                "(docs/operations.md, The state was changed)",
+                "(docs/state.md, The state was changed)",
             )
 
     @contextmanager

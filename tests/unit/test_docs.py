@@ -48,7 +48,7 @@ OF_THE_ENGINE = (
     "the stack is currently locked by 1 lock(s)", "because it is protected", "failed to save snapshot",
     "failed to load checkpoint",
 )  # fmt: skip
-QUOTED = re.findall(r"^> (.+)$", DOCS["operations.md"], re.M)
+QUOTED = re.findall(r"^> (.+)$", DOCS["operations.md"] + DOCS["state.md"], re.M)
 
 
 @pytest.mark.parametrize("symptom", QUOTED)
