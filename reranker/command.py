@@ -11,14 +11,15 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, BinaryIO, NoReturn, TextIO
+from typing import Any, BinaryIO, NoReturn, TextIO, TypeVar
 
+from reranker.answers import Ranked, Ranking
 from reranker.client import Reranker
-from reranker.documents import Document, plain, read_lines
+from reranker.documents import Document, plain, read_lines, read_results
 from reranker.endpoint import CA_ENV, KEY_ENV, URL_ENV, Endpoint
 from reranker.errors import (
     Busy,
@@ -33,7 +34,7 @@ from reranker.errors import (
 )
 from reranker.patience import Patience
 from reranker.stack import Stack, read_stack
-from reranker.table import facts_lines, one_line, ranking_json, ranking_lines, wants_colour
+from reranker.table import facts_lines, failed_lines, one_line, ranking_json, ranking_lines, wants_colour
 
 # One meaning each; 1 is what Python itself ends with on an error that nobody foresaw.
 EXIT_CODES: tuple[tuple[int, str, tuple[type[RerankerError], ...]], ...] = (
@@ -43,7 +44,10 @@ EXIT_CODES: tuple[tuple[int, str, tuple[type[RerankerError], ...]], ...] = (
     (5, "the certificate is not trusted", (Untrusted,)),
     (6, "the key is refused", (KeyRefused,)),
     (7, "the server answers with an error, or not as a reranker does", (ServerError, MalformedAnswer)),
+    (8, "some documents have no score: standard error lists them, the others are ranked", ()),
 )
+INCOMPLETE = 8
+Read = TypeVar("Read")
 INTERRUPTED, BROKEN_PIPE = 130, 141
 USAGE = """rerank [options] QUERY DOCUMENT...
        rerank [options] QUERY --file documents.jsonl    (- or nothing: standard input)
@@ -117,6 +121,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--truncate", type=int, metavar="TOKENS", help="cut long documents; -1: at the model's own length"
     )
+    flags.add_argument(
+        "--resume", metavar="FILE", help="results of an earlier --json of these documents: only the others are scored"
+    )
     flags.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     flags.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds for all of it (default: 60)")
     endpoint_arguments(flags)
@@ -144,26 +151,56 @@ def run(args: argparse.Namespace, stdin: BinaryIO, stdout: TextIO, stderr: TextI
         if is_status(args):
             return status(args, out)
         query, documents = query_and_documents(args, stdin)
-        with Reranker(endpoint_from(args).endpoint, patience=patience(args.timeout)) as reranker:
-            ranking = reranker.rerank(
-                query,
-                [one.text for one in documents],
-                args.top_n,
-                min_score=args.min_score,
-                truncate_prompt_tokens=args.truncate,
-            )
+        ranking = rank(args, query, documents)
         out.lines(
             ranking_json(ranking, documents)
             if args.json
             else ranking_lines(ranking, width=out.width, colour=out.colour)
         )
+        if ranking.failed:
+            for line in failed_lines(ranking.failed, documents):
+                out.say(line)
+            out.say(
+                f"{len(ranking.failed)} of {len(documents)} documents have no score. --truncate -1 cuts what is too "
+                "long, --timeout waits longer, --resume FILE keeps what --json has printed"
+            )
+            return INCOMPLETE
         if not len(ranking):
             out.say(
                 "no documents" if not documents else f"none of {len(documents)} documents scores {args.min_score:g}"
             )
         return 0
     except RerankerError as error:
-        return out.fail(error)
+        is_too_long = isinstance(error, ServerError) and error.status == 400 and args.truncate is None
+        return out.fail(error, "; if a text is too long: --truncate -1 cuts it" if is_too_long else "")
+
+
+def rank(args: argparse.Namespace, query: str, documents: list[Document]) -> Ranking:
+    """Return the ranking of all documents; those in --resume are not asked for again."""
+    known: dict[int, float] = {}
+    if args.resume:
+        known = read_file(args.resume, lambda file: read_results(file, args.resume, documents))
+    missing = [index for index in range(len(documents)) if index not in known]
+    with Reranker(endpoint_from(args).endpoint, patience=patience(args.timeout)) as reranker:
+        ranking = reranker.rerank(
+            query,
+            [documents[index].text for index in missing],
+            args.top_n,
+            min_score=args.min_score,
+            truncate_prompt_tokens=args.truncate,
+            partial=True,
+        )
+    scored = [replace(one, index=missing[one.index]) for one in ranking]
+    scored += [
+        Ranked(index, score, documents[index].text)
+        for index, score in known.items()
+        if args.min_score is None or score >= args.min_score
+    ]
+    return replace(
+        ranking,
+        results=tuple(sorted(scored, key=lambda one: (-one.score, one.index))[: args.top_n]),
+        failed=tuple(replace(one, index=missing[one.index]) for one in ranking.failed),
+    )
 
 
 def is_status(args: argparse.Namespace) -> bool:
@@ -189,11 +226,16 @@ def query_and_documents(args: argparse.Namespace, stdin: BinaryIO) -> tuple[str,
         raise InvalidInput("no documents: give them as arguments, by --file, or as JSON lines on standard input")
     if args.file in (None, "-"):
         return query, read_lines(stdin, "standard input", args.field)
+    return query, read_file(args.file, lambda file: read_lines(file, args.file, args.field))
+
+
+def read_file(path: str, read: Callable[[BinaryIO], Read]) -> Read:
+    """Return what `read` makes of a file. Raises InvalidInput."""
     try:
-        with Path(args.file).open("rb") as file:
-            return query, read_lines(file, args.file, args.field)
+        with Path(path).open("rb") as file:
+            return read(file)
     except OSError as error:
-        raise InvalidInput(f"cannot read {args.file}: {error.strerror}") from None
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
 
 
 def status(args: argparse.Namespace, out: Output) -> int:
@@ -247,8 +289,8 @@ class Output:
         """Print what is no result."""
         self.stderr.write(f"rerank: {one_line(text)}\n")
 
-    def fail(self, error: RerankerError) -> int:
-        self.say(str(error))
+    def fail(self, error: RerankerError, hint: str = "") -> int:
+        self.say(f"{error}{hint}")
         return next(code for code, _, kinds in EXIT_CODES if isinstance(error, kinds))
 
 
