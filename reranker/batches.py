@@ -62,6 +62,13 @@ def split(name: str, sizes: Sequence[int], fixed_bytes: int, limits: Limits) -> 
     return [*parts, range(start, len(sizes))] if sizes else []
 
 
+def is_too_large(error: RerankerError) -> bool:
+    """Whether the server found a request too large: in bytes or in documents."""
+    if not isinstance(error, ServerError):
+        return False
+    return error.status == 413 or (error.status == 400 and bool(TOO_MANY.search(error.message)))
+
+
 def in_halves(
     ask: Callable[[range], list[Answer]],
     part: range,
@@ -77,9 +84,8 @@ def in_halves(
     try:
         return ask(part)
     except RerankerError as error:
-        status, said = (error.status, error.message) if isinstance(error, ServerError) else (0, "")
-        too_large = status == 413 or (status == 400 and TOO_MANY.search(said))
-        refused = failed is not None and status == 400 and not too_large
+        too_large = is_too_large(error)
+        refused = failed is not None and not too_large and isinstance(error, ServerError) and error.status == 400
         if len(part) < 2 or not (too_large or refused):
             if failed is None:
                 raise

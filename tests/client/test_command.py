@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from reranker.command import EXIT_CODES
+from reranker.command import COMMANDS
 from reranker.errors import RerankerError
+from reranker.output import EXIT_CODES
 from tests.client.guarded import KEY, MODEL, certificates, refusal
 
 REPO = Path(__file__).parents[2]
@@ -286,6 +287,14 @@ def test_a_wrong_command_is_2_and_says_what_is_wrong(rerank, args, given, words)
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_the_first_word_and_as_a_query_goes_by_name(rerank, name):
+    assert rerank(name, "--help").stdout.startswith(f"usage: rerank {name}")
+    misplaced = rerank("--timeout", "5", name, "d")
+    assert (misplaced.returncode, f"`{name}` comes first" in misplaced.stderr) == (2, True)
+    assert rerank("--query", name, "d").returncode == 0
 
 
 def test_a_url_without_a_key_says_which_variable_to_set(rerank):
