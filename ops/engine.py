@@ -25,7 +25,7 @@ from pulumi.automation.events import EngineEvent
 from rich.console import Console
 from rich.text import Text
 
-from components.redaction import MASK, scrub
+from components.redaction import MASK, plain, scrub
 from ops.exits import BUSY, ERROR, POLICY, USAGE, OpsError, from_messages
 from ops.plan import INSTANCE, Run
 from ops.state_check import foreign_code
@@ -62,10 +62,10 @@ def secrets() -> list[str]:
 
 
 def without_secrets(text: str) -> str:
-    """Return text without this environment's secrets."""
+    """Return plain text without this environment's secrets."""
     for secret in secrets():
         text = text.replace(secret, MASK)
-    return text
+    return plain(text)
 
 
 class Command(automation.PulumiCommand):

@@ -8,7 +8,7 @@ import pytest
 from components.config import Config, groups
 from components.vast.drift import TABLE
 from policy.rules import RULES
-from scripts.configuration import PAGE, PROJECT, page, project
+from scripts.configuration import ARGS, PAGE, PROJECT, arguments, page, project
 
 REPO = Path(__file__).resolve().parents[2]
 DOCS = {path.name: path.read_text() for path in (REPO / "docs").glob("*.md")}
@@ -20,6 +20,7 @@ CODE = "\n".join(
 def test_schema_and_reference_are_what_the_model_of_the_keys_says():
     assert PROJECT.read_text() == project(), "run `make docs`"
     assert PAGE.read_text() == page(), "run `make docs`"
+    assert ARGS.read_text() == arguments(), "run `make docs`"
 
 
 def test_the_reference_has_every_key():
