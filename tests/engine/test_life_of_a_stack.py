@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import requests
 
 from emulator.server import EmulatorServer
 from harness.stack import MODEL, REPO, EngineStack
@@ -26,7 +25,7 @@ def running(tmp_path_factory):
         stack = EngineStack(folder / "stack", market.url).init()
         done = stack.up()
         assert done.rc == 0, done.text
-        yield Running(stack, market, Ledger(market.url))
+        yield Running(stack, market, Ledger(market.control))
 
 
 @dataclass
@@ -56,7 +55,7 @@ def official_cli(market, home, *args):
 def test_a_preview_of_a_new_stack_names_the_offer_searches_once_and_rents_nothing(stack, market, ledger):
     done = stack.preview()
     assert done.rc == 0, done.text
-    assert requests.get(f"{market.url}/_emulator/requests", timeout=10).json()["requests"] == {
+    assert market.control.requests() == {
         "POST /api/v0/bundles/": 1,
         "GET /api/v1/instances/": 1,  # whether a lost state has left something
         "GET /api/v0/users/current/": 1,  # whether the credit lasts, and the key may ask
