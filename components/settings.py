@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi.runtime.config import get_config_env, get_config_secret_keys_env
+from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env, is_config_secret
 
 from components.config import Config, read, secret_keys
 from components.errors import ApiUnreachable, ConfigError, QueryError
@@ -50,9 +50,13 @@ class Settings:
 
 
 def stack_config() -> dict[str, str]:
-    """Return the running program's config, its namespace, the project's name, taken off."""
+    """Return the running program's config, its namespace, the project's name, taken off.
+
+    A program has it in its environment, the host of a component in the SDK's own record.
+    """
     prefix = f"{pulumi.get_project()}:"
-    return {key.removeprefix(prefix): value for key, value in get_config_env().items() if key.startswith(prefix)}
+    known = get_config_env() | CONFIG.get()
+    return {key.removeprefix(prefix): value for key, value in known.items() if key.startswith(prefix)}
 
 
 def misplaced_keys(keys: Iterable[str], project: str) -> list[str]:
@@ -70,8 +74,9 @@ def misplaced_keys(keys: Iterable[str], project: str) -> list[str]:
 
 def keys_in_clear() -> list[str]:
     """Return the config keys that are stored in clear although they are secrets."""
+    stored, namespace = stack_config(), pulumi.get_project()
     encrypted = {key.rpartition(":")[2] for key in get_config_secret_keys_env()}
-    stored = stack_config()
+    encrypted |= {key for key in stored if is_config_secret(f"{namespace}:{key}")}
 
     def is_set(key: str) -> bool:
         group, _, inner = key.rpartition(".")

@@ -1,7 +1,21 @@
 """`python -m ops VERB`, also installed as `vast-reranker`: `--help` lists the verbs."""
 
 # a verb registers itself when it is imported
-from ops import deploy, destroy, drift, heal, metrics, orphans, preview, review, roll, rotate_key, status  # noqa: F401
+from ops import (  # noqa: F401
+    deploy,
+    destroy,
+    drift,
+    heal,
+    logs,
+    metrics,
+    orphans,
+    preview,
+    recover,
+    review,
+    roll,
+    rotate_key,
+    status,
+)
 from ops.command import cli
 
 if __name__ == "__main__":

@@ -43,6 +43,9 @@ class Scene:
             "github.token": self.forge.token,
             "github.repository": REPOSITORY,
             "github.event.pull_request.head.repo.full_name": REPOSITORY,
+            "github.ref": "refs/heads/main",
+            "github.event.sender.type": "User",
+            "github.event.pull_request.user.type": "User",
             "github.event.pull_request.user.login": "someone",
             "github.event.pull_request.number": 7,
         }
