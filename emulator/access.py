@@ -44,8 +44,9 @@ def is_accepted(key: str, keys: Iterable[str]) -> bool:
 
 
 def bearer_of(request: web.Request) -> str:
-    """Return the key that a request presents, "" for none."""
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    """Return the key that a request presents, "" for none and for more than one."""
+    given = request.headers.getall("Authorization", [])
+    scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
     return key if scheme == "Bearer" else ""
 
 

@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,18 @@ def test_it_answers_under_its_own_name_and_port_alone(vast, headers, status):
     port = vast.url.rpartition(":")[2]
     named = {name: value.replace("{port}", port) for name, value in headers.items()}
     assert send(vast, "GET", "/_emulator/health", None, vast.key, **named).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/_emulator/ledger", "/api/v1/instances/"])
+@pytest.mark.parametrize(("headers", "status"), [(1, 200), (2, 401)])
+def test_two_keys_are_none(vast, path, headers, status):
+    connection = HTTPConnection("127.0.0.1", int(vast.url.rpartition(":")[2]), timeout=5)
+    connection.putrequest("GET", path)
+    for _ in range(headers):
+        connection.putheader("Authorization", f"Bearer {vast.key}")
+    connection.endheaders()
+    assert connection.getresponse().status == status
+    connection.close()
 
 
 def test_each_state_has_a_random_key_in_a_file_of_its_owner_alone(tmp_path, monkeypatch):
