@@ -41,9 +41,9 @@ lint: ## ruff, mypy, and what CI runs: actionlint, zizmor, shellcheck, schemas
 locks: ## requirements/*.lock from requirements.txt and requirements/*.in
 	@scripts/lock.sh
 
-docs: ## docs/configuration.md and the config section of Pulumi.yaml, from components/config.py
+docs: ## the pages that are made: configuration (and the config section of Pulumi.yaml), plug-it-into
 	@scripts/setup.sh test
-	@$(LOCAL) python -m scripts.configuration
+	@$(LOCAL) python -m scripts.configuration && python -m scripts.applications
 
 site: ## docs/ as pages in .local/site
 	@scripts/setup.sh test
