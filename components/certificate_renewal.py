@@ -7,6 +7,7 @@ its own key, by a route of the guard.
 from __future__ import annotations
 
 from components.errors import ServerError, ServerUnreachable
+from components.redaction import excerpt
 from components.vast.identity import expiry, server_name, shown_by
 from components.vast.rental_spec import Spec
 from reranker.http import HttpTransport, Unanswered, bearer
@@ -22,12 +23,12 @@ def renew_certificate(ip: str, port: int, spec: Spec, nonce: str) -> int:
         raise ServerUnreachable(f"{where}: no certificate of {name} is shown there, so none is renewed")
     pem = spec.authority.renew(shown.certificate, ip, name)
     send = HttpTransport(ca=spec.authority.certificate, server_name=name)
-    key = bearer(spec.env_of(nonce).get(spec.key_env))
+    key = spec.env_of(nonce).get(spec.key_env, "")
     try:
-        answer = send("PUT", where, body=pem.encode(), headers=key, timeout_s=TIMEOUT_S, max_bytes=1 << 16)
+        answer = send("PUT", where, body=pem.encode(), headers=bearer(key), timeout_s=TIMEOUT_S, max_bytes=1 << 16)
     except Unanswered as error:
         raise ServerUnreachable(f"{where}: the new certificate was sent, but {error}") from None
     if answer.status != 200:
-        text = f"{where} takes no new certificate: HTTP {answer.status}: {answer.message()[:300]}"
+        text = f"{where} takes no new certificate: HTTP {answer.status}: {excerpt(answer.message(), [key])}"
         raise ServerError(text, status=answer.status)
     return expiry(pem)
