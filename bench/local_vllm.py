@@ -19,7 +19,7 @@ from bench.load import Target
 from components.caddy.config import gateway_config
 from components.caddy.spec import GatewaySpec, Upstream
 from components.errors import ServingError
-from components.vast.identity import SERVER_NAME, Authority
+from components.vast.identity import Authority
 from components.vllm.catalog import load_catalog
 from components.vllm.client import RerankClient
 from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, plan_launch
@@ -62,7 +62,7 @@ def gateway(upstreams: Sequence[str], upstream_key: str, upstream_ca: str) -> It
         running_front_proxy(Path(folder)) as front,
         running_caddy(Path(folder) / "caddy") as caddy,
     ):
-        rows = tuple(Upstream(one, upstream_key, SERVER_NAME) for one in upstreams)
+        rows = tuple(Upstream(one, upstream_key) for one in upstreams)
         readiness = load_catalog().model(MODEL).readiness
         spec = GatewaySpec("bench", front.listen, (key,), rows, readiness, upstream_ca)
         caddy.admin.load(gateway_config(spec))

@@ -147,7 +147,7 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"keep_previous_key": True}, "keep_previous_key: is true, but api_key_generation 1 has none before it"),
         (
             {"renew": {"certificate_before_d": 400}},
-            "renew.certificate_before_d: is 400; accepted: a number from 0 to 180",
+            "renew.certificate_before_d: is 400; accepted: a number from 0 to 30",
         ),
         ({"renew": {"before_h": 99999}}, "renew.before_h: is 99999; accepted: a number from 0 to 4380"),
         ({"timeouts": {"serving_s": 1e8}}, "timeouts.serving_s: is .*; accepted: a number from 1 to 86400"),
