@@ -23,7 +23,7 @@ from components.errors import ServingError
 from components.vast.identity import Authority
 from components.vllm.catalog import load_catalog
 from components.vllm.client import RerankClient
-from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, Launch, plan_launch
+from components.vllm.launch import GUARD_KEY_ENV, KEY_ENV, Launch, plan_launch
 from emulator.process import Process
 from emulator.runtime import Containers, Settings, free_port
 from emulator.server import EmulatorServer
@@ -94,7 +94,7 @@ def serving(
     }
     process = asyncio.run(containers.start(CONTRACT_ID, body, IP, {inner: outer}))
     assert process is not None
-    url, key = f"http{'s' if authority else ''}://{IP}:{outer}", launch.env.get(GUARD_KEYS_ENV) or launch.env[KEY_ENV]
+    url, key = f"http{'s' if authority else ''}://{IP}:{outer}", launch.env.get(GUARD_KEY_ENV) or launch.env[KEY_ENV]
     ca = ca_file(authority.certificate) if authority else None
     client = RerankClient(url, key, timeout_s=60, ca=ca or "")
     log = folder / "containers" / str(CONTRACT_ID) / "log"

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
+from components.guard.rules import ALLOW
 from components.vast.identity import Authority
 from components.vllm.checks import run_checks
-from components.vllm.guard import ALLOW
 from components.vllm.launch import plan_launch
 from components.vllm.route_audit import audit_routes, routes_of, routes_to_audit, table, unauthorized_callers
 from components.vllm.score_checks import CLOSED
