@@ -32,7 +32,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "label_base", "owner", "probe", "deadlines", "watch", "poll_s", "max_tries", "spec_fault_logs", "replace",
         "hedge", "money", "bid", "policy", "certificate_path",
     ),
-    # whom clients trust: the machine stays if its certificate's signer is still among them
+    # whom clients trust: the machine stays if its certificate's signer is among them; the next certificate is another's
     "trust": ("ca_certificate",),
     # what was asked of the market: the machine stays if it still satisfies
     "judge": ("search",),
@@ -124,8 +124,6 @@ def renewal(olds: Wire, news: Wire, *, now: float) -> str:
     drift = Drift.parse(olds.get("drift"))
     if drift is not None and drift.kind == "renewal":
         return drift.reason
-    if signer_of(str(olds.get("ca_certificate") or "")) != signer_of(str(news["ca_certificate"])):
-        return "another authority signs by now"
     ends = due(olds, 0.0, _watch(news), now)
     return next((one.reason for one in ends if one.kind == "renewal"), "")
 
