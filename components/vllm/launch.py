@@ -128,6 +128,8 @@ def serve_flags(model: Model, *, port: int, dtype: str) -> list[str]:
     """Return the flags of `vllm serve` for a model, without the chat template."""
     everywhere = "0.0.0.0"  # noqa: S104 - the container's port is published on purpose
     flags = ["--host", everywhere, "--port", str(port), "--max-model-len", str(model.max_model_len), "--dtype", dtype]
+    if model.revision:
+        flags += ["--revision", model.revision, "--tokenizer-revision", model.revision]
     flags += model.flags
     if model.hf_overrides is not None:
         flags += ["--hf-overrides", json.dumps(model.hf_overrides, separators=(",", ":"))]
