@@ -108,9 +108,10 @@ def run_command(name: str, argv: Sequence[str], stdout: TextIO, stderr: TextIO) 
     args = flags.parse_args(argv)
     out = Output(stdout, stderr, as_json=False)
     try:
-        return command.run(args, out)
+        code: int = command.run(args, out)
     except RerankerError as error:
         return out.fail(error)
+    return code
 
 
 def run(args: argparse.Namespace, stdin: BinaryIO, stdout: TextIO, stderr: TextIO) -> int:
