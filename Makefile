@@ -50,9 +50,9 @@ audit: ## known advisories of what is deployed, by pip-audit; says so where the 
 	@scripts/install.sh .tools/audit audit
 	@.tools/audit/bin/python scripts/audit.py .tools/audit/bin/pip-audit requirements/production.lock
 
-docs: ## docs/configuration.md and the config section of Pulumi.yaml, from components/config.py
+docs: ## the pages that are made: configuration (and the config section of Pulumi.yaml), plug-it-into
 	@scripts/setup.sh test
-	@$(LOCAL) python -m scripts.configuration
+	@$(LOCAL) python -m scripts.configuration && python -m scripts.applications
 
 site: ## docs/ as pages in .local/site
 	@scripts/setup.sh test

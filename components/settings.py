@@ -15,7 +15,7 @@ from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys
 from components.config import Config, read, secret_keys
 from components.errors import ApiUnreachable, ConfigError, QueryError
 from components.records import structure
-from components.vast.address import choose_api_url
+from components.vast.address import choose_api_url, choose_key
 from components.vast.drift import Watch
 from components.vast.query import Constraint, Filters, parse
 from components.vast.ranking import pull_mbps
@@ -32,7 +32,7 @@ from components.vllm.extra_args import (
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import ENV_VALUE_LIMIT_CHARS
 from policy.rules import Facts, Limits, demands, violations
-from reranker.http import HttpTransport, Unanswered
+from reranker.http import HttpTransport, Unanswered, bearer
 
 NO_LIMITS = Limits()
 
@@ -298,7 +298,8 @@ def _imposed(image: Image, model: Model, config: Config) -> list[Constraint]:
 def emulator_hub_reachable(api_url: str) -> bool:
     """Ask an emulator whether its containers reach the model hub; a real Vast.ai host does, so the answer is True."""
     try:
-        answer = HttpTransport()("GET", f"{api_url}/_emulator/hub", timeout_s=5.0)
+        key = choose_key(api_url, stack_config().get("vast_api_key"))
+        answer = HttpTransport()("GET", f"{api_url}/_emulator/hub", headers=bearer(key), timeout_s=5.0)
         if answer.status != 200:
             return True
         if isinstance(found := answer.json(), dict):
