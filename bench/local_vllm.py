@@ -17,9 +17,9 @@ from pathlib import Path
 
 from bench.load import Target
 from components.caddy.config import gateway_config
-from components.caddy.spec import GatewaySpec, dial
+from components.caddy.spec import GatewaySpec, Upstream
 from components.errors import ServingError
-from components.vast.identity import Authority
+from components.vast.identity import SERVER_NAME, Authority
 from components.vllm.catalog import load_catalog
 from components.vllm.client import RerankClient
 from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, plan_launch
@@ -62,9 +62,9 @@ def gateway(upstreams: Sequence[str], upstream_key: str, upstream_ca: str) -> It
         running_front_proxy(Path(folder)) as front,
         running_caddy(Path(folder) / "caddy") as caddy,
     ):
-        dials = tuple(dial(one) for one in upstreams)
+        rows = tuple(Upstream(one, upstream_key, SERVER_NAME) for one in upstreams)
         readiness = load_catalog().model(MODEL).readiness
-        spec = GatewaySpec("bench", front.listen, (key,), dials, upstream_key, readiness, upstream_ca)
+        spec = GatewaySpec("bench", front.listen, (key,), rows, readiness, upstream_ca)
         caddy.admin.load(gateway_config(spec))
         yield Target("gateway, guard and TLS", front.url, MODEL, key, front.ca_file)
 

@@ -21,6 +21,7 @@ from components.records import structure
 from components.reranker import Common, instance, launch_of, server
 from components.settings import Settings
 from components.validation import RerankValidation, RerankValidationArgs
+from components.vast.identity import SERVER_NAME
 from components.vast.market import Search
 from components.vast.money import Budget, monthly_cost
 from components.vast.ranking import START_S
@@ -128,9 +129,10 @@ class RerankerFleet(pulumi.ComponentResource):
         return self.offers.candidates.apply(lambda found: _offer_summary(found[0]))
 
     def curl(self) -> pulumi.Output[str]:
-        """Return a command that tries the endpoint; it reads the key from the stack, so it holds no secret."""
+        """Return a command for bash or zsh that tries the endpoint. curl reads the key from a pipe: neither this text nor
+        a command line holds a secret."""
         stack = pulumi.get_stack()
-        key = f"$(pulumi stack output api_key --show-secrets --stack {stack})"
+        key = f"pulumi stack output api_key --show-secrets --stack {stack} | sed 's/^/Authorization: Bearer /'"
         trust = f" --cacert <(pulumi stack output ca_certificate --stack {stack})"
         body = (
             '{"query": "What is deep learning?", "documents": ["Deep learning is machine learning.", "I like pizza."]}'
@@ -138,7 +140,7 @@ class RerankerFleet(pulumi.ComponentResource):
         return self.url.apply(
             lambda url: (
                 f"curl -s{trust if url.startswith('https:') else ''} {url}/rerank -H 'Content-Type: application/json' "
-                f"-H \"Authorization: Bearer {key}\" -d '{body}'"
+                f"-H @<({key}) -d '{body}'"
             )
         )
 
@@ -154,7 +156,7 @@ class RerankerFleet(pulumi.ComponentResource):
 
     def _gateway(self, name: str, common: Common, keys: list[pulumi.Output[str]]) -> tuple[pulumi.Output[str], Gateway]:
         """Put a Caddy in front, which is this stack's alone: one that runs already, or one that is rented for it."""
-        from components.caddy.launch import LISTEN, admin_url  # noqa: PLC0415
+        from components.caddy.launch import LISTEN, SOCKETS, admin_url  # noqa: PLC0415
         from components.caddy.spec import Policy  # noqa: PLC0415
         from components.gateway import Gateway, GatewayArgs  # noqa: PLC0415
 
@@ -166,8 +168,9 @@ class RerankerFleet(pulumi.ComponentResource):
             # by what this state is known, which no rename changes
             "site": self.offers.id.apply(lambda owner: f"{name}.{owner}"),
             # taken from the validation: what is not validated gets no request
-            "upstreams": self.validation.urls,
-            "upstream_key": common.own_key,
+            "upstreams": pulumi.Output.all(self.validation.urls, common.own_key).apply(
+                lambda known: [{"address": url, "key": known[1], "server_name": SERVER_NAME} for url in known[0]]
+            ),
             "upstream_ca": self.ca_certificate,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
             "readiness": settings.model.readiness,
@@ -180,7 +183,7 @@ class RerankerFleet(pulumi.ComponentResource):
             self.instances.append(rented)
             url = rented.url
             inputs |= {"listen": LISTEN, "admin_url": url.apply(admin_url), "admin_key": admin_key, "rented": True}
-            inputs["admin_ca"] = self.ca_certificate
+            inputs |= {"sockets": SOCKETS, "admin_ca": self.ca_certificate}
         else:
             admin_key_given = front.admin_key.get_secret_value() if front.admin_key else ""
             inputs |= {"listen": front.listen, "admin_url": front.admin_url, "admin_key": admin_key_given}

@@ -26,16 +26,15 @@ from pulumi.dynamic import (
 from components.caddy import drift
 from components.caddy.admin import CaddyAdmin
 from components.caddy.config import gateway_config
-from components.caddy.spec import GatewaySpec, Policy, dial, problems
+from components.caddy.spec import GatewaySpec, Policy, Upstream, problems
 from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, known, verb
 from components.readiness import Readiness
-from components.records import structure
-from components.vast.identity import SERVER_NAME
+from components.records import record, structure
 from components.vast.json_values import digest, same
 
-SECRETS = ("inbound_keys", "private_key", "upstream_key", "admin_key")
+SECRETS = ("inbound_keys", "private_key", "upstreams", "retired", "admin_key")
 PATIENCE_S = 10.0  # for a Caddy that is just being restarted
 POLL_S = 0.5
 
@@ -47,29 +46,29 @@ class GatewayArgs:
     `admin_url`: http://, https:// or unix:// address of the admin API of a Caddy that is this gateway's alone;
     `admin_key`, `admin_ca` for one behind TLS and a key. `rented`: that Caddy goes with its machine, so nothing is left
     to remove once it is gone. `site`, unique to the stack, names the server in Caddy's config.
-    `upstreams`: host:port or the rerankers' URLs, checked by `readiness`; all take `upstream_key`, and their
-    certificates are signed by `upstream_ca` (PEM; empty for plain HTTP) for `server_name`. `certificate` and
-    `private_key` are PEM; without them the gateway speaks plain HTTP. `drain_timeout_s` bounds the wait for requests in
+    `upstreams`: `Upstream` records or maps of the same keys, checked by `readiness`; their certificates are signed by
+    `upstream_ca` (PEM; empty for plain HTTP). `certificate` and `private_key` are PEM; without them the gateway speaks
+    plain HTTP. `drain_timeout_s` bounds the wait for requests in
     flight, and `settle_s` is for how long there must be none: one that has just come in is in no count yet.
+    `sockets`: see GatewaySpec; names of this gateway's own where it is empty.
     """
 
     site: pulumi.Input[str]
     admin_url: pulumi.Input[str]
     listen: pulumi.Input[str]
     inbound_keys: pulumi.Input[Sequence[pulumi.Input[str]]]
-    upstreams: pulumi.Input[Sequence[pulumi.Input[str]]]
-    upstream_key: pulumi.Input[str]
+    upstreams: pulumi.Input[Sequence[pulumi.Input[Upstream | Mapping[str, Any]]]]
     readiness: Readiness
     certificate: pulumi.Input[str] = ""
     private_key: pulumi.Input[str] = ""
     upstream_ca: pulumi.Input[str] = ""
-    server_name: str = SERVER_NAME
     policy: Policy = field(default_factory=Policy)
     admin_key: pulumi.Input[str] = ""
     admin_ca: pulumi.Input[str] = ""
     drain_timeout_s: float = 300.0
     settle_s: float = 3.0
     rented: bool = False
+    sockets: str = ""
 
 
 INPUTS = tuple(one.name for one in fields(GatewayArgs))
@@ -129,15 +128,15 @@ class GatewayProvider(VastProvider):
 
         They stay in it until the next change: to take them out would be one more change of the config.
         """
-        retired: list[str] = []
+        retired: list[Upstream] = []
         moved = not same(olds.get("admin_url"), news.get("admin_url"))
         if not moved:
-            before, after = ({dial(str(one)) for one in props["upstreams"]} for props in (olds, news))
-            retired = sorted(before - after)
-        outputs = _outputs({**olds, **news, "retired": retired})
+            stay = {*_spec(news).dials}
+            retired = [one for one in _spec(olds).upstreams if one.dial not in stay]
+        outputs = _outputs({**olds, **news, "retired": record(retired)})
         self._load(outputs)
         if retired:
-            self._drain(outputs, retired)
+            self._drain(outputs, [one.dial for one in retired])
         if moved and not olds.get("rented"):  # it may be the same Caddy by another address, so it is not emptied
             ENGINE.log(
                 f"the Caddy at {olds['admin_url']} is left as it was: if it is another one, stop or empty it, for it "
@@ -202,7 +201,7 @@ class Gateway(VastResource, module="vast", name="Gateway"):
     config that was loaded, which itself is stored nowhere; secret)."""
 
     listen: pulumi.Output[str]
-    upstreams: pulumi.Output[list[str]]
+    upstreams: pulumi.Output[list[dict[str, str]]]
     drift: pulumi.Output[str]
     digest: pulumi.Output[str]
 
@@ -212,8 +211,10 @@ class Gateway(VastResource, module="vast", name="Gateway"):
 
 def _spec(props: Mapping[str, Any]) -> GatewaySpec:
     shown = {"certificate": props.get("certificate"), "private_key": props.get("private_key")}
-    dials = [dial(str(one)) for one in props["upstreams"]]
-    return structure(GatewaySpec, {**props, "upstreams": dials, "certificate": shown if any(shown.values()) else None})
+    # a name on its machine that no other Caddy's gateway has
+    sockets = props.get("sockets") or f"unix/@{digest([props['site'], props['admin_url']])}"
+    own = {"certificate": shown if any(shown.values()) else None, "sockets": sockets}
+    return structure(GatewaySpec, {**props, **own})
 
 
 def _admin(props: Mapping[str, Any]) -> CaddyAdmin:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from components.caddy.spec import Json
 from components.errors import CaddyError, CaddyUnreachable
-from components.redaction import scrub
+from components.redaction import excerpt
 from reranker.http import HttpTransport, Unanswered, bearer
 
 MAX_ATTEMPTS = 4
@@ -28,12 +28,11 @@ HINTS = {  # a front answers 404 to who has no key; Caddy itself knows no key, a
 
 
 @dataclass(frozen=True)
-class Upstream:
+class UpstreamStatus:
     """An address that a proxy of this Caddy uses or still waits for."""
 
     address: str
     in_flight: int
-    fails: int
 
 
 class CaddyAdmin:
@@ -63,13 +62,15 @@ class CaddyAdmin:
         """Make this the whole config. `secrets` are kept out of error messages."""
         self._ask("POST", "/load", json.dumps(config).encode(), secrets)
 
-    def upstreams(self) -> list[Upstream]:
+    def upstreams(self) -> list[UpstreamStatus]:
         """Return every upstream with what it has in flight; one that left the config stays until that is nothing."""
         try:
             rows = self._ask("GET", "/reverse_proxy/upstreams") or ()
-            return [Upstream(str(one["address"]), int(one["num_requests"]), int(one["fails"])) for one in rows]
+            named = [(str(one["address"]), int(one["num_requests"])) for one in rows]
         except (KeyError, TypeError, ValueError):
             raise self._not_caddy() from None
+        # without the sockets before them, where the same is counted once more
+        return [UpstreamStatus(address, in_flight) for address, in_flight in named if "/" not in address]
 
     def drain(
         self, addresses: Iterable[str], *, timeout_s: float, settle_s: float, progress: Callable[[str], None]
@@ -100,7 +101,7 @@ class CaddyAdmin:
                 if not error.broke or attempt == MAX_ATTEMPTS:
                     raise CaddyUnreachable(f"Caddy's admin API at {self.where}: {error}") from None
         if answer.status != 200:
-            text = scrub(answer.message(), [*secrets, self._key])[:500]
+            text = excerpt(answer.message(), [*secrets, self._key], chars=500)
             hint = HINTS.get(answer.status, "")
             raise CaddyError(f"Caddy's admin API at {self.where}: {method} {path}: HTTP {answer.status}: {text}{hint}")
         try:

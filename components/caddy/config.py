@@ -1,8 +1,9 @@
 """A gateway as the whole config of a Caddy: a pure function of a frozen record. Called by the Gateway resource, bench.
 
 In the order a request meets it: path not on the list 404, no valid key 401, `/metrics` answered by Caddy itself, body
-too large 413, then one reverse proxy over all upstreams, with one key and one set of CAs. What it takes for granted of
-Caddy 2.11.7 is pinned by tests/gateway and told in docs/gateway.md. Every error is shaped as vLLM's.
+too large 413, then one reverse proxy over all upstreams, and behind it a server for each upstream, on a socket, which
+puts in that one's key and checks its name: a proxy's active checks have one key and one name for all. What it takes for
+granted of Caddy 2.11.7 is pinned by tests/gateway and told in docs/gateway.md. Every error is shaped as vLLM's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from components.caddy.spec import Certificate, GatewaySpec, Json, ders
+from components.caddy.spec import Certificate, GatewaySpec, Json, Upstream, ders
 from components.vllm.guard import ALLOW
 
 PROXIED = tuple(path for path in ALLOW if path != "/metrics")
@@ -34,22 +35,17 @@ def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
     routes = [
         route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*ALLOW)),
         route(_error(404)),
-        *_retired(gateway.retired),
     ]
     config = server_config(gateway.site, gateway.listen, routes, gateway.certificate)
     config["apps"]["http"]["metrics"] = {}
+    for one in (*gateway.upstreams, *gateway.retired):
+        config["apps"]["http"]["servers"][one.dial] = _hop(gateway, one)
     return config
 
 
 def server_config(name: str, listen: str, routes: list[Json], certificate: Certificate | None) -> dict[str, Json]:
     """Return the config of a Caddy with one server, which speaks plain HTTP without a certificate."""
-    server: dict[str, Json] = {
-        "listen": [listen],
-        "protocols": ["h1", "h2"],
-        "automatic_https": {"disable": True},
-        "routes": routes,
-        "errors": {"routes": _error_routes()},
-    }
+    server = _server(listen, routes)
     apps: dict[str, Json] = {"http": {"servers": {name: server}}}
     if certificate is not None:
         server["tls_connection_policies"] = [{"certificate_selection": {"any_tag": [CERTIFICATE]}}]
@@ -58,10 +54,14 @@ def server_config(name: str, listen: str, routes: list[Json], certificate: Certi
     return {"apps": apps}
 
 
-def _retired(addresses: Sequence[str]) -> list[Json]:
-    """Return a route that no request reaches, by which Caddy goes on counting what these have in flight."""
-    handler = {"handler": "reverse_proxy", "upstreams": [{"dial": one} for one in addresses]}
-    return [{"handle": [handler]}] if addresses else []
+def _server(listen: str, routes: list[Json]) -> dict[str, Json]:
+    return {
+        "listen": [listen],
+        "protocols": ["h1", "h2"],
+        "automatic_https": {"disable": True},
+        "routes": routes,
+        "errors": {"routes": _error_routes()},
+    }
 
 
 def _behind_the_path(gateway: GatewaySpec) -> list[Json]:
@@ -116,6 +116,21 @@ def limits(max_bytes: int) -> list[Json]:
     ]
 
 
+def _hop(gateway: GatewaySpec, upstream: Upstream) -> dict[str, Json]:
+    """Return the server that passes on to one upstream, with its key, checking its name.
+
+    That of a retired one gets no new request; by it Caddy goes on counting what is in flight.
+    """
+    proxy = {
+        "handler": "reverse_proxy",
+        "upstreams": [{"dial": upstream.dial}],
+        "transport": _transport(gateway, upstream),
+        "headers": {"request": {"set": {"Authorization": [f"Bearer {upstream.key}"]}}},
+    }
+    listen = gateway.socket(upstream) + ("" if "/@" in gateway.sockets else "|0600")
+    return _server(listen, [route(proxy, bearer([gateway.hop_key])), route(_error(404))])
+
+
 def _proxies(gateway: GatewaySpec) -> dict[str, Json]:
     """Proxy to the upstreams that pass their checks, and if none is left, or what is left breaks, to any of them: a
     check that fails may be one that waits behind requests."""
@@ -138,13 +153,14 @@ def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, 
     policy = gateway.policy
     return {
         "handler": "reverse_proxy",
-        "upstreams": [{"dial": upstream} for upstream in gateway.upstreams],
-        "transport": _transport(gateway),
+        "upstreams": [{"dial": gateway.socket(one)} for one in gateway.upstreams],
+        # a connection each: one that is kept may be closed by a change of the config while it is used
+        "transport": {"protocol": "http", "keep_alive": {"enabled": False}, "compression": False},
         # whole, so that it can be sent again; limits above keep it below this size
         "request_buffers": policy.max_bytes + 1,
         "headers": {
             "request": {
-                "set": {"Authorization": [f"Bearer {gateway.upstream_key}"]},
+                "set": {"Authorization": [f"Bearer {gateway.hop_key}"]},
                 # a rented host need not learn who asks
                 "delete": ["Cookie", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"],
             }
@@ -165,7 +181,7 @@ def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, 
                 "method": "POST",
                 "uri": "/rerank",
                 "headers": {
-                    "Authorization": [f"Bearer {gateway.upstream_key}"],
+                    "Authorization": [f"Bearer {gateway.hop_key}"],
                     "Content-Type": ["application/json"],
                 },
                 "body": json.dumps(gateway.readiness.request()),
@@ -187,7 +203,7 @@ def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, 
     }
 
 
-def _transport(gateway: GatewaySpec) -> dict[str, Json]:
+def _transport(gateway: GatewaySpec, upstream: Upstream) -> dict[str, Json]:
     policy = gateway.policy
     transport: dict[str, Json] = {
         "protocol": "http",
@@ -201,7 +217,7 @@ def _transport(gateway: GatewaySpec) -> dict[str, Json]:
     if not gateway.upstream_ca:
         return transport
     ca = {"provider": "inline", "trusted_ca_certs": ders(gateway.upstream_ca)}
-    tls = {"ca": ca, "server_name": gateway.server_name, "handshake_timeout": seconds(policy.dial_timeout_s)}
+    tls = {"ca": ca, "server_name": upstream.shown_as, "handshake_timeout": seconds(policy.dial_timeout_s)}
     return transport | {"tls": tls}
 
 

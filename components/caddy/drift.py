@@ -74,7 +74,7 @@ def _upstreams(node: Json) -> set[str]:
     children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
     addresses = {address for child in children for address in _upstreams(child)}
     if isinstance(node, Mapping) and node.get("handler") == "reverse_proxy":
-        addresses |= {str(one.get("dial")) for one in node.get("upstreams") or ()}
+        addresses |= {str(one.get("dial")).rpartition("/")[2] for one in node.get("upstreams") or ()}
     return addresses
 
 

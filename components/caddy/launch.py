@@ -19,6 +19,7 @@ ADMIN_KEY_ENV = "ADMIN_KEY"
 PORT = 8443
 FOLDER = "{env.GATEWAY_FILES}"  # set by the script, filled in by Caddy
 LISTEN = f"unix/{FOLDER}/gateway.sock|0600"  # where the Gateway resource lets this Caddy listen
+SOCKETS = f"unix/{FOLDER}"
 DISK_GB = 8.0
 # What to rent for it: no GPU is used, so the cheapest verified machine with a good line will do.
 QUERY = "num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true inet_up>=200 inet_down>=200"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from components.readiness import Readiness
-from components.vast.identity import SERVER_NAME
 
 Json = Any
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
 HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
+NAME = re.compile(r"[A-Za-z0-9.:_-]*")
 LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)?:(\d{1,5})|unix/({env\.\w+})?/[^|{}]+(\|0[0-7]{3})?")
 
 
@@ -45,34 +46,67 @@ class Certificate:
 
 
 @dataclass(frozen=True)
+class Upstream:
+    """A reranker: host:port (or its URL), the key that it takes, and the name in its certificate; "" means its host."""
+
+    address: str
+    key: str = field(repr=False)
+    server_name: str = ""
+
+    @property
+    def dial(self) -> str:
+        return urlsplit(self.address).netloc if "://" in self.address else self.address
+
+    @property
+    def shown_as(self) -> str:
+        return self.server_name or urlsplit(f"//{self.dial}").hostname or ""
+
+
+@dataclass(frozen=True)
 class GatewaySpec:
     """One address in front of some rerankers.
 
     `site` names the server in Caddy's config, by which a stack knows its own. Without `certificate` the gateway speaks
     plain HTTP, and without `upstream_ca` (PEM) the upstreams do. `retired` are former upstreams that get no new
-    request, and whose requests in flight are still counted (see `drain`).
+    request, and whose requests in flight are still counted (see `drain`). `sockets`: below which socket address Caddy
+    listens for itself, one for each upstream: a folder, `unix//run/x`, or a name, `unix/@x`.
     """
 
     site: str
     listen: str
     inbound_keys: tuple[str, ...] = field(repr=False)
-    upstreams: tuple[str, ...]
-    upstream_key: str = field(repr=False)
+    upstreams: tuple[Upstream, ...]
     readiness: Readiness
     upstream_ca: str = ""
-    server_name: str = SERVER_NAME
     certificate: Certificate | None = None
     policy: Policy = Policy()
-    retired: tuple[str, ...] = ()
+    retired: tuple[Upstream, ...] = ()
+    sockets: str = "unix/@gateway"
+
+    @property
+    def dials(self) -> list[str]:
+        return [one.dial for one in self.upstreams]
+
+    @property
+    def hop_key(self) -> str:
+        """What one server of the gateway's Caddy shows the other, for their sockets may be open to others there."""
+        return hashlib.sha256("".join(["hop", *(one.key for one in self.upstreams)]).encode()).hexdigest()
+
+    def socket(self, upstream: Upstream) -> str:
+        return f"{self.sockets}/{upstream.dial}"
 
     def secrets(self) -> list[str]:
         key = self.certificate.private_key if self.certificate else ""
-        return [one for one in (*self.inbound_keys, self.upstream_key, key) if one]
+        return [
+            one for one in (*self.inbound_keys, *(each.key for each in (*self.upstreams, *self.retired)), key) if one
+        ]
 
 
 def problems(gateway: GatewaySpec) -> list[str]:
     """Return what is wrong with a gateway, an input a line; keys are never shown."""
-    wrong = [one for one in gateway.upstreams if not _is_address(HOST_PORT, one)]
+    dials = gateway.dials
+    wrong = [one for one in dials if not _is_address(HOST_PORT, one)]
+    keys = (*gateway.inbound_keys, *(one.key for one in gateway.upstreams))
     checks = (
         (
             _is_address(LISTEN, gateway.listen),
@@ -80,19 +114,16 @@ def problems(gateway: GatewaySpec) -> list[str]:
         ),
         (gateway.inbound_keys, "inbound_keys: is empty; at least one key is needed"),
         (
-            all(KEY.fullmatch(key) for key in (*gateway.inbound_keys, gateway.upstream_key)),
-            "inbound_keys, upstream_key: a key needs at least 16 characters of A-Z a-z 0-9 . _ ~ + / = - (not shown)",
+            all(KEY.fullmatch(key) for key in keys),
+            "inbound_keys, upstreams' keys: each needs at least 16 characters, A-Z a-z 0-9 . _ ~ + / = - (not shown)",
         ),
         (gateway.upstreams, "upstreams: is empty; at least one host:port is needed"),
         (not wrong, f"upstreams: {', '.join(map(repr, wrong))}; accepted: host:port"),
+        (len({*dials}) == len(dials), "upstreams: an address is there twice"),
+        (all(NAME.fullmatch(one.server_name) for one in gateway.upstreams), "upstreams: a server_name is no host name"),
         (not gateway.upstream_ca or ders(gateway.upstream_ca), "upstream_ca: holds no PEM certificate"),
     )
     return [text for good, text in checks if not good]
-
-
-def dial(address: str) -> str:
-    """Return host:port of an upstream that may be given as a URL."""
-    return urlsplit(address).netloc if "://" in address else address
 
 
 def ders(pem: str) -> list[str]:

@@ -167,9 +167,9 @@ class Rental:
         if failure.sign not in ("exited", "not-serving", "created-stopped"):
             return failure
         try:
-            log = tail(scrub(self.client.logs(attempt.instance_id, lines=60), self._secrets))
-        except VastError:
-            return failure
+            log = tail(self.client.logs(attempt.instance_id, lines=60), self._secrets)
+        except VastError as error:
+            return replace(failure, text=f"{failure.text}; its log: {error}")
         if not log:
             return failure
         for pattern in self.order.spec_fault_logs:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from components.errors import ServerError, ServerUnreachable
-from components.redaction import scrub
+from components.redaction import excerpt
 from reranker import errors
 from reranker.answers import ServedModel, read_models
 from reranker.endpoint import pem
 from reranker.http import Answer, HttpTransport, Transport, Unanswered, bearer
 
-SHOWN_CHARS = 300
 KEPT_CONNECTIONS = 8
+MAX_BYTES = 4 << 20
 KEYS_PATH = "/guard/keys"
 ROUTES_PATH = "/guard/routes"
 T = TypeVar("T")
@@ -128,7 +128,14 @@ class RerankClient:
     def _answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
         for again in (True, False):
             try:
-                return self._send(method, self.url + path, body=body, headers=headers, timeout_s=self._timeout_s)
+                return self._send(
+                    method,
+                    self.url + path,
+                    body=body,
+                    headers=headers,
+                    timeout_s=self._timeout_s,
+                    max_bytes=MAX_BYTES,
+                )
             except Unanswered as error:
                 # vLLM 0.19.1 closes a kept connection after some refusals without saying so; scoring twice is harmless
                 if not (again and error.broke):
@@ -162,8 +169,7 @@ class RerankClient:
             ) from None
 
     def _shown(self, text: str) -> str:
-        text = scrub(text, [self.key] if self.key else []).strip()
-        return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
+        return excerpt(text, [self.key] if self.key else [])
 
 
 def _read_ranking(raw: Mapping[str, Any]) -> RerankAnswer:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from components.caddy.spec import Certificate, GatewaySpec, Policy
+from components.caddy.spec import Certificate, GatewaySpec, Policy, Upstream
 from components.errors import ServingError
-from components.vast.identity import SERVER_NAME, Authority
+from components.vast.identity import Authority
 from components.vllm.client import RerankClient
 from emulator.runtime import free_port
 from harness.caddy import running, running_front_proxy
@@ -25,7 +25,7 @@ from reranker.http import HttpTransport
 from tests.gateway.upstream import MODEL, READINESS
 
 REPO = Path(__file__).resolve().parents[2]
-# in the rerankers' certificates, so that only their name tells the gateway that they are the right ones
+# in the rerankers' certificates, so that only its name tells the gateway that each is the right one
 ELSEWHERE = "192.0.2.1"
 QUICK = Policy(check_every_s=0.5, response_timeout_s=10, retry_for_s=10, passive_for_s=2, max_bytes=20_000)
 
@@ -36,6 +36,7 @@ class Reranker:
 
     folder: Path
     port: int
+    key: str
     process: subprocess.Popen | None = None
 
     @property
@@ -45,6 +46,14 @@ class Reranker:
     @property
     def name(self):
         return self.folder.name
+
+    @property
+    def server_name(self):
+        return f"{self.name}.internal"
+
+    @property
+    def upstream(self):
+        return Upstream(self.address, self.key, self.server_name)
 
     def start(self):
         argv = [sys.executable, "-m", "tests.gateway.upstream", str(self.folder), str(self.port)]
@@ -72,32 +81,30 @@ def authority():
     return Authority.make("the stack's CA")
 
 
-@pytest.fixture(scope="session")
-def upstream_key():
-    return secrets.token_hex(32)
-
-
 @pytest.fixture
-def rerankers(tmp_path, authority, upstream_key):
-    """Make a function that starts n more rerankers and waits until each scores."""
+def rerankers(tmp_path, authority):
+    """Make a function that starts n more rerankers, each with a key and a name of its own, and waits until each scores.
+
+    `key`: one for all of these.
+    """
     started = []
 
-    def start(count):
+    def start(count, key=""):
         new = []
         for _ in range(count):
             folder = tmp_path / f"reranker-{len(started)}"
             folder.mkdir()
-            certificate, key = authority.issue(ELSEWHERE).pem()
+            one = Reranker(folder, free_port("127.0.0.1"), key or secrets.token_hex(32))
+            certificate, private_key = authority.issue(ELSEWHERE, one.server_name).pem()
             (folder / "cert.pem").write_text(certificate)
-            (folder / "key.pem").write_text(key)
-            (folder / "key").write_text(upstream_key)
-            one = Reranker(folder, free_port("127.0.0.1"))
+            (folder / "key.pem").write_text(private_key)
+            (folder / "key").write_text(one.key)
             one.start()
             started.append(one)
             new.append(one)
-        trusting = HttpTransport(ca=authority.certificate, server_name=SERVER_NAME)
         for one in new:
-            client = RerankClient(f"https://{one.address}", upstream_key, transport=trusting, timeout_s=5)
+            trusting = HttpTransport(ca=authority.certificate, server_name=one.server_name)
+            client = RerankClient(f"https://{one.address}", one.key, transport=trusting, timeout_s=5)
             until(lambda client=client: scores(client))
         return new
 
@@ -132,7 +139,7 @@ class Front:
 
 
 @pytest.fixture
-def front(tmp_path, authority, upstream_key):
+def front(tmp_path, authority):
     """Make a function that describes a gateway in front of rerankers, and how to reach it: with `tiers` 2 through a
     front proxy of its own (a process that is started here), else directly."""
     with contextlib.ExitStack() as started:
@@ -152,8 +159,7 @@ def front(tmp_path, authority, upstream_key):
                     "site": "test",
                     "listen": listen,
                     "inbound_keys": (key,),
-                    "upstreams": tuple(one.address for one in rerankers),
-                    "upstream_key": upstream_key,
+                    "upstreams": tuple(one.upstream for one in rerankers),
                     "readiness": READINESS,
                     "upstream_ca": authority.certificate,
                     "certificate": certificate,

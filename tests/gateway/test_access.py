@@ -15,6 +15,7 @@ import requests
 
 from components.caddy.config import gateway_config
 from components.caddy.front_proxy import front_proxy_config
+from components.caddy.spec import Upstream
 from components.vast.identity import Authority
 from components.vllm.guard import ALLOW
 from harness.caddy import running
@@ -70,7 +71,7 @@ def over_http2(site, path, authorization):
 def test_every_listed_path_needs_the_key(site):
     for path in ALLOW:
         for method in ("GET", "POST", "OPTIONS", "PUT"):
-            for key in ("", "x" * 64, site.gateway.upstream_key, site.key[:-1], site.key + "0"):
+            for key in ("", "x" * 64, site.gateway.upstreams[0].key, site.key[:-1], site.key + "0"):
                 answer = site.ask(method, path, key=key)
                 assert answer.status_code == 401, (method, path)
                 assert answer.json()["error"]["type"] == "AuthenticationError"
@@ -102,7 +103,7 @@ def test_what_the_proxy_decodes_the_guard_behind_it_refuses(site):
 
 def test_an_admin_key_from_a_missing_variable_opens_nothing(caddy, front, tmp_path):
     back = tmp_path / "back.sock"
-    one = front([], tiers=1, upstreams=("127.0.0.1:1",))
+    one = front([], tiers=1, upstreams=(Upstream("127.0.0.1:1", "k" * 32),))
     caddy.admin.load(gateway_config(replace(one.gateway, listen=f"unix/{back}|0600", certificate=None)))
     config = front_proxy_config(
         one.gateway.listen, str(back), one.certificate, admin_socket=caddy.admin_socket, admin_key="{env.NOT_SET}"
@@ -128,7 +129,7 @@ def test_the_key_is_replaced_and_the_client_stays_unknown(site, rerankers, tmp_p
     seen = (tmp_path / "reranker-0" / "seen.jsonl").read_text()
     assert site.key not in seen
     asked = [json.loads(line)["headers"] for line in seen.splitlines()]
-    assert all(one["authorization"] == f"Bearer {site.gateway.upstream_key}" for one in asked)
+    assert all(one["authorization"] == f"Bearer {site.gateway.upstreams[0].key}" for one in asked)
     for one in asked:
         assert not {"x-forwarded-for", "x-forwarded-host", "x-real-ip", "cookie"} & set(one)
 
@@ -200,7 +201,7 @@ def test_the_largest_body_allowed_arrives_whole(site):
 def test_nothing_of_a_key_is_readable_through_the_gateway_or_its_log(site, caddy, authority):
     hidden = [
         site.key,
-        site.gateway.upstream_key,
+        site.gateway.upstreams[0].key,
         *(site.certificate.private_key.splitlines()[1:-1] if site.certificate else []),
     ]
     texts = []

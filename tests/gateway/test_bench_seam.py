@@ -9,11 +9,13 @@ from components.vllm.client import RerankClient
 from harness.wait import until
 from tests.gateway.conftest import scores
 
+KEY = "k" * 32
 
-def test_a_gateway_stands_in_front_of_rerankers_for_the_length_of_a_block(rerankers, authority, upstream_key):
-    two = [f"https://{one.address}" for one in rerankers(2)]
+
+def test_a_gateway_stands_in_front_of_rerankers_for_the_length_of_a_block(rerankers, authority):
+    two = [f"https://{one.address}" for one in rerankers(2, KEY)]
     ca = authority.certificate
-    with gateway(two, upstream_key, ca) as at:
+    with gateway(two, KEY, ca) as at:
         client = RerankClient(at.url, at.key, ca=at.ca, timeout_s=10)
         until(lambda: scores(client))
         assert client.models()[0].id == MODEL

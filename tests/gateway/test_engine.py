@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.records import record
 from harness.load import Load
 from harness.stack import tool_path
 from harness.wait import until
@@ -63,6 +64,10 @@ class Program:
         return self.run("up", "--yes", "--skip-preview")
 
 
+def upstream(reranker):
+    return record(reranker.upstream) | {"address": f"https://{reranker.address}"}
+
+
 @pytest.mark.all
 @pytest.mark.engine
 def test_a_gateway_lives_through_up_drift_roll_and_destroy(tmp_path, caddy, rerankers, front):
@@ -74,8 +79,7 @@ def test_a_gateway_lives_through_up_drift_roll_and_destroy(tmp_path, caddy, rera
         "admin_url": caddy.admin_url,
         "listen": gateway.listen,
         "inbound_keys": list(gateway.inbound_keys),
-        "upstreams": [f"https://{two[0].address}"],
-        "upstream_key": gateway.upstream_key,
+        "upstreams": [upstream(two[0])],
         "upstream_ca": gateway.upstream_ca,
         "settle_s": 0.3,
     }
@@ -95,7 +99,7 @@ def test_a_gateway_lives_through_up_drift_roll_and_destroy(tmp_path, caddy, rera
     assert rc == 0, text
     until(lambda: one.ask().status_code == 200)
 
-    program.write({**args, "upstreams": [f"https://{two[1].address}"]})
+    program.write({**args, "upstreams": [upstream(two[1])]})
     with Load(one) as load:
         load.more(20)
         rc, text = program.up()
@@ -109,10 +113,10 @@ def test_a_gateway_lives_through_up_drift_roll_and_destroy(tmp_path, caddy, rera
     rc, text = program.run("preview", "--expect-no-changes")
     assert rc == 0, text
     state = "".join(path.read_text() for path in (tmp_path / "program" / "state").rglob("*") if path.is_file())
-    for secret in (one.key, gateway.upstream_key):
+    for secret in (one.key, two[0].key, two[1].key):
         assert secret not in state
 
-    program.write({**args, "upstreams": ["nowhere"]})
+    program.write({**args, "upstreams": [upstream(two[1]) | {"address": "nowhere"}]})
     rc, text = program.up()
     assert rc != 0
     assert "upstreams: 'nowhere'; accepted: host:port" in text

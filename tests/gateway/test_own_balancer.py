@@ -12,9 +12,11 @@ from harness.load import BODY
 from harness.wait import until
 from tests.gateway.conftest import REPO
 
+KEY = "k" * 32
 
-def test_the_caddyfile_of_the_docs_balances_verifies_and_sends_again(tmp_path, rerankers, authority, upstream_key):
-    two, port = rerankers(2), free_port("127.0.0.1")
+
+def test_the_caddyfile_of_the_docs_balances_verifies_and_sends_again(tmp_path, rerankers, authority):
+    two, port = rerankers(2, KEY), free_port("127.0.0.1")
     [text] = re.findall(r"```caddyfile\n(.*?)```", (REPO / "docs" / "gateway.md").read_text(), re.DOTALL)
     text = text.replace("reranker.example.com", f"http://127.0.0.1:{port}")
     for documented, one in zip(re.findall(r"203\.0\.113\.\d+:\d+", text), two, strict=True):
@@ -25,7 +27,7 @@ def test_the_caddyfile_of_the_docs_balances_verifies_and_sends_again(tmp_path, r
     (folder / "Caddyfile").write_text(text)
     adapt = [caddy_program(), "adapt", "--config", "Caddyfile"]
     config = json.loads(subprocess.run(adapt, cwd=folder, capture_output=True, check=True).stdout)
-    headers = {"Authorization": f"Bearer {upstream_key}"}
+    headers = {"Authorization": f"Bearer {KEY}"}
 
     def ask(**changes):
         return requests.post(f"http://127.0.0.1:{port}/rerank", json=BODY, headers=headers | changes, timeout=20)

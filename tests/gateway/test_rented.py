@@ -67,7 +67,9 @@ def site(container, rerankers, front):
     """A gateway in the container: its public side, its props, what create returned."""
     one = front(rerankers(2), tiers=1, listen=launch.LISTEN, certificate=None)
     assert problems(one.gateway) == []
-    props = props_of(container, one, admin_key=container.key, admin_ca=container.ca, rented=True)
+    props = props_of(
+        container, one, admin_key=container.key, admin_ca=container.ca, rented=True, sockets=launch.SOCKETS
+    )
     made = GatewayProvider().create(props)
     public = Front(one.gateway, ca_file(container.ca), container.url, one.key)
     until(lambda: public.ask().status_code == 200)
@@ -86,9 +88,9 @@ def test_the_admin_route_is_404_without_its_own_key(container, site):
     paths = ("/admin/", "/admin/config/", "/admin/load", "/admin/stop", "/admin/reverse_proxy/upstreams",
              "/admin/metrics", "/admin/debug/pprof/", "/config/", "/ADMIN/config/", "//admin/config/",
              "/rerank/../admin/config/")  # fmt: skip
-    hidden = [container.key, public.key, public.gateway.upstream_key]
+    hidden = [container.key, public.key, public.gateway.upstreams[0].key]
     for path in paths:
-        for key in ("", public.key, public.gateway.upstream_key, container.key[:-1]):
+        for key in ("", public.key, public.gateway.upstreams[0].key, container.key[:-1]):
             for method in ("GET", "POST"):
                 answer = public.ask(method, path, key=key)
                 assert answer.status_code == 404, (method, path)
@@ -101,9 +103,9 @@ def test_the_admin_route_is_404_without_its_own_key(container, site):
 
 def test_with_its_key_the_admin_route_shows_the_gateway_and_nothing_of_the_front(container, site):
     config = container.admin(container.key).config()
-    assert list(config["apps"]["http"]["servers"]) == ["test"]
+    assert set(config["apps"]["http"]["servers"]) == {"test", *site[0].gateway.dials}
     assert container.key not in json.dumps(config)
-    assert {one.address for one in container.admin(container.key).upstreams()} == set(site[0].gateway.upstreams)
+    assert {one.address for one in container.admin(container.key).upstreams()} == {*site[0].gateway.dials}
 
 
 def test_a_roll_through_the_rented_gateway_fails_no_request(container, site):
@@ -112,7 +114,7 @@ def test_a_roll_through_the_rented_gateway_fails_no_request(container, site):
     outs = made.outs
     with Load(public) as load:
         for turn in range(6):
-            kept = list(public.gateway.upstreams[turn % 2 :][:1])
+            kept = props["upstreams"][turn % 2 :][:1]
             outs = provider.update(made.id, outs, {**props, "upstreams": kept, "settle_s": 0.1}).outs
             load.more(15)
     assert load.failures == []

@@ -29,10 +29,8 @@ def props_of(caddy, one, **changes):
         "inbound_keys": list(gateway.inbound_keys),
         "certificate": gateway.certificate.certificate if gateway.certificate else "",
         "private_key": gateway.certificate.private_key if gateway.certificate else "",
-        "upstreams": list(gateway.upstreams),
-        "upstream_key": gateway.upstream_key,
+        "upstreams": record(gateway.upstreams),
         "upstream_ca": gateway.upstream_ca,
-        "server_name": gateway.server_name,
         "readiness": record(READINESS),
         "policy": {"check_every_s": 0.5, "retry_for_s": 10, "max_bytes": 20_000},
         "admin_url": caddy.admin_url,
@@ -41,6 +39,7 @@ def props_of(caddy, one, **changes):
         "drain_timeout_s": 20,
         "settle_s": 0.3,
         "rented": False,
+        "sockets": "",
     } | changes
 
 
@@ -78,12 +77,13 @@ def test_what_is_created_serves_and_is_in_sync(provider, props, made):
 
 
 def test_unusable_inputs_are_named_all_at_once_and_no_key_is_shown(provider, props):
-    wrong = props | {"listen": "nowhere", "upstreams": ["10.0.0.1"], "inbound_keys": ["short*key-is-secret"],
+    wrong = props | {"listen": "nowhere", "inbound_keys": ["short*key-is-secret"],
+                     "upstreams": [{"address": "10.0.0.1", "key": "k" * 32}],
                      "admin_url": "localhost:2019",
                      "upstream_ca": "-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----"}  # fmt: skip
     reasons = [failure.reason for failure in provider.check({}, wrong).failures]
     assert [reason.partition(":")[0] for reason in reasons] == [
-        "listen", "inbound_keys, upstream_key", "upstreams", "upstream_ca", "admin_url",
+        "listen", "inbound_keys, upstreams' keys", "upstreams", "upstream_ca", "admin_url",
     ]  # fmt: skip
     assert not any("secret" in reason for reason in reasons)
     assert provider.check({}, props).failures == []
@@ -131,14 +131,14 @@ def test_a_change_by_hand_is_drift_and_is_put_back(provider, props, made, caddy,
     assert one.ask(key="wrong").status_code == 401
 
 
-def test_what_someone_adds_to_the_gateways_caddy_is_drift_and_is_taken_out(provider, props, made, caddy):
+def test_what_someone_adds_to_the_gateways_caddy_is_drift_and_is_taken_out(provider, props, made, caddy, one):
     config = caddy.admin.config()
     config["apps"]["http"]["servers"]["other"] = OTHER_SITE
     caddy.admin.load(config)
     read = provider.read(made.id, made.outs)
     assert read.outs["drift"] == "changed by hand at apps.http.servers.other"
     provider.update(made.id, read.outs, props)
-    assert list(caddy.admin.config()["apps"]["http"]["servers"]) == ["test"]
+    assert sorted(caddy.admin.config()["apps"]["http"]["servers"]) == sorted(["test", *one.gateway.dials])
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_config_that_caddy_refuses_changes_nothing_and_shows_no_key(provider, 
     taken = {**props, "listen": two[0].address}
     with pytest.raises(Exception, match="address already in use") as refused:
         provider.update(made.id, made.outs, taken)
-    for secret in (one.key, one.gateway.upstream_key):
+    for secret in (one.key, one.gateway.upstreams[0].key):
         assert secret not in str(refused.value)
     assert provider.read(made.id, made.outs).outs["drift"] == ""
     assert one.ask().status_code == 200
@@ -207,13 +207,13 @@ def test_an_update_returns_when_the_old_upstream_has_answered_its_last_request(p
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(one.ask, headers={"X-Delay-S": "2"}) for _ in range(6)]
         until(lambda: sum(up.in_flight for up in caddy.admin.upstreams()) == 6)
-        kept = {**props, "upstreams": [two[1].address]}
+        kept = {**props, "upstreams": [record(two[1].upstream)]}
         updated = provider.update(made.id, made.outs, kept)
         assert [up.in_flight for up in caddy.admin.upstreams() if up.address == two[0].address] == [0]
         two[0].kill()
         assert [each.result().status_code for each in asked] == [200] * 6
         assert {each.result().headers["x-upstream"] for each in asked} == {two[0].name, two[1].name}
-    assert updated.outs["upstreams"] == [two[1].address]
+    assert updated.outs["upstreams"] == [record(two[1].upstream)]
     assert one.ask().headers["x-upstream"] == two[1].name
 
 
@@ -223,13 +223,12 @@ def test_what_is_drained_stays_in_caddys_config_where_its_requests_are_counted_e
     """Caddy's count of an address that left its config loses requests: the old server would be destroyed too early."""
 
     def retired():
-        last = caddy.admin.config()["apps"]["http"]["servers"][one.gateway.site]["routes"][-1]
-        return [each["dial"] for each in last["handle"][0].get("upstreams", ())]
+        return [*{*caddy.admin.config()["apps"]["http"]["servers"]} - {one.gateway.site, two[1].address}]
 
     with concurrent.futures.ThreadPoolExecutor(7) as pool:
         asked = [pool.submit(one.ask, headers={"X-Delay-S": "2"}) for _ in range(6)]
         until(lambda: sum(up.in_flight for up in caddy.admin.upstreams()) == 6)
-        update = pool.submit(provider.update, made.id, made.outs, {**props, "upstreams": [two[1].address]})
+        update = pool.submit(provider.update, made.id, made.outs, {**props, "upstreams": [record(two[1].upstream)]})
         until(lambda: retired() == [two[0].address])
         [counted] = [up for up in caddy.admin.upstreams() if up.address == two[0].address]
         assert counted.in_flight == 3
@@ -237,7 +236,7 @@ def test_what_is_drained_stays_in_caddys_config_where_its_requests_are_counted_e
         updated = update.result()
     assert retired() == [two[0].address]
     assert provider.read(made.id, updated.outs).outs["drift"] == ""
-    kept = {**props, "upstreams": [two[1].address]}
+    kept = {**props, "upstreams": [record(two[1].upstream)]}
     assert not provider.diff(made.id, updated.outs, kept).changes
     again = provider.update(made.id, updated.outs, kept)
     assert retired() == []
@@ -271,7 +270,7 @@ def test_the_wait_for_the_last_request_is_bounded(provider, props, made, caddy, 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(one.ask, headers={"X-Delay-S": "4"}) for _ in range(2)]
         until(lambda: sum(up.in_flight for up in caddy.admin.upstreams()) == 2)
-        provider.update(made.id, made.outs, {**props, "upstreams": [two[1].address], "drain_timeout_s": 0.5})
+        provider.update(made.id, made.outs, {**props, "upstreams": [record(two[1].upstream)], "drain_timeout_s": 0.5})
         assert not all(each.done() for each in asked)
         assert [each.result().status_code for each in asked] == [200, 200]
 
@@ -280,14 +279,14 @@ def test_a_roll_and_a_key_rotation_under_load_fail_no_request(provider, props, m
     new_key = "n" * 64
     new = rerankers(2)
     for each in new:
-        (each.folder / "key").write_text(f"{one.gateway.upstream_key},{new_key}")
+        (each.folder / "key").write_text(f"{each.key},{new_key}")
     with Load(one) as load:
         load.more(50)
-        outs = provider.update(made.id, made.outs, {**props, "upstreams": [each.address for each in new]}).outs
+        outs = provider.update(made.id, made.outs, {**props, "upstreams": [record(each.upstream) for each in new]}).outs
         for each in two:
             each.kill()
         load.more(100)
-        both = {**props, "upstreams": [each.address for each in new], "inbound_keys": [one.key, "k" * 64]}
+        both = {**props, "upstreams": [record(each.upstream) for each in new], "inbound_keys": [one.key, "k" * 64]}
         outs = provider.update(made.id, outs, both).outs
         load.more(50)
     assert load.failures == []

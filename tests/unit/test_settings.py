@@ -124,6 +124,8 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"require": {"countries": ["USA"]}}, "require.countries: is 'USA'; accepted: two-letter codes"),
         ({"require": {"countries": [False]}}, "require.countries: is False; .*YAML reads NO, .* write them in quotes"),
         ({"emulator": {"url": "console.vast.ai"}}, "emulator.url: .*http"),
+        ({"emulator": {"url": "http://console.vast.ai"}}, "emulator.url: .* would get the Vast.ai key in clear"),
+        ({"emulator": {"url": "http://127.0.0.1.evil.example:8585"}}, "emulator.url: .* would get the Vast.ai key"),
         ({"extra_args": ["--api-key", "x"]}, "extra_args: --api-key is set by the stack"),
         (
             {"extra_args": ["--log-level", "x"]},
