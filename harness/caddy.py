@@ -19,7 +19,7 @@ from pathlib import Path
 
 from components.caddy.admin import CaddyAdmin
 from components.caddy.front_proxy import front_proxy_config
-from components.caddy.spec import Certificate, Json
+from components.caddy.spec import Certificate, Json, Policy
 from components.errors import CaddyUnreachable, GatewayError
 from components.vast.identity import Authority
 from emulator.runtime import free_port
@@ -109,18 +109,22 @@ class FrontProxy:
     url: str
     ca_file: str
     listen: str
+    caddy: Caddy
 
 
 @contextlib.contextmanager
-def running_front_proxy(folder: Path, authority: Authority | None = None) -> Iterator[FrontProxy]:
+def running_front_proxy(
+    folder: Path, authority: Authority | None = None, policy: Policy | None = None
+) -> Iterator[FrontProxy]:
     """Run the process that never reloads for the length of a block; a gateway behind it may come and go."""
     folder.mkdir(parents=True, exist_ok=True)
     authority = authority or Authority.make("front proxy")
     certificate = Certificate(*authority.issue(IP).pem())
     port, socket, ca_file = free_port(IP), folder / "gateway.sock", folder / "ca.pem"
     ca_file.write_text(authority.certificate)
-    with running(folder / "front", front_proxy_config(f"{IP}:{port}", str(socket), certificate)):
-        yield FrontProxy(f"https://{IP}:{port}", str(ca_file), f"unix/{socket}|0600")
+    config = front_proxy_config(f"{IP}:{port}", str(socket), certificate, policy=policy)
+    with running(folder / "front", config) as caddy:
+        yield FrontProxy(f"https://{IP}:{port}", str(ca_file), f"unix/{socket}|0600", caddy)
 
 
 @dataclass(frozen=True)

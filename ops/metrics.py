@@ -2,14 +2,16 @@
 
 Writes prometheus.yml, a file of targets for each job, and prices.yml; keys and CAs lie beside them and are named there.
 Replicas are scraped at their own addresses, each in a job with its own key, which it takes behind a gateway too; the
-gateway's /metrics is Caddy's, for a client's key. Prometheus reads targets and keys anew by itself, the rest on SIGHUP.
+gateway at its admin API with that one's key, for its metrics name the servers' addresses. Prometheus reads targets and
+keys anew by itself, the rest on SIGHUP.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,12 +23,30 @@ from ops import report
 from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import OK, USAGE, OpsError
-from ops.fleet import own_keys
+from ops.fleet import GATEWAY as GATEWAY_TYPE
+from ops.fleet import kind, own_keys, secret_output
 from ops.outputs import Outputs
 
 Json = Any
 REPLICAS, GATEWAY = "reranker", "reranker-gateway"  # the label `job`, as dashboards/reranker.json asks for it
 PRICE = "reranker:hourly_cost_usd"  # a recording rule of our own, by replica
+
+
+@dataclass(frozen=True)
+class Admin:
+    """The admin API of a gateway's Caddy: its address, its key if it has one, whether the stack's CA signed for it."""
+
+    url: str
+    key: str = field(default="", repr=False)
+    own_ca: bool = False
+
+    @classmethod
+    def parse(cls, resources: Sequence[Mapping[str, Json]]) -> Admin | None:
+        """Read it from a state with secrets in clear; None where Prometheus cannot ask: no gateway, or a socket."""
+        found = next((one for one in resources if kind(one) == GATEWAY_TYPE), None)
+        if found is None or not (url := secret_output(found, "admin_url")).startswith("http"):
+            return None
+        return cls(url.rstrip("/"), secret_output(found, "admin_key"), bool(secret_output(found, "admin_ca")))
 
 
 @verb("metrics")
@@ -37,36 +57,46 @@ def metrics(pulumi: Pulumi, *, folder: Path, every_s: int) -> Outcome:
     outputs = Outputs.parse(pulumi.outputs())
     if not outputs.replicas:
         raise OpsError(USAGE, f"stack {pulumi.name} has no servers yet", f"python -m ops deploy --stack {pulumi.name}")
-    keys = own_keys(pulumi.resources(show_secrets=True))
+    resources = pulumi.resources(show_secrets=True)
+    keys, admin = own_keys(resources), Admin.parse(resources)
     folder = folder.absolute()
-    written = files(pulumi.name, outputs, keys, folder, every_s)
+    written = files(pulumi.name, outputs, keys, folder, every_s, admin=admin)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
         _replace(folder / name, text, 0o600 if name.endswith("_key") else 0o644)
     parts = [f"Start it: `prometheus --config.file={folder / 'prometheus.yml'}`"]
+    if outputs.gateway and admin is None:
+        parts.append("The gateway is left out: Prometheus reads no socket, which its `gateway.admin_url` is")
     facts = {"folder": str(folder), "files": sorted(written)}
     return Outcome(OK, f"{len(written)} files written to {report.code(folder)}", parts, facts)
 
 
-def files(stack: str, outputs: Outputs, keys: Mapping[int, str], folder: Path, every_s: int) -> dict[str, str]:
+def files(
+    stack: str, outputs: Outputs, keys: Mapping[int, str], folder: Path, every_s: int, *, admin: Admin | None = None
+) -> dict[str, str]:
     """Return the files' texts by name. `keys`: the servers' own, by instance; one without takes the clients'."""
     targets: dict[str, list[Json]] = {}
     secret = {}
+    jobs = []
+    ca = {"ca_file": str(folder / "ca.pem")} if outputs.ca_certificate else {}
     rules = []
     for number, one in enumerate(outputs.replicas, start=1):
         name, labels = f"{REPLICAS}-{number}", {"stack": stack, "replica": str(one.instance_id)}
         more = {"job": REPLICAS, "gpu": one.gpu, "machine_id": str(one.machine_id)}
         targets[name] = [_target(one.url, labels | more)]
         secret[f"{name}_key"] = keys.get(one.instance_id, outputs.api_key)
+        jobs.append(_job(name, folder, one.url, path="/metrics", credentials=f"{name}_key", tls=ca))
         rules.append({"record": PRICE, "expr": f"vector({one.hourly_cost_usd:.6f})", "labels": labels})
-    if outputs.gateway:
-        targets[GATEWAY], secret["client_key"] = [_target(outputs.url, {"stack": stack})], outputs.api_key
+    if admin:
+        targets[GATEWAY] = [_target(admin.url, {"stack": stack})]
+        path, credentials = urlsplit(admin.url).path + "/metrics", "admin_key" if admin.key else ""
+        tls = ca if admin.own_ca else {}
+        jobs.append(_job(GATEWAY, folder, admin.url, path=path, credentials=credentials, tls=tls))
+        secret |= {"admin_key": admin.key} if admin.key else {}
     config = {
         "global": {"scrape_interval": f"{every_s}s", "evaluation_interval": f"{every_s}s"},
         "rule_files": [str(folder / "prices.yml")],
-        "scrape_configs": [
-            _job(name, folder, credentials, outputs) for name, credentials in zip(targets, secret, strict=True)
-        ],
+        "scrape_configs": jobs,
     }
     return {
         "prometheus.yml": yaml.safe_dump(config, sort_keys=False),
@@ -77,12 +107,16 @@ def files(stack: str, outputs: Outputs, keys: Mapping[int, str], folder: Path, e
     }
 
 
-def _job(name: str, folder: Path, credentials: str, outputs: Outputs) -> Mapping[str, Json]:
+def _job(
+    name: str, folder: Path, url: str, *, path: str, credentials: str, tls: Mapping[str, str]
+) -> Mapping[str, Json]:
+    by = {"type": "Bearer", "credentials_file": str(folder / credentials)}
     return {
         "job_name": name,
-        "scheme": urlsplit(outputs.url if name == GATEWAY else outputs.replicas[0].url).scheme,
-        "authorization": {"type": "Bearer", "credentials_file": str(folder / credentials)},
-        **({"tls_config": {"ca_file": str(folder / "ca.pem")}} if outputs.ca_certificate else {}),
+        "scheme": urlsplit(url).scheme,
+        "metrics_path": path,
+        **({"authorization": by} if credentials else {}),
+        **({"tls_config": tls} if tls else {}),
         "file_sd_configs": [{"files": [str(folder / f"{name}.json")], "refresh_interval": "30s"}],
     }
 

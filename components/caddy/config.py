@@ -1,6 +1,6 @@
 """A gateway as the whole config of a Caddy: a pure function of a frozen record. Called by the Gateway resource, bench.
 
-In the order a request meets it: path not on the list 404, no valid key 401, `/metrics` answered by Caddy itself, body
+In the order a request meets it: path not on the list 404, no valid key 401, 204 for a front that asks only that, body
 too large 413, then one reverse proxy over all upstreams, and behind it a server for each upstream, on a socket, which
 puts in that one's key and checks its name: a proxy's active checks have one key and one name for all. What it takes for
 granted of Caddy 2.11.7 is pinned by tests/gateway and told in docs/gateway.md. Every error is shaped as vLLM's.
@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from components.caddy.spec import Certificate, GatewaySpec, Json, Upstream, ders
+from components.caddy.spec import Certificate, GatewaySpec, Json, Policy, Upstream, ders
 from components.guard.rules import ALLOW
 
-PROXIED, METRICS = ALLOW, "/metrics"
+PROXIED = ALLOW
+ASKS = "X-Front-Asks"  # set by a front that has read no body yet
 CERTIFICATE = "gateway"  # the tag by which a listener finds the certificate, whatever name or IP a client asks for
 ERRORS = {  # type, as vLLM names it, and message
     401: ("AuthenticationError", "a valid key is needed: Authorization: Bearer <key>"),
@@ -33,19 +34,30 @@ KNOWN_ERRORS = (413, 502, 503, 504)  # those that Caddy itself meets, and that a
 def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
     """Return the whole config of a Caddy that is this gateway, but for its `admin`."""
     routes = [
-        route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*PROXIED, METRICS)),
+        route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*PROXIED)),
         route(_error(404)),
     ]
-    config = server_config(gateway.site, gateway.listen, routes, gateway.certificate)
+    config = server_config(gateway.site, gateway.listen, routes, gateway.certificate, gateway.policy)
     config["apps"]["http"]["metrics"] = {}
     for one in (*gateway.upstreams, *gateway.retired):
         config["apps"]["http"]["servers"][one.dial] = _hop(gateway, one)
     return config
 
 
-def server_config(name: str, listen: str, routes: list[Json], certificate: Certificate | None) -> dict[str, Json]:
-    """Return the config of a Caddy with one server, which speaks plain HTTP without a certificate."""
-    server = _server(listen, routes)
+def server_config(
+    name: str, listen: str, routes: list[Json], certificate: Certificate | None, policy: Policy
+) -> dict[str, Json]:
+    """Return the config of a Caddy with one server, which speaks plain HTTP without a certificate.
+
+    HTTP/1.1 only: over HTTP/2 a stranger's connection may fill 1 MiB before any handler is asked.
+    """
+    server = inner_server([listen], routes) | {
+        "max_header_bytes": policy.max_header_bytes,
+        "read_header_timeout": seconds(policy.header_timeout_s),
+        "read_timeout": seconds(policy.body_timeout_s),
+        "read_idle_timeout": -1,  # Caddy 2.11.7's own lifts the deadline when it has passed, and then waits for ever
+        "idle_timeout": seconds(policy.idle_timeout_s),
+    }
     apps: dict[str, Json] = {"http": {"servers": {name: server}}}
     if certificate is not None:
         server["tls_connection_policies"] = [{"certificate_selection": {"any_tag": [CERTIFICATE]}}]
@@ -54,10 +66,11 @@ def server_config(name: str, listen: str, routes: list[Json], certificate: Certi
     return {"apps": apps}
 
 
-def _server(listen: str, routes: list[Json]) -> dict[str, Json]:
+def inner_server(listen: list[str], routes: list[Json]) -> dict[str, Json]:
+    """Return a server of errors in vLLM's shape, without deadlines."""
     return {
-        "listen": [listen],
-        "protocols": ["h1", "h2"],
+        "listen": listen,
+        "protocols": ["h1"],
         "automatic_https": {"disable": True},
         "routes": routes,
         "errors": {"routes": _error_routes()},
@@ -69,7 +82,7 @@ def _behind_the_path(gateway: GatewaySpec) -> list[Json]:
     refusal["headers"]["WWW-Authenticate"] = ["Bearer"]
     return [
         route(refusal, {"not": [bearer(gateway.inbound_keys)]}),
-        route({"handler": "metrics"}, _path("/metrics")),
+        route({"handler": "static_response", "status_code": 204}, {"header": {ASKS: ["1"]}}),
         *limits(gateway.policy.max_bytes),
         {"handle": [{"handler": "vars", "body": "{http.request.body}"}]},
         route(_proxies(gateway)),
@@ -86,13 +99,13 @@ def _path(*paths: str) -> dict[str, Json]:
 
 
 def bearer(keys: Sequence[str]) -> dict[str, Json]:
-    """Return the matcher of a request that carries one of the keys, by `==`; a key that ends in * would match more.
+    """Return the matcher of a request that carries one of the keys, by `==`, and no second Authorization.
 
     A placeholder whose variable or file is missing is an empty key, which no request may match.
     """
+    sent = "{http.request.header.Authorization}"  # all of them, with commas between; no key has one
     values = [f"{scheme} {key}" for key in keys for scheme in ("Bearer", "bearer")]
-    empty = {"header": {"Authorization": ["Bearer ", "bearer "]}}
-    return {"header": {"Authorization": values}, "not": [empty]}
+    return {"vars": {sent: values}, "not": [{"vars": {sent: ["Bearer ", "bearer "]}}]}
 
 
 def limits(max_bytes: int) -> list[Json]:
@@ -102,18 +115,25 @@ def limits(max_bytes: int) -> list[Json]:
     here, whole, and not first by the proxy, where a client that sends too much or breaks off would count as a failure
     of the upstream.
     """
-    too_large = _error(413, message=f"the body is larger than {max_bytes} bytes")
-    drained = max(DRAIN_BYTES, max_bytes)
-    declared = {"expression": f"int({{http.request.header.Content-Length}}) > {drained}"}
-    cut_off = {"handler": "subroute", "routes": [route(too_large | {"close": True}, declared)]}
     longer = {"expression": f"size(bytes({{http.request.body}})) > {max_bytes}"}
     return [
-        {"match": [{"header": {"Content-Length": []}}], "handle": [cut_off]},
-        {"handle": [{"handler": "request_body", "max_size": drained}]},
+        cut_off(max_bytes),
+        {"handle": [{"handler": "request_body", "max_size": max(DRAIN_BYTES, max_bytes)}]},
         # a `vars` matcher on the body is what reads it and answers 413 at that limit
         {"match": [{"vars": {"{http.request.body}": [""]}}], "handle": []},
-        route(too_large, longer),
+        route(_too_large(max_bytes), longer),
     ]
+
+
+def cut_off(max_bytes: int) -> dict[str, Json]:
+    """Return the route that refuses, unread, a body that is declared to be larger than what is read."""
+    declared = {"expression": f"int({{http.request.header.Content-Length}}) > {max(DRAIN_BYTES, max_bytes)}"}
+    refusal = {"handler": "subroute", "routes": [route(_too_large(max_bytes) | {"close": True}, declared)]}
+    return {"match": [{"header": {"Content-Length": []}}], "handle": [refusal]}
+
+
+def _too_large(max_bytes: int) -> dict[str, Json]:
+    return _error(413, message=f"the body is larger than {max_bytes} bytes")
 
 
 def _hop(gateway: GatewaySpec, upstream: Upstream) -> dict[str, Json]:
@@ -128,7 +148,7 @@ def _hop(gateway: GatewaySpec, upstream: Upstream) -> dict[str, Json]:
         "headers": {"request": {"set": {"Authorization": [f"Bearer {upstream.key}"]}}},
     }
     listen = gateway.socket(upstream) + ("" if "/@" in gateway.sockets else "|0600")
-    return _server(listen, [route(proxy, bearer([gateway.hop_key])), route(_error(404))])
+    return inner_server([listen], [route(proxy, bearer([gateway.hop_key])), route(_error(404))])
 
 
 def _proxies(gateway: GatewaySpec) -> dict[str, Json]:

@@ -6,16 +6,19 @@ behind a key of its own. Pure. Called by `launch` for a rented gateway, and by h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from components.caddy.config import bearer, limits, seconds, server_config
-from components.caddy.spec import Certificate, Json
+from components.caddy.config import ASKS, bearer, cut_off, inner_server, limits, route, seconds, server_config
+from components.caddy.spec import Certificate, Json, Policy
 
 NAME = "front"
 ADMIN_PREFIX = "/admin"
 # a gateway that is just being restarted is waited for
 RETRY_FOR_S = 5.0
 MAX_BYTES = 16 << 20
+# How many bodies are in memory at once: those declared to be under 4 MB, and all others. More wait for so long.
+LANES = (("small", 256), ("large", 8))
+WAIT_FOR_S = 10.0
 
 
 def front_proxy_config(
@@ -25,10 +28,12 @@ def front_proxy_config(
     *,
     admin_socket: str = "",
     admin_key: str = "",
+    policy: Policy | None = None,
 ) -> dict[str, Json]:
     """Return the front's whole config; without a certificate it speaks plain HTTP.
 
-    `admin_key` may be one of Caddy's placeholders, {env.NAME} or {file./path}.
+    Of each request the gateway is first asked without the body, and what it refuses is answered so. What it does not
+    is read, whole, in a lane of its own. `admin_key` may be one of Caddy's placeholders, {env.NAME} or {file./path}.
     """
     routes: list[Json] = []
     if admin_socket:
@@ -39,11 +44,33 @@ def front_proxy_config(
         ]
         admin = {"path": [f"{ADMIN_PREFIX}/*"], **bearer([admin_key])}
         routes.append({"match": [admin], "handle": handlers, "terminal": True})
-    routes += [*limits(MAX_BYTES), {"handle": [_to(back_socket)]}]
-    return {"admin": {"disabled": True}, **server_config(NAME, listen, routes, certificate)}
+    small, large = (f"{back_socket}.{name}" for name, _ in LANES)
+    without_body = {"rewrite": {"method": "GET"}}
+    go_on = {"match": {"status_code": [2]}, "routes": [{"handle": [{"handler": "vars"}]}]}
+    routes += [
+        {"handle": [_to(back_socket, add={ASKS: ["1"]}) | without_body | {"handle_response": [go_on]}]},
+        route(_to(back_socket) | without_body, {"method": ["GET"]}),
+        cut_off(MAX_BYTES),
+        route(_lane(small, LANES[0][1]), {"header_regexp": {"Content-Length": {"pattern": r"^[0-3]?\d{1,6}$"}}}),
+        {"handle": [_lane(large, LANES[1][1])]},
+    ]
+    config = server_config(NAME, listen, routes, certificate, policy or Policy())
+    bodies = [*limits(MAX_BYTES), {"handle": [_to(back_socket)]}]
+    config["apps"]["http"]["servers"]["bodies"] = inner_server([f"unix/{one}|0600" for one in (small, large)], bodies)
+    return {"admin": {"disabled": True}, **config}
 
 
-def _to(socket: str, *, delete: Sequence[str] = ()) -> dict[str, Json]:
+def _lane(socket: str, max_requests: int) -> dict[str, Json]:
+    """Pass on as it comes what the server of bodies then reads, so many requests at once."""
+    return {
+        "handler": "reverse_proxy",
+        "upstreams": [{"dial": f"unix/{socket}", "max_requests": max_requests}],
+        "transport": {"protocol": "http", "keep_alive": {"enabled": False}, "compression": False},
+        "load_balancing": {"try_duration": seconds(WAIT_FOR_S), "try_interval": "20ms"},
+    }
+
+
+def _to(socket: str, *, add: Mapping[str, Sequence[str]] | None = None, delete: Sequence[str] = ()) -> dict[str, Json]:
     return {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": f"unix/{socket}"}],
@@ -54,5 +81,5 @@ def _to(socket: str, *, delete: Sequence[str] = ()) -> dict[str, Json]:
             "try_interval": "20ms",
             "retry_match": [{"method": ["GET", "POST"]}],
         },
-        **({"headers": {"request": {"delete": list(delete)}}} if delete else {}),
+        "headers": {"request": {"set": add, "delete": delete}} if add else {"request": {"delete": [*delete, ASKS]}},
     }

@@ -20,6 +20,7 @@ PORT = 8443
 FOLDER = "{env.GATEWAY_FILES}"  # set by the script, filled in by Caddy
 LISTEN = f"unix/{FOLDER}/gateway.sock|0600"  # where the Gateway resource lets this Caddy listen
 SOCKETS = f"unix/{FOLDER}"
+MAX_FILES = 8192
 DISK_GB = 8.0
 # What to rent for it: no GPU is used, so the cheapest verified machine with a good line will do.
 QUERY = "num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true inet_up>=200 inet_down>=200"
@@ -67,6 +68,9 @@ def boot_script() -> str:
         [
             "set -eu",
             "umask 077",
+            # connections in all, at some 50 kB each, and a heap that is given back
+            f"ulimit -n {MAX_FILES}",
+            "export GOMEMLIMIT=512MiB",
             'files="${TMPDIR:-/tmp}/gateway"',
             'mkdir -p "$files"',
             'export GATEWAY_FILES="$files" HOME="$files" XDG_DATA_HOME="$files" XDG_CONFIG_HOME="$files"',

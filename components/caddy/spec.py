@@ -22,7 +22,11 @@ LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)?:(\d{1,5})|unix/({env
 class Policy:
     """How requests are spread, watched, repeated and bounded. Times in seconds, sizes in bytes."""
 
-    max_bytes: int = 8 << 20
+    max_bytes: int = 2 << 20
+    max_header_bytes: int = 32 << 10
+    header_timeout_s: float = 10.0  # also of a TLS handshake
+    body_timeout_s: float = 60.0  # from a request's first byte to its last
+    idle_timeout_s: float = 120.0  # between two requests on a connection
     dial_timeout_s: float = 3.0
     response_timeout_s: float = 120.0
     retry_for_s: float = 15.0

@@ -177,3 +177,8 @@ def scores(client):
         return client.rerank("q", ["d"], MODEL)
     except ServingError:
         return None
+
+
+def scraped(caddy):
+    """What Prometheus gets of a Caddy: from its admin API, not from where clients are."""
+    return HttpTransport(unix_socket=caddy.admin_socket)("GET", "http://localhost/metrics", timeout_s=10).text

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ops.metrics import PRICE, files
+from ops.metrics import PRICE, Admin, files
 from ops.outputs import Outputs
 from tests.dashboard import expressions, labels_in, metrics_in, metrics_of
 
@@ -22,8 +22,8 @@ OUTPUTS = {
 }
 
 
-def written(**changes):
-    return files("prod", Outputs.parse(OUTPUTS | changes), KEYS, Path("/etc/prometheus"), 15)
+def written(admin=None, **changes):
+    return files("prod", Outputs.parse(OUTPUTS | changes), KEYS, Path("/etc/prometheus"), 15, admin=admin)
 
 
 def test_each_replica_has_a_target_and_a_price_and_is_scraped_with_its_own_key():
@@ -45,17 +45,32 @@ def test_each_replica_has_a_target_and_a_price_and_is_scraped_with_its_own_key()
     assert not any("c" * 64 in text for text in texts.values())
 
 
-def test_a_gateway_is_a_job_of_its_own_with_a_clients_key_and_each_job_keeps_its_own_targets():
-    texts = written(url="https://203.0.113.9:8443")
+def test_a_gateway_is_scraped_at_its_admin_api_with_that_ones_key_and_each_job_keeps_its_own_targets():
+    admin = Admin("https://203.0.113.9:8443/admin", "a" * 64, own_ca=True)
+    texts = written(admin, url="https://203.0.113.9:8443")
     first, second, gateway = yaml.safe_load(texts["prometheus.yml"])["scrape_configs"]
-    assert gateway["authorization"]["credentials_file"] == "/etc/prometheus/client_key"
+    assert gateway["metrics_path"] == "/admin/metrics"
+    assert gateway["authorization"]["credentials_file"] == "/etc/prometheus/admin_key"
     assert gateway["tls_config"] == {"ca_file": "/etc/prometheus/ca.pem"}
-    assert texts["client_key"] == "c" * 64
+    assert [name for name, text in texts.items() if "a" * 64 in text] == ["admin_key"]
+    assert not any("c" * 64 in text for text in texts.values())
     for job, target in ((first, "203.0.113.1:4000"), (second, "203.0.113.2:4000"), (gateway, "203.0.113.9:8443")):
         [file] = job["file_sd_configs"][0]["files"]
         [found] = json.loads(texts[file.removeprefix("/etc/prometheus/")])
         assert found["targets"] == [target]
         assert found["labels"]["stack"] == "prod"
+
+
+def test_an_admin_api_on_loopback_is_scraped_without_a_key_and_a_socket_is_not():
+    def resource(url):
+        return {"type": "pulumi-python:dynamic/vast:Gateway", "outputs": {"admin_url": url, "admin_key": ""}}
+
+    assert Admin.parse([]) is None
+    assert Admin.parse([resource("unix:///run/admin.sock")]) is None
+    texts = written(Admin.parse([resource("http://127.0.0.1:2019")]))
+    *_, job = yaml.safe_load(texts["prometheus.yml"])["scrape_configs"]
+    assert (job["scheme"], job["metrics_path"]) == ("http", "/metrics")
+    assert not {"authorization", "tls_config"} & set(job)
 
 
 def test_a_stack_without_tls_is_scraped_in_clear():
