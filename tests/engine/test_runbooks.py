@@ -28,7 +28,7 @@ class Scene:
     """A stack named as the page names it, its market, and a terminal."""
 
     def __init__(self, market, stack):
-        self.market, self.stack, self.ledger = market, stack, Ledger(market.url)
+        self.market, self.stack, self.ledger = market, stack, Ledger(market.control)
         for part in ("ops", "emulator"):
             (stack.project / part).symlink_to(REPO / part)
         env = {"VAST_URL": market.url, "PULUMI_SKIP_CONFIRMATIONS": "true", "VASTAI_NO_UPDATE_CHECK": "1"}
