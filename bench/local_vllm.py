@@ -22,7 +22,7 @@ from components.errors import ServingError
 from components.vast.identity import Authority
 from components.vllm.catalog import load_catalog
 from components.vllm.client import RerankClient
-from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, plan_launch
+from components.vllm.launch import GUARD_KEY_ENV, KEY_ENV, plan_launch
 from emulator.process import Process
 from emulator.runtime import Containers, Settings, free_port
 from harness.caddy import running as running_caddy
@@ -75,7 +75,7 @@ def _server(containers: Containers, number: int, name: str, *, guard: bool, tls:
     launch = plan_launch(catalog.model(MODEL), catalog.default_image, api_key=key, guard=guard, tls=tls)
     authority = Authority.make("bench") if tls else None
     env = launch.container_env | (authority.issue(IP).env() if authority else {})
-    assert (GUARD_KEYS_ENV if guard else KEY_ENV) in env
+    assert (GUARD_KEY_ENV if guard else KEY_ENV) in env
     body = {"image": launch.image, "runtype": launch.runtype, "onstart": launch.onstart, "args": list(launch.args)}
     process = asyncio.run(containers.start(number, body | {"env": env}, IP, {8000: port}))
     assert process is not None

@@ -1,7 +1,7 @@
 """ClientKeys: which client keys the running servers accept, as a resource. Keys come and go without a new container.
 
 A server's guard holds SHA-256 digests of the keys beside that server's own key, which alone may set them; see
-components.vllm.guard. Used by RerankerFleet, between its Instances and RerankValidation.
+components.guard.keys. Used by RerankerFleet, between its Instances and RerankValidation.
 """
 
 from __future__ import annotations

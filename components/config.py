@@ -96,7 +96,7 @@ class Limits(Keys):
     """What the guard takes of one request."""
 
     max_documents: int = Field(1000, ge=1, description="Most documents in one request")
-    max_body_mb: float = Field(8.0, ge=0.01, le=64, description="Largest body of a request, in MiB")
+    max_body_mb: float = Field(2.0, ge=0.01, le=64, description="Largest body of a request, in MiB")
     truncate_prompt_tokens: Truncation = Field(
         -1,
         description="Where a request does not say: cut query and document to so many tokens, -1 for the model's own "

@@ -137,9 +137,12 @@ class RerankerFleet(pulumi.ComponentResource):
         return self.offers.candidates.apply(lambda found: _offer_summary(found[0]))
 
     def curl(self) -> pulumi.Output[str]:
-        """Return a command that tries the endpoint; it reads the key from the stack, so it holds no secret."""
+        """Return a command for bash or zsh that tries the endpoint.
+
+        curl reads the key from a pipe: neither this text nor a command line holds a secret.
+        """
         stack = pulumi.get_stack()
-        key = f"$(pulumi stack output api_key --show-secrets --stack {stack})"
+        key = f"pulumi stack output api_key --show-secrets --stack {stack} | sed 's/^/Authorization: Bearer /'"
         trust = f" --cacert <(pulumi stack output ca_certificate --stack {stack})"
         body = (
             '{"query": "What is deep learning?", "documents": ["Deep learning is machine learning.", "I like pizza."]}'
@@ -147,7 +150,7 @@ class RerankerFleet(pulumi.ComponentResource):
         return self.url.apply(
             lambda url: (
                 f"curl -s{trust if url.startswith('https:') else ''} {url}/rerank -H 'Content-Type: application/json' "
-                f"-H \"Authorization: Bearer {key}\" -d '{body}'"
+                f"-H @<({key}) -d '{body}'"
             )
         )
 

@@ -15,17 +15,24 @@ from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys
 from components.config import Config, read, secret_keys
 from components.errors import ApiUnreachable, ConfigError, QueryError
 from components.records import structure
-from components.vast.address import choose_api_url
+from components.vast.address import choose_api_url, choose_key
 from components.vast.drift import Watch
 from components.vast.query import Constraint, Filters, parse
 from components.vast.ranking import pull_mbps
 from components.vast.rental_spec import Bid, Deadlines
 from components.vllm.catalog import Catalog, Image, Model
-from components.vllm.extra_args import context_len, gpus_needed, problems_with_flags, problems_with_numbers
+from components.vllm.extra_args import (
+    context_len,
+    gpus_needed,
+    name_of,
+    problems_with_flags,
+    problems_with_numbers,
+    value,
+)  # fmt: skip
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import ENV_VALUE_LIMIT_CHARS
 from policy.rules import Facts, Limits, demands, violations
-from reranker.http import HttpTransport, Unanswered
+from reranker.http import HttpTransport, Unanswered, bearer
 
 NO_LIMITS = Limits()
 
@@ -151,6 +158,8 @@ def load(
         validated=name not in catalog.models or bool(catalog.models[name].golden),
         asks_hourly_usd=_price_bound(config, machines),
         asks_countries=[*config.require.countries, *_countries(filters)],
+        flags=[name_of(arg) for arg in config.extra_args if arg.startswith("-")],
+        revision=value(config.extra_args, "--revision"),
         asks_hosting="private" if filters.get("datacenter", {}).get("eq") is False else config.require.hosting,
     )
     problems += [str(one) for one in violations(facts, limits)]
@@ -289,7 +298,8 @@ def _imposed(image: Image, model: Model, config: Config) -> list[Constraint]:
 def emulator_hub_reachable(api_url: str) -> bool:
     """Ask an emulator whether its containers reach the model hub; a real Vast.ai host does, so the answer is True."""
     try:
-        answer = HttpTransport()("GET", f"{api_url}/_emulator/hub", timeout_s=5.0)
+        key = choose_key(api_url, stack_config().get("vast_api_key"))
+        answer = HttpTransport()("GET", f"{api_url}/_emulator/hub", headers=bearer(key), timeout_s=5.0)
         if answer.status != 200:
             return True
         if isinstance(found := answer.json(), dict):

@@ -23,8 +23,9 @@ class ControlError(Exception):
 class ControlClient:
     """Speaks to one emulator. Every call raises ControlError when refused, OSError when there is no answer."""
 
-    def __init__(self, url: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(self, url: str, key: str, *, timeout_s: float = 30.0) -> None:
         self.url = url.rstrip("/")
+        self._headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
         self.timeout_s = timeout_s
 
     def fault(self, kind: str, match: Answer | None = None, times: int | None = None, **params: Any) -> int:
@@ -77,7 +78,7 @@ class ControlClient:
         over.start()
         try:
             data = None if body is None else json.dumps(body)
-            connection.request(method, f"/_emulator/{path}", data, {"Content-Type": "application/json"})
+            connection.request(method, f"/_emulator/{path}", data, self._headers)
             answer = connection.getresponse()
             text = answer.read(MAX_BYTES)
             if answer.status != 200 or len(text) == MAX_BYTES:

@@ -8,7 +8,7 @@ from ops.command import cli
 
 # a verb registers itself when its module is imported
 for module in pkgutil.iter_modules(ops.__path__, "ops."):
-    if module.name != __name__ and not module.name.endswith("__main__"):
+    if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 
 if __name__ == "__main__":

@@ -131,9 +131,10 @@ class Proxy:
         return await operation(where, request, deadline)
 
     def _admit(self, request: web.Request) -> None:
-        """Raise Refused for a request without the key, or one that a page in a browser may have made."""
-        if self.options.key:
-            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        """Raise Refused for a request without the key, which only /health needs not, or one of a page in a browser."""
+        if self.options.key and not request.path.endswith("/health"):
+            headers = request.headers.getall("Authorization", [])
+            scheme, _, given = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
             same = hmac.compare_digest(given.strip().encode(), self.options.key.encode())
             if scheme.lower() != "bearer" or not same:
                 raise Refused(401, "a valid key is needed: Authorization: Bearer <the proxy's key>")

@@ -86,7 +86,7 @@ def test_what_coheres_client_does_not_give_it_sends_as_null_and_that_is_taken(se
     with httpx.Client(verify=trusting(server)) as http:
         client = cohere.ClientV2(KEY, base_url=server.url, httpx_client=http)
         assert len(client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=None, **given).results) == 3
-    assert server.asked()[0][1]["top_n"] is None
+    assert "top_n" not in server.asked()[0][1], "vLLM 0.32 refuses null, so the guard takes it out"
 
 
 @pytest.mark.parametrize("kind", [cohere.ClientV2, cohere.Client])

@@ -23,7 +23,7 @@ def scene(tmp_path_factory):
         stack = EngineStack(folder / "stack", market.url).init()
         done = stack.up()
         assert done.rc == 0, done.text
-        yield stack, Ledger(market.url), market
+        yield stack, Ledger(market.control), market
 
 
 REPLACING = {

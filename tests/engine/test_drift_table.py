@@ -30,7 +30,7 @@ class Scene:
     def __init__(self, market, stack):
         self.market = market
         self.stack = stack
-        self.ledger = Ledger(market.url)
+        self.ledger = Ledger(market.control)
 
     def replica(self, index=0):
         return self.stack.outputs()["replicas"][index]

@@ -20,7 +20,7 @@ def test_the_automation_example_brings_a_stack_up_reads_its_outputs_and_destroys
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{stack.config['model']} at https://" in done.stdout
-    [contract] = Ledger(market.url).contracts()
+    [contract] = Ledger(market.control).contracts()
     assert contract["destroyed_at"]
     assert "disk_gb" in (stack.project / "Pulumi.mine.yaml").read_text()
 

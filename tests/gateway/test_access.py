@@ -16,8 +16,8 @@ import requests
 from components.caddy.config import gateway_config
 from components.caddy.front_proxy import front_proxy_config
 from components.caddy.spec import Upstream
+from components.guard.rules import ALLOW
 from components.vast.identity import DOMAIN, Authority
-from components.vllm.guard import ALLOW
 from harness.caddy import running
 from harness.load import BODY
 from harness.wait import until

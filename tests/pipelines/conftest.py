@@ -30,7 +30,7 @@ class Scene:
     forge: FakeForge
 
     def __post_init__(self):
-        self.ledger = Ledger(self.market.url)
+        self.ledger = Ledger(self.market.control)
         self.checkout = self.stack.project
         self.logs = ""
         for part in BROUGHT:

@@ -338,7 +338,7 @@ def test_text_for_people_holds_no_secret():
 
 
 def test_what_a_host_says_of_a_container_holds_none_of_its_environment():
-    env = [["GUARD_KEYS", "s3cret-of-the-stack"], ["-p 8000:8000", "1"]]
-    found = judge(actual_status="exited", status_msg="run -e GUARD_KEYS=s3cret-of-the-stack: exit 1", extra_env=env)
+    env = [["GUARD_KEY", "s3cret-of-the-stack"], ["-p 8000:8000", "1"]]
+    found = judge(actual_status="exited", status_msg="run -e GUARD_KEY=s3cret-of-the-stack: exit 1", extra_env=env)
     assert "s3cret" not in str(found)
     assert "exit" in str(found)

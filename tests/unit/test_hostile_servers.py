@@ -59,7 +59,7 @@ CLIENTS = {
     "Caddy": lambda url: CaddyAdmin(url, key=KEY, timeout_s=TIMEOUT_S).load({}),
     "the probe": probe,
     "the check of TLS": encryption,
-    "the emulator's control": lambda url: ControlClient(url, timeout_s=TIMEOUT_S).post("reset"),
+    "the emulator's control": lambda url: ControlClient(url, KEY, timeout_s=TIMEOUT_S).post("reset"),
 }
 CASES = ("drips a header", "drips a body", "endless headers", "one endless header", "300 MB", "a gzip bomb")
 

@@ -130,8 +130,8 @@ class Guarded:
                 digest = sha256(key.encode()).hexdigest()
                 own = key == own_is
                 if self.command == "PUT" and own:
-                    outer.keys, outer.told = set(json.loads(body)["keys"]), outer.told + 1
-                said = json.dumps({"keys": sorted(outer.keys)}).encode()
+                    outer.keys, outer.told = {one["sha256"] for one in json.loads(body)["keys"]}, outer.told + 1
+                said = json.dumps({"keys": [{"sha256": one} for one in sorted(outer.keys)]}).encode()
                 self.send_response(200 if own or digest in outer.keys else 401)
                 self.send_header("Content-Length", str(len(said)))
                 self.end_headers()

@@ -124,6 +124,8 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"require": {"countries": ["USA"]}}, "require.countries: is 'USA'; accepted: two-letter codes"),
         ({"require": {"countries": [False]}}, "require.countries: is False; .*YAML reads NO, .* write them in quotes"),
         ({"emulator": {"url": "console.vast.ai"}}, "emulator.url: .*http"),
+        ({"emulator": {"url": "http://console.vast.ai"}}, "emulator.url: .* would get the Vast.ai key in clear"),
+        ({"emulator": {"url": "http://127.0.0.1.evil.example:8585"}}, "emulator.url: .* would get the Vast.ai key"),
         ({"extra_args": ["--api-key", "x"]}, "extra_args: --api-key is set by the stack"),
         (
             {"extra_args": ["--log-level", "x"]},
@@ -165,7 +167,7 @@ def test_a_bad_value_is_named_by_its_key_with_what_is_accepted(changes, says):
     ("changes", "says"),
     [
         ({"env": {"HF_TOKEN": "x"}}, "env: .*HF_TOKEN is set by the stack"),
-        ({"env": {"GUARD_KEYS": "x"}}, "env: .*GUARD_KEYS is set by the stack"),
+        ({"env": {"GUARD_KEY": "x"}}, "env: .*GUARD_KEY is set by the stack"),
         ({"env": {"FILES_0_00": "x"}}, "env: .*FILES_0_00 is set by the stack"),
         ({"env": {"TLS_KEY": "x"}}, "env: .*TLS_KEY is set by the stack"),
         ({"env": {"VLLM_API_KEY": "x"}}, "env: .*VLLM_API_KEY is set by the stack"),
@@ -175,7 +177,7 @@ def test_a_bad_value_is_named_by_its_key_with_what_is_accepted(changes, says):
         ({"env": {"A": "x" * 257}}, "env: .*1 to 256 characters"),
         ({"env": {"A": "x\ny"}}, "env: .*in one line"),
         ({"secret_env": {"A": "s3cret-s3cret\n1"}}, r"secret_env: is \(it is not shown\); .*in one line"),
-        ({"secret_env": {"GUARD_KEYS": "s3cret-s3cret"}}, r"secret_env: is \(it is not shown\); GUARD_KEYS is set"),
+        ({"secret_env": {"GUARD_KEY": "s3cret-s3cret"}}, r"secret_env: is \(it is not shown\); GUARD_KEY is set"),
         ({"served_model_names": ["a b"]}, "served_model_names: .*names without blanks"),
         ({"served_model_names": ["a" * 200]}, "served_model_names: are .* characters too long in all"),
     ],
