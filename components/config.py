@@ -75,6 +75,7 @@ Secret = Annotated[SecretStr, AfterValidator(_secret)]
 # a comma would end it in the guard's list
 ClientKey = Annotated[Secret, _form(r"[^,]{16,}", f"at least 16 characters without a comma; {RULE}")]
 ServedName = Annotated[str, _form(r"[^\s,]+", "names without blanks, such as rerank-v3.5")]
+Revision = Annotated[str, _form(r"|[0-9A-Za-z][\w./-]*", "text: a commit, tag or branch")]
 EnvName = Annotated[str, _form(r"[A-Z_][A-Z0-9_]*", "names such as HF_ENDPOINT"), AfterValidator(_not_reserved)]
 EnvText = _form(
     rf"[^\x00-\x1f\x7f]{{1,{ENV_VALUE_LIMIT_CHARS}}}", f"1 to {ENV_VALUE_LIMIT_CHARS} characters in one line"
@@ -193,7 +194,10 @@ SECRETS = "secrets"
 class Config(Keys):
     """All keys of a stack."""
 
-    model: str = _of(SERVED, "BAAI/bge-reranker-base", "A model of components/catalog/models.yaml, by its hub name")
+    model: str = _of(
+        SERVED, "BAAI/bge-reranker-base", "A model of components/catalog/models.yaml or models.yaml, by its hub name"
+    )
+    revision: Revision = _of(SERVED, "", "Commit, tag or branch of the model's repository; without it the newest")
     image: str = _of(SERVED, "", "A vLLM image with a pinned tag or digest; without it the catalog's default")
     form: Form = _of(SERVED, "script", "script (boot script) or plain (the image's entrypoint, as in Vast.ai's guide)")
     dtype: Dtype | None = _of(SERVED, None, "vLLM's --dtype; without it the catalog chooses")

@@ -61,7 +61,9 @@ class RerankerArgs(TypedDict, total=False):
     """What the component takes; see docs/configuration.md."""
 
     model: str
-    """A model of components/catalog/models.yaml, by its hub name."""
+    """A model of components/catalog/models.yaml or models.yaml, by its hub name."""
+    revision: str
+    """Commit, tag or branch of the model's repository; without it the newest."""
     image: str
     """A vLLM image with a pinned tag or digest; without it the catalog's default."""
     form: str

@@ -132,7 +132,10 @@ def address_flags(port: int) -> list[str]:
 
 def serve_flags(model: Model, *, dtype: str) -> list[str]:
     """Return the flags of `vllm serve` for a model, without the chat template and the address."""
-    flags = ["--max-model-len", str(model.max_model_len), "--dtype", dtype, *model.flags]
+    flags = ["--max-model-len", str(model.max_model_len), "--dtype", dtype]
+    if model.revision:
+        flags += ["--revision", model.revision, "--tokenizer-revision", model.revision]
+    flags += model.flags
     if model.hf_overrides is not None:
         flags += ["--hf-overrides", json.dumps(model.hf_overrides, separators=(",", ":"))]
     return flags

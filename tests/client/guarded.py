@@ -15,6 +15,7 @@ from harness.guard import guarded
 
 MODEL = "BAAI/bge-reranker-base"
 KEY = "guarded-key-that-must-not-leak-0123456789"
+OWN_NAME = "one-server.reranker.internal"  # beside its address, as the stack names each
 
 
 class Faulty:
@@ -102,9 +103,9 @@ def guarded_server(folder: Path, *, tls=True, options=None, named="127.0.0.1", m
 
 
 def certificates(address):
-    """Return PEM of a CA, of a leaf for the address and `reranker.internal`, and of the leaf's key: as a stack has."""
+    """Return PEM of a CA, of a leaf for the address and OWN_NAME, and of the leaf's key: as a stack has."""
     authority = Authority.make("test")
-    identity = authority.issue(address)
+    identity = authority.issue(address, OWN_NAME)
     key = serialization.load_der_private_key(identity.key, None).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

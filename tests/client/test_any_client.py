@@ -10,7 +10,7 @@ import pytest
 import requests
 from cohere.core.api_error import ApiError
 
-from tests.client.guarded import KEY, MODEL
+from tests.client.guarded import KEY, MODEL, OWN_NAME
 
 QUERY = "What is deep learning?"
 DOCUMENTS = [
@@ -116,11 +116,11 @@ def test_curl_reranks_with_cacert_and_without_it_sends_nothing(server, flag):
         assert server.asked() == []
 
 
-def test_curl_by_the_stable_name_needs_only_an_address_for_it(server):
+def test_curl_by_a_servers_own_name_needs_only_an_address_for_it(server):
     port = server.url.rpartition(":")[2]
     done = subprocess.run(
-        ["curl", "-sS", "--cacert", server.ca_file, "--resolve", f"reranker.internal:{port}:127.0.0.1"]  # noqa: RUF005
-        + ["-o", "/dev/null", "-w", "%{http_code}", f"https://reranker.internal:{port}/v1/models"],
+        ["curl", "-sS", "--cacert", server.ca_file, "--resolve", f"{OWN_NAME}:{port}:127.0.0.1"]  # noqa: RUF005
+        + ["-o", "/dev/null", "-w", "%{http_code}", f"https://{OWN_NAME}:{port}/v1/models"],
         capture_output=True,
         text=True,
         timeout=30,

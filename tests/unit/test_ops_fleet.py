@@ -105,7 +105,7 @@ def test_each_servers_own_key_and_the_clients_are_told_apart():
     found = state(left=["reranker-2"])
     for one in found:
         if one["type"].endswith("Instance"):
-            one |= {"inputs": {"key_env": "GUARD_KEYS"}, "outputs": {"nonce": f"nonce-of-{one['id']}"}}
+            one |= {"inputs": {"key_env": "GUARD_KEY"}, "outputs": {"nonce": f"nonce-of-{one['id']}"}}
     assert own_keys(found) == {n: own_key("own", f"nonce-of-{n}") for n in (1, 2, 3)}
     assert own_keys(state()) == {}  # without a guard
     assert secret_output(key_resource(state(), "reranker-key"), "previous") == ""

@@ -124,6 +124,7 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"require": {"countries": ["USA"]}}, "require.countries: is 'USA'; accepted: two-letter codes"),
         ({"require": {"countries": [False]}}, "require.countries: is False; .*YAML reads NO, .* write them in quotes"),
         ({"emulator": {"url": "console.vast.ai"}}, "emulator.url: .*http"),
+        ({"revision": "--evil"}, "revision: is '--evil'; accepted: text: a commit, tag or branch"),
         ({"emulator": {"url": "http://console.vast.ai"}}, "emulator.url: .* would get the Vast.ai key in clear"),
         ({"emulator": {"url": "http://127.0.0.1.evil.example:8585"}}, "emulator.url: .* would get the Vast.ai key"),
         ({"extra_args": ["--api-key", "x"]}, "extra_args: --api-key is set by the stack"),
@@ -335,6 +336,14 @@ def test_the_environments_key_comes_first_but_never_goes_to_an_emulator_that_has
 ):
     monkeypatch.setenv("VAST_API_KEY", ambient)
     assert choose_key(url, configured) == chosen
+
+
+def test_a_revision_is_of_the_model_that_is_named_and_not_of_the_one_offline():
+    assert settings(revision="5b4f1d2").model.revision == "5b4f1d2"
+    offline = settings(
+        hub=False, revision="5b4f1d2", emulator={"offline_model": "sentence-transformers/all-MiniLM-L6-v2"}
+    )
+    assert offline.model.revision == ""
 
 
 EMULATOR, OTHER = "http://127.0.0.1:8585", "http://127.0.0.1:8643"
