@@ -129,8 +129,10 @@ class RerankerFleet(pulumi.ComponentResource):
         return self.offers.candidates.apply(lambda found: _offer_summary(found[0]))
 
     def curl(self) -> pulumi.Output[str]:
-        """Return a command for bash or zsh that tries the endpoint. curl reads the key from a pipe, so that neither
-        this text nor a command line holds it."""
+        """Return a command for bash or zsh that tries the endpoint.
+
+        curl reads the key from a pipe: neither this text nor a command line holds a secret.
+        """
         stack = pulumi.get_stack()
         key = f"pulumi stack output api_key --show-secrets --stack {stack} | sed 's/^/Authorization: Bearer /'"
         trust = f" --cacert <(pulumi stack output ca_certificate --stack {stack})"

@@ -116,6 +116,9 @@ class InstanceProvider(VastProvider):
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
         offered = f"; bid ${bid.on(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
         ENGINE.log(f"first choice: {first}{offered}{extra}")
+        search = structure(Search, json.loads(declared.search))
+        if bid and (dear := bid.dear(first.offer, self.session.on_demand_usd(search))):
+            ENGINE.log(dear, severity="warning")
         try:
             if warning := self._runway(declared, first):
                 ENGINE.log(warning, severity="warning")

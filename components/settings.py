@@ -21,7 +21,14 @@ from components.vast.query import Constraint, Filters, parse
 from components.vast.ranking import pull_mbps
 from components.vast.rental_spec import Bid, Deadlines
 from components.vllm.catalog import Catalog, Image, Model
-from components.vllm.extra_args import context_len, gpus_needed, problems_with_flags, problems_with_numbers
+from components.vllm.extra_args import (
+    context_len,
+    gpus_needed,
+    name_of,
+    problems_with_flags,
+    problems_with_numbers,
+    value,
+)  # fmt: skip
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import ENV_VALUE_LIMIT_CHARS
 from policy.rules import Facts, Limits, demands, violations
@@ -123,10 +130,10 @@ def load(
         filters = parse(config.query)
     except QueryError as error:
         problems_by_key["query"] = [str(error).removeprefix("query ")]
+    known = catalog.models.get(name)
+    revision = (config.revision if name == config.model else "") or (known.revision if known else "")
     if not any(problems_by_key.values()):
-        model, image = catalog.model(name), catalog.image(ref)
-        if config.revision and name == config.model:
-            model = replace(model, revision=config.revision)
+        model, image = replace(catalog.model(name), revision=revision), catalog.image(ref)
         problems_by_key["extra_args"] = [
             *load_flags().problems(image.vllm_version, config.extra_args),
             *problems_with_numbers(model, config.extra_args),
@@ -153,6 +160,8 @@ def load(
         validated=name not in catalog.models or bool(catalog.models[name].golden),
         asks_hourly_usd=_price_bound(config, machines),
         asks_countries=[*config.require.countries, *_countries(filters)],
+        flags=[name_of(arg) for arg in config.extra_args if arg.startswith("-")],
+        revision=value(config.extra_args, "--revision") or revision,
         asks_hosting="private" if filters.get("datacenter", {}).get("eq") is False else config.require.hosting,
     )
     problems += [str(one) for one in violations(facts, limits)]

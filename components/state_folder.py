@@ -7,7 +7,6 @@ write to its end cut off: what was rented by then is in no state.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,8 +44,6 @@ def room_problem(folder: Path) -> str:
         with tempfile.TemporaryFile(dir=folder) as probe:
             for _ in range(ROOM_MB):
                 probe.write(bytes(1 << 20))
-            probe.flush()
-            os.fsync(probe.fileno())
     except OSError as error:
         return (
             f"the state's folder {folder} cannot take {ROOM_MB} MB: {error.strerror}. What an up rents would be in no "

@@ -121,6 +121,5 @@ def written_at(line: str, year: int) -> datetime | None:
 
 
 def printable(line: str) -> str:
-    """Return a line without secrets, and without what a terminal would obey or a fence ends at."""
-    clean = without_secrets(scrub(line[:MAX_CHARS])).replace(FENCE, "'" * len(FENCE))
-    return "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in clean)
+    """Return a line without secrets, and without what a terminal or a runner would obey, or a fence end at."""
+    return without_secrets(scrub(line[:MAX_CHARS])).replace(FENCE, "'" * len(FENCE))

@@ -70,16 +70,18 @@ def restore(folder: Path, project: str, stack: str) -> str:
     `folder`: .pulumi of the backend. What cannot be read is kept beside it. Without any copy there is no state after.
     """
     state = folder / "stacks" / project / f"{stack}.json"
-    if not state.exists() or _checkpoint(state) is not None:
-        return "the state is whole" if state.exists() else "there was no state"
+    if _checkpoint(state) is not None:
+        return "the state is whole"
     older = [
         one for part in ("backups", "history") for one in (folder / part / project / stack).glob(f"{stack}[.-]*.json")
     ]
     older.sort(key=lambda one: one.stat().st_mtime, reverse=True)
     backup = state.with_name(f"{state.name}.bak")
     copies = [one for one in (backup, *older) if one.exists()]
-    cut_off = state.read_text(errors="replace")
-    state.rename(state.with_name(f"{state.name}.cut-off"))
+    cut_off = ""
+    if state.exists():
+        cut_off = state.read_text(errors="replace")
+        state.rename(state.with_name(f"{state.name}.cut-off"))
     for copy in copies:
         if (found := _checkpoint(copy)) is not None:
             _write(state, found)
@@ -109,7 +111,7 @@ def _checkpoint(path: Path) -> Json | None:
     try:
         state = json.loads(path.read_text())
         return state if isinstance(state["checkpoint"], dict) else None
-    except (ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 

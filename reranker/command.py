@@ -1,6 +1,6 @@
 """The `rerank` command: ranks documents on a deployed reranker, and says how that is. Also `python -m reranker`.
 
-`rerank proxy` has a file of its own.
+Its other commands have files of their own: COMMANDS.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, BinaryIO, NoReturn, TextIO, TypeVar
+from typing import Any, BinaryIO, NoReturn, Protocol, TextIO, TypeVar
 
-from reranker import proxy_command
+from reranker import env_command, proxy_command
 from reranker.answers import Ranked, Ranking
 from reranker.arguments import ENVIRONMENT, endpoint_arguments, endpoint_from
 from reranker.client import Reranker
@@ -32,21 +32,37 @@ USAGE = """rerank [options] QUERY DOCUMENT...
        rerank [options] QUERY --file documents.jsonl    (- or nothing: standard input)
        rerank [options] --query QUERY [DOCUMENT...]
        rerank [options] status
-       rerank proxy --help"""
+       rerank proxy|env --help"""
 ABOUT = """\
 Rank documents by how well they answer a query, best first. Documents are arguments, or JSON lines: a string, or an
 object with a text field, on each. `status` says whether it serves, what, how fast and at what price."""
-EPILOG = f"""`status` alone is always the command, and so is `proxy` as the first word. To rank for such a query:
-rerank --query status DOCUMENT...
+EPILOG = f"""`status` alone is always the command, and so are the words below where they come first. To rank for such
+a query: rerank --query status DOCUMENT...
 
   proxy   serve the stack to applications on this machine, in the dialects of other rerankers
+  env     print what to paste into an application, or write a copy of the outputs
 
 {ENVIRONMENT}  NO_COLOR   no colour on a terminal
 
 exit codes:
   0  done; with status: it serves
 """ + "".join(f"  {code}  {meaning}\n" for code, meaning, _ in EXIT_CODES)
-COMMANDS = {"proxy": proxy_command}
+
+
+class Command(Protocol):
+    """A command beside this one: a module."""
+
+    ABOUT: str
+    EPILOG: str
+
+    def arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add its arguments."""
+
+    def run(self, args: argparse.Namespace, out: Output) -> int:
+        """Do what they say; return the exit code. Raises RerankerError."""
+
+
+COMMANDS: Mapping[str, Command] = {"proxy": proxy_command, "env": env_command}
 PROBE = ("ready?", ["yes"])
 PROBES = 3
 
@@ -108,9 +124,10 @@ def run_command(name: str, argv: Sequence[str], stdout: TextIO, stderr: TextIO) 
     args = flags.parse_args(argv)
     out = Output(stdout, stderr, as_json=False)
     try:
-        return command.run(args, out)
+        code: int = command.run(args, out)
     except RerankerError as error:
         return out.fail(error)
+    return code
 
 
 def run(args: argparse.Namespace, stdin: BinaryIO, stdout: TextIO, stderr: TextIO) -> int:

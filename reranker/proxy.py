@@ -131,8 +131,8 @@ class Proxy:
         return await operation(where, request, deadline)
 
     def _admit(self, request: web.Request) -> None:
-        """Raise Refused for a request without the key, or one that a page in a browser may have made."""
-        if self.options.key:
+        """Raise Refused for a request without the key, which only /health needs not, or one of a page in a browser."""
+        if self.options.key and not request.path.endswith("/health"):
             headers = request.headers.getall("Authorization", [])
             scheme, _, given = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
             same = hmac.compare_digest(given.strip().encode(), self.options.key.encode())

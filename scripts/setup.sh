@@ -146,6 +146,7 @@ for version in "${versions[@]+"${versions[@]}"}"; do setup_vllm "$version"; done
 if [ "$1" = all ]; then
   setup_examples
   scripts/install.sh .tools/clients clients
+  scripts/install.sh .tools/audit audit
   setup_yaml_host
 fi
 say "ready: .venv, $(sed -n 's/^/pulumi /;2p' .tools/pulumi.complete)"

@@ -137,3 +137,13 @@ class Bid:
     def on(self, offer: Offer) -> float:
         price = offer.min_bid_usd * self.factor if self.price_usd is None else self.price_usd
         return round(price if self.cap_usd is None else min(price, self.cap_usd), 5)
+
+    def dear(self, offer: Offer, on_demand_usd: float | None) -> str:
+        """Return a warning where the bid pays more than what cannot be outbid costs, or ""."""
+        pays_usd = self.on(offer) + offer.dph_total_usd - offer.min_bid_usd  # with the disk, as an offer's total is
+        if on_demand_usd is None or pays_usd <= on_demand_usd:
+            return ""
+        return (
+            f"the bid pays ${pays_usd:.4f}/h, and may be outbid; on demand, a machine that fits costs "
+            f"${on_demand_usd:.4f}/h: take `bid` out, or lower it"
+        )

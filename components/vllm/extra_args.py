@@ -81,12 +81,17 @@ def context_len(model: Model, args: Sequence[str]) -> int:
     return int(number(args, "--max-model-len") or model.max_model_len)
 
 
+def value(args: Sequence[str], flag: str) -> str:
+    """Return a flag's value, the last that is given, or ""."""
+    given = [
+        arg.partition("=")[2] if "=" in arg else after for arg, after in pairwise([*args, ""]) if name_of(arg) == flag
+    ]
+    return given[-1] if given else ""
+
+
 def number(args: Sequence[str], flag: str) -> float | None:
     """Return a flag's number, the last that is given, as vLLM reads it (8k is 8000, 8K 8192); None for none."""
-    found = None
-    for arg, after in pairwise([*args, ""]):
-        if name_of(arg) == flag:
-            found = SIZE.fullmatch(arg.partition("=")[2] if "=" in arg else after)
+    found = SIZE.fullmatch(value(args, flag))
     if found is None:
         return None
     power = " kmg".find(found[2].lower()) if found[2] else 0

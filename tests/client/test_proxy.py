@@ -226,6 +226,7 @@ def test_beyond_loopback_a_key_is_needed_or_said_to_be_none(server, tmp_path):
         with socket.create_connection((host, int(port)), 10) as line:
             line.sendall(twice.replace(b"%s", b"the-proxys-own-key"))
             assert line.recv(100).startswith(b"HTTP/1.1 401")
+        assert requests.get(f"{proxy.url}/health", timeout=10).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -266,6 +267,7 @@ def test_a_stop_lets_requests_under_way_end_and_takes_no_more(server, tmp_path, 
     async def hold(faulty):
         while not release.is_set():
             await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)  # it is still computed after the proxy has closed its port
 
     outputs = write_outputs(tmp_path / "outputs.json", server)
     with running_proxy("--outputs", outputs) as proxy:

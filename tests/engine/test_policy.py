@@ -31,6 +31,8 @@ BREAKING = {
     "countries": ({"countries": ["SE"]}, {"require.countries": ["US"]}),
     "hosting": ({"hosting": "datacenter"}, {"query": "num_gpus=1 datacenter=false"}),
     "disk": ({"max_disk_gb": 40}, {"disk_gb": 44}),
+    "flags": ({"flags": ["--revision"]}, {"extra_args": ["--max-num-seqs", "64"]}),
+    "pins": ({"pins": ["image"]}, {}),
 }
 KEEPING = {
     "rules": list(NAMED),
