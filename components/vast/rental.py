@@ -10,6 +10,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 
 from components.errors import (
@@ -112,6 +113,8 @@ class Rental:
                         self.notice(outcome.text)
                         return attempt
                     self._handle(attempt, outcome)
+                    if outcome.state == "pending" and attempt.is_log_due(self.clock()):
+                        self._handle(attempt, attempt.read_log(self._log(attempt), self.clock()))
             if self._active:
                 now = self.clock()
                 self.sleep(min(attempt.due_s(now, self.order.poll_s) for attempt in self._active))
@@ -162,6 +165,11 @@ class Rental:
                 "change what it names in the config (model, image, extra_args, limits), then run again"
             )
             raise RentalFailed(f"what is deployed is at fault, not the hosts ({why}): {text}\n{report}")
+
+    def _log(self, attempt: Attempt) -> str:
+        with suppress(VastError):
+            return tail(self.client.logs(attempt.instance_id, lines=60), self._secrets)
+        return ""
 
     def _with_log(self, attempt: Attempt, failure: Failure) -> Failure:
         if failure.sign not in ("exited", "not-serving", "created-stopped"):
