@@ -221,12 +221,12 @@ def test_beyond_loopback_a_key_is_needed_or_said_to_be_none(server, tmp_path):
         assert post(proxy, "/rerank", body, headers={"Authorization": f"Bearer {KEY}"}).status_code == 401
         assert post(proxy, "/rerank", body, headers={"Authorization": "Bearer the-proxys-own-key"}).status_code == 200
         assert requests.get(f"{proxy.url}/metrics", timeout=10).status_code == 401
+        assert requests.get(f"{proxy.url}/health", timeout=10).status_code == 200
         twice = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n%s%s\r\n" % ((b"Authorization: Bearer %s\r\n",) * 2)
         host, port = proxy.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), 10) as line:
             line.sendall(twice.replace(b"%s", b"the-proxys-own-key"))
             assert line.recv(100).startswith(b"HTTP/1.1 401")
-        assert requests.get(f"{proxy.url}/health", timeout=10).status_code == 200
 
 
 @pytest.mark.parametrize(

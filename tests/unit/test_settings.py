@@ -148,7 +148,7 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"keep_previous_key": True}, "keep_previous_key: is true, but api_key_generation 1 has none before it"),
         (
             {"renew": {"certificate_before_d": 400}},
-            "renew.certificate_before_d: is 400; accepted: a number from 0 to 180",
+            "renew.certificate_before_d: is 400; accepted: a number from 0 to 30",
         ),
         ({"renew": {"before_h": 99999}}, "renew.before_h: is 99999; accepted: a number from 0 to 4380"),
         ({"timeouts": {"serving_s": 1e8}}, "timeouts.serving_s: is .*; accepted: a number from 1 to 86400"),
@@ -168,7 +168,7 @@ def test_a_bad_value_is_named_by_its_key_with_what_is_accepted(changes, says):
     ("changes", "says"),
     [
         ({"env": {"HF_TOKEN": "x"}}, "env: .*HF_TOKEN is set by the stack"),
-        ({"env": {"GUARD_KEYS": "x"}}, "env: .*GUARD_KEYS is set by the stack"),
+        ({"env": {"GUARD_KEY": "x"}}, "env: .*GUARD_KEY is set by the stack"),
         ({"env": {"FILES_0_00": "x"}}, "env: .*FILES_0_00 is set by the stack"),
         ({"env": {"TLS_KEY": "x"}}, "env: .*TLS_KEY is set by the stack"),
         ({"env": {"VLLM_API_KEY": "x"}}, "env: .*VLLM_API_KEY is set by the stack"),
@@ -178,7 +178,7 @@ def test_a_bad_value_is_named_by_its_key_with_what_is_accepted(changes, says):
         ({"env": {"A": "x" * 257}}, "env: .*1 to 256 characters"),
         ({"env": {"A": "x\ny"}}, "env: .*in one line"),
         ({"secret_env": {"A": "s3cret-s3cret\n1"}}, r"secret_env: is \(it is not shown\); .*in one line"),
-        ({"secret_env": {"GUARD_KEYS": "s3cret-s3cret"}}, r"secret_env: is \(it is not shown\); GUARD_KEYS is set"),
+        ({"secret_env": {"GUARD_KEY": "s3cret-s3cret"}}, r"secret_env: is \(it is not shown\); GUARD_KEY is set"),
         ({"served_model_names": ["a b"]}, "served_model_names: .*names without blanks"),
         ({"served_model_names": ["a" * 200]}, "served_model_names: are .* characters too long in all"),
     ],
