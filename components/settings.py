@@ -161,7 +161,7 @@ def load(
         asks_hourly_usd=_price_bound(config, machines),
         asks_countries=[*config.require.countries, *_countries(filters)],
         flags=[name_of(arg) for arg in config.extra_args if arg.startswith("-")],
-        revision=value(config.extra_args, "--revision"),
+        revision=value(config.extra_args, "--revision") or config.revision or _revision(catalog, name),
         asks_hosting="private" if filters.get("datacenter", {}).get("eq") is False else config.require.hosting,
     )
     problems += [str(one) for one in violations(facts, limits)]
@@ -183,6 +183,10 @@ def load(
         bid=bid,
         policy=limits,
     )
+
+
+def _revision(catalog: Catalog, name: str) -> str:
+    return catalog.models[name].revision if name in catalog.models else ""
 
 
 def _gpu_problems(filters: Filters, config: Config) -> list[str]:
