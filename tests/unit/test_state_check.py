@@ -44,8 +44,8 @@ def instance(given, part="outputs"):
 
 
 def test_every_provider_of_this_checkout_as_pulumi_writes_it_is_its_own_of_its_type_only():
-    found = [re.findall(r"^class (\w+Provider)\(", one.read_text(), re.M) for one in (REPO / "components").glob("*.py")]
-    assert {name for _, name in provider_classes()} == set(sum(found, []))
+    source = "\n".join(path.read_text() for path in (REPO / "components").glob("*.py"))
+    assert {name for _, name in provider_classes()} == set(re.findall(r"^class (\w+Provider)\(", source, re.M))
     for kind, provider in (("vast:Instance", InstanceProvider()), ("vast:ApiKey", ApiKeyProvider())):
         assert is_ours(serialize_provider(provider), kind)
         assert not is_ours(serialize_provider(provider), "vast:Gateway")
