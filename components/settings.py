@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pulumi
@@ -132,6 +132,8 @@ def load(
         problems_by_key["query"] = [str(error).removeprefix("query ")]
     if not any(problems_by_key.values()):
         model, image = catalog.model(name), catalog.image(ref)
+        if config.revision and name == config.model:
+            model = replace(model, revision=config.revision)
         problems_by_key["extra_args"] = [
             *load_flags().problems(image.vllm_version, config.extra_args),
             *problems_with_numbers(model, config.extra_args),

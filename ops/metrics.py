@@ -1,8 +1,8 @@
 """`python -m ops metrics FOLDER`: Prometheus' files for a stack, from its outputs. Run it again after each `up`.
 
 Writes prometheus.yml, a file of targets for each job, and prices.yml; keys and CAs lie beside them and are named there.
-Replicas are scraped at their own addresses with the stack's own key, which servers take behind a gateway too; the
-gateway's /metrics is Caddy's, for a client's key. Prometheus reads targets anew by itself, the rest on SIGHUP.
+Replicas are scraped at their own addresses, each in a job with its own key, which it takes behind a gateway too; the
+gateway's /metrics is Caddy's, for a client's key. Prometheus reads targets and keys anew by itself, the rest on SIGHUP.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from urllib.parse import urlsplit
 import click
 import yaml
 
-from components.vast.identity import SERVER_NAME
 from ops import report
 from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import OK, USAGE, OpsError
-from ops.fleet import servers_key
+from ops.fleet import own_keys
 from ops.outputs import Outputs
 
 Json = Any
-REPLICAS, GATEWAY = "reranker", "reranker-gateway"  # jobs, as dashboards/reranker.json asks for them
+REPLICAS, GATEWAY = "reranker", "reranker-gateway"  # the label `job`, as dashboards/reranker.json asks for it
 PRICE = "reranker:hourly_cost_usd"  # a recording rule of our own, by replica
 
 
@@ -38,9 +37,9 @@ def metrics(pulumi: Pulumi, *, folder: Path, every_s: int) -> Outcome:
     outputs = Outputs.parse(pulumi.outputs())
     if not outputs.replicas:
         raise OpsError(USAGE, f"stack {pulumi.name} has no servers yet", f"python -m ops deploy --stack {pulumi.name}")
-    key = servers_key(pulumi.resources(show_secrets=True)) or outputs.api_key
+    keys = own_keys(pulumi.resources(show_secrets=True))
     folder = folder.absolute()
-    written = files(pulumi.name, outputs, key, folder, every_s)
+    written = files(pulumi.name, outputs, keys, folder, every_s)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
         _replace(folder / name, text, 0o600 if name.endswith("_key") else 0o644)
@@ -49,15 +48,17 @@ def metrics(pulumi: Pulumi, *, folder: Path, every_s: int) -> Outcome:
     return Outcome(OK, f"{len(written)} files written to {report.code(folder)}", parts, facts)
 
 
-def files(stack: str, outputs: Outputs, key: str, folder: Path, every_s: int) -> dict[str, str]:
-    """Return the files' texts by name."""
-    targets: dict[str, list[Json]] = {REPLICAS: []}
+def files(stack: str, outputs: Outputs, keys: Mapping[int, str], folder: Path, every_s: int) -> dict[str, str]:
+    """Return the files' texts by name. `keys`: the servers' own, by instance; one without takes the clients'."""
+    targets: dict[str, list[Json]] = {}
+    secret = {}
     rules = []
-    for one in outputs.replicas:
-        labels = {"stack": stack, "replica": str(one.instance_id)}
-        targets[REPLICAS].append(_target(one.url, {**labels, "gpu": one.gpu, "machine_id": str(one.machine_id)}))
+    for number, one in enumerate(outputs.replicas, start=1):
+        name, labels = f"{REPLICAS}-{number}", {"stack": stack, "replica": str(one.instance_id)}
+        more = {"job": REPLICAS, "gpu": one.gpu, "machine_id": str(one.machine_id)}
+        targets[name] = [_target(one.url, labels | more)]
+        secret[f"{name}_key"] = keys.get(one.instance_id, outputs.api_key)
         rules.append({"record": PRICE, "expr": f"vector({one.hourly_cost_usd:.6f})", "labels": labels})
-    secret = {"servers_key": key}
     if outputs.gateway:
         targets[GATEWAY], secret["client_key"] = [_target(outputs.url, {"stack": stack})], outputs.api_key
     config = {
@@ -77,12 +78,11 @@ def files(stack: str, outputs: Outputs, key: str, folder: Path, every_s: int) ->
 
 
 def _job(name: str, folder: Path, credentials: str, outputs: Outputs) -> Mapping[str, Json]:
-    tls = {"ca_file": str(folder / "ca.pem"), **({"server_name": SERVER_NAME} if name == REPLICAS else {})}
     return {
         "job_name": name,
         "scheme": urlsplit(outputs.url if name == GATEWAY else outputs.replicas[0].url).scheme,
         "authorization": {"type": "Bearer", "credentials_file": str(folder / credentials)},
-        **({"tls_config": tls} if outputs.ca_certificate else {}),
+        **({"tls_config": {"ca_file": str(folder / "ca.pem")}} if outputs.ca_certificate else {}),
         "file_sd_configs": [{"files": [str(folder / f"{name}.json")], "refresh_interval": "30s"}],
     }
 

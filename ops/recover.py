@@ -68,8 +68,11 @@ def restore(folder: Path, project: str, stack: str) -> str:
     """Put the last good copy of a stack's state in the place of one that cannot be read; return in words what was done.
 
     `folder`: .pulumi of the backend. What cannot be read is kept beside it. Without any copy there is no state after.
+    Raises OpsError for a compressed state.
     """
     state = folder / "stacks" / project / f"{stack}.json"
+    if packed := [*state.parent.glob(f"{state.name}.gz"), *state.parent.glob(f"{state.name}.zst")]:
+        raise OpsError(USAGE, f"{packed[0]} is compressed, and only a plain state can be put together", "unpack a copy")
     if _checkpoint(state) is not None:
         return "the state is whole"
     older = [

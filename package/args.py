@@ -49,19 +49,21 @@ class RequireArgs(TypedDict, total=False):
 
 
 class RenewArgs(TypedDict, total=False):
-    """When the instance is replaced before something ends."""
+    """What is renewed before it ends."""
 
     before_h: float
     """Its contract ends within this many hours; 0 for never. Offers have to last longer."""
     certificate_before_d: float
-    """Its certificate ends within this many days."""
+    """Its certificate ends within this many days: another one, in place; without guard another instance."""
 
 
 class RerankerArgs(TypedDict, total=False):
     """What the component takes; see docs/configuration.md."""
 
     model: str
-    """A model of components/catalog/models.yaml, by its hub name."""
+    """A model of components/catalog/models.yaml or models.yaml, by its hub name."""
+    revision: str
+    """Commit, tag or branch of the model's repository; without it the newest."""
     image: str
     """A vLLM image with a pinned tag or digest; without it the catalog's default."""
     form: str
@@ -107,7 +109,7 @@ class RerankerArgs(TypedDict, total=False):
     heal_on: str
     """dead (what is proved dead is replaced), unreachable (silence too) or never."""
     renew: RenewArgs
-    """Replace it before something ends."""
+    """Renew what ends."""
     replace: str
     """blue_green (the new one serves first) or in_place (no double cost, a gap)."""
     hedge: int

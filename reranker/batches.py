@@ -1,6 +1,6 @@
 """How many requests a long list takes: splits it by the server's limits, halves what is still too much. Pure.
 
-Called by `client`. The limits are the guard's: at most 1,000 documents and 8 MiB in one request.
+Called by `client`. The limits are the guard's: at most 1,000 documents and 2 MiB in one request.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Limits:
     """What one request may hold: entries of a list, and bytes of the body."""
 
     documents: int = 1000
-    body_bytes: int = 8 << 20
+    body_bytes: int = 2 << 20
 
 
 def encode(value: object) -> bytes:

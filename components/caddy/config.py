@@ -12,9 +12,9 @@ import json
 from collections.abc import Sequence
 
 from components.caddy.spec import Certificate, GatewaySpec, Json, Upstream, ders
-from components.vllm.guard import ALLOW
+from components.guard.rules import ALLOW
 
-PROXIED = tuple(path for path in ALLOW if path != "/metrics")
+PROXIED, METRICS = ALLOW, "/metrics"
 CERTIFICATE = "gateway"  # the tag by which a listener finds the certificate, whatever name or IP a client asks for
 ERRORS = {  # type, as vLLM names it, and message
     401: ("AuthenticationError", "a valid key is needed: Authorization: Bearer <key>"),
@@ -33,7 +33,7 @@ KNOWN_ERRORS = (413, 502, 503, 504)  # those that Caddy itself meets, and that a
 def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
     """Return the whole config of a Caddy that is this gateway, but for its `admin`."""
     routes = [
-        route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*ALLOW)),
+        route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*PROXIED, METRICS)),
         route(_error(404)),
     ]
     config = server_config(gateway.site, gateway.listen, routes, gateway.certificate)

@@ -40,7 +40,7 @@ class ProbeResult:
 
 
 READY = ProbeResult("ready", "answers")
-Probe = Callable[[str, int], ProbeResult]
+Probe = Callable[[str, int, str], ProbeResult]  # of IP, port, and the nonce by which the instance's own key is known
 
 
 @dataclass(frozen=True)

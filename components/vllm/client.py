@@ -23,7 +23,7 @@ MAX_BYTES = 4 << 20
 KEYS_PATH = "/guard/keys"
 ROUTES_PATH = "/guard/routes"
 T = TypeVar("T")
-PAIR_BODY = b'{"query": "q", "documents": ["d"], "text_1": "q", "text_2": "d"}'
+PAIR_BODY = b'{"query": "q", "documents": ["d"]}'
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ class RerankClient:
 
     def set_keys(self, digests: Sequence[str]) -> None:
         """Set the keys that the guard accepts beside the stack's own. Raises ServerError when they are not kept."""
-        kept = self._ask("PUT", KEYS_PATH, _read_keys, {"keys": list(digests)})
+        keys = [{"name": f"client-{number}", "sha256": one} for number, one in enumerate(digests)]
+        kept = self._ask("PUT", KEYS_PATH, _read_keys, {"keys": keys})
         if set(kept) != set(digests):
             raise ServerError(f"{self.url}{KEYS_PATH}: keeps {len(kept)} other keys", status=200, message="other keys")
 
@@ -188,7 +189,7 @@ def _read_scores(raw: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def _read_keys(raw: Mapping[str, Any]) -> list[str]:
-    return [str(one) for one in raw["keys"]]
+    return [str(one["sha256"]) for one in raw["keys"]]
 
 
 def _number(raw: object) -> float:

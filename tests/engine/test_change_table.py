@@ -155,6 +155,9 @@ def test_what_is_in_the_table_and_not_tested_here_cannot_be_changed_by_config():
         "probe",
         "spec_fault_logs",
         "bid",
+        "key_env",
+        "stack_secret",
+        "certificate_path",
     }
 
 

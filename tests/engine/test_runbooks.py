@@ -17,7 +17,7 @@ from harness.stack import EMULATOR_KEY, REPO, EngineStack, resources_of
 from harness.wait import until
 from tests.engine.conftest import Ledger
 
-pytestmark = [pytest.mark.engine, pytest.mark.all]
+pytestmark = pytest.mark.engine
 PAGE = "\n".join((REPO / "docs" / name).read_text() for name in ("operations.md", "state.md"))
 TITLES = re.findall(r"^## (.+)$", PAGE, re.M)
 NOTHING_TO_RUN = {"A policy blocks it", "The API is down, or refuses"}
@@ -144,11 +144,13 @@ def require_in_sync(scene):
     assert scene.ledger.billed() == scene.stack.instances()
 
 
+@pytest.mark.all
 def test_the_commands_of_every_day_say_that_all_is_well(scene):
     assert scene.stack.up().rc == 0
     paste(scene, PAGE.partition("\n## ")[0])
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("title", HAPPENS)
 def test_the_commands_of_a_runbook_put_things_right(scene, title):
     if not scene.stack.instances():

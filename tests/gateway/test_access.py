@@ -16,8 +16,8 @@ import requests
 from components.caddy.config import gateway_config
 from components.caddy.front_proxy import front_proxy_config
 from components.caddy.spec import Upstream
-from components.vast.identity import Authority
-from components.vllm.guard import ALLOW
+from components.guard.rules import ALLOW
+from components.vast.identity import DOMAIN, Authority
 from harness.caddy import running
 from harness.load import BODY
 from harness.wait import until
@@ -236,3 +236,25 @@ def test_an_upstream_with_another_authoritys_certificate_gets_no_request(caddy, 
     before = reranker.seen()
     assert one.ask().status_code in (502, 503)
     assert reranker.seen() == before
+
+
+@pytest.mark.parametrize(("name", "statuses"), [(f"elsewhere.{DOMAIN}", {200}), ("www.example.com", {502, 503})])
+def test_an_upstream_under_a_name_that_the_authority_may_not_sign_gets_no_request(
+    name, statuses, caddy, rerankers, front, authority
+):
+    (reranker,) = rerankers(1)
+    reranker.kill()
+    for file, text in zip(("cert.pem", "key.pem"), authority.issue(name).pem(), strict=True):
+        (reranker.folder / file).write_text(text)
+    reranker.start()
+    until(lambda: listens(reranker.port))
+    one = front([reranker], upstreams=(Upstream(reranker.address, reranker.key, name),))
+    caddy.admin.load(gateway_config(one.gateway))
+    before = reranker.seen()
+    assert one.ask().status_code in statuses
+    assert (reranker.seen() == before) == (200 not in statuses)
+
+
+def listens(port):
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0

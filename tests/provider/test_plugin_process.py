@@ -129,7 +129,7 @@ def test_an_instance_to_adopt_that_does_not_exist_is_refused_before_anything_is_
 def test_a_deploy_that_fails_after_something_was_rented_says_what_it_costs_and_how_to_go_on(plugin, market):
     id_, outs = plugin.create(InstanceProvider(), instance_props())
     server = {"name": "reranker", "url": "http://127.0.0.1:9", "instance_id": int(id_)}
-    keys = {"servers": [server], "own_key": "o" * 32, "keys": ["k" * 32]}
+    keys = {"servers": [server], "stack_secret": "o" * 32, "keys": ["k" * 32]}
     with pytest.raises(grpc.RpcError) as failed:
         plugin.create(ClientKeysProvider(), keys, urn="urn:pulumi:test::vast-reranker::x:y:Z::reranker-keys")
     price = outs["hourly_cost_usd"]["total"]

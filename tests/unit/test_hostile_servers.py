@@ -46,7 +46,7 @@ def probe(url):
 
 
 def encryption(url):
-    check = check_encryption(url, "", thorough=False, timeout_s=TIMEOUT_S)[2]
+    check = check_encryption(url, "", thorough=False, timeout_s=TIMEOUT_S)[-1]
     raise VastError(check.saw)
 
 

@@ -9,10 +9,11 @@ import time
 
 import pytest
 
-from components.vast.identity import SERVER_NAME, Authority
+from components.vast.identity import DOMAIN, Authority
 from reranker.http import Answer, HttpTransport, Unanswered, bearer
 from tests.unit.hostile_server import HOSTILE, IP, ZIPPED, hang, read_request, say, server
 
+NAME = f"one.{DOMAIN}"
 TIMEOUT_S = 0.6
 GRACE_S = 2.0  # a busy machine
 KEY = "a-key-that-must-not-leak"
@@ -26,7 +27,7 @@ def authority():
 @pytest.fixture(scope="module")
 def tls(authority, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
-    for name, text in zip(("cert.pem", "key.pem"), authority.issue(IP).pem(), strict=True):
+    for name, text in zip(("cert.pem", "key.pem"), authority.issue(IP, NAME).pem(), strict=True):
         (folder / name).write_text(text)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
@@ -133,7 +134,7 @@ def test_a_redirect_is_the_answer_and_the_key_goes_nowhere_else():
 def test_trust_is_the_ca_alone_for_the_address_or_the_name_that_is_asked_for(authority, tls):
     other = Authority.make("another").certificate
     with server(say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"), tls) as url:
-        for trusted in ({}, {"server_name": SERVER_NAME}):
+        for trusted in ({}, {"server_name": NAME}):
             assert HttpTransport(ca=authority.certificate, **trusted)("GET", url).json() == {}
         for wrong in ({"ca": other}, {}, {"ca": authority.certificate, "server_name": "another.invalid"}):
             error = failure(HttpTransport(**wrong), "GET", url, headers=bearer(KEY))

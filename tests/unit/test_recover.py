@@ -7,6 +7,7 @@ import resource
 import pytest
 
 from components.state_folder import room_problem, state_folder
+from ops.exits import OpsError
 from ops.recover import restore
 
 
@@ -69,6 +70,14 @@ def test_of_files_that_are_empty_no_state_is_made(folder):
     for name in ("stacks/p/s.json", "stacks/p/s.json.bak"):
         (folder / name).write_text("")
     assert "empty now" in restore(folder, "p", "s")
+    assert not (folder / "stacks/p/s.json").exists()
+
+
+def test_a_compressed_state_is_left_alone(folder):
+    (folder / "stacks/p/s.json.gz").write_bytes(b"\x1f\x8b")
+    (folder / "stacks/p/s.json.bak").write_text(state("a"))
+    with pytest.raises(OpsError, match="is compressed"):
+        restore(folder, "p", "s")
     assert not (folder / "stacks/p/s.json").exists()
 
 
