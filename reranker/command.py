@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -25,7 +26,7 @@ from reranker.output import EXIT_CODES, INCOMPLETE, Output
 from reranker.patience import Patience
 from reranker.table import facts_lines, failed_lines, ranking_json, ranking_lines
 
-INTERRUPTED, BROKEN_PIPE = 130, 141
+UNWRITABLE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 USAGE = """rerank [options] QUERY DOCUMENT...
        rerank [options] QUERY --file documents.jsonl    (- or nothing: standard input)
        rerank [options] --query QUERY [DOCUMENT...]
@@ -104,10 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(parser().parse_intermixed_args(argv), sys.stdin.buffer, sys.stdout, sys.stderr)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # whoever read us has gone; what is still buffered must not raise again when Python ends
+    except OSError as error:
+        # what is still buffered must not raise again when Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        if isinstance(error, BrokenPipeError):  # whoever read us has gone
+            return BROKEN_PIPE
+        sys.stderr.write(f"rerank: the output cannot be written: {error.strerror}\n")
+        return UNWRITABLE
 
 
 def run_command(name: str, argv: Sequence[str], stdout: TextIO, stderr: TextIO) -> int:
@@ -134,6 +138,8 @@ def run(args: argparse.Namespace, stdin: BinaryIO, stdout: TextIO, stderr: TextI
     try:
         if args.timeout <= 0:
             raise InvalidInput("--timeout is a number of seconds above 0")
+        if args.min_score is not None and math.isnan(args.min_score):
+            raise InvalidInput("--min-score is a number")
         if is_status(args):
             return status(args, out)
         query, documents = query_and_documents(args, stdin)

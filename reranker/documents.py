@@ -72,6 +72,10 @@ def read_lines(lines: Iterable[bytes], source: str, field: str = "text") -> list
                 "(plain lines become that by: jq -R .)"
             ) from None
         text = given.get(field) if isinstance(given, dict) else given
+        if isinstance(given, list):
+            raise InvalidInput(
+                f"{where} is an array: each line is one document (an array becomes that by: jq -c '.[]')"
+            )
         if not isinstance(text, str):
             names = f"; it has {', '.join(map(repr, given)) or 'nothing'}" if isinstance(given, dict) else ""
             raise InvalidInput(f"{where} is no string and no object with a string in {field!r} (--field){names}")

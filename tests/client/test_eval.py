@@ -78,7 +78,7 @@ def evaluate(*args, **env):
 def test_two_servers_are_compared_by_quality_speed_and_price(server, tmp_path):
     """The second answers with the scores turned round, and costs twice as much."""
     with guarded_server(tmp_path) as worse:
-        stub = worse.faulty.app.app
+        stub = worse.faulty.app
 
         async def turned_round(scope, receive, send):
             async def turn(message):
@@ -93,7 +93,7 @@ def test_two_servers_are_compared_by_quality_speed_and_price(server, tmp_path):
 
             await stub(scope, receive, turn)
 
-        worse.faulty.app.app = turned_round
+        worse.faulty.app = turned_round
         places = [
             write_outputs(tmp_path / "good.json", server, hourly_cost_usd={"total": 0.36}),
             write_outputs(tmp_path / "bad.json", worse, hourly_cost_usd={"total": 0.72}),
