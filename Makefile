@@ -6,7 +6,7 @@ LOCAL := . scripts/env.sh local &&
 PYTEST := $(LOCAL) env -u VAST_API_KEY -u VAST_URL pytest -q
 TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo demo-down emulator test test-rest test-all lint locks docs site picture bench chaos clean distclean
+.PHONY: help setup demo demo-down emulator test test-rest test-all lint locks sbom audit docs site picture bench chaos clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -41,9 +41,18 @@ lint: ## ruff, mypy, and what CI runs: actionlint, zizmor, shellcheck, schemas
 locks: ## requirements/*.lock from requirements.txt and requirements/*.in
 	@scripts/lock.sh
 
-docs: ## docs/configuration.md and the config section of Pulumi.yaml, from components/config.py
+sbom: ## .local/sbom.json: what is deployed, by package, version and hashes (CycloneDX)
+	@scripts/install.sh .tools/audit audit && mkdir -p .local
+	@PYTHONWARNINGS=ignore .tools/audit/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o .local/sbom.json \
+	  requirements/production.lock && echo "sbom: .local/sbom.json"
+
+audit: ## known advisories of what is deployed, by pip-audit; says so where the index cannot be asked
+	@scripts/install.sh .tools/audit audit
+	@.tools/audit/bin/python scripts/audit.py .tools/audit/bin/pip-audit requirements/production.lock
+
+docs: ## the pages that are made: configuration (and the config section of Pulumi.yaml), plug-it-into
 	@scripts/setup.sh test
-	@$(LOCAL) python -m scripts.configuration
+	@$(LOCAL) python -m scripts.configuration && python -m scripts.applications
 
 site: ## docs/ as pages in .local/site
 	@scripts/setup.sh test

@@ -1,18 +1,27 @@
 """The stack, as a table of contents: config -> RerankerFleet -> outputs."""
 
+import os
 import sys
+from pathlib import Path
 
 import pulumi
 from pulumi.runtime.config import get_config_env
 
-from components.errors import RerankerError
+from components.errors import RerankerError, StateError
 from components.fleet import RerankerFleet
 from components.settings import emulator_hub_reachable, keys_in_clear, load, misplaced_keys, stack_config
+from components.state_folder import room_problem, state_folder
 from components.vllm.catalog import load_catalog
 from policy.limits import limits_of
 
 ERROR_WAS_SHOWN = 32  # to Pulumi's language host: nothing is to be added about an error without a handler
 
+state = state_folder(os.environ, Path())
+if problem := room_problem(state) if state else "":
+    if not pulumi.runtime.is_dry_run():
+        pulumi.log.error(f"{StateError.__name__}: nothing is rented: {problem}")
+        sys.exit(ERROR_WAS_SHOWN)
+    pulumi.log.warn(problem)
 try:
     settings = load(
         stack_config(),

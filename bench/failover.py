@@ -10,8 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import requests
-
 from components.vast.client import VastClient
 from components.vast.instance_cache import InstanceCache
 from components.vast.label import Label
@@ -22,6 +20,7 @@ from components.vast.rental import Rental
 from components.vast.rental_spec import Deadlines, Order, Spec
 from emulator.clock import IMAGE_GB
 from emulator.server import EmulatorServer
+from harness.stack import EMULATOR_KEY
 from ops.report import table as markdown
 
 POLL_S = 0.2
@@ -50,10 +49,10 @@ def measure() -> list[Failover]:
     """Return one row for each sign."""
     rows = []
     for sign, deadline in SIGNS.items():
-        with EmulatorServer(runtime="none", time="instant") as market:
-            requests.post(f"{market.url}/_emulator/faults", json={"kind": sign, "times": 1}, timeout=10)
+        with EmulatorServer(runtime="none", time="instant", keys=[EMULATOR_KEY]) as market:
+            market.control.fault(sign, times=1)
             _rent(market.url)
-            ledger = requests.get(f"{market.url}/_emulator/ledger", timeout=10).json()["contracts"]
+            ledger = market.control.ledger()
             first, second = (one["rented_at"] for one in ledger)
             rows.append(Failover(sign, second - first, deadline))
     return rows
@@ -67,7 +66,7 @@ def table(rows: Sequence[Failover]) -> str:
 
 
 def _rent(url: str) -> None:
-    client = VastClient("emulator-key", pacer=Pacer(OFF), api_url=url)
+    client = VastClient(EMULATOR_KEY, pacer=Pacer(OFF), api_url=url)
     search = Search("num_gpus=1 gpu_ram>=16", disk_gb=40, pull_gb=IMAGE_GB)
     spec = Spec(image="vllm/vllm-openai:v0.19.1", disk_gb=40, args=("--model", "m"), ports=("8000:8000",))
     probe = HttpProbe(8000, "POST", "/rerank", body={"query": "q", "documents": ["d"]}, timeout_s=1)
@@ -76,7 +75,7 @@ def _rent(url: str) -> None:
         client,
         InstanceCache(client),
         order,
-        probe=lambda ip, port: probe.ask(ip, port, {}),
+        probe=lambda ip, port, _nonce: probe.ask(ip, port, {}),
         candidates=search.run(client, now=time.time),
         search=list,
     ).run()

@@ -13,10 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import requests
-
 from emulator.server import EmulatorServer
-from harness.stack import EngineStack
+from harness.stack import EMULATOR_KEY, EngineStack
 from ops.report import table as markdown
 
 EMPTY = "import pulumi\n"
@@ -93,7 +91,9 @@ def measure(
     def take(what: str, stack: EngineStack, *args: str) -> None:
         timings.setdefault(what, Timing(what)).measure(lambda: stack.ok(*args))
 
-    with EmulatorServer(runtime="none", time="real", boot_s=boot_s, state_dir=folder / "emulator") as market:
+    with EmulatorServer(
+        runtime="none", time="real", boot_s=boot_s, state_dir=folder / "emulator", keys=[EMULATOR_KEY]
+    ) as market:
         running = {
             "empty program": program(folder / "empty", market.url, venv, __main__=EMPTY),
             "one dynamic resource": program(folder / "one", market.url, venv, __main__=ONE_DYNAMIC, nothing=NOTHING),
@@ -103,9 +103,9 @@ def measure(
             running[name] = project(folder / f"running-{name}", market.url, venv, repo)
             renewed[name] = project(folder / f"renewed-{name}", market.url, venv, repo)
         for stack in running.values():
-            requests.post(f"{market.url}/_emulator/requests/reset", timeout=10)
+            market.control.post("requests/reset")
             stack.ok("up", "--yes", "--skip-preview")
-        counts = requests.get(f"{market.url}/_emulator/requests", timeout=10).json()["requests"]
+        counts = market.control.requests()
         for _ in range(rounds):
             for name, stack in running.items():
                 take(f"preview, {name}", stack, "preview", "--expect-no-changes")

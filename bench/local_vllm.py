@@ -19,10 +19,10 @@ from bench.load import Target
 from components.caddy.config import gateway_config
 from components.caddy.spec import GatewaySpec, Upstream
 from components.errors import ServingError
-from components.vast.identity import SERVER_NAME, Authority
+from components.vast.identity import Authority
 from components.vllm.catalog import load_catalog
 from components.vllm.client import RerankClient
-from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, plan_launch
+from components.vllm.launch import GUARD_KEY_ENV, KEY_ENV, plan_launch
 from emulator.process import Process
 from emulator.runtime import Containers, Settings, free_port
 from harness.caddy import running as running_caddy
@@ -62,7 +62,7 @@ def gateway(upstreams: Sequence[str], upstream_key: str, upstream_ca: str) -> It
         running_front_proxy(Path(folder)) as front,
         running_caddy(Path(folder) / "caddy") as caddy,
     ):
-        rows = tuple(Upstream(one, upstream_key, SERVER_NAME) for one in upstreams)
+        rows = tuple(Upstream(one, upstream_key) for one in upstreams)
         readiness = load_catalog().model(MODEL).readiness
         spec = GatewaySpec("bench", front.listen, (key,), rows, readiness, upstream_ca)
         caddy.admin.load(gateway_config(spec))
@@ -75,7 +75,7 @@ def _server(containers: Containers, number: int, name: str, *, guard: bool, tls:
     launch = plan_launch(catalog.model(MODEL), catalog.default_image, api_key=key, guard=guard, tls=tls)
     authority = Authority.make("bench") if tls else None
     env = launch.container_env | (authority.issue(IP).env() if authority else {})
-    assert (GUARD_KEYS_ENV if guard else KEY_ENV) in env
+    assert (GUARD_KEY_ENV if guard else KEY_ENV) in env
     body = {"image": launch.image, "runtype": launch.runtype, "onstart": launch.onstart, "args": list(launch.args)}
     process = asyncio.run(containers.start(number, body | {"env": env}, IP, {8000: port}))
     assert process is not None

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import requests
 
 from emulator.server import EmulatorServer
-from harness.stack import EngineStack
+from harness.stack import EMULATOR_KEY, EngineStack
 from ops.report import table as markdown
 
 PLAIN, PACED, FEW_THREADS = "pacing off", "published pacing", "four threads"
@@ -44,28 +43,28 @@ def live(folder: Path, replicas: int, *, boot_s: float, variant: str = PLAIN, pr
     """Bring a fleet up, look at it, take it down. Raises RuntimeError with the engine's text when a step fails."""
     paced = variant == PACED
     with EmulatorServer(
-        runtime="none", time="real", boot_s=boot_s, state_dir=folder / "emulator", pacing=paced
+        runtime="none", time="real", boot_s=boot_s, state_dir=folder / "emulator", pacing=paced, keys=[EMULATOR_KEY]
     ) as market:
-        requests.post(f"{market.url}/_emulator/credit", json={"credit": 1e6}, timeout=10)
+        market.control.post("credit", credit=1e6)
         config: dict[str, Any] = {"replicas": replicas, "timeouts.poll_s": 1, "query": QUERY}
         if paced:
             config |= {"emulator.pacing": True, "timeouts.poll_s": 5}
         env = {"RERANKER_PLUGIN_THREADS": "4"} if variant == FEW_THREADS else {}
         stack = EngineStack(folder / "stack", market.url, config=config, env=env, packages_listed=False).init()
-        up_s, up_calls = timed(market.url, stack, "up", "--yes", "--skip-preview", *PARALLEL)
-        looks = [timed(market.url, stack, "preview", "--expect-no-changes", *PARALLEL) for _ in range(previews)]
-        destroy_s, _ = timed(market.url, stack, "destroy", "--yes", "--skip-preview", *PARALLEL)
+        up_s, up_calls = timed(market, stack, "up", "--yes", "--skip-preview", *PARALLEL)
+        looks = [timed(market, stack, "preview", "--expect-no-changes", *PARALLEL) for _ in range(previews)]
+        destroy_s, _ = timed(market, stack, "destroy", "--yes", "--skip-preview", *PARALLEL)
     preview_s = sorted(seconds for seconds, _ in looks)[len(looks) // 2] if looks else None
     return Fleet(replicas, variant, up_s, preview_s, destroy_s, up_calls, looks[0][1] if looks else {})
 
 
-def timed(url: str, stack: EngineStack, *args: str) -> tuple[float, dict[str, int]]:
+def timed(market: EmulatorServer, stack: EngineStack, *args: str) -> tuple[float, dict[str, int]]:
     """Run a pulumi command; return its seconds and the API calls that it made."""
-    requests.post(f"{url}/_emulator/requests/reset", timeout=10)
+    market.control.post("requests/reset")
     start = time.perf_counter()
     stack.ok(*args, timeout_s=3600)
     took = time.perf_counter() - start
-    return took, requests.get(f"{url}/_emulator/requests", timeout=10).json()["requests"]
+    return took, market.control.requests()
 
 
 def measure(replicas: Sequence[int], *, boot_s: float, variants: bool) -> tuple[list[Fleet], str]:

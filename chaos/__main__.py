@@ -18,15 +18,16 @@ import requests
 
 from chaos.run import Result, Runner, Scenario
 from emulator.server import EmulatorServer
+from harness.stack import EMULATOR_KEY
 
 BOOT_S = 0.8  # long enough that a kill meets a boot in every stage
 
 
 def work(folder: Path, seeds: list[int]) -> Iterator[Result]:
     """Run seeds one after the other on one market and one stack."""
-    with EmulatorServer(runtime="none", boot_s=BOOT_S, state_dir=folder / "emulator") as market:
-        requests.post(f"{market.url}/_emulator/credit", json={"credit": 1e6}, timeout=10)
-        runner = Runner(folder / "stack", market.url)
+    with EmulatorServer(runtime="none", boot_s=BOOT_S, state_dir=folder / "emulator", keys=[EMULATOR_KEY]) as market:
+        market.control.post("credit", credit=1e6)
+        runner = Runner(folder / "stack", market.control)
         for seed in seeds:
             try:
                 result = runner.run(Scenario.of(seed))
@@ -37,7 +38,7 @@ def work(folder: Path, seeds: list[int]) -> Iterator[Result]:
                 runner.stack.destroy()
                 for instance_id in runner.billed():
                     instance = f"{market.url}/api/v0/instances/{instance_id}/"
-                    requests.delete(instance, headers={"Authorization": "Bearer emulator-key"}, json={}, timeout=10)
+                    requests.delete(instance, headers={"Authorization": f"Bearer {EMULATOR_KEY}"}, json={}, timeout=10)
 
 
 @click.command(context_settings={"show_default": True})

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from components.vast.label import PENDING
+from emulator.client import ControlClient, ControlError
 from harness.stack import EngineStack
 
 OPERATIONS = ("create", "create", "update", "replace", "replace", "heal", "heal", "destroy")
@@ -97,25 +96,25 @@ class Result:
 class Runner:
     """A market and a stack that live through many runs."""
 
-    def __init__(self, folder: Path, url: str, name: str = "chaos") -> None:
-        self.url = url
-        self.stack = EngineStack(folder, url, name=name, config=CONFIG).init()
+    def __init__(self, folder: Path, market: ControlClient, name: str = "chaos") -> None:
+        self.market = market
+        self.stack = EngineStack(folder, market.url, name=name, config=CONFIG).init()
         self._variant = 0
         self._fired: dict[str, int] = {}
 
     def run(self, scenario: Scenario) -> Result:
-        self._control("DELETE", "faults")
+        self.market.faults_off()
         self._prepare(scenario)
         if scenario.fault != "none":
-            self._control("POST", "faults", self._rule(scenario))
+            self.market.post("faults", **self._rule(scenario))
         if scenario.server_fault != "none":
             # with a chance: of servers that start from here on
             rule = {"kind": scenario.server_fault, "times": scenario.times, "chance": 1}
-            self._control("POST", "faults", rule)
+            self.market.post("faults", **rule)
         operation = "destroy" if scenario.operation == "destroy" else "up"
         killed, after = self._kill(self.stack.start(operation, "--yes", "--skip-preview"), scenario)
         unmarked = self._unmarked() if killed else set()
-        self._control("DELETE", "faults")
+        self.market.faults_off()
         result = self._judge(scenario)
         result.unmarked, result.killed, result.rented_after = unmarked, killed, after
         fired: dict[str, int] = self._ledger()["fired"]
@@ -124,7 +123,7 @@ class Runner:
         return result
 
     def _ledger(self) -> dict[str, Any]:
-        return dict(requests.get(f"{self.url}/_emulator/ledger", timeout=10).json())
+        return self.market.get("ledger")
 
     def _rented(self) -> set[int]:
         return {one["id"] for one in self._ledger()["contracts"]}
@@ -152,7 +151,8 @@ class Runner:
             self.stack.write_config(dtype=("float32", "half")[self._variant % 2])
         if scenario.operation == "heal":
             for instance_id in self.billed():
-                self._control("POST", f"instances/{instance_id}/kill")
+                with suppress(ControlError):  # it is gone
+                    self.market.instance(instance_id, "kill")
 
     def _rule(self, scenario: Scenario) -> dict[str, Any]:
         kind = "lost_answer_after" if scenario.fault == "lost_destroy_answer" else scenario.fault
@@ -218,11 +218,6 @@ class Runner:
         if len(declared) != 1:
             result.stuck = f"the state declares {len(declared)} instances, one is wanted"
         return result
-
-    def _control(self, method: str, path: str, body: dict[str, Any] | None = None) -> None:
-        answer = requests.request(method, f"{self.url}/_emulator/{path}", json=body or {}, timeout=10)
-        if answer.status_code >= 500:
-            answer.raise_for_status()
 
 
 def kill(pids: Iterable[int]) -> None:

@@ -1,7 +1,7 @@
 """ClientKeys: which client keys the running servers accept, as a resource. Keys come and go without a new container.
 
-A server's guard holds SHA-256 digests of the keys beside the stack's own key, which alone may set them; see
-components.vllm.guard. Used by RerankerFleet, between its Instances and RerankValidation.
+A server's guard holds SHA-256 digests of the keys beside that server's own key, which alone may set them; see
+components.guard.keys. Used by RerankerFleet, between its Instances and RerankValidation.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from components.plugin.verbs import VastProvider, VastResource, verb
 from components.servers import Server, changed, differs, on_each
 from components.vllm.client import RerankClient
 
-COMMON = ("own_key", "keys", "ca_certificate")  # a change of these is one for every server
+COMMON = ("stack_secret", "keys", "ca_certificate")  # a change of these is one for every server
 ASK_TIMEOUT_S = 15.0
 LOOK_TIMEOUT_S = 4.0
 
 
 @dataclass
 class ClientKeysArgs:
-    """The servers (name, url, instance_id), the stack's own key, and the keys that clients may present, the current one
-    first."""
+    """The servers (name, url, instance_id, nonce), the stack's secret, from which each one's own key derives, and the
+    keys that clients may present, the current one first."""
 
     servers: pulumi.Input[Sequence[Mapping[str, Any]]]
-    own_key: pulumi.Input[str]
+    stack_secret: pulumi.Input[str]
     keys: Sequence[pulumi.Input[str]]
     ca_certificate: pulumi.Input[str] = ""
 
@@ -113,7 +113,7 @@ class ClientKeys(VastResource, module="vast", name="ClientKeys"):
     drift: pulumi.Output[str]
 
     def __init__(self, name: str, args: ClientKeysArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__(ClientKeysProvider(), name, args, opts, secret=("own_key", "keys", "current"))
+        super().__init__(ClientKeysProvider(), name, args, opts, secret=("stack_secret", "keys", "current"))
 
 
 def _keys(props: dict[str, Any]) -> list[str]:
@@ -125,4 +125,5 @@ def _digests(keys: Sequence[str]) -> list[str]:
 
 
 def _client(props: Mapping[str, Any], server: Server, timeout_s: float) -> RerankClient:
-    return RerankClient(server.url, props["own_key"], ca=props.get("ca_certificate") or "", timeout_s=timeout_s)
+    own_key, ca = server.own_key(str(props["stack_secret"])), str(props.get("ca_certificate") or "")
+    return RerankClient(server.url, own_key, ca=ca, timeout_s=timeout_s)

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from components.vast.assignment import Spread
 from components.vast.drift import HealOn
+from components.vast.identity import LEAF_DAYS
 from components.vast.ranking import Prefer
 from components.vast.rental_spec import Deadlines
 from components.vllm.launch import ENV_VALUE_LIMIT_CHARS, RESERVED_ENV, RESERVED_ENV_PREFIXES, Form
@@ -74,6 +75,7 @@ Secret = Annotated[SecretStr, AfterValidator(_secret)]
 # a comma would end it in the guard's list
 ClientKey = Annotated[Secret, _form(r"[^,]{16,}", f"at least 16 characters without a comma; {RULE}")]
 ServedName = Annotated[str, _form(r"[^\s,]+", "names without blanks, such as rerank-v3.5")]
+Revision = Annotated[str, _form(r"|[0-9A-Za-z][\w./-]*", "text: a commit, tag or branch")]
 EnvName = Annotated[str, _form(r"[A-Z_][A-Z0-9_]*", "names such as HF_ENDPOINT"), AfterValidator(_not_reserved)]
 EnvText = _form(
     rf"[^\x00-\x1f\x7f]{{1,{ENV_VALUE_LIMIT_CHARS}}}", f"1 to {ENV_VALUE_LIMIT_CHARS} characters in one line"
@@ -95,7 +97,7 @@ class Limits(Keys):
     """What the guard takes of one request."""
 
     max_documents: int = Field(1000, ge=1, description="Most documents in one request")
-    max_body_mb: float = Field(8.0, ge=0.01, le=64, description="Largest body of a request, in MiB")
+    max_body_mb: float = Field(2.0, ge=0.01, le=64, description="Largest body of a request, in MiB")
     truncate_prompt_tokens: Truncation = Field(
         -1,
         description="Where a request does not say: cut query and document to so many tokens, -1 for the model's own "
@@ -156,7 +158,7 @@ class Timeouts(Keys):
 
 
 class Renew(Keys):
-    """When the instance is replaced before something ends."""
+    """What is renewed before it ends."""
 
     before_h: float = Field(
         0,
@@ -164,7 +166,12 @@ class Renew(Keys):
         le=4380,
         description="Its contract ends within this many hours; 0 for never. Offers have to last longer",
     )
-    certificate_before_d: float = Field(30, ge=0, le=180, description="Its certificate ends within this many days")
+    certificate_before_d: float = Field(
+        10,
+        ge=0,
+        le=LEAF_DAYS,
+        description="Its certificate ends within this many days: another one, in place; without guard another instance",
+    )
 
 
 class Emulator(Keys):
@@ -187,7 +194,10 @@ SECRETS = "secrets"
 class Config(Keys):
     """All keys of a stack."""
 
-    model: str = _of(SERVED, "BAAI/bge-reranker-base", "A model of components/catalog/models.yaml, by its hub name")
+    model: str = _of(
+        SERVED, "BAAI/bge-reranker-base", "A model of components/catalog/models.yaml or models.yaml, by its hub name"
+    )
+    revision: Revision = _of(SERVED, "", "Commit, tag or branch of the model's repository; without it the newest")
     image: str = _of(SERVED, "", "A vLLM image with a pinned tag or digest; without it the catalog's default")
     form: Form = _of(SERVED, "script", "script (boot script) or plain (the image's entrypoint, as in Vast.ai's guide)")
     dtype: Dtype | None = _of(SERVED, None, "vLLM's --dtype; without it the catalog chooses")
@@ -222,7 +232,7 @@ class Config(Keys):
     heal_on: HealOn = _of(
         PATIENCE, "dead", "dead (what is proved dead is replaced), unreachable (silence too) or never"
     )
-    renew: Renew = _of(PATIENCE, Renew(), "Replace it before something ends")
+    renew: Renew = _of(PATIENCE, Renew(), "Renew what ends")
     replace: Literal["blue_green", "in_place"] = _of(
         PATIENCE, "blue_green", "blue_green (the new one serves first) or in_place (no double cost, a gap)"
     )

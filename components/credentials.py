@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ResourceProvider, UpdateResult
 
 from components.plugin.verbs import VastResource
-from components.vast.identity import Authority, expiry
+from components.vast.identity import FIXED_LEAF_DAYS, Authority, expiry, signer_of
 
 KEY_BYTES = 32
-RENEW_AUTHORITY_BEFORE_S = 450 * 86400  # longer than any certificate that it signs lasts
+DAY_S = 86400.0
+# An authority signs until what it signs would outlast it; so long before, clients get the next one to trust beside it.
+SWITCH_BEFORE_S = (FIXED_LEAF_DAYS + 3) * DAY_S
+OVERLAP_S = 90 * DAY_S
 
 
 class ApiKeyProvider(ResourceProvider):
@@ -56,31 +60,79 @@ class ApiKey(VastResource, module="vast", name="ApiKey"):
 
 
 class CertificateAuthorityProvider(ResourceProvider):
-    """Makes a certificate authority; renews it long before it ends."""
+    """Makes a certificate authority, and the next one long before it ends: clients trust both before that one signs."""
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        made = Authority.make(props["common_name"])
-        outs = {"certificate": made.certificate, "private_key": made.private_key}
-        return CreateResult(secrets.token_hex(4), {**props, **outs, "expires_at": expiry(made.certificate)})
+        return CreateResult(secrets.token_hex(4), founded(props, time.time()))
 
-    def diff(self, _id: str, olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Replace an authority that would end before a certificate that it signs today; its name is a name only, and
-        stays as it was where the stack is renamed."""
-        left_s = float(olds.get("expires_at") or 0.0) - time.time()
-        replaces = ["expires_at"] if left_s < RENEW_AUTHORITY_BEFORE_S else []
-        return DiffResult(changes=bool(replaces), replaces=replaces)
+    def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
+        """Its name is a name only, and stays as it was where the stack is renamed."""
+        return DiffResult(changes=bool(authority_step(olds, news, time.time())))
+
+    def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
+        return UpdateResult(stepped(olds, news, time.time()))
+
+
+def founded(props: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """Return the outputs of an authority that is new. `next`: the one that will sign; `trusted`: those that did."""
+    return {**props, **_made(props, now), "next": {}, "trusted": []}
+
+
+def authority_step(
+    olds: Mapping[str, Any], news: Mapping[str, Any], now: float
+) -> Literal["", "announce", "switch", "forget"]:
+    """Return what is due: to have the next authority trusted, to sign with it, to forget the one before."""
+    left_s = float(olds.get("expires_at") or 0.0) - now
+    if not {*(news.get("permitted") or ())} <= {*(olds.get("permitted") or ())}:
+        return "switch"  # what is to be signed now, this one may not sign
+    if left_s < SWITCH_BEFORE_S:
+        return "switch"
+    if left_s < SWITCH_BEFORE_S + OVERLAP_S and not olds.get("next"):
+        return "announce"
+    ended = [one for one in olds.get("trusted") or () if float(one["expires_at"]) < now]
+    return "forget" if ended else ""
+
+
+def stepped(olds: Mapping[str, Any], news: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """Return the outputs after what is due. `certificate`: the one that signs, then what clients trust besides."""
+    step, outs = authority_step(olds, news, now), {**olds, **news, "common_name": olds["common_name"]}
+    signs = {key: olds[key] for key in ("certificate", "private_key", "expires_at", "permitted")}
+    signs["certificate"] = signer_of(signs["certificate"])
+    following, trusted = olds.get("next") or {}, [one for one in olds.get("trusted") or () if one["expires_at"] > now]
+    if step == "announce":
+        following = _made(news, now)
+    elif step == "switch":
+        trusted.append({key: signs[key] for key in ("certificate", "expires_at")})
+        wider = {*(news.get("permitted") or ())} - {*(olds.get("permitted") or ())}
+        signs, following = _made(news, now) if wider or not following else following, {}
+    also = [one["certificate"] for one in (following, *trusted) if one]
+    bundle = "".join(f"{one.strip()}\n" for one in (signs["certificate"], *also))
+    return {**outs, **signs, "certificate": bundle, "next": following, "trusted": trusted}
+
+
+def _made(props: Mapping[str, Any], now: float) -> dict[str, Any]:
+    at = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    made = Authority.make(props["common_name"], props.get("permitted") or (), now=at)
+    outs = {"certificate": made.certificate, "private_key": made.private_key, "expires_at": expiry(made.certificate)}
+    return outs | {"permitted": list(props.get("permitted") or ())}
 
 
 class CertificateAuthority(VastResource, module="vast", name="CertificateAuthority"):
-    """The stack's own authority: `certificate` (PEM, public: what clients trust), `private_key` (PEM, secret)."""
+    """The stack's own authority: `certificate` (PEM, public: what clients trust, the one that signs first),
+    `private_key` of that one (PEM, secret), `expires_at` of that one.
+
+    `permitted`: what it may sign besides servers on the internet, see components.vast.identity.
+    """
 
     certificate: pulumi.Output[str]
     private_key: pulumi.Output[str]
     expires_at: pulumi.Output[int]
 
-    def __init__(self, name: str, common_name: str, opts: pulumi.ResourceOptions | None = None) -> None:
-        inputs = {"common_name": common_name}
-        super().__init__(CertificateAuthorityProvider(), name, inputs, opts, secret=("private_key",))
+    def __init__(
+        self, name: str, common_name: str, permitted: Sequence[str], opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        inputs = {"common_name": common_name, "permitted": permitted}
+        super().__init__(CertificateAuthorityProvider(), name, inputs, opts, secret=("private_key", "next"))
 
 
 class ServerCertificateProvider(ResourceProvider):

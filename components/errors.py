@@ -15,6 +15,10 @@ class ConfigError(RerankerError):
         super().__init__("\n".join(self.problems))
 
 
+class StateError(RerankerError):
+    """The state could not be written, or is not one that this project writes."""
+
+
 class VastError(RerankerError):
     """Root of what can go wrong with the marketplace."""
 

@@ -21,7 +21,8 @@ from components.records import structure
 from components.reranker import Common, instance, launch_of, server
 from components.settings import Settings
 from components.validation import RerankValidation, RerankValidationArgs
-from components.vast.identity import SERVER_NAME
+from components.vast.address import is_loopback
+from components.vast.identity import own_key, server_name
 from components.vast.market import Search
 from components.vast.money import Budget, monthly_cost
 from components.vast.ranking import START_S
@@ -37,8 +38,8 @@ IN_CLEAR = (
     "tls is false: the key, every query and every document cross the internet in clear, for every network on the way "
     "to read"
 )
-FACTS = ("instance_id", "machine_id", "host_id", "gpu", "geolocation", "url", "hourly_cost_usd")
-SERVER = ("name", "url", "instance_id")
+FACTS = ("instance_id", "machine_id", "host_id", "gpu", "geolocation", "url", "hourly_cost_usd", "nonce")
+SERVER = ("name", "url", "instance_id", "nonce")
 SPARE_OFFERS = 8  # how many more offers than replicas are ranked
 
 
@@ -66,10 +67,13 @@ class RerankerFleet(pulumi.ComponentResource):
             if not on:
                 pulumi.log.warn(warning, resource=self)
         keys = client_keys(name, config, child)
+        # never sent anywhere: what follows from it, one server's own key, is
+        secret = ApiKey(f"{name}-own-key", child).value
         made: CertificateAuthority | None = None
         self.ca_certificate = pulumi.Output.from_input("")
         if config.tls:
-            made = CertificateAuthority(f"{name}-ca", f"{pulumi.get_project()} {pulumi.get_stack()} {name}", child)
+            common_name = f"{pulumi.get_project()} {pulumi.get_stack()} {name}"
+            made = CertificateAuthority(f"{name}-ca", common_name, _permitted(config), child)
             self.ca_certificate = made.certificate
         self.offers = OfferQuery(
             f"{name}-offers",
@@ -89,27 +93,31 @@ class RerankerFleet(pulumi.ComponentResource):
             settings=settings,
             launch=launch_of(settings),
             offers=self.offers,
-            # with a guard, a container is given the stack's own key, and is told later which others are valid
-            own_key=ApiKey(f"{name}-own-key", child).value if config.guard else keys[0],
+            stack_secret=secret,
+            # with a guard, a container is given a key of its own, and is told later which others are valid
+            server_key=None if config.guard else keys[0],
             ca_certificate=made.certificate if made else None,
             ca_private_key=made.private_key if made else None,
         )
         names = [name, *(f"{name}-{number}" for number in range(2, config.replicas + 1))]
         self.replicas = [server(one, index, common, child) for index, one in enumerate(names)]
         self.instances = [*self.replicas]
-        self.url, self.api_key = self.replicas[0].url, common.own_key
+        self.url, self.api_key = self.replicas[0].url, keys[0]
         self.gateway: Gateway | None = None  # not in the class: Pulumi resolves what is annotated there
         self.rows = _rows(names, self.replicas)
         servers = self.rows.apply(lambda rows: [{key: one[key] for key in SERVER} for one in rows])
         # what clients present at the servers themselves; behind a gateway they present it there
         if config.guard and config.gateway.kind == "off":
-            args = ClientKeysArgs(servers, common.own_key, keys, self.ca_certificate)
+            args = ClientKeysArgs(servers, secret, keys, self.ca_certificate)
             self.api_key = ClientKeys(f"{name}-keys", args, child).current
+        # behind a gateway a guard knows no key but its server's own
+        own = config.guard and config.gateway.kind != "off"
         self.validation = RerankValidation(
             f"{name}-validation",
             RerankValidationArgs(
                 servers=servers,
-                api_key=self.api_key,
+                api_key="" if own else self.api_key,
+                stack_secret=secret if own else "",
                 model=settings.model.name,
                 guard=config.guard,
                 ca_certificate=self.ca_certificate,
@@ -129,9 +137,12 @@ class RerankerFleet(pulumi.ComponentResource):
         return self.offers.candidates.apply(lambda found: _offer_summary(found[0]))
 
     def curl(self) -> pulumi.Output[str]:
-        """Return a command that tries the endpoint; it reads the key from the stack, so it holds no secret."""
+        """Return a command for bash or zsh that tries the endpoint.
+
+        curl reads the key from a pipe: neither this text nor a command line holds a secret.
+        """
         stack = pulumi.get_stack()
-        key = f"$(pulumi stack output api_key --show-secrets --stack {stack})"
+        key = f"pulumi stack output api_key --show-secrets --stack {stack} | sed 's/^/Authorization: Bearer /'"
         trust = f" --cacert <(pulumi stack output ca_certificate --stack {stack})"
         body = (
             '{"query": "What is deep learning?", "documents": ["Deep learning is machine learning.", "I like pizza."]}'
@@ -139,7 +150,7 @@ class RerankerFleet(pulumi.ComponentResource):
         return self.url.apply(
             lambda url: (
                 f"curl -s{trust if url.startswith('https:') else ''} {url}/rerank -H 'Content-Type: application/json' "
-                f"-H \"Authorization: Bearer {key}\" -d '{body}'"
+                f"-H @<({key}) -d '{body}'"
             )
         )
 
@@ -151,7 +162,9 @@ class RerankerFleet(pulumi.ComponentResource):
         return self.hourly_cost_usd().apply(monthly_cost)
 
     def table(self) -> pulumi.Output[list[dict[str, Any]]]:
-        return self.rows.apply(lambda rows: [{key: one[key] for key in one if key != "name"} for one in rows])
+        return self.rows.apply(
+            lambda rows: [{key: one[key] for key in one if key not in ("name", "nonce")} for one in rows]
+        )
 
     def _gateway(self, name: str, common: Common, keys: list[pulumi.Output[str]]) -> tuple[pulumi.Output[str], Gateway]:
         """Put a Caddy in front, which is this stack's alone: one that runs already, or one that is rented for it."""
@@ -167,9 +180,9 @@ class RerankerFleet(pulumi.ComponentResource):
             # by what this state is known, which no rename changes
             "site": self.offers.id.apply(lambda owner: f"{name}.{owner}"),
             # taken from the validation: what is not validated gets no request
-            "upstreams": pulumi.Output.all(self.validation.urls, common.own_key).apply(
-                lambda known: [{"address": url, "key": known[1], "server_name": SERVER_NAME} for url in known[0]]
-            ),
+            "upstreams": pulumi.Output.all(
+                self.validation.urls, self.rows, common.stack_secret, common.server_key
+            ).apply(_upstreams),
             "upstream_ca": self.ca_certificate,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
             "readiness": settings.model.readiness,
@@ -178,11 +191,12 @@ class RerankerFleet(pulumi.ComponentResource):
         }
         url = pulumi.Output.from_input(front.url)
         if front.kind == "rent":
-            rented, admin_key = self._rented(name, common)
+            rented = self._rented(name, common)
             self.instances.append(rented)
             url = rented.url
-            inputs |= {"listen": LISTEN, "admin_url": url.apply(admin_url), "admin_key": admin_key, "rented": True}
+            inputs |= {"listen": LISTEN, "admin_url": url.apply(admin_url), "rented": True}
             inputs |= {"sockets": SOCKETS, "admin_ca": self.ca_certificate}
+            inputs["admin_key"] = pulumi.Output.all(common.stack_secret, rented.nonce).apply(lambda two: own_key(*two))
         else:
             admin_key_given = front.admin_key.get_secret_value() if front.admin_key else ""
             inputs |= {"listen": front.listen, "admin_url": front.admin_url, "admin_key": admin_key_given}
@@ -197,12 +211,11 @@ class RerankerFleet(pulumi.ComponentResource):
         gateway = Gateway(name, GatewayArgs(**inputs), first_to_go)
         return pulumi.Output.all(url, gateway.id).apply(lambda known: str(known[0])), gateway
 
-    def _rented(self, name: str, common: Common) -> tuple[Instance, pulumi.Output[str]]:
+    def _rented(self, name: str, common: Common) -> Instance:
         from components.caddy.launch import ADMIN_KEY_ENV, DISK_GB, QUERY, admin_probe, plan_gateway_launch  # noqa: PLC0415
 
         child = pulumi.ResourceOptions(parent=self)
         settings, config = common.settings, common.settings.config
-        admin_key = ApiKey(f"{name}-admin-key", child).value
         launch = plan_gateway_launch()
         offers = OfferQuery(
             f"{name}-offers",
@@ -217,18 +230,18 @@ class RerankerFleet(pulumi.ComponentResource):
             ),
             child,
         )
-        rented = instance(
+        return instance(
             f"{name}-instance",
             launch,
             offers,
             common,
             child,
             disk_gb=DISK_GB,
-            env={**launch.env, ADMIN_KEY_ENV: admin_key},
+            env=launch.env,
+            key_env=ADMIN_KEY_ENV,
             probe=admin_probe(config.timeouts.probe_timeout_s),
             money=Budget(min_runway_h=config.min_runway_h),
         )
-        return rented, admin_key
 
 
 def client_keys(name: str, config: Config, opts: pulumi.ResourceOptions) -> list[pulumi.Output[str]]:
@@ -241,13 +254,29 @@ def client_keys(name: str, config: Config, opts: pulumi.ResourceOptions) -> list
     return [pulumi.Output.secret(key.get_secret_value()) for key in given if key]
 
 
+def _permitted(config: Config) -> list[str]:
+    """Return what the stack's CA may sign besides servers on the internet: a gateway's host, an emulator's machines."""
+    host = urlsplit(config.gateway.url).hostname if config.gateway.kind == "caddy" else None
+    return [*([host] if host else []), *(["127.0.0.0/8"] if is_loopback(config.emulator.url) else [])]
+
+
 def _rows(names: Sequence[str], instances: Sequence[Instance]) -> pulumi.Output[list[dict[str, Any]]]:
     facts = [pulumi.Output.all(**{fact: getattr(one, fact) for fact in FACTS}) for one in instances]
 
     def row(name: str, known: Mapping[str, Any]) -> dict[str, Any]:
-        return {"name": name, **known, "hourly_cost_usd": known["hourly_cost_usd"]["total"]}
+        shown_as = {"server_name": server_name(known["nonce"])}
+        return {"name": name, **known, **shown_as, "hourly_cost_usd": known["hourly_cost_usd"]["total"]}
 
     return pulumi.Output.all(*facts).apply(lambda known: list(map(row, names, known)))
+
+
+def _upstreams(known: Sequence[Any]) -> list[dict[str, str]]:
+    """Return the servers as a gateway takes them: each with its own key, or with vLLM's where there is no guard."""
+    urls, rows, secret, server_key = known
+    return [
+        {"address": url, "key": server_key or own_key(secret, row["nonce"]), "server_name": row["server_name"]}
+        for url, row in zip(urls, rows, strict=True)
+    ]
 
 
 def _sum(costs: list[Mapping[str, float]]) -> dict[str, float]:

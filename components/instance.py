@@ -16,13 +16,14 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, ReadResult, UpdateResult
 
+from components.certificate_renewal import renew_certificate
 from components.errors import AuthError, NoOffer, RentalFailed
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, drop_unknowns, failure, known, verb
 from components.records import structure
-from components.translation import Declared, container, kept, live, outputs
+from components.translation import Declared, certificate_end, container, kept, live, outputs, refusals, summaries
 from components.vast.assignment import FleetState, ReplicaSlot, assign_offers
-from components.vast.change import plan
+from components.vast.change import plan, renewal
 from components.vast.client import destroy_and_verify
 from components.vast.drift import Drift, Watch, from_move, from_probe, from_state, from_terms
 from components.vast.json_values import same
@@ -35,11 +36,10 @@ from components.vast.ranking import Candidate
 from components.vast.rental import Rental
 from components.vast.rental_spec import Bid, Deadlines, Order
 from components.vast.status import Observation, observe
-from policy.facts import of_instance
-from policy.rules import Limits, violations
+from policy.rules import Limits
 
-SHOWN = 8  # candidates that a policy pack is shown, best first
 PROBE_EVERY_S = 1.0
+REPLACED_IF_UNKNOWN = ("env", "stack_secret", "image_login", "args", "onstart", "image")
 LOOK_FRESH_S = 5.0  # one list serves the reads of a whole fleet, which come within seconds
 
 
@@ -49,8 +49,11 @@ class InstanceArgs:
 
     `label_base`: <project>/<stack>/<name>. `owner` (its id) and `search` (its `search_text`): from an OfferQuery.
     `env` and `image_login` are secret. `files`: of components.container_files, with their digests.
+    `stack_secret`, random and secret: digests in label and state are keyed by it, and from it and the output `nonce`
+    follows the key of this instance alone, which its container gets in the variable `key_env`, if that is named.
     `ca_certificate` and the secret `ca_private_key` (PEM) sign a certificate for the machine, which the container finds
-    in its environment, see components.vast.identity; the probe then asks by TLS.
+    in its environment, see components.vast.identity; the probe then asks by TLS. `certificate_path`: where the server
+    takes another one while it runs, by its own key; empty where it does not.
     `hedge`: how many machines race to be the one that stays. `replace`: blue_green (the new one serves before the old
     one goes) or in_place (no double cost, a gap).
     """
@@ -58,6 +61,7 @@ class InstanceArgs:
     label_base: str
     owner: pulumi.Input[str]
     search: pulumi.Input[str]
+    stack_secret: pulumi.Input[str]
     image: pulumi.Input[str]
     disk_gb: pulumi.Input[float]
     ports: Sequence[str]
@@ -66,10 +70,12 @@ class InstanceArgs:
     onstart: pulumi.Input[str | None] = None
     args: pulumi.Input[Sequence[str]] = ()
     env: pulumi.Input[Mapping[str, pulumi.Input[str]]] = field(default_factory=dict)
+    key_env: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     image_login: pulumi.Input[str | None] = None
     ca_certificate: pulumi.Input[str] | None = None
     ca_private_key: pulumi.Input[str] | None = None
+    certificate_path: str = ""
     user: str | None = None
     deadlines: Deadlines = field(default_factory=Deadlines)
     watch: Watch = field(default_factory=Watch)
@@ -109,13 +115,16 @@ class InstanceProvider(VastProvider):
             return CheckResult(news, [failure(error)])
         if refused := _refused(news, [one.offer.raw for one in candidates]):
             return CheckResult(news, refused)
-        news = {**news, "candidates": _summaries(candidates, declared.bid)}
+        news = {**news, "candidates": summaries(candidates, declared.bid)}
         self._tell_of_strays(declared)
         first = candidates[0]
         hedge, bid = declared.hedge, declared.bid
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
         offered = f"; bid ${bid.on(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
         ENGINE.log(f"first choice: {first}{offered}{extra}")
+        search = structure(Search, json.loads(declared.search))
+        if bid and (dear := bid.dear(first.offer, self.session.on_demand_usd(search))):
+            ENGINE.log(dear, severity="warning")
         try:
             if warning := self._runway(declared, first):
                 ENGINE.log(warning, severity="warning")
@@ -135,9 +144,9 @@ class InstanceProvider(VastProvider):
             ENGINE.log(one, severity="warning")
         if change.replaces:
             ENGINE.log(f"will be replaced: {'; '.join(change.reasons)}", severity="warning")
-        replaces = change.replaces + [
-            key for key in unknown if key in ("env", "image_login", "ca_certificate", "args", "onstart", "image")
-        ]
+        if change.renewal:
+            ENGINE.log(f"certificate renewed in place: {change.renewal}")
+        replaces = change.replaces + [key for key in unknown if key in REPLACED_IF_UNKNOWN]
         if olds.get("adopted") and not replaces:
             self.session.note_adopted(int(id_), str(olds["adopted"]))
         return DiffResult(
@@ -162,7 +171,7 @@ class InstanceProvider(VastProvider):
             self.session.client,
             self.session.instance_cache,
             structure(Order, props | changed),
-            probe=lambda ip, port: self.session.heard_from(probe.ask(ip, port, spec.env)),
+            probe=lambda ip, port, nonce: self.session.heard_from(probe.ask(ip, port, spec.env_of(nonce))),
             blind=lambda: not self.session.heard,
             candidates=candidates,
             search=lambda: self._search_again(declared),
@@ -183,7 +192,7 @@ class InstanceProvider(VastProvider):
                 "api_url": self.session.client.api_url,
                 "account_id": self.session.account(max_age_s=3600.0).id,
             }
-            outs = outputs(props, declared, label, rented) | provenance | {"adopted": adopted}
+            outs = outputs(props, declared, rented) | provenance | {"adopted": adopted}
             return CreateResult(str(rented.contract.id), outs)
         except Exception:
             destroy_and_verify(self.session.client, rented.contract.id)
@@ -205,6 +214,8 @@ class InstanceProvider(VastProvider):
         seen = observe(contract, probe.port)
         drift = from_state(contract, seen) or from_move(contract, seen, props)
         drift = drift or from_probe(contract, seen, self._probe_over_window(seen, declared))
+        if drift is None:
+            props = props | certificate_end(probe, seen.ip, seen.port or 0)
         terms = self._terms(contract, seen, props, watch) if drift is None else []
         for one in terms:
             ENGINE.log(str(one), severity="warning")
@@ -216,16 +227,21 @@ class InstanceProvider(VastProvider):
     @verb
     def update(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
         declared = Declared.of(news)
-        label = Label(declared.label_base, declared.owner, container(news).digest())
+        nonce = str(olds.get("nonce") or "")
+        label = str(Label(declared.label_base, declared.owner, container(news).digest(), nonce=nonce))
         drift = Drift.parse(olds.get("drift"))
-        if str(label) != olds.get("label") or (drift is not None and drift.kind == "label"):
-            self.session.client.set_label(int(id_), str(label))
+        if label != olds.get("label") or (drift is not None and drift.kind == "label"):
+            self.session.client.set_label(int(id_), label)
         bid = declared.bid
         if bid is not None and bid.price_usd is not None and not same(olds.get("bid"), news.get("bid")):
             price = bid.price_usd if bid.cap_usd is None else min(bid.price_usd, bid.cap_usd)
             self.session.client.change_bid(int(id_), price)
         self.session.instance_cache.forget()
-        return UpdateResult({**olds, **kept(news, declared), "label": str(label), "drift": ""})
+        outs = {**olds, **kept(news, declared, label), "drift": ""}
+        if renewal(olds, news, now=time.time()):
+            spec = container(news)
+            outs["certificate_expires_at"] = renew_certificate(str(outs["ip"]), int(outs["port"]), spec, nonce)
+        return UpdateResult(outs)
 
     @verb
     def delete(self, id_: str, props: dict[str, Any]) -> None:
@@ -313,7 +329,7 @@ class InstanceProvider(VastProvider):
         if not known(news.get("search")) or same(olds.get("search"), news["search"]):
             return list(olds.get("candidates") or [])
         try:
-            return _summaries(self._candidates(declared), declared.bid)
+            return summaries(self._candidates(declared), declared.bid)
         except NoOffer:
             return []
 
@@ -338,14 +354,13 @@ class InstanceProvider(VastProvider):
         announced = self.session.price_increases().get(contract.id)
         return from_terms(contract, seen, props, watch, now=time.time(), announced_dph_usd=announced)
 
-    @staticmethod
-    def _probe_over_window(seen: Observation, declared: Declared) -> ProbeResult:
+    def _probe_over_window(self, seen: Observation, declared: Declared) -> ProbeResult:
         """Probe; what looks bad is asked again over a window, so that one lost packet costs no healthy instance, and
         one that is busy once more for as long as its clients wait."""
         probe, answer_s = declared.probe, declared.watch.answer_s
         deadline = time.monotonic() + declared.watch.probe_window_s
         while True:
-            probed = probe.ask(seen.ip, seen.port or 0, declared.env)
+            probed = self.session.heard_from(probe.ask(seen.ip, seen.port or 0, declared.env))
             if probed.verdict == "busy" and probe.timeout_s < answer_s:
                 ENGINE.log(f"takes connections, but {probed.detail}: asked again for {answer_s:g} s", ephemeral=True)
                 probe = replace(probe, timeout_s=answer_s)
@@ -365,6 +380,7 @@ class Instance(VastResource, module="vast", name="Instance"):
     ip: pulumi.Output[str]
     port: pulumi.Output[int]
     url: pulumi.Output[str]
+    nonce: pulumi.Output[str]
     gpu: pulumi.Output[str]
     geolocation: pulumi.Output[str]
     hourly_cost_usd: pulumi.Output[dict[str, float]]
@@ -374,17 +390,9 @@ class Instance(VastResource, module="vast", name="Instance"):
     certificate_expires_at: pulumi.Output[int]
 
     def __init__(self, name: str, args: InstanceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__(InstanceProvider(), name, args, opts, secret=("env", "image_login", "ca_private_key"))
-
-
-def _summaries(candidates: Sequence[Candidate], bid: Bid | None) -> list[dict[str, Any]]:
-    return [one.summary() | ({"bid_usd": bid.on(one.offer)} if bid else {}) for one in candidates[:SHOWN]]
+        secret = ("env", "stack_secret", "image_login", "ca_private_key")
+        super().__init__(InstanceProvider(), name, args, opts, secret)
 
 
 def _refused(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:
-    """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers."""
-    inputs = drop_unknowns(dict(news))
-    facts = of_instance(inputs, offers, tls=news.get("ca_certificate") not in (None, ""))  # unknown until it is made
-    broken = violations(facts, structure(Limits, inputs.get("policy") or {}))
-    lines = ["the policy of this stack refuses it; nothing is rented", *(str(one) for one in broken)]
-    return [CheckFailure("", "\n".join(lines))] if broken else []
+    return [CheckFailure("", text) for text in refusals(drop_unknowns(dict(news)), news.get("ca_certificate"), offers)]

@@ -25,14 +25,15 @@ PORT = 8000
 class Common:
     """What all servers of a stack have in common.
 
-    `own_key`: the stack's own, secret, which a container is given. `ca_certificate` and `ca_private_key`: sign the
-    servers' certificates; None without TLS.
+    `stack_secret`: what each server's own key derives from. `server_key`: vLLM's own, secret, where there is no guard.
+    `ca_certificate` and `ca_private_key`: sign the servers' certificates; None without TLS.
     """
 
     settings: Settings
     launch: Launch
     offers: OfferQuery
-    own_key: pulumi.Output[str]
+    stack_secret: pulumi.Output[str]
+    server_key: pulumi.Output[str] | None = None
     ca_certificate: pulumi.Output[str] | None = None
     ca_private_key: pulumi.Output[str] | None = None
 
@@ -60,7 +61,8 @@ def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) 
     settings, config, launch = common.settings, common.settings.config, common.launch
     key_name = key_env(guard=config.guard)
     given = {name: pulumi.Output.secret(value) for name, value in configured_env(config).items()}
-    env: dict[str, pulumi.Input[str]] = {**given, **launch.env, key_name: common.own_key}
+    known_key = {} if common.server_key is None else {key_name: common.server_key}
+    env: dict[str, pulumi.Input[str]] = {**given, **launch.env, **known_key}
     return instance(
         name,
         launch,
@@ -69,6 +71,7 @@ def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) 
         opts,
         disk_gb=config.disk_gb,
         env=env,
+        key_env="" if known_key else key_name,
         files=digests(launch.files),
         image_login=config.image_login.get_secret_value() if config.image_login else None,
         probe=rerank_probe(settings.model, key_name, config.timeouts.probe_timeout_s),
@@ -97,6 +100,7 @@ def instance(
         label_base=f"{pulumi.get_project()}/{pulumi.get_stack()}/{name}",
         owner=offers.id,
         search=offers.search_text,
+        stack_secret=common.stack_secret,
         image=launch.image,
         ports=list(launch.ports),
         runtype=launch.runtype,

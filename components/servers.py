@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 from components.errors import ServingError
 from components.plugin.verbs import known
+from components.records import structure
+from components.vast.identity import own_key
 from components.vast.json_values import same
 
 MAX_CONCURRENCY = 32
@@ -22,15 +24,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Server:
-    """One server: its name in the stack, where it answers, the instance that it runs on."""
+    """One server: its name in the stack, where it answers, the instance that it runs on, the nonce in its label."""
 
     name: str
     url: str
     instance_id: int
+    nonce: str = ""
 
     @classmethod
     def listed(cls, raw: Sequence[Mapping[str, Any]] | None) -> list[Server]:
-        return [cls(str(one["name"]), str(one["url"]), int(one["instance_id"])) for one in raw or ()]
+        return [structure(cls, one) for one in raw or ()]
+
+    def own_key(self, stack_secret: str) -> str:
+        """Return the key that manages this server, and no other."""
+        return own_key(stack_secret, self.nonce)
 
 
 def differs(olds: Mapping[str, Any], news: Mapping[str, Any], keys: Sequence[str]) -> bool:

@@ -6,26 +6,33 @@ import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pulumi
-from pulumi.runtime.config import get_config_env, get_config_secret_keys_env
+from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env, is_config_secret
 
 from components.config import Config, read, secret_keys
 from components.errors import ApiUnreachable, ConfigError, QueryError
 from components.records import structure
-from components.vast.address import choose_api_url
+from components.vast.address import choose_api_url, choose_key
 from components.vast.drift import Watch
 from components.vast.query import Constraint, Filters, parse
 from components.vast.ranking import pull_mbps
 from components.vast.rental_spec import Bid, Deadlines
 from components.vllm.catalog import Catalog, Image, Model
-from components.vllm.extra_args import context_len, gpus_needed, problems_with_flags, problems_with_numbers
+from components.vllm.extra_args import (
+    context_len,
+    gpus_needed,
+    name_of,
+    problems_with_flags,
+    problems_with_numbers,
+    value,
+)  # fmt: skip
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import ENV_VALUE_LIMIT_CHARS
 from policy.rules import Facts, Limits, demands, violations
-from reranker.http import HttpTransport, Unanswered
+from reranker.http import HttpTransport, Unanswered, bearer
 
 NO_LIMITS = Limits()
 
@@ -50,9 +57,13 @@ class Settings:
 
 
 def stack_config() -> dict[str, str]:
-    """Return the running program's config, its namespace, the project's name, taken off."""
+    """Return the running program's config, its namespace, the project's name, taken off.
+
+    A program has it in its environment, the host of a component in the SDK's own record.
+    """
     prefix = f"{pulumi.get_project()}:"
-    return {key.removeprefix(prefix): value for key, value in get_config_env().items() if key.startswith(prefix)}
+    known = get_config_env() | CONFIG.get()
+    return {key.removeprefix(prefix): value for key, value in known.items() if key.startswith(prefix)}
 
 
 def misplaced_keys(keys: Iterable[str], project: str) -> list[str]:
@@ -70,8 +81,9 @@ def misplaced_keys(keys: Iterable[str], project: str) -> list[str]:
 
 def keys_in_clear() -> list[str]:
     """Return the config keys that are stored in clear although they are secrets."""
+    stored, namespace = stack_config(), pulumi.get_project()
     encrypted = {key.rpartition(":")[2] for key in get_config_secret_keys_env()}
-    stored = stack_config()
+    encrypted |= {key for key in stored if is_config_secret(f"{namespace}:{key}")}
 
     def is_set(key: str) -> bool:
         group, _, inner = key.rpartition(".")
@@ -120,6 +132,8 @@ def load(
         problems_by_key["query"] = [str(error).removeprefix("query ")]
     if not any(problems_by_key.values()):
         model, image = catalog.model(name), catalog.image(ref)
+        if config.revision and name == config.model:
+            model = replace(model, revision=config.revision)
         problems_by_key["extra_args"] = [
             *load_flags().problems(image.vllm_version, config.extra_args),
             *problems_with_numbers(model, config.extra_args),
@@ -146,6 +160,8 @@ def load(
         validated=name not in catalog.models or bool(catalog.models[name].golden),
         asks_hourly_usd=_price_bound(config, machines),
         asks_countries=[*config.require.countries, *_countries(filters)],
+        flags=[name_of(arg) for arg in config.extra_args if arg.startswith("-")],
+        revision=value(config.extra_args, "--revision"),
         asks_hosting="private" if filters.get("datacenter", {}).get("eq") is False else config.require.hosting,
     )
     problems += [str(one) for one in violations(facts, limits)]
@@ -284,7 +300,8 @@ def _imposed(image: Image, model: Model, config: Config) -> list[Constraint]:
 def emulator_hub_reachable(api_url: str) -> bool:
     """Ask an emulator whether its containers reach the model hub; a real Vast.ai host does, so the answer is True."""
     try:
-        answer = HttpTransport()("GET", f"{api_url}/_emulator/hub", timeout_s=5.0)
+        key = choose_key(api_url, stack_config().get("vast_api_key"))
+        answer = HttpTransport()("GET", f"{api_url}/_emulator/hub", headers=bearer(key), timeout_s=5.0)
         if answer.status != 200:
             return True
         if isinstance(found := answer.json(), dict):

@@ -5,7 +5,7 @@ Inputs: see InstanceArgs there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,14 +14,19 @@ from components.records import record, structure
 from components.vast.assignment import ReplicaSlot
 from components.vast.change import recorded
 from components.vast.drift import Watch
-from components.vast.identity import Authority, served_expiry
+from components.vast.identity import Authority, shown_by
 from components.vast.json_values import as_text
-from components.vast.label import Label
+from components.vast.label import nonce_of
 from components.vast.models import Contract
 from components.vast.money import Budget, bandwidth_cost, hourly_cost
 from components.vast.probe import HttpProbe
+from components.vast.ranking import Candidate
 from components.vast.rental_spec import Bid, Rented, Spec
 from components.vast.status import Observation
+from policy.facts import of_instance
+from policy.rules import Limits, violations
+
+SHOWN = 8  # candidates that a policy pack is shown, best first
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,11 @@ def container(props: Mapping[str, Any]) -> Spec:
     return replace(spec, authority=authority, pack=lambda: packed_env(spec.files))
 
 
-def kept(props: Mapping[str, Any], declared: Declared) -> dict[str, Any]:
+def kept(props: Mapping[str, Any], declared: Declared, label: str) -> dict[str, Any]:
     """Return what outputs keep of the inputs; of the environment, secret, only what the probe fills in."""
-    names = declared.probe.names()
-    return {**recorded(props), "env": {name: value for name, value in declared.env.items() if name in names}}
+    names, nonce = declared.probe.names(), nonce_of(label)
+    env = {name: value for name, value in structure(Spec, props).env_of(nonce).items() if name in names}
+    return {**recorded(props), "env": env, "label": label, "nonce": nonce}
 
 
 def live(contract: Contract, seen: Observation, probe: HttpProbe) -> dict[str, Any]:
@@ -74,13 +80,18 @@ def live(contract: Contract, seen: Observation, probe: HttpProbe) -> dict[str, A
     return outs
 
 
-def outputs(props: Mapping[str, Any], declared: Declared, label: Label, rented: Rented) -> dict[str, Any]:
+def certificate_end(probe: HttpProbe, ip: str, port: int) -> dict[str, Any]:
+    """Return when the certificate ends that a server shows, in seconds since the epoch; nothing where it shows none."""
+    shown = shown_by(ip, port, probe.ca_certificate) if probe.ca_certificate else None
+    return {"certificate_expires_at": shown.ends_at} if shown else {}
+
+
+def outputs(props: Mapping[str, Any], declared: Declared, rented: Rented) -> dict[str, Any]:
     """Return what the state keeps of an instance that serves."""
     contract, candidate, probe = rented.contract, rented.candidate, declared.probe
     gpus = f"{contract.num_gpus}x {contract.gpu_name}" if contract.num_gpus > 1 else contract.gpu_name
-    ends = served_expiry(rented.ip, rented.port, probe.ca_certificate) if probe.ca_certificate else None
     return {
-        **kept(props, declared),
+        **kept(props, declared, contract.label),
         "instance_id": contract.id,
         "machine_id": contract.machine_id,
         "host_id": contract.host_id,
@@ -92,7 +103,6 @@ def outputs(props: Mapping[str, Any], declared: Declared, label: Label, rented: 
         "status": contract.actual_status,
         "end_date": contract.end_date,
         "drift": "",
-        "label": str(label),
         "dph_total_usd": contract.dph_total_usd,
         "image_uuid": contract.image,
         "command_digest": contract.command_digest,
@@ -100,7 +110,23 @@ def outputs(props: Mapping[str, Any], declared: Declared, label: Label, rented: 
         "bandwidth_cost_usd_gb": bandwidth_cost(contract),
         "pull_cost_usd": round(candidate.pull_cost_usd, 4) if candidate else 0.0,
         "offer": as_text(candidate.offer.record()) if candidate else "",
-        "certificate_expires_at": ends or 0,
+        "certificate_expires_at": 0,
+        **certificate_end(probe, rented.ip, rented.port),
         "rejected_machines": [record(replace(one, after_s=round(one.after_s, 1))) for one in rented.rejected],
         "ready_s": round(rented.ready_s, 1),
     }
+
+
+def summaries(candidates: Sequence[Candidate], bid: Bid | None) -> list[dict[str, Any]]:
+    """Return what a policy pack is shown of the offers."""
+    return [one.summary() | ({"bid_usd": bid.on(one.offer)} if bid else {}) for one in candidates[:SHOWN]]
+
+
+def refusals(inputs: Mapping[str, Any], ca: object, offers: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers. `ca`:
+    not known until it is made."""
+    broken = violations(
+        of_instance(inputs, offers, tls=ca not in (None, "")), structure(Limits, inputs.get("policy") or {})
+    )
+    lines = ["the policy of this stack refuses it; nothing is rented", *(str(one) for one in broken)]
+    return ["\n".join(lines)] if broken else []

@@ -17,25 +17,28 @@ from pulumi.dynamic import CreateResult, DiffResult, UpdateResult
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, verb
 from components.servers import Server, changed, differs, on_each
+from components.vast.identity import server_name
 from components.vllm.catalog import load_catalog
 from components.vllm.checks import CHECKS_VERSION, Report, run_checks
 from components.vllm.client import RerankClient
 from components.vllm.route_audit import table
 
 # a change of these is one for every server
-COMMON = ("api_key", "model", "guard", "ca_certificate", "checks_version", "run", "max_latency_ms")
+COMMON = ("api_key", "stack_secret", "model", "guard", "ca_certificate", "checks_version", "run", "max_latency_ms")
 
 
 @dataclass
 class RerankValidationArgs:
-    """What to validate: the servers (name, url, instance_id), their key, model, and whether all routes are closed.
+    """What to validate: the servers (name, url, instance_id, nonce), model, and whether all routes are closed.
 
+    `api_key`: what all servers accept; without it each is asked with its own key, which derives from `stack_secret`.
     `max_latency_ms`: the median request may take no longer; 0 for no bound.
     """
 
     servers: pulumi.Input[Sequence[Mapping[str, Any]]]
-    api_key: pulumi.Input[str]
     model: pulumi.Input[str]
+    api_key: pulumi.Input[str] = ""
+    stack_secret: pulumi.Input[str] = ""
     guard: bool = True
     ca_certificate: pulumi.Input[str] = ""
     run: str = ""
@@ -62,7 +65,7 @@ class RerankValidationProvider(VastProvider):
 
 def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]:
     model = load_catalog().model(props["model"])
-    ca = str(props.get("ca_certificate") or "")
+    ca, secret = str(props.get("ca_certificate") or ""), str(props.get("stack_secret") or "")
     servers, due = Server.listed(props["servers"]), changed(olds, props, COMMON)
     if due:
         where = ", ".join(one.url for one in due)
@@ -70,11 +73,12 @@ def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]
 
     def checked(server: Server) -> Report:
         report = run_checks(
-            RerankClient(server.url, props["api_key"], ca=ca, timeout_s=60.0),
+            RerankClient(server.url, props.get("api_key") or server.own_key(secret), ca=ca, timeout_s=60.0),
             model,
             routes_closed=bool(props.get("guard")),
             thorough=server is due[0],  # all run one image by one command
             ca=ca,
+            server_name=server_name(server.nonce),
             max_latency_ms=float(props.get("max_latency_ms") or 0.0),
         )
         if report.audited and not report.passed:
@@ -110,4 +114,4 @@ class RerankValidation(VastResource, module="vast", name="RerankValidation"):
     report: pulumi.Output[dict[str, str]]
 
     def __init__(self, name: str, args: RerankValidationArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__(RerankValidationProvider(), name, args, opts, secret=("api_key",))
+        super().__init__(RerankValidationProvider(), name, args, opts, secret=("api_key", "stack_secret"))

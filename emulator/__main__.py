@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import sys
 from pathlib import Path
 
-from emulator.server import DEFAULT_KEY, EmulatorServer
+from emulator.access import KEY_FILE, KEYS_ENV
+from emulator.server import EmulatorServer
 
-KEYS_ENV = "EMULATOR_API_KEYS"
-API_KEY_HELP = f"an accepted key, may be repeated (default: those in {KEYS_ENV}, by commas, or {DEFAULT_KEY})"
+KEY_HELP = f"""Keys that are accepted: those in {KEYS_ENV}, by commas; without it the one in the file
+`{KEY_FILE}` of the state's folder, which is made where there is none."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     flags = argparse.ArgumentParser(
-        prog="python -m emulator", description="A Vast.ai on this machine, for the official CLI and this project."
+        prog="python -m emulator",
+        description="A Vast.ai on this machine, for the official CLI and this project.",
+        epilog=KEY_HELP,
     )
     flags.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     flags.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")
@@ -40,7 +42,6 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--boot-s", type=float, help="seconds that every boot takes until its process starts")
     flags.add_argument("--seed", type=int, default=7, help="seed of the market (default %(default)s)")
-    flags.add_argument("--api-key", action="append", help=API_KEY_HELP)
     flags.add_argument(
         "--pacing",
         choices=("off", "published"),
@@ -71,7 +72,6 @@ def emulator(args: argparse.Namespace) -> EmulatorServer:
         seed=args.seed,
         time_scale=args.time_scale,
         boot_s=args.boot_s,
-        keys=args.api_key or tuple(filter(None, os.environ.get(KEYS_ENV, "").split(","))) or (DEFAULT_KEY,),
         pacing=args.pacing == "published",
         vllm_python=args.vllm_python,
         models=args.models,

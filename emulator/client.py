@@ -5,11 +5,15 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
+import socket
+import threading
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 from typing import Any
+from urllib.parse import urlsplit
 
 Answer = dict[str, Any]
+MAX_BYTES = 64 << 20
 
 
 class ControlError(Exception):
@@ -19,8 +23,9 @@ class ControlError(Exception):
 class ControlClient:
     """Speaks to one emulator. Every call raises ControlError when refused, OSError when there is no answer."""
 
-    def __init__(self, url: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(self, url: str, key: str, *, timeout_s: float = 30.0) -> None:
         self.url = url.rstrip("/")
+        self._headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
         self.timeout_s = timeout_s
 
     def fault(self, kind: str, match: Answer | None = None, times: int | None = None, **params: Any) -> int:
@@ -65,13 +70,28 @@ class ControlClient:
         return self._call("POST", path, body)
 
     def _call(self, method: str, path: str, body: Answer | None = None) -> Answer:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}/_emulator/{path}", data, method=method)
-        request.add_header("Content-Type", "application/json")
+        parts = urlsplit(self.url)
+        connection = HTTPConnection(parts.hostname or "", parts.port, timeout=self.timeout_s)
+        connection.connect()
+        line = connection.sock
+        over = threading.Timer(self.timeout_s, _cut, [line])  # the call's deadline, in all
+        over.start()
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:
-                found: Answer = json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise ControlError(f"{method} {path}: {error.status} {error.read().decode(errors='replace')}") from None
+            data = None if body is None else json.dumps(body)
+            connection.request(method, f"/_emulator/{path}", data, self._headers)
+            answer = connection.getresponse()
+            text = answer.read(MAX_BYTES)
+            if answer.status != 200 or len(text) == MAX_BYTES:
+                raise ControlError(f"{method} {path}: {answer.status} {text[:2000].decode(errors='replace')}")
+            found: Answer = json.loads(text)
+        except (HTTPException, ValueError) as error:
+            raise OSError(f"{method} {path}: no whole answer ({type(error).__name__})") from None
+        finally:
+            over.cancel()
+            connection.close()
         return found
+
+
+def _cut(line: socket.socket) -> None:
+    with suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""`/_emulator/`: the control API for tests. Apart from the emulated API, without a key, on loopback only."""
+"""`/_emulator/`: the control API for tests. Apart from the emulated API, with the same keys."""
 
 from __future__ import annotations
 

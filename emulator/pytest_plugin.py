@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from emulator.client import ControlClient
-from emulator.server import DEFAULT_KEY, EmulatorServer
+from emulator.server import EmulatorServer
 
 
 @pytest.fixture(scope="session")
@@ -33,5 +33,5 @@ def vastai_emulator(vastai_emulator_server: EmulatorServer, monkeypatch: pytest.
     control = vastai_emulator_server.control
     control.reset()
     monkeypatch.setenv("VAST_URL", control.url)
-    monkeypatch.setenv("VAST_API_KEY", DEFAULT_KEY)
+    monkeypatch.setenv("VAST_API_KEY", vastai_emulator_server.key)
     return control

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiohttp import web
 
+from emulator.access import bearer_of, is_accepted
 from emulator.account_routes import AccountRoutes
 from emulator.errors import ServiceError, refusal
 from emulator.faults import AFTER, BEFORE
@@ -26,7 +27,7 @@ from emulator.world import World
 class Api:
     """The emulated API over one world."""
 
-    def __init__(self, world: World, *, keys: set[str], pacing: bool, changed: Callable[[], None]) -> None:
+    def __init__(self, world: World, *, keys: Iterable[str], pacing: bool, changed: Callable[[], None]) -> None:
         self.world = world
         self.requests: Counter[str] = Counter()
         self._keys = keys
@@ -92,10 +93,9 @@ class Api:
 
     def _authorize(self, request: web.Request, route: Route) -> None:
         """Raise for a wrong key, and for none, with which only searches are answered."""
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        key = key if scheme == "Bearer" else request.query.get("api_key", "")
+        key = bearer_of(request) or request.query.get("api_key", "")
         searches = route.endpoint == "search"
-        if key in self._keys or (searches and not key and "Authorization" not in request.headers):
+        if is_accepted(key, self._keys) or (searches and not key and "Authorization" not in request.headers):
             return
         error = refusal("wrong_key")
         if searches:

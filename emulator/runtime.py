@@ -25,7 +25,6 @@ from emulator import stub_inline
 from emulator.process import Process
 from emulator.rental import argv_of
 from emulator.stub_faults import ServerFault
-from emulator.stub_server import StubServer
 
 Runtime = Literal["none", "stub", "vllm"]
 REPO = Path(__file__).resolve().parent.parent
@@ -37,6 +36,9 @@ PORTS = random.SystemRandom()
 DRAWS = 1000
 FAULT_FILE = "fault.json"
 WAKE_WITHIN_S = 0.2
+# the guard, which listens at the container's port, goes by way of its shim
+PYTHON3 = """if [ "$1 $2" = "-m guard" ]; then shift 2; exec {} "$@"; fi
+exec {} "$@\""""
 
 
 @dataclass
@@ -55,32 +57,31 @@ class Containers:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._servers: dict[int, list[tuple[StubServer, asyncio.Task[None]]]] = {}
+        self._servers: dict[int, stub_inline.InlineServer] = {}
 
     async def start(self, contract_id: int, body: dict[str, Any], ip: str, ports: dict[int, int]) -> Process | None:
         """Start a container; None for the runtime without processes. Raises NotExecutable."""
         folder = self.folder(contract_id)
         folder.mkdir(parents=True, exist_ok=True)
+        self.temporary(contract_id).mkdir(mode=0o700, exist_ok=True)
         if self.settings.runtime == "none":
-            app, tls = stub_inline.application(body), stub_inline.tls_of(body, folder)
-            for outer in ports.values():
-                server = StubServer(app, ip, outer, partial(ServerFault.read, folder / FAULT_FILE), tls)
-                made = (server, asyncio.create_task(server.serve()))
-                self._servers.setdefault(contract_id, []).append(made)
+            read = partial(ServerFault.read, folder / FAULT_FILE)
+            log = partial(self.append_log, contract_id)
+            server = stub_inline.InlineServer(body, ip, ports, self.temporary(contract_id), read=read, log=log)
+            self._servers[contract_id] = server
+            await server.started()
             if "vllm" in " ".join(argv_of(body)):  # another image's log is not known here
                 said = f"INFO serving {stub_inline.model_of(body)}, by the emulator itself"
                 self.append_log(contract_id, f"{said}\nApplication startup complete.")
             return None
-        self.temporary(contract_id).mkdir(mode=0o700, exist_ok=True)
         self._install(folder, ip, ports)
         return Process.start(argv_of(body), self._env(contract_id, body, ip, ports, folder), folder)
 
     async def stop(self, contract_id: int) -> None:
         """Remove a container's /tmp, and stop answering for it where the emulator itself does."""
-        shutil.rmtree(self.temporary(contract_id), ignore_errors=True)
-        for server, task in self._servers.pop(contract_id, []):
-            task.cancel()
+        if server := self._servers.pop(contract_id, None):
             server.close()
+        shutil.rmtree(self.temporary(contract_id), ignore_errors=True)
 
     async def set_fault(self, contract_id: int, fault: dict[str, Any], ip: str, ports: dict[int, int]) -> None:
         """Let a container's server go wrong as a ServerFault of these fields says, or no more when there are none."""
@@ -158,12 +159,13 @@ class Containers:
         programs = folder / "bin"
         programs.mkdir(parents=True, exist_ok=True)
         (programs / "shim.json").write_text(json.dumps(shim))
-        commands = {"python3": shlex.quote(str(python))}
+        python_shim = [python, "-P", REPO / "emulator" / "guard_shim.py", programs / "shim.json"]
+        scripts = {"python3": PYTHON3.format(shlex.join(map(str, python_shim)), shlex.quote(str(python)))}
         for name in ("vllm", "caddy") if shim["caddy"] else ("vllm",):
             lead = [sys.executable, "-I", str(REPO / "emulator" / f"{name}_shim.py"), str(programs / "shim.json")]
-            commands[name] = shlex.join(lead)
-        for name, command in commands.items():
-            (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+            scripts[name] = f'exec {shlex.join(lead)} "$@"'
+        for name, script in scripts.items():
+            (programs / name).write_text(f"#!/bin/sh\n{script}\n")
             (programs / name).chmod(0o755)
 
 

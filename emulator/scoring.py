@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ TEXT_TOKENS = 2
 TEMPLATE_TOKENS = 100
 RERANK = ("/rerank", "/v1/rerank", "/v2/rerank")
 SCORE = ("/score", "/v1/score")
-READ = ("/health", "/ping", "/version", "/load", "/metrics", "/v1/models")
+READ = ("/health", "/ping", "/version", "/load", "/metrics", "/v1/models", "/openapi.json")
 IS_JSON = {"content-type": "application/json"}
 NO_JSON = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
 NO_MM_KWARGS = (
@@ -132,9 +133,24 @@ def _read(path: str, served: Served) -> Any:
         return {"server_load": 0}
     if path == "/metrics":
         return METRICS % served.name
+    if path == "/openapi.json":
+        return _described()
     if path == "/v1/models":
         return {"object": "list", "data": [_model_card(name, served) for name in served.names]}
     return ""
+
+
+@cache
+def _described() -> dict[str, Any]:
+    """Return the description of the routes, with the schemas of requests."""
+    paths: dict[str, Any] = {path: {"post": {}} for path in (*RERANK, *SCORE, "/ping")}
+    for path in set(READ) - {"/metrics", "/openapi.json"}:
+        paths.setdefault(path, {})["get"] = {}
+    models = (RerankRequest, *requests.SCORES)
+    schemas = {model.__name__: model.model_json_schema(ref_template="#/components/schemas/{model}") for model in models}
+    return {"openapi": "3.1.0", "info": {"title": "FastAPI", "version": "0.1.0"}, "paths": paths} | {
+        "components": {"schemas": schemas}
+    }
 
 
 # ---- what a request asks for -----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from pathlib import Path
 from aiohttp import web
 
 from emulator import boot, heartbeat
+from emulator.access import keys_of, only_for
 from emulator.client import ControlClient
 from emulator.clock import Clock, Time, Timing
 from emulator.control import Control
@@ -29,7 +30,6 @@ from emulator.runtime import Containers, Runtime, Settings
 from emulator.store import Store
 from emulator.world import World
 
-DEFAULT_KEY = "emulator-key"
 HUB = ("huggingface.co", 443)
 HEARTBEAT_S = 0.03
 STOP_WITHIN_S = 60.0
@@ -37,7 +37,11 @@ LOG = logging.getLogger("emulator")
 
 
 class EmulatorServer:
-    """A Vast.ai on loopback. As a context manager it runs in a thread of its own; `serve` runs it in a given loop."""
+    """A Vast.ai on loopback. As a context manager it runs in a thread of its own; `serve` runs it in a given loop.
+
+    `keys`: those that it accepts; by default the environment's (EMULATOR_API_KEYS), or one that is made, in the state's
+    folder. `key`: the first of them.
+    """
 
     def __init__(
         self,
@@ -50,7 +54,7 @@ class EmulatorServer:
         seed: int = 7,
         time_scale: float = 60.0,
         boot_s: float | None = None,
-        keys: Iterable[str] = (DEFAULT_KEY,),
+        keys: Iterable[str] = (),
         pacing: bool = False,
         vllm_python: Path | str | None = None,
         models: Path | str | None = None,
@@ -62,7 +66,9 @@ class EmulatorServer:
         self.keep_containers = keep_containers
         self._temporary = tempfile.TemporaryDirectory(prefix="emulator-") if state_dir is None else None
         self.folder = Path(self._temporary.name if self._temporary else state_dir or ".").absolute()
-        self._args = (seed, set(keys), pacing, hub)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._keys = tuple(keys) or keys_of(self.folder)
+        self._args = (seed, pacing, hub)
         self._timing = Timing(time, time_scale, boot_s)
         served = json.loads(Path(models).read_text()) if models else {}
         python = Path(vllm_python).absolute() if vllm_python else None
@@ -81,7 +87,11 @@ class EmulatorServer:
     @property
     def control(self) -> ControlClient:
         """A client of its control API."""
-        return ControlClient(self.url)
+        return ControlClient(self.url, self.key)
+
+    @property
+    def key(self) -> str:
+        return self._keys[0]
 
     # ---- in a thread ---------------------------------------------------------------------------------------------
 
@@ -137,7 +147,6 @@ class EmulatorServer:
         """Serve until stopped."""
         self._loop = asyncio.get_running_loop()
         self._stop = stop or asyncio.Event()
-        self.folder.mkdir(parents=True, exist_ok=True)
         store = Store(self.folder)
         try:
             await self._serve(store, on_ready, self._stop)
@@ -145,7 +154,7 @@ class EmulatorServer:
             store.close()
 
     async def _serve(self, store: Store, on_ready: Callable[[], None], stop: asyncio.Event) -> None:
-        seed, keys, pacing, hub = self._args
+        seed, pacing, hub = self._args
         clock = Clock(float(store.get("ahead_s") or 0.0))
         born = store.get("born") or clock()
         store.put("born", born)
@@ -158,9 +167,9 @@ class EmulatorServer:
             store.put("ahead_s", clock.ahead_s)
             store.save(world)
 
-        api = Api(world, keys=keys, pacing=pacing, changed=save)
+        api = Api(world, keys=self._keys, pacing=pacing, changed=save)
         control = Control(world, api, clock, hub=not self._settings.offline, changed=save, forget=store.forget)
-        app = web.Application(middlewares=[_json_not_found])
+        app = web.Application(middlewares=[only_for(self._keys, self.host, lambda: self.port), _json_not_found])
         app.add_routes([*api.table(), *control.table()])
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()

@@ -21,7 +21,7 @@ from typing import Any
 
 from emulator.scoring import Served, kind_of, respond
 from emulator.stub_faults import Message, Receive, Send, ServerFault
-from emulator.stub_server import StubServer
+from emulator.stub_server import StubServer, listener, unix_listener
 
 # Every other flag of vLLM 0.32: after "=" a value, after "*" several. Accepted, and without effect here.
 FLAGS = Path(__file__).with_name("vllm_flags.txt").read_text().split()
@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--fault-file", type=Path, help=argparse.SUPPRESS)
     flags.add_argument("--host", default="127.0.0.1")
     flags.add_argument("--port", type=int, default=8000)
+    flags.add_argument("--uds")
     flags.add_argument("--served-model-name", nargs="+")
     flags.add_argument("--api-key", nargs="+", default=[])
     flags.add_argument("--api-server-count", type=int, default=1)
@@ -113,8 +114,10 @@ def main() -> None:
     if args.ssl_certfile:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(args.ssl_certfile, args.ssl_keyfile)
-    server = StubServer(app, args.host, args.port, partial(ServerFault.read, args.fault_file), tls)
-    say(f"INFO stub of vLLM serves {args.model} as {', '.join(names)}, dtype {args.dtype}, on {args.host}:{args.port}")
+    listening = unix_listener(args.uds) if args.uds else listener(args.host, args.port)
+    server = StubServer(app, listening, partial(ServerFault.read, args.fault_file), tls)
+    where = args.uds or f"{args.host}:{args.port}"
+    say(f"INFO stub of vLLM serves {args.model} as {', '.join(names)}, dtype {args.dtype}, on {where}")
     say("INFO:     Application startup complete.")
     for _ in range(args.api_server_count - 1):  # as vLLM's: processes with one port, each with middleware of its own
         if os.fork() == 0:

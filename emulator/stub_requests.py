@@ -148,6 +148,7 @@ class ScoreTextRequest(Request):
 
 
 RERANK: TypeAdapter[RerankRequest] = TypeAdapter(RerankRequest)
+SCORES = (ScoreQueriesDocumentsRequest, ScoreQueriesItemsRequest, ScoreDataRequest, ScoreTextRequest)
 SCORE: TypeAdapter[Request] = TypeAdapter(
     ScoreQueriesDocumentsRequest | ScoreQueriesItemsRequest | ScoreDataRequest | ScoreTextRequest
 )

@@ -1,6 +1,6 @@
-"""The stub's port: takes connections, speaks TLS, serves an ASGI application, and does what its fault says instead.
+"""A container's port: takes connections, and hands them to a server, or does what its fault says instead.
 
-Used by `stub` in a process of its own, and by `stub_inline` in the emulator's loop.
+Used by `stub` and `guard_shim` in processes of their own, and by `stub_inline` in the emulator's loop.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, NoReturn, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -48,26 +49,38 @@ class EndlessHeader(asyncio.Protocol):
             asyncio.get_running_loop().call_later(self.every_s, self.more)
 
 
-class StubServer:
-    """Listens from the start on. `read` tells the fault that is on. Raises OSError where it cannot listen."""
+Read = Callable[[], ServerFault]
+Connect = Callable[[socket.socket], object]
+
+
+def listener(ip: str, port: int) -> socket.socket:
+    """Return a listening socket. Raises OSError where it cannot listen."""
+    made = socket.create_server((ip, port), backlog=BACKLOG)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)  # of its connections, as asyncio sets it
+    return made
+
+
+def unix_listener(path: str) -> socket.socket:
+    """Return a socket that listens at a path, in place of one that was left there."""
+    Path(path).unlink(missing_ok=True)
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(path)
+    made.listen(BACKLOG)
+    return made
+
+
+class Port:
+    """Accepts connections for `connect`. `read` tells the fault that is on; `tls`: the server's, for some of them."""
 
     def __init__(
-        self, app: App, ip: str, port: int, read: Callable[[], ServerFault], tls: ssl.SSLContext | None = None
+        self, listening: socket.socket, read: Read, connect: Connect, tls: ssl.SSLContext | None = None
     ) -> None:
-        self.read = read
-        self.tls = tls
-        self.socket = socket.create_server((ip, port), backlog=BACKLOG)
+        self.socket, self.read, self.connect, self.tls = listening, read, connect, tls
         self.socket.setblocking(False)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)  # of its connections, as asyncio sets it
-        wrapped = Faulty(app, read)
-        self.config = Config(wrapped, lifespan="off", ws="none", access_log=False, log_config=None)
-        self.config.load()
-        self.state = ServerState()
-        self.state.default_headers = self.config.encoded_headers
         self.held: list[socket.socket] = []
-        self.handshakes: set[asyncio.Task[None]] = set()
+        self.handshakes = Handshakes()
 
-    async def serve(self) -> None:
+    async def serve(self) -> NoReturn:
         """Serve until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
@@ -78,25 +91,15 @@ class StubServer:
                 await asyncio.sleep(POLL_S)
                 continue
             await self._while_shut()  # it may have come to be while nobody called
-            if self.read().kind == "hang_after_accept":
+            fault = self.read()
+            if fault.kind == "hang_after_accept":
                 self.held.append(connection)
-                continue
-            task = loop.create_task(self._connect(connection))
-            self.handshakes.add(task)
-            task.add_done_callback(self.handshakes.discard)
-
-    async def _connect(self, connection: socket.socket) -> None:
-        fault, loop = self.read(), asyncio.get_running_loop()
-        protocol: Callable[[], asyncio.Protocol]
-        http: Any = AutoHTTPProtocol
-        if fault.kind == "hang_after_tls":
-            protocol = Silent
-        elif fault.kind == "endless_header":
-            protocol = partial(EndlessHeader, fault.every_s)
-        else:
-            protocol = partial(http, config=self.config, server_state=self.state, app_state={})
-        with suppress(OSError):  # includes what a handshake fails at
-            await loop.connect_accepted_socket(protocol, connection, ssl=self.tls)
+            elif fault.kind == "hang_after_tls":
+                self.handshakes.start(Silent, connection, self.tls)
+            elif fault.kind == "endless_header":
+                self.handshakes.start(partial(EndlessHeader, fault.every_s), connection, self.tls)
+            else:
+                self.connect(connection)
 
     async def _while_shut(self) -> None:
         """Wait for as long as a fault keeps connections from being accepted.
@@ -105,7 +108,7 @@ class StubServer:
         """
         if self.read().kind not in SHUT:
             return
-        with socket.socket() as filler:
+        with socket.socket(self.socket.family) as filler:
             if self.read().kind == "firewall":
                 self.socket.listen(0)
                 filler.setblocking(False)
@@ -115,11 +118,60 @@ class StubServer:
         self.socket.listen(BACKLOG)
 
     def close(self) -> None:
-        """Drop every connection."""
         self.socket.close()
         for connection in self.held:
             connection.close()
-        for task in (*self.handshakes, *self.state.tasks):
+        self.handshakes.close()
+
+
+class Handshakes:
+    """Makes protocols of accepted connections."""
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def start(
+        self, protocol: Callable[[], asyncio.Protocol], connection: socket.socket, tls: ssl.SSLContext | None
+    ) -> None:
+        async def connect() -> None:
+            with suppress(OSError):  # includes what a handshake fails at
+                await asyncio.get_running_loop().connect_accepted_socket(protocol, connection, ssl=tls)
+
+        task = asyncio.get_running_loop().create_task(connect())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+
+
+class StubServer:
+    """Serves an ASGI application, which goes wrong as its fault says, at a listening socket."""
+
+    def __init__(self, app: App, listening: socket.socket, read: Read, tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
+        self.config = Config(Faulty(app, read), lifespan="off", ws="none", access_log=False, log_config=None)
+        self.config.load()
+        self.state = ServerState()
+        self.state.default_headers = self.config.encoded_headers
+        self.handshakes = Handshakes()
+        self.port = Port(listening, read, self._connect, tls)
+
+    async def serve(self) -> NoReturn:
+        """Serve until cancelled."""
+        await self.port.serve()
+
+    def _connect(self, connection: socket.socket) -> None:
+        http: Any = AutoHTTPProtocol
+        protocol = partial(http, config=self.config, server_state=self.state, app_state={})
+        self.handshakes.start(protocol, connection, self.tls)
+
+    def close(self) -> None:
+        """Drop every connection."""
+        self.port.close()
+        self.handshakes.close()
+        for task in self.state.tasks:
             task.cancel()
         for protocol in list(self.state.connections):
             protocol.transport.abort()

@@ -61,10 +61,12 @@ def command(argv: list[str], shim: dict[str, Any]) -> tuple[list[str], list[str]
     model, flags = split(argv)
     given = dict(flags)
     path = shim["models"].get(model)
-    host, port = address(given, shim)
-    changes = [f"listens at {host}:{port}, where the container's port is mapped"]
+    changes: list[str] = []
     kept = [(name, values) for name, values in flags if name not in ("--host", "--port")]
-    kept += [("--host", [host]), ("--port", [port])]
+    if "--uds" not in given:
+        host, port = address(given, shim)
+        changes.append(f"listens at {host}:{port}, where the container's port is mapped")
+        kept += [("--host", [host]), ("--port", [port])]
     if path and "--served-model-name" not in given:
         kept.append(("--served-model-name", [model]))
     if shim["runtime"] == "stub":

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from reranker import Endpoint, Reranker, RerankerError
-from reranker.command import endpoint_arguments, endpoint_from
+from reranker.arguments import endpoint_arguments, endpoint_from
 
 
 def connect(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Endpoint, str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from reranker import Reranker, RerankerError
-from reranker.command import endpoint_arguments, endpoint_from
+from reranker.arguments import endpoint_arguments, endpoint_from
 
 TEXTS = [
     "How do I reset my password?",

@@ -14,7 +14,7 @@ from meaning import relevant_from
 from minilm import MiniLM
 
 from reranker import Reranker, RerankerError
-from reranker.command import endpoint_arguments, endpoint_from
+from reranker.arguments import endpoint_arguments, endpoint_from
 
 QUESTION = "How does deep learning learn from data?"
 PASSAGES = [

@@ -10,7 +10,7 @@ import argparse
 import sys
 
 from reranker import Reranker, RerankerError
-from reranker.command import endpoint_arguments, endpoint_from
+from reranker.arguments import endpoint_arguments, endpoint_from
 
 CATALOGUE = [
     "A documentary about deep sea fish and coral reefs",

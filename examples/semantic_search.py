@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from reranker import Reranker, RerankerError
-from reranker.command import endpoint_arguments, endpoint_from
+from reranker.arguments import endpoint_arguments, endpoint_from
 from reranker.documents import read_lines
 
 QUERY = "How do I get a refund for an order?"

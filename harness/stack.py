@@ -18,6 +18,8 @@ from typing import Any
 import yaml
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from components.vast.identity import own_key
+
 REPO = Path(__file__).resolve().parents[1]
 PASSPHRASE = "engine-test"
 EMULATOR_KEY = "emulator-key"
@@ -207,9 +209,10 @@ class EngineStack:
         """Return the stack's outputs, secrets shown, from its state file; `pulumi stack output` takes 0.5 s of CPU."""
         return self._outputs_of("pulumi:pulumi:Stack", "")
 
-    def own_key(self) -> str:
-        """Return the key by which the stack tells its servers what others are valid."""
-        return str(self._outputs_of("", "::reranker-own-key")["value"])
+    def own_key(self, name: str = "reranker") -> str:
+        """Return the key by which the stack tells a server what others are valid."""
+        secret = self._outputs_of("", "::reranker-own-key")["value"]
+        return own_key(str(secret), str(self._outputs_of("vast:Instance", f"::{name}")["nonce"]))
 
     def validation_report(self) -> dict[str, str]:
         """Return what each check of the last validation saw."""

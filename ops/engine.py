@@ -25,9 +25,10 @@ from pulumi.automation.events import EngineEvent
 from rich.console import Console
 from rich.text import Text
 
-from components.redaction import MASK, scrub
+from components.redaction import MASK, plain, scrub
 from ops.exits import BUSY, ERROR, POLICY, USAGE, OpsError, from_messages
 from ops.plan import INSTANCE, Run
+from ops.state_check import foreign_code
 
 Json = Any
 T = TypeVar("T")
@@ -61,10 +62,10 @@ def secrets() -> list[str]:
 
 
 def without_secrets(text: str) -> str:
-    """Return text without this environment's secrets."""
+    """Return plain text without this environment's secrets."""
     for secret in secrets():
         text = text.replace(secret, MASK)
-    return text
+    return plain(text)
 
 
 class Command(automation.PulumiCommand):
@@ -207,6 +208,7 @@ class Pulumi:
                     said.message = scrub(said.message, secrets())
             events.append(event)
 
+        self._refuse_foreign_code()
         self.command.options = flags
         try:
             with self._shown() as show:
@@ -224,6 +226,18 @@ class Pulumi:
         finally:
             self.command.options = ()
         return Run(events)
+
+    def _refuse_foreign_code(self) -> None:
+        """Raise OpsError where the state would have the engine run what this checkout does not have."""
+        stored = self.export(show_secrets=True)
+        pending = [one["resource"] for one in stored.get("pending_operations") or []]
+        if found := foreign_code([*(stored.get("resources") or []), *pending]):
+            raise OpsError(
+                POLICY,
+                f"the state of {self.name} would run code that is not of this checkout: {'; '.join(found)}",
+                "nothing was run. Find out who could write the state, and put an earlier one back "
+                "(docs/state.md, The state was changed)",
+            )
 
     @contextmanager
     def _shown(self) -> Iterator[Callable[[str], None]]:

@@ -10,7 +10,16 @@ import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from components.errors import ApiUnreachable, AuthError, ConfigError, NoOffer, QueryError, RateLimited, RerankerError
+from components.errors import (
+    ApiUnreachable,
+    AuthError,
+    ConfigError,
+    NoOffer,
+    QueryError,
+    RateLimited,
+    RerankerError,
+    StateError,
+)
 
 OK, ERROR, USAGE, LEFT, SECRET, POLICY, NO_OFFER, DRIFT, BUSY, PENDING = range(10)
 
@@ -34,6 +43,7 @@ OF_CLASS: Mapping[type[RerankerError], tuple[int, str]] = {
     AuthError: (SECRET, ""),
     ApiUnreachable: (BUSY, ""),
     RateLimited: (BUSY, ""),
+    StateError: (BUSY, ""),
     NoOffer: (NO_OFFER, "relax the condition it names in Pulumi.<stack>.yaml, or try later"),
     QueryError: (USAGE, "correct it in Pulumi.<stack>.yaml"),
     ConfigError: (USAGE, "correct it in Pulumi.<stack>.yaml"),
@@ -61,6 +71,12 @@ PULUMI_SAYS = (
         r"failed to refresh cached credentials|could not find default credentials",
         SECRET,
         "the backend refuses the credentials in the environment; set those of PULUMI_BACKEND_URL's store",
+    ),
+    (
+        r"failed to save snapshot|failed to load checkpoint|unexpected end of JSON input",
+        BUSY,
+        "make room where the state is; `python -m ops recover --stack NAME` then restores its last good copy, the "
+        "NAME.json.bak beside it or an older one, and adopts what was rented meanwhile",
     ),
     (r"stack names? (may|must|cannot|can) ", USAGE, "choose letters, digits, hyphens, underscores and periods"),
     (

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.vast.identity import own_key
 from ops.plan import INSTANCE, named
 
 Json = Any
@@ -83,13 +84,21 @@ def batches(fleet: Fleet, names: Iterable[str], surge: int) -> list[list[str]]:
 
 
 def key_resource(resources: Iterable[Mapping[str, Json]], name: str) -> Mapping[str, Json]:
-    """Return the ApiKey of that name (FLEET-key: the clients'; FLEET-own-key: the servers'), or nothing."""
+    """Return the ApiKey of that name (FLEET-key: the clients'; FLEET-own-key: the stack's secret), or nothing."""
     return next((one for one in resources if kind(one) == "vast:ApiKey" and named(one["urn"]) == name), {})
 
 
-def servers_key(resources: Sequence[Mapping[str, Json]]) -> str:
-    """Return the key that the stack itself presents to its servers; "" where that is the clients'."""
-    return secret_output(key_resource(resources, f"{Fleet.parse(resources).name}-own-key"), "value")
+def own_keys(resources: Sequence[Mapping[str, Json]]) -> dict[int, str]:
+    """Return each server's own key, by its instance's id; without a guard servers have none."""
+    fleet = Fleet.parse(resources)
+    secret = secret_output(key_resource(resources, f"{fleet.name}-own-key"), "value")
+    urns = {one.instance for one in fleet.replicas.values()}
+    here = [one for one in resources if one["urn"] in urns and not one.get("delete")]
+    return {
+        int(one["id"]): own_key(secret, secret_output(one, "nonce"))
+        for one in here
+        if (one.get("inputs") or {}).get("key_env")
+    }
 
 
 def secret_output(resource: Mapping[str, Json], name: str) -> str:

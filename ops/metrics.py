@@ -1,9 +1,9 @@
 """`python -m ops metrics FOLDER`: Prometheus' files for a stack, from its outputs. Run it again after each `up`.
 
 Writes prometheus.yml, a file of targets for each job, and prices.yml; keys and CAs lie beside them and are named there.
-Replicas are scraped at their own addresses with the stack's own key, which servers take behind a gateway too; the
-gateway at its admin API with that one's key, for its metrics name the servers' addresses. Prometheus reads targets anew
-by itself, the rest on SIGHUP.
+Replicas are scraped at their own addresses, each in a job with its own key, which it takes behind a gateway too; the
+gateway at its admin API with that one's key, for its metrics name the servers' addresses. Prometheus reads targets and
+keys anew by itself, the rest on SIGHUP.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from urllib.parse import urlsplit
 import click
 import yaml
 
-from components.vast.identity import SERVER_NAME
 from ops import report
 from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import OK, USAGE, OpsError
 from ops.fleet import GATEWAY as GATEWAY_TYPE
-from ops.fleet import kind, secret_output, servers_key
+from ops.fleet import kind, own_keys, secret_output
 from ops.outputs import Outputs
 
 Json = Any
-REPLICAS, GATEWAY = "reranker", "reranker-gateway"  # jobs, as dashboards/reranker.json asks for them
+REPLICAS, GATEWAY = "reranker", "reranker-gateway"  # the label `job`, as dashboards/reranker.json asks for it
 PRICE = "reranker:hourly_cost_usd"  # a recording rule of our own, by replica
 
 
@@ -59,9 +58,9 @@ def metrics(pulumi: Pulumi, *, folder: Path, every_s: int) -> Outcome:
     if not outputs.replicas:
         raise OpsError(USAGE, f"stack {pulumi.name} has no servers yet", f"python -m ops deploy --stack {pulumi.name}")
     resources = pulumi.resources(show_secrets=True)
-    key, admin = servers_key(resources) or outputs.api_key, Admin.parse(resources)
+    keys, admin = own_keys(resources), Admin.parse(resources)
     folder = folder.absolute()
-    written = files(pulumi.name, outputs, key, folder, every_s, admin=admin)
+    written = files(pulumi.name, outputs, keys, folder, every_s, admin=admin)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
         _replace(folder / name, text, 0o600 if name.endswith("_key") else 0o644)
@@ -73,20 +72,20 @@ def metrics(pulumi: Pulumi, *, folder: Path, every_s: int) -> Outcome:
 
 
 def files(
-    stack: str, outputs: Outputs, key: str, folder: Path, every_s: int, *, admin: Admin | None = None
+    stack: str, outputs: Outputs, keys: Mapping[int, str], folder: Path, every_s: int, *, admin: Admin | None = None
 ) -> dict[str, str]:
-    """Return the files' texts by name."""
-    targets: dict[str, list[Json]] = {REPLICAS: []}
-    rules = []
-    for one in outputs.replicas:
-        labels = {"stack": stack, "replica": str(one.instance_id)}
-        targets[REPLICAS].append(_target(one.url, {**labels, "gpu": one.gpu, "machine_id": str(one.machine_id)}))
-        rules.append({"record": PRICE, "expr": f"vector({one.hourly_cost_usd:.6f})", "labels": labels})
-    first = outputs.replicas[0].url
+    """Return the files' texts by name. `keys`: the servers' own, by instance; one without takes the clients'."""
+    targets: dict[str, list[Json]] = {}
+    secret, jobs = {}, []
     ca = {"ca_file": str(folder / "ca.pem")} if outputs.ca_certificate else {}
-    named = {**ca, "server_name": SERVER_NAME} if ca else {}
-    jobs = [_job(REPLICAS, folder, first, path="/metrics", credentials="servers_key", tls=named)]
-    secret = {"servers_key": key}
+    rules = []
+    for number, one in enumerate(outputs.replicas, start=1):
+        name, labels = f"{REPLICAS}-{number}", {"stack": stack, "replica": str(one.instance_id)}
+        more = {"job": REPLICAS, "gpu": one.gpu, "machine_id": str(one.machine_id)}
+        targets[name] = [_target(one.url, labels | more)]
+        jobs.append(_job(name, folder, one.url, path="/metrics", credentials=f"{name}_key", tls=ca))
+        secret[f"{name}_key"] = keys.get(one.instance_id, outputs.api_key)
+        rules.append({"record": PRICE, "expr": f"vector({one.hourly_cost_usd:.6f})", "labels": labels})
     if admin:
         targets[GATEWAY] = [_target(admin.url, {"stack": stack})]
         path, credentials = urlsplit(admin.url).path + "/metrics", "admin_key" if admin.key else ""

@@ -18,6 +18,7 @@ from typing import Any
 import click
 import yaml
 
+from components.vast.address import checked_api_url
 from components.vast.client import DEFAULT_API_URL, VastClient, destroy_and_verify
 from components.vast.label import Label
 from components.vast.models import Contract
@@ -95,6 +96,7 @@ def find_orphans(
 
     EXPORTS: files of `pulumi stack export`, one for each stack that shares the account.
     """
+    api_url = checked_api_url(api_url, "VAST_URL or --api-url")
     client = VastClient(os.environ.get("VAST_API_KEY", ""), pacer=Pacer(PUBLISHED), api_url=api_url)
     texts = [path.read_text() for path in exports]
     if all_stacks:

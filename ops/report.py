@@ -5,8 +5,10 @@ What a host or an API said is data: it is escaped, so that it can neither break 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
+from components.redaction import plain
 from components.vast.models import HOURS_PER_MONTH
 from components.vast.ranking import minutes
 from ops.outputs import Outputs
@@ -14,18 +16,20 @@ from ops.plan import Choice, Plan
 
 MAX_TEXT_CHARS = 600
 MAX_ERROR_CHARS = 6000
+_MARKUP = re.compile(r"[\\`\[\]<&|@]|:(?=//)|(?<=www)\.|[#!](?=\w)", re.IGNORECASE)
+_ESCAPES = {"<": "&lt;", "&": "&amp;", "@": "@\u200b", "#": "#\u200b", "!": "!\u200b"}
 SIGNS = {"create": "+ create", "update": "~ update", "replace": "± replace", "delete": "- delete"}
 
 
 def safe(text: object, chars: int = MAX_TEXT_CHARS) -> str:
-    """Return text as one line that Markdown shows as it is."""
-    line = " ".join(str(text).split())[:chars]
-    return line.replace("<", "&lt;").replace("|", "\\|").replace("@", "@\u200b")
+    """Return text as one line that Markdown shows as it is: no link, image, tag, mention or reference comes of it."""
+    line = " ".join(plain(str(text)).split())[:chars]
+    return _MARKUP.sub(lambda found: _ESCAPES.get(found[0]) or f"\\{found[0]}", line)
 
 
 def code(text: object) -> str:
     """Return text as code, on one line."""
-    return f"`{' '.join(str(text).split()).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+    return f"`{' '.join(plain(str(text)).split()).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
 def usd(amount: float | None, *, digits: int = 4) -> str:

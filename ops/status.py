@@ -29,7 +29,7 @@ from ops import report, stack_tags
 from ops.command import Outcome, draw, verb
 from ops.engine import Pulumi
 from ops.exits import DRIFT, OK, USAGE, OpsError
-from ops.fleet import servers_key
+from ops.fleet import own_keys
 from ops.outputs import Outputs, Replica
 
 PROBE_TIMEOUT_S = 15.0
@@ -156,10 +156,11 @@ def summary(
 
 def ask_all(pulumi: Pulumi, outputs: Outputs, contracts: Mapping[int, Contract]) -> tuple[list[Server], Server | None]:
     """Ask each server for a score, and the gateway if there is one."""
-    key = servers_key(pulumi.resources(show_secrets=True)) if outputs.gateway else outputs.api_key
+    keys = own_keys(pulumi.resources(show_secrets=True)) if outputs.gateway else {}
     ca = trusted(outputs)
 
     def ask(one: Replica) -> Server:
+        key = keys.get(one.instance_id, outputs.api_key)
         return server(probe(one.url, key, ca), contracts.get(one.instance_id))
 
     with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 MOVING_TAG = re.compile(r"(^|[-_.])(latest|nightly|main|dev)($|[-_.])")
 TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}")  # of a model's repository; a branch or a tag can be moved
 DATACENTER = 1  # Vast.ai's hosting_type of a datacenter host (API reference, "search offers")
 LABEL = re.compile(r"[^/@\s]+/[^/@\s]+/[^@\s]+")  # <project>/<stack>/<name>
 
@@ -28,6 +29,8 @@ class Limits:
     max_disk_gb: float | None = None
     countries: tuple[str, ...] = ()
     hosting: Literal["", "datacenter"] = ""
+    flags: tuple[str, ...] = ()
+    pins: tuple[Literal["image", "model"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,9 @@ class Facts:
     """What a stack is, or asks for. None: not known, or not said.
 
     `asks_hourly_usd`: the most that its own config lets it cost. `asks_countries`, `asks_hosting`: what its own config
-    and query name. `offers`: Vast.ai's fields of the offers it may rent, or of the machine it has; `machines`: how many
-    at once, replicas and hedge together. `validated`: whether a validation with pairs to judge covers the instance.
+    and query name. `flags`: of vLLM, that its config adds; `revision`: the model's, "" for the newest. `offers`:
+    Vast.ai's fields of the offers it may rent, or of the machine it has; `machines`: how many at once, replicas and
+    hedge together. `validated`: whether a validation with pairs to judge covers the instance.
     """
 
     image: str | None = None
@@ -49,6 +53,8 @@ class Facts:
     asks_hourly_usd: float | None = None
     asks_countries: Sequence[str] | None = None
     asks_hosting: str | None = None
+    flags: Sequence[str] | None = None
+    revision: str | None = None
     offers: Sequence[Mapping[str, Any]] = ()
     machines: int = 1
 
@@ -203,6 +209,25 @@ def disk(facts: Facts, limits: Limits) -> str | None:
     if facts.disk_gb is None or facts.disk_gb <= allowed:
         return None
     return f"disk_gb is {facts.disk_gb:g}; {allowed:g} are allowed"
+
+
+@rule("take them out of extra_args, or have flags of policy/limits.yaml extended", limit="flags")
+def flags(facts: Facts, limits: Limits) -> str | None:
+    """The config adds no flag of vLLM but those of flags of policy/limits.yaml."""
+    others = dict.fromkeys(flag for flag in facts.flags or () if flag not in limits.flags)
+    return f"extra_args has {', '.join(others)}; {', '.join(limits.flags)} are allowed" if others else None
+
+
+@rule(
+    "give image as repository:tag@sha256:..., as its registry says, and the model's commit by --revision in extra_args",
+    limit="pins",
+)
+def pins(facts: Facts, limits: Limits) -> str | None:
+    """What pins of policy/limits.yaml names, image or model, is pinned by what cannot be moved: digest or commit."""
+    image = facts.image is not None and not DIGEST.fullmatch(facts.image.partition("@")[2])
+    model = facts.revision is not None and not COMMIT.fullmatch(facts.revision)
+    loose = [name for name, is_loose in (("image", image), ("model", model)) if is_loose and name in limits.pins]
+    return f"{' and '.join(loose)} not pinned by digest or commit" if loose else None
 
 
 @rule("deploy with a RerankValidation, for a model whose catalog entry has golden pairs")

@@ -5,7 +5,7 @@
 ...     best = reranker.rerank("What is deep learning?", documents, top_n=3)
 """
 
-from reranker.answers import Ranked, Ranking, ServedModel
+from reranker.answers import Failed, Ranked, Ranking, ServedModel
 from reranker.batches import Limits
 from reranker.client import Reranker
 from reranker.endpoint import Endpoint
@@ -30,6 +30,7 @@ from reranker.stack import Replica, Stack, read_stack
 __all__ = [
     "Busy",
     "Endpoint",
+    "Failed",
     "InvalidInput",
     "KeyRefused",
     "Limits",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reranker.errors import MalformedAnswer
+from reranker.errors import MalformedAnswer, RerankerError
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,23 @@ class Ranked:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """A document that has no score, by its place in the list that was given, and why."""
+
+    index: int
+    error: RerankerError
+
+
+@dataclass(frozen=True)
 class Ranking:
-    """Documents, best first (equal scores in the order given), and the model that scored them. Iterates as a tuple."""
+    """Documents, best first (equal scores in the order given), and the model that scored them. Iterates as a tuple.
+
+    `failed` are those without a score, in the order given: only a call with `partial=True` has any.
+    """
 
     model: str
     results: tuple[Ranked, ...]
+    failed: tuple[Failed, ...] = ()
 
     def __iter__(self) -> Iterator[Ranked]:
         return iter(self.results)

@@ -1,6 +1,6 @@
 """How many requests a long list takes: splits it by the server's limits, halves what is still too much. Pure.
 
-Called by `client`. The limits are the guard's: at most 1,000 documents and 8 MiB in one request.
+Called by `client`. The limits are the guard's: at most 1,000 documents and 2 MiB in one request.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from reranker.errors import InvalidInput, ServerError
+from reranker.errors import InvalidInput, RerankerError, ServerError
 
 Answer = TypeVar("Answer")
 TOO_MANY = re.compile(r"\d+ documents in one request")
@@ -22,7 +22,7 @@ class Limits:
     """What one request may hold: entries of a list, and bytes of the body."""
 
     documents: int = 1000
-    body_bytes: int = 8 << 20
+    body_bytes: int = 2 << 20
 
 
 def encode(value: object) -> bytes:
@@ -62,13 +62,37 @@ def split(name: str, sizes: Sequence[int], fixed_bytes: int, limits: Limits) -> 
     return [*parts, range(start, len(sizes))] if sizes else []
 
 
-def in_halves(ask: Callable[[range], list[Answer]], part: range) -> list[Answer]:
-    """Ask for a part; where the server finds it too large (its limits are lower than we know), for its halves."""
+def is_too_large(error: RerankerError) -> bool:
+    """Whether the server found a request too large: in bytes or in documents."""
+    if not isinstance(error, ServerError):
+        return False
+    return error.status == 413 or (error.status == 400 and bool(TOO_MANY.search(error.message)))
+
+
+def in_halves(
+    ask: Callable[[range], list[Answer]],
+    part: range,
+    failed: dict[int, RerankerError] | None = None,
+    shortest: range | None = None,
+) -> list[Answer]:
+    """Ask for a part; where the server finds it too large (its limits are lower than we know), for its halves.
+
+    With `failed`, an error is put there for each entry that it concerns, and the others are answered: a part that is
+    refused is halved down to the entries at fault. An entry of `shortest` is asked for first: where that is refused
+    too, the request itself is at fault, and its error is raised.
+    """
     try:
         return ask(part)
-    except ServerError as error:
-        too_large = error.status == 413 or (error.status == 400 and TOO_MANY.search(error.message))
-        if not too_large or len(part) < 2:
-            raise
+    except RerankerError as error:
+        too_large = is_too_large(error)
+        refused = failed is not None and not too_large and isinstance(error, ServerError) and error.status == 400
+        if len(part) < 2 or not (too_large or refused):
+            if failed is None:
+                raise
+            failed.update(dict.fromkeys(part, error))
+            return []
+    if refused and shortest:
+        ask(shortest)
+        shortest = None
     middle = len(part) // 2
-    return in_halves(ask, part[:middle]) + in_halves(ask, part[middle:])
+    return [one for half in (part[:middle], part[middle:]) for one in in_halves(ask, half, failed, shortest)]

@@ -14,10 +14,10 @@ from threading import Event
 from types import TracebackType
 from typing import Any, TypeVar
 
-from reranker.answers import Ranked, Ranking, ServedModel, read_models, read_ranking, read_scores
+from reranker.answers import Failed, Ranked, Ranking, ServedModel, read_models, read_ranking, read_scores
 from reranker.batches import Limits, encode, encoded_sizes, in_halves, split
 from reranker.endpoint import Endpoint
-from reranker.errors import InvalidInput
+from reranker.errors import InvalidInput, RerankerError
 from reranker.http import Transport
 from reranker.patience import Patience
 from reranker.stack import read_stack
@@ -116,11 +116,13 @@ class Reranker:
         min_score: float | None = None,
         model: str | None = None,
         truncate_prompt_tokens: int | None = None,
+        partial: bool = False,
     ) -> Ranking:
         """Return documents by how well they answer the query, best first: all, or the `top_n` best.
 
         `min_score` leaves out what scores less. `truncate_prompt_tokens` cuts query and document together at so many
         tokens, -1 at the model's own length; without it the server refuses a document that is too long.
+        With `partial`, what fails is in `failed` of the answer and the others are ranked; what fails all is raised.
         """
         documents = _texts("documents", documents)
         if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1):
@@ -137,11 +139,20 @@ class Reranker:
             return found
 
         fixed_bytes = len(encode({**asked, "top_n": top_n, "documents": []}))
-        parts = split("documents", encoded_sizes("documents", documents), fixed_bytes, self.limits)
-        scored = sorted(self._all(ask, parts), key=lambda one: (-one[1], one[0]))
+        sizes = encoded_sizes("documents", documents)
+        parts = split("documents", sizes, fixed_bytes, self.limits)
+        failed: dict[int, RerankerError] | None = {} if partial else None
+        shortest = sizes.index(min(sizes)) if sizes else 0
+        scored = sorted(self._all(ask, parts, failed, range(shortest, shortest + 1)), key=lambda one: (-one[1], one[0]))
+        if failed and not scored:
+            raise failed[min(failed)]
         best = [one for one in scored if min_score is None or one[1] >= min_score][:top_n]
         name = next(iter(models), model or self.endpoint.model or "")
-        return Ranking(name, tuple(Ranked(index, score, documents[index]) for index, score in best))
+        return Ranking(
+            name,
+            tuple(Ranked(index, score, documents[index]) for index, score in best),
+            tuple(Failed(index, error) for index, error in sorted((failed or {}).items(), key=lambda one: one[0])),
+        )
 
     def score(
         self,
@@ -184,14 +195,27 @@ class Reranker:
         fields |= {"model": model or self.endpoint.model, "truncate_prompt_tokens": truncate}
         return {name: value for name, value in fields.items() if value is not None}
 
-    def _all(self, ask: Callable[[range, float, Event], list[Answer]], parts: list[range]) -> list[Answer]:
-        """Return the answers for all parts in their order, within one deadline. The first failure ends the rest."""
+    def _all(
+        self,
+        ask: Callable[[range, float, Event], list[Answer]],
+        parts: list[range],
+        failed: dict[int, RerankerError] | None = None,
+        shortest: range | None = None,
+    ) -> list[Answer]:
+        """Return the answers for all parts in their order, within one deadline. The first failure ends the rest.
+
+        `failed` and `shortest` are those of `in_halves`.
+        """
         deadline, stop = self._connection.deadline(), Event()
+
+        def ask_part(part: range) -> list[Answer]:
+            return in_halves(lambda half: ask(half, deadline, stop), part, failed, shortest)
+
         if len(parts) < 2:
-            return [one for part in parts for one in in_halves(lambda half: ask(half, deadline, stop), part)]
+            return [one for part in parts for one in ask_part(part)]
         pool = ThreadPoolExecutor(min(self.concurrency, len(parts)), thread_name_prefix="reranker")
         try:
-            running = [pool.submit(in_halves, lambda half: ask(half, deadline, stop), part) for part in parts]
+            running = [pool.submit(ask_part, part) for part in parts]
             for done in as_completed(running):
                 done.result()
             return [one for done in running for one in done.result()]

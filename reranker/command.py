@@ -1,6 +1,6 @@
 """The `rerank` command: ranks documents on a deployed reranker, and says how that is. Also `python -m reranker`.
 
-`endpoint_arguments` and `endpoint_from` are the part about where the reranker is; scripts use them too.
+Its other commands have files of their own: COMMANDS.
 """
 
 from __future__ import annotations
@@ -8,93 +8,63 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, BinaryIO, NoReturn, TextIO
+from typing import Any, BinaryIO, NoReturn, Protocol, TextIO, TypeVar
 
+from reranker import env_command, proxy_command
+from reranker.answers import Ranked, Ranking
+from reranker.arguments import ENVIRONMENT, endpoint_arguments, endpoint_from
 from reranker.client import Reranker
-from reranker.documents import Document, plain, read_lines
-from reranker.endpoint import CA_ENV, KEY_ENV, URL_ENV, Endpoint
-from reranker.errors import (
-    Busy,
-    InvalidInput,
-    KeyRefused,
-    MalformedAnswer,
-    RerankerError,
-    ServerError,
-    StackError,
-    Unreachable,
-    Untrusted,
-)
+from reranker.documents import Document, plain, read_lines, read_results
+from reranker.errors import InvalidInput, RerankerError, ServerError
+from reranker.output import EXIT_CODES, INCOMPLETE, Output
 from reranker.patience import Patience
-from reranker.stack import Stack, read_stack
-from reranker.table import facts_lines, one_line, ranking_json, ranking_lines, wants_colour
+from reranker.table import facts_lines, failed_lines, ranking_json, ranking_lines
 
-# One meaning each; 1 is what Python itself ends with on an error that nobody foresaw.
-EXIT_CODES: tuple[tuple[int, str, tuple[type[RerankerError], ...]], ...] = (
-    (2, "the command is wrong: an argument, a file, a line of it", (InvalidInput,)),
-    (3, "the stack cannot be read, or nothing is deployed", (StackError,)),
-    (4, "no score within --timeout: nothing answers, or it is busy", (Unreachable, Busy)),
-    (5, "the certificate is not trusted", (Untrusted,)),
-    (6, "the key is refused", (KeyRefused,)),
-    (7, "the server answers with an error, or not as a reranker does", (ServerError, MalformedAnswer)),
-)
+Read = TypeVar("Read")
 INTERRUPTED, BROKEN_PIPE = 130, 141
 USAGE = """rerank [options] QUERY DOCUMENT...
        rerank [options] QUERY --file documents.jsonl    (- or nothing: standard input)
        rerank [options] --query QUERY [DOCUMENT...]
-       rerank [options] status"""
+       rerank [options] status
+       rerank proxy|env --help"""
 ABOUT = """\
 Rank documents by how well they answer a query, best first. Documents are arguments, or JSON lines: a string, or an
 object with a text field, on each. `status` says whether it serves, what, how fast and at what price."""
-EPILOG = f"""`status` alone is always the command. To rank for the query "status": rerank --query status DOCUMENT...
+EPILOG = f"""`status` alone is always the command, and so are the words below where they come first. To rank for such
+a query: rerank --query status DOCUMENT...
 
-environment:
-  {KEY_ENV}   the key, with --url (a key is never an argument: others can read those)
-  {CA_ENV}, {URL_ENV}   in place of --ca and --url
-  PULUMI_CONFIG_PASSPHRASE and the rest of Pulumi's own, with --stack
-  NO_COLOR   no colour on a terminal
+  proxy   serve the stack to applications on this machine, in the dialects of other rerankers
+  env     print what to paste into an application, or write a copy of the outputs
+
+{ENVIRONMENT}  NO_COLOR   no colour on a terminal
 
 exit codes:
   0  done; with status: it serves
 """ + "".join(f"  {code}  {meaning}\n" for code, meaning, _ in EXIT_CODES)
+
+
+class Command(Protocol):
+    """A command beside this one: a module."""
+
+    ABOUT: str
+    EPILOG: str
+
+    def arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add its arguments."""
+
+    def run(self, args: argparse.Namespace, out: Output) -> int:
+        """Do what they say; return the exit code. Raises RerankerError."""
+
+
+COMMANDS: Mapping[str, Command] = {"proxy": proxy_command, "env": env_command}
 PROBE = ("ready?", ["yes"])
 PROBES = 3
-
-
-def endpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say where the reranker is."""
-    group = parser.add_argument_group("where the reranker is")
-    one_of = group.add_mutually_exclusive_group()
-    one_of.add_argument("--stack", metavar="NAME", help="a Pulumi stack, by its outputs (default: the selected one)")
-    one_of.add_argument("--url", help=f"its address instead; the key is in {KEY_ENV}")
-    group.add_argument("-C", "--cwd", metavar="DIR", help="with --stack: the project's folder (default: this one)")
-    group.add_argument("--ca", metavar="FILE", help="with --url: the CA to trust, PEM (default: public CAs)")
-    group.add_argument("--model", help="the model to ask for (default: the one that is served)")
-
-
-def endpoint_from(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Stack:
-    """Return what the arguments of `endpoint_arguments` name; an address is a stack of which little is known.
-
-    Raises InvalidInput or StackError.
-    """
-    url = args.url or ("" if args.stack else environ.get(URL_ENV, ""))
-    if not url:
-        if args.ca:
-            raise InvalidInput("--ca goes with --url: a stack has its own CA among its outputs")
-        stack = read_stack(args.stack, cwd=args.cwd)
-        if not args.model:
-            return stack
-        return replace(stack, endpoint=replace(stack.endpoint, model=args.model))
-    key = environ.get(KEY_ENV, "")
-    if not key:
-        raise InvalidInput(f"no API key: set {KEY_ENV}")
-    return Stack("", Endpoint.of(url, key, args.ca or environ.get(CA_ENV, ""), args.model))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,6 +87,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--truncate", type=int, metavar="TOKENS", help="cut long documents; -1: at the model's own length"
     )
+    flags.add_argument(
+        "--resume", metavar="FILE", help="results of an earlier --json of these documents: only the others are scored"
+    )
     flags.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     flags.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds for all of it (default: 60)")
     endpoint_arguments(flags)
@@ -125,7 +98,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
     try:
+        if argv and argv[0] in COMMANDS:
+            return run_command(argv[0], argv[1:], sys.stdout, sys.stderr)
         return run(parser().parse_intermixed_args(argv), sys.stdin.buffer, sys.stdout, sys.stderr)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -133,6 +109,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         # whoever read us has gone; what is still buffered must not raise again when Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+
+
+def run_command(name: str, argv: Sequence[str], stdout: TextIO, stderr: TextIO) -> int:
+    """Run one of COMMANDS; return its exit code."""
+    command = COMMANDS[name]
+    flags = argparse.ArgumentParser(
+        prog=f"rerank {name}",
+        description=command.ABOUT,
+        epilog=f"{command.EPILOG}\n\n{ENVIRONMENT}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.arguments(flags)
+    args = flags.parse_args(argv)
+    out = Output(stdout, stderr, as_json=False)
+    try:
+        code: int = command.run(args, out)
+    except RerankerError as error:
+        return out.fail(error)
+    return code
 
 
 def run(args: argparse.Namespace, stdin: BinaryIO, stdout: TextIO, stderr: TextIO) -> int:
@@ -144,30 +139,63 @@ def run(args: argparse.Namespace, stdin: BinaryIO, stdout: TextIO, stderr: TextI
         if is_status(args):
             return status(args, out)
         query, documents = query_and_documents(args, stdin)
-        with Reranker(endpoint_from(args).endpoint, patience=patience(args.timeout)) as reranker:
-            ranking = reranker.rerank(
-                query,
-                [one.text for one in documents],
-                args.top_n,
-                min_score=args.min_score,
-                truncate_prompt_tokens=args.truncate,
-            )
+        ranking = rank(args, query, documents)
         out.lines(
             ranking_json(ranking, documents)
             if args.json
             else ranking_lines(ranking, width=out.width, colour=out.colour)
         )
+        if ranking.failed:
+            for line in failed_lines(ranking.failed, documents):
+                out.say(line)
+            out.say(
+                f"{len(ranking.failed)} of {len(documents)} documents have no score. --truncate -1 cuts what is too "
+                "long, --timeout waits longer, --resume FILE keeps what --json has printed"
+            )
+            return INCOMPLETE
         if not len(ranking):
             out.say(
                 "no documents" if not documents else f"none of {len(documents)} documents scores {args.min_score:g}"
             )
         return 0
     except RerankerError as error:
-        return out.fail(error)
+        is_too_long = isinstance(error, ServerError) and error.status == 400 and args.truncate is None
+        return out.fail(error, "; if a text is too long: --truncate -1 cuts it" if is_too_long else "")
+
+
+def rank(args: argparse.Namespace, query: str, documents: list[Document]) -> Ranking:
+    """Return the ranking of all documents; those in --resume are not asked for again."""
+    known: dict[int, float] = {}
+    if args.resume:
+        known = read_file(args.resume, lambda file: read_results(file, args.resume, documents))
+    missing = [index for index in range(len(documents)) if index not in known]
+    with Reranker(endpoint_from(args).endpoint, patience=patience(args.timeout)) as reranker:
+        ranking = reranker.rerank(
+            query,
+            [documents[index].text for index in missing],
+            args.top_n,
+            min_score=args.min_score,
+            truncate_prompt_tokens=args.truncate,
+            partial=True,
+        )
+    scored = [replace(one, index=missing[one.index]) for one in ranking]
+    scored += [
+        Ranked(index, score, documents[index].text)
+        for index, score in known.items()
+        if args.min_score is None or score >= args.min_score
+    ]
+    return replace(
+        ranking,
+        results=tuple(sorted(scored, key=lambda one: (-one.score, one.index))[: args.top_n]),
+        failed=tuple(replace(one, index=missing[one.index]) for one in ranking.failed),
+    )
 
 
 def is_status(args: argparse.Namespace) -> bool:
     """Whether the command is `status`. Raises InvalidInput where it might be a query: there is no guessing."""
+    if args.query is None and args.words and args.words[0] in COMMANDS:
+        name = args.words[0]
+        raise InvalidInput(f"`{name}` comes first: rerank {name} ...; as a query: rerank --query {name} DOCUMENT...")
     if args.query is not None or args.words[:1] != ["status"]:
         return False
     if len(args.words) > 1 or args.file:
@@ -189,11 +217,16 @@ def query_and_documents(args: argparse.Namespace, stdin: BinaryIO) -> tuple[str,
         raise InvalidInput("no documents: give them as arguments, by --file, or as JSON lines on standard input")
     if args.file in (None, "-"):
         return query, read_lines(stdin, "standard input", args.field)
+    return query, read_file(args.file, lambda file: read_lines(file, args.file, args.field))
+
+
+def read_file(path: str, read: Callable[[BinaryIO], Read]) -> Read:
+    """Return what `read` makes of a file. Raises InvalidInput."""
     try:
-        with Path(args.file).open("rb") as file:
-            return query, read_lines(file, args.file, args.field)
+        with Path(path).open("rb") as file:
+            return read(file)
     except OSError as error:
-        raise InvalidInput(f"cannot read {args.file}: {error.strerror}") from None
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
 
 
 def status(args: argparse.Namespace, out: Output) -> int:
@@ -227,29 +260,6 @@ def status(args: argparse.Namespace, out: Output) -> int:
 def patience(timeout_s: float) -> Patience:
     """Return patience for a person at a terminal."""
     return Patience(deadline_s=timeout_s)
-
-
-class Output:
-    """Where lines go, how wide they may be, and whether they are coloured."""
-
-    def __init__(self, stdout: TextIO, stderr: TextIO, *, as_json: bool) -> None:
-        self.stdout, self.stderr = stdout, stderr
-        terminal = stdout.isatty()
-        self.colour = not as_json and wants_colour(terminal, os.environ)
-        self.width = shutil.get_terminal_size().columns if terminal else None
-
-    def lines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.stdout.write(line + "\n")
-        self.stdout.flush()
-
-    def say(self, text: str) -> None:
-        """Print what is no result."""
-        self.stderr.write(f"rerank: {one_line(text)}\n")
-
-    def fail(self, error: RerankerError) -> int:
-        self.say(str(error))
-        return next(code for code, _, kinds in EXIT_CODES if isinstance(error, kinds))
 
 
 def entry() -> NoReturn:

@@ -1,6 +1,7 @@
-"""Documents as JSON lines: a string, or an object with a text field, on each line. Read by `command`.
+"""Documents as JSON lines: a string, or an object with a text field, on each; results as `--json` prints them.
 
 An object comes out of the command as it went in, so that an id or a title beside the text is not lost.
+Read by `command`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,32 @@ Original = str | dict[str, Any]
 
 @dataclass(frozen=True)
 class Document:
-    """The text that is scored, and what it was given as."""
+    """The text that is scored, what it was given as, and its line in a file; 0 for one that is in none."""
 
     text: str
     original: Original
+    line: int = 0
 
 
 def plain(text: str) -> Document:
     """Return a document that is its text."""
     return Document(text, text)
+
+
+def read_results(lines: Iterable[bytes], source: str, documents: list[Document]) -> dict[int, float]:
+    """Return the score of each index that an earlier `--json` of these documents has. Raises InvalidInput."""
+    found = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            given = json.loads(line)
+            index, score = int(given["index"]), float(given["score"])
+            same = index >= 0 and documents[index].original == given["document"]
+        except (ValueError, TypeError, LookupError, RecursionError):
+            same = False
+        if not same:
+            raise InvalidInput(f"{source}, line {number} is no result for these documents, as --json prints them")
+        found[index] = score
+    return found
 
 
 def read_lines(lines: Iterable[bytes], source: str, field: str = "text") -> list[Document]:
@@ -46,5 +64,5 @@ def read_lines(lines: Iterable[bytes], source: str, field: str = "text") -> list
         if not isinstance(text, str):
             names = f"; it has {', '.join(map(repr, given)) or 'nothing'}" if isinstance(given, dict) else ""
             raise InvalidInput(f"{where} is no string and no object with a string in {field!r} (--field){names}")
-        found.append(Document(text, given))
+        found.append(Document(text, given, number))
     return found

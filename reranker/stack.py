@@ -1,4 +1,4 @@
-"""Stack: the outputs of a deployed Pulumi stack, read with the `pulumi` command. Used by `client` and `command`."""
+"""Stack: the outputs of a deployed Pulumi stack, from `pulumi` or from a copy. Used by `client` and `command`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from reranker.endpoint import Endpoint
 from reranker.errors import InvalidInput, NotDeployed, PulumiMissing, StackError, UnknownStack, WrongPassphrase
+from reranker.http import HttpTransport, Unanswered, bearer
 
 # A file backend answers in half a second; Pulumi Cloud takes longer, and a wrong network forever.
 TIMEOUT_S = 60.0
+COPY_TIMEOUT_S = 10.0
+COPY_BYTES = 1 << 20
+COPY_KEY_ENV = "RERANKER_OUTPUTS_KEY"
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,37 @@ def read_stack(
     if not isinstance(outputs, dict):
         raise StackError(f"{shown}: pulumi printed something that is not a JSON object")
     return from_outputs(name or "", outputs, shown)
+
+
+def read_copy(place: str, environ: Mapping[str, str] = os.environ) -> Stack:
+    """Return the stack whose outputs are, as JSON, in a file or at an http(s) address. Raises StackError.
+
+    `rerank env --write FILE` makes one, and so does `pulumi stack output --json --show-secrets`. COPY_KEY_ENV is the
+    bearer key of an address.
+    """
+    shown = place
+    try:
+        if place.startswith(("http://", "https://")):
+            parts = urlsplit(place)
+            shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # a query may sign the address
+            ask = HttpTransport(connect_s=COPY_TIMEOUT_S)
+            headers = bearer(environ.get(COPY_KEY_ENV))
+            answer = ask("GET", place, headers=headers, timeout_s=COPY_TIMEOUT_S, max_bytes=COPY_BYTES)
+            if answer.status != 200:
+                raise StackError(f"the outputs cannot be read: {shown} answered HTTP {answer.status}")
+            content = answer.body
+        else:
+            content = Path(place).read_bytes()
+        outputs = json.loads(content)
+    except Unanswered as error:
+        raise StackError(f"the outputs cannot be read: {shown}: {error}") from None
+    except OSError as error:
+        raise StackError(f"the outputs cannot be read: {shown}: {error.strerror}") from None
+    except ValueError:
+        outputs = None
+    if not isinstance(outputs, dict):
+        raise StackError(f"{shown} holds no JSON object: write it with `rerank env --write FILE`")
+    return from_outputs("", outputs, shown)
 
 
 def from_outputs(name: str, outputs: dict[str, Any], shown: str = "the stack") -> Stack:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from typing import Any
 
-from reranker.answers import Ranking
+from reranker.answers import Failed, Ranking
 from reranker.documents import Document
 
 BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
@@ -39,6 +40,17 @@ def ranking_json(ranking: Ranking, documents: list[Document]) -> Iterable[str]:
         yield json.dumps(
             {"index": one.index, "score": one.score, "document": documents[one.index].original}, ensure_ascii=False
         )
+
+
+def failed_lines(failed: Iterable[Failed], documents: list[Document]) -> Iterable[str]:
+    """Yield a line per document without a score, or per run of them that failed together: its lines, and why."""
+    for _, together in groupby(failed, key=lambda one: id(one.error)):
+        run = list(together)
+        first, last = documents[run[0].index], documents[run[-1].index]
+        ends = [one.line or run[at].index + 1 for at, one in ((0, first), (-1, last))]
+        name = "line" if first.line else "document"
+        which = f"{name} {ends[0]}" if len(run) == 1 else f"{name}s {ends[0]} to {ends[1]} ({len(run)})"
+        yield f"{which}: {run[0].error}"
 
 
 def facts_lines(facts: Mapping[str, Any], *, colour: bool) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""Writes the section `config:` of Pulumi.yaml and docs/configuration.md from the keys in components/config.py.
+"""Writes the section `config:` of Pulumi.yaml, docs/configuration.md and package/args.py from components/config.py.
 
 `make docs`, or `python -m scripts.configuration`. tests/unit/test_docs.py says where a file is not what it should be.
 """
@@ -6,15 +6,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic.fields import FieldInfo
 
+from components.component_args import FROM_CONFIG
 from components.config import SECRETS, Config, Keys, groups, has_secret, is_list, is_map, kind_of
 
 REPO = Path(__file__).resolve().parents[1]
-PROJECT, PAGE = REPO / "Pulumi.yaml", REPO / "docs" / "configuration.md"
+PROJECT, PAGE, ARGS = REPO / "Pulumi.yaml", REPO / "docs" / "configuration.md", REPO / "package" / "args.py"
+ARGS_HEAD = '''\
+"""The arguments of the component, made from components/config.py by `make docs`. Imported by __main__.py."""
+
+from typing import TypedDict
+'''
 MARK = "config: # made from components/config.py by `make docs`\n"
 HEAD = """\
 # Configuration
@@ -97,9 +103,39 @@ def _table(fields: list[tuple[str, FieldInfo]]) -> list[str]:
     return rows
 
 
+def arguments() -> str:
+    """Return package/args.py: a key that holds no secret, and is not heard from the config, is an argument."""
+    kinds = {f"{key.title().replace('_', '')}Args": kind for key, kind in groups().items() if key not in FROM_CONFIG}
+    classes = [
+        *(_typed_dict(name, str(kind.__doc__), kind.model_fields) for name, kind in kinds.items()),
+        _typed_dict("RerankerArgs", "What the component takes; see docs/configuration.md.", Config.model_fields),
+    ]
+    return "\n\n".join([ARGS_HEAD, *classes])
+
+
+def _typed_dict(name: str, text: str, fields: dict[str, FieldInfo]) -> str:
+    lines = [f"class {name}(TypedDict, total=False):", f'    """{text}"""', ""]
+    for key, field in fields.items():
+        if not has_secret(field) and key not in FROM_CONFIG:
+            lines += [f"    {key}: {_python_type(key, field)}", f'    """{field.description}."""']
+    return "\n".join(lines) + "\n"
+
+
+def _python_type(key: str, field: FieldInfo) -> str:
+    """Return an annotation that Pulumi's schema knows: no union, no literal."""
+    if key in groups():
+        return f"{key.title().replace('_', '')}Args"
+    if is_list(field):
+        return "list[str]"
+    if is_map(field):
+        return "dict[str, str]"
+    kinds = {one for one in (field.annotation, *get_args(field.annotation)) if one in (bool, int, float)}
+    return kinds.pop().__name__ if kinds else "str"
+
+
 def main() -> None:
-    """Write both files."""
-    for path, text in ((PROJECT, project()), (PAGE, page())):
+    """Write the files."""
+    for path, text in ((PROJECT, project()), (PAGE, page()), (ARGS, arguments())):
         path.write_text(text, encoding="utf-8")
 
 

@@ -16,6 +16,7 @@ die() { echo "emulator: $*" >&2; exit 1; }
 
 command_line() {
   if [ "$runtime" = vllm ] && [ ! -x .tools/vllm-0.32.0/bin/python ]; then die "no vLLM yet: scripts/setup.sh demo"; fi
+  unset EMULATOR_API_KEYS # the key is that of the folder, which scripts/env.sh reads
   command=(.venv/bin/python -m emulator --port "$port" --runtime "$runtime" --time scaled --state .local/emulator
     --vllm-python .tools/vllm-0.32.0/bin/python --models .tools/models.json --keep-containers)
 }

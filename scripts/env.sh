@@ -2,7 +2,8 @@
 # A shell in which `pulumi`, `vastai` and `python` are this project's. To be sourced, from bash or zsh, in any folder:
 #   . scripts/env.sh         they work on the local stack: the emulator on this machine, no account, no cost
 #   . scripts/env.sh real    they work on whatever you are logged in to: only PATH is set
-# Also used by the Makefile and demo.sh. Changes the environment and nothing else (and makes the folder .local/state).
+# Also used by the Makefile and demo.sh. Changes the environment and nothing else, but makes what the local stack needs:
+# the folder .local/state, and the emulator's key, which whoever may use this emulator reads in .local/emulator/key.
 
 if [ -n "${BASH_VERSION:-}" ]; then _vr_file="${BASH_SOURCE[0]}"; else eval '_vr_file="${(%):-%x}"'; fi
 _vr_repo="$(CDPATH='' cd "$(dirname "$_vr_file")/.." && pwd)"
@@ -48,10 +49,16 @@ _vr_main() {
   _vr_set PULUMI_HOME "$_vr_repo/.local/pulumi-home"
   _vr_set PULUMI_CONFIG_PASSPHRASE local # public on purpose: it protects the state of an emulator's stack
   _vr_set VAST_URL "http://127.0.0.1:${EMULATOR_PORT:-8585}"
-  _vr_set VAST_API_KEY emulator-key
 
+  case "${VAST_API_KEY:-}" in emulator-*) unset VAST_API_KEY ;; esac # an emulator's, of now or before
   if [ "$_vr_mode" = local ]; then
-    mkdir -p "$_vr_repo/.local/state" # Pulumi does not make it
+    local key="$_vr_repo/.local/emulator/key"
+    mkdir -p "$_vr_repo/.local/state" "${key%/*}" # Pulumi does not make its folder
+    if [ ! -s "$key" ]; then
+      (umask 077 && od -An -N 24 -tx1 /dev/urandom | tr -d ' \n' | sed 's/.*/emulator-&/' >"$key")
+    fi
+    VAST_API_KEY="$(cat "$key")"
+    export VAST_API_KEY
     echo "env: LOCAL: Pulumi's state in .local/state, Vast.ai is the emulator at $VAST_URL" >&2
   elif [ -n "${VAST_API_KEY:-}" ]; then
     echo "env: REAL: rents on Vast.ai with your VAST_API_KEY; your own Pulumi backend and passphrase" >&2

@@ -7,6 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p "$(dirname "$1")"
 venv="$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"
+if [ -d "$venv" ]; then venv="$(cd "$venv" && pwd -P)"; fi # a linked one is what it leads to
 locks="${LOCKS:-requirements}" # where the locks are; tests have some of their own
 shift
 

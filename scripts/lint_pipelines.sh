@@ -24,7 +24,7 @@ build_actionlint() {
 
 build_actionlint
 if [ -x "$actionlint" ]; then "$actionlint" -shellcheck shellcheck -pyflakes ""; fi
-zizmor --offline --quiet --no-progress .
+zizmor --offline --persona auditor --quiet --no-progress .
 check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 check-jsonschema --quiet --builtin-schema vendor.github-actions .github/actions/*/action.yml
 check-jsonschema --quiet --builtin-schema vendor.gitlab-ci .gitlab-ci.yml

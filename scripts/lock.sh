@@ -15,7 +15,7 @@ lock() { # source, name of the lock, more arguments
 
 scripts/install.sh .tools/uv uv
 lock requirements/test.in test "$@"
-for set in demo examples clients pip uv vllm-0.32.0 vllm-0.19.1; do
+for set in demo examples clients audit pip uv vllm-0.32.0 vllm-0.19.1; do
   case "$set" in demo) constraint=(-c requirements/test.lock) ;; *) constraint=() ;; esac
   lock "requirements/$set.in" "$set" "${constraint[@]+"${constraint[@]}"}" "$@"
 done

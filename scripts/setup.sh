@@ -3,8 +3,8 @@
 #   production  .venv with requirements/production.lock and this checkout's client, and the Pulumi engine in .tools/bin
 #   demo        the same with requirements/demo.lock, and real vLLM for CPU in .tools/vllm-VERSION
 #   test        the same with requirements/test.lock
-#   all         the same, an older vLLM, .tools/examples: a venv for the examples with heavy dependencies, and
-#               .tools/clients: one for other people's clients of Vast.ai
+#   all         the same, an older vLLM, .tools/examples: a venv for the examples with heavy dependencies,
+#               .tools/clients: one for other people's clients of Vast.ai, and .tools/bin/pulumi-language-yaml
 # Safe to repeat: what is ready is left alone, which takes well under a second, and nothing is taken away.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -81,6 +81,17 @@ setup_pulumi() {
   say ".tools/bin/pulumi is ready after ${SECONDS}s: $how"
 }
 
+# A language host that comes with Pulumi's archive, for the test of package/; the CLI that is built here has Python's only.
+setup_yaml_host() {
+  local host=.tools/bin/pulumi-language-yaml version
+  version="$(awk '$1 == "github.com/pulumi/pulumi-yaml" { print $2 }' tools/pulumi/yaml/go.mod)"
+  if [ -x "$host" ] && { [ ! -f .tools/yaml.complete ] || [ "$(cat .tools/yaml.complete)" = "$version" ]; }; then return; fi
+  say "building Pulumi's language host for YAML $version from source"
+  (cd tools/pulumi/yaml && CGO_ENABLED=0 go build -o ../../../.tools/bin/ github.com/pulumi/pulumi-yaml/cmd/pulumi-language-yaml) \
+    2> >(grep -v "^go: downloading" >&2)
+  echo "$version" >.tools/yaml.complete
+}
+
 # --- what is asked for ------------------------------------------------------------------------------------------------
 
 pip_install() { # venv, packages of this checkout
@@ -135,5 +146,7 @@ for version in "${versions[@]+"${versions[@]}"}"; do setup_vllm "$version"; done
 if [ "$1" = all ]; then
   setup_examples
   scripts/install.sh .tools/clients clients
+  scripts/install.sh .tools/audit audit
+  setup_yaml_host
 fi
 say "ready: .venv, $(sed -n 's/^/pulumi /;2p' .tools/pulumi.complete)"

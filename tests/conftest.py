@@ -6,12 +6,16 @@ marked `all`. The kind of a test is its folder.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+
+from emulator.access import KEYS_ENV
+from harness.stack import EMULATOR_KEY
 
 # Files of the longest kinds go first, so that no worker waits for one at the end.
 LONGEST_FIRST = ("serving", "engine", "pipelines", "gateway", "lint", "client", "provider", "emulator", "unit")
@@ -96,7 +100,9 @@ class Summary:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Count in the process that the person sees, not in xdist's workers; let SIGINT reach what the tests start."""
+    """Count in the process that the person sees, not in xdist's workers; let SIGINT reach what the tests start; have
+    every emulator take one known key."""
+    os.environ[KEYS_ENV] = EMULATOR_KEY
     # a shell starts background jobs with SIGINT ignored, and whatever they start inherits that
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from components.caddy.spec import Json
 from components.errors import CaddyError, CaddyUnreachable
-from components.redaction import scrub
+from components.redaction import excerpt
 from reranker.http import HttpTransport, Unanswered, bearer
 
 MAX_ATTEMPTS = 4
@@ -101,7 +101,7 @@ class CaddyAdmin:
                 if not error.broke or attempt == MAX_ATTEMPTS:
                     raise CaddyUnreachable(f"Caddy's admin API at {self.where}: {error}") from None
         if answer.status != 200:
-            text = scrub(answer.message(), [*secrets, self._key])[:500]
+            text = excerpt(answer.message(), [*secrets, self._key], chars=500)
             hint = HINTS.get(answer.status, "")
             raise CaddyError(f"Caddy's admin API at {self.where}: {method} {path}: HTTP {answer.status}: {text}{hint}")
         try:

@@ -15,6 +15,8 @@ import time
 from contextlib import suppress
 from typing import Any, Literal
 
+from components.redaction import plain
+
 Severity = Literal["debug", "info", "warning", "error"]
 
 current_urn: contextvars.ContextVar[str] = contextvars.ContextVar("current_urn", default="")
@@ -50,7 +52,7 @@ class Engine:
 
         request = engine_pb2.LogRequest(
             severity=getattr(engine_pb2, severity.upper()),
-            message=text,
+            message=plain(text),
             urn=current_urn.get(),
             ephemeral=ephemeral,
         )

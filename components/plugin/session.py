@@ -9,8 +9,9 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from components.errors import VastError
+from components.errors import NoOffer, VastError
 from components.vast.address import choose_api_url, choose_key
 from components.vast.assignment import FleetState
 from components.vast.client import DEFAULT_API_URL, VastClient
@@ -100,6 +101,14 @@ class Session:
         """
         same = self._searches.setdefault(f"{search.key()} {again}", SharedRead(lambda: search.run(self.client)))
         return same.get(max_age_s=0.0 if again else FRESH_S)
+
+    def on_demand_usd(self, search: Search) -> float | None:
+        """Return the least, in $/h, that the same search finds on demand; None where it finds nothing."""
+        try:
+            found = self.search(replace(search, offer_type="on-demand"))
+        except NoOffer:
+            return None
+        return min(one.offer.dph_total_usd for one in found)
 
 
 _SESSIONS: dict[tuple[str, str, bool], Session] = {}

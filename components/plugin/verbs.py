@@ -21,6 +21,7 @@ from pulumi.output import Unknown
 from components.errors import RerankerError, VastError
 from components.plugin.engine import ENGINE, current_urn
 from components.records import record
+from components.redaction import plain
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -92,7 +93,7 @@ def verb(method: Callable[P, R]) -> Callable[P, R]:
             sys.tracebacklimit = 0
             rented = still_rented(args[0], current_urn.get()) if method.__name__ in ("create", "update") else ""
             text = f"{error}\n{rented}" if rented else str(error)
-            raise type(type(error).__name__, (Exception,), {"__module__": "builtins"})(text) from None
+            raise type(type(error).__name__, (Exception,), {"__module__": "builtins"})(plain(text)) from None
         except Exception:
             sys.tracebacklimit = 100
             raise
@@ -125,7 +126,7 @@ def still_rented(provider: object, urn: str) -> str:
 
 def failure(error: RerankerError) -> CheckFailure:
     """Return an error as what a check found, told as other verbs tell it: "Name: text"."""
-    return CheckFailure("", f"{type(error).__name__}: {error}")
+    return CheckFailure("", plain(f"{type(error).__name__}: {error}"))
 
 
 def known(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """Which API a stack asks, and with which key: what its config says and what the environment does.
 
-Called by `components.settings` in the program and by `components.plugin.session`.
+Called by `components.settings` in the program, by `components.plugin.session` and by ops.
 """
 
 from __future__ import annotations
@@ -20,18 +20,27 @@ def choose_api_url(configured: str) -> str:
     """Return the API's address. `configured`: of the emulator, "" for the real one.
 
     An emulator is where the environment says, so that EMULATOR_PORT moves both. Raises ConfigError where a shell that
-    is prepared for the emulator meets a stack that rents on the real one.
+    is prepared for the emulator meets a stack that rents on the real one, and for plain HTTP to another machine.
     """
     ambient = os.environ.get(URL_ENV, "").strip().rstrip("/")
     emulator = ambient if is_loopback(ambient) else ""
     if configured:
-        return emulator if emulator and is_loopback(configured) else configured
+        return checked_api_url(emulator if emulator and is_loopback(configured) else configured, "emulator.url")
     if emulator:
         raise ConfigError([
             f"emulator.url: is not set, so this stack rents on the real Vast.ai, but this shell is prepared for the "
             f"emulator ({URL_ENV} is {emulator}); accepted: another stack, or `. scripts/env.sh real` first"
         ])  # fmt: skip
     return DEFAULT_API_URL
+
+
+def checked_api_url(url: str, named: str) -> str:
+    """Return an API's address, known as `named`. Raises ConfigError for plain HTTP to another machine."""
+    if url.startswith("https://") or is_loopback(url):
+        return url
+    raise ConfigError(
+        [f"{named}: {url} would get the Vast.ai key in clear; accepted: an https:// address, or one of this machine"]
+    )
 
 
 def is_loopback(url: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from components.vast.label import nonce_of
 from components.vast.models import Contract
 from components.vast.probe import Probe, ProbeResult
 from components.vast.ranking import Candidate, minutes
@@ -85,7 +86,7 @@ class Attempt:
         else:
             self._away_since = None
         if seen.stage == "serving" and seen.port is not None:
-            self.probed = self.probe(seen.ip, seen.port)
+            self.probed = self.probe(seen.ip, seen.port, nonce_of(contract.label))
             if self.probed.verdict == "ready":
                 return Outcome("ready", f"{self.description} serves after {minutes(now - self.rented_at)}")
             if self.probed.verdict == "wrong_certificate":

@@ -1,35 +1,39 @@
 """What a changed input does to a running instance: replaces it, updates it in place, or nothing.
 
 The table is also in docs/behaviour.md. Pure; called by the Instance resource's `diff`. The engine writes the whole
-state after each step of an `up`, so a state keeps long inputs once: `recorded` leaves digests of them in the outputs.
+state after each step of an `up`, so a state keeps long inputs once: `recorded` leaves digests of them in the outputs,
+keyed by the stack's secret, as some of these inputs are secret and may be easy to guess.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from components.records import structure
 from components.vast.drift import BY_HEAL_ON, Drift, Watch, due
+from components.vast.identity import signer_of
 from components.vast.json_values import Json, Wire, as_text, digest, same
 from components.vast.market import Search
 from components.vast.query import unknown, unmet
 
-Effect = Literal["replace", "update", "judge", "ignore"]
+Effect = Literal["replace", "update", "trust", "judge", "ignore"]
 
 EFFECTS: Mapping[Effect, tuple[str, ...]] = {
     # a container is fixed for life: anything in it needs another one
     "replace": (
         "image", "runtype", "onstart", "args", "env", "files", "ports", "disk_gb", "user", "image_login",
-        "ca_certificate",
+        "key_env", "stack_secret",
     ),
     # how it is called, watched and waited for
     "update": (
         "label_base", "owner", "probe", "deadlines", "watch", "poll_s", "max_tries", "spec_fault_logs", "replace",
-        "hedge", "money", "bid", "policy",
+        "hedge", "money", "bid", "policy", "certificate_path",
     ),
+    # whom clients trust: the machine stays if its certificate's signer is among them; the next certificate is another's
+    "trust": ("ca_certificate",),
     # what was asked of the market: the machine stays if it still satisfies
     "judge": ("search",),
     # what only matters at the moment of renting; what was first in line then, for a moving market is no change; and the
@@ -39,17 +43,19 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
 TABLE: Mapping[str, Effect] = {key: effect for effect, keys in EFFECTS.items() for key in keys}
 # What `read` and `delete` need is kept in the outputs as it is, and `policy`, which a pack that judges the whole stack
 # looks up there; of the rest only whether it changed.
-KEPT = ("label_base", "owner", "probe", "watch", "ca_certificate", "bid", "policy")
+KEPT = ("label_base", "owner", "probe", "watch", "ca_certificate", "certificate_path", "bid", "policy")
 
 
 @dataclass(frozen=True)
 class Change:
-    """The plan for one instance: which keys replace, which update, and why, in words; what drift is left."""
+    """The plan for one instance: which keys replace, which update, and why, in words; what drift is left; why its
+    certificate is renewed where it runs."""
 
     replaces: list[str] = field(default_factory=list)
     updates: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    renewal: str = ""
 
     @property
     def any(self) -> bool:
@@ -60,7 +66,7 @@ def recorded(inputs: Wire) -> dict[str, Json]:
     """Return what outputs keep of the inputs, for `plan` to compare with."""
     kept = {key: inputs[key] for key in KEPT if key in inputs}
     others = [key for key, effect in TABLE.items() if effect != "ignore" and key not in KEPT]
-    return {**kept, "declared": as_text({key: digest(inputs[key]) for key in others if inputs.get(key) is not None})}
+    return {**kept, "declared": as_text({key: _digest(inputs, key) for key in others})}
 
 
 def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -> Change:
@@ -70,12 +76,16 @@ def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -
     """
     change = Change()
     declared = json.loads(olds.get("declared") or "{}")
+    # digests by another secret say nothing of what else changed
+    comparable = "stack_secret" not in unknown and declared.get("stack_secret") == _digest(news, "stack_secret")
     for key, effect in TABLE.items():
         if effect == "ignore" or key in unknown:
             continue
         old, new = olds.get(key), news.get(key)
         if key not in KEPT:
-            old, new = declared.get(key), None if new is None else digest(new)
+            if not comparable and key != "stack_secret":
+                continue
+            old, new = declared.get(key), _digest(news, key)
         if same(old, new):
             continue
         if key == "bid" and bool(old) != bool(new):
@@ -83,13 +93,13 @@ def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -
             change.reasons.append("interruptible and on-demand are different contracts")
         elif effect == "judge":
             _judge(change, olds, news, now)
-        elif effect == "replace":
+        elif effect == "replace" or (effect == "trust" and not (old and new and signer_of(old) in new)):
             change.replaces.append(key)
             change.reasons.append(f"{key} changed")
         else:
             change.updates.append(key)
     # the new one: what a refresh has recorded is judged by the config of now
-    watch = structure(Watch, news["watch"]) if isinstance(news.get("watch"), Mapping) else Watch()
+    watch = _watch(news)
     drift = Drift.parse(olds.get("drift"))
     if drift is None and "watch" in change.updates:
         drift = next(due(olds, float(olds.get("end_date") or 0.0), watch, now), None)
@@ -102,7 +112,29 @@ def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -
         elif drift.kind in BY_HEAL_ON:
             why = "nothing is done: it may be this machine's own network; heal_on: unreachable replaces it"
             change.warnings.append(f"{drift}; {'heal_on is never' if watch.heal_on == 'never' else why}")
+    if change.updates and not change.replaces and "ca_certificate" not in unknown:
+        return replace(change, renewal=renewal(olds, news, now=now))
     return change
+
+
+def renewal(olds: Wire, news: Wire, *, now: float) -> str:
+    """Return why an instance that stays gets another certificate, or "" where it keeps what it has."""
+    if not news.get("certificate_path") or not news.get("ca_certificate"):
+        return ""
+    drift = Drift.parse(olds.get("drift"))
+    if drift is not None and drift.kind == "renewal":
+        return drift.reason
+    ends = due(olds, 0.0, _watch(news), now)
+    return next((one.reason for one in ends if one.kind == "renewal"), "")
+
+
+def _watch(inputs: Wire) -> Watch:
+    return structure(Watch, inputs["watch"]) if isinstance(inputs.get("watch"), Mapping) else Watch()
+
+
+def _digest(inputs: Wire, key: str) -> str | None:
+    value = inputs.get(key)
+    return None if value is None else digest(value, str(inputs.get("stack_secret") or ""))
 
 
 def _judge(change: Change, olds: Wire, news: Wire, now: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,7 +26,7 @@ from components.errors import (
     OfferTaken,
     RateLimited,
 )
-from components.redaction import scrub
+from components.redaction import excerpt
 from components.vast.json_values import Json
 from components.vast.models import Account, Contract, Offer, PriceIncrease, read
 from components.vast.pacing import Pacer
@@ -44,6 +45,9 @@ SCOPE_HELP: Final = (
     "and is made at https://cloud.vast.ai/manage-keys/"
 )
 KEPT_CONNECTIONS: Final = 8
+LOG_BYTES: Final = 1 << 20
+# Where the reference and the official client say that logs are put; an emulator keeps them itself.
+LOG_STORE: Final = re.compile(r"https://(?:s3\.amazonaws\.com/(?:public\.)?vast\.ai|(?:[a-z0-9-]+\.)*vast\.ai)/")
 LIST_PAGE: Final = 25  # the API's own maximum
 SEARCH_CAP: Final = 64  # offers per search, whatever `limit` says
 
@@ -197,20 +201,20 @@ class VastClient:
     def logs(self, instance_id: int, *, lines: int = 100, wait_s: float = 10.0) -> str:
         """Return the end of a container's log; "" when the host does not deliver it in time. Not yet scrubbed."""
         answer = self._call("logs", "PUT", f"/api/v0/instances/request_logs/{instance_id}/", {"tail": str(lines)})
-        url = self._object(answer, "logs").get("result_url")
-        if not isinstance(url, str):
-            return ""
+        url = str(self._object(answer, "logs").get("result_url") or "")
+        if not LOG_STORE.match(url) and not url.startswith(f"{self.api_url}/"):
+            where = excerpt(url.partition("?")[0])
+            raise MalformedAnswer(f"not fetched, {where!r} is no store of Vast.ai's")
         deadline = self._clock() + wait_s
-        while True:
-            try:
-                answer = self._transport("GET", url, timeout_s=10.0)  # no key: the log lies on a public store
+        while (left_s := deadline - self._clock()) > 0:
+            try:  # no key: the log lies on a public store
+                answer = self._transport("GET", url, timeout_s=left_s, max_bytes=LOG_BYTES)
             except Unanswered:
                 return ""
             if answer.status == 200:
                 return answer.text
-            if self._clock() >= deadline:
-                return ""
             self._sleep(0.3)
+        return ""
 
     # ---- what every call needs ---------------------------------------------------------------------------------------
 
@@ -281,8 +285,8 @@ class VastClient:
         """Return the error that an answer is. A 404 alone never means "gone": a wrong key answers 404 as well."""
         fields, status = _fields(answer), answer.status
         code = str(fields.get("error") or "")
-        message = str(fields.get("msg") or fields.get("message") or fields.get("detail") or answer.text[:200]).strip()
-        message = scrub(message, [self._key])
+        message = str(fields.get("msg") or fields.get("message") or fields.get("detail") or answer.text)
+        message = excerpt(message, [self._key])
         where = f"{doing} at {self.api_url}"
         kind, text = refusal, f"{where}: HTTP {status} {code} {message}".rstrip()
         if status in (401, 403) or code == "auth_error" or any(sign in message for sign in _BAD_KEY):
@@ -293,7 +297,7 @@ class VastClient:
         elif status in (400, 404, 410) and any(sign in f"{code} {message}" for sign in _TAKEN):
             kind, text = OfferTaken, f"{where}: the offer is gone ({message})"
         elif 300 <= status < 400:
-            target = answer.headers.get("location", "elsewhere")
+            target = excerpt(answer.headers.get("location", "elsewhere"))
             kind, text = ApiError, f"{where}: redirected to {target}; set emulator.url to that host"
         return kind(text, status=status, code=code)
 
@@ -302,7 +306,8 @@ class VastClient:
         data = answer.json()
         if not isinstance(data, dict) or not isinstance(data.get(what), kind):
             raise MalformedAnswer(
-                f"{self.api_url} answered HTTP {answer.status} without {what} in a JSON object: {answer.text[:200]!r}"
+                f"{self.api_url} answered HTTP {answer.status} without {what} in a JSON object: "
+                f"{excerpt(answer.text, [self._key])}"
             )
         return data
 

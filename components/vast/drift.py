@@ -31,7 +31,8 @@ TABLE: Mapping[str, tuple[Action, str]] = {
     "engine-dead": ("replace", "the container runs but its server does not serve"),
     "unreachable": ("warn", "nothing can be said: no answer comes from the host at all"),
     "address": ("update", "the IP or port moved"),
-    "certificate": ("replace", "the certificate is not for the new IP, or ends within renew.certificate_before_d"),
+    "renewal": ("update", "the certificate is not for the new IP, or ends within renew.certificate_before_d"),
+    "certificate": ("replace", "the same, of a server that takes no other one while it runs"),
     "image": ("replace", "the image was changed by hand"),
     "label": ("update", "the label was changed by hand"),
     "command": ("replace", "the container's command was changed by hand"),
@@ -76,7 +77,7 @@ class Watch:
     probe_window_s: float = 20.0
     answer_s: float = 120.0
     renew_before_h: float = 0.0
-    renew_certificate_before_d: float = 30.0
+    renew_certificate_before_d: float = 10.0
 
 
 def from_state(contract: Contract, seen: Observation) -> Drift | None:
@@ -93,10 +94,10 @@ def from_state(contract: Contract, seen: Observation) -> Drift | None:
 
 
 def from_move(contract: Contract, seen: Observation, outs: Mapping[str, Json]) -> Drift | None:
-    """Judge an IP that changed: a certificate is for one IP, and nothing renews it in a container that runs."""
+    """Judge an IP that changed: a certificate is for one IP."""
     if outs.get("certificate_expires_at") and outs.get("ip") and seen.port is not None and seen.ip != outs["ip"]:
         reason = f"instance {contract.id} moved from {outs['ip']} to {seen.ip}, which its certificate does not name"
-        return Drift("certificate", reason)
+        return Drift(_of_certificate(outs), reason)
     return None
 
 
@@ -145,10 +146,14 @@ def due(outs: Mapping[str, Json], end_date: float, watch: Watch, now: float) -> 
     """Yield what ends too soon: the certificate, the contract."""
     ends = float(outs.get("certificate_expires_at") or 0.0)
     if ends and ends - now < watch.renew_certificate_before_d * 86400:
-        yield Drift("certificate", f"it ends in {max(ends - now, 0) / 86400:.0f} days")
+        yield Drift(_of_certificate(outs), f"it ends in {max(ends - now, 0) / 86400:.0f} days")
     left_s = end_date - now
     if watch.renew_before_h and end_date and left_s < watch.renew_before_h * 3600:
         yield Drift("ending", f"the contract ends in {minutes(max(left_s, 0))}")
+
+
+def _of_certificate(outs: Mapping[str, Json]) -> str:
+    return "renewal" if outs.get("certificate_path") else "certificate"
 
 
 def _kind(failure: Failure) -> str:

@@ -5,7 +5,7 @@ On the way through the engine ints become floats, tuples lists, and nulls in map
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -37,6 +37,7 @@ def as_text(value: Json) -> str:
     return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"))
 
 
-def digest(value: Json) -> str:
-    """Return 12 hex digits that are equal for values that mean the same."""
-    return hashlib.sha256(as_text(value).encode()).hexdigest()[:DIGEST_CHARS]
+def digest(value: Json, secret: str = "") -> str:
+    """Return 12 hex digits that are equal for values that mean the same. Without the `secret`, where what is digested
+    may be one, nobody who guesses a value can tell that it is right."""
+    return hmac.digest(secret.encode(), as_text(value).encode(), "sha256").hex()[:DIGEST_CHARS]

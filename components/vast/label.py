@@ -1,16 +1,24 @@
-"""What an instance's label says: `<project>/<stack>/<name>@<owner>:<digest>[~pending]`. Used by `rental`, ops/orphans.
+"""What an instance's label says: `<project>/<stack>/<name>@<owner>:<digest>[.<nonce>][~pending]`. For `rental`, ops.
 
 `owner` is made once per state (the OfferQuery's id), so that two states with the same stack name on one account never
-touch each other's instances. `digest` names the spec. Who finds a pending mark knows that no state has the instance.
+touch each other's instances. `digest` names the spec. `nonce` is random for each rent: the key and the name that belong
+to this instance alone follow from it. Who finds a pending mark knows that no state has the instance.
 """
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, replace
 
 PENDING = "~pending"
+NONCE_BYTES = 8
 MAX_CHARS = 256  # what Vast.ai keeps of a label
-OWN_CHARS = len(f"@{8 * '0'}:{12 * '0'}{PENDING}")
+OWN_CHARS = len(f"@{8 * '0'}:{12 * '0'}.{2 * NONCE_BYTES * '0'}{PENDING}")
+
+
+def new_nonce() -> str:
+    """Return 16 hex digits, which no other instance has."""
+    return secrets.token_hex(NONCE_BYTES)
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,7 @@ class Label:
     owner: str
     digest: str
     pending: bool = False
+    nonce: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Label | None:
@@ -29,10 +38,12 @@ class Label:
         base, at, owner = head.rpartition("@")
         if not colon or not at or base.count("/") < 2:
             return None
-        return cls(base, owner, tail.removesuffix(PENDING), tail.endswith(PENDING))
+        digest, _, nonce = tail.removesuffix(PENDING).partition(".")
+        return cls(base, owner, digest, tail.endswith(PENDING), nonce)
 
     def __str__(self) -> str:
-        return f"{self.base}@{self.owner}:{self.digest}{PENDING if self.pending else ''}"
+        nonce = f".{self.nonce}" if self.nonce else ""
+        return f"{self.base}@{self.owner}:{self.digest}{nonce}{PENDING if self.pending else ''}"
 
     def marked(self, *, pending: bool) -> Label:
         return replace(self, pending=pending)
@@ -40,6 +51,16 @@ class Label:
     def same_resource(self, other: Label) -> bool:
         """Whether both name the same resource of the same state, whatever they run."""
         return (self.base, self.owner) == (other.base, other.owner)
+
+    def same_spec(self, other: Label) -> bool:
+        """Whether both name the same resource and what it runs, whatever instance that is."""
+        return self.same_resource(other) and self.digest == other.digest
+
+
+def nonce_of(text: str) -> str:
+    """Return the nonce in a label; "" where there is none, or the label is not of our making."""
+    label = Label.parse(text)
+    return label.nonce if label else ""
 
 
 def label_problem(base: str) -> str | None:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from components.errors import MalformedAnswer
 from components.records import structure
+from components.redaction import plain
 from components.vast.json_values import Json, Wire
 from components.vast.query import official_parser
 
@@ -41,6 +42,7 @@ def read(cls: type[T], raw: Wire, **given: Json) -> T:
     `given`: values that do not stand under the field's name or WIRE's. Raises MalformedAnswer for a number that is
     none, or where something is missing that has no default.
     """
+    raw = {name: plain(value) if isinstance(value, str) else value for name, value in raw.items()}
     named = {one.name: raw.get(WIRE.get(one.name, one.name)) for one in fields(cls)}  # type: ignore[arg-type]
     values = {name: value.strip() if isinstance(value, str) else value for name, value in (named | given).items()}
     try:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from components.readiness import Readiness
-from components.redaction import scrub
+from components.redaction import excerpt
 from components.vast.json_values import Json
 from reranker.http import HttpTransport, Kind, Unanswered
 
@@ -28,7 +28,6 @@ VERDICTS: Mapping[Kind, Verdict] = {
 }
 CONNECT_S = 5.0
 MAX_BYTES = 1 << 20
-SHOWN_CHARS = 300
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
@@ -41,7 +40,7 @@ class ProbeResult:
 
 
 READY = ProbeResult("ready", "answers")
-Probe = Callable[[str, int], ProbeResult]
+Probe = Callable[[str, int, str], ProbeResult]  # of IP, port, and the nonce by which the instance's own key is known
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class HttpProbe:
             return ProbeResult(VERDICTS.get(error.kind, "dead"), str(error))
         if answer.status != 200:
             secrets = [env.get(name, "") for name in self.names()]
-            return ProbeResult("dead", f"HTTP {answer.status} on {self.path}: {said(answer.message(), secrets)}")
+            return ProbeResult("dead", f"HTTP {answer.status} on {self.path}: {excerpt(answer.message(), secrets)}")
         problem = self.judge(answer.text)
         return ProbeResult("dead", f"{self.path} answers 200, but {problem}") if problem else READY
 
@@ -100,9 +99,3 @@ class HttpProbe:
         if self.expect_body and not re.search(self.expect_body, text):
             return f"without {self.expect_body!r}"
         return self.readiness.problem(text) if self.readiness else ""
-
-
-def said(message: str, secrets: Iterable[str]) -> str:
-    """Return a server's own words in one line: without secrets or control characters, cut."""
-    plain = " ".join("".join(one if one.isprintable() else " " for one in scrub(message, secrets)).split())
-    return plain if len(plain) <= SHOWN_CHARS else plain[:SHOWN_CHARS] + "..."

@@ -29,7 +29,7 @@ from components.redaction import scrub, tail
 from components.vast.attempt import Attempt, Outcome
 from components.vast.client import AmbiguousRent, VastClient, destroy_and_verify
 from components.vast.instance_cache import InstanceCache
-from components.vast.label import PENDING, Label
+from components.vast.label import PENDING, Label, new_nonce, nonce_of
 from components.vast.models import Contract
 from components.vast.probe import Probe
 from components.vast.ranking import Candidate, distinct_machines, minutes
@@ -76,6 +76,7 @@ class Rental:
         self._rejected: list[Rejected] = []
         self._signs: Counter[str] = Counter()
         self._tried: set[int] = set()
+        self._nonces: set[str] = set()
         self._searched_again = self._ambiguous = False
 
     def run(self) -> Rented:
@@ -88,6 +89,7 @@ class Rental:
         try:
             adopted = self._adopt()
             if adopted is not None:
+                self._secrets.extend(self.order.spec.env_of(nonce_of(adopted.label)).values())
                 self._active.append(self._attempt(adopted.id, None))
             winner = self._until_one_serves()
             return self._keep(winner, adopted, started)
@@ -167,9 +169,9 @@ class Rental:
         if failure.sign not in ("exited", "not-serving", "created-stopped"):
             return failure
         try:
-            log = tail(scrub(self.client.logs(attempt.instance_id, lines=60), self._secrets))
-        except VastError:
-            return failure
+            log = tail(self.client.logs(attempt.instance_id, lines=60), self._secrets)
+        except VastError as error:
+            return replace(failure, text=f"{failure.text}; its log: {error}")
         if not log:
             return failure
         for pattern in self.order.spec_fault_logs:
@@ -217,22 +219,22 @@ class Rental:
         """Rent one offer; None when it is not to be had. A lost answer is resolved by the label first."""
         offer = candidate.offer
         bid_usd = self.order.bid.on(offer) if self.order.bid else None
-        identity = None
-        if self.order.spec.authority is not None:
-            try:
-                identity = self.order.spec.authority.issue(offer.public_ip)
-            except ValueError:
-                self._lost(candidate, f"its offer shows no IP to sign a certificate for ({offer.public_ip!r})")
-                return None
-            self._secrets.append(identity.secret)
-        body = self.order.spec.body(self.order.label.marked(pending=True), bid_usd=bid_usd, identity=identity)
+        label = replace(self.order.label, pending=True, nonce=new_nonce())
+        try:
+            identity = self.order.spec.identity(offer.public_ip, label.nonce)
+        except ValueError:
+            self._lost(candidate, f"its offer shows no IP to sign a certificate for ({offer.public_ip!r})")
+            return None
+        self._nonces.add(label.nonce)
+        self._secrets += [*self.order.spec.env_of(label.nonce).values(), *([identity.secret] if identity else [])]
+        body = self.order.spec.body(label, bid_usd=bid_usd, identity=identity)
         try:
             return self.client.rent(offer.ask_id, body)
         except OfferTaken:
             self._lost(candidate, "taken by someone else")
         except AmbiguousRent as error:
             self._ambiguous = True
-            found = self._resolve()
+            found = self._resolve(label.nonce)
             if found is not None:
                 return found
             self._lost(candidate, f"no answer to the rent call ({error}), and no such instance")
@@ -251,13 +253,13 @@ class Rental:
                 self._lost(candidate, f"refused: {error}")
         return None
 
-    def _resolve(self) -> int | None:
+    def _resolve(self, nonce: str) -> int | None:
+        """Return the instance that a rent call without an answer made; None if there is none."""
         deadline = self.clock() + self.order.resolve_s
-        taken = {attempt.instance_id for attempt in self._active}
         while True:
-            fresh = [found for found in self._ours() if found.id not in taken]
-            if fresh:
-                return fresh[0].id
+            for found in self._ours():
+                if nonce_of(found.label) == nonce:
+                    return found.id
             if self.clock() >= deadline:
                 return None
             self.sleep(min(2.0, self.order.poll_s))
@@ -292,7 +294,7 @@ class Rental:
         if self.order.adopt_instance_id is not None:
             return self._adopt_named(self.order.adopt_instance_id)
         ours = self._ours(max_age_s=LEFT_FRESH_S, recorded=True)
-        same = [contract for contract in ours if contract.label.removesuffix(PENDING) == str(self.order.label)]
+        same = [one for one in ours if (label := Label.parse(one.label)) and label.same_spec(self.order.label)]
         keep = min(same, key=lambda contract: (contract.actual_status != "running", contract.id), default=None)
         for contract in ours:
             if contract is not keep and contract.label.endswith(PENDING):
@@ -323,14 +325,17 @@ class Rental:
         contract, seen = winner.contract, winner.observation
         if contract is None or seen is None or seen.port is None:
             raise RentalFailed(f"{winner.description} was ready without an address")
-        for stray in self._ours():  # what a run killed seconds ago rented may have been missing from the list at first
+        for stray in self._ours():  # the list may have been without it at first
             if stray.id != winner.instance_id:
-                self.notice(f"instance {stray.id} was left by a killed run and showed up late: destroyed")
+                unanswered = nonce_of(stray.label) in self._nonces
+                origin = "of a rent call without an answer" if unanswered else "left by a killed run"
+                self.notice(f"instance {stray.id}, {origin}, showed up late: destroyed")
                 self._destroy(stray.id)
         self._stop_if_asked()
-        label = str(self.order.label.marked(pending=False))
+        label = str(replace(self.order.label, nonce=nonce_of(contract.label)))
         self.client.set_label(winner.instance_id, label)
-        self.instance_cache.note(replace(contract, label=label))
+        contract = replace(contract, label=label)
+        self.instance_cache.note(contract)
         return Rented(
             contract=contract,
             ip=seen.ip,

@@ -5,13 +5,11 @@ Built by the Instance resource, used by `rental` and `attempt`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 
-from components.vast.identity import Authority, Identity
-from components.vast.json_values import Json
+from components.vast.identity import FIXED_LEAF_DAYS, LEAF_DAYS, Authority, Identity, own_key, server_name
+from components.vast.json_values import Json, digest
 from components.vast.label import Label
 from components.vast.models import Contract, Offer
 from components.vast.ranking import Candidate
@@ -21,8 +19,10 @@ from components.vast.ranking import Candidate
 class Spec:
     """A container: image, command, environment, ports, disk. `env` and `image_login` are secret and not in the repr.
 
-    With an `authority` each container also gets an identity of its own, signed for the IP of its offer. `files` are
-    digests of files by name, and `pack` returns the environment that carries them.
+    Each container gets a key of its own in the variable `key_env`, if that is named, by the stack's secret; with an
+    `authority` also an identity, signed for the IP of its offer and a name of its own. `certificate_path`: where it
+    takes another certificate while it runs; empty for nowhere. `files` are digests of files by name, and `pack` returns
+    the environment that carries them.
     """
 
     image: str
@@ -34,12 +34,18 @@ class Spec:
     user: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     image_login: str | None = field(default=None, repr=False)
+    key_env: str = ""
+    stack_secret: str = field(default="", repr=False, compare=False)
     authority: Authority | None = field(default=None, repr=False)
+    certificate_path: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     pack: Callable[[], Mapping[str, str]] = field(default=dict, repr=False, compare=False)
 
     def digest(self) -> str:
-        """Return 12 hex digits that change with anything that needs a new container, secrets included."""
+        """Return 12 hex digits that change with anything that needs a new container, secrets included.
+
+        Keyed by the stack's secret: whoever reads a label can guess nothing of what is in it.
+        """
         parts = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
         parts |= {
             "env": dict(self.env),
@@ -47,8 +53,18 @@ class Spec:
             "disk_gb": float(self.disk_gb),
             "authority": self.authority.certificate if self.authority else None,
         }
-        content = json.dumps(parts, sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
+        return digest(parts, self.stack_secret)
+
+    def env_of(self, nonce: str) -> dict[str, str]:
+        """Return the environment of the instance whose label has this nonce, without files and certificate."""
+        return {**self.env, **({self.key_env: own_key(self.stack_secret, nonce)} if self.key_env else {})}
+
+    def identity(self, ip: str, nonce: str) -> Identity | None:
+        """Return the identity of the instance at this IP; None without TLS. Raises ValueError for what is no IP."""
+        if self.authority is None:
+            return None
+        days = LEAF_DAYS if self.certificate_path else FIXED_LEAF_DAYS
+        return self.authority.issue(ip, server_name(nonce), days=days)
 
     def secrets(self) -> list[str]:
         return [*self.env.values(), *(self.image_login or "").split()]
@@ -59,7 +75,7 @@ class Spec:
         body: dict[str, Json] = {
             "client_id": "me",
             "image": self.image,
-            "env": {**env, **self.env, **self.pack(), **(identity.env() if identity else {})},
+            "env": {**env, **self.env_of(label.nonce), **self.pack(), **(identity.env() if identity else {})},
             "disk": float(self.disk_gb),
             "label": str(label),
             "runtype": self.runtype,
@@ -137,3 +153,13 @@ class Bid:
     def on(self, offer: Offer) -> float:
         price = offer.min_bid_usd * self.factor if self.price_usd is None else self.price_usd
         return round(price if self.cap_usd is None else min(price, self.cap_usd), 5)
+
+    def dear(self, offer: Offer, on_demand_usd: float | None) -> str:
+        """Return a warning where the bid pays more than what cannot be outbid costs, or ""."""
+        pays_usd = self.on(offer) + offer.dph_total_usd - offer.min_bid_usd  # with the disk, as an offer's total is
+        if on_demand_usd is None or pays_usd <= on_demand_usd:
+            return ""
+        return (
+            f"the bid pays ${pays_usd:.4f}/h, and may be outbid; on demand, a machine that fits costs "
+            f"${on_demand_usd:.4f}/h: take `bid` out, or lower it"
+        )

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from components.redaction import scrub
+from components.redaction import excerpt
 from components.vast.models import Contract
 
 Stage = Literal["rented", "pulling", "starting", "port", "serving"]
@@ -63,7 +63,7 @@ class Observation:
 
 def observe(contract: Contract, container_port: int) -> Observation:
     """Return what the API's fields say. That a port is mapped says nothing of whether the server answers."""
-    message = scrub(" ".join(contract.status_msg.split())[:300], contract.env_values())  # a host may echo the command
+    message = excerpt(contract.status_msg, contract.env_values())  # a host may echo the command
     status = contract.actual_status
     failure = _failure(contract, status, message)
     if failure is not None:

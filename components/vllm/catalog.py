@@ -23,6 +23,14 @@ ScoreRange = Literal["sigmoid 0..1", "cosine -1..1"]
 SCORE_LIMITS: Mapping[ScoreRange, Limits] = {"sigmoid 0..1": (0.0, 1.0), "cosine -1..1": (-1.0, 1.0)}
 
 FOLDER = Path(__file__).parents[1] / "catalog"
+OWN_MODELS = Path("models.yaml")  # beside Pulumi.yaml, where the program and its plugin run
+NEEDED = {
+    "kind": "cross-encoder, decoder-reranker or bi-encoder",
+    "parameters_m": "millions of parameters, by which GPU memory is reckoned",
+    "weights_gb": "what the download weighs",
+    "max_model_len": "tokens of query and document together",
+}
+TEMPLATED = {"hf_overrides": "--hf-overrides", "chat_template": "the prompt that it was trained with"}
 # Beside image and weights: the hub's cache of small files, compiled kernels, logs.
 DISK_MARGIN_GB = 5.0
 VERSION = re.compile(r"(?:^|[^0-9.])(\d+\.\d+\.\d+)")
@@ -73,6 +81,7 @@ class Model:
     note: str
     source: str
     longest_len: int | None = None
+    revision: str = ""
 
     @property
     def score_limits(self) -> Limits:
@@ -119,7 +128,7 @@ class Catalog:
         everything = ", ".join(self.models)
         near = nearest(name, self.models)
         hint = f"nearest: {', '.join(near)}; all: {everything}" if near else f"known: {everything}"
-        return [f"unknown model {name!r}; {hint}"]
+        return [f"unknown model {name!r}; {hint}; or describe it in {OWN_MODELS}, see docs/operations.md"]
 
     def problems_with_image(self, ref: str) -> list[str]:
         if ref in self.images:
@@ -162,21 +171,55 @@ def nearest(name: str, known: Mapping[str, object]) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def load_catalog(folder: Path = FOLDER) -> Catalog:
-    """Read the catalog that ships with the project; once per process. Raises ConfigError that names file and entry."""
+def load_catalog(folder: Path = FOLDER, own: Path = OWN_MODELS) -> Catalog:
+    """Read the catalog that ships with the project, and the stack's own models; once per process.
+
+    Raises ConfigError that names file and entry.
+    """
     images, models = read_yaml(folder / "images.yaml"), read_yaml(folder / "models.yaml")
-    read_images = [_entry(Image, "images.yaml", images["sizes"] | entry, "ref") for entry in images["images"]]
-    read_models = [_entry(Model, "models.yaml", entry, "name") for entry in models["models"]]
+    read_images = [
+        _entry(Image, "components/catalog/images.yaml", images["sizes"] | entry, "ref") for entry in images["images"]
+    ]
+    read_models = [_entry(Model, "components/catalog/models.yaml", entry, "name") for entry in models["models"]]
+    if own.exists():
+        read_models += own_models(own, models)
     return Catalog(
         {image.ref: image for image in read_images}, {model.name: model for model in read_models}, images["default"]
     )
+
+
+def own_models(path: Path, shipped: Mapping[str, Any]) -> list[Model]:
+    """Return the models of a file of the stack's own, in the catalog's form; `shipped` is the catalog's. An entry of a
+    name that the catalog has changes that one. Raises ConfigError that names file and entry."""
+    import yaml  # noqa: PLC0415 - see read_yaml
+
+    try:
+        entries = read_yaml(path)["models"]
+        named = {str(one["name"]): dict(one) for one in entries}
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError) as error:
+        in_yaml = isinstance(error, yaml.YAMLError)
+        why = " ".join(str(error).split()) if in_yaml else "accepted: `models:`, a list, each with a name"
+        raise ConfigError([f"{path}: {why}"]) from None
+    known = {one["name"]: one for one in shipped["models"]}
+    read = []
+    for name, given in named.items():
+        entry = known.get(name, {}) | given
+        needed = NEEDED | (TEMPLATED if entry.get("kind") == "decoder-reranker" else {})
+        if lacking := [f"{key} ({what})" for key, what in needed.items() if key not in entry]:
+            raise ConfigError([f"{path}: {name}: lacks {', '.join(lacking)}"])
+        entry = {
+            "languages": "", "flags": [], "golden": [*shipped["golden"].values()], "note": "the stack's own",
+            "source": str(path), "score_range": "cosine -1..1" if entry["kind"] == "bi-encoder" else "sigmoid 0..1",
+        } | entry  # fmt: skip
+        read.append(_entry(Model, str(path), entry, "name"))
+    return read
 
 
 def _entry(cls: type[T], file: str, entry: Mapping[str, Any], key: str) -> T:
     try:
         return structure(cls, entry, exact=True)
     except ValueError as error:
-        raise ConfigError([f"components/catalog/{file}: {entry.get(key)}: {error}"]) from None
+        raise ConfigError([f"{file}: {entry.get(key)}: {error}"]) from None
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:

@@ -41,7 +41,7 @@ from components.vllm.score_checks import (
 from reranker.answers import ServedModel
 
 # Goes up when checks are added or get stricter: a running stack is then validated again.
-CHECKS_VERSION = 4
+CHECKS_VERSION = 5
 NO_SUCH_MODEL = "no-such-model"
 
 T = TypeVar("T")
@@ -88,6 +88,7 @@ def run_checks(
     routes_closed: bool = False,
     thorough: bool = True,
     ca: str = "",
+    server_name: str = "",
     max_latency_ms: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Report:
@@ -95,8 +96,8 @@ def run_checks(
 
     `golden` replaces the model's own cases. Empty: the model has no meaning to check (random weights), so the order is
     not judged, and the report says so. `routes_closed`: no route may answer without the key. `ca` (PEM): the server
-    shows a certificate of this CA, and answers nobody without TLS. Not `thorough`: only what may differ between
-    servers that run one image by one command, for all of them but one.
+    shows a certificate of this CA, for `server_name` too, and answers nobody without TLS. Not `thorough`: only what may
+    differ between servers that run one image by one command, for all of them but one.
     `max_latency_ms`: the median of the golden requests may take no longer, as measured here; 0 for no bound.
     Raises ServerUnreachable when nothing answers before the edges are tried.
     """
@@ -117,7 +118,7 @@ def run_checks(
         route_checks, audited = run.audited(every=thorough)
         checks += route_checks
     if ca:
-        checks += check_encryption(client.url, ca, thorough=thorough)
+        checks += check_encryption(client.url, ca, server_name, thorough=thorough)
     weights = next((one.root for one in listed if one.id == model.name), "unknown")
     return Report(model.name, weights, tuple(checks), tuple(audited))
 

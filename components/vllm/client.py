@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from components.errors import ServerError, ServerUnreachable
-from components.redaction import scrub
+from components.redaction import excerpt
 from reranker import errors
 from reranker.answers import ServedModel, read_models
 from reranker.endpoint import pem
 from reranker.http import Answer, HttpTransport, Transport, Unanswered, bearer
 
-SHOWN_CHARS = 300
 KEPT_CONNECTIONS = 8
+MAX_BYTES = 4 << 20
 KEYS_PATH = "/guard/keys"
 ROUTES_PATH = "/guard/routes"
 T = TypeVar("T")
-PAIR_BODY = b'{"query": "q", "documents": ["d"], "text_1": "q", "text_2": "d"}'
+PAIR_BODY = b'{"query": "q", "documents": ["d"]}'
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ class RerankClient:
 
     def set_keys(self, digests: Sequence[str]) -> None:
         """Set the keys that the guard accepts beside the stack's own. Raises ServerError when they are not kept."""
-        kept = self._ask("PUT", KEYS_PATH, _read_keys, {"keys": list(digests)})
+        keys = [{"name": f"client-{number}", "sha256": one} for number, one in enumerate(digests)]
+        kept = self._ask("PUT", KEYS_PATH, _read_keys, {"keys": keys})
         if set(kept) != set(digests):
             raise ServerError(f"{self.url}{KEYS_PATH}: keeps {len(kept)} other keys", status=200, message="other keys")
 
@@ -128,7 +129,14 @@ class RerankClient:
     def _answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
         for again in (True, False):
             try:
-                return self._send(method, self.url + path, body=body, headers=headers, timeout_s=self._timeout_s)
+                return self._send(
+                    method,
+                    self.url + path,
+                    body=body,
+                    headers=headers,
+                    timeout_s=self._timeout_s,
+                    max_bytes=MAX_BYTES,
+                )
             except Unanswered as error:
                 # vLLM 0.19.1 closes a kept connection after some refusals without saying so; scoring twice is harmless
                 if not (again and error.broke):
@@ -162,8 +170,7 @@ class RerankClient:
             ) from None
 
     def _shown(self, text: str) -> str:
-        text = scrub(text, [self.key] if self.key else []).strip()
-        return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
+        return excerpt(text, [self.key] if self.key else [])
 
 
 def _read_ranking(raw: Mapping[str, Any]) -> RerankAnswer:
@@ -182,7 +189,7 @@ def _read_scores(raw: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def _read_keys(raw: Mapping[str, Any]) -> list[str]:
-    return [str(one) for one in raw["keys"]]
+    return [str(one["sha256"]) for one in raw["keys"]]
 
 
 def _number(raw: object) -> float:

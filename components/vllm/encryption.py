@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from components.vast.identity import SERVER_NAME
+from components.vast.identity import DOMAIN
 from components.vllm.score_checks import Check
 from reranker.http import Answer, HttpTransport, Unanswered
 
 
-def check_encryption(url: str, ca: str, *, thorough: bool = True, timeout_s: float = 15.0) -> list[Check]:
+def check_encryption(
+    url: str, ca: str, server_name: str = "", *, thorough: bool = True, timeout_s: float = 15.0
+) -> list[Check]:
     """Check certificate chain and names, and that plain HTTP gets no answer from the server behind the port.
 
-    `ca`: PEM. Not `thorough`: without what holds of any server that shows a certificate of this CA.
+    `ca`: PEM. `server_name`: this server's alone, beside its IP. Not `thorough`: without what holds of any server that
+    shows a certificate of this CA.
     """
 
     def ask(address: str = url, **trust: str) -> Answer | Unanswered:
@@ -22,14 +25,14 @@ def check_encryption(url: str, ca: str, *, thorough: bool = True, timeout_s: flo
     ip = url.rpartition("/")[2].rpartition(":")[0]
     checks = [
         judge_accepted(f"certificate for {ip}", ask(ca=ca)),
-        judge_accepted(f"certificate for {SERVER_NAME}", ask(ca=ca, server_name=SERVER_NAME)),
+        *([judge_accepted("certificate for its own name", ask(ca=ca, server_name=server_name))] if server_name else []),
         judge_plain(ask(url.replace("https:", "http:", 1))),
     ]
     if not thorough:
         return checks
     return [
         *checks,
-        judge_refused("certificate for another name", ask(ca=ca, server_name="another.invalid")),
+        judge_refused("certificate for another name", ask(ca=ca, server_name=f"another.{DOMAIN}")),
         judge_refused("certificate by a public CA", ask()),
     ]
 

@@ -20,11 +20,12 @@ REFUSED = (
     (r"--config", "names a file that the container does not have; write its flags in extra_args"),
     (r"--ssl-.+|--enable-ssl-refresh", "is set by the stack, which makes the certificates; the key tls turns them off"),
     (
-        r"--api-server-count|-asc|--data-parallel-.+|-dp[a-z]?",
-        "starts several API servers, and client keys are kept in one: a revoked key would go on working; use replicas",
+        r"--data-parallel-.+|-dp[a-z]?",
+        "starts several engines, for which no GPUs are counted; use replicas",
     ),
+    (r"--disable-fastapi-docs", "takes away the description by which the guard knows what this vLLM has"),
     (r"--nnodes|-n|--node-rank|-r|--master-(addr|port)", "is for a server on several machines; each has one here"),
-    (r"--middleware", "is code that sees every key and document, and the container has none but the guard"),
+    (r"--middleware", "is code that sees every key and document, and the container has none"),
     (r"--trust-remote-code", "runs code of the model's repository beside the keys; no model of the catalog needs it"),
     (r"--trust-request-.+", "lets whoever has a key bring a template, which is code"),
     (
@@ -81,12 +82,17 @@ def context_len(model: Model, args: Sequence[str]) -> int:
     return int(number(args, "--max-model-len") or model.max_model_len)
 
 
+def value(args: Sequence[str], flag: str) -> str:
+    """Return a flag's value, the last that is given, or ""."""
+    given = [
+        arg.partition("=")[2] if "=" in arg else after for arg, after in pairwise([*args, ""]) if name_of(arg) == flag
+    ]
+    return given[-1] if given else ""
+
+
 def number(args: Sequence[str], flag: str) -> float | None:
     """Return a flag's number, the last that is given, as vLLM reads it (8k is 8000, 8K 8192); None for none."""
-    found = None
-    for arg, after in pairwise([*args, ""]):
-        if name_of(arg) == flag:
-            found = SIZE.fullmatch(arg.partition("=")[2] if "=" in arg else after)
+    found = SIZE.fullmatch(value(args, flag))
     if found is None:
         return None
     power = " kmg".find(found[2].lower()) if found[2] else 0

@@ -1,7 +1,8 @@
 """The launch of a server: image, command, environment, ports, as a function of model and image. No secret in a command.
 
-Called by components.reranker. Form "script": bash writes what the server needs to files and then becomes vLLM; "plain":
-the image's own entrypoint, as in Vast.ai's guide. Flags are the same for vLLM 0.19.1 and 0.32.0 (catalog/flags.yaml).
+Called by components.reranker. Form "script": bash writes what the server needs to files and then becomes the guard,
+which starts vLLM, or vLLM; "plain": the image's own entrypoint, as in Vast.ai's guide. Flags are the same for vLLM
+0.19.1 and 0.32.0 (catalog/flags.yaml).
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ Form = Literal["script", "plain"]
 
 # vLLM reads its key from here; it guards /v1 and /v2 only (measured: /rerank and /score answer without one).
 KEY_ENV = "VLLM_API_KEY"
-# The guard reads its keys from here; it is the only check then: with both set, vLLM refuses the guard's second key.
-GUARD_KEYS_ENV = "GUARD_KEYS"
-# What the guard does besides, as JSON; see guard.py.
+# The guard reads its management key from here; vLLM then has none, and listens on a socket that only the guard reaches.
+GUARD_KEY_ENV = "GUARD_KEY"
+# What the guard does besides, as JSON; see components/guard/rules.py.
 GUARD_OPTIONS_ENV = "GUARD"
 # Vast.ai API, create instance: args, args_str and onstart share 4,096 characters; an env value may be cut at 256.
 COMMAND_LIMIT_CHARS = 4096
@@ -86,13 +87,13 @@ def plan_launch(
 
     `dtype` None takes what suits every GPU that the image runs on. `aliases`: names that the model has beside its own.
     `extra_args` come last, so they win.
-    With `guard` every route needs a key, see guard.py, which takes `guard_options`. With `tls` the server speaks TLS by
-    the certificate in its environment, see components.vast.identity. Both take the script form.
+    With `guard` every route needs a key, see components/guard, which takes `guard_options`. With `tls` the server
+    speaks TLS by the certificate in its environment, see components.vast.identity. Both take the script form.
     Raises ConfigError when extra_args holds a flag that is refused, or when the result is larger than Vast takes.
     """
     if problems := problems_with_flags(extra_args):
         raise ConfigError(problems)
-    flags = serve_flags(model, port=port, dtype=dtype or dtype_for(model))
+    flags = serve_flags(model, dtype=dtype or dtype_for(model))
     if aliases:
         flags += ["--served-model-name", model.name, *aliases]
     flags += extra_args
@@ -100,13 +101,13 @@ def plan_launch(
         raise ConfigError(["form plain has no place for guard and TLS: set guard and tls to off, or form to script"])
     if form == "plain":
         onstart = None
-        args = ["--model", model.name, *flags]
+        args = ["--model", model.name, *address_flags(port), *flags]
         files: list[str] = []
         if model.chat_template is not None:
             args += ["--chat-template", model.chat_template]  # vLLM takes the text as well as a path
     else:
         onstart = "bash"
-        args = ["-c", boot_script(model, flags, guard=guard, tls=tls)]
+        args = ["-c", boot_script(model, flags, port=port, guard=guard, tls=tls)]
         files = boot_files(model, guard=guard)
     env = {} if api_key is None else {key_env(guard=guard): api_key}
     if guard and guard_options:
@@ -124,10 +125,16 @@ def dtype_for(model: Model) -> str:
     return "auto" if model.kind == "decoder-reranker" else "half"
 
 
-def serve_flags(model: Model, *, port: int, dtype: str) -> list[str]:
-    """Return the flags of `vllm serve` for a model, without the chat template."""
-    everywhere = "0.0.0.0"  # noqa: S104 - the container's port is published on purpose
-    flags = ["--host", everywhere, "--port", str(port), "--max-model-len", str(model.max_model_len), "--dtype", dtype]
+def address_flags(port: int) -> list[str]:
+    """Return the flags, the guard's or vLLM's, for where to listen: the container's port is published on purpose."""
+    return ["--host", "0.0.0.0", "--port", str(port)]  # noqa: S104
+
+
+def serve_flags(model: Model, *, dtype: str) -> list[str]:
+    """Return the flags of `vllm serve` for a model, without the chat template and the address."""
+    flags = ["--max-model-len", str(model.max_model_len), "--dtype", dtype]
+    if model.revision:
+        flags += ["--revision", model.revision, "--tokenizer-revision", model.revision]
     flags += model.flags
     if model.hf_overrides is not None:
         flags += ["--hf-overrides", json.dumps(model.hf_overrides, separators=(",", ":"))]
@@ -136,29 +143,31 @@ def serve_flags(model: Model, *, port: int, dtype: str) -> list[str]:
 
 def key_env(*, guard: bool) -> str:
     """Return the variable that carries the key: the guard's, or vLLM's own."""
-    return GUARD_KEYS_ENV if guard else KEY_ENV
+    return GUARD_KEY_ENV if guard else KEY_ENV
 
 
-def boot_script(model: Model, flags: Sequence[str], *, guard: bool = False, tls: bool = False) -> str:
-    """Return the bash script that writes the server's files and becomes the server."""
+def boot_script(model: Model, flags: Sequence[str], *, port: int, guard: bool = False, tls: bool = False) -> str:
+    """Return the bash script that writes the server's files and becomes the server: the guard, or vLLM."""
     lines = ["set -eu"]
-    command = shlex.join(["exec", "vllm", "serve", model.name, *flags])
+    command = shlex.join(["vllm", "serve", model.name, *([] if guard else address_flags(port)), *flags])
     files = boot_files(model, guard=guard)
-    if guard:
-        command += " --middleware guard.Guard"
     if model.chat_template is not None:
         command += f' --chat-template "$files/{TEMPLATE_FILE}"'
-    if tls:
+    if guard:
+        flag = " --tls" if tls else ""
+        command = f'{shlex.join(["python3", "-m", "guard", *address_flags(port)])} --files "$files"{flag} -- {command}'
+        command += ' --uds "$files/vllm.sock"'
+    elif tls:
         command += ' --ssl-certfile "$files/cert.pem" --ssl-keyfile "$files/key.pem"'
     if files or tls:
         lines += ['export files="${TMPDIR:-/tmp}/reranker"', 'mkdir -p "$files"']
     if files:
         lines += [shlex.join(["python3", "-c", UNPACK]), f"unset ${{!{ENV_PREFIX}@}}"]
     if guard:
-        lines += ['export PYTHONPATH="$files${PYTHONPATH:+:$PYTHONPATH}" GUARD_STORE="$files/keys"']
+        lines += ['export PYTHONPATH="$files${PYTHONPATH:+:$PYTHONPATH}"', "umask 077"]
     if tls:
         lines += WRITE_IDENTITY
-    return "\n".join([*lines, command, ""])
+    return "\n".join([*lines, f"exec {command}", ""])
 
 
 def boot_files(model: Model, *, guard: bool) -> list[str]:

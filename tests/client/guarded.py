@@ -2,23 +2,20 @@
 
 import contextlib
 import json
-import socket
 import ssl
-import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import uvicorn
 from cryptography.hazmat.primitives import serialization
 
 from components.vast.identity import Authority
-from components.vllm.guard import Guard
 from emulator.scoring import Served
 from emulator.stub import Stub
+from harness.guard import guarded
 
 MODEL = "BAAI/bge-reranker-base"
 KEY = "guarded-key-that-must-not-leak-0123456789"
+OWN_NAME = "one-server.reranker.internal"  # beside its address, as the stack names each
 
 
 class Faulty:
@@ -98,41 +95,17 @@ def guarded_server(folder: Path, *, tls=True, options=None, named="127.0.0.1", m
     ca_file = folder / "ca.pem"
     for name, text in (("ca.pem", ca), ("cert.pem", cert), ("key.pem", key)):
         (folder / name).write_text(text)
-    served = Served((MODEL,), MODEL, max_model_len)
-    faulty = Faulty(Guard(Stub(served), options or {}, [KEY]))
-    # asyncio sends small packets at once only where the protocol is named; else each answer takes 40 ms
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(128)
-    config = uvicorn.Config(
-        faulty,
-        log_level="critical",
-        lifespan="off",
-        access_log=False,
-        **({"ssl_certfile": folder / "cert.pem", "ssl_keyfile": folder / "key.pem"} if tls else {}),
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        assert time.monotonic() < deadline, "the server did not start in time"
-        time.sleep(0.01)
-    scheme = "https" if tls else "http"
-    try:
-        yield GuardedServer(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", ca if tls else "", ca_file, faulty)
-    finally:
-        server.should_exit = True
-        server.force_exit = True
-        thread.join(10)
-        listener.close()
+    faulty = Faulty(Stub(Served((MODEL,), MODEL, max_model_len)))
+    with guarded(faulty, KEY, options, (cert, key) if tls else None) as guard:
+        faulty.bodies.clear()
+        scheme = "https" if tls else "http"
+        yield GuardedServer(f"{scheme}://127.0.0.1:{guard.port}", ca if tls else "", ca_file, faulty)
 
 
 def certificates(address):
-    """Return PEM of a CA, of a leaf for the address and `reranker.internal`, and of the leaf's key: as a stack has."""
+    """Return PEM of a CA, of a leaf for the address and OWN_NAME, and of the leaf's key: as a stack has."""
     authority = Authority.make("test")
-    identity = authority.issue(address)
+    identity = authority.issue(address, OWN_NAME)
     key = serialization.load_der_private_key(identity.key, None).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

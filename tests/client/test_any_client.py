@@ -10,7 +10,7 @@ import pytest
 import requests
 from cohere.core.api_error import ApiError
 
-from tests.client.guarded import KEY, MODEL
+from tests.client.guarded import KEY, MODEL, OWN_NAME
 
 QUERY = "What is deep learning?"
 DOCUMENTS = [
@@ -86,7 +86,7 @@ def test_what_coheres_client_does_not_give_it_sends_as_null_and_that_is_taken(se
     with httpx.Client(verify=trusting(server)) as http:
         client = cohere.ClientV2(KEY, base_url=server.url, httpx_client=http)
         assert len(client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=None, **given).results) == 3
-    assert server.asked()[0][1]["top_n"] is None
+    assert "top_n" not in server.asked()[0][1], "vLLM 0.32 refuses null, so the guard takes it out"
 
 
 @pytest.mark.parametrize("kind", [cohere.ClientV2, cohere.Client])
@@ -116,11 +116,11 @@ def test_curl_reranks_with_cacert_and_without_it_sends_nothing(server, flag):
         assert server.asked() == []
 
 
-def test_curl_by_the_stable_name_needs_only_an_address_for_it(server):
+def test_curl_by_a_servers_own_name_needs_only_an_address_for_it(server):
     port = server.url.rpartition(":")[2]
     done = subprocess.run(
-        ["curl", "-sS", "--cacert", server.ca_file, "--resolve", f"reranker.internal:{port}:127.0.0.1"]  # noqa: RUF005
-        + ["-o", "/dev/null", "-w", "%{http_code}", f"https://reranker.internal:{port}/v1/models"],
+        ["curl", "-sS", "--cacert", server.ca_file, "--resolve", f"{OWN_NAME}:{port}:127.0.0.1"]  # noqa: RUF005
+        + ["-o", "/dev/null", "-w", "%{http_code}", f"https://{OWN_NAME}:{port}/v1/models"],
         capture_output=True,
         text=True,
         timeout=30,

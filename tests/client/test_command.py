@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from reranker.command import EXIT_CODES
+from reranker.command import COMMANDS
 from reranker.errors import RerankerError
+from reranker.output import EXIT_CODES
 from tests.client.guarded import KEY, MODEL, certificates, refusal
 
 REPO = Path(__file__).parents[2]
@@ -99,7 +100,9 @@ def test_min_score_leaves_out_and_says_when_nothing_is_left(rerank):
 
 
 def test_a_long_document_is_cut_on_request(rerank):
-    assert rerank("q", "word " * 1000).returncode == 7
+    refused = rerank("q", "word " * 1000)
+    assert refused.returncode == 7
+    assert refused.stderr.endswith("; if a text is too long: --truncate -1 cuts it\n")
     assert rerank("q", "word " * 1000, "--truncate", "-1").returncode == 0
 
 
@@ -137,6 +140,73 @@ def test_a_reader_that_leaves_early_is_no_traceback(server):
     )  # fmt: skip
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
+
+
+# ---- documents without a score ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file_with_two_long_lines(tmp_path):
+    """1,500 documents, in more than one request; lines 8 and 1203 of the file are longer than the model reads."""
+    lines = [json.dumps({"id": n, "text": f"deep number {n}"}) for n in range(1500)]
+    lines[6] = lines[1201] = json.dumps({"id": 0, "text": "word " * 1000})
+    file = tmp_path / "documents.jsonl"
+    file.write_text("\n".join(["", *lines]))  # a blank line before them
+    return file
+
+
+def test_long_lines_are_listed_with_number_and_remedy_and_the_others_are_ranked(rerank, file_with_two_long_lines):
+    done = rerank(QUERY, "--file", str(file_with_two_long_lines), "--json")
+    assert done.returncode == 8
+    assert len(done.stdout.splitlines()) == 1498
+    *listed, last = done.stderr.splitlines()
+    assert [line.partition(": POST")[0] for line in listed] == ["rerank: line 8", "rerank: line 1203"]
+    assert all("maximum context length is 512 tokens" in line for line in listed)
+    assert last.startswith("rerank: 2 of 1500 documents have no score. --truncate -1 cuts what is too long")
+
+
+def test_resume_scores_only_what_the_earlier_output_lacks_and_prints_all(
+    server, rerank, file_with_two_long_lines, tmp_path
+):
+    arguments = (QUERY, "--file", str(file_with_two_long_lines), "--json")
+    before = tmp_path / "before.jsonl"
+    before.write_text(rerank(*arguments).stdout)
+    server.faulty.bodies.clear()
+    done = rerank(*arguments, "--truncate", "-1", "--resume", str(before))
+    assert (done.returncode, done.stderr) == (0, "")
+    [(_, body)] = server.asked()
+    assert len(body["documents"]) == 2
+    whole = rerank(*arguments, "--truncate", "-1")
+    assert done.stdout == whole.stdout
+    best = rerank(*arguments, "--resume", str(before), "--truncate", "-1", "--top-n", "3").stdout
+    assert best.splitlines() == whole.stdout.splitlines()[:3]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"index": 0, "score": 1, "document": "other"}', '{"index": -1, "score": 1, "document": "d"}', "{}", "x"]
+)
+def test_resuming_from_another_runs_output_is_refused(rerank, tmp_path, line):
+    (tmp_path / "before.jsonl").write_text(line)
+    done = rerank("q", "d", "--resume", str(tmp_path / "before.jsonl"))
+    assert done.returncode == 2
+    assert "before.jsonl, line 1 is no result for these documents" in done.stderr
+
+
+def test_where_the_request_itself_is_refused_no_document_is_blamed(server, rerank):
+    done = rerank("word " * 1000, *DOCUMENTS * 200)
+    assert done.returncode == 7
+    assert len(done.stderr.splitlines()) == 1
+    assert len(server.asked()) == 2
+
+
+def test_a_request_that_fails_leaves_those_that_were_answered(server, rerank, tmp_path):
+    file = tmp_path / "documents.jsonl"
+    file.write_text('"deep"\n' * 1500)
+    server.fail(refusal(500, "engine is dead"))
+    done = rerank(QUERY, "--file", str(file))
+    assert done.returncode == 8
+    assert re.match(r"rerank: lines \d+ to \d+ \((500|1000)\): POST .* engine is dead", done.stderr)
+    assert len(done.stdout.splitlines()) in (500, 1000)
 
 
 # ---- status ----------------------------------------------------------------------------------------------------------
@@ -217,6 +287,14 @@ def test_a_wrong_command_is_2_and_says_what_is_wrong(rerank, args, given, words)
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_the_first_word_and_as_a_query_goes_by_name(rerank, name):
+    assert rerank(name, "--help").stdout.startswith(f"usage: rerank {name}")
+    misplaced = rerank("--timeout", "5", name, "d")
+    assert (misplaced.returncode, f"`{name}` comes first" in misplaced.stderr) == (2, True)
+    assert rerank("--query", name, "d").returncode == 0
 
 
 def test_a_url_without_a_key_says_which_variable_to_set(rerank):

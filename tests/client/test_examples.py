@@ -214,7 +214,7 @@ def test_the_installed_client_is_a_command_and_typed_and_needs_certifi_only(stac
         " 'components' in sys.modules)"
     )
     said = subprocess.run([own_python, "-c", code], env=env, cwd=stack, capture_output=True, text=True, check=True)
-    assert said.stdout == "['certifi>=2024.2.2'] True True False\n"
+    assert said.stdout == "['certifi>=2024.2.2', 'aiohttp>=3.13; extra == \"proxy\"'] True True False\n"
 
 
 def test_every_example_is_in_the_examples_readme():

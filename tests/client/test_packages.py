@@ -47,6 +47,6 @@ def test_it_installs_and_its_command_runs_elsewhere(package, form, tmp_path):
     run(sys.executable, "-m", "pip", "install", *offline, "--target", str(target), source, cwd=tmp_path)
     assert "usage:" in run(str(target / "bin" / COMMANDS[name]), "--help", cwd=tmp_path, PYTHONPATH=str(target)).lower()
     installed = {path.relative_to(target / name) for path in (target / name).rglob("*") if path.suffix != ".pyc"}
-    data = {"py.typed"} if name == "reranker" else {"root.cer", "vllm_flags.txt"}
+    data = {"py.typed", "applications.toml"} if name == "reranker" else {"root.cer", "vllm_flags.txt"}
     wanted = {path.name for path in (REPO / name).glob("*.py")} | data
     assert {str(path) for path in installed} - {"__pycache__"} == wanted

@@ -99,18 +99,18 @@ def test_top_n_of_split_documents_is_the_best_of_all(server, reranker):
     assert all(body["top_n"] == 2 for _, body in server.asked())
 
 
-def test_documents_of_more_than_8_mib_are_split_by_bytes_and_none_is_refused(server, reranker):
-    documents = [f"{n} " + "é" * (1 << 19) for n in range(20)]  # 1 MiB each in UTF-8
+def test_documents_of_more_than_2_mib_are_split_by_bytes_and_none_is_refused(server, reranker):
+    documents = [f"{n} " + "é" * (1 << 17) for n in range(20)]  # 256 KiB each in UTF-8
     ranking = reranker.rerank(QUERY, documents)
     assert sorted(one.index for one in ranking) == list(range(20))
     sizes = [len(body) for _, body in server.faulty.bodies]
     assert len(sizes) == 3
-    assert max(sizes) <= 8 << 20
-    assert max(sizes) > 7 << 20
+    assert max(sizes) <= 2 << 20
+    assert max(sizes) > 7 << 18
 
 
 def test_a_document_that_no_request_can_hold_is_named_before_anything_is_sent(server, reranker):
-    with pytest.raises(InvalidInput, match=r"documents\[1\] is too large: \d+ bytes by itself, of 8388608 allowed"):
+    with pytest.raises(InvalidInput, match=r"documents\[1\] is too large: \d+ bytes by itself, of 2097152 allowed"):
         reranker.rerank(QUERY, ["a", "b" * (9 << 20)])
     assert server.asked() == []
 

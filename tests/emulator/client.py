@@ -3,9 +3,10 @@
 import requests
 
 from emulator.client import ControlClient
+from harness.stack import EMULATOR_KEY as KEY
 from harness.wait import until
 
-KEY = "emulator-key"
+JSON = {"Content-Type": "application/json"}
 IMAGE = "vllm/vllm-openai:v0.19.1"
 MODEL = "BAAI/bge-reranker-base"
 # The query of Vast's guide, as the official CLI sends it: untouched numbers are strings.
@@ -34,7 +35,8 @@ class Client:
     def __init__(self, url, key=KEY, folder=None):
         self.url = url
         self.folder = folder
-        self.emulator = ControlClient(url)
+        self.key = key
+        self.emulator = ControlClient(url, key)
         self.session = requests.Session()
         self.session.headers["Authorization"] = f"Bearer {key}"
 
@@ -90,7 +92,7 @@ class Client:
 
     def look(self, path):
         """An answer of the control API, whatever its status: health says in the body what is wrong."""
-        return requests.get(f"{self.url}/_emulator/{path}", timeout=10).json()
+        return self.session.get(f"{self.url}/_emulator/{path}", timeout=10).json()
 
     def fault(self, kind, match=None, times=None, **params):
         return {"id": self.emulator.fault(kind, match, times, **params)}

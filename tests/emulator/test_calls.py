@@ -6,7 +6,7 @@ import pytest
 import requests
 
 from emulator.server import EmulatorServer
-from tests.emulator.client import KEY, Client
+from tests.emulator.client import JSON, KEY, Client
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [
@@ -121,6 +121,6 @@ def test_nonsense_is_answered_with_an_error_body(vast):
     assert vast.call("GET", "0/nothing/").status_code == 404
     assert vast.call("GET", "0/nothing/").json()["error"] == "not_found"
     assert vast.call("GET", "0/instances/abc/").status_code == 400
-    answer = vast.session.post(f"{vast.url}/api/v0/bundles/", data="{", timeout=10)
+    answer = vast.session.post(f"{vast.url}/api/v0/bundles/", data="{", headers=JSON, timeout=10)
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
     assert vast.call("POST", "0/bundles/", {"num_gpus": {"about": 1}}).status_code == 400

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.emulator.client import JSON
+
 TABLE = yaml.safe_load(Path(__file__).with_name("conformance.yaml").read_text())
 KINDS = {"integer": int, "number": int | float, "text": str, "boolean": bool, "object": dict, "list": list}
 EXCEPTIONS = {(operation, field): shown for operation, field, shown, _source in TABLE["exceptions"]}
@@ -60,7 +62,7 @@ class Scene:
     def call(self, call, body=None, text=None):
         method, path = re.sub(r"\{(\w+)\}", lambda found: str(self.id_of(found[1])), call).split(" ", 1)
         if text is not None:
-            return self.vast.session.request(method, self.vast.url + path, data=text, timeout=10)
+            return self.vast.session.request(method, self.vast.url + path, data=text, headers=JSON, timeout=10)
         return self.vast.session.request(method, self.vast.url + path, json=self.filled(body), timeout=10)
 
 

@@ -82,7 +82,7 @@ def test_a_server_answers_at_once_on_a_connection_that_is_kept(vast):
 def test_a_stub_has_as_many_processes_as_vllm_would_at_one_port(stub):
     row = stub.running(args=[MODEL, "--api-server-count", "3"])
     until(lambda: answers(endpoint(row)))
-    assert len(processes_of(stub, row["id"])) == 3
+    until(lambda: len(processes_of(stub, row["id"])) == 3)
 
 
 def test_a_stub_serves_tls(stub, tmp_path):

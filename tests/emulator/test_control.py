@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from harness.wait import until
-from tests.emulator.client import IMAGE, Client, answers, endpoint
+from tests.emulator.client import IMAGE, answers, endpoint
 
 
 def at_instance(vast, row, what, **body):
@@ -93,13 +93,13 @@ def test_reset_leaves_nothing(vast):
 
 def test_an_instance_host_or_action_that_does_not_exist_is_refused(vast):
     for path in ("instances/1/kill", "hosts/1/die"):
-        assert requests.post(f"{vast.url}/_emulator/{path}", json={}, timeout=5).status_code == 404
+        assert vast.session.post(f"{vast.url}/_emulator/{path}", json={}, timeout=5).status_code == 404
     machine = vast.offer()["machine_id"]
-    assert requests.post(f"{vast.url}/_emulator/hosts/{machine}/explode", json={}, timeout=5).status_code == 400
+    assert vast.session.post(f"{vast.url}/_emulator/hosts/{machine}/explode", json={}, timeout=5).status_code == 400
 
 
 def test_the_control_api_needs_no_key_and_the_hub_is_looked_up(vast):
-    assert Client(vast.url, "").look("health")["ok"] is True
+    assert vast.look("health")["ok"] is True
     assert isinstance(vast.look("hub")["reachable"], bool)
 
 
@@ -201,14 +201,14 @@ def test_hosts_all_is_every_host_at_once(vast):
 )
 def test_an_action_with_a_body_that_makes_no_sense_is_refused(vast, what, body):
     url = f"{vast.url}/_emulator/instances/{vast.rent()}/{what}"
-    assert requests.post(url, json=body, timeout=5).status_code == 400
+    assert vast.session.post(url, json=body, timeout=5).status_code == 400
 
 
 def test_every_action_is_exercised_here(vast):
     text = "".join((Path(__file__).parent / name).read_text() for name in ("test_control.py", "test_server_faults.py"))
     known = []
     for path in (f"instances/{vast.rent()}/x", "hosts/all/x"):
-        error = requests.post(f"{vast.url}/_emulator/{path}", json={}, timeout=5).json()["error"]
+        error = vast.session.post(f"{vast.url}/_emulator/{path}", json={}, timeout=5).json()["error"]
         known += re.findall(r"[a-z-]+", error.partition("; known: ")[2])
     assert len(known) == 20
     assert [what for what in known if f'"{what}"' not in text and f'/{what}"' not in text] == []

@@ -16,7 +16,7 @@ def put_rent(vast):
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(vast):
-    answer = requests.post(f"{vast.url}/_emulator/faults", json={"kind": "nonsense"}, timeout=5)
+    answer = vast.session.post(f"{vast.url}/_emulator/faults", json={"kind": "nonsense"}, timeout=5)
     assert answer.status_code == 400
     assert "oci_error" in answer.json()["error"]
 
@@ -131,7 +131,7 @@ def test_a_stuck_pull_says_the_same_forever_and_goes_on_when_the_fault_is_lifted
     vast.control("time/advance", seconds=3600)
     again = vast.show(row["id"])
     assert (again["actual_status"], again["status_msg"]) == ("loading", "4f4fb700ef54: Pulling fs layer")
-    requests.delete(f"{vast.url}/_emulator/faults", timeout=5)
+    vast.session.delete(f"{vast.url}/_emulator/faults", timeout=5)
     assert vast.wait(row["id"])
 
 
@@ -193,7 +193,7 @@ def test_a_start_is_queued_for_as_long_as_the_fault_is_on(vast):
     vast.fault("queued_start")
     assert vast.call("PUT", f"0/instances/{instance_id}/", {"state": "running"}).json()["success"] is False
     assert vast.status(instance_id) == "scheduling"
-    requests.delete(f"{vast.url}/_emulator/faults", timeout=5)
+    vast.session.delete(f"{vast.url}/_emulator/faults", timeout=5)
     assert vast.wait(instance_id)
 
 
@@ -209,7 +209,7 @@ def test_a_start_that_is_queued_on_one_machine_stays_queued_there(vast):
 
 @pytest.mark.parametrize("params", [{"after_s": "soon"}, {"factor": "twice"}, {"chance": "often"}, {"seconds": None}])
 def test_a_parameter_that_must_be_a_number_is_refused(vast, params):
-    answer = requests.post(f"{vast.url}/_emulator/faults", json={"kind": "outbid", **params}, timeout=5)
+    answer = vast.session.post(f"{vast.url}/_emulator/faults", json={"kind": "outbid", **params}, timeout=5)
     assert answer.status_code == 400
     assert vast.look("faults")["rules"] == []
 
@@ -221,7 +221,7 @@ def test_every_kind_is_exercised_here():
 
 def test_chaos_drawn_from_a_seed_is_the_same_every_time(vast):
     def draw():
-        requests.delete(f"{vast.url}/_emulator/faults", timeout=5)
+        vast.session.delete(f"{vast.url}/_emulator/faults", timeout=5)
         vast.control("chaos", seed=5, rate=0.4, kinds=["http_500", "malformed_json"])
         return [vast.call("GET", "0/users/current/").text[:9] for _ in range(20)]
 
@@ -239,12 +239,12 @@ def test_a_call_whose_client_has_left_draws_no_fault_of_anybody_elses(vast):
         return first + [vast.call("GET", "0/users/current/").text[:9] for _ in range(10)]
 
     alone = draw()
-    requests.delete(f"{vast.url}/_emulator/faults", timeout=5)
+    vast.session.delete(f"{vast.url}/_emulator/faults", timeout=5)
     vast.fault("hang", {"endpoint": "list"}, times=1, seconds=1)
     over = time.monotonic() + 1.5
     with pytest.raises(requests.Timeout):
         requests.get(f"{vast.url}/api/v1/instances/", headers={"Authorization": f"Bearer {KEY}"}, timeout=0.2)
-    requests.delete(f"{vast.url}/_emulator/faults", timeout=5)
+    vast.session.delete(f"{vast.url}/_emulator/faults", timeout=5)
     assert draw(pause_until=over) == alone
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from emulator.access import KEYS_ENV
 from harness.wait import until
 from tests.emulator.client import answers, endpoint
 from tests.emulator.launched import REPO, processes_of
@@ -58,8 +59,9 @@ def test_it_listens_and_talks_on_loopback_only(launch):
     assert all(local.split(":")[0].endswith("7F") for pid in pids for local, _ in sockets_of(pid))
 
 
-def test_it_prints_no_key_and_no_environment_whatever_it_is_asked(launch):
-    one = launch("--api-key", "key-of-the-account")
+def test_it_prints_no_key_and_no_environment_whatever_it_is_asked(launch, monkeypatch):
+    monkeypatch.setenv(KEYS_ENV, "key-of-the-account")
+    one = launch()
     one.vast.session.headers["Authorization"] = "Bearer key-of-the-account"
     row = one.vast.running(env={"-p 8000:8000": "1", "VLLM_API_KEY": "sesame-street"})
     one.vast.rent(label="sesame-street", env={"A": "sesame-street"})
@@ -85,7 +87,7 @@ def test_without_a_folder_it_leaves_none():
 
 def test_help_names_every_flag():
     done = emulator("--help")
-    flags = {"--host", "--port", "--runtime", "--state", "--time", "--seed", "--api-key", "--pacing", "--models"}
+    flags = {"--host", "--port", "--runtime", "--state", "--time", "--seed", "--pacing", "--models", KEYS_ENV}
     assert done.returncode == 0
     assert [flag for flag in flags if flag not in done.stdout] == []
 

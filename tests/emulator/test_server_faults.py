@@ -44,7 +44,7 @@ def fails_by(error, row):
 
 
 def off(vast):
-    assert requests.delete(f"{vast.url}/_emulator/faults", timeout=5).ok
+    assert vast.session.delete(f"{vast.url}/_emulator/faults", timeout=5).ok
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_a_fault_is_one_machines_or_one_contracts_and_ends_with_its_rule(vast, r
     assert rerank(row, allow_redirects=False).status_code == 307
     assert is_well(other)
     rule = vast.look("faults")["rules"][0]["id"]
-    assert requests.delete(f"{vast.url}/_emulator/faults/{rule}", timeout=5).ok
+    assert vast.session.delete(f"{vast.url}/_emulator/faults/{rule}", timeout=5).ok
     assert is_well(row)
 
 
@@ -238,7 +238,7 @@ def test_a_fault_with_a_chance_is_drawn_once_for_each_start(vast, row):
     [("disk_full", {}, "use --runtime stub"), ("drip", {"speed": 3}, "has no parameter speed")],
 )
 def test_what_a_server_cannot_do_is_refused(vast, kind, params, said):
-    answer = requests.post(f"{vast.url}/_emulator/faults", json={"kind": kind, **params}, timeout=5)
+    answer = vast.session.post(f"{vast.url}/_emulator/faults", json={"kind": kind, **params}, timeout=5)
     assert (answer.status_code, said in answer.json()["error"]) == (400, True)
     assert set(SERVER) < set(vast.look("faults")["kinds"])
 

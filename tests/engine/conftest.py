@@ -1,5 +1,4 @@
 import pytest
-import requests
 
 from emulator.server import EmulatorServer
 from harness.caddy import running_gateway_caddy
@@ -28,17 +27,17 @@ def gateway_caddy(tmp_path_factory):
 @pytest.fixture
 def ledger(market):
     """Contracts by what is billed now."""
-    return Ledger(market.url)
+    return Ledger(market.control)
 
 
 class Ledger:
-    """What the market says is rented."""
+    """What the market says is rented, by a client of its control API."""
 
-    def __init__(self, url):
-        self.url = url
+    def __init__(self, control):
+        self._control = control
 
     def contracts(self):
-        return requests.get(f"{self.url}/_emulator/ledger", timeout=10).json()["contracts"]
+        return self._control.ledger()
 
     def billed(self):
         return {one["id"] for one in self.contracts() if not one["destroyed_at"]}
@@ -47,9 +46,7 @@ class Ledger:
         self.control("faults", kind=kind, **rule)
 
     def clear_faults(self):
-        requests.delete(f"{self.url}/_emulator/faults", timeout=10).raise_for_status()
+        self._control.faults_off()
 
     def control(self, path, **body):
-        answer = requests.post(f"{self.url}/_emulator/{path}", json=body, timeout=10)
-        assert answer.ok, answer.text
-        return answer.json()
+        return self._control.post(path, **body)

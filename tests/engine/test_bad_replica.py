@@ -27,6 +27,13 @@ def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(gateway_caddy,
     status = ops(stack, "status").document
     assert all(one["took_ms"] > 0 for one in (*status["instances"], status["gateway"]))
     assert len(status["instances"]) == 3
+    written = ops(stack, "logs", "--lines", "20").document["lines"]
+    assert len(written) == 3
+    assert all("Application startup complete." in " ".join(lines) for lines in written.values())
+    follow = AtTerminal(stack, "logs", "-f", "--lines", "20")
+    until(lambda: follow.shown.count("Application startup complete.") >= 3)
+    follow.interrupt()
+    assert follow.end() == 0, follow.shown
     watch = AtTerminal(stack, "status", "--watch", "0.5")
     until(lambda: watch.shown.count("every 0.5 s") >= 2)
     watch.interrupt()

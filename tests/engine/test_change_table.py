@@ -23,7 +23,7 @@ def scene(tmp_path_factory):
         stack = EngineStack(folder / "stack", market.url).init()
         done = stack.up()
         assert done.rc == 0, done.text
-        yield stack, Ledger(market.url), market
+        yield stack, Ledger(market.control), market
 
 
 REPLACING = {
@@ -155,6 +155,9 @@ def test_what_is_in_the_table_and_not_tested_here_cannot_be_changed_by_config():
         "probe",
         "spec_fault_logs",
         "bid",
+        "key_env",
+        "stack_secret",
+        "certificate_path",
     }
 
 

@@ -1,7 +1,6 @@
 """A small draw of the chaos runs (`make chaos` does hundreds): nothing is billed that no state knows."""
 
 import pytest
-import requests
 
 from chaos.run import Runner, Scenario
 from emulator.server import EmulatorServer
@@ -17,8 +16,8 @@ SEEDS = (*QUICK, *(pytest.param(seed, marks=pytest.mark.all) for seed in (1278, 
 def runner(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chaos")
     with EmulatorServer(runtime="none", boot_s=0.8, state_dir=folder / "emulator") as market:
-        requests.post(f"{market.url}/_emulator/credit", json={"credit": 1e6}, timeout=10)
-        yield Runner(folder / "stack", market.url)
+        market.control.post("credit", credit=1e6)
+        yield Runner(folder / "stack", market.control)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

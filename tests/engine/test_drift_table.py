@@ -30,7 +30,7 @@ class Scene:
     def __init__(self, market, stack):
         self.market = market
         self.stack = stack
-        self.ledger = Ledger(market.url)
+        self.ledger = Ledger(market.control)
 
     def replica(self, index=0):
         return self.stack.outputs()["replicas"][index]
@@ -86,7 +86,7 @@ ROWS = REPLACED | UPDATED | WARNED
 
 
 def test_every_row_of_the_table_has_its_test():
-    tested = {kind.partition(",")[0] for kind in (*ROWS, "unreachable")}
+    tested = {kind.partition(",")[0] for kind in (*ROWS, "unreachable", "renewal")}
     assert tested == set(drift.TABLE)
 
 

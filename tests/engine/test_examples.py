@@ -20,7 +20,7 @@ def test_the_automation_example_brings_a_stack_up_reads_its_outputs_and_destroys
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{stack.config['model']} at https://" in done.stdout
-    [contract] = Ledger(market.url).contracts()
+    [contract] = Ledger(market.control).contracts()
     assert contract["destroyed_at"]
     assert "disk_gb" in (stack.project / "Pulumi.mine.yaml").read_text()
 
@@ -62,7 +62,7 @@ def test_the_metrics_files_are_written_from_a_real_stacks_outputs_with_the_key_t
     command = [sys.executable, "-m", "ops", "metrics", str(folder), "--stack", stack.name, "--cwd", str(stack.project)]
     done = subprocess.run(command, cwd=REPO, env=stack.env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    [target] = json.loads((folder / "reranker.json").read_text())
+    [target] = json.loads((folder / "reranker-1.json").read_text())
     assert target["targets"] == [stack.outputs()["url"].removeprefix("https://")]
-    assert (folder / "servers_key").read_text() == stack.own_key()
+    assert (folder / "reranker-1_key").read_text() == stack.own_key()
     assert (folder / "ca.pem").read_text() == stack.outputs()["ca_certificate"]

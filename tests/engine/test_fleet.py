@@ -26,7 +26,7 @@ def growing(tmp_path_factory):
     with EmulatorServer(runtime="none", time="instant", state_dir=folder / "emulator") as market:
         stack = EngineStack(folder / "stack", market.url, config={"replicas": 2}).init()
         up(stack)
-        yield stack, Ledger(market.url)
+        yield stack, Ledger(market.control)
 
 
 def test_each_replica_has_a_machine_and_a_host_of_its_own(growing):
@@ -208,7 +208,7 @@ def test_a_rented_gateway_has_its_admin_route_closed_and_fails_no_request_in_a_r
         for path in ("/admin/config/", "/config/"):
             assert requests.get(f"{out['url']}{path}", headers=key, verify=trust, timeout=10).status_code == 404
         assert stack.drift().rc == 0
-        assert len(Ledger(market.url).billed()) == 3
+        assert len(Ledger(market.control).billed()) == 3
 
         old, through = stack.instances(), endpoint(stack)
         with Load(through) as rolled:
@@ -227,4 +227,4 @@ def test_a_rented_gateway_has_its_admin_route_closed_and_fails_no_request_in_a_r
         assert rotated.failures == [], str(rotated)
         assert (through.ask(before).status_code, through.ask().status_code) == (401, 200)
         assert stack.destroy().rc == 0
-        assert Ledger(market.url).billed() == set()
+        assert Ledger(market.control).billed() == set()

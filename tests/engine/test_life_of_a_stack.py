@@ -2,13 +2,13 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import requests
 
 from emulator.server import EmulatorServer
 from harness.stack import MODEL, REPO, EngineStack
@@ -26,7 +26,7 @@ def running(tmp_path_factory):
         stack = EngineStack(folder / "stack", market.url).init()
         done = stack.up()
         assert done.rc == 0, done.text
-        yield Running(stack, market, Ledger(market.url))
+        yield Running(stack, market, Ledger(market.control))
 
 
 @dataclass
@@ -56,7 +56,7 @@ def official_cli(market, home, *args):
 def test_a_preview_of_a_new_stack_names_the_offer_searches_once_and_rents_nothing(stack, market, ledger):
     done = stack.preview()
     assert done.rc == 0, done.text
-    assert requests.get(f"{market.url}/_emulator/requests", timeout=10).json()["requests"] == {
+    assert market.control.requests() == {
         "POST /api/v0/bundles/": 1,
         "GET /api/v1/instances/": 1,  # whether a lost state has left something
         "GET /api/v0/users/current/": 1,  # whether the credit lasts, and the key may ask
@@ -93,17 +93,25 @@ def test_a_healthy_stack_is_in_sync_and_a_second_up_changes_nothing(running):
     assert [one["id"] for one in running.ledger.contracts()] == [one["id"] for one in before]
 
 
-def test_the_curl_output_works_as_printed(running):
+def test_the_curl_output_works_as_printed_and_shows_the_key_on_no_command_line(running, tmp_path):
+    for name in ("curl", "sed", "pulumi"):
+        real = shutil.which(name, path=running.stack.env["PATH"])
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "$0" "$@" >>{tmp_path}/seen\nexec {real} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    out = running.stack.outputs()
     done = subprocess.run(
-        ["bash", "-c", running.stack.outputs()["curl"]],
+        ["bash", "-c", out["curl"]],
         cwd=running.stack.project,
-        env=running.stack.env,
+        env=running.stack.env | {"PATH": f"{tmp_path}:{running.stack.env['PATH']}"},
         capture_output=True,
         text=True,
         timeout=30,
         check=True,
     )
     assert "relevance_score" in done.stdout
+    seen = (tmp_path / "seen").read_text()
+    assert "/curl -s --cacert" in seen
+    assert out["api_key"] not in seen
 
 
 def test_an_instance_destroyed_by_the_official_cli_is_drift_and_up_heals_it(running, tmp_path):

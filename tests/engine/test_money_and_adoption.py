@@ -1,6 +1,7 @@
 """What is paid and what is taken over: credit, caps, bids, an instance made by hand, and instances nobody knows."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -80,6 +81,20 @@ def test_a_bid_is_the_floor_times_the_factor_and_an_outbid_instance_is_renewed_e
     second = stack.outputs()
     assert second["machine_id"] != out["machine_id"]
     assert ledger.billed() == {second["instance_id"]}
+
+
+def test_a_bid_over_what_cannot_be_outbid_costs_is_a_warning_with_both_prices(stack):
+    stack.write_config(bid="auto")
+    assert "on demand" not in stack.preview().text
+    stack.write_config(bid=0.5)
+    seen = stack.preview()
+    bid, on_demand = (
+        float(one) for one in re.search(r"bid pays \$(\S+)/h, .* costs \$(\S+)/h: take", seen.text).groups()
+    )
+    assert 0.5 <= bid < 0.51
+    stack.write_config(bid=None)
+    [offered] = re.findall(r"first choice: .*?\$(\S+)/h", stack.preview().text)[:1]
+    assert float(offered) == on_demand
 
 
 @pytest.mark.all

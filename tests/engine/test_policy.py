@@ -31,6 +31,8 @@ BREAKING = {
     "countries": ({"countries": ["SE"]}, {"require.countries": ["US"]}),
     "hosting": ({"hosting": "datacenter"}, {"query": "num_gpus=1 datacenter=false"}),
     "disk": ({"max_disk_gb": 40}, {"disk_gb": 44}),
+    "flags": ({"flags": ["--revision"]}, {"extra_args": ["--max-num-seqs", "64"]}),
+    "pins": ({"pins": ["image"]}, {}),
 }
 KEEPING = {
     "rules": list(NAMED),
@@ -140,7 +142,7 @@ def test_a_config_that_breaks_every_rule_is_told_each_of_them_at_once_and_nothin
     assert set(re.findall(r"policy: ([\w-]+): ", said)) == set(BREAKING), said
     for rule in RULES:
         assert (rule.remedy in said) == (rule.name in BREAKING), rule.name
-    assert Ledger(market.url).contracts() == []
+    assert Ledger(market.control).contracts() == []
 
 
 @pytest.mark.all
@@ -157,7 +159,7 @@ def test_a_config_that_breaks_a_rule_is_refused_by_the_preview(scene, market, ru
     assert set(re.findall(r"policy: ([\w-]+): ", said)) == {rule}, said
     assert next(one.remedy for one in RULES if one.name == rule) in said
     assert "Traceback" not in said
-    assert Ledger(market.url).contracts() == []
+    assert Ledger(market.control).contracts() == []
 
 
 @pytest.mark.all
@@ -187,12 +189,12 @@ def test_a_stack_that_keeps_every_rule_is_rented_within_them_and_stays_in_sync(m
 def test_an_instance_of_a_program_of_its_own_is_refused_before_it_is_rented(market, tmp_path):
     policy = 'policy={"rules": ["label", "pinned-image", "no-bid"], "countries": ["IS"], "max_hourly_usd": 0.001}'
     stack = bare(market, tmp_path, policy=policy)
-    before = Ledger(market.url).billed()
+    before = Ledger(market.control).billed()
     for done in (stack.preview(), stack.up()):
         assert done.rc != 0
         assert set(refusals(done.text)) == {"label", "pinned-image", "no-bid", "countries", "hourly-price"}, done.text
         assert "nothing is rented" in done
-    assert Ledger(market.url).billed() == before
+    assert Ledger(market.control).billed() == before
 
 
 @pytest.mark.all
@@ -206,7 +208,7 @@ def test_an_instance_to_adopt_is_judged_as_well_and_left_as_it_is(market, tmp_pa
     done = stack.up()
     assert done.rc != 0
     assert set(refusals(done.text)) == {"hourly-price"}, done.text
-    assert adopted in Ledger(market.url).billed()
+    assert adopted in Ledger(market.control).billed()
     assert owner.destroy().rc == 0
 
 
@@ -226,13 +228,13 @@ def test_the_pack_refuses_what_breaks_its_own_limits_whatever_the_stacks_own_say
     limits = {"max_hourly_usd": 0.01, "max_disk_gb": 40, "countries": ["IS"], "hosting": "datacenter"}
     args = with_pack(scene, pack, rules=["tls-and-guard", "no-bid"], **limits)
     broken = {"hourly-price", "tls-and-guard", "no-bid", "countries", "disk"}
-    before = Ledger(market.url).billed()
+    before = Ledger(market.control).billed()
     for done in (scene.preview(*args), scene.up(*args)):
         assert done.rc != 0
         assert refused_by_pack(done.text) - {"hosting"} == broken, done.text
         assert "❌ vast-reranker@v1.0.0" in done
     scene.write_config(guard=None, bid=None, disk_gb=None)
-    assert Ledger(market.url).billed() == before
+    assert Ledger(market.control).billed() == before
 
 
 @pytest.mark.all
@@ -282,7 +284,7 @@ def test_each_environment_finds_a_machine_that_its_policy_allows(market, tmp_pat
 
 @pytest.mark.all
 def test_a_protected_stack_is_healed_but_not_destroyed_until_protect_is_off(market, tmp_path):
-    ledger = Ledger(market.url)
+    ledger = Ledger(market.control)
     stack = EngineStack(tmp_path, market.url, config={"protect": True, "replace": "in_place"}).init()
     assert stack.up().rc == 0
     first = stack.outputs()["instance_id"]

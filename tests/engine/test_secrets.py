@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from emulator.client import ControlClient
 from harness.stack import REPO, EngineStack
 from harness.wait import until
 
@@ -111,7 +112,7 @@ def test_no_secret_is_written_anywhere_in_the_whole_life_of_a_stack(emulator, tm
         assert done.rc == rc if rc is not None else done.rc != 0, done.text[-3000:]
 
     def control(path, **body):
-        requests.post(f"{url}/_emulator/{path}", json=body, timeout=10).raise_for_status()
+        ControlClient(url, MARKED["vast_api_key"]).post(path, **body)
 
     run("preview", *LOUD, "--save-plan", str(tmp_path / "plan.json"))
     control("faults", kind="exited_at_boot", times=1)

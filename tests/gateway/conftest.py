@@ -15,7 +15,7 @@ import requests
 
 from components.caddy.spec import Certificate, GatewaySpec, Policy, Upstream
 from components.errors import ServingError
-from components.vast.identity import Authority
+from components.vast.identity import DOMAIN, Authority
 from components.vllm.client import RerankClient
 from emulator.runtime import free_port
 from harness.caddy import running, running_front_proxy
@@ -49,7 +49,7 @@ class Reranker:
 
     @property
     def server_name(self):
-        return f"{self.name}.internal"
+        return f"{self.name}.{DOMAIN}"
 
     @property
     def upstream(self):
@@ -78,24 +78,24 @@ class Reranker:
 
 @pytest.fixture(scope="session")
 def authority():
-    return Authority.make("the stack's CA")
+    return Authority.make("the stack's CA", ["127.0.0.0/8"])
 
 
 @pytest.fixture
 def rerankers(tmp_path, authority):
     """Make a function that starts n more rerankers, each with a key and a name of its own, and waits until each scores.
 
-    `key`: one for all of these.
+    `key`: one for all of these; `ip`: in their certificates.
     """
     started = []
 
-    def start(count, key=""):
+    def start(count, key="", ip=ELSEWHERE):
         new = []
         for _ in range(count):
             folder = tmp_path / f"reranker-{len(started)}"
             folder.mkdir()
             one = Reranker(folder, free_port("127.0.0.1"), key or secrets.token_hex(32))
-            certificate, private_key = authority.issue(ELSEWHERE, one.server_name).pem()
+            certificate, private_key = authority.issue(ip, one.server_name).pem()
             (folder / "cert.pem").write_text(certificate)
             (folder / "key.pem").write_text(private_key)
             (folder / "key").write_text(one.key)

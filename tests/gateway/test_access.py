@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import ssl
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from components.caddy.config import PROXIED, gateway_config
+from components.caddy.config import gateway_config
 from components.caddy.front_proxy import front_proxy_config
 from components.caddy.spec import Upstream
-from components.vast.identity import Authority
+from components.guard.rules import ALLOW
+from components.vast.identity import DOMAIN, Authority
 from harness.caddy import running
 from harness.load import BODY
 from harness.wait import until
@@ -43,7 +45,7 @@ def raw(site, method, path, headers, body=None, chunked=False):
 
 
 def test_every_listed_path_needs_the_key(site):
-    for path in PROXIED:
+    for path in ALLOW:
         for method in ("GET", "POST", "OPTIONS", "PUT"):
             for key in ("", "x" * 64, site.gateway.upstreams[0].key, site.key[:-1], site.key + "0"):
                 answer = site.ask(method, path, key=key)
@@ -178,7 +180,7 @@ def test_nothing_of_a_key_is_readable_through_the_gateway_or_its_log(site, caddy
         *(site.certificate.private_key.splitlines()[1:-1] if site.certificate else []),
     ]
     texts = []
-    for path in (*PROXIED, *OTHERS):
+    for path in (*ALLOW, *OTHERS):
         for key in (None, ""):
             for method in ("GET", "POST"):
                 answer = site.ask(method, path, key=key)
@@ -208,3 +210,25 @@ def test_an_upstream_with_another_authoritys_certificate_gets_no_request(caddy, 
     before = reranker.seen()
     assert one.ask().status_code in (502, 503)
     assert reranker.seen() == before
+
+
+@pytest.mark.parametrize(("name", "statuses"), [(f"elsewhere.{DOMAIN}", {200}), ("www.example.com", {502, 503})])
+def test_an_upstream_under_a_name_that_the_authority_may_not_sign_gets_no_request(
+    name, statuses, caddy, rerankers, front, authority
+):
+    (reranker,) = rerankers(1)
+    reranker.kill()
+    for file, text in zip(("cert.pem", "key.pem"), authority.issue(name).pem(), strict=True):
+        (reranker.folder / file).write_text(text)
+    reranker.start()
+    until(lambda: listens(reranker.port))
+    one = front([reranker], upstreams=(Upstream(reranker.address, reranker.key, name),))
+    caddy.admin.load(gateway_config(one.gateway))
+    before = reranker.seen()
+    assert one.ask().status_code in statuses
+    assert (reranker.seen() == before) == (200 not in statuses)
+
+
+def listens(port):
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0

@@ -16,7 +16,7 @@ KEY = "k" * 32
 
 
 def test_the_caddyfile_of_the_docs_balances_verifies_and_sends_again(tmp_path, rerankers, authority):
-    two, port = rerankers(2, KEY), free_port("127.0.0.1")
+    two, port = rerankers(2, KEY, "127.0.0.1"), free_port("127.0.0.1")
     [text] = re.findall(r"```caddyfile\n(.*?)```", (REPO / "docs" / "gateway.md").read_text(), re.DOTALL)
     text = text.replace("reranker.example.com", f"http://127.0.0.1:{port}")
     for documented, one in zip(re.findall(r"203\.0\.113\.\d+:\d+", text), two, strict=True):

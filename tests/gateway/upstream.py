@@ -1,21 +1,18 @@
 """A reranker's process for the gateway's tests: the emulator's stub behind the real guard and real TLS, with switches
-that a test throws: files in its folder, `status` (answer with it), `answer` (a body for each 200), `check_fails`; and
-a header, `x-delay-s`."""
+that a test throws: files in its folder, `status` (answer with it), `answer` (a body for each 200), `check_fails`."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import sys
+import threading
 from pathlib import Path
 
-import uvicorn
-
 from components.vllm.catalog import load_catalog
-from components.vllm.guard import Guard
 from emulator.scoring import Served
 from emulator.stub import Stub
+from harness.guard import guarded
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 READINESS = load_catalog().model(MODEL).readiness
@@ -33,9 +30,6 @@ class Switches:
             await self.app(scope, receive, send)
             return
         name = self.folder.name
-        headers = {key.decode(): value.decode() for key, value in scope["headers"]}
-        with (self.folder / "seen.jsonl").open("a") as seen:
-            seen.write(json.dumps({"path": scope["path"], "headers": headers}) + "\n")
         with contextlib.suppress(FileNotFoundError, ValueError):
             status = int((self.folder / "status").read_text())
             await receive()
@@ -54,7 +48,6 @@ class Switches:
                 await send({"type": "http.response.body", "body": b"busy"})
                 return
             receive = replayed(body)
-        await asyncio.sleep(float(headers.get("x-delay-s", "0")))
 
         async def marked(message):
             if message["type"] == "http.response.start":
@@ -82,9 +75,23 @@ def replayed(body):
 
 def main():
     folder, port, key = Path(sys.argv[1]), int(sys.argv[2]), (Path(sys.argv[1]) / "key").read_text()
-    app = Guard(Switches(Stub(Served((MODEL,))), folder), {}, key.split(","))
-    tls = {"ssl_certfile": str(folder / "cert.pem"), "ssl_keyfile": str(folder / "key.pem")}
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False, **tls)
+    app = Switches(Stub(Served((MODEL,))), folder)
+    identity = (folder / "cert.pem").read_text(), (folder / "key.pem").read_text()
+    with guarded(app, key, identity=identity, port=port) as guard:
+        guard.server.gate.admit = recorded(guard.server.gate.admit, folder)
+        threading.Event().wait()
+
+
+def recorded(admit, folder):
+    """Note each request as the gateway sends it: behind the guard nothing of its headers is left."""
+
+    def admit_and_note(request):
+        headers = {name.decode(): value.decode() for name, value in request.headers}
+        with (folder / "seen.jsonl").open("a") as seen:
+            seen.write(json.dumps({"path": request.path, "headers": headers}) + "\n")
+        admit(request)
+
+    return admit_and_note
 
 
 if __name__ == "__main__":

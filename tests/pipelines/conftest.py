@@ -30,7 +30,7 @@ class Scene:
     forge: FakeForge
 
     def __post_init__(self):
-        self.ledger = Ledger(self.market.url)
+        self.ledger = Ledger(self.market.control)
         self.checkout = self.stack.project
         self.logs = ""
         for part in BROUGHT:
@@ -43,6 +43,9 @@ class Scene:
             "github.token": self.forge.token,
             "github.repository": REPOSITORY,
             "github.event.pull_request.head.repo.full_name": REPOSITORY,
+            "github.ref": "refs/heads/main",
+            "github.event.sender.type": "User",
+            "github.event.pull_request.user.type": "User",
             "github.event.pull_request.user.login": "someone",
             "github.event.pull_request.number": 7,
         }

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import requests
 
 from harness.stack import REPO
 from harness.wait import until
@@ -58,7 +57,7 @@ def test_a_deploy_that_is_killed_is_told_from_drift_and_the_next_one_goes_on(sce
     assert "`pulumi cancel --stack NAME`" in done.summary
     assert scene.stack.run("cancel", "--yes").rc == 0
 
-    requests.delete(f"{scene.market.url}/_emulator/faults", timeout=10).raise_for_status()
+    scene.market.control.faults_off()
     done = scene.job("deploy", "dev")
     assert done.rc == 0, done.log
     assert scene.ledger.billed() == scene.stack.instances()

@@ -45,6 +45,10 @@ def a_fork_is_previewed_without_secrets(scene):
     local_stack(scene.checkout, port)
     fork = {"github.event.pull_request.head.repo.full_name": "someone/reranker"}
     assert not scene.job("pull-request", "preview", "dev", more=fork).ran
+    login = "github.event.pull_request.user.login"
+    for bot in ({"github.event.sender.type": "Bot"}, {login: "renovate-of-ours", "vars.BOTS": '["renovate-of-ours"]'}):
+        assert not scene.job("pull-request", "preview", "dev", more=bot).ran
+        assert not scene.job("review", "up", more=REVIEW | bot).ran
 
     env, scene.env = scene.env, scene.env | {"EMULATOR_PORT": str(port)}
     done = scene.job("pull-request", "preview-fork", more=fork | {"secrets.VAST_API_KEY": ""})
@@ -71,6 +75,10 @@ def a_pull_request_shows_plan_offer_and_price(scene):
 
 def what_is_merged_is_deployed(scene):
     assert not scene.job("deploy", "staging").ran
+    assert not scene.job("deploy", "dev", more={"github.ref": "refs/heads/a-branch"}).ran
+    done = scene.job("deploy", "plan", "dev")
+    assert done.rc == 0, done.log
+    assert "**Would rent** offer " in done.summary
     done = scene.job("deploy", "dev")
     assert done.rc == 0, done.log
     out = scene.outputs()
@@ -158,9 +166,11 @@ def the_nightly_sweep_ends_what_expired_and_what_nobody_knows(scene):
     assert len(scene.ledger.billed()) == 3
 
     at_once = {"vars.ORPHAN_MIN_AGE_MIN": "0"}
+    done = scene.job("orphans", "expire")
+    assert done.rc == 0, done.log
+    assert "1 expired and destroyed" in done.summary
     done = scene.job("orphans", "sweep", more=at_once)
     assert done.rc == 3, done.log
-    assert "1 expired and destroyed" in done.summary
     assert scene.ledger.billed() == {mine, stray}
     (issue,) = scene.forge.open_issues()
     assert f"instance {stray}: " in issue["body"]

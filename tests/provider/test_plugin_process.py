@@ -10,7 +10,6 @@ import threading
 import dill
 import grpc
 import pytest
-import requests
 from google.protobuf import empty_pb2
 
 from components.client_keys import ClientKeysProvider
@@ -67,16 +66,16 @@ def found(plugin):
 
 
 def billed(market):
-    contracts = requests.get(f"{market.url}/_emulator/ledger", timeout=10).json()["contracts"]
+    contracts = market.control.ledger()
     return {one["id"] for one in contracts if not one["destroyed_at"]}
 
 
 def test_check_finds_offers_and_keeps_them_while_the_query_stays(plugin, found, market):
-    searches = requests.get(f"{market.url}/_emulator/requests", timeout=10).json()
+    searches = market.control.requests()
     again, failures = plugin.check(OfferQueryProvider(), found, {"search": SEARCH})
     assert failures == []
     assert again["candidates"] == found["candidates"]
-    assert requests.get(f"{market.url}/_emulator/requests", timeout=10).json() == searches
+    assert market.control.requests() == searches
 
 
 def test_a_query_that_cannot_be_read_is_a_check_failure_with_the_position(plugin):
@@ -130,7 +129,7 @@ def test_an_instance_to_adopt_that_does_not_exist_is_refused_before_anything_is_
 def test_a_deploy_that_fails_after_something_was_rented_says_what_it_costs_and_how_to_go_on(plugin, market):
     id_, outs = plugin.create(InstanceProvider(), instance_props())
     server = {"name": "reranker", "url": "http://127.0.0.1:9", "instance_id": int(id_)}
-    keys = {"servers": [server], "own_key": "o" * 32, "keys": ["k" * 32]}
+    keys = {"servers": [server], "stack_secret": "o" * 32, "keys": ["k" * 32]}
     with pytest.raises(grpc.RpcError) as failed:
         plugin.create(ClientKeysProvider(), keys, urn="urn:pulumi:test::vast-reranker::x:y:Z::reranker-keys")
     price = outs["hourly_cost_usd"]["total"]
@@ -151,7 +150,7 @@ def test_an_error_is_one_clean_line_and_leaves_nothing_rented(plugin, market):
 
 def test_more_than_the_stock_four_creates_run_at_once(plugin, market):
     # the market takes long enough that a pool of four would need a second turn
-    requests.post(f"{market.url}/_emulator/faults", json={"kind": "stuck_loading"}, timeout=10).raise_for_status()
+    market.control.fault("stuck_loading")
     provider = InstanceProvider()
     many = 7
     for n in range(many):
@@ -167,7 +166,7 @@ def _ignore_error(call, *args):
 
 
 def test_a_plugin_whose_engine_died_destroys_what_it_rented_and_ends(plugin, market, engine):
-    requests.post(f"{market.url}/_emulator/faults", json={"kind": "stuck_loading"}, timeout=10).raise_for_status()
+    market.control.fault("stuck_loading")
     props = instance_props()
     threading.Thread(target=lambda: _ignore_error(plugin.create, InstanceProvider(), props), daemon=True).start()
     until(lambda: billed(market))
@@ -177,7 +176,7 @@ def test_a_plugin_whose_engine_died_destroys_what_it_rented_and_ends(plugin, mar
 
 
 def test_an_interrupted_create_destroys_what_boots_at_once_and_rents_nothing_new(plugin, market):
-    requests.post(f"{market.url}/_emulator/faults", json={"kind": "stuck_loading"}, timeout=10).raise_for_status()
+    market.control.fault("stuck_loading")
     ended = []
 
     def create():
@@ -192,20 +191,20 @@ def test_an_interrupted_create_destroys_what_boots_at_once_and_rents_nothing_new
     until(lambda: ended)
     assert f"Interrupted: the operation was interrupted: what was booting is destroyed (instance {booting})" in ended[0]
     assert billed(market) == set()
-    contracts = requests.get(f"{market.url}/_emulator/ledger", timeout=10).json()["contracts"]
+    contracts = market.control.ledger()
     assert [one["id"] for one in contracts] == [booting]
 
 
 def test_a_create_after_a_killed_plugin_adopts_what_it_rented(plugin, market, engine, tmp_path):
     from tests.provider.conftest import Plugin  # noqa: PLC0415
 
-    requests.post(f"{market.url}/_emulator/faults", json={"kind": "stuck_loading"}, timeout=10).raise_for_status()
+    market.control.fault("stuck_loading")
     props = instance_props()
     threading.Thread(target=lambda: _ignore_error(plugin.create, InstanceProvider(), props), daemon=True).start()
     left = until(lambda: billed(market))
     os.kill(plugin.process.pid, signal.SIGKILL)
     plugin.process.wait(10)
-    requests.delete(f"{market.url}/_emulator/faults", timeout=10).raise_for_status()
+    market.control.faults_off()
 
     config = {"emulator": json.dumps({"url": market.url}), "vast_api_key": "emulator-key"}
     second = Plugin(engine, config, {"HOME": str(tmp_path)})

@@ -23,7 +23,7 @@ from components.errors import ServingError
 from components.vast.identity import Authority
 from components.vllm.catalog import load_catalog
 from components.vllm.client import RerankClient
-from components.vllm.launch import GUARD_KEYS_ENV, KEY_ENV, Launch, plan_launch
+from components.vllm.launch import GUARD_KEY_ENV, KEY_ENV, Launch, plan_launch
 from emulator.process import Process
 from emulator.runtime import Containers, Settings, free_port
 from emulator.server import EmulatorServer
@@ -94,7 +94,7 @@ def serving(
     }
     process = asyncio.run(containers.start(CONTRACT_ID, body, IP, {inner: outer}))
     assert process is not None
-    url, key = f"http{'s' if authority else ''}://{IP}:{outer}", launch.env.get(GUARD_KEYS_ENV) or launch.env[KEY_ENV]
+    url, key = f"http{'s' if authority else ''}://{IP}:{outer}", launch.env.get(GUARD_KEY_ENV) or launch.env[KEY_ENV]
     ca = ca_file(authority.certificate) if authority else None
     client = RerankClient(url, key, timeout_s=60, ca=ca or "")
     log = folder / "containers" / str(CONTRACT_ID) / "log"
@@ -194,12 +194,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def cross_encoder(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """That model in the guide's form, by the boot script, with vLLM's own key; plus a list of its routes."""
-    middleware = "--middleware tests.serving.route_list.RouteList"  # which extra_args may not hold
+    """That model in the guide's form, by the boot script, with vLLM's own key."""
     launch = plan_launch(CATALOG.model(BGE), CATALOG.default_image, api_key=new_key())
-    shell, script = launch.args
-    launch = replace(launch, args=(shell, script.replace(f" {BGE} ", f" {BGE} {middleware} ")))
-    launch.env["PYTHONPATH"] = str(REPO)
     with serving(launch, BGE, weights, require_vllm(), tmp_path_factory.mktemp("bge")) as server:
         yield server
 
@@ -210,7 +206,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     python = require_vllm()
     found = subprocess.run([python, "-c", WHERE_IS_MINILM], check=True, capture_output=True, text=True)
     launch = plan_launch(CATALOG.model(MINILM), CATALOG.default_image, api_key=new_key(), form="plain")
-    launch = replace(launch, args=(*launch.args, "--api-server-count", "2"))  # refused in extra_args: keys are in one
+    launch = replace(launch, args=(*launch.args, "--api-server-count", "2"))
     with serving(launch, MINILM, Path(found.stdout.strip()), python, tmp_path_factory.mktemp("minilm")) as server:
         yield server
 

@@ -57,7 +57,7 @@ def test_no_request_to_real_vllm_fails_while_a_fleet_rolls_heals_scales_and_chan
 
     def heal():
         victim = stack.outputs()["replicas"][1]["instance_id"]
-        Ledger(market.url).control(f"instances/{victim}/kill")
+        Ledger(market.control).control(f"instances/{victim}/kill")
         again()
         assert victim not in stack.instances()
 

@@ -14,15 +14,27 @@ import pytest
 import requests
 
 from components.errors import ServerError
+from components.guard.rules import ALLOW
 from components.settings import load
 from components.vllm.checks import Report, run_checks
 from components.vllm.gpu_requirements import load_flags
-from components.vllm.guard import ALLOW
 from components.vllm.launch import plan_launch
 from components.vllm.route_audit import audit_routes, routes_of, routes_to_audit, table, unauthorized_callers
 from components.vllm.score_checks import CLOSED
 from tests.dashboard import absent
-from tests.serving.conftest import BGE, CATALOG, HERE, MINILM, QWEN3, REPO, Server, new_key, require_vllm, serving
+from tests.serving.conftest import (
+    BGE,
+    CATALOG,
+    HERE,
+    MINILM,
+    QWEN3,
+    REPO,
+    Deployment,
+    Server,
+    new_key,
+    require_vllm,
+    serving,
+)
 
 pytestmark = [pytest.mark.vllm, pytest.mark.all]
 
@@ -179,7 +191,8 @@ def test_the_container_has_as_many_api_servers_as_its_launch_says(minilm: Server
 def test_without_the_guard_the_routes_of_the_guides_form_are_open(
     cross_encoder: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    routes = routes_of(cross_encoder.client)
+    described = requests.get(f"{cross_encoder.url}/openapi.json", timeout=30).json()["paths"]
+    routes = [(path, tuple(map(str.upper, methods))) for path, methods in described.items()]
     audited = audit_routes(
         cross_encoder.client, routes_to_audit(routes), {"no key": unauthorized_callers(None)["no key"]}
     )
@@ -188,13 +201,15 @@ def test_without_the_guard_the_routes_of_the_guides_form_are_open(
     answered = {route.path for route in audited if not {*route.statuses["no key"]} <= CLOSED}
     assert answered >= OPEN_WITHOUT_GUARD
     assert not answered & {path for path in ALLOW if path.startswith("/v1")}, "vLLM's own key covers these"
-    assert all(200 in route.statuses["no key"] for route in audited if route.path in ("/rerank", "/score", "/metrics"))
+    assert all(200 in route.statuses["no key"] for route in audited if route.path in ("/rerank", "/metrics"))
 
 
-def test_the_list_of_routes_holds_all_that_vllms_own_description_does(cross_encoder: Server) -> None:
+def test_the_guards_list_of_routes_holds_all_that_vllms_own_description_does(
+    cross_encoder: Server, deployment: Deployment
+) -> None:
     described = requests.get(f"{cross_encoder.url}/openapi.json", timeout=30).json()["paths"]
     listed: dict[str, set[str]] = {}
-    for path, methods in routes_of(cross_encoder.client):
+    for path, methods in routes_of(deployment.server().client):
         listed.setdefault(path, set()).update(method.lower() for method in methods or ("GET", "POST"))
     assert len(described) > 10
     assert not {path for path in described if path not in listed}

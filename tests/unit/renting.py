@@ -7,7 +7,14 @@ from components.vast.ranking import Workload, rank
 from components.vast.rental import Rental
 from components.vast.rental_spec import Deadlines, Order, Spec
 
-SPEC = Spec(image="vllm/vllm-openai:v0.19.1", disk_gb=40, ports=("8000:8000",), env={"VLLM_API_KEY": "s3cret-value-1"})
+SPEC = Spec(
+    image="vllm/vllm-openai:v0.19.1",
+    disk_gb=40,
+    ports=("8000:8000",),
+    env={"VLLM_API_KEY": "s3cret-value-1"},
+    key_env="OWN_KEY",
+    stack_secret="s3cret-of-the-stack",
+)
 LABEL = Label("vast-reranker/test/reranker", "0a1b2c3d", SPEC.digest())
 READY, DEAD, SILENT = (
     ProbeResult("ready", "answers"),
@@ -17,9 +24,7 @@ READY, DEAD, SILENT = (
 DEADLINES = Deadlines(pulling_s=600, serving_s=300, stall_s=120, port_s=60)
 
 
-def rental(
-    api, *, probe=lambda _ip, _port: READY, known=(), stop=str, blind=lambda: True, notes=None, said=None, **order
-):
+def rental(api, *, probe=lambda *_: READY, known=(), stop=str, blind=lambda: True, notes=None, said=None, **order):
     client = api.client(patience_s=10)
     candidates = rank([Offer.parse(raw) for raw in api.offers], Workload(10), "cheapest")
     return Rental(

@@ -156,3 +156,67 @@ def test_a_mistake_in_an_entry_is_one_line_that_names_the_file_the_entry_and_the
         load_catalog(tmp_path)
     (line,) = caught.value.problems
     assert line.startswith(f"components/catalog/models.yaml: me/model: {says}")
+
+
+OWN = {"name": "me/model", "kind": "cross-encoder", "parameters_m": 22, "weights_gb": 0.1, "max_model_len": 256}
+
+
+def own_catalog(tmp_path, *entries, text=None):
+    (tmp_path / "models.yaml").write_text(json.dumps({"models": entries}) if text is None else text)
+    return load_catalog(own=tmp_path / "models.yaml")
+
+
+def test_a_model_of_the_stacks_own_needs_few_facts_and_is_launched_and_checked(tmp_path) -> None:
+    model = own_catalog(tmp_path, OWN).model("me/model")
+    assert (model.score_range, len(model.golden), model.flags) == ("sigmoid 0..1", 3, ())
+    assert model.readiness.model == "me/model"
+    assert "vllm serve me/model" in plan_launch(model, CATALOG.default_image, api_key=None).args[1]
+    assert set(own_catalog(tmp_path, OWN).models) == {*CATALOG.models, "me/model"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"kind": None}, "me/model: lacks kind (cross-encoder, decoder-reranker or bi-encoder)"),
+        ({"weights_gb": None, "max_model_len": None}, "me/model: lacks weights_gb (what the download weighs), max_m"),
+        ({"kind": "decoder-reranker"}, "me/model: lacks hf_overrides (--hf-overrides), chat_template (the prompt that"),
+        ({"kind": "reranker"}, "me/model: kind: is 'reranker', which is none of 'cross-encoder', 'decoder-reranker'"),
+        ({"parameters_m": "22M"}, "me/model: parameters_m: is '22M'; accepted: "),
+        ({"max_len": 3}, "me/model: max_len: accepted: name, kind, "),
+        ({"name": None}, "accepted: `models:`, a list, each with a name"),
+    ],
+)
+def test_an_incomplete_entry_of_the_stacks_own_is_one_clear_line(tmp_path, entry, says) -> None:
+    given = {key: value for key, value in (OWN | entry).items() if value is not None}
+    with pytest.raises(ConfigError) as caught:
+        own_catalog(tmp_path, given)
+    (line,) = caught.value.problems
+    assert line.startswith(f"{tmp_path}/models.yaml: {says}")
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("text", ["", "models: 3", "models: [3]", "[]", "a: [", "models: {a: b}", "\x00"])
+def test_a_file_of_models_that_is_none_is_one_line(tmp_path, text) -> None:
+    with pytest.raises(ConfigError) as caught:
+        own_catalog(tmp_path, text=text)
+    (line,) = caught.value.problems
+    assert line.startswith(f"{tmp_path}/models.yaml: ")
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("name", ["me/model", "BAAI/bge-reranker-base"])
+def test_a_revision_is_served_of_weights_and_tokenizer(tmp_path, name) -> None:
+    entry = (OWN if name == "me/model" else {"name": name}) | {"revision": "5b4f1d2"}
+    model = own_catalog(tmp_path, entry).model(name)
+    assert (
+        "--revision 5b4f1d2 --tokenizer-revision 5b4f1d2"
+        in plan_launch(model, CATALOG.default_image, api_key=None).args[1]
+    )
+    assert (
+        "--revision"
+        not in plan_launch(CATALOG.model("BAAI/bge-reranker-base"), CATALOG.default_image, api_key=None).args[1]
+    )
+
+
+def test_an_unknown_model_is_told_where_it_can_be_described() -> None:
+    assert "describe it in models.yaml" in CATALOG.problems_with_model("me/other")[0]

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import requests
@@ -6,7 +7,7 @@ import requests
 from components.redaction import scrub, tail
 from components.vast import change, drift, json_values
 from components.vast.drift import Drift, Watch
-from components.vast.label import Label
+from components.vast.label import Label, new_nonce
 from components.vast.models import Contract, Offer
 from components.vast.probe import ProbeResult
 from components.vast.query import official_parser, unmet
@@ -75,6 +76,21 @@ def test_what_is_not_known_yet_is_no_change(key):
 def test_outputs_hold_nothing_of_the_environment_in_clear():
     secret = "a-secret-of-the-environment"
     assert secret not in json.dumps(change.recorded({**FULL, "env": {"K": secret}, "image_login": f"-p {secret}"}))
+
+
+def test_who_guesses_a_secret_input_cannot_tell_by_state_or_label_that_it_is_right():
+    guess = {**FULL, "image_login": "-u robot -p Summer2026!"}
+    theirs, own = (change.recorded(guess | {"stack_secret": key * 64}) for key in "01")
+    shown, other = (json.loads(one["declared"]) for one in (theirs, own))
+    assert all(shown[key] != other[key] for key in shown)
+    assert json_values.digest(guess["image_login"]) not in theirs["declared"]
+    spec = Spec(image="i:1", disk_gb=40, image_login=guess["image_login"], stack_secret="0" * 64)
+    assert spec.digest() != replace(spec, stack_secret="1" * 64).digest() != replace(spec, stack_secret="").digest()
+
+
+def test_a_plan_before_the_stacks_secret_is_known_compares_what_it_can():
+    news = {**FULL, "image": "other", "watch": {"heal_on": "never"}, "stack_secret": object()}
+    assert change.plan(change.recorded(FULL), news, now=NOW, unknown=["stack_secret"]).updates == ["watch"]
 
 
 def test_nulls_in_maps_and_the_order_of_keys_do_not_show_in_a_digest():
@@ -245,6 +261,52 @@ def test_terms_that_moved_are_each_named():
     assert terms(Watch(renew_before_h=24), end_date=NOW + 3600) == ["ending"]
 
 
+PEMS = [f"-----BEGIN CERTIFICATE-----\n{n}\n-----END CERTIFICATE-----\n" for n in range(3)]
+TAKES = {"ca_certificate": PEMS[0], "certificate_path": "/renew"}
+
+
+def planned(path="/renew", *, trusted=PEMS[0], ends_in_d=30.0, drifted=""):
+    olds = {
+        **OUTS,
+        **TAKES,
+        "certificate_path": path,
+        "certificate_expires_at": NOW + ends_in_d * 86400,
+        "drift": drifted,
+    }
+    news = {
+        **INPUTS,
+        "ca_certificate": trusted,
+        "certificate_path": path,
+        "watch": {"renew_certificate_before_d": 10.0},
+    }
+    plan = change.plan({**olds, "watch": news["watch"]}, news, now=NOW)
+    return plan.replaces, plan.updates, plan.renewal
+
+
+def test_a_certificate_that_ends_soon_is_renewed_where_it_runs_if_the_server_takes_another():
+    assert planned() == ([], [], "")
+    found = next(drift.due({**TAKES, "certificate_expires_at": NOW + 9 * 86400}, 0, Watch(), NOW))
+    assert str(found) == "renewal: it ends in 9 days"
+    assert planned(drifted=str(found)) == ([], ["drift"], "it ends in 9 days")
+    found = next(drift.due({"certificate_expires_at": NOW + 9 * 86400}, 0, Watch(), NOW))
+    assert planned(path="", drifted=str(found)) == (["drift"], [], "")
+    assert planned(drifted="engine-dead: because") == (["drift"], [], "")
+
+
+@pytest.mark.parametrize("path", ["/renew", ""])
+def test_a_machine_stays_as_long_as_the_authority_that_signed_its_certificate_is_trusted(path):
+    assert planned(path, trusted=PEMS[0] + PEMS[1]) == ([], ["ca_certificate"], "")
+    assert planned(path, trusted=PEMS[1] + PEMS[0]) == ([], ["ca_certificate"], "")
+    assert planned(path, trusted=PEMS[2] + PEMS[1]) == (["ca_certificate"], [], "")
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/renew", "renewal"), ("", "certificate")])
+def test_an_ip_that_moved_is_one_that_the_certificate_does_not_name(path, kind):
+    contract = Contract.parse(instance(public_ipaddr="127.0.1.10"))
+    outs = {**OUTS, "certificate_expires_at": NOW, "certificate_path": path}
+    assert drift.from_move(contract, observe(contract, 8000), outs).kind == kind
+
+
 def test_a_drift_survives_the_trip_through_state():
     assert Drift.parse(str(Drift("exited", "instance 1: exit 137"))) == Drift("exited", "instance 1: exit 137")
     assert Drift.parse("") is None
@@ -253,8 +315,8 @@ def test_a_drift_survives_the_trip_through_state():
 
 def test_labels_are_read_back_and_those_of_others_are_not_ours():
     label = Label("vast-reranker/dev/reranker", "0a1b2c3d", "abc", pending=True)
-    assert Label.parse(str(label)) == label
-    assert Label.parse(str(label.marked(pending=False))) == label.marked(pending=False)
+    for one in (label, replace(label, pending=False), replace(label, nonce=new_nonce()), replace(label, nonce="")):
+        assert Label.parse(str(one)) == one
     for other in ("", "my box", "a/b:c", "a@b:c", "vast-reranker/dev/reranker"):
         assert Label.parse(other) is None
 
@@ -276,7 +338,7 @@ def test_text_for_people_holds_no_secret():
 
 
 def test_what_a_host_says_of_a_container_holds_none_of_its_environment():
-    env = [["GUARD_KEYS", "s3cret-of-the-stack"], ["-p 8000:8000", "1"]]
-    found = judge(actual_status="exited", status_msg="run -e GUARD_KEYS=s3cret-of-the-stack: exit 1", extra_env=env)
+    env = [["GUARD_KEY", "s3cret-of-the-stack"], ["-p 8000:8000", "1"]]
+    found = judge(actual_status="exited", status_msg="run -e GUARD_KEY=s3cret-of-the-stack: exit 1", extra_env=env)
     assert "s3cret" not in str(found)
     assert "exit" in str(found)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from components.container_files import GUARD, GUARD_SOURCE, TEMPLATE_FILE, UNPACK, digests, packed_env
+from components.container_files import GUARD, GUARD_FOLDER, TEMPLATE_FILE, UNPACK, digests, packed_env
 from components.errors import ConfigError
 from components.vast.identity import CHUNK_CHARS
 from components.vllm.catalog import load_catalog
@@ -19,14 +19,16 @@ def test_a_container_unpacks_the_very_files_of_the_repository(tmp_path):
     assert all(len(value) <= CHUNK_CHARS for value in env.values())
     command = [sys.executable, "-c", UNPACK]
     subprocess.run(command, env={**os.environ, **env, "files": str(tmp_path)}, check=True, timeout=30)
-    assert (tmp_path / GUARD).read_text() == GUARD_SOURCE.read_text()
+    modules = {path.name: path.read_text() for path in GUARD_FOLDER.glob("*.py")}
+    assert {path.name: path.read_text() for path in (tmp_path / GUARD).iterdir()} == modules
+    assert "__main__.py" in modules
     template = load_catalog().model(QWEN3).chat_template
     assert (tmp_path / TEMPLATE_FILE).read_text().rstrip("\n") == template.rstrip("\n")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [TEMPLATE_FILE, GUARD]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([TEMPLATE_FILE, GUARD])
 
 
 def test_a_source_that_is_no_longer_what_the_state_says_is_not_packed():
-    with pytest.raises(ConfigError, match=r"guard.py was edited while this `up` ran: run it again"):
+    with pytest.raises(ConfigError, match=r"guard was edited while this `up` ran: run it again"):
         packed_env({GUARD: "0" * 12})
 
 

@@ -8,16 +8,19 @@ import pytest
 from components.config import Config, groups
 from components.vast.drift import TABLE
 from policy.rules import RULES
-from scripts.configuration import PAGE, PROJECT, page, project
+from scripts.configuration import ARGS, PAGE, PROJECT, arguments, page, project
 
 REPO = Path(__file__).resolve().parents[2]
 DOCS = {path.name: path.read_text() for path in (REPO / "docs").glob("*.md")}
-CODE = "\n".join(path.read_text() for folder in ("components", "policy") for path in (REPO / folder).rglob("*.py"))
+CODE = "\n".join(
+    path.read_text() for folder in ("components", "ops", "policy") for path in (REPO / folder).rglob("*.py")
+)
 
 
 def test_schema_and_reference_are_what_the_model_of_the_keys_says():
     assert PROJECT.read_text() == project(), "run `make docs`"
     assert PAGE.read_text() == page(), "run `make docs`"
+    assert ARGS.read_text() == arguments(), "run `make docs`"
 
 
 def test_the_reference_has_every_key():
@@ -42,8 +45,11 @@ def test_every_kind_of_drift_has_a_runbook():
         assert f"`{kind}`" in DOCS["operations.md"], kind
 
 
-OF_THE_ENGINE = ("the stack is currently locked by 1 lock(s)", "because it is protected")
-QUOTED = re.findall(r"^> (.+)$", DOCS["operations.md"], re.M)
+OF_THE_ENGINE = (
+    "the stack is currently locked by 1 lock(s)", "because it is protected", "failed to save snapshot",
+    "failed to load checkpoint",
+)  # fmt: skip
+QUOTED = re.findall(r"^> (.+)$", DOCS["operations.md"] + DOCS["state.md"], re.M)
 
 
 @pytest.mark.parametrize("symptom", QUOTED)

@@ -1,6 +1,7 @@
 """What an Instance's check shows a policy pack, and what one process's session shares between replicas; no engine."""
 
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -10,7 +11,7 @@ from components.plugin.session import Session
 from components.records import structure
 from components.vast.instance_cache import InstanceCache
 from components.vast.json_values import as_text
-from components.vast.label import Label
+from components.vast.label import Label, new_nonce
 from components.vast.market import Search
 from reranker.http import Answer
 from tests.unit.scripted_api import ScriptedApi
@@ -120,11 +121,11 @@ def test_no_certificate_and_an_empty_one_are_no_tls_to_the_policy(provider, give
     assert bool(provider.check({}, news).failures) is broken
 
 
-@pytest.mark.parametrize(("chars", "refused"), [(226, False), (227, True)])
+@pytest.mark.parametrize(("chars", "refused"), [(209, False), (210, True)])
 def test_a_label_that_vast_would_cut_is_refused_before_anything_is_rented(provider, api, chars, refused):
     checked = provider.check({}, inputs(label_base=f"p/s/{(chars - 4) * 'n'}"))
     assert [one.property for one in checked.failures] == ["label_base"] * refused
-    longest = Label(chars * "n", owner=8 * "0", digest=12 * "0", pending=True)
+    longest = Label(chars * "n", owner=8 * "0", digest=12 * "0", pending=True, nonce=new_nonce())
     assert (len(str(longest)) > 256) is refused
     assert bool(api.calls) is not refused
 
@@ -168,3 +169,25 @@ def test_a_search_that_finds_nothing_is_not_kept(session, api):
         found(session)
     api.offers = offers
     assert len(found(session)) == 6
+
+
+def test_an_answer_in_a_refresh_is_remembered_as_a_host_that_was_heard(provider, api, session):
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        here = {"public_ipaddr": "127.0.0.1", "ports": {"8000/tcp": [{"HostPort": str(server.server_port)}]}}
+        id_ = api.add("p/s/n@0a1b:abc", **here)
+        assert not session.heard
+        assert provider.read(str(id_), inputs()).outs["drift"] == ""
+        assert session.heard
+    finally:
+        server.shutdown()
+        server.server_close()

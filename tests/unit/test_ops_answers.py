@@ -109,6 +109,14 @@ def ended(process):
     return process.returncode, out, err
 
 
+def test_no_key_goes_in_clear_to_another_machine():
+    command = [sys.executable, "-m", "ops", "orphans", "--api-url", "http://192.0.2.1"]
+    env = {**os.environ, "VAST_API_KEY": KEY}
+    done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == exits.USAGE
+    assert "VAST_URL or --api-url: http://192.0.2.1 would get the Vast.ai key in clear" in done.stderr
+
+
 def test_orphans_that_are_too_young_are_named_and_counted(market, orphan, export):
     code, out, _ = ended(command(market, export))
     assert code == exits.OK
@@ -155,7 +163,7 @@ def test_a_key_that_cannot_be_one_is_refused_by_the_rule_and_shown_nowhere(marke
 PULUMI = r"""#!/bin/bash
 case "$*" in
   version) echo v3.200.0 ;;  # whose events come by a file
-  *"tag ls"*) echo '{}' ;;
+  *"tag ls"* | *"stack export"*) echo '{}' ;;
   *preview*)
     log=$(sed 's/.*--event-log \([^ ]*\).*/\1/' <<<"$*")
     summary='{"maybeCorrupt": false, "durationSeconds": 1, "resourceChanges": {}}'

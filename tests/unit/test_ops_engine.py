@@ -14,6 +14,8 @@ from harness.wait import until
 from ops import config, exits, review
 from ops.engine import Pulumi, prepare_environment
 
+EMPTY_STATE = '[ "$2 $3" = "stack export" ] && echo "{}" && exit'
+
 
 @pytest.fixture
 def project(tmp_path):
@@ -28,7 +30,7 @@ def fake(project, monkeypatch):
     def use(script):
         program = project / "bin" / "pulumi"
         program.parent.mkdir(exist_ok=True)
-        program.write_text(f'#!/bin/bash\n[ "$1" = version ] && echo v3.259.0 && exit\n{script}\n')
+        program.write_text(f'#!/bin/bash\n[ "$1" = version ] && echo v3.259.0 && exit\n{EMPTY_STATE}\n{script}\n')
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
 

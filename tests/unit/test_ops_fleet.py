@@ -2,9 +2,10 @@
 
 import pytest
 
+from components.vast.identity import own_key
 from ops import exits
 from ops.config import assignments
-from ops.fleet import Fleet, batches, key_resource, secret_output, servers_key
+from ops.fleet import Fleet, batches, key_resource, own_keys, secret_output
 from ops.plan import Plan, Step
 from ops.roll import replaced
 
@@ -100,8 +101,13 @@ def test_an_empty_state_has_no_fleet():
     assert Fleet.parse([]).targets([]) == []
 
 
-def test_the_servers_own_key_and_the_clients_are_told_apart():
-    assert servers_key(state()) == "own"
+def test_each_servers_own_key_and_the_clients_are_told_apart():
+    found = state(left=["reranker-2"])
+    for one in found:
+        if one["type"].endswith("Instance"):
+            one |= {"inputs": {"key_env": "GUARD_KEY"}, "outputs": {"nonce": f"nonce-of-{one['id']}"}}
+    assert own_keys(found) == {n: own_key("own", f"nonce-of-{n}") for n in (1, 2, 3)}
+    assert own_keys(state()) == {}  # without a guard
     assert secret_output(key_resource(state(), "reranker-key"), "previous") == ""
     assert key_resource([], "reranker-key") == {}
 

@@ -88,6 +88,20 @@ CASES = {
         [(Facts(disk_gb=50.5), "disk_gb is 50.5; 50 are allowed")],
         [Facts(), Facts(disk_gb=50)],
     ),
+    "flags": (
+        Limits(flags=("--max-num-seqs", "--revision")),
+        [(Facts(flags=["--max-num-seqs", "--worker-cls", "--worker-cls"]), "has --worker-cls; --max")],
+        [Facts(), Facts(flags=[]), Facts(flags=["--revision"])],
+    ),
+    "pins": (
+        Limits(pins=("image", "model")),
+        [
+            (Facts(image=PINNED), "image not pinned by digest or commit"),
+            (Facts(image=f"vllm/vllm-openai:v1@sha256:{'0' * 64}", revision="main"), "model not pinned"),
+            (Facts(image=PINNED, revision=""), "image and model not pinned"),
+        ],
+        [Facts(), Facts(image=f"vllm/vllm-openai:v1@sha256:{'0' * 64}", revision="0" * 40)],
+    ),
     "validation": (
         Limits(rules=("validation",)),
         [(Facts(validated=False), "nothing judges what the server answers")],
@@ -107,6 +121,19 @@ def refusals(limits, catalog=None, **changes):
     with pytest.raises(ConfigError) as caught:
         settings(limits, catalog, **changes)
     return [one for one in caught.value.problems if one.startswith("policy: ")]
+
+
+def test_pins_binds_what_it_names():
+    assert violations(Facts(image=PINNED, revision=""), Limits(pins=("model",)))
+    assert not violations(Facts(image=PINNED, revision="0" * 40), Limits(pins=("model",)))
+
+
+def test_flags_and_revision_are_those_of_extra_args_in_any_spelling():
+    allowed = {"flags": ["--revision"], "pins": ["model"]}
+    assert settings(allowed, extra_args=f'["--revision={"0" * 40}"]')
+    found = refusals(allowed, extra_args='["--revision", "main", "--enforce_eager"]')
+    assert "extra_args has --enforce-eager" in found[0]
+    assert "model not pinned" in found[1]
 
 
 def test_every_rule_has_cases_here():

@@ -12,6 +12,7 @@ from tests.dashboard import expressions, labels_in, metrics_in, metrics_of
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "dashboards" / "reranker.json").read_text())
 SERVER = {"instance_id": 1, "machine_id": 17, "gpu": "A", "url": "https://203.0.113.1:4000", "hourly_cost_usd": 1}
+KEYS = {1: "m" * 64, 2: "n" * 64}
 OUTPUTS = {
     "url": "https://203.0.113.1:4000",
     "api_key": "c" * 64,
@@ -22,13 +23,13 @@ OUTPUTS = {
 
 
 def written(admin=None, **changes):
-    return files("prod", Outputs.parse(OUTPUTS | changes), "m" * 64, Path("/etc/prometheus"), 15, admin=admin)
+    return files("prod", Outputs.parse(OUTPUTS | changes), KEYS, Path("/etc/prometheus"), 15, admin=admin)
 
 
-def test_each_replica_has_a_target_and_a_price_and_is_scraped_with_the_management_key():
+def test_each_replica_has_a_target_and_a_price_and_is_scraped_with_its_own_key():
     texts = written()
-    found = json.loads(texts["reranker.json"])
-    assert {one["labels"]["stack"] for one in found} == {"prod"}
+    found = [one for n in (1, 2) for one in json.loads(texts[f"reranker-{n}.json"])]
+    assert {(one["labels"]["stack"], one["labels"]["job"]) for one in found} == {("prod", "reranker")}
     assert [(one["targets"], one["labels"]["replica"]) for one in found] == [
         (["203.0.113.1:4000"], "1"), (["203.0.113.2:4000"], "2"),
     ]  # fmt: skip
@@ -36,28 +37,28 @@ def test_each_replica_has_a_target_and_a_price_and_is_scraped_with_the_managemen
     assert [(rule["record"], rule["expr"], rule["labels"]["replica"]) for rule in rules] == [
         (PRICE, "vector(1.000000)", "1"), (PRICE, "vector(2.000000)", "2"),
     ]  # fmt: skip
-    [job] = yaml.safe_load(texts["prometheus.yml"])["scrape_configs"]
-    assert job["scheme"] == "https"
-    assert job["authorization"] == {"type": "Bearer", "credentials_file": "/etc/prometheus/servers_key"}
-    assert job["tls_config"] == {"ca_file": "/etc/prometheus/ca.pem", "server_name": "reranker.internal"}
-    assert [name for name, text in texts.items() if "m" * 64 in text] == ["servers_key"]
+    for n, job in enumerate(yaml.safe_load(texts["prometheus.yml"])["scrape_configs"], start=1):
+        assert job["scheme"] == "https"
+        assert job["authorization"] == {"type": "Bearer", "credentials_file": f"/etc/prometheus/reranker-{n}_key"}
+        assert job["tls_config"] == {"ca_file": "/etc/prometheus/ca.pem"}  # each is checked by its IP
+        assert [name for name, text in texts.items() if KEYS[n] in text] == [f"reranker-{n}_key"]
     assert not any("c" * 64 in text for text in texts.values())
 
 
 def test_a_gateway_is_scraped_at_its_admin_api_with_that_ones_key_and_each_job_keeps_its_own_targets():
     admin = Admin("https://203.0.113.9:8443/admin", "a" * 64, own_ca=True)
     texts = written(admin, url="https://203.0.113.9:8443")
-    servers, gateway = yaml.safe_load(texts["prometheus.yml"])["scrape_configs"]
+    first, second, gateway = yaml.safe_load(texts["prometheus.yml"])["scrape_configs"]
     assert gateway["metrics_path"] == "/admin/metrics"
     assert gateway["authorization"]["credentials_file"] == "/etc/prometheus/admin_key"
     assert gateway["tls_config"] == {"ca_file": "/etc/prometheus/ca.pem"}
     assert [name for name, text in texts.items() if "a" * 64 in text] == ["admin_key"]
     assert not any("c" * 64 in text for text in texts.values())
-    for job, targets in ((servers, ["203.0.113.1:4000", "203.0.113.2:4000"]), (gateway, ["203.0.113.9:8443"])):
+    for job, target in ((first, "203.0.113.1:4000"), (second, "203.0.113.2:4000"), (gateway, "203.0.113.9:8443")):
         [file] = job["file_sd_configs"][0]["files"]
-        found = json.loads(texts[file.removeprefix("/etc/prometheus/")])
-        assert [one["targets"] for one in found] == [[one] for one in targets]
-        assert {one["labels"]["stack"] for one in found} == {"prod"}
+        [found] = json.loads(texts[file.removeprefix("/etc/prometheus/")])
+        assert found["targets"] == [target]
+        assert found["labels"]["stack"] == "prod"
 
 
 def test_an_admin_api_on_loopback_is_scraped_without_a_key_and_a_socket_is_not():
@@ -67,7 +68,7 @@ def test_an_admin_api_on_loopback_is_scraped_without_a_key_and_a_socket_is_not()
     assert Admin.parse([]) is None
     assert Admin.parse([resource("unix:///run/admin.sock")]) is None
     texts = written(Admin.parse([resource("http://127.0.0.1:2019")]))
-    _, job = yaml.safe_load(texts["prometheus.yml"])["scrape_configs"]
+    *_, job = yaml.safe_load(texts["prometheus.yml"])["scrape_configs"]
     assert (job["scheme"], job["metrics_path"]) == ("http", "/metrics")
     assert not {"authorization", "tls_config"} & set(job)
 

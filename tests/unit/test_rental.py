@@ -1,12 +1,15 @@
 import re
+from dataclasses import replace
 
 import pytest
 
 from components.errors import ApiUnreachable, DestroyFailed, Interrupted, NoOffer, RentalFailed
+from components.vast.identity import own_key
+from components.vast.label import nonce_of
 from components.vast.models import Offer
 from components.vast.ranking import Workload, rank
 from reranker.http import Answer
-from tests.unit.renting import DEAD, DEADLINES, LABEL, READY, SILENT, machine, only, rental
+from tests.unit.renting import DEAD, DEADLINES, LABEL, READY, SILENT, SPEC, machine, only, rental
 from tests.unit.scripted_api import ScriptedApi, no_answer
 
 
@@ -18,9 +21,39 @@ def api():
 def test_renting_returns_a_serving_contract_whose_label_no_longer_says_pending(api):
     rented = rental(api).run()
     assert (rented.contract.machine_id, rented.ip, rented.port) == (machine(0), "127.0.1.9", 40123)
-    assert only(api)["label"] == str(LABEL)
+    assert only(api)["label"] == rented.contract.label == str(replace(LABEL, nonce=nonce_of(rented.contract.label)))
     assert not rented.adopted
     assert not rented.rejected
+
+
+def test_each_machine_gets_a_key_of_its_own_and_the_probe_asks_each_with_that_one(api):
+    given, asked = [], []
+
+    def rent(ask, body):
+        given.append((nonce_of(body["label"]), body["env"]["OWN_KEY"]))
+
+    def probe(_ip, _port, nonce):
+        asked.append(nonce)
+        return READY
+
+    api.on_rent = rent
+    api.life = lambda machine_id, _age: {"actual_status": "exited"} if machine_id == machine(0) else {}
+    rental(api, probe=probe).run()
+    (first, its_key), (second, other_key) = given
+    assert its_key != other_key
+    assert [its_key, other_key] == [own_key(SPEC.stack_secret, nonce) for nonce in (first, second)]
+    assert asked == [second] == [nonce_of(only(api)["label"])]
+    assert not any(SPEC.stack_secret in str(value) for row in api.contracts.values() for value in row.values())
+
+
+def test_a_machines_own_key_is_not_in_what_its_log_is_quoted_for(api):
+    def rent(_ask, body):
+        api.log = f"Traceback: bad argument {body['env']['OWN_KEY']}"
+
+    api.on_rent = rent
+    api.life = lambda machine_id, _age: {"actual_status": "exited"} if machine_id == machine(0) else {}
+    rented = rental(api).run()
+    assert "bad argument [redacted]" in rented.rejected[0].reason
 
 
 def test_bringing_up_one_machine_takes_three_calls_besides_the_polls(api):
@@ -54,14 +87,14 @@ def test_a_bad_host_is_destroyed_remembered_and_the_next_one_taken(api, life, sa
 
 
 def test_a_mapped_port_that_drops_packets_is_given_up_long_before_the_serving_deadline(api):
-    probe = lambda _ip, _port: SILENT if only(api)["machine_id"] == machine(0) else READY  # noqa: E731
+    probe = lambda *_: SILENT if only(api)["machine_id"] == machine(0) else READY  # noqa: E731
     rented = rental(api, probe=probe).run()
     assert "cannot be reached" in rented.rejected[0].reason
     assert rented.rejected[0].after_s < DEADLINES.serving_s
 
 
 def test_a_server_that_never_answers_ends_at_its_deadline(api):
-    probe = lambda _ip, _port: DEAD if only(api)["machine_id"] == machine(0) else READY  # noqa: E731
+    probe = lambda *_: DEAD if only(api)["machine_id"] == machine(0) else READY  # noqa: E731
     rented = rental(api, probe=probe).run()
     assert "does not answer as it should (refused)" in rented.rejected[0].reason
 
@@ -130,7 +163,7 @@ def test_a_dead_engine_makes_the_plugin_destroy_what_it_rented(api):
         return "the engine is gone" if len(asked) > 3 else ""
 
     with pytest.raises(Interrupted):
-        rental(api, probe=lambda _ip, _port: DEAD, stop=gone).run()
+        rental(api, probe=lambda *_: DEAD, stop=gone).run()
     assert not api.contracts
     assert api.destroyed
 
@@ -138,7 +171,7 @@ def test_a_dead_engine_makes_the_plugin_destroy_what_it_rented(api):
 def test_after_an_interrupt_what_boots_is_destroyed_and_named_and_nothing_new_is_rented(api):
     stop = lambda: "the operation was interrupted" if api.clock.now > 1010 else ""  # noqa: E731
     with pytest.raises(Interrupted, match=r"interrupted: what was booting is destroyed \(instance 9001\)"):
-        rental(api, probe=lambda _ip, _port: DEAD, stop=stop).run()
+        rental(api, probe=lambda *_: DEAD, stop=stop).run()
     assert (api.destroyed, api.calls["PUT asks"]) == ([9001], 1)
     assert api.clock.now < 1020
 
@@ -151,12 +184,12 @@ def test_an_interrupt_before_anything_is_rented_says_so(api):
 
 def test_silence_on_two_machines_where_none_was_ever_heard_points_to_this_side_and_stops(api):
     with pytest.raises(RentalFailed, match="no rented host can be reached from here, on two machines"):
-        rental(api, probe=lambda _ip, _port: SILENT).run()
+        rental(api, probe=lambda *_: SILENT).run()
     assert (api.calls["PUT asks"], api.contracts) == (2, {})
 
 
 def test_silence_of_hosts_is_their_own_where_others_are_heard(api):
-    def probe(ip, port):
+    def probe(*_):
         return READY if api.calls["PUT asks"] == 4 else SILENT
 
     rented = rental(api, probe=probe, blind=lambda: False).run()
@@ -164,7 +197,7 @@ def test_silence_of_hosts_is_their_own_where_others_are_heard(api):
 
 
 def test_a_bug_in_the_middle_leaves_nothing_rented(api):
-    def probe(_ip, _port):
+    def probe(*_):
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
@@ -266,7 +299,7 @@ def test_one_failed_destroy_does_not_keep_the_others_from_being_destroyed(api):
         rental(
             api,
             hedge=2,
-            probe=lambda _ip, _port: DEAD,
+            probe=lambda *_: DEAD,
             stop=lambda: asked.append(1) or ("gone" if len(asked) > 4 else ""),
         ).run()
     assert stuck
@@ -300,7 +333,7 @@ def test_a_boot_of_a_minute_is_noticed_within_two_seconds_at_the_default_polling
 
     began = api.clock()
     api.life = life
-    rented = rental(api, probe=lambda _ip, _port: READY if api.clock() - began >= 56 else DEAD).run()
+    rented = rental(api, probe=lambda *_: READY if api.clock() - began >= 56 else DEAD).run()
     assert rented.ready_s <= 56 + 2
     assert api.calls["GET instances"] <= 32
     assert api.calls["GET instances"] >= 5
@@ -309,7 +342,7 @@ def test_a_boot_of_a_minute_is_noticed_within_two_seconds_at_the_default_polling
 def test_a_server_with_an_address_is_asked_every_second_and_the_list_at_the_polling_interval(api):
     asked = []
 
-    def probe(_ip, _port):
+    def probe(*_):
         asked.append(api.clock())
         return READY if len(asked) > 60 else DEAD
 

@@ -1,9 +1,11 @@
 """What a rental makes of answers that were lost and of instances that are there already."""
 
+from dataclasses import replace
+
 import pytest
 
 from components.errors import RentalFailed
-from components.vast.label import Label
+from components.vast.label import Label, new_nonce
 from reranker.http import Answer
 from tests.unit.renting import DEAD, LABEL, READY, machine, only, rental
 from tests.unit.scripted_api import ScriptedApi, no_answer
@@ -56,10 +58,25 @@ def test_a_lost_answer_whose_contract_shows_up_late_leaves_nothing_extra(api):
     api.life = lambda machine_id, age: None if machine_id == machine(0) and age < 25 else {}
     api.offers = api.offers[:2]
     # the second machine takes a while, so the stray becomes visible before the end
-    probe = lambda _ip, _port: READY if api.clock.now > 1040 else DEAD  # noqa: E731
-    rented = rental(api, probe=probe).run()
+    probe = lambda *_: READY if api.clock.now > 1040 else DEAD  # noqa: E731
+    notes = []
+    rented = rental(api, probe=probe, notes=notes).run()
     assert list(api.contracts) == [rented.contract.id]
     assert api.destroyed == made
+    assert f"instance {made[0]}, of a rent call without an answer, showed up late: destroyed" in notes
+
+
+def test_what_a_killed_run_left_is_not_taken_for_what_a_lost_answer_made(api):
+    def lost(ask, _body):
+        if ask == 1001:
+            raise no_answer(sent=True)
+
+    api.on_rent = lost
+    left = api.add(str(replace(LABEL, pending=True, nonce=new_nonce())), machine_id=machine(4))
+    # the list is without it until the rental has looked for what was left
+    api.life = lambda machine_id, age: None if machine_id == machine(4) and age < 2 else {}
+    rented = rental(api).run()
+    assert (rented.contract.machine_id, api.destroyed) == (machine(1), [left])
 
 
 def test_a_contract_that_came_with_a_refusal_is_destroyed(api):
@@ -77,23 +94,26 @@ def test_a_contract_that_came_with_a_refusal_is_destroyed(api):
 
 
 def test_a_pending_instance_of_a_killed_run_is_adopted_and_nothing_rented(api):
-    left = api.add(str(LABEL.marked(pending=True)), machine_id=machine(4))
-    rented = rental(api).run()
+    its = replace(LABEL, nonce=new_nonce())
+    left = api.add(str(its.marked(pending=True)), machine_id=machine(4))
+    asked = []
+    rented = rental(api, probe=lambda *where: asked.append(where) or READY).run()
     assert rented.adopted
     assert rented.contract.id == left
     assert api.calls["PUT asks"] == 0
-    assert only(api)["label"] == str(LABEL)
+    assert only(api)["label"] == rented.contract.label == str(its)  # by which its own key stays known
+    assert {nonce for _, _, nonce in asked} == {its.nonce}
 
 
 def test_one_of_a_run_killed_just_before_that_the_list_shows_late_is_destroyed_at_the_end(api):
     late = api.add(str(LABEL.marked(pending=True)), machine_id=machine(4))
     api.life = lambda machine_id, age: None if machine_id == machine(4) and age < 2 else {}
-    probe = lambda _ip, _port: READY if api.clock.now > 1003 else DEAD  # noqa: E731
+    probe = lambda *_: READY if api.clock.now > 1003 else DEAD  # noqa: E731
     notes = []
     rented = rental(api, probe=probe, notes=notes).run()
     assert list(api.contracts) == [rented.contract.id]
     assert api.destroyed == [late]
-    assert any(f"instance {late} was left by a killed run" in note for note in notes)
+    assert f"instance {late}, left by a killed run, showed up late: destroyed" in notes
 
 
 def test_one_of_a_run_killed_just_before_goes_too_when_nothing_serves(api):

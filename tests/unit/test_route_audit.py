@@ -1,13 +1,14 @@
 """The route audit: each unauthorized caller requests every route of a server, and an open one is found."""
 
+import asyncio
+import json
 import re
-from types import SimpleNamespace
+import threading
 
 import pytest
 
 from components.errors import ServerUnreachable
 from components.vllm.client import RerankClient
-from components.vllm.guard import Guard, registered
 from components.vllm.route_audit import (
     MAIN_ROUTES,
     ROUTES_OF_VLLM,
@@ -19,40 +20,34 @@ from components.vllm.route_audit import (
     unauthorized_callers,
 )
 from components.vllm.score_checks import judge_closed, judge_listed
-from tests.unit.guard_requests import KEYS
-from tests.unit.test_guard_sockets import App, Listening
+from emulator.stub_faults import ServerFault
+from emulator.stub_server import StubServer, listener
+from harness.guard import guarded
+from tests.unit.guard_requests import KEYS, App
+
+DESCRIBED = {
+    "paths": {
+        "/rerank": {"post": {}},
+        "/score": {"post": {}},
+        "/loras/{name}": {"delete": {}, "parameters": []},
+    }
+}
 
 
-def route(path, *methods):
-    return SimpleNamespace(path=path, methods=set(methods) or None)
-
-
-def included(*inner):
-    """What FastAPI from 0.137 makes of an included router: a route without a path."""
-    return SimpleNamespace(effective_route_contexts=lambda: list(inner))
-
-
-ROUTES = [
-    route("/rerank", "POST"),
-    included(route("/score", "POST"), route("/loras/{name}", "DELETE")),
-    route("/metrics"),
-]
-
-
-class Routed(App):
-    """An application that has routes, as Starlette's puts itself into the scope."""
+class Described(App):
+    """An application that describes its routes, as FastAPI does."""
 
     async def __call__(self, scope, receive, send):
-        scope["app"] = SimpleNamespace(routes=ROUTES)
-        await self.inner(scope, receive, send)
+        if scope["path"] != "/openapi.json":
+            await super().__call__(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(DESCRIBED).encode()})
 
 
 @pytest.fixture(scope="module")
 def server():
-    with Listening("httptools") as listening:
-        guarded = Routed()
-        guarded.inner = Guard(listening.app, {}, KEYS)
-        listening.server.config.loaded_app = guarded
+    with guarded(Described(), KEYS[0]) as listening:
         yield listening
 
 
@@ -61,14 +56,8 @@ def client(server, key=KEYS[0]):
     return RerankClient(f"http://{host}:{port}", key, timeout_s=10)
 
 
-def test_routes_of_included_routers_are_listed_with_their_methods():
-    assert list(registered(SimpleNamespace(routes=ROUTES))) == [
-        ["/rerank", ["POST"]],
-        ["/score", ["POST"]],
-        ["/loras/{name}", ["DELETE"]],
-        ["/metrics", []],
-    ]
-    assert list(registered(None)) == []
+def test_routes_are_listed_with_their_methods(server):
+    assert routes_of(client(server)) == (("/rerank", ("POST",)), ("/score", ("POST",)), ("/loras/{name}", ("DELETE",)))
 
 
 def test_the_servers_own_list_adds_its_routes_and_methods_to_the_audit(server):
@@ -96,7 +85,7 @@ def test_behind_a_guard_every_route_is_closed_to_everyone_without_the_key(server
 
 
 def test_a_route_that_a_guard_leaves_open_is_named():
-    with Listening("httptools") as open_health:
+    with guarded(App(), KEYS[0], {"open_health": True}) as open_health:
         found = audit_routes(
             client(open_health), [AuditedRoute("/health", ("GET", "POST"))], unauthorized_callers(KEYS[0])
         )
@@ -106,11 +95,21 @@ def test_a_route_that_a_guard_leaves_open_is_named():
 
 
 def test_the_main_routes_alone_show_that_a_server_has_no_guard(server):
-    closed = audit_routes(client(server), MAIN_ROUTES, unauthorized_callers(KEYS[0]))
+    callers = unauthorized_callers(KEYS[0])
+    closed = audit_routes(client(server), MAIN_ROUTES, callers)
     assert judge_closed("no key", {route.path: route.statuses["no key"] for route in closed}).passed
-    with Listening("httptools") as bare:
-        bare.server.config.loaded_app = bare.app
-        found = audit_routes(client(bare), MAIN_ROUTES, unauthorized_callers(KEYS[0]))
+    listening = listener("127.0.0.1", 0)
+    bare = StubServer(App(), listening, ServerFault)
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    serving = asyncio.run_coroutine_threadsafe(bare.serve(), loop)
+    try:
+        found = audit_routes(
+            RerankClient("http://{}:{}".format(*listening.getsockname()), KEYS[0]), MAIN_ROUTES, callers
+        )
+    finally:
+        serving.cancel()
+        loop.call_soon_threadsafe(loop.stop)
     check = judge_closed("no key", {route.path: route.statuses["no key"] for route in found})
     assert "4 of 4 routes answer" in check.saw
 

@@ -13,15 +13,16 @@ from components.client_keys import ClientKeysProvider
 from components.errors import ServerError, ServerUnreachable, ServingError
 from components.servers import Server, changed, on_each
 from components.validation import RerankValidationProvider
+from components.vast.identity import own_key
 from tests.unit.fake_vllm import KEY, FakeVllm
 
 KEYS = ("model", "run")
 NAMES = ("reranker", "reranker-2", "reranker-3")
-OWN = "own-key-0123456789abcdef"
+SECRET = "secret-of-the-stack-0123456789"
 
 
 def row(name, port=1, instance_id=1):
-    return {"name": name, "url": f"http://127.0.0.1:{port}", "instance_id": instance_id}
+    return {"name": name, "url": f"http://127.0.0.1:{port}", "instance_id": instance_id, "nonce": name}
 
 
 def due(olds, news):
@@ -116,10 +117,10 @@ def test_a_bug_is_not_taken_for_a_server_that_fails():
 
 
 class Guarded:
-    """A server that holds keys, as the guard does, until it is closed."""
+    """A server that holds keys, as the guard does, until it is closed; by its own key alone they are set."""
 
-    def __init__(self):
-        outer = self
+    def __init__(self, name):
+        outer, own_is = self, own_key(SECRET, name)
         self.keys, self.told = set(), 0
 
         class Handler(BaseHTTPRequestHandler):
@@ -127,10 +128,10 @@ class Guarded:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 key = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
                 digest = sha256(key.encode()).hexdigest()
-                own = key == OWN
+                own = key == own_is
                 if self.command == "PUT" and own:
-                    outer.keys, outer.told = set(json.loads(body)["keys"]), outer.told + 1
-                said = json.dumps({"keys": sorted(outer.keys)}).encode()
+                    outer.keys, outer.told = {one["sha256"] for one in json.loads(body)["keys"]}, outer.told + 1
+                said = json.dumps({"keys": [{"sha256": one} for one in sorted(outer.keys)]}).encode()
                 self.send_response(200 if own or digest in outer.keys else 401)
                 self.send_header("Content-Length", str(len(said)))
                 self.end_headers()
@@ -151,7 +152,7 @@ class Guarded:
 
 @pytest.fixture
 def guarded():
-    found = {name: Guarded() for name in NAMES}
+    found = {name: Guarded(name) for name in NAMES}
     yield found
     for one in found.values():
         with contextlib.suppress(OSError):
@@ -160,7 +161,7 @@ def guarded():
 
 def keys_of(guarded, *keys):
     servers = [row(name, one.server.server_port, at) for at, (name, one) in enumerate(guarded.items())]
-    return {"servers": servers, "own_key": OWN, "keys": list(keys), "ca_certificate": ""}
+    return {"servers": servers, "stack_secret": SECRET, "keys": list(keys), "ca_certificate": ""}
 
 
 def digests(*keys):
@@ -178,6 +179,13 @@ def test_only_a_server_that_is_new_is_told_the_keys(guarded):
     assert third.keys == digests("a")
 
 
+def test_a_server_that_stands_in_for_another_is_told_nothing(guarded):
+    props = keys_of(guarded, "a")
+    props["servers"][0]["url"] = props["servers"][1]["url"]
+    with pytest.raises(Exception, match=r"reranker: .*401"):
+        ClientKeysProvider().create(props)
+
+
 def test_a_rotation_that_one_server_missed_fails_by_its_name_and_the_next_one_reaches_all(guarded):
     provider = ClientKeysProvider()
     outs = provider.create(keys_of(guarded, "a")).outs
@@ -190,7 +198,7 @@ def test_a_rotation_that_one_server_missed_fails_by_its_name_and_the_next_one_re
 
     seen = provider.read("x", outs).outs  # what the state knows is the old keys
     assert seen["drift"].endswith(": reranker, reranker-3")
-    guarded["reranker-2"] = Guarded()
+    guarded["reranker-2"] = Guarded("reranker-2")
     outs = provider.update("x", seen, keys_of(guarded, "b", "a")).outs
     assert all(one.keys == digests("b", "a") for one in guarded.values())
     assert outs["drift"] == ""
@@ -205,7 +213,7 @@ def test_drift_of_the_keys_outlasts_a_server_that_cannot_be_asked_and_tells_a_he
     assert outs["drift"].endswith(": reranker-2")
     guarded["reranker-2"].close()
     assert provider.read("x", outs).outs["drift"] == outs["drift"]
-    guarded["reranker-2"] = Guarded()
+    guarded["reranker-2"] = Guarded("reranker-2")
     outs = provider.update("x", outs, keys_of(guarded, "a")).outs
     assert {one.told for one in guarded.values()} == {1, 2}
     assert all(one.keys == digests("a") for one in guarded.values())
@@ -263,6 +271,14 @@ def test_a_validation_asks_those_that_are_due_and_its_summary_has_each_server_th
     assert outs["urls"] == [fakes[name][1] for name in NAMES[:2]]
     outs = provider.update("x", outs, validated(fakes, *NAMES, reranker_3=7)).outs
     assert asked(fakes) == ["reranker-3"]
+
+
+def test_without_a_clients_key_each_server_is_asked_with_its_own(fakes):
+    props = {**validated(fakes, *NAMES[:2]), "api_key": "", "stack_secret": SECRET}
+    for one in props["servers"]:
+        one["nonce"] = one["name"]
+        fakes[one["name"]][0].key = own_key(SECRET, one["name"])
+    assert RerankValidationProvider().create(props).outs["summary"]["passed"]
 
 
 def test_one_server_that_fails_is_named_and_the_next_run_asks_all_that_were_due_again(fakes):

@@ -124,6 +124,9 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"require": {"countries": ["USA"]}}, "require.countries: is 'USA'; accepted: two-letter codes"),
         ({"require": {"countries": [False]}}, "require.countries: is False; .*YAML reads NO, .* write them in quotes"),
         ({"emulator": {"url": "console.vast.ai"}}, "emulator.url: .*http"),
+        ({"revision": "--evil"}, "revision: is '--evil'; accepted: text: a commit, tag or branch"),
+        ({"emulator": {"url": "http://console.vast.ai"}}, "emulator.url: .* would get the Vast.ai key in clear"),
+        ({"emulator": {"url": "http://127.0.0.1.evil.example:8585"}}, "emulator.url: .* would get the Vast.ai key"),
         ({"extra_args": ["--api-key", "x"]}, "extra_args: --api-key is set by the stack"),
         (
             {"extra_args": ["--log-level", "x"]},
@@ -145,7 +148,7 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"keep_previous_key": True}, "keep_previous_key: is true, but api_key_generation 1 has none before it"),
         (
             {"renew": {"certificate_before_d": 400}},
-            "renew.certificate_before_d: is 400; accepted: a number from 0 to 180",
+            "renew.certificate_before_d: is 400; accepted: a number from 0 to 30",
         ),
         ({"renew": {"before_h": 99999}}, "renew.before_h: is 99999; accepted: a number from 0 to 4380"),
         ({"timeouts": {"serving_s": 1e8}}, "timeouts.serving_s: is .*; accepted: a number from 1 to 86400"),
@@ -165,7 +168,7 @@ def test_a_bad_value_is_named_by_its_key_with_what_is_accepted(changes, says):
     ("changes", "says"),
     [
         ({"env": {"HF_TOKEN": "x"}}, "env: .*HF_TOKEN is set by the stack"),
-        ({"env": {"GUARD_KEYS": "x"}}, "env: .*GUARD_KEYS is set by the stack"),
+        ({"env": {"GUARD_KEY": "x"}}, "env: .*GUARD_KEY is set by the stack"),
         ({"env": {"FILES_0_00": "x"}}, "env: .*FILES_0_00 is set by the stack"),
         ({"env": {"TLS_KEY": "x"}}, "env: .*TLS_KEY is set by the stack"),
         ({"env": {"VLLM_API_KEY": "x"}}, "env: .*VLLM_API_KEY is set by the stack"),
@@ -175,7 +178,7 @@ def test_a_bad_value_is_named_by_its_key_with_what_is_accepted(changes, says):
         ({"env": {"A": "x" * 257}}, "env: .*1 to 256 characters"),
         ({"env": {"A": "x\ny"}}, "env: .*in one line"),
         ({"secret_env": {"A": "s3cret-s3cret\n1"}}, r"secret_env: is \(it is not shown\); .*in one line"),
-        ({"secret_env": {"GUARD_KEYS": "s3cret-s3cret"}}, r"secret_env: is \(it is not shown\); GUARD_KEYS is set"),
+        ({"secret_env": {"GUARD_KEY": "s3cret-s3cret"}}, r"secret_env: is \(it is not shown\); GUARD_KEY is set"),
         ({"served_model_names": ["a b"]}, "served_model_names: .*names without blanks"),
         ({"served_model_names": ["a" * 200]}, "served_model_names: are .* characters too long in all"),
     ],
@@ -333,6 +336,14 @@ def test_the_environments_key_comes_first_but_never_goes_to_an_emulator_that_has
 ):
     monkeypatch.setenv("VAST_API_KEY", ambient)
     assert choose_key(url, configured) == chosen
+
+
+def test_a_revision_is_of_the_model_that_is_named_and_not_of_the_one_offline():
+    assert settings(revision="5b4f1d2").model.revision == "5b4f1d2"
+    offline = settings(
+        hub=False, revision="5b4f1d2", emulator={"offline_model": "sentence-transformers/all-MiniLM-L6-v2"}
+    )
+    assert offline.model.revision == ""
 
 
 EMULATOR, OTHER = "http://127.0.0.1:8585", "http://127.0.0.1:8643"

@@ -48,7 +48,7 @@ def test_key_goes_as_a_bearer_header_and_timeout_reaches_the_transport() -> None
     fake = FakeVllm()
     client(fake).models()
     assert fake.requests[0][3]["Authorization"] == f"Bearer {KEY}"
-    assert fake.options[0] == {"timeout_s": 7}
+    assert fake.options[0] == {"timeout_s": 7, "max_bytes": 4 << 20}
 
 
 def test_score_comes_in_the_order_of_the_texts_whatever_order_the_server_lists() -> None:

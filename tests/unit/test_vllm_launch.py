@@ -23,6 +23,7 @@ from components.vllm.launch import (
     dtype_for,
     plan_launch,
 )
+from emulator.runtime import free_port
 
 CATALOG = load_catalog()
 IMAGE = CATALOG.default_image
@@ -140,15 +141,23 @@ def test_dtype_from_config_replaces_the_models_own() -> None:
 
 def test_files_and_identity_ride_in_the_environment_and_leave_it_before_the_server_starts(tmp_path: Path) -> None:
     identity = Authority.make("test").issue("127.0.1.9")
-    launch = plan_launch(QWEN3, IMAGE, api_key=KEY, guard=True, tls=True)
+    launch = plan_launch(QWEN3, IMAGE, port=free_port("127.0.0.1"), api_key=KEY, guard=True, tls=True)
     given = run(launch, tmp_path, identity.env())
+    files = Path(given[given.index("--uds") + 1]).parent
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files / "cert.pem", files / "key.pem")
+    assert (files / "key.pem").stat().st_mode & 0o077 == 0
+    assert not [flag for flag in given if flag.startswith(("--ssl", "--middleware", "--host", "--port", "--api-key"))]
+    left = (tmp_path / "record.env").read_text()
+    assert not [secret for secret in (identity.secret, KEY, "FILES_", "TLS_", "GUARD") if secret in left]
+    assert all(len(value) <= ENV_VALUE_LIMIT_CHARS for value in (launch.container_env | identity.env()).values())
+
+
+def test_without_a_guard_vllm_itself_speaks_tls(tmp_path: Path) -> None:
+    identity = Authority.make("test").issue("127.0.1.9")
+    given = run(plan_launch(BGE, IMAGE, api_key=KEY, tls=True), tmp_path, identity.env())
     certificate, key = given[given.index("--ssl-certfile") + 1], given[given.index("--ssl-keyfile") + 1]
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-    assert Path(key).stat().st_mode & 0o077 == 0
-    left = (tmp_path / "record.env").read_text()
-    assert identity.secret not in left
-    assert "FILES_" not in left
-    assert all(len(value) <= ENV_VALUE_LIMIT_CHARS for value in (launch.container_env | identity.env()).values())
+    assert identity.secret not in (tmp_path / "record.env").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""The server's certificate: shown to clients, and exchanged for a later one of the same key while it runs.
+
+Used by `gate` and `server`. A later one is stored beside the first, so that a restart of the container takes it.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from .rules import Refusal
+
+MAX_PEM_BYTES = 32 << 10
+LATER = "later.pem"
+
+
+class Certificate:
+    """What `context` shows, from the files that the boot script wrote. `clients_ca`: who signed what a client shows."""
+
+    def __init__(self, chain: Path, key: Path, clients_ca: Path | None = None, now: Callable[[], float] = time.time):
+        self.key, self.now = key, now
+        self.later = chain.with_name(LATER)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if clients_ca is not None:
+            self.context.verify_mode = ssl.CERT_REQUIRED
+            self.context.load_verify_locations(clients_ca)
+        self.context.load_cert_chain(chain, key)
+        self.ends_at = _end(chain, key)
+        if self.later.exists():
+            try:
+                self._take(self.later)
+            except (ssl.SSLError, ValueError):
+                self.later.unlink()
+
+    def renew(self, pem: bytes) -> None:
+        """Show a later certificate to new connections, and keep it. Raises Refusal, and then nothing has changed."""
+        with NamedTemporaryFile(dir=self.later.parent, delete=False) as file:
+            file.write(pem)
+        made = Path(file.name)
+        try:
+            self._take(made)
+        except (ssl.SSLError, ValueError) as error:
+            made.unlink()
+            text = f"the certificate has to be of this server's key, valid, and later than the present one: {error}"
+            raise Refusal(400, text[:300]) from None
+        made.replace(self.later)
+
+    def _take(self, chain: Path) -> None:
+        ends_at = _end(chain, self.key)
+        if ends_at <= self.ends_at:
+            raise ValueError("it ends no later")
+        self.context.load_cert_chain(chain, self.key)
+        self.ends_at = ends_at
+
+
+def _end(chain: Path, key: Path) -> float:
+    """Return when a certificate ends, by a handshake in memory, which also proves that it is of this key and valid now.
+
+    Raises ssl.SSLError or ValueError for what it is not.
+    """
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(chain, key)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(chain)
+    ask, tell = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(tell, ask, server_hostname="any"), server.wrap_bio(ask, tell, server_side=True)]
+    for _ in range(4):
+        for end in ends:
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    shown = ends[0].getpeercert()
+    if not shown:
+        raise ValueError("it is no certificate of this key")
+    return float(ssl.cert_time_to_seconds(str(shown["notAfter"])))

@@ -1,0 +1,125 @@
+"""`python -m ops logs`: what the containers of a stack write, scrubbed, a line with its replica's name before it.
+
+Vast.ai delivers the end of a log, without times; a line's time is read where the server itself writes one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NoReturn
+
+import click
+
+from components.errors import ApiUnreachable, RateLimited
+from components.plugin.session import open_session
+from components.redaction import scrub
+from ops import report
+from ops.command import Outcome, verb
+from ops.engine import Pulumi, without_secrets
+from ops.exits import OK, USAGE, OpsError
+from ops.fleet import Fleet
+
+MAX_LINES = 5000
+MAX_CHARS = 4000  # of a line
+FENCE = "`````"
+FOLLOW_EVERY_S = 5.0
+AGE = re.compile(r"(\d+)([smhd])")
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+# as vLLM writes it: INFO 11-26 18:00:01 [api_server.py:1]; UTC in its image
+VLLM_TIME = re.compile(r"(?:\([^)]*\) )?[A-Z]+ (\d\d-\d\d \d\d:\d\d:\d\d) ")
+
+
+@verb("logs")
+@click.option("--replica", "names", multiple=True, metavar="NAME", help="Of this replica only; can be repeated.")
+@click.option("--lines", type=click.IntRange(1, MAX_LINES), default=100, show_default=True, help="Of each replica.")
+@click.option("--since", default="", metavar="AGE", help="Not older than this, as 90s, 10m, 2h or 1d.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
+def logs(pulumi: Pulumi, *, names: Sequence[str], lines: int, since: str, follow: bool) -> Outcome:
+    """Show what the stack's servers write, without secrets."""
+    ids = {name: one.instance_id for name, one in Fleet.parse(pulumi.resources()).replicas.items()}
+    if unknown := [name for name in names if name not in ids]:
+        raise OpsError(USAGE, f"no replica {', '.join(unknown)}", f"there are: {', '.join(ids) or 'none'}")
+    oldest = datetime.now(UTC) - age(since) if since else None
+    client = open_session(lambda key: pulumi.config(key) or None).client
+    if follow:
+        _follow(lambda name: client.logs(ids[name], lines=lines), names or list(ids), oldest)
+    shown = {name: recent(client.logs(ids[name], lines=lines).splitlines(), oldest) for name in names or ids}
+    text = {name: [printable(line) for line in found] for name, found in shown.items()}
+    blocks = [_block(f"{name}  {line}" for line in found) for name, found in text.items()]
+    silent = [name for name, found in text.items() if not found]
+    headline = f"nothing of {', '.join(silent)}" if silent else report.count(sum(map(len, text.values())), "line")
+    return Outcome(OK, headline, blocks, {"lines": text})
+
+
+def _follow(read: Callable[[str], str], names: Sequence[str], oldest: datetime | None) -> NoReturn:
+    """Print what comes, until Ctrl-C; what is passing does not end it."""
+    before: dict[str, list[str]] = {}
+    try:
+        while True:
+            for name in names:
+                try:
+                    found = read(name).splitlines()
+                except (ApiUnreachable, RateLimited) as error:
+                    click.echo(str(error), err=True)
+                    continue
+                for line in recent(added(before.get(name, []), found), oldest):
+                    click.echo(f"{name}  {printable(line)}")
+                before[name] = found
+            time.sleep(FOLLOW_EVERY_S)
+    except KeyboardInterrupt:
+        sys.exit(OK)
+
+
+def _block(lines: Iterable[str]) -> str:
+    text = "\n".join(lines)
+    return f"{FENCE}text\n{text}\n{FENCE}"
+
+
+def age(text: str) -> timedelta:
+    """Read an age like 10m. Raises OpsError for anything else."""
+    if not (found := AGE.fullmatch(text)):
+        raise OpsError(USAGE, f"--since: is {text!r}", "a number and s, m, h or d: --since 10m")
+    return timedelta(**{UNITS[found[2]]: int(found[1])})
+
+
+def added(before: Sequence[str], now: Sequence[str]) -> Sequence[str]:
+    """Return the lines at the end of a log that were not there when it was read before; all, if none of them was."""
+    for overlap in range(min(len(before), len(now)), 0, -1):
+        if list(before[-overlap:]) == list(now[:overlap]):
+            return now[overlap:]
+    return now
+
+
+def recent(lines: Sequence[str], oldest: datetime | None) -> Sequence[str]:
+    """Return the lines from the first one on that is not older; one without a time is as old as the one before it."""
+    if oldest is None:
+        return lines
+    for number, line in enumerate(lines):
+        if (written := written_at(line, oldest.year)) and written >= oldest:
+            return lines[number:]
+    return ()
+
+
+def written_at(line: str, year: int) -> datetime | None:
+    """Return when a line was written, by its own words: the guard's (JSON with `time`) or vLLM's, which has no year."""
+    if line.startswith("{"):
+        try:
+            return datetime.fromisoformat(json.loads(line)["time"]).astimezone(UTC)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None
+    if not (found := VLLM_TIME.match(line)):
+        return None
+    try:
+        return datetime.strptime(f"{year}-{found[1]}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def printable(line: str) -> str:
+    """Return a line without secrets, and without what a terminal or a runner would obey, or a fence end at."""
+    return without_secrets(scrub(line[:MAX_CHARS])).replace(FENCE, "'" * len(FENCE))

@@ -1,0 +1,67 @@
+"""Whether a state holds anything that would run code which this checkout does not have. Pure but for the imports.
+
+Called by ops.engine before each operation. A dynamic provider is a pickle in the state, which the engine's plugin loads
+in every preview, and any other provider is a program that the engine fetches and runs: whoever writes the state could
+run code with all secrets. A pickle of this project says one thing, a module and a class, so it is the same for every
+commit that has the class. It is read opcode by opcode here, and never loaded.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import pickletools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pulumi.dynamic import ResourceProvider
+
+from components import client_keys, credentials, gateway, instance, offers, validation
+from ops.fleet import kind, secret_output
+
+Json = Any
+PLUGIN = "pulumi-python"  # the one package that this project's resources need
+DYNAMIC = f"{PLUGIN}:dynamic/"
+PROVIDER = "__provider"
+FRAMING = frozenset({"PROTO", "FRAME", "MEMOIZE", "BINPUT"})  # differ by version of Python, and mean nothing
+BY_REFERENCE = ("STACK_GLOBAL", "EMPTY_TUPLE", "NEWOBJ", "STOP")
+
+
+@functools.cache
+def provider_classes() -> frozenset[tuple[str, str]]:
+    """Return module and name of every provider of this checkout."""
+    modules = (client_keys, credentials, gateway, instance, offers, validation)
+    found = [(module.__name__, one) for module in modules for one in vars(module).values() if isinstance(one, type)]
+    return frozenset(
+        (name, one.__name__) for name, one in found if issubclass(one, ResourceProvider) and one.__module__ == name
+    )
+
+
+def foreign_code(resources: Iterable[Mapping[str, Json]]) -> list[str]:
+    """Return, by resource, what is in a state (its secrets in clear) that would run other code than this checkout's."""
+    found = []
+    for one in resources:
+        urn, what = str(one.get("urn")), str(one.get("type"))
+        if what.startswith("pulumi:providers:"):
+            inputs = one.get("inputs") or {}
+            if what != f"pulumi:providers:{PLUGIN}" or "pluginDownloadURL" in str(inputs):
+                found.append(f"{urn}: a provider that is not this project's")
+        elif what.startswith(DYNAMIC):
+            parts = [one[part] for part in ("inputs", "outputs") if PROVIDER in (one.get(part) or {})]
+            if not all(is_ours(secret_output({"outputs": part}, PROVIDER), kind(one)) for part in parts):
+                found.append(f"{urn}: its {PROVIDER} is not the pickle of a provider of this project")
+        elif one.get("custom"):
+            found.append(f"{urn}: a resource of another package, {what}")
+    return found
+
+
+def is_ours(text: str, kind: str) -> bool:
+    """Whether a pickle, in base64, does no more than name the provider class of a resource type (vast:Instance)."""
+    try:
+        code = [(op.name, value) for op, value, _ in pickletools.genops(base64.b64decode(text, validate=True))]
+    except ValueError:
+        return False
+    code = [(name, value) for name, value in code if name not in FRAMING]
+    names = tuple(str(value) for name, value in code if name == "SHORT_BINUNICODE")
+    shape = tuple(name for name, _ in code) == ("SHORT_BINUNICODE", "SHORT_BINUNICODE", *BY_REFERENCE)
+    return shape and names in provider_classes() and names[1] == f"{kind.rpartition(':')[2]}Provider"

@@ -1,0 +1,53 @@
+"""The fleet as a component for Pulumi programs in any language: package vast-reranker, resource Reranker.
+
+Started by the engine as a plugin; docs/package.md says how it is used. No `from __future__ import annotations` here and in args.py: the SDK's analyzer makes
+the package's schema from the annotations.
+"""
+
+from typing import Optional  # the SDK's analyzer knows this form
+
+import pulumi
+from args import RerankerArgs
+from pulumi.provider.experimental import component_provider_host
+
+from components.component_args import component_settings
+from components.errors import RerankerError
+from components.fleet import RerankerFleet
+
+NAME = "vast-reranker"
+VERSION = "1.0.0"
+
+
+class Reranker(pulumi.ComponentResource):
+    """Rerankers on rented GPUs, validated, behind one address where there is a gateway."""
+
+    url: pulumi.Output[str]
+    """Where clients reach it."""
+    api_key: pulumi.Output[str]
+    """What clients present; a secret."""
+    ca_certificate: pulumi.Output[str]
+    """What clients trust, PEM."""
+    model: pulumi.Output[str]
+    """What a request names."""
+    hourly_cost_usd: pulumi.Output[float]
+    """Dollars per hour for everything that is rented."""
+    curl: pulumi.Output[str]
+    """A command that tries it."""
+
+    def __init__(self, name: str, args: RerankerArgs, opts: Optional[pulumi.ResourceOptions] = None) -> None:
+        try:
+            settings = component_settings(args)
+        except (RerankerError, ValueError) as error:
+            raise pulumi.RunError(f"{name}: is refused; nothing is rented:\n{error}") from None
+        super().__init__(f"{NAME}:index:Reranker", name, {}, opts)
+        fleet = RerankerFleet(name, settings, pulumi.ResourceOptions(parent=self))
+        self.url, self.ca_certificate = fleet.url, fleet.ca_certificate
+        self.api_key = pulumi.Output.secret(fleet.api_key)
+        self.model = pulumi.Output.from_input(settings.model.name)
+        self.hourly_cost_usd = fleet.hourly_cost_usd().apply(lambda cost: cost["total"])
+        self.curl = fleet.curl()
+        self.register_outputs({key: getattr(self, key) for key in type(self).__annotations__})
+
+
+if __name__ == "__main__":
+    component_provider_host(name=NAME, version=VERSION, components=[Reranker])

@@ -1,0 +1,138 @@
+"""A container as the stack launches it: the guard's process in front of the server's, and faults at its port."""
+
+import os
+import signal
+import ssl
+from pathlib import Path
+
+import pytest
+import requests
+
+from components.vast.identity import Authority
+from components.vllm.catalog import load_catalog
+from components.vllm.launch import plan_launch
+from harness.wait import until
+from tests.emulator.client import MODEL, endpoint
+from tests.emulator.launched import processes_of
+from tests.emulator.test_containers import log_with
+
+PAIR = {"query": "a", "documents": ["b"]}
+
+
+class Guarded:
+    """A guarded server with TLS on a market, and a client that trusts it."""
+
+    def __init__(self, market, tmp_path):
+        offer, authority = market.offer(), Authority.make("test")
+        catalog = load_catalog()
+        launch = plan_launch(catalog.model(MODEL), catalog.default_image, api_key="sesame", guard=True, tls=True)
+        self.identity = authority.issue(offer["public_ipaddr"].strip())
+        env = {f"-p {launch.ports[0]}": "1", **launch.container_env, **self.identity.env()}
+        self.row = market.running(ask_id=offer["id"], onstart=launch.onstart, args=list(launch.args), env=env)
+        self.url = endpoint(self.row).replace("http:", "https:")
+        self.ca = tmp_path / "ca.pem"
+        self.ca.write_text(authority.certificate)
+
+    def ask(self, key="sesame", timeout=5, body=PAIR):
+        session = requests.Session()
+        session.trust_env = False
+        headers = {"Authorization": f"Bearer {key}"}
+        return session.post(f"{self.url}/rerank", json=body, headers=headers, timeout=timeout, verify=str(self.ca))
+
+    def is_well(self):
+        try:
+            return self.ask().status_code == 200
+        except requests.RequestException:
+            return False
+
+
+@pytest.fixture(params=["vast", "stub"])
+def market(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_a_launch_is_guarded_in_every_runtime(market, tmp_path):
+    guarded = Guarded(market, tmp_path)
+    until(guarded.is_well)
+    assert guarded.ask(key="x").status_code == 401
+    assert guarded.ask(body={**PAIR, "padding": "max_length"}).status_code == 400
+    large = {"query": "a", "documents": ["b" * 70_000]}
+    assert guarded.ask(body=large).status_code == 200, "a large body is judged in a process beside"
+    line = log_with(market, guarded.row["id"], '"status": 200')
+    assert "sesame" not in line
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("firewall", requests.ConnectTimeout),
+        ("hang_after_accept", requests.Timeout),
+        ("hang_after_tls", requests.Timeout),
+        ("frozen", requests.Timeout),
+        ("hang_after_request", requests.Timeout),
+        ("cut_answer", requests.exceptions.ChunkedEncodingError),
+    ],
+)
+def test_faults_act_on_a_guarded_server_as_on_any_other(market, tmp_path, kind, error):
+    guarded = Guarded(market, tmp_path)
+    until(guarded.is_well)
+    market.fault(kind, {"id": guarded.row["id"]})
+
+    def fails():
+        try:
+            guarded.ask(timeout=0.3)
+        except error:
+            return True
+        except requests.RequestException:
+            pass
+        return False
+
+    until(fails)
+    assert requests.delete(f"{market.url}/_emulator/faults", timeout=5).ok
+    until(guarded.is_well)
+
+
+def test_before_vllm_serves_the_guard_says_503_to_a_key_and_401_to_none(stub, tmp_path):
+    guarded = Guarded(stub, tmp_path)
+    statuses = []
+
+    def settled():
+        try:
+            statuses.append((guarded.ask().status_code, guarded.ask(key="x").status_code))
+        except requests.RequestException:
+            return False
+        return statuses[-1] == (200, 401)
+
+    until(settled)
+    assert set(statuses) <= {(503, 401), (200, 401)}
+
+
+def test_a_dead_vllm_ends_the_container_with_its_code_and_a_dead_guard_ends_vllm(stub, tmp_path):
+    for victim, status in (("emulator.stub", "exited (137)\n"), ("guard_shim", "exited (-9)\n")):
+        guarded = Guarded(stub, tmp_path)
+        until(guarded.is_well)
+        pids = processes_of(stub, guarded.row["id"])
+        [pid] = [pid for pid in pids if victim.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(pid, signal.SIGKILL)
+        assert stub.wait(guarded.row["id"], "exited")["status_msg"] == status
+        until(lambda guarded=guarded: not processes_of(stub, guarded.row["id"]))
+
+
+def test_no_secret_is_in_vllms_environment_or_on_a_command_line(stub, tmp_path):
+    guarded = Guarded(stub, tmp_path)
+    until(guarded.is_well)
+    for pid in processes_of(stub, guarded.row["id"]):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert b"sesame" not in command
+        if b"emulator.stub" in command:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            assert b"sesame" not in environment
+            assert guarded.identity.secret.encode() not in environment
+
+
+def test_plain_http_at_the_port_gets_no_answer(stub, tmp_path):
+    guarded = Guarded(stub, tmp_path)
+    until(guarded.is_well)
+    with pytest.raises(requests.ConnectionError):
+        requests.get(endpoint(guarded.row), timeout=5)
+    assert ssl.get_server_certificate((guarded.row["public_ipaddr"].strip(), int(guarded.url.rpartition(":")[2])))

@@ -1,0 +1,34 @@
+"""What a component's arguments and its program's config come to together."""
+
+import ast
+import json
+
+from components.component_args import FROM_CONFIG, merged
+from components.config import read, secret_keys
+from scripts.configuration import ARGS
+
+
+def test_arguments_are_read_as_config_is():
+    args = {"replicas": 2.0, "tls": False, "bid": "auto", "limits": {"max_documents": 5.0}, "extra_args": ["--a"]}
+    config, problems = read(merged(args, {}))
+    assert problems == []
+    assert (config.replicas, config.tls, config.bid, config.limits.max_documents) == (2, False, "auto", 5)
+    assert config.extra_args == ("--a",)
+
+
+def test_of_the_programs_config_only_what_is_no_argument_is_taken():
+    config = {"replicas": "7", "emulator": '{"url": "http://127.0.0.1:1"}', "hub_token": "a-token-of-this-test"}
+    raw = merged({"model": "m"}, config)
+    assert raw == {"model": "m", "emulator": config["emulator"], "hub_token": config["hub_token"]}
+
+
+def test_a_secret_in_a_group_joins_the_arguments_of_that_group():
+    raw = merged({"gateway": {"kind": "caddy"}}, {"gateway": '{"admin_key": "a-key-0123456789ab", "kind": "rent"}'})
+    assert json.loads(raw["gateway"]) == {"kind": "caddy", "admin_key": "a-key-0123456789ab"}
+
+
+def test_no_argument_holds_a_secret_or_what_the_provider_reads_by_itself():
+    classes = [node for node in ast.parse(ARGS.read_text()).body if isinstance(node, ast.ClassDef)]
+    names = {each.target.id for one in classes for each in one.body if isinstance(each, ast.AnnAssign)}
+    assert len(names) > 30
+    assert not names & {*FROM_CONFIG, *(key.rpartition(".")[2] for key in secret_keys())}

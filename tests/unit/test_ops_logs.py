@@ -1,0 +1,59 @@
+"""What `ops logs` shows of a container's log: what is new, what is recent, and nothing that a terminal obeys."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ops.exits import OpsError
+from ops.logs import added, age, printable, recent
+
+NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
+LOG = [
+    "INFO 11-26 11:58:00 [api_server.py:1] old",
+    "  its second line",
+    "(APIServer pid=7) INFO 11-26 12:01:00 [api_server.py:1] new",
+    "  its second line",
+    '{"time": "2026-11-26T12:02:00Z", "key": "search", "status": 200}',
+]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "new"),
+    [
+        ([], ["a", "b"], ["a", "b"]),
+        (["a", "b"], ["a", "b"], []),
+        (["a", "b"], ["a", "b", "c"], ["c"]),
+        (["a", "b", "b"], ["b", "b", "b", "c"], ["b", "c"]),
+        (["a", "b"], ["x", "y"], ["x", "y"]),
+    ],
+)
+def test_following_shows_each_line_once_and_all_of_them_where_the_log_ran_away(before, now, new):
+    assert list(added(before, now)) == new
+
+
+def test_since_begins_at_the_first_line_of_that_age_with_the_lines_that_belong_to_it():
+    assert recent(LOG, NOON) == LOG[2:]
+    assert recent(LOG, NOON + timedelta(seconds=90)) == LOG[4:]
+    assert recent(LOG, NOON + timedelta(minutes=9)) == ()
+    assert recent(LOG, None) == LOG
+
+
+def test_a_time_that_is_none_is_no_time():
+    odd = ["{", '{"time": 5}', "[1]", "INFO 13-45 99:00:00 x", '{"time": "noon"}', "INFO x", ""]
+    assert recent(odd, NOON) == ()
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86400)])
+def test_an_age_is_a_number_and_a_unit(text, seconds):
+    assert age(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["10", "m", "10 m", "-1h", "1w"])
+def test_another_age_is_refused_with_an_example(text):
+    with pytest.raises(OpsError, match="--since"):
+        age(text)
+
+
+def test_no_escape_sequence_of_a_host_reaches_the_terminal():
+    assert "\x1b" not in printable("\x1b]0;title\x07red \x1b[31m\u202eright to left")
+    assert printable("plain: 12 °C, 你好") == "plain: 12 °C, 你好"
