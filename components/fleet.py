@@ -117,7 +117,7 @@ class RerankerFleet(pulumi.ComponentResource):
             RerankValidationArgs(
                 servers=servers,
                 api_key="" if own else self.api_key,
-                stack_secret=secret if own else "",
+                stack_secret=secret if config.guard else "",
                 model=settings.model.name,
                 guard=config.guard,
                 ca_certificate=self.ca_certificate,

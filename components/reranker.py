@@ -9,6 +9,7 @@ import pulumi
 
 from components.config import Config
 from components.container_files import digests
+from components.guard.rules import CERTIFICATE
 from components.instance import Instance, InstanceArgs
 from components.offers import OfferQuery
 from components.settings import Settings
@@ -72,6 +73,7 @@ def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) 
         disk_gb=config.disk_gb,
         env=env,
         key_env="" if known_key else key_name,
+        certificate_path=CERTIFICATE if config.guard and config.tls else "",
         files=digests(launch.files),
         image_login=config.image_login.get_secret_value() if config.image_login else None,
         probe=rerank_probe(settings.model, key_name, config.timeouts.probe_timeout_s),

@@ -130,10 +130,10 @@ def load(
         filters = parse(config.query)
     except QueryError as error:
         problems_by_key["query"] = [str(error).removeprefix("query ")]
+    known = catalog.models.get(name)
+    revision = (config.revision if name == config.model else "") or (known.revision if known else "")
     if not any(problems_by_key.values()):
-        model, image = catalog.model(name), catalog.image(ref)
-        if config.revision and name == config.model:
-            model = replace(model, revision=config.revision)
+        model, image = replace(catalog.model(name), revision=revision), catalog.image(ref)
         problems_by_key["extra_args"] = [
             *load_flags().problems(image.vllm_version, config.extra_args),
             *problems_with_numbers(model, config.extra_args),
@@ -161,7 +161,7 @@ def load(
         asks_hourly_usd=_price_bound(config, machines),
         asks_countries=[*config.require.countries, *_countries(filters)],
         flags=[name_of(arg) for arg in config.extra_args if arg.startswith("-")],
-        revision=value(config.extra_args, "--revision"),
+        revision=value(config.extra_args, "--revision") or revision,
         asks_hosting="private" if filters.get("datacenter", {}).get("eq") is False else config.require.hosting,
     )
     problems += [str(one) for one in violations(facts, limits)]

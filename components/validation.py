@@ -31,7 +31,8 @@ COMMON = ("api_key", "stack_secret", "model", "guard", "ca_certificate", "checks
 class RerankValidationArgs:
     """What to validate: the servers (name, url, instance_id, nonce), model, and whether all routes are closed.
 
-    `api_key`: what all servers accept; without it each is asked with its own key, which derives from `stack_secret`.
+    `api_key`: what all servers accept; without it each is asked with its own key, which derives from `stack_secret` and
+    lists a guarded server's routes.
     `max_latency_ms`: the median request may take no longer; 0 for no bound.
     """
 
@@ -72,10 +73,13 @@ def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]
         ENGINE.log(f"scoring golden pairs of {model.name} on /rerank of {where}", ephemeral=True)
 
     def checked(server: Server) -> Report:
+        own = RerankClient(server.url, server.own_key(secret), ca=ca, timeout_s=60.0)
+        given = props.get("api_key")
         report = run_checks(
-            RerankClient(server.url, props.get("api_key") or server.own_key(secret), ca=ca, timeout_s=60.0),
+            RerankClient(server.url, str(given), ca=ca, timeout_s=60.0) if given else own,
             model,
             routes_closed=bool(props.get("guard")),
+            manager=own,
             thorough=server is due[0],  # all run one image by one command
             ca=ca,
             server_name=server_name(server.nonce),

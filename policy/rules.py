@@ -219,7 +219,7 @@ def flags(facts: Facts, limits: Limits) -> str | None:
 
 
 @rule(
-    "give image as repository:tag@sha256:..., as its registry says, and the model's commit by --revision in extra_args",
+    "set image to repository:tag@sha256:..., as its registry says, and revision to a commit of the model's repository",
     limit="pins",
 )
 def pins(facts: Facts, limits: Limits) -> str | None:

@@ -192,6 +192,8 @@ class Reranker:
 
     def _asked(self, model: str | None, truncate: int | None, **fields: object) -> dict[str, object]:
         """Return the fields of a request that are given: vLLM refuses null for some that are not."""
+        if truncate is not None and (isinstance(truncate, bool) or truncate < -1 or truncate == 0):
+            raise InvalidInput("truncate_prompt_tokens is a number of tokens, or -1 for the model's own length")
         fields |= {"model": model or self.endpoint.model, "truncate_prompt_tokens": truncate}
         return {name: value for name, value in fields.items() if value is not None}
 

@@ -7,32 +7,31 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from statistics import median
-from typing import Any, BinaryIO, NoReturn, Protocol, TextIO, TypeVar
+from typing import Any, BinaryIO, NoReturn, Protocol, TextIO
 
-from reranker import env_command, proxy_command
+from reranker import env_command, eval_command, proxy_command
 from reranker.answers import Ranked, Ranking
 from reranker.arguments import ENVIRONMENT, endpoint_arguments, endpoint_from
 from reranker.client import Reranker
-from reranker.documents import Document, plain, read_lines, read_results
+from reranker.documents import Document, plain, read_file, read_lines, read_results
 from reranker.errors import InvalidInput, RerankerError, ServerError
 from reranker.output import EXIT_CODES, INCOMPLETE, Output
 from reranker.patience import Patience
 from reranker.table import facts_lines, failed_lines, ranking_json, ranking_lines
 
-Read = TypeVar("Read")
-INTERRUPTED, BROKEN_PIPE = 130, 141
+UNWRITABLE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 USAGE = """rerank [options] QUERY DOCUMENT...
        rerank [options] QUERY --file documents.jsonl    (- or nothing: standard input)
        rerank [options] --query QUERY [DOCUMENT...]
        rerank [options] status
-       rerank proxy|env --help"""
+       rerank proxy|env|eval --help"""
 ABOUT = """\
 Rank documents by how well they answer a query, best first. Documents are arguments, or JSON lines: a string, or an
 object with a text field, on each. `status` says whether it serves, what, how fast and at what price."""
@@ -41,6 +40,7 @@ a query: rerank --query status DOCUMENT...
 
   proxy   serve the stack to applications on this machine, in the dialects of other rerankers
   env     print what to paste into an application, or write a copy of the outputs
+  eval    compare stacks on your own queries: how good, how fast, at what price
 
 {ENVIRONMENT}  NO_COLOR   no colour on a terminal
 
@@ -62,7 +62,7 @@ class Command(Protocol):
         """Do what they say; return the exit code. Raises RerankerError."""
 
 
-COMMANDS: Mapping[str, Command] = {"proxy": proxy_command, "env": env_command}
+COMMANDS: Mapping[str, Command] = {"proxy": proxy_command, "env": env_command, "eval": eval_command}
 PROBE = ("ready?", ["yes"])
 PROBES = 3
 
@@ -105,10 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(parser().parse_intermixed_args(argv), sys.stdin.buffer, sys.stdout, sys.stderr)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # whoever read us has gone; what is still buffered must not raise again when Python ends
+    except OSError as error:
+        # what is still buffered must not raise again when Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        if isinstance(error, BrokenPipeError):  # whoever read us has gone
+            return BROKEN_PIPE
+        sys.stderr.write(f"rerank: the output cannot be written: {error.strerror}\n")
+        return UNWRITABLE
 
 
 def run_command(name: str, argv: Sequence[str], stdout: TextIO, stderr: TextIO) -> int:
@@ -124,10 +127,9 @@ def run_command(name: str, argv: Sequence[str], stdout: TextIO, stderr: TextIO) 
     args = flags.parse_args(argv)
     out = Output(stdout, stderr, as_json=False)
     try:
-        code: int = command.run(args, out)
+        return command.run(args, out)
     except RerankerError as error:
         return out.fail(error)
-    return code
 
 
 def run(args: argparse.Namespace, stdin: BinaryIO, stdout: TextIO, stderr: TextIO) -> int:
@@ -136,6 +138,8 @@ def run(args: argparse.Namespace, stdin: BinaryIO, stdout: TextIO, stderr: TextI
     try:
         if args.timeout <= 0:
             raise InvalidInput("--timeout is a number of seconds above 0")
+        if args.min_score is not None and math.isnan(args.min_score):
+            raise InvalidInput("--min-score is a number")
         if is_status(args):
             return status(args, out)
         query, documents = query_and_documents(args, stdin)
@@ -218,15 +222,6 @@ def query_and_documents(args: argparse.Namespace, stdin: BinaryIO) -> tuple[str,
     if args.file in (None, "-"):
         return query, read_lines(stdin, "standard input", args.field)
     return query, read_file(args.file, lambda file: read_lines(file, args.file, args.field))
-
-
-def read_file(path: str, read: Callable[[BinaryIO], Read]) -> Read:
-    """Return what `read` makes of a file. Raises InvalidInput."""
-    try:
-        with Path(path).open("rb") as file:
-            return read(file)
-    except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
 
 
 def status(args: argparse.Namespace, out: Output) -> int:

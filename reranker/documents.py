@@ -7,12 +7,14 @@ Read by `command`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 from reranker.errors import InvalidInput
 
+Read = TypeVar("Read")
 Original = str | dict[str, Any]
 
 
@@ -23,6 +25,15 @@ class Document:
     text: str
     original: Original
     line: int = 0
+
+
+def read_file(path: str, read: Callable[[BinaryIO], Read]) -> Read:
+    """Return what `read` makes of a file. Raises InvalidInput."""
+    try:
+        with Path(path).open("rb") as file:
+            return read(file)
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
 
 
 def plain(text: str) -> Document:
@@ -61,6 +72,10 @@ def read_lines(lines: Iterable[bytes], source: str, field: str = "text") -> list
                 "(plain lines become that by: jq -R .)"
             ) from None
         text = given.get(field) if isinstance(given, dict) else given
+        if isinstance(given, list):
+            raise InvalidInput(
+                f"{where} is an array: each line is one document (an array becomes that by: jq -c '.[]')"
+            )
         if not isinstance(text, str):
             names = f"; it has {', '.join(map(repr, given)) or 'nothing'}" if isinstance(given, dict) else ""
             raise InvalidInput(f"{where} is no string and no object with a string in {field!r} (--field){names}")

@@ -22,7 +22,7 @@ from reranker.table import one_line, wants_colour
 
 # One meaning each; 1 is what Python itself ends with on an error that nobody foresaw.
 EXIT_CODES: tuple[tuple[int, str, tuple[type[RerankerError], ...]], ...] = (
-    (2, "the command is wrong: an argument, a file, a line of it", (InvalidInput,)),
+    (2, "the command is wrong: an argument, a file, a line of it; or its output cannot be written", (InvalidInput,)),
     (3, "the stack cannot be read, or nothing is deployed", (StackError,)),
     (4, "no score within --timeout: nothing answers, or it is busy", (Unreachable, Busy)),
     (5, "the certificate is not trusted", (Untrusted,)),

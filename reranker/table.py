@@ -53,6 +53,28 @@ def failed_lines(failed: Iterable[Failed], documents: list[Document]) -> Iterabl
         yield f"{which}: {run[0].error}"
 
 
+def columns(rows: list[list[str]]) -> Iterable[str]:
+    """Yield rows as columns: text to the left, what begins with a digit to the right, as is the head above it."""
+    widths = [max(map(len, map(one_line, column))) for column in zip(*rows, strict=True)]
+    right = [one[:1].isdigit() for one in rows[-1]]
+    for row in rows:
+        cells = (
+            one_line(one).rjust(w) if r else one_line(one).ljust(w)
+            for one, w, r in zip(row, widths, right, strict=True)
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def bars(rows: list[tuple[str, float]], shown: str, width: int | None) -> Iterable[str]:
+    """Yield a bar for each (name, value), the longest as wide as there is room; `shown` is the value's format."""
+    names = [one_line(name) for name, _ in rows]
+    left, values = max(map(len, names)), [shown.format(value) for _, value in rows]
+    room = max(LEAST_WIDTH, (width or 80) - left - max(map(len, values)) - 4)
+    most = max(value for _, value in rows) or 1.0
+    for name, value, (_, amount) in zip(names, values, rows, strict=True):
+        yield f"{name:{left}}  {'█' * max(1, round(room * amount / most))}  {value}"
+
+
 def facts_lines(facts: Mapping[str, Any], *, colour: bool) -> Iterable[str]:
     """Yield name and value, a line each; what is not known is left out."""
     width = max(map(len, facts), default=0)

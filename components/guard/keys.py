@@ -113,7 +113,7 @@ def parse(body: bytes) -> list[Key]:
         found = [_key(one) for one in raw]
         if len(found) > MAX_KEYS or len({one.sha256 for one in found}) < len(found):
             raise ValueError(f"more than {MAX_KEYS} keys, or one twice")
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         wanted = ", ".join(one.name for one in fields(Key))
         text = f'{{"keys": [...]}}, up to {MAX_KEYS} objects of {wanted}: {type(error).__name__} {error}'
         raise Refusal(400, text[:300]) from None

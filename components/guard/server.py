@@ -82,12 +82,12 @@ class Server:
         beside = [one for one in unknown if one.address == made.address]
         idle = [one for one in self.open if one.idle]
         if len(beside) >= self.bounds.unknown_per_address:
-            self.open[beside[0]].cancel()
+            self.open.pop(beside[0]).cancel()
         elif len(self.open) >= self.bounds.connections:
             if not (victims := unknown or idle):
                 connection.close()
                 return
-            self.open[victims[0]].cancel()
+            self.open.pop(victims[0]).cancel()
         task = self.open[made] = asyncio.get_running_loop().create_task(made.run())
         task.add_done_callback(lambda _: self.open.pop(made, None))
 

@@ -6,6 +6,7 @@ clock and no API; time is passed in.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,8 @@ PROBE_EVERY_S = 1.0  # a server of one's own may be asked as often as one likes
 LIST_EVERY_S = 1.5  # the API's list while the next stage is near; Vast.ai takes one read a second (`pacing`)
 NEAR_END_PERCENT = 90
 NEWS_EVERY_S = 30.0
+LOG_EVERY_S = 60.0  # a server that does not answer yet: the end of its log is read
+DOWNLOADING = re.compile(r"download|fetching \d+ files|\.safetensors|\d+%\|", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Attempt:
         self._away_since: float | None = None
         self._silent_since: float | None = None
         self._shown: Stage | None = None
+        self._log, self._log_read_at, self._log_since = "", self.rented_at, self.rented_at
 
     @property
     def machine_id(self) -> int:
@@ -95,6 +99,22 @@ class Attempt:
             silent = self.probed.verdict == "no_answer"
             self._silent_since = (now if self._silent_since is None else self._silent_since) if silent else None
         return self._late(now) or Outcome("pending", self.progress(now))
+
+    def is_log_due(self, now: float) -> bool:
+        """Whether the end of the container's log is to be read: the API says nothing more of a server that loads."""
+        return self.stage == "serving" and now - self._log_read_at >= min(LOG_EVERY_S, self.deadlines.stall_s / 2)
+
+    def read_log(self, log: str, now: float) -> Outcome:
+        """Take the end of the log, scrubbed: a download that stands still is given up before the server's deadline."""
+        self._log_read_at = now
+        if log and log != self._log:
+            self._log, self._log_since = log, now
+        last = log.rpartition("\n")[2][-160:]
+        if now - self._log_since < self.deadlines.stall_s or not DOWNLOADING.search(last):
+            return Outcome("pending", self.progress(now))
+        still = f"the download of the model stands still for {minutes(self.deadlines.stall_s)}: {last}"
+        help_ = "another host may be better connected, or set HF_HUB_DISABLE_XET or HF_ENDPOINT in env"
+        return self._failed(Failure("download", f"{still}; {help_}", "either"))
 
     def due_s(self, now: float, poll_s: float) -> float:
         """Return in how many seconds the next look is due, at most `poll_s`.

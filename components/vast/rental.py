@@ -114,6 +114,8 @@ class Rental:
                         self.notice(outcome.text)
                         return attempt
                     self._handle(attempt, outcome)
+                    if outcome.state == "pending" and attempt.is_log_due(self.clock()):
+                        self._handle(attempt, attempt.read_log(self._log(attempt), self.clock()))
             if self._active:
                 now = self.clock()
                 self.sleep(min(attempt.due_s(now, self.order.poll_s) for attempt in self._active))
@@ -165,20 +167,21 @@ class Rental:
             )
             raise RentalFailed(f"what is deployed is at fault, not the hosts ({why}): {text}\n{report}")
 
+    def _log(self, attempt: Attempt) -> str:
+        try:
+            return tail(self.client.logs(attempt.instance_id, lines=60), self._secrets)
+        except VastError as error:
+            return f"(no log: {error})"
+
     def _with_log(self, attempt: Attempt, failure: Failure) -> Failure:
         if failure.sign not in ("exited", "not-serving", "created-stopped"):
             return failure
-        try:
-            log = tail(self.client.logs(attempt.instance_id, lines=60), self._secrets)
-        except VastError as error:
-            return replace(failure, text=f"{failure.text}; its log: {error}")
-        if not log:
+        if not (log := self._log(attempt)):
             return failure
         for pattern in self.order.spec_fault_logs:
             found = re.search(pattern, log, re.MULTILINE)
             if found:
-                words = found[0].strip()[:200]
-                return Failure(f"log:{pattern}", f"{failure.text}: {words}\n{log}", "spec")
+                return Failure(f"log:{pattern}", f"{failure.text}: {found[0].strip()[:200]}\n{log}", "spec")
         last = log.splitlines()[-1][-160:]
         return Failure(f"{failure.sign}:{_shape(last)}", f"{failure.text}: {last}\n{log}", failure.fault)
 

@@ -86,6 +86,7 @@ def run_checks(
     *,
     golden: Sequence[GoldenCase] | None = None,
     routes_closed: bool = False,
+    manager: RerankClient | None = None,
     thorough: bool = True,
     ca: str = "",
     server_name: str = "",
@@ -95,9 +96,10 @@ def run_checks(
     """Run every check and return the report; a server that answers wrongly makes a failed check, not an error.
 
     `golden` replaces the model's own cases. Empty: the model has no meaning to check (random weights), so the order is
-    not judged, and the report says so. `routes_closed`: no route may answer without the key. `ca` (PEM): the server
-    shows a certificate of this CA, for `server_name` too, and answers nobody without TLS. Not `thorough`: only what may
-    differ between servers that run one image by one command, for all of them but one.
+    not judged, and the report says so. `routes_closed`: no route may answer without the key, of those that
+    the server lists to `manager`, who asks with its own key. `ca` (PEM): the server shows a certificate of this CA, for
+    `server_name` too, and answers nobody without TLS. Not `thorough`: only what may differ between servers that run one
+    image by one command, for all of them but one.
     `max_latency_ms`: the median of the golden requests may take no longer, as measured here; 0 for no bound.
     Raises ServerUnreachable when nothing answers before the edges are tried.
     """
@@ -115,7 +117,7 @@ def run_checks(
         checks.append(run.wrong_model())
     audited: list[AuditedRoute] = []
     if routes_closed:
-        route_checks, audited = run.audited(every=thorough)
+        route_checks, audited = run.audited(manager or client, every=thorough)
         checks += route_checks
     if ca:
         checks += check_encryption(client.url, ca, server_name, thorough=thorough)
@@ -178,11 +180,11 @@ class _Run:
             checks.append(judge_alive(error))
         return checks
 
-    def audited(self, *, every: bool) -> tuple[list[Check], list[AuditedRoute]]:
+    def audited(self, manager: RerankClient, *, every: bool) -> tuple[list[Check], list[AuditedRoute]]:
         """Try routes as each kind of unauthorized caller: each must say 401 or 404. Return checks and routes."""
         start, callers = self.clock(), unauthorized_callers(self.client.key)
         try:
-            routes = routes_of(self.client) if every else ()
+            routes = routes_of(manager) if every else ()
             audited = audit_routes(self.client, routes_to_audit(routes) if every else MAIN_ROUTES, callers)
         except ServerUnreachable as error:
             return [judge_closed(who, error) for who in callers], []

@@ -142,6 +142,16 @@ def test_a_reader_that_leaves_early_is_no_traceback(server):
     assert done.stderr == ""
 
 
+def test_an_output_that_cannot_be_written_is_one_line(server):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, QUERY, *DOCUMENTS], env=environment(server), stdout=full, stderr=subprocess.PIPE, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+    assert done.stderr == "rerank: the output cannot be written: No space left on device\n"
+    assert done.returncode == 2
+
+
 # ---- documents without a score ---------------------------------------------------------------------------------------
 
 
@@ -267,6 +277,9 @@ def test_status_is_a_command_by_itself_a_query_by_name_and_never_a_guess(server,
         (("q", "d", "--top-n", "0"), "", "top_n is a whole number from 1"),
         (("q", "d", "--top-n", "x"), "", "invalid int value"),
         (("q", "d", "--nonsense"), "", "unrecognized arguments"),
+        (("q", "d", "--truncate", "-5"), "", "is a number of tokens, or -1 for the model's own length"),
+        (("q", "d", "--min-score", "nan"), "", "--min-score is a number"),
+        (("q",), '["a", "b"]', "line 1 is an array: each line is one document (an array becomes that by: jq -c '.[]')"),
         (("q", "d", "--timeout", "0"), "", "--timeout is a number of seconds above 0"),
         (("q", "d", "--file", "x"), "", "given twice"),
         (("q", "--file", "/nowhere"), "", "cannot read /nowhere: No such file"),

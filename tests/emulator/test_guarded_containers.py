@@ -15,6 +15,7 @@ from harness.wait import until
 from tests.emulator.client import MODEL, endpoint
 from tests.emulator.launched import processes_of
 from tests.emulator.test_containers import log_with
+from tests.emulator.test_server_faults import off
 
 PAIR = {"query": "a", "documents": ["b"]}
 
@@ -88,7 +89,7 @@ def test_faults_act_on_a_guarded_server_as_on_any_other(market, tmp_path, kind, 
         return False
 
     until(fails)
-    assert requests.delete(f"{market.url}/_emulator/faults", timeout=5).ok
+    off(market)
     until(guarded.is_well)
 
 

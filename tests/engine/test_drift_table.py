@@ -10,8 +10,10 @@ import time
 
 import pytest
 import requests
+from cryptography import x509
 
 from components.vast import drift
+from components.vast.identity import shown_by
 from components.vllm.client import RerankClient
 from emulator.server import EmulatorServer
 from harness.certificates import ca_file
@@ -71,11 +73,11 @@ REPLACED = {
         lambda scene, at: scene.instance(at, "args", args=["--model", "other"]),
         "is not the one it was rented with",
     ),
-    "certificate": (lambda scene, at: scene.host(at, "change-ip"), ", which its certificate does not name"),
     "ending": (lambda scene, at: scene.instance(at, "end", seconds=3600), "the contract ends in 59 min"),
 }
 UPDATED = {
     "address": (lambda scene, at: scene.host(at, "change-port"), "moved from 127.0."),
+    "renewal": (lambda scene, at: scene.host(at, "change-ip"), ", which its certificate does not name"),
     "label": (lambda scene, at: scene.api(at, "PUT", label="mine now"), "the label is 'mine now'"),
 }
 WARNED = {
@@ -86,7 +88,7 @@ ROWS = REPLACED | UPDATED | WARNED
 
 
 def test_every_row_of_the_table_has_its_test():
-    tested = {kind.partition(",")[0] for kind in (*ROWS, "unreachable", "renewal")}
+    tested = {kind.partition(",")[0] for kind in (*ROWS, "unreachable", "certificate")}
     assert tested == set(drift.TABLE)
 
 
@@ -132,7 +134,7 @@ def test_a_fleet_in_which_each_replica_has_drifted_in_another_way_is_told_and_re
         after = scene.stack.outputs()["replicas"]
         for kind, old, new in zip(ROWS, before, after, strict=True):
             assert (old["instance_id"] == new["instance_id"]) == (kind not in REPLACED), kind
-            assert (old["url"] == new["url"]) == (kind not in REPLACED and kind != "address"), kind
+            assert (old["url"] == new["url"]) == (kind not in (*REPLACED, "address", "renewal")), kind
         assert scene.ledger.billed() == {one["instance_id"] for one in after}
         kept = {one["id"]: one["label"] for one in scene.ledger.contracts() if not one["destroyed_at"]}
         assert {number: kept[number] for number in kept if number in labels} == {
@@ -164,24 +166,79 @@ def scene(tmp_path_factory):
         yield Scene(market, stack)
 
 
-@pytest.mark.all
-def test_a_certificate_that_ends_soon_is_renewed_with_a_new_instance(scene, tmp_path):
-    first = scene.instance_id
-    state = json.loads(scene.stack.export())
-    (server,) = [one for one in resources_of(state["deployment"]) if one["type"].endswith("Instance")]
-    server["outputs"]["certificate_expires_at"] = time.time() + 40 * 86400
-    (tmp_path / "state.json").write_text(json.dumps(state))
-    scene.stack.ok("stack", "import", "--file", str(tmp_path / "state.json"))
-    assert scene.stack.drift().rc == 0
-    scene.stack.write_config({"renew.certificate_before_d": 50})  # the plan that brings the term acts by it
+def shown(scene, ca=""):
+    out = scene.stack.outputs()
+    return shown_by(out["ip"], out["port"], ca or out["ca_certificate"])
+
+
+def public_key(certificate):
+    return x509.load_der_x509_certificate(certificate).public_key()
+
+
+def renewed(scene):
+    """Have the certificate renewed, and return the one before and the one after."""
+    before = shown(scene)
+    scene.stack.write_config({"renew.certificate_before_d": 30})  # all of its life
     seen = scene.stack.drift()
     assert seen.rc == 7, seen.text
-    assert "certificate: it ends in 40 days" in seen, seen.text
+    assert "certificate renewed in place: it ends in 30 days" in seen, seen.text
+    assert "will be replaced" not in seen
     assert scene.stack.up().rc == 0
-    assert scene.instance_id != first
-    scene.stack.write_config({"renew.certificate_before_d": 30})
+    scene.stack.write_config({"renew.certificate_before_d": 10})
     assert scene.stack.up().rc == 0
     assert scene.stack.drift().rc == 0
+    return before, shown(scene)
+
+
+def test_a_certificate_that_ends_soon_is_renewed_where_the_server_runs(scene):
+    first = scene.instance_id
+    before, after = renewed(scene)
+    assert scene.instance_id == first
+    assert after.ends_at == scene.stack.outputs()["certificate_expires_at"] > before.ends_at
+    assert public_key(after.certificate) == public_key(before.certificate)
+    assert re.fullmatch(r"\d+ routes", scene.stack.validation_report()["routes by the server's own list"])
+
+
+def age_authority(scene, days, folder):
+    """Change in the state when the authority ends."""
+    state = json.loads(scene.stack.export())
+    (authority,) = [one for one in resources_of(state["deployment"]) if one["type"].endswith("CertificateAuthority")]
+    authority["outputs"]["expires_at"] = time.time() + days * 86400
+    (folder / "state.json").write_text(json.dumps(state))
+    scene.stack.ok("stack", "import", "--file", str(folder / "state.json"))
+    done = scene.stack.up()
+    assert done.rc == 0, done.text
+    return x509.load_pem_x509_certificates(scene.stack.outputs()["ca_certificate"].encode())
+
+
+@pytest.mark.all
+def test_a_new_authority_is_trusted_first_then_signs_and_no_machine_is_replaced(scene, tmp_path):
+    first, file_before = scene.instance_id, scene.stack.outputs()["ca_certificate"]
+    signs, following = age_authority(scene, 480, tmp_path)
+    assert signs == x509.load_pem_x509_certificate(file_before.encode())
+    file_between = scene.stack.outputs()["ca_certificate"]
+    assert age_authority(scene, 399, tmp_path) == [following, signs]
+    assert shown(scene, file_before)
+    renewed(scene)
+    assert not shown(scene, file_before)  # a client that never fetched the file again
+    assert shown(scene, file_between)
+    assert scene.instance_id == first
+    assert_each_serves(scene.stack.outputs())
+
+
+@pytest.mark.all
+def test_a_server_that_takes_no_other_certificate_is_replaced_when_its_ip_moves(market, tmp_path):
+    stack = EngineStack(tmp_path / "stack", market.url, config={"guard": False}).init()
+    scene = Scene(market, stack)
+    assert stack.up().rc == 0
+    first = scene.instance_id
+    scene.host(0, "change-ip")
+    seen = stack.drift()
+    assert seen.rc == 7, seen.text
+    assert "will be replaced: certificate: " in seen, seen.text
+    assert stack.up().rc == 0
+    assert scene.instance_id != first
+    assert scene.ledger.billed() == {scene.instance_id}
 
 
 def test_keys_that_a_server_forgot_are_drift_and_up_tells_it_again(scene):

@@ -15,23 +15,21 @@ from harness.stack import REPO
 pytestmark = pytest.mark.engine
 README = REPO / "README.md"
 KEY = "the-key-of-an-account"  # not the emulator's usual one, which env.sh takes for a local shell's
-INSTALLED = {".venv": ("pip", "demo", "production"), ".tools/vllm-0.32.0": ("pip", "vllm-0.32.0")}
 
 
-def require_installed():
-    """Fail where the locks are not what is installed: `make setup` in the copy would then change it for all."""
-    for venv, sets in INSTALLED.items():
-        for one in sets:
-            lock = (REPO / "requirements" / f"{one}.lock").read_text()
-            stamp = (REPO / venv).resolve() / f".installed-{one}"
-            assert stamp.read_text() == f"{stamp.parent}\n{lock}", f"{one} is not installed as locked: make test"
+def require_installed(venv, *sets):
+    """Fail where the locks are not what is installed: setup in the copy would then change it for all."""
+    for one in sets:
+        lock = (REPO / "requirements" / f"{one}.lock").read_text()
+        stamp = (REPO / venv).resolve() / f".installed-{one}"
+        assert stamp.read_text() == f"{stamp.parent}\n{lock}", f"{one} is not installed as locked: make test"
     assert (REPO / ".venv" / ".installed-checkout").read_bytes() == (REPO / "pyproject.toml").read_bytes()
 
 
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of what git would hand out of this checkout, with what setup installs linked."""
-    require_installed()
+    require_installed(".venv", "pip", "production")
     folder = tmp_path / "vast-reranker"
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(listed, cwd=REPO, capture_output=True, text=True, check=True).stdout.split("\0")
@@ -89,6 +87,8 @@ def test_the_five_steps_work_as_they_stand_in_an_empty_home(checkout, shell, mar
 
 @pytest.mark.all
 def test_the_two_commands_work_as_they_stand(shell):
+    require_installed(".venv", "demo")
+    require_installed(".tools/vllm-0.32.0", "pip", "vllm-0.32.0")
     demo, test = commands(section(README.read_text(), "Two commands"))
     shell.ok(f"export EMULATOR_RUNTIME=stub EMULATOR_PORT={free_port('127.0.0.1')}")
     try:

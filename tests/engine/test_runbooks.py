@@ -20,7 +20,7 @@ from tests.engine.conftest import Ledger
 pytestmark = pytest.mark.engine
 PAGE = "\n".join((REPO / "docs" / name).read_text() for name in ("operations.md", "state.md"))
 TITLES = re.findall(r"^## (.+)$", PAGE, re.M)
-NOTHING_TO_RUN = {"A policy blocks it", "The API is down, or refuses"}
+NOTHING_TO_RUN = {"A model that the catalog does not have", "A policy blocks it", "The API is down, or refuses"}
 HEADERS = {"Authorization": f"Bearer {EMULATOR_KEY}"}
 
 
@@ -28,7 +28,7 @@ class Scene:
     """A stack named as the page names it, its market, and a terminal."""
 
     def __init__(self, market, stack):
-        self.market, self.stack, self.ledger = market, stack, Ledger(market.url)
+        self.market, self.stack, self.ledger = market, stack, Ledger(market.control)
         for part in ("ops", "emulator"):
             (stack.project / part).symlink_to(REPO / part)
         env = {"VAST_URL": market.url, "PULUMI_SKIP_CONFIRMATIONS": "true", "VASTAI_NO_UPDATE_CHECK": "1"}

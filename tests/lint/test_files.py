@@ -9,7 +9,13 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 MOST_LINES = 400
-GENERATED = ("requirements/*.lock", "tools/pulumi/*/go.*", "dashboards/*.json", "docs/demo.svg")
+GENERATED = (
+    "requirements/*.lock",
+    "tests/client/npm/package-lock.json",
+    "tools/pulumi/*/go.*",
+    "dashboards/*.json",
+    "docs/demo.svg",
+)
 
 
 def tracked(*patterns):
@@ -36,3 +42,9 @@ def test_a_page_outside_the_site_links_only_to_files_that_exist(page):
     text = (REPO / page).read_text()
     targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if not target.startswith("http")]
     assert [target for target in targets if not (REPO / page).parent.joinpath(target).exists()] == []
+
+
+def test_every_text_is_checked_out_with_the_ends_of_lines_that_it_is_committed_with():
+    command = ["git", "check-attr", "eol", *tracked()]
+    checked = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    assert [line for line in checked.stdout.splitlines() if not line.endswith("eol: lf")] == []

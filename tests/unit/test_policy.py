@@ -131,6 +131,7 @@ def test_pins_binds_what_it_names():
 def test_flags_and_revision_are_those_of_extra_args_in_any_spelling():
     allowed = {"flags": ["--revision"], "pins": ["model"]}
     assert settings(allowed, extra_args=f'["--revision={"0" * 40}"]')
+    assert settings({"pins": ["model"]}, revision="0" * 40)
     found = refusals(allowed, extra_args='["--revision", "main", "--enforce_eager"]')
     assert "extra_args has --enforce-eager" in found[0]
     assert "model not pinned" in found[1]

@@ -362,3 +362,29 @@ def test_a_long_pull_is_told_by_its_stage_first_and_every_half_minute_not_at_eve
     pulling = [line for line in said if line.startswith("pulling the image, ")]
     assert 3 <= len(pulling) <= 5, said
     assert re.fullmatch(r"pulling the image, \d+ s of about \d+ min.*; instance \d+ on machine \d+ .*", pulling[-1])
+
+
+STALLED = "model.safetensors:  31%|###1      | 345M/1.11G [00:12<00:26, 28.9MB/s]"
+
+
+def test_a_download_that_stands_still_is_named_as_such_before_the_servers_deadline(api):
+    api.log, began = f"INFO loading\n{STALLED}", api.clock.now
+    with pytest.raises(RentalFailed, match="the same on two machines") as caught:
+        rental(api, probe=lambda *_: DEAD).run()
+    assert f"the download of the model stands still for 2 min: {STALLED}" in str(caught.value)
+    assert "HF_HUB_DISABLE_XET" in str(caught.value)
+    assert (api.calls["PUT asks"], api.contracts) == (2, {})
+    assert api.clock.now - began < 2 * DEADLINES.serving_s
+
+
+def test_a_download_that_goes_on_and_a_log_of_something_else_have_the_servers_deadline(api):
+    for words in ("INFO compiling", "model.safetensors: {0}%|"):
+        moved = iter(range(9999))
+
+        def log(_method, path, words=words, moved=moved):
+            return Answer(200, words.format(next(moved)).encode()) if path == "/log" else None
+
+        api.interrupt = log
+        with pytest.raises(RentalFailed, match=r"over its deadline of 5 min") as caught:
+            rental(api, probe=lambda *_: DEAD).run()
+        assert "stands still" not in str(caught.value)

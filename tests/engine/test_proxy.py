@@ -1,0 +1,36 @@
+"""`rerank proxy` before a stack that the real engine heals and whose key is rotated, under load."""
+
+import pytest
+
+from harness.load import Load
+from tests.client.proxying import running_proxy
+from tests.engine.fleet import Endpoint, ops, up
+
+pytestmark = [pytest.mark.engine, pytest.mark.all]
+
+
+def test_a_heal_and_a_rotation_behind_the_proxy_fail_no_request(stack, ledger):
+    up(stack)
+    source = ("--stack", stack.name, "-C", stack.project)
+    with running_proxy(*source, "--timeout", "120", **stack.env) as proxy:
+        with Load(Endpoint(proxy.url, "unused", ""), per_s=20, threads=4) as load:
+            load.more(40)
+            [healthy] = ledger.billed()
+            ledger.control(f"instances/{healthy}/kill")
+            up(stack)
+            load.more(40)
+            [healed] = ledger.billed()
+            assert healed != healthy
+            begun = ops(stack, "rotate-key", "--begin")
+            assert begun.rc == 0, begun.err
+            load.more(20)
+            finished = ops(stack, "rotate-key", "--finish")
+            assert finished.rc == 0, finished.err
+            load.more(40)
+        assert load.failures == []
+    said = "".join(proxy.said)
+    assert "the stack is at" in said
+    assert "new key or CA" in said
+    for key in (begun, finished):
+        assert stack.outputs()["api_key"] not in key.out + key.err + said
+    print(f"a heal and a rotation through the proxy: {load}")

@@ -1,0 +1,164 @@
+"""What the guard bounds, for anybody and for clients, with bounds short enough for a test."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+import requests
+
+from components.guard.gate import LARGE_BYTES
+from components.guard.server import Bounds
+from components.vast.identity import Authority
+from emulator.scoring import Served
+from emulator.stub import Stub
+from harness.guard import guarded
+from harness.wait import until
+from tests.unit.guard_requests import KEYS, App
+from tests.unit.test_guard_sockets import AUTH, Listening, statuses
+
+HEAD = b"POST /rerank HTTP/1.1\r\nHost: h\r\n"
+KEYED = HEAD + AUTH + b"\r\n"
+SHORT = Bounds(handshake_s=0.3, header_s=0.3, body_s=0.3, idle_s=0.3, send_s=0.5, drain_s=0.3, quiet_s=0.1)
+
+
+def connect(listening):
+    return socket.create_connection(listening.address, timeout=5)
+
+
+def ended_within(line, seconds):
+    """Whether the server ends a connection in time, whatever it says before."""
+    line.settimeout(seconds)
+    try:
+        while line.recv(65536):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+@pytest.fixture(scope="module")
+def listening():
+    with Listening(bounds=SHORT) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", HEAD[:20], HEAD, KEYED + b"Content-Length: 9\r\n\r\n{", KEYED + b"Content-Length: 2\r\n\r\n{}"],
+    ids=["nothing", "half a line", "half a header", "half a body", "a whole request, and no more"],
+)
+def test_a_connection_that_goes_on_with_nothing_is_ended(listening, said):
+    with connect(listening) as line:
+        line.sendall(said)
+        assert ended_within(line, 3)
+
+
+def test_a_body_that_does_not_come_is_408_and_reaches_nobody(listening):
+    listening.app.reached.clear()
+    raw = HEAD + AUTH + b"\r\nContent-Length: 9\r\n\r\n{"
+    with connect(listening) as line:
+        line.sendall(raw)
+        assert statuses(line.recv(4096)) == [408]
+    assert not listening.app.reached
+
+
+def test_a_header_is_cut_off_at_32_kib():
+    with Listening() as listening:
+        for size, status in ((12 << 10, 299), (32 << 10, 431)):
+            raw = HEAD + AUTH + b"\r\nX: " + b"x" * size + b"\r\nContent-Length: 2\r\n\r\n{}"
+            assert statuses(listening.say(raw, 1)) == [status]
+
+
+def test_a_handshake_that_is_not_finished_is_ended():
+    identity = Authority.make("test").issue("127.0.0.1").pem()
+    with guarded(App(), KEYS[0], identity=identity, bounds=SHORT) as listening, connect(listening) as line:
+        line.sendall(b"\x16\x03\x01")
+        assert ended_within(line, 3)
+        until(lambda: not listening.server.open)
+
+
+def test_a_refusal_comes_before_the_body_and_is_not_followed_by_all_of_it(listening):
+    with connect(listening) as line:
+        line.sendall(HEAD + b"Content-Length: 1000000000\r\n\r\n")
+        assert statuses(line.recv(4096)) == [401]
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            line.sendall(b"x" * (64 << 20))
+
+
+def test_strangers_of_one_address_push_out_each_other_and_no_client():
+    bounds = Bounds(unknown_per_address=4, connections=100)
+    with Listening(bounds=bounds) as listening, connect(listening) as client:
+        ask = HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}"
+        client.sendall(ask)
+        assert statuses(client.recv(4096)) == [299]
+        strangers = [connect(listening) for _ in range(20)]
+        until(lambda: len(listening.guard.server.open) == 5)
+        client.sendall(ask)
+        assert statuses(client.recv(4096)) == [299]
+        assert requests.get(f"http://127.0.0.1:{listening.address[1]}/health", timeout=5).status_code == 299
+        for one in strangers:
+            one.close()
+
+
+def test_connections_are_limited_in_all_and_a_new_one_takes_the_oldest_ones_place():
+    with Listening(bounds=Bounds(connections=3, unknown_per_address=10)) as listening:
+        lines = [connect(listening) for _ in range(5)]
+        until(lambda: len(listening.guard.server.open) == 3)
+        lines[-1].sendall(HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}")
+        assert statuses(lines[-1].recv(4096)) == [299]
+        assert ended_within(lines[0], 3)
+        for line in lines:
+            line.close()
+
+
+def test_who_does_not_read_an_answer_is_cut_off(listening):
+    class Large(App):
+        async def __call__(self, scope, receive, send):
+            if scope["path"] == "/openapi.json":
+                await super().__call__(scope, receive, send)
+                return
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(64):
+                await send({"type": "http.response.body", "body": b"x" * (1 << 20), "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+    with guarded(Large(), KEYS[0], bounds=SHORT) as guard, connect(guard) as line:
+        line.sendall(b"GET /v1/models HTTP/1.1\r\nHost: h\r\n" + AUTH + b"\r\n\r\n")
+        assert line.recv(10)
+        until(lambda: not guard.server.open, within_s=5)
+
+
+def test_half_sent_headers_of_hundreds_leave_nothing_and_stop_nobody():
+    with Listening(bounds=Bounds(header_s=1)) as listening, contextlib.ExitStack() as stack:
+        for line in [stack.enter_context(connect(listening)) for _ in range(150)]:
+            with contextlib.suppress(OSError):  # one that was pushed out already
+                line.sendall(HEAD)
+        start = time.monotonic()
+        assert statuses(listening.say(HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}", 1)) == [299]
+        assert time.monotonic() - start < 1
+        until(lambda: not listening.guard.server.open, within_s=5)
+
+
+def test_a_large_body_is_judged_beside_the_loop_and_keeps_nobody_waiting():
+    large = b'{"query":"q","documents":[' + b",".join([b"[]"] * (1 << 19)) + b"]}"
+    assert len(large) > LARGE_BYTES
+    with guarded(Stub(Served(("m",))), KEYS[0], {"max_bytes": 2 << 20}) as guard:
+        url, headers = f"http://127.0.0.1:{guard.port}/rerank", {"Authorization": f"Bearer {KEYS[0]}"}
+        requests.post(url, data=large, headers=headers, timeout=20)  # the process beside is started
+        told = []
+        asking = threading.Thread(
+            target=lambda: told.append(requests.post(url, data=large, headers=headers, timeout=20).status_code)
+        )
+        asking.start()
+        longest = 0.0
+        while asking.is_alive():
+            start = time.monotonic()
+            guard.in_loop(asyncio.sleep(0))
+            longest = max(longest, time.monotonic() - start)
+        assert told == [400]
+    assert longest < 0.15, "the loop stood still"

@@ -1,0 +1,111 @@
+"""Raw connections by hypothesis: sizes, pauses, cuts, forms of chunks, smuggled requests. 10,000 of them are `all`.
+
+No connection outlasts its deadline, none gets a 5xx, and nothing without a valid key reaches vLLM.
+"""
+
+import re
+import socket
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.guard.server import Bounds
+from tests.unit.guard_requests import KEY
+from tests.unit.test_guard_sockets import (
+    AUTH,
+    EXTRA,
+    FRAMES,
+    HIDDEN,
+    METHODS,
+    TARGETS,
+    VERSIONS,
+    Listening,
+    may_have_come_in,
+    statuses,
+)
+
+BOUNDS = Bounds(header_s=0.2, body_s=0.2, idle_s=0.2, drain_s=0.2, quiet_s=0.05)
+ENDS_WITHIN_S = 3.0
+GROWTH_KB = 40_000
+WHOLE = b"POST /rerank HTTP/1.1\r\nHost: h\r\n" + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}"
+
+texts = st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from([b"\x00" * 50, b"\r\n" * 20, b"\xff" * 9, b"x" * 20_000, b"x" * 70_000]),
+)
+lines = st.builds(
+    lambda method, target, version: b" ".join([method, target, version]),
+    st.one_of(st.just(b"POST"), st.sampled_from(METHODS), st.binary(max_size=8)),
+    st.one_of(st.just(b"/rerank"), st.sampled_from(TARGETS), st.binary(max_size=20)),
+    st.one_of(st.just(b"HTTP/1.1"), st.sampled_from(VERSIONS)),
+)
+headers = st.just([AUTH]) | st.lists(
+    st.one_of(
+        st.just(AUTH),
+        st.sampled_from(EXTRA),
+        st.tuples(st.binary(max_size=12), texts).map(b": ".join),
+        st.sampled_from([b"Authorization: Bearer " + KEY[:-1], b"Host: h", b"Host: h"]),
+    ),
+    max_size=5,
+)
+frames = st.tuples(st.sampled_from(FRAMES), st.one_of(st.sampled_from([b"", *HIDDEN]), texts)).map(
+    lambda pair: pair[0].replace(b"%s", pair[1])
+)
+requests_ = st.builds(
+    lambda line, found, frame: b"\r\n".join([line, b"Host: h", *found, frame]), lines, headers, frames
+)
+raws = st.one_of(requests_, requests_, st.lists(requests_, min_size=2, max_size=3).map(b"".join), texts)
+cuts = st.lists(st.integers(0, 400), max_size=4).map(sorted)
+
+
+def said(listening, raw, at, *, ends):
+    """Send bytes in parts, and half-close or not; return what comes until the server ends it, within its deadlines."""
+    got, start = b"", time.monotonic()
+    with socket.create_connection(listening.address, timeout=ENDS_WITHIN_S) as line:
+        try:
+            for part in (raw[a:b] for a, b in zip([0, *at], [*at, len(raw)], strict=True)):
+                line.sendall(part)
+            if ends:
+                line.shutdown(socket.SHUT_WR)
+            while chunk := line.recv(65536):
+                got += chunk
+        except (ConnectionError, BrokenPipeError):
+            pass
+    assert time.monotonic() - start < ENDS_WITHIN_S
+    return got
+
+
+def resident_kb():
+    with open("/proc/self/status") as file:
+        return int(re.search(r"VmRSS:\s+(\d+)", file.read())[1])
+
+
+@pytest.mark.parametrize("cases", [80, pytest.param(10_000, marks=pytest.mark.all)])
+def test_no_connection_hangs_gets_past_or_breaks_the_guard(cases):
+    counted = {"connections": 0, "in": 0, "refused": 0, "silent": 0}
+    with Listening(bounds=BOUNDS) as listening:
+
+        @settings(
+            max_examples=cases, derandomize=True, deadline=None, database=None,
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        @given(raws, cuts, st.booleans())
+        def each(raw, at, ends):
+            listening.app.reached.clear()
+            got = said(listening, raw, at, ends=ends)
+            reached = list(listening.app.reached)
+            assert may_have_come_in(reached, raw), raw
+            assert not [status for status in (statuses(got) if got else []) if status >= 500], raw
+            counted["connections"] += 1
+            counted["in" if reached else "refused" if got else "silent"] += 1
+
+        each()
+        before = resident_kb()
+        for _ in range(cases // 10):
+            said(listening, WHOLE, [], ends=False)
+        assert resident_kb() - before < GROWTH_KB
+        assert not listening.guard.server.gate.in_flight.total()
+    assert counted["connections"] >= cases
+    assert min(counted.values()) > 0, counted
