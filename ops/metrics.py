@@ -76,15 +76,16 @@ def files(
 ) -> dict[str, str]:
     """Return the files' texts by name. `keys`: the servers' own, by instance; one without takes the clients'."""
     targets: dict[str, list[Json]] = {}
-    secret, jobs = {}, []
+    secret = {}
+    jobs = []
     ca = {"ca_file": str(folder / "ca.pem")} if outputs.ca_certificate else {}
     rules = []
     for number, one in enumerate(outputs.replicas, start=1):
         name, labels = f"{REPLICAS}-{number}", {"stack": stack, "replica": str(one.instance_id)}
         more = {"job": REPLICAS, "gpu": one.gpu, "machine_id": str(one.machine_id)}
         targets[name] = [_target(one.url, labels | more)]
-        jobs.append(_job(name, folder, one.url, path="/metrics", credentials=f"{name}_key", tls=ca))
         secret[f"{name}_key"] = keys.get(one.instance_id, outputs.api_key)
+        jobs.append(_job(name, folder, one.url, path="/metrics", credentials=f"{name}_key", tls=ca))
         rules.append({"record": PRICE, "expr": f"vector({one.hourly_cost_usd:.6f})", "labels": labels})
     if admin:
         targets[GATEWAY] = [_target(admin.url, {"stack": stack})]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from components.caddy.spec import Certificate, GatewaySpec, Json, Policy, Upstream, ders
 from components.guard.rules import ALLOW
 
+PROXIED = ALLOW
 ASKS = "X-Front-Asks"  # set by a front that has read no body yet
 CERTIFICATE = "gateway"  # the tag by which a listener finds the certificate, whatever name or IP a client asks for
 ERRORS = {  # type, as vLLM names it, and message
@@ -33,7 +34,7 @@ KNOWN_ERRORS = (413, 502, 503, 504)  # those that Caddy itself meets, and that a
 def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
     """Return the whole config of a Caddy that is this gateway, but for its `admin`."""
     routes = [
-        route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*ALLOW)),
+        route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*PROXIED)),
         route(_error(404)),
     ]
     config = server_config(gateway.site, gateway.listen, routes, gateway.certificate, gateway.policy)
@@ -192,7 +193,7 @@ def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, 
             # the second is about broken connections.
             "retry_match": [
                 {"expression": "{http.reverse_proxy.status_code} in [502, 503]"},
-                _path(*ALLOW),
+                _path(*PROXIED),
             ],
         },
         "health_checks": {

@@ -130,11 +130,12 @@ class Front:
     certificate: Certificate | None = None
     session: requests.Session = field(default_factory=requests.Session)
 
-    def ask(self, method="POST", path="/rerank", key=None, **options):
-        """One request; `key` None presents the right one, "" none."""
+    def ask(self, method="POST", path="/rerank", key=None, *, delay_s=0.0, **options):
+        """One request; `key` None presents the right one, "" none. `delay_s`: how late it is to be answered."""
         key = self.key if key is None else key
         headers = ({"Authorization": f"Bearer {key}"} if key else {}) | options.pop("headers", {})
-        options.setdefault("json", BODY if method == "POST" and "data" not in options else None)
+        body = BODY | {"query": f"{BODY['query']} (answer after {delay_s} s)"} if delay_s else BODY
+        options.setdefault("json", body if method == "POST" and "data" not in options else None)
         return self.session.request(method, self.url + path, headers=headers, verify=self.ca, timeout=30, **options)
 
 

@@ -13,7 +13,7 @@ KEY = "k" * 32
 
 
 def test_a_gateway_stands_in_front_of_rerankers_for_the_length_of_a_block(rerankers, authority):
-    two = [f"https://{one.address}" for one in rerankers(2, KEY)]
+    two = [f"https://{one.address}" for one in rerankers(2, KEY, ip="127.0.0.1")]
     ca = authority.certificate
     with gateway(two, KEY, ca) as at:
         client = RerankClient(at.url, at.key, ca=at.ca, timeout_s=10)

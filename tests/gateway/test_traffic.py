@@ -19,7 +19,7 @@ def test_slow_requests_spread_by_what_each_upstream_has_in_flight(caddy, reranke
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
-        asked = [pool.submit(one.ask, headers={"X-Delay-S": "1"}) for _ in range(12)]
+        asked = [pool.submit(one.ask, delay_s=2) for _ in range(12)]
         until(lambda: sorted(up.in_flight for up in caddy.admin.upstreams()) == [4, 4, 4])
         names = [each.result().headers["x-upstream"] for each in asked]
     assert {name: names.count(name) for name in names} == {each.name: 4 for each in three}
@@ -48,7 +48,7 @@ def test_a_request_cut_off_in_its_midst_is_repeated_on_another_upstream(caddy, r
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(one.ask, headers={"X-Delay-S": "1"})
+        asked = pool.submit(one.ask, delay_s=1)
         busy = until(lambda: [up.address for up in caddy.admin.upstreams() if up.in_flight])
         (victim,) = [each for each in two if each.address == busy[0]]
         victim.kill()
@@ -115,8 +115,8 @@ def test_servers_whose_checks_all_fail_are_used_anyway_and_a_request_does_not_wa
         (each.folder / "check_fails").touch()
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: all(each.seen().count('"path": "/rerank"') > 2 for each in two))
-    body = json.dumps(BODY | {"query": "an {http.request.uri} of ä"})
-    headers = {"X-Delay-S": "1", "Content-Type": "application/json"}
+    body = json.dumps(BODY | {"query": "an {http.request.uri} of ä, answer after 1 s"})
+    headers = {"Content-Type": "application/json"}
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(one.ask, data=body, headers=headers) for _ in range(16)]
         answers = [each.result() for each in asked]

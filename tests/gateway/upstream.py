@@ -1,10 +1,13 @@
 """A reranker's process for the gateway's tests: the emulator's stub behind the real guard and real TLS, with switches
-that a test throws: files in its folder, `status` (answer with it), `answer` (a body for each 200), `check_fails`."""
+that a test throws: files in its folder, `status` (answer with it), `answer` (a body for each 200), `check_fails`; and
+words in a request, `answer after 1.5 s`, since the guard passes no header on."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import re
 import sys
 import threading
 from pathlib import Path
@@ -15,6 +18,7 @@ from emulator.stub import Stub
 from harness.guard import guarded
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+DELAY = re.compile(rb"answer after ([\d.]+) s")
 READINESS = load_catalog().model(MODEL).readiness
 
 
@@ -41,13 +45,14 @@ class Switches:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"x-upstream", name.encode())]})
             await send({"type": "http.response.body", "body": body})
             return
-        if (self.folder / "check_fails").exists():
-            body = b"".join([message.get("body", b"") async for message in messages(receive)])
-            if READINESS.irrelevant.encode() in body:
-                await send({"type": "http.response.start", "status": 500, "headers": []})
-                await send({"type": "http.response.body", "body": b"busy"})
-                return
-            receive = replayed(body)
+        body = b"".join([message.get("body", b"") async for message in messages(receive)])
+        if (self.folder / "check_fails").exists() and READINESS.irrelevant.encode() in body:
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            await send({"type": "http.response.body", "body": b"busy"})
+            return
+        receive = replayed(body)
+        if wanted := DELAY.search(body):
+            await asyncio.sleep(float(wanted[1]))
 
         async def marked(message):
             if message["type"] == "http.response.start":
