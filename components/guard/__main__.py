@@ -39,12 +39,7 @@ def make_server(
     open_paths = frozenset(["/health"] if options.pop("open_health", False) else [])
     rules = Rules(**options | {"models": tuple(options.get("models", ()))})
     keys = Keys(env.get(KEY_ENV, "").strip(), files / "keys.json", now=time.time)
-    clients_ca = files / "clients.pem"
-    certificate = None
-    if tls:
-        certificate = Certificate(
-            files / "cert.pem", files / "key.pem", clients_ca if clients_ca.exists() else None, time.time
-        )
+    certificate = Certificate(files / "cert.pem", files / "key.pem") if tls else None
     return Server(Gate(rules, keys, Upstream(str(files / SOCKET)), open_paths, certificate, log), bounds)
 
 

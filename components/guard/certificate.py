@@ -6,8 +6,6 @@ Used by `gate` and `server`. A later one is stored beside the first, so that a r
 from __future__ import annotations
 
 import ssl
-import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -18,15 +16,12 @@ LATER = "later.pem"
 
 
 class Certificate:
-    """What `context` shows, from the files that the boot script wrote. `clients_ca`: who signed what a client shows."""
+    """What `context` shows, from the files that the boot script wrote."""
 
-    def __init__(self, chain: Path, key: Path, clients_ca: Path | None = None, now: Callable[[], float] = time.time):
-        self.key, self.now = key, now
+    def __init__(self, chain: Path, key: Path) -> None:
+        self.key = key
         self.later = chain.with_name(LATER)
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        if clients_ca is not None:
-            self.context.verify_mode = ssl.CERT_REQUIRED
-            self.context.load_verify_locations(clients_ca)
         self.context.load_cert_chain(chain, key)
         self.ends_at = _end(chain, key)
         if self.later.exists():

@@ -12,6 +12,7 @@ import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
+from components.guard.certificate import LATER, Certificate
 from components.guard.keys import Keys, parse
 from components.guard.rules import Refusal
 from components.vast.identity import Authority, served_expiry
@@ -275,3 +276,16 @@ def test_a_later_certificate_of_the_same_key_is_shown_at_once_and_nothing_else_i
         assert put(renewed(authority, identity, 20)) == 200
         assert days() == pytest.approx(20, abs=0.1)
         assert client.ask(verify=str(ca)).status_code == 200
+
+
+def test_a_restart_takes_the_later_certificate_and_the_first_one_where_the_later_is_broken(tmp_path):
+    authority = Authority.make("test")
+    identity = authority.issue("127.0.0.1", days=5)
+    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    for file, text in zip(files, identity.pem(), strict=True):
+        file.write_text(text)
+    first = Certificate(*files)
+    first.renew(renewed(authority, identity, 20))
+    assert Certificate(*files).ends_at == first.ends_at == pytest.approx(time.time() + 20 * 86400, abs=60)
+    (tmp_path / LATER).write_text("cut off in its mid")
+    assert Certificate(*files).ends_at == pytest.approx(time.time() + 5 * 86400, abs=60)
