@@ -1,7 +1,6 @@
 """Named keys, their rates and ends; what is in flight; the log, the metrics, and the certificate that is exchanged."""
 
 import asyncio
-import datetime
 import json
 import threading
 import time
@@ -9,13 +8,11 @@ from hashlib import sha256
 
 import pytest
 import requests
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 
 from components.guard.certificate import LATER, Certificate
 from components.guard.keys import Keys, parse
 from components.guard.rules import Refusal
-from components.vast.identity import Authority, served_expiry
+from components.vast.identity import Authority, shown_by
 from emulator.scoring import Served
 from emulator.stub import Stub
 from harness.guard import guarded
@@ -242,18 +239,11 @@ def test_a_list_of_keys_that_is_too_long_to_read_is_refused():
 
 def renewed(authority, identity, days):
     """A certificate of the same key, valid from now for so many days."""
-    old = x509.load_der_x509_certificate(identity.certificate)
-    signer = serialization.load_pem_private_key(authority.private_key.encode(), None)
-    now = datetime.datetime.now(datetime.UTC)
-    made = x509.CertificateBuilder(
-        old.issuer, old.subject, old.public_key(), x509.random_serial_number(), now - datetime.timedelta(hours=1),
-        now + datetime.timedelta(days=days), list(old.extensions),
-    )  # fmt: skip
-    return made.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return authority.renew(identity.certificate, "127.0.0.1", days=days).encode()
 
 
 def test_a_later_certificate_of_the_same_key_is_shown_at_once_and_nothing_else_is_taken(tmp_path):
-    authority = Authority.make("test")
+    authority = Authority.make("test", ["127.0.0.0/8"])
     identity, other = authority.issue("127.0.0.1", days=5), authority.issue("127.0.0.1", days=30)
     ca = tmp_path / "ca.pem"
     ca.write_text(authority.certificate)
@@ -266,7 +256,7 @@ def test_a_later_certificate_of_the_same_key_is_shown_at_once_and_nothing_else_i
             return requests.put(url, data=pem, headers=headers, timeout=10, verify=str(ca)).status_code
 
         def days():
-            return (served_expiry("127.0.0.1", guard.port, authority.certificate) - time.time()) / 86400
+            return (shown_by("127.0.0.1", guard.port, authority.certificate).ends_at - time.time()) / 86400
 
         assert days() == pytest.approx(5, abs=0.1)
         for wrong in (b"", b"no pem", other.pem()[0].encode(), renewed(authority, identity, 3), b"x" * 70_000):
@@ -279,7 +269,7 @@ def test_a_later_certificate_of_the_same_key_is_shown_at_once_and_nothing_else_i
 
 
 def test_a_restart_takes_the_later_certificate_and_the_first_one_where_the_later_is_broken(tmp_path):
-    authority = Authority.make("test")
+    authority = Authority.make("test", ["127.0.0.0/8"])
     identity = authority.issue("127.0.0.1", days=5)
     files = tmp_path / "cert.pem", tmp_path / "key.pem"
     for file, text in zip(files, identity.pem(), strict=True):
