@@ -239,10 +239,12 @@ class Connection:
         if self.expects or self.http.their_state is h11.ERROR:
             headers.append((b"connection", b"close"))
         data = self.http.send(h11.Response(status_code=reply.status, headers=headers)) or b""
+        has_body = reply.status not in (204, 304) and (request is None or request.method != "HEAD")
         try:
             async with asyncio.timeout(self.bounds.send_s):
                 async for part in reply.parts:
-                    await self._write(data + (self.http.send(h11.Data(data=part)) or b""))
+                    body = self.http.send(h11.Data(data=part)) if has_body else b""
+                    await self._write(data + (body or b""))
                     data = b""
                 await self._write(data + (self.http.send(h11.EndOfMessage()) or b""))
         finally:

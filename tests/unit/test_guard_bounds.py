@@ -162,3 +162,16 @@ def test_a_large_body_is_judged_beside_the_loop_and_keeps_nobody_waiting():
             longest = max(longest, time.monotonic() - start)
         assert told == [400]
     assert longest < 0.15, "the loop stood still"
+
+
+@pytest.mark.parametrize(("path", "status"), [("/docs", 404), ("/rerank", 401), ("/v1/models", 401)])
+def test_a_head_request_is_answered_without_a_body(listening, path, status):
+    answer = requests.head(f"http://{listening.address[0]}:{listening.address[1]}{path}", timeout=5)
+    assert (answer.status_code, answer.content) == (status, b"")
+
+
+def test_a_head_request_with_a_key_gets_vllms_answer_without_a_body(listening):
+    headers = dict([AUTH.decode().strip().split(": ")])
+    url = f"http://{listening.address[0]}:{listening.address[1]}/v1/models"
+    for _ in range(2):
+        assert requests.head(url, headers=headers, timeout=5).status_code == 299  # as App answers
