@@ -255,6 +255,7 @@ def test_keys_that_a_server_forgot_are_drift_and_up_tells_it_again(scene):
     assert scene.stack.drift().rc == 0
 
 
+@pytest.mark.all
 def test_silence_from_a_host_is_told_and_nothing_is_planned_unless_the_config_of_now_says_so(scene):
     first = scene.instance_id
     scene.stack.write_config({"timeouts.probe_timeout_s": 1, "timeouts.probe_window_s": 1})
