@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bench import failover, hot_path, local_vllm, provision, serving
+from bench import failover, guard, hot_path, local_vllm, provision, serving
 from bench.load import Target
 from components.errors import ServingError
 from components.vllm.client import RerankClient
@@ -98,6 +98,19 @@ def serving_command(
     click.echo(serving.table(found))
     if failed := sum(figure.failed for figure in found):
         raise click.ClickException(f"{failed} requests failed; the figures count what was answered")
+
+
+@main.command("guard")
+@click.option("--rounds", type=AT_LEAST_1, default=10, help="each of the three once a round, in turns")
+@click.option("--seconds", type=float, default=2.0, help="of each measurement at least")
+@click.option("--json", "target", type=FILE, default=RESULTS / "guard.json", help="where the figures go")
+def guard_command(rounds: int, seconds: float, target: Path) -> None:
+    """What the guard and TLS cost before a server of 5 ms a request, with 32 documents, at 1, 8 and 32 in flight."""
+    load = serving.Load(pairs=(32,), users=(1, 8, 32), rounds=rounds, seconds=seconds)
+    with guard.running() as targets:
+        found = serving.measure(targets, load)
+    keep(target, found, load=asdict(load))
+    click.echo(serving.table(found))
 
 
 def endpoint(url: str, key_env: str, ca: Path | None, model: str | None, dph: float | None) -> Target:

@@ -99,7 +99,7 @@ def _failed(error: OpsError) -> Outcome:
     click.echo(without_secrets(f"error: {error}"), err=True)
     parts = [
         f"**error:** {report.safe(error.text, report.MAX_ERROR_CHARS)}",
-        f"**what to do:** {report.safe(error.remedy)}" if error.remedy else "",
+        f"**what to do:** {report.own(error.remedy)}" if error.remedy else "",
         f"Exit code {error.code}: {CODES[error.code]}.",
     ]
     return Outcome(error.code, "failed", parts, {"error": error.text, "remedy": error.remedy})

@@ -27,6 +27,11 @@ def safe(text: object, chars: int = MAX_TEXT_CHARS) -> str:
     return _MARKUP.sub(lambda found: _ESCAPES.get(found[0]) or f"\\{found[0]}", line)
 
 
+def own(text: str) -> str:
+    """Return a sentence of ours as one line, with its code marked; <names> in it are no tags."""
+    return " ".join(text.split()).replace("<", "&lt;")
+
+
 def code(text: object) -> str:
     """Return text as code, on one line."""
     return f"`{' '.join(plain(str(text)).split()).replace('`', chr(39)).replace('|', chr(92) + '|')}`"

@@ -60,6 +60,7 @@ Instance(
         disk_gb=40,
         ports=["8000/tcp"],
         probe=HttpProbe(8000, path="/health"),
+        stack_secret="a secret of this program",
         bid=Bid(factor=1.2),
         POLICY
     ),
