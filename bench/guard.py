@@ -98,7 +98,7 @@ def _target(name: str, *flags: str) -> Iterator[Target]:
                 until(lambda: _serves(target), within_s=30)
                 yield target
             finally:
-                process.kill()
+                process.terminate()  # the guard passes it on
 
 
 def _serves(target: Target) -> bool:
@@ -111,7 +111,11 @@ def _serves(target: Target) -> bool:
 
 async def serve(where: str) -> None:
     """Serve at a port or at a unix socket until the process ends."""
-    listening = socket.create_server((IP, int(where))) if where.isdigit() else unix_listener(where)
+    if where.isdigit():
+        listening = socket.create_server((IP, int(where)))
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)  # of its connections, as asyncio sets it
+    else:
+        listening = unix_listener(where)
     await StubServer(FixedTime(), listening, ServerFault).serve()
 
 
