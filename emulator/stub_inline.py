@@ -23,7 +23,8 @@ from typing import Any
 
 from emulator.scoring import Served, kind_of
 from emulator.stub import Stub, tokens
-from emulator.stub_server import Port, Read, StubServer, listener, unix_listener
+from emulator.stub_faults import ServerFault
+from emulator.stub_server import SHUT, Port, Read, StubServer, listener, unix_listener
 
 FILES = ("FILES_0_", "FILES_1_")
 LEARNS_WITHIN_S = 5.0
@@ -54,7 +55,9 @@ class InlineServer:
         self.servers: list[Port | StubServer] = []
         if "-m guard" in script_of(body):
             self.guard = guard_of(files_of(env))(env, folder, tls=tls, log=log)
-            self.servers.append(StubServer(stub, unix_listener(self.guard.gate.upstream.socket_path), read))
+            # what keeps connections from being accepted does so at the container's port
+            socket_path = self.guard.gate.upstream.socket_path
+            self.servers.append(StubServer(stub, unix_listener(socket_path), lambda: _inside(read())))
             self.servers += [Port(one, read, self.guard.connect, self.guard.tls) for one in listening]
         else:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if tls else None
@@ -76,6 +79,10 @@ class InlineServer:
             server.close()
         if self.guard is not None:
             self.guard.close()
+
+
+def _inside(fault: ServerFault) -> ServerFault:
+    return ServerFault() if fault.kind in SHUT else fault
 
 
 def application(body: dict[str, Any], env: Mapping[str, str]) -> Stub:

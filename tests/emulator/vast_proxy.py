@@ -25,10 +25,11 @@ def context_of(folder):
     return context
 
 
-async def pipe(reader, writer):
+async def pipe(reader, writer, host=None):
+    """Pass bytes on; the emulator answers under its own name alone, `host`."""
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(65536):
-            writer.write(data)
+            writer.write(data.replace(b"Host: %s\r\n" % HOST.encode(), b"Host: %s\r\n" % host) if host else data)
             await writer.drain()
     writer.close()
 
@@ -47,7 +48,7 @@ def vast_proxy(url, folder):
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         await writer.start_tls(context)
         far_reader, far_writer = await asyncio.open_connection(target.hostname, target.port)
-        await asyncio.gather(pipe(reader, far_writer), pipe(far_reader, writer))
+        await asyncio.gather(pipe(reader, far_writer, target.netloc.encode()), pipe(far_reader, writer))
 
     server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
