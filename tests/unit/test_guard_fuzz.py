@@ -1,4 +1,5 @@
-"""Raw connections by hypothesis: sizes, pauses, cuts, forms of chunks, smuggled requests. 10,000 of them are `all`.
+"""Raw connections by hypothesis: sizes, pauses, cuts, forms of chunks, smuggled requests. 10,000 of them are
+`alone`: their deadlines are judged.
 
 No connection outlasts its deadline, none gets a 5xx, and nothing without a valid key reaches vLLM.
 """
@@ -82,7 +83,7 @@ def resident_kb():
         return int(re.search(r"VmRSS:\s+(\d+)", file.read())[1])
 
 
-@pytest.mark.parametrize("cases", [80, pytest.param(10_000, marks=pytest.mark.all)])
+@pytest.mark.parametrize("cases", [80, pytest.param(10_000, marks=[pytest.mark.all, pytest.mark.alone])])
 def test_no_connection_hangs_gets_past_or_breaks_the_guard(cases):
     counted = {"connections": 0, "in": 0, "refused": 0, "silent": 0}
     before_this = [b""]  # what a client sends before it leaves may reach vLLM while the next one speaks already
