@@ -26,7 +26,7 @@ from components.vllm.client import RerankClient
 from emulator.scoring import Served
 from emulator.stub import Stub
 from emulator.stub_faults import ServerFault
-from emulator.stub_server import StubServer, unix_listener
+from emulator.stub_server import StubServer, listener, unix_listener
 from harness.stack import REPO
 from harness.wait import until
 
@@ -111,11 +111,7 @@ def _serves(target: Target) -> bool:
 
 async def serve(where: str) -> None:
     """Serve at a port or at a unix socket until the process ends."""
-    if where.isdigit():
-        listening = socket.create_server((IP, int(where)))
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)  # of its connections, as asyncio sets it
-    else:
-        listening = unix_listener(where)
+    listening = listener(IP, int(where)) if where.isdigit() else unix_listener(where)
     await StubServer(FixedTime(), listening, ServerFault).serve()
 
 
