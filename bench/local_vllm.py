@@ -64,7 +64,7 @@ def gateway(upstreams: Sequence[str], upstream_key: str, upstream_ca: str) -> It
     ):
         rows = tuple(Upstream(one, upstream_key) for one in upstreams)
         readiness = load_catalog().model(MODEL).readiness
-        spec = GatewaySpec("bench", front.listen, (key,), rows, readiness, upstream_ca)
+        spec = GatewaySpec("bench", front.listen, (key,), rows, readiness, upstream_ca, hop_key=secrets.token_hex(32))
         caddy.admin.load(gateway_config(spec))
         yield Target("gateway, guard and TLS", front.url, MODEL, key, front.ca_file)
 

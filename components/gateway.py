@@ -34,7 +34,7 @@ from components.readiness import Readiness
 from components.records import record, structure
 from components.vast.json_values import digest, same
 
-SECRETS = ("inbound_keys", "private_key", "upstreams", "retired", "admin_key")
+SECRETS = ("inbound_keys", "private_key", "upstreams", "retired", "admin_key", "hop_key")
 PATIENCE_S = 10.0  # for a Caddy that is just being restarted
 POLL_S = 0.5
 
@@ -94,7 +94,8 @@ class GatewayProvider(VastProvider):
         changed = [key for key in INPUTS if key not in unknown and not same(olds.get(key), news.get(key))]
         if difference := str(olds.get("drift") or ""):
             ENGINE.log(f"will be put back: {difference}", severity="warning")
-        stale = not unknown and _digest({**news, "retired": olds.get("retired")}) != olds.get("digest")
+        loaded = {key: olds.get(key) for key in ("retired", "hop_key")}
+        stale = not unknown and _digest({**news, **loaded}) != olds.get("digest")
         return DiffResult(
             changes=bool(unknown or changed or difference or stale),
             replaces=["site"] if "site" in changed else [],
@@ -104,6 +105,7 @@ class GatewayProvider(VastProvider):
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Load the config. Raises CaddyUnreachable, CaddyError (Caddy's config stays as it was), GatewayError."""
+        props = {**props, "hop_key": secrets.token_hex(32)}
         self._load(props)
         return CreateResult(secrets.token_hex(4), _outputs(props))
 

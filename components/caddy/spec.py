@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -73,7 +72,9 @@ class GatewaySpec:
     `site` names the server in Caddy's config, by which a stack knows its own. Without `certificate` the gateway speaks
     plain HTTP, and without `upstream_ca` (PEM) the upstreams do. `retired` are former upstreams that get no new
     request, and whose requests in flight are still counted (see `drain`). `sockets`: below which socket address Caddy
-    listens for itself, one for each upstream: a folder, `unix//run/x`, or a name, `unix/@x`.
+    listens for itself, one for each upstream: a folder, `unix//run/x`, or a name, `unix/@x`. `hop_key`: what these are
+    shown, since their sockets may be open to others there; the same for as long as the gateway lives, for while a
+    config is loaded a request comes from the old one's listener to the new one's socket.
     """
 
     site: str
@@ -86,15 +87,11 @@ class GatewaySpec:
     policy: Policy = Policy()
     retired: tuple[Upstream, ...] = ()
     sockets: str = "unix/@gateway"
+    hop_key: str = field(default="", repr=False)
 
     @property
     def dials(self) -> list[str]:
         return [one.dial for one in self.upstreams]
-
-    @property
-    def hop_key(self) -> str:
-        """What one server of the gateway's Caddy shows the other, for their sockets may be open to others there."""
-        return hashlib.sha256("".join(["hop", *(one.key for one in self.upstreams)]).encode()).hexdigest()
 
     def socket(self, upstream: Upstream) -> str:
         return f"{self.sockets}/{upstream.dial}"
@@ -102,7 +99,9 @@ class GatewaySpec:
     def secrets(self) -> list[str]:
         key = self.certificate.private_key if self.certificate else ""
         return [
-            one for one in (*self.inbound_keys, *(each.key for each in (*self.upstreams, *self.retired)), key) if one
+            one
+            for one in (*self.inbound_keys, *(each.key for each in (*self.upstreams, *self.retired)), key, self.hop_key)
+            if one
         ]
 
 

@@ -165,6 +165,7 @@ def front(tmp_path, authority):
                     "upstream_ca": authority.certificate,
                     "certificate": certificate,
                     "policy": QUICK,
+                    "hop_key": secrets.token_hex(32),
                 }
                 | changes
             )

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import re
 import threading
 
 import pytest
@@ -10,8 +11,9 @@ from components.caddy.admin import CaddyAdmin
 from components.gateway import GatewayProvider
 from components.records import record
 from harness.caddy import running
-from harness.load import Load
+from harness.load import BODY, Load
 from harness.wait import until
+from reranker.http import HttpTransport
 from tests.gateway.upstream import READINESS
 
 OTHER_SITE = {
@@ -295,6 +297,23 @@ def test_a_roll_and_a_key_rotation_under_load_fail_no_request(provider, props, m
     outs = provider.update(made.id, outs, {**both, "inbound_keys": ["k" * 64]}).outs
     assert one.ask().status_code == 401
     assert outs["drift"] == ""
+
+
+def test_a_request_that_is_under_way_while_the_config_changes_is_answered(provider, props, made, caddy, one, two):
+    """It comes from the listener of the old config to the sockets of the new one."""
+    config = caddy.admin.config()["apps"]["http"]["servers"]
+    routes = json.dumps(config[one.gateway.site]["routes"])
+    shown = re.search(r'"set": {"Authorization": \["(Bearer [0-9a-f]{64})"', routes)
+        r"Bearer [0-9a-f]{64}", json.dumps(config[one.gateway.site]["routes"]).split("Authorization", 2)[2]
+    )
+    sockets = [config[each.upstream.dial]["listen"][0].partition("|")[0].removeprefix("unix/@") for each in two]
+    new = {"upstreams": [record(two[1].upstream)], "inbound_keys": ["k" * 64]}
+    provider.update(made.id, made.outs, props | new)
+    for name in sockets:
+        late = HttpTransport(unix_socket=f"\0{name}")
+        headers = {"Authorization": shown[1], "Content-Type": "application/json"}
+        answer = late("POST", "http://localhost/rerank", body=json.dumps(BODY).encode(), headers=headers, timeout_s=10)
+        assert answer.status == 200, answer.text
 
 
 def test_another_admin_address_of_the_same_caddy_loses_nothing(provider, props, made, caddy, one):
