@@ -304,8 +304,6 @@ def test_a_request_that_is_under_way_while_the_config_changes_is_answered(provid
     config = caddy.admin.config()["apps"]["http"]["servers"]
     routes = json.dumps(config[one.gateway.site]["routes"])
     shown = re.search(r'"set": {"Authorization": \["(Bearer [0-9a-f]{64})"', routes)
-        r"Bearer [0-9a-f]{64}", json.dumps(config[one.gateway.site]["routes"]).split("Authorization", 2)[2]
-    )
     sockets = [config[each.upstream.dial]["listen"][0].partition("|")[0].removeprefix("unix/@") for each in two]
     new = {"upstreams": [record(two[1].upstream)], "inbound_keys": ["k" * 64]}
     provider.update(made.id, made.outs, props | new)
