@@ -1,0 +1,114 @@
+"""What the contracts of a ledger cost: by day and by what it was for; what a month will have cost. Pure.
+
+Reckoned at the price of the rent, from the rent to the end, and the download once; Vast.ai's own bill has no GPU in the
+minutes before the container runs, and has the traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from components.vast.ledger import Entry
+
+# drain: of one that was replaced, from when the other one served. boot: of one that came to serve, or still boots.
+Use = Literal["serving", "boot", "boot failed", "hedge", "drain"]
+USES: tuple[Use, ...] = ("serving", "boot", "boot failed", "hedge", "drain")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a contract's time, in seconds since the epoch; `once_usd` is paid at its start."""
+
+    use: Use
+    entry: Entry
+    start: float
+    end: float
+    once_usd: float = 0.0
+
+    def usd(self, since: float, until: float) -> float:
+        """Return what of it falls between two times."""
+        seconds = max(min(self.end, until) - max(self.start, since), 0.0)
+        once = self.once_usd if since <= self.start < until else 0.0
+        return seconds / 3600.0 * self.entry.dph_usd + once
+
+
+@dataclass(frozen=True)
+class Month:
+    """A month of the calendar, UTC: from the first second to that of the next one."""
+
+    since: float
+    until: float
+
+    @classmethod
+    def of(cls, day: datetime) -> Month:
+        first = datetime(day.year, day.month, 1, tzinfo=UTC)
+        following = (first + timedelta(days=31)).replace(day=1)
+        return cls(first.timestamp(), following.timestamp())
+
+    def days(self) -> Iterator[tuple[str, float, float]]:
+        """Give each day's date, begin and end."""
+        for at in range(int(self.since), int(self.until), 86400):
+            yield f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}", at, at + 86400
+
+    def hours_left(self, now: float) -> float:
+        return max(self.until - max(now, self.since), 0.0) / 3600.0
+
+
+def spans(entries: Iterable[Entry], now: float) -> list[Span]:
+    """Return what each contract's time was for."""
+    found = []
+    every = list(entries)
+    for one in every:
+        end = now if one.until is None else one.until
+        if one.serving_at is None:
+            use: Use = "hedge" if one.reason == "hedge" else "boot" if one.until is None else "boot failed"
+            found.append(Span(use, one, one.since, end, one.pull_usd))
+            continue
+        serving_at = min(max(one.serving_at, one.since), end)
+        heirs = [other.serving_at for other in every if other.name == one.name and other.serving_at is not None]
+        drain_at = min((at for at in heirs if serving_at < at < end), default=end)
+        found.append(Span("boot", one, one.since, serving_at, one.pull_usd))
+        found.append(Span("serving", one, serving_at, drain_at))
+        found.append(Span("drain", one, drain_at, end))
+    return found
+
+
+def by_day(parts: Iterable[Span], month: Month) -> dict[str, dict[Use, float]]:
+    """Return dollars by day and use, of the days that cost something."""
+    found: dict[str, dict[Use, float]] = {}
+    every = list(parts)
+    for name, since, until in month.days():
+        for part in every:
+            if (usd := part.usd(since, until)) > 0:
+                day = found.setdefault(name, {})
+                day[part.use] = day.get(part.use, 0.0) + usd
+    return found
+
+
+def cost_usd(entry: Entry, now: float) -> float:
+    """Return what a contract has cost so far."""
+    return sum(part.usd(0.0, now + 1.0) for part in spans([entry], now))
+
+
+def spent_usd(entries: Iterable[Entry], month: Month, now: float) -> float:
+    """Return what a month has cost up to now."""
+    return sum(part.usd(month.since, month.until) for part in spans(entries, now))
+
+
+def hourly_usd(entries: Iterable[Entry], prices: Mapping[int, float]) -> float:
+    """Return what runs now per hour: at the present price of an instance where that is known."""
+    return sum(prices.get(one.instance_id, one.dph_usd) for one in entries if one.until is None)
+
+
+def over_budget(budget_usd: float | None, spent: float, hourly: float, hours_left: float) -> str:
+    """Return a warning where the month will have cost more than its budget, or ""."""
+    forecast = spent + hourly * hours_left
+    if budget_usd is None or forecast <= budget_usd:
+        return ""
+    return (
+        f"the month will have cost ${forecast:.2f} (${spent:.2f} so far, ${hourly:.4f}/h), over budget_usd_month of "
+        f"${budget_usd:g}"
+    )
