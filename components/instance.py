@@ -18,7 +18,7 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 
 from components.certificate_renewal import renew_certificate
 from components.errors import AuthError, NoOffer, RentalFailed
-from components.ledger_file import recorder
+from components.ledger_file import month_so_far, recorder
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, drop_unknowns, failure, known, verb
 from components.records import structure
@@ -32,7 +32,7 @@ from components.vast.label import Label, label_problem
 from components.vast.ledger import Event
 from components.vast.market import Search
 from components.vast.models import Contract
-from components.vast.money import Budget
+from components.vast.money import Budget, others_hourly_usd
 from components.vast.probe import HttpProbe, ProbeResult
 from components.vast.ranking import Candidate
 from components.vast.rental import Rental
@@ -284,12 +284,12 @@ class InstanceProvider(VastProvider):
         )
 
     def _runway(self, declared: Declared, candidate: Candidate) -> str | None:
-        """Return a warning where the credit is short for this fleet and all else that the account rents."""
+        """Return a warning where credit or budget is short for this fleet and all else that the account rents."""
         contracts = self.session.instance_cache.contracts(max_age_s=LOOK_FRESH_S).values()
-        labels = ((one, Label.parse(one.label)) for one in contracts)
-        others_usd = sum(one.dph_total_usd for one, label in labels if label is None or label.owner != declared.owner)
+        others = others_hourly_usd(contracts, declared.owner)
+        month = month_so_far(declared.label_base) if declared.money.budget_usd_month else None
         return declared.money.check(
-            self.session.account(), candidate, declared.slot.of, hedge=declared.hedge, others_usd=others_usd
+            self.session.account(), candidate, declared.slot.of, hedge=declared.hedge, others_usd=others, month=month
         )
 
     def _tell_of_strays(self, declared: Declared) -> None:

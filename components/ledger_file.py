@@ -12,12 +12,14 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from components.plugin.engine import ENGINE
 from components.records import structure
 from components.state_folder import state_folder
-from components.vast.ledger import Event
+from components.vast.bill import Month, SoFar, so_far
+from components.vast.ledger import Event, fold
 
 MAX_TEXT_CHARS = 300  # a line is one write of less than 4096 bytes, which no other writer's gets into
 
@@ -66,6 +68,16 @@ def ledger_file(label_base: str, env: Mapping[str, str], folder: Path) -> Ledger
     project, stack = label_base.split("/")[:2]
     where = state / ".pulumi" if state else folder / ".local"
     return LedgerFile(where / "ledger" / project / f"{stack}.jsonl")
+
+
+def month_so_far(label_base: str) -> SoFar | None:
+    """Return what the stack of a resource has cost this month by its ledger; None where that cannot be read."""
+    now = datetime.now(UTC)
+    try:
+        entries = fold(ledger_file(label_base, os.environ, Path()).events()).values()
+    except OSError:
+        return None
+    return so_far(entries, Month.of(now), now.timestamp())
 
 
 def recorder(label_base: str) -> Callable[[Event], None]:

@@ -19,6 +19,14 @@ USES: tuple[Use, ...] = ("serving", "boot", "boot failed", "hedge", "drain")
 
 
 @dataclass(frozen=True)
+class SoFar:
+    """What a month has cost, and how many of its hours are left."""
+
+    spent_usd: float
+    hours_left: float
+
+
+@dataclass(frozen=True)
 class Span:
     """A part of a contract's time, in seconds since the epoch; `once_usd` is paid at its start."""
 
@@ -52,9 +60,6 @@ class Month:
         """Give each day's date, begin and end."""
         for at in range(int(self.since), int(self.until), 86400):
             yield f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}", at, at + 86400
-
-    def hours_left(self, now: float) -> float:
-        return max(self.until - max(now, self.since), 0.0) / 3600.0
 
 
 def spans(entries: Iterable[Entry], now: float) -> list[Span]:
@@ -93,9 +98,10 @@ def cost_usd(entry: Entry, now: float) -> float:
     return sum(part.usd(0.0, now + 1.0) for part in spans([entry], now))
 
 
-def spent_usd(entries: Iterable[Entry], month: Month, now: float) -> float:
+def so_far(entries: Iterable[Entry], month: Month, now: float) -> SoFar:
     """Return what a month has cost up to now."""
-    return sum(part.usd(month.since, month.until) for part in spans(entries, now))
+    spent_usd = sum(part.usd(month.since, month.until) for part in spans(entries, now))
+    return SoFar(spent_usd, max(month.until - max(now, month.since), 0.0) / 3600.0)
 
 
 def hourly_usd(entries: Iterable[Entry], prices: Mapping[int, float]) -> float:
@@ -103,12 +109,17 @@ def hourly_usd(entries: Iterable[Entry], prices: Mapping[int, float]) -> float:
     return sum(prices.get(one.instance_id, one.dph_usd) for one in entries if one.until is None)
 
 
-def over_budget(budget_usd: float | None, spent: float, hourly: float, hours_left: float) -> str:
+def forecast_usd(month: SoFar, hourly_usd: float) -> float:
+    """Return what a month will have cost if what runs now runs on."""
+    return month.spent_usd + hourly_usd * month.hours_left
+
+
+def over_budget(budget_usd: float | None, month: SoFar, hourly_usd: float) -> str:
     """Return a warning where the month will have cost more than its budget, or ""."""
-    forecast = spent + hourly * hours_left
+    forecast = forecast_usd(month, hourly_usd)
     if budget_usd is None or forecast <= budget_usd:
         return ""
     return (
-        f"the month will have cost ${forecast:.2f} (${spent:.2f} so far, ${hourly:.4f}/h), over budget_usd_month of "
-        f"${budget_usd:g}"
+        f"the month will have cost ${forecast:.2f} (${month.spent_usd:.2f} so far, ${hourly_usd:.4f}/h), over "
+        f"budget_usd_month of ${budget_usd:g}"
     )

@@ -88,6 +88,10 @@ def what_is_merged_is_deployed(scene):
     status = scene.ops("status", "--stack", "dev", "--json")
     (row,) = status["instances"]
     assert row["took_ms"] > 0
+    cost = scene.ops("cost", "--stack", "dev", "--json")
+    assert {one["instance_id"] for one in cost["contracts"]} == {one["id"] for one in scene.ledger.contracts()}
+    assert cost["spent_usd"] == pytest.approx(sum(cost["charged_usd"].values()), abs=0.02)
+    assert cost["hourly_usd"] == pytest.approx(out["hourly_cost_usd"]["total"], abs=1e-4)
     assert (row["instance_id"], row["state"], status["exit_code"]) == (out["instance_id"], "running", 0)
     assert row["hourly_cost_usd"] == pytest.approx(out["hourly_cost_usd"]["total"], abs=1e-4)
     assert row["contract_end"]

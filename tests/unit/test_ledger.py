@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.ledger_file import LedgerFile, ledger_file
-from components.vast.bill import Month, by_day, cost_usd, hourly_usd, over_budget, spans, spent_usd
+from components.vast.bill import Month, SoFar, by_day, cost_usd, forecast_usd, hourly_usd, over_budget, so_far, spans
 from components.vast.label import Label
 from components.vast.ledger import Entry, Event, fold, missing
 from components.vast.models import Charge, Contract
@@ -138,15 +138,17 @@ def test_a_month_has_its_own_days_and_each_day_its_own_hours():
     parts = spans([long], end + 7200)
     assert by_day(parts, november) == {"2026-11-29": {"serving": 12.0}, "2026-11-30": {"serving": 24.0}}
     assert by_day(parts, december) == {"2026-12-01": {"serving": 1.0}}
-    assert spent_usd([long], november, end + 7200) == pytest.approx(36.0)
-    assert (december.since, december.hours_left(end)) == (end, 31 * 24)
+    assert so_far([long], november, end + 7200) == SoFar(pytest.approx(36.0), 0.0)
+    assert so_far([long], december, end + 7200) == SoFar(1.0, 31 * 24 - 2)
 
 
 def test_the_forecast_is_what_was_spent_and_what_runs_until_the_month_ends():
     entries = [WHOLE, replace(WHOLE, instance_id=2, until=None), replace(WHOLE, instance_id=3, until=None)]
     assert hourly_usd(entries, {2: 0.7}) == pytest.approx(1.2)
-    assert over_budget(None, 1.0, 1.0, 1e6) == over_budget(3.0, 1.0, 0.5, 4.0) == ""
-    warning = over_budget(2.9, 1.0, 0.5, 4.0)
+    month = SoFar(1.0, 4.0)
+    assert forecast_usd(month, 0.5) == 3.0
+    assert over_budget(None, month, 9e9) == over_budget(3.0, month, 0.5) == ""
+    warning = over_budget(2.9, month, 0.5)
     assert warning == "the month will have cost $3.00 ($1.00 so far, $0.5000/h), over budget_usd_month of $2.9"
 
 
