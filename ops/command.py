@@ -10,7 +10,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,27 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from components.errors import RerankerError
+from components.vast.status import without_numbers
 from ops import report
 from ops.engine import Pulumi, prepare_environment, without_secrets
-from ops.exits import CODES, ERROR, OpsError, from_error, table
+from ops.exits import CODES, ERROR, PENDING, USAGE, OpsError, from_error, table
+from ops.notify import Notice, tell
 
 Json = Any
+RENTING = ("deploy", "heal")  # verbs of which a failure is told
 Open = Callable[[str], Pulumi]  # gives the stack of a name
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: exit code, headline and parts in Markdown ("" for none), machine-readable facts."""
+    """How a command ended: exit code, headline and parts in Markdown ("" for none), machine-readable facts, and what
+    somebody is to be told of it."""
 
     code: int
     headline: str
     parts: Sequence[str] = ()
     facts: Mapping[str, Json] = field(default_factory=dict)
+    notices: Sequence[Notice] = ()
 
 
 Work = Callable[..., Outcome]
@@ -54,11 +59,15 @@ def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Calla
     def register(work: Work) -> click.Command:
         @functools.wraps(work)
         def run(cwd: Path, as_json: bool, markdown: str, verbose: bool, stack: str = "", **own: Any) -> None:
-            opener = functools.partial(Pulumi, cwd, verbose=verbose)
+            opener, pulumi = functools.partial(Pulumi, cwd, verbose=verbose), None
             try:
-                outcome = work(opener(stack) if on_stack else opener, **own)
+                pulumi = opener(stack) if on_stack else None
+                outcome = work(pulumi or opener, **own)
             except (OpsError, RerankerError, OSError) as error:
                 outcome = _failed(from_error(error))
+                if name in RENTING and outcome.code not in (USAGE, PENDING):
+                    failure = Notice("failed", outcome.facts["error"], without_numbers(outcome.facts["error"]))
+                    outcome = replace(outcome, notices=[failure])
             except (KeyboardInterrupt, click.Abort):
                 outcome = _failed(OpsError(ERROR, "interrupted"))
             code = outcome.code
@@ -67,6 +76,8 @@ def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Calla
             except OSError as error:
                 click.echo(f"error: cannot write {markdown}: {error}", err=True)
                 code = code or ERROR
+            if pulumi:
+                tell(pulumi, full, outcome.notices)
             sys.exit(code)
 
         options = [

@@ -36,6 +36,7 @@ from ops import report
 from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import OK
+from ops.notify import Notice
 
 SHOWN_USD = 0.01  # a difference of a contract from its charge
 
@@ -139,7 +140,8 @@ def summary(accounts: Accounts, month: Month, now: float, budget: float | None, 
         "unread": accounts.unread,
         "contracts": [asdict(one) | {"cost_usd": cost_usd(one, now)} for one in here],
     }  # fmt: skip
-    return Outcome(OK, f"{report.usd(so_far_usd.spent_usd, digits=2)} in {name}", parts, facts)
+    notices = [Notice("budget", warning, name)] if warning else []
+    return Outcome(OK, f"{report.usd(so_far_usd.spent_usd, digits=2)} in {name}", parts, facts, notices)
 
 
 def _row(name: str, uses: Mapping[Use, float]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ import certifi
 import click
 from rich.console import Console
 
+from components.config import Config
 from components.errors import ApiUnreachable, RateLimited, ServingError
 from components.plugin.session import open_session
 from components.vast.models import Contract
@@ -30,9 +31,11 @@ from ops.command import Outcome, draw, verb
 from ops.engine import Pulumi
 from ops.exits import DRIFT, OK, USAGE, OpsError
 from ops.fleet import own_keys
+from ops.notify import Notice
 from ops.outputs import Outputs, Replica
 
 PROBE_TIMEOUT_S = 15.0
+ENDING_S = 86400.0  # a contract that ends sooner is told
 MAX_CONCURRENCY = 32  # servers that are asked at the same time
 HEAD = ("instance", "state", "answers", "$/h", "so far", "ends in", "machine", "place")
 
@@ -104,7 +107,21 @@ def look(pulumi: Pulumi) -> Outcome:
     hourly_usd = sum(one.dph_total_usd for one in contracts.values())
     bill = Bill(client.account().credit_usd, round(hourly_usd, 5))
     asked = ask_all(pulumi, outputs, contracts)
-    return summary(pulumi.name, outputs, *asked, bill=bill, since=since, expires=expires)
+    found = summary(pulumi.name, outputs, *asked, bill=bill, since=since, expires=expires)
+    runway_h = float(pulumi.config("min_runway_h") or Config().min_runway_h)
+    ours = [contracts[one.instance_id] for one in outputs.replicas if one.instance_id in contracts]
+    return replace(found, notices=soon_over(bill, runway_h, ours, time.time()))
+
+
+def soon_over(bill: Bill, runway_h: float, contracts: Iterable[Contract], now: float) -> list[Notice]:
+    """Return the notices of a credit that lasts for less than the runway, and of contracts that end within a day."""
+    found = []
+    if bill.hourly_usd and bill.credit_usd / bill.hourly_usd < runway_h:
+        found.append(Notice("credit", str(bill), "low"))
+    if ends := [one for one in contracts if one.end_date and one.end_date - now < ENDING_S]:
+        text = ", ".join(f"instance {one.id} in {minutes(max(one.end_date - now, 0))}" for one in ends)
+        found.append(Notice("ending", text, str([one.id for one in ends])))
+    return found
 
 
 def summary(
