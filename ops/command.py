@@ -103,7 +103,7 @@ def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Calla
 
 def draw(name: str, stack: str, outcome: Outcome, console: Console) -> None:
     """Draw the answer on a terminal."""
-    console.print(Markdown(_text(name, stack, outcome)))
+    console.print(Markdown(as_markdown(name, stack, outcome)))
 
 
 def _failed(error: OpsError) -> Outcome:
@@ -117,7 +117,7 @@ def _failed(error: OpsError) -> Outcome:
 
 
 def _show(name: str, stack: str, outcome: Outcome, *, as_json: bool, markdown: str) -> None:
-    text = _text(name, stack, outcome)
+    text = as_markdown(name, stack, outcome)
     document = {"command": name, "stack": stack, "exit_code": outcome.code, "means": CODES[outcome.code]}
     if as_json and markdown != "-":
         print(without_secrets(json.dumps({**document, **outcome.facts}, indent=2)))
@@ -129,6 +129,7 @@ def _show(name: str, stack: str, outcome: Outcome, *, as_json: bool, markdown: s
         Path(markdown).write_text(text + "\n")
 
 
-def _text(name: str, stack: str, outcome: Outcome) -> str:
+def as_markdown(name: str, stack: str, outcome: Outcome) -> str:
+    """Return the answer with its title, without this environment's secrets."""
     title = f"### {f'{report.code(stack)} ' if stack else ''}{name}: {outcome.headline}"
     return without_secrets("\n\n".join([title, *filter(None, outcome.parts)]))

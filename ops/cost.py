@@ -60,10 +60,7 @@ class Accounts:
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write day, use and dollars to this file.")
 def cost(pulumi: Pulumi, *, month: datetime | None, csv_file: Path | None) -> Outcome:
     """Show what a stack has cost in a month, and what the month will cost."""
-    now = datetime.now(UTC)
-    wanted, ledger = Month.of(month or now), stack_ledger(pulumi)
-    accounts = settle(pulumi, ledger, wanted, now.timestamp())
-    outcome = summary(accounts, wanted, now.timestamp(), budget_usd(pulumi), ledger.path)
+    outcome = of_month(pulumi, Month.of(month or datetime.now(UTC)))
     if csv_file:
         with csv_file.open("w", newline="") as file:
             rows = csv.writer(file)
@@ -71,6 +68,12 @@ def cost(pulumi: Pulumi, *, month: datetime | None, csv_file: Path | None) -> Ou
             for day, uses in outcome.facts["days"].items():
                 rows.writerows((day, use, usd) for use, usd in uses.items())
     return outcome
+
+
+def of_month(pulumi: Pulumi, month: Month) -> Outcome:
+    """Settle the ledger of a stack with Vast.ai, and return what a month has cost."""
+    ledger, now = stack_ledger(pulumi), datetime.now(UTC).timestamp()
+    return summary(settle(pulumi, ledger, month, now), month, now, budget_usd(pulumi), ledger.path)
 
 
 def stack_ledger(pulumi: Pulumi) -> LedgerFile:

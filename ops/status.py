@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -21,18 +21,21 @@ import click
 from rich.console import Console
 
 from components.config import Config
-from components.errors import ApiUnreachable, RateLimited, ServingError
+from components.errors import ApiUnreachable, RateLimited, RerankerError, ServingError
 from components.plugin.session import open_session
+from components.vast.bill import Month
 from components.vast.models import Contract
 from components.vast.ranking import minutes
 from components.vllm.client import RerankClient
 from ops import report, stack_tags
-from ops.command import Outcome, draw, verb
+from ops.command import Outcome, as_markdown, draw, verb
+from ops.cost import of_month
 from ops.engine import Pulumi
-from ops.exits import DRIFT, OK, USAGE, OpsError
+from ops.exits import DRIFT, ERROR, OK, USAGE, OpsError
 from ops.fleet import own_keys
 from ops.notify import Notice
 from ops.outputs import Outputs, Replica
+from ops.status_page import page
 
 PROBE_TIMEOUT_S = 15.0
 ENDING_S = 86400.0  # a contract that ends sooner is told
@@ -75,10 +78,17 @@ class Bill:
 @verb("status")
 @click.option("--watch", "every_s", type=click.FloatRange(0, min_open=True), is_flag=False, flag_value=5.0,
               metavar="SECONDS", help="Look again every SECONDS (5), on a terminal.")  # fmt: skip
-def status(pulumi: Pulumi, *, every_s: float | None) -> Outcome:
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page, with the month's cost.")
+@click.option("--all-stacks", is_flag=True, help="On the page: every stack of the backend.")
+def status(pulumi: Pulumi, *, every_s: float | None, html: Path | None, all_stacks: bool) -> Outcome:
     """Show what a stack runs, whether it answers, what it costs and until when."""
     if every_s is None:
-        return look(pulumi)
+        found = look(pulumi)
+        if html:
+            others = [name for name in pulumi.stacks() if name != pulumi.name] if all_stacks else []
+            sections = [*answers(pulumi, found), *(one for name in others for one in answers(pulumi.other(name)))]
+            html.write_text(page(sections, datetime.now(UTC)))
+        return found
     if not sys.stdout.isatty():
         raise OpsError(USAGE, "--watch draws on a terminal, and there is none", "leave --watch out")
     console, found = Console(), Outcome(OK, "not looked at yet")
@@ -94,6 +104,18 @@ def status(pulumi: Pulumi, *, every_s: float | None) -> Outcome:
             time.sleep(every_s)
     except KeyboardInterrupt:  # what it found last is on the screen already
         sys.exit(found.code)
+
+
+def answers(pulumi: Pulumi, found: Outcome | None = None) -> Iterator[tuple[bool, str]]:
+    """Give what a page shows of a stack, in Markdown, each with whether all is well: its status, what it costs."""
+    try:
+        found = found or look(pulumi)
+        month = of_month(pulumi, Month.of(datetime.now(UTC)))
+    except (OpsError, RerankerError) as error:
+        yield False, as_markdown("status", pulumi.name, Outcome(ERROR, "failed", [report.safe(error)]))
+        return
+    yield found.code == OK, as_markdown("status", pulumi.name, found)
+    yield not month.notices, as_markdown("cost", pulumi.name, month)
 
 
 def look(pulumi: Pulumi) -> Outcome:

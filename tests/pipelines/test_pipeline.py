@@ -85,7 +85,11 @@ def what_is_merged_is_deployed(scene):
     assert out["url"] in done.summary
     assert "| validation | passed, " in done.summary
     assert scene.ledger.billed() == {out["instance_id"]}
-    status = scene.ops("status", "--stack", "dev", "--json")
+    status = scene.ops("status", "--stack", "dev", "--json", "--all-stacks", "--html", str(scene.checkout / "all.html"))
+    page = (scene.checkout / "all.html").read_text()
+    assert "every server answers" in page
+    assert f"<td>{out['instance_id']}</td>" in page
+    assert page.count("<section") == 2
     (row,) = status["instances"]
     assert row["took_ms"] > 0
     cost = scene.ops("cost", "--stack", "dev", "--json")
