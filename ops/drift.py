@@ -46,7 +46,8 @@ def drift(pulumi: Pulumi) -> Outcome:
     facts = {"in_sync": False, "since": since.isoformat() if since else None, **asdict(plan), "pending": pending}
     headline = "; ".join([*kinds, *(["undeployed changes"] if pending else [])]) or "not in sync"
     what = [*plan.drift, *pending] or [headline]
-    key = " ".join([str(since), *sorted(f"{one.op} {one.name}" for one in plan.steps)])
+    began = since.isoformat(timespec="seconds") if since else ""  # as the tag has it
+    key = " ".join([began, *sorted(f"{one.op} {one.name}" for one in plan.steps)])
     return Outcome(DRIFT, headline, parts, facts, [Notice("drift", "; ".join(what), key), *terms(plan)])
 
 

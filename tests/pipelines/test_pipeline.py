@@ -8,6 +8,7 @@ import requests
 from emulator.runtime import free_port
 from harness.stack import PASSPHRASE
 from tests.pipelines.conftest import HEAL, VAST_KEY, local_stack, pipelines
+from tests.unit.webhook import TOKEN, sink
 
 pytestmark = pytest.mark.engine
 REVIEW = {"github.event.pull_request.labels.*.name": ["review"], "github.event.action": "labeled"}
@@ -22,8 +23,13 @@ def scene(tmp_path):
 def test_a_change_is_previewed_deployed_watched_healed_and_ended_and_nothing_is_left_billed(scene):
     a_pull_request_shows_plan_offer_and_price(scene)
     what_is_merged_is_deployed(scene)
-    a_host_that_dies_is_one_issue_and_exit_code_7(scene)
-    what_drifted_is_healed_and_the_issue_closed(scene, 1)
+    with sink(200) as (url, told):
+        scene.stack.ok("config", "set", "--secret", "--path", "notify.url", url)
+        a_host_that_dies_is_one_issue_and_exit_code_7(scene)
+        what_drifted_is_healed_and_the_issue_closed(scene, 1)
+    assert [re.findall(r"\*(.+?)\*: (\w+)", one["text"]) for one in told] == [
+        [("drift", "offline")], [("repaired", "offline")],
+    ]  # fmt: skip
     the_end(scene)
 
 
@@ -212,5 +218,5 @@ def the_end(scene):
     assert (done["exit_code"], set(done["instances"]), done["removed"]) == (0, rented, True)
     assert scene.ledger.billed() == set()
     seen = scene.logs + "".join(scene.forge.written)
-    for secret in (key, VAST_KEY, PASSPHRASE, scene.forge.token):
+    for secret in (key, VAST_KEY, PASSPHRASE, scene.forge.token, TOKEN):
         assert secret not in seen
