@@ -19,9 +19,13 @@ from components.plugin.engine import ENGINE
 from components.records import structure
 from components.state_folder import state_folder
 from components.vast.bill import Month, SoFar, so_far
+from components.vast.instance_cache import SharedRead
 from components.vast.ledger import Event, fold
 
+FRESH_S = 300.0
 MAX_TEXT_CHARS = 300  # a line is one write of less than 4096 bytes, which no other writer's gets into
+
+_MONTHS: dict[Path, SharedRead[SoFar | None]] = {}
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class LedgerFile:
         known = {one.name: value for one in fields(event) if (value := getattr(event, one.name)) != one.default}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         data = f"\n{json.dumps(known)}\n".encode()  # begins a line, so that one that was cut off spoils no other
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        # readable and writable as the umask says: others who share the folder append too
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(descriptor, data)
             os.fsync(descriptor)
@@ -71,13 +76,20 @@ def ledger_file(label_base: str, env: Mapping[str, str], folder: Path) -> Ledger
 
 
 def month_so_far(label_base: str) -> SoFar | None:
-    """Return what the stack of a resource has cost this month by its ledger; None where that cannot be read."""
-    now = datetime.now(UTC)
-    try:
-        entries = fold(ledger_file(label_base, os.environ, Path()).events()).values()
-    except OSError:
-        return None
-    return so_far(entries, Month.of(now), now.timestamp())
+    """Return what the stack of a resource has cost this month by its ledger; None where that cannot be read.
+
+    Read once for all replicas of a fleet that rent at the same time.
+    """
+    ledger = ledger_file(label_base, os.environ, Path())
+
+    def read() -> SoFar | None:
+        now = datetime.now(UTC)
+        try:
+            return so_far(fold(ledger.events()).values(), Month.of(now), now.timestamp())
+        except OSError:
+            return None
+
+    return _MONTHS.setdefault(ledger.path, SharedRead(read)).get(max_age_s=FRESH_S)
 
 
 def recorder(label_base: str) -> Callable[[Event], None]:

@@ -6,6 +6,7 @@ minutes before the container runs, and has the traffic.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -64,8 +65,10 @@ class Month:
 
 def spans(entries: Iterable[Entry], now: float) -> list[Span]:
     """Return what each contract's time was for."""
-    found = []
-    every = list(entries)
+    found, every = [], list(entries)
+    began: dict[str, list[float]] = {}  # by name: when each server of a replica began to serve
+    for at, name in sorted((one.serving_at, one.name) for one in every if one.serving_at is not None):
+        began.setdefault(name, []).append(at)
     for one in every:
         end = now if one.until is None else one.until
         if one.serving_at is None:
@@ -73,8 +76,8 @@ def spans(entries: Iterable[Entry], now: float) -> list[Span]:
             found.append(Span(use, one, one.since, end, one.pull_usd))
             continue
         serving_at = min(max(one.serving_at, one.since), end)
-        heirs = [other.serving_at for other in every if other.name == one.name and other.serving_at is not None]
-        drain_at = min((at for at in heirs if serving_at < at < end), default=end)
+        later = began[one.name][bisect_right(began[one.name], serving_at) :][:1]
+        drain_at = min([*later, end])
         found.append(Span("boot", one, one.since, serving_at, one.pull_usd))
         found.append(Span("serving", one, serving_at, drain_at))
         found.append(Span("drain", one, drain_at, end))
