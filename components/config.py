@@ -185,7 +185,7 @@ class Emulator(Keys):
 class Notify(Keys):
     """Who is told of drift, repairs, failed deploys and bills."""
 
-    url: Secret | None = Field(None, description="A webhook, https://...; POST of JSON")
+    webhook: Secret | None = Field(None, description="An address, https://..., that takes a POST of JSON")
     format: Literal["slack", "json"] = Field("slack", description="slack (its incoming webhooks' form) or json")
 
 

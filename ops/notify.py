@@ -64,14 +64,14 @@ def tell(pulumi: Pulumi, command: str, notices: Sequence[Notice], *, transport: 
     """Send what was not told lately to the webhook of a stack's config, if it has one; on trouble a line on stderr."""
     try:
         given = json.loads(pulumi.config("notify") or "{}") if notices else {}
-        if not (url := str(given.get("url") or "").strip()):
+        if not (url := str(given.get("webhook") or "").strip()):
             return
         now = datetime.now(UTC)
         if not (fresh := [one for one in notices if not _told(pulumi, one, now)]):
             return
         body = payload(str(given.get("format") or "slack"), f"{pulumi.project}/{pulumi.name}", command, fresh, now)
         if problem := post(url, body, transport or HttpTransport(proxies=True)):
-            print(f"warning: the webhook of notify.url was not told: {problem}", file=sys.stderr)
+            print(f"warning: the webhook of notify.webhook was not told: {problem}", file=sys.stderr)
             return
         for one in fresh:
             stack_tags.set_text(pulumi, _tag(one), f"{now.isoformat(timespec='seconds')} {one.digest()}")

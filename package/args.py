@@ -57,13 +57,6 @@ class RenewArgs(TypedDict, total=False):
     """Its certificate ends within this many days: another one, in place; without guard another instance."""
 
 
-class NotifyArgs(TypedDict, total=False):
-    """Who is told of drift, repairs, failed deploys and bills."""
-
-    format: str
-    """slack (its incoming webhooks' form) or json."""
-
-
 class RerankerArgs(TypedDict, total=False):
     """What the component takes; see docs/configuration.md."""
 
@@ -133,5 +126,3 @@ class RerankerArgs(TypedDict, total=False):
     """The validation's median request takes no longer; 0: no bound."""
     protect: bool
     """A destroy is refused until it is false and deployed; healing goes on."""
-    notify: NotifyArgs
-    """Tell somebody what happened."""

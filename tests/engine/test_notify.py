@@ -19,7 +19,7 @@ def deploy(stack):
 def test_a_failed_deploy_is_told_once_and_its_address_is_shown_nowhere(stack):
     stack.write_config(max_dph_usd="0.001")
     with sink(200) as (url, bodies):
-        stack.ok("config", "set", "--secret", "--path", "notify.url", url)
+        stack.ok("config", "set", "--secret", "--path", "notify.webhook", url)
         stack.ok("config", "set", "--path", "notify.format", "json")
         done = [deploy(stack) for _ in range(2)]
         assert [one.returncode for one in done] == [6, 6]

@@ -24,7 +24,7 @@ def test_a_change_is_previewed_deployed_watched_healed_and_ended_and_nothing_is_
     a_pull_request_shows_plan_offer_and_price(scene)
     what_is_merged_is_deployed(scene)
     with sink(200) as (url, told):
-        scene.stack.ok("config", "set", "--secret", "--path", "notify.url", url)
+        scene.stack.ok("config", "set", "--secret", "--path", "notify.webhook", url)
         a_host_that_dies_is_one_issue_and_exit_code_7(scene)
         what_drifted_is_healed_and_the_issue_closed(scene, 1)
     assert [re.findall(r"\*(.+?)\*: (\w+)", one["text"]) for one in told] == [

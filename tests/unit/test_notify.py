@@ -23,7 +23,7 @@ class Stack:
 
     def __init__(self, url="", form="slack", *, tags=True):
         self.project, self.name, self.kept = "vast-reranker", "prod", {}
-        self.notify = json.dumps({"url": url, "format": form}) if url else ""
+        self.notify = json.dumps({"webhook": url, "format": form}) if url else ""
         self.keeps = tags
         self.stack = SimpleNamespace(list_tags=lambda: self.kept, set_tag=self.kept.__setitem__)
 
@@ -121,12 +121,12 @@ def test_trouble_fails_nothing_shows_no_address_and_is_told_again(capsys):
     with sink(404, 404, 200) as (url, bodies):
         stack = Stack(url)
         tell(stack, "drift", [DRIFT])
-        assert "webhook of notify.url was not told: it answered HTTP 404" in (error := capsys.readouterr().err)
+        assert "webhook of notify.webhook was not told: it answered HTTP 404" in (error := capsys.readouterr().err)
         assert TOKEN not in error
         stack.notify = '["no object"]'
         tell(stack, "drift", [DRIFT])
         assert "nobody was told" in capsys.readouterr().err
-        stack.notify = json.dumps({"url": url})
+        stack.notify = json.dumps({"webhook": url})
         tell(stack, "drift", [DRIFT])
         tell(stack, "drift", [DRIFT])
         assert len(bodies) == 3

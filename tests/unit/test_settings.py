@@ -299,7 +299,7 @@ def test_secrets_are_in_no_repr():
         assert secret not in repr(made)
     assert set(secret_keys()) == {
         "vast_api_key", "api_key", "api_key_previous", "secret_env", "hub_token", "image_login", "gateway.admin_key",
-        "notify.url",
+        "notify.webhook",
     }  # fmt: skip
 
 
