@@ -13,7 +13,7 @@ from components.config import secret_keys
 from components.settings import Settings, emulator_hub_reachable, keys_in_clear, load, stack_config
 from components.vllm.catalog import load_catalog
 
-# Keys that the provider's process or ops read by themselves: they are given no arguments of a component, but the config.
+# Keys that the provider's process or ops read by themselves: they are given no arguments, but the program's config.
 FROM_CONFIG = ("emulator", "timeouts", "notify")
 
 
