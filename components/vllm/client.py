@@ -72,27 +72,15 @@ class RerankClient:
         return f"RerankClient({self.url!r}, {'with a key' if self.key else 'no key'})"
 
     def rerank(
-        self,
-        query: str,
-        documents: Sequence[str],
-        model: str | None = None,
-        top_n: int | None = None,
-        truncate_prompt_tokens: int | None = None,
+        self, query: str, documents: Sequence[str], model: str | None = None, truncate_prompt_tokens: int | None = None
     ) -> RerankAnswer:
         """Score documents against a query, best first. `truncate_prompt_tokens` -1 cuts at the model's own length."""
-        body = {"query": query, "documents": list(documents), "model": model, "top_n": top_n}
+        body = {"query": query, "documents": list(documents), "model": model}
         return self._ask("POST", "/rerank", _read_ranking, body | {"truncate_prompt_tokens": truncate_prompt_tokens})
 
-    def score(
-        self,
-        text_1: str | Sequence[str],
-        text_2: str | Sequence[str],
-        model: str | None = None,
-        truncate_prompt_tokens: int | None = None,
-    ) -> tuple[float, ...]:
-        """Score pairs, one with one, one with many or each with its own; scores come in the order of the texts."""
-        one, other = (each if isinstance(each, str) else list(each) for each in (text_1, text_2))
-        body = {"text_1": one, "text_2": other, "model": model, "truncate_prompt_tokens": truncate_prompt_tokens}
+    def score(self, query: str, documents: Sequence[str], model: str | None = None) -> tuple[float, ...]:
+        """Score documents against a query, in the order of the documents."""
+        body = {"text_1": query, "text_2": list(documents), "model": model}
         return self._ask("POST", "/score", _read_scores, body)
 
     def models(self) -> tuple[ServedModel, ...]:
