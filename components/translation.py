@@ -149,5 +149,5 @@ def refusals(inputs: Mapping[str, Any], ca: object, offers: Sequence[Mapping[str
     broken = violations(
         of_instance(inputs, offers, tls=ca not in (None, "")), structure(Limits, inputs.get("policy") or {})
     )
-    lines = ["the policy of this stack refuses it; nothing is rented", *(str(one) for one in broken)]
+    lines = ["the policy of this stack refuses it; nothing is rented", *broken]
     return ["\n".join(lines)] if broken else []
