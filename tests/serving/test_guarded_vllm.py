@@ -18,8 +18,9 @@ from components.vllm.checks import run_checks
 from components.vllm.launch import plan_launch
 from components.vllm.route_audit import audit_routes, routes_of, routes_to_audit, table, unauthorized_callers
 from components.vllm.score_checks import CLOSED
+from harness.vllm import Server, serving
 from reranker.endpoint import pem
-from tests.serving.conftest import BGE, CATALOG, Server, new_key, require_vllm, serving
+from tests.serving.conftest import BGE, CATALOG, new_key, require_vllm
 from tests.unit.test_route_audit import with_key_in_query
 
 pytestmark = pytest.mark.vllm

@@ -21,6 +21,7 @@ from components.vllm.gpu_requirements import load_flags
 from components.vllm.launch import plan_launch
 from components.vllm.route_audit import audit_routes, filled, routes_of, routes_to_audit, table, unauthorized_callers
 from components.vllm.score_checks import CLOSED
+from harness.vllm import Server, serving
 from tests.dashboard import absent
 from tests.serving.conftest import (
     BGE,
@@ -30,10 +31,8 @@ from tests.serving.conftest import (
     QWEN3,
     REPO,
     Deployment,
-    Server,
     new_key,
     require_vllm,
-    serving,
 )
 
 pytestmark = [pytest.mark.vllm, pytest.mark.all]

@@ -19,9 +19,10 @@ import pytest
 import requests
 
 from emulator.runtime import free_port
+from harness.vllm import IP, Server
 from harness.wait import until
 from tests.emulator.client import answers
-from tests.serving.conftest import CATALOG, IP, REPO, Server
+from tests.serving.conftest import CATALOG, REPO
 from tests.serving.schema_requests import bodies
 
 pytestmark = [pytest.mark.vllm, pytest.mark.all]
