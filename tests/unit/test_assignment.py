@@ -1,4 +1,4 @@
-"""Dealing: replicas get machines, hosts and countries of their own, and never the same machine."""
+"""Assignment: replicas get machines, hosts and countries of their own, and never the same machine."""
 
 from itertools import pairwise
 
