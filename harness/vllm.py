@@ -24,7 +24,7 @@ CONTRACT_ID = 1
 
 
 @dataclass(frozen=True)
-class Server:
+class Vllm:
     """A running server: how to ask it, the file with its CA, and what it wrote."""
 
     client: RerankClient
@@ -38,7 +38,7 @@ class Server:
 @contextmanager
 def serving(
     launch: Launch, model: str, weights: Path, python: Path, folder: Path, *, authority: Authority | None = None
-) -> Iterator[Server]:
+) -> Iterator[Vllm]:
     """Run a launch in a folder until a real POST /rerank answers, and kill its whole process group afterwards.
 
     `authority` signs the identity of a launch with TLS. Raises RuntimeError with the end of the log.
@@ -60,7 +60,7 @@ def serving(
     log = folder / "containers" / str(CONTRACT_ID) / "log"
     try:
         _wait(client, model, process, log)
-        yield Server(client, url, key, log, ca, model)
+        yield Vllm(client, url, key, log, ca, model)
     finally:
         process.kill()
         asyncio.run(containers.stop(CONTRACT_ID))

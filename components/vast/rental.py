@@ -26,7 +26,7 @@ from components.errors import (
     VastError,
 )
 from components.redaction import scrub, tail
-from components.vast.attempt import Attempt, Outcome
+from components.vast.attempt import Attempt, StepResult
 from components.vast.client import AmbiguousRent, VastClient, destroy_and_verify
 from components.vast.instance_cache import InstanceCache
 from components.vast.label import PENDING, Label, new_nonce, nonce_of
@@ -137,7 +137,7 @@ class Rental:
             return None
         return contracts
 
-    def _handle(self, attempt: Attempt, outcome: Outcome) -> None:
+    def _handle(self, attempt: Attempt, outcome: StepResult) -> None:
         if outcome.state == "pending":
             if attempt.is_news(self.clock()):
                 self.progress(outcome.text)

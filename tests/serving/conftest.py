@@ -21,7 +21,7 @@ from components.vllm.client import RerankClient
 from components.vllm.launch import plan_launch
 from emulator.server import EmulatorServer
 from harness.stack import MODEL, EngineStack
-from harness.vllm import Server, serving
+from harness.vllm import Vllm, serving
 
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]
@@ -88,11 +88,11 @@ class Deployment:
         self.ca_file = stack.folder / "ca.pem"
         self.ca_file.write_text(outputs["ca_certificate"])
 
-    def server(self) -> Server:
+    def server(self) -> Vllm:
         """Return it as a server that the stack itself asks."""
         key = self.stack.own_key()
         client = RerankClient(self.url, key, timeout_s=60, ca=str(self.ca_file))
-        return Server(client, self.url, key, None, str(self.ca_file), MODEL)
+        return Vllm(client, self.url, key, None, str(self.ca_file), MODEL)
 
     def python(
         self, *args: str | Path, python: Path = REPO / ".venv" / "bin" / "python"
@@ -124,7 +124,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def cross_encoder(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def cross_encoder(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
     """That model in the guide's form, by the boot script, with vLLM's own key."""
     launch = plan_launch(CATALOG.model(BGE), CATALOG.default_image, api_key=new_key())
     with serving(launch, BGE, weights, require_vllm(), tmp_path_factory.mktemp("bge")) as server:
@@ -132,7 +132,7 @@ def cross_encoder(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="package")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
     """The packaged embedding model, launched in the plain form of the guide, with two API servers."""
     python = require_vllm()
     found = subprocess.run([python, "-c", WHERE_IS_MINILM], check=True, capture_output=True, text=True)
@@ -143,7 +143,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="package")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
     """A model of Qwen3-Reranker's architecture with seeded random weights, overrides and chat template."""
     python = require_vllm()
     folder = tmp_path_factory.mktemp("weights")
