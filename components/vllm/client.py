@@ -27,7 +27,7 @@ PAIR_BODY = b'{"query": "q", "documents": ["d"]}'
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredText:
     """One document of an answer: its place in the request, its score, and its text as the server echoed it."""
 
     index: int
@@ -40,7 +40,7 @@ class RerankAnswer:
     """An answer of /rerank: documents as the server ordered them, and the model it says it used."""
 
     model: str
-    results: tuple[Scored, ...]
+    results: tuple[ScoredText, ...]
 
 
 class RerankClient:
@@ -167,7 +167,7 @@ def _read_ranking(raw: Mapping[str, Any]) -> RerankAnswer:
         document = one.get("document")
         text = document.get("text") if isinstance(document, dict) else document
         shown = None if text is None else str(text)
-        results.append(Scored(_whole(one["index"]), _number(one["relevance_score"]), shown))
+        results.append(ScoredText(_whole(one["index"]), _number(one["relevance_score"]), shown))
     return RerankAnswer(str(raw.get("model") or ""), tuple(results))
 
 
