@@ -49,7 +49,7 @@ def server_config(
 ) -> dict[str, Json]:
     """Return the config of a Caddy with one server, which speaks plain HTTP without a certificate.
 
-    HTTP/1.1 only: over HTTP/2 a stranger's connection may fill 1 MiB before any handler is asked.
+    HTTP/1.1 only: over HTTP/2 a connection without a key may fill 1 MiB before any handler is asked.
     """
     server = inner_server([listen], routes) | {
         "max_header_bytes": policy.max_header_bytes,

@@ -7,6 +7,7 @@ what they need is made in `configure`, in the plugin process.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -74,7 +75,8 @@ class VastResource(Resource):
         inputs = record(args)
         inputs |= {key: pulumi.Output.secret(inputs[key]) for key in secret if key in inputs}
         options = pulumi.ResourceOptions(additional_secret_outputs=list(secret))
-        outputs = dict.fromkeys(type(self).__annotations__)
+        own = [one for one in type(self).__mro__ if not issubclass(Resource, one)]  # without Pulumi's classes
+        outputs = {output: None for one in own for output in inspect.get_annotations(one)}
         super().__init__(provider, name, {**outputs, **inputs}, pulumi.ResourceOptions.merge(options, opts))
 
 

@@ -28,7 +28,7 @@ DOWNLOADING = re.compile(r"download|fetching \d+ files|\.safetensors|\d+%\|", re
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepResult:
     """What a look came to."""
 
     state: Literal["pending", "ready", "failed"]
@@ -72,7 +72,7 @@ class Attempt:
         gpu = self.contract.gpu_name if self.contract else (self.candidate.offer.gpu_name if self.candidate else "")
         return f"instance {self.instance_id} on machine {self.machine_id}" + (f" ({gpu})" if gpu else "")
 
-    def step(self, contract: Contract | None, now: float) -> Outcome:
+    def step(self, contract: Contract | None, now: float) -> StepResult:
         """Take one look. `contract` is None when the API does not show the instance (yet, or any more)."""
         if contract is None:
             return self._missing(now)
@@ -92,26 +92,26 @@ class Attempt:
         if seen.stage == "serving" and seen.port is not None:
             self.probed = self.probe(seen.ip, seen.port, nonce_of(contract.label))
             if self.probed.verdict == "ready":
-                return Outcome("ready", f"{self.description} serves after {minutes(now - self.rented_at)}")
+                return StepResult("ready", f"{self.description} serves after {minutes(now - self.rented_at)}")
             if self.probed.verdict == "wrong_certificate":
                 why = f"{seen.ip}:{seen.port} shows a certificate that is not this instance's: {self.probed.detail}"
                 return self._failed(Failure("certificate", why))
             silent = self.probed.verdict == "no_answer"
             self._silent_since = (now if self._silent_since is None else self._silent_since) if silent else None
-        return self._late(now) or Outcome("pending", self.progress(now))
+        return self._late(now) or StepResult("pending", self.progress(now))
 
     def is_log_due(self, now: float) -> bool:
         """Whether the end of the container's log is to be read: the API says nothing more of a server that loads."""
         return self.stage == "serving" and now - self._log_read_at >= min(LOG_EVERY_S, self.deadlines.stall_s / 2)
 
-    def read_log(self, log: str, now: float) -> Outcome:
+    def read_log(self, log: str, now: float) -> StepResult:
         """Take the end of the log, scrubbed: a download that stands still is given up before the server's deadline."""
         self._log_read_at = now
         if log and log != self._log:
             self._log, self._log_since = log, now
         last = log.rpartition("\n")[2][-160:]
         if now - self._log_since < self.deadlines.stall_s or not DOWNLOADING.search(last):
-            return Outcome("pending", self.progress(now))
+            return StepResult("pending", self.progress(now))
         still = f"the download of the model stands still for {minutes(self.deadlines.stall_s)}: {last}"
         help_ = "another host may be better connected, or set HF_HUB_DISABLE_XET or HF_ENDPOINT in env"
         return self._failed(Failure("download", f"{still}; {help_}", "either"))
@@ -164,7 +164,7 @@ class Attempt:
             self._progress_since = now
         self._progress_since = max(self._progress_since, self._stage_since)
 
-    def _late(self, now: float) -> Outcome | None:
+    def _late(self, now: float) -> StepResult | None:
         limit = self.deadlines.of(self.stage)
         if self._silent_since is not None and now - self._silent_since > self.deadlines.port_s:
             limit = self.deadlines.port_s  # packets are dropped on the way: waiting for the server will not help
@@ -187,11 +187,11 @@ class Attempt:
             return Failure("not-serving", f"the server does not answer as it should ({saw}), {why}", "either")
         return Failure(self.stage, f"stage '{self.stage}' {why}{last}")
 
-    def _missing(self, now: float) -> Outcome:
+    def _missing(self, now: float) -> StepResult:
         self._missing_since = now if self._missing_since is None else self._missing_since
         if now - self._missing_since > MISSING_S:
             return self._failed(Failure("vanished", "the API does not know the instance any more"))
-        return Outcome("pending", self.progress(now))
+        return StepResult("pending", self.progress(now))
 
-    def _failed(self, failure: Failure) -> Outcome:
-        return Outcome("failed", failure.text, failure)
+    def _failed(self, failure: Failure) -> StepResult:
+        return StepResult("failed", failure.text, failure)

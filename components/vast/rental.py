@@ -1,4 +1,4 @@
-"""Renting until something serves: adopt what a killed run left, else rent, watch, give up bad hosts, take the next.
+"""Renting until something serves: adopt the instance of a killed run, else rent, give up bad hosts, take the next.
 
 The money rule: whenever `run` raises, nothing that it rented is left; where a destroy failed, the error carries the id
 and the command that removes it. Called by the Instance resource's `create`; clock, sleep, probe and progress come in.
@@ -26,7 +26,7 @@ from components.errors import (
     VastError,
 )
 from components.redaction import scrub, tail
-from components.vast.attempt import Attempt, Outcome
+from components.vast.attempt import Attempt, StepResult
 from components.vast.client import AmbiguousRent, VastClient, destroy_and_verify
 from components.vast.instance_cache import InstanceCache
 from components.vast.label import PENDING, Label, new_nonce, nonce_of
@@ -36,7 +36,7 @@ from components.vast.ranking import Candidate, distinct_machines, minutes
 from components.vast.rental_spec import Order, Rejected, Rented
 from components.vast.status import Failure
 
-LEFT_FRESH_S = 5.0  # what a killed run left is older than this process, so replicas that rent at once share a list
+LEFT_FRESH_S = 5.0  # an instance of a killed run is older than this process, so replicas that rent at once share a list
 SPEC_FAULT_MACHINES = 2  # the same application error on this many machines is not the hosts' fault
 BLIND = (
     "no rented host can be reached from here, on two machines: a firewall on this side, or a network that only a proxy "
@@ -137,7 +137,7 @@ class Rental:
             return None
         return contracts
 
-    def _handle(self, attempt: Attempt, outcome: Outcome) -> None:
+    def _handle(self, attempt: Attempt, outcome: StepResult) -> None:
         if outcome.state == "pending":
             if attempt.is_news(self.clock()):
                 self.progress(outcome.text)
@@ -277,7 +277,7 @@ class Rental:
         order = self.order
         return Attempt(instance_id, order.container_port, order.deadlines, self.probe, self.clock(), candidate)
 
-    # ---- what a killed run left ----------------------------------------------------------------------------------
+    # ---- instances of a killed run -------------------------------------------------------------------------------
 
     def _ours(self, *, max_age_s: float = 0.0, recorded: bool = False) -> list[Contract]:
         """Return the contracts of this very resource that no state has. `recorded`: those without pending mark too,

@@ -7,7 +7,7 @@ from components.errors import ApiUnreachable, DestroyFailed, Interrupted, NoOffe
 from components.vast.identity import own_key
 from components.vast.label import nonce_of
 from components.vast.models import Offer
-from components.vast.ranking import Workload, rank
+from components.vast.ranking import Candidate
 from reranker.http import Answer
 from tests.unit.renting import DEAD, DEADLINES, LABEL, READY, SILENT, SPEC, machine, only, rental
 from tests.unit.scripted_api import ScriptedApi, no_answer
@@ -121,7 +121,7 @@ def test_when_the_candidates_run_out_the_market_is_searched_once_more(api):
     searched = []
     one = rental(api)
     one._queue = []
-    fresh = rank([Offer.parse(api.offers[3])], Workload(10), "cheapest")
+    fresh = [Candidate.of(Offer.parse(api.offers[3]), 10)]
     one.search = lambda: searched.append(1) or fresh
     assert one.run().contract.machine_id == machine(3)
     assert searched == [1]

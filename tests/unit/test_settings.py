@@ -12,7 +12,7 @@ from components.settings import load, misplaced_keys
 from components.vast.address import choose_api_url, choose_key, is_loopback
 from components.vast.models import Offer
 from components.vast.query import parse
-from components.vast.ranking import Candidate, Workload
+from components.vast.ranking import Candidate
 from components.vast.rental_spec import Bid
 from components.vllm.catalog import load_catalog
 from scripts.configuration import schema
@@ -78,7 +78,7 @@ def test_an_offer_that_by_its_bandwidth_takes_longer_to_pull_than_it_may_is_no_c
     made = settings()
     gb = made.image.download_gb + made.model.weights_gb
     slower, slow = (Offer.parse(offer(1, inet_down=mbps)) for mbps in (wanted - 1, wanted))
-    ready = [Candidate.of(one, Workload(gb, start_s=0)).ready_s for one in (slower, slow)]
+    ready = [Candidate.of(one, gb, start_s=0).ready_s for one in (slower, slow)]
     assert ready[0] > 60 >= ready[1]
 
 
