@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pulumi
+from pulumi.dynamic import CheckFailure
 
 from components.container_files import packed_env
+from components.plugin.verbs import drop_unknowns
 from components.records import record, structure
 from components.vast.assignment import ReplicaSlot
 from components.vast.change import recorded
@@ -143,11 +145,9 @@ def summaries(candidates: Sequence[Candidate], bid: Bid | None) -> list[dict[str
     return [one.summary() | ({"bid_usd": bid.on(one.offer)} if bid else {}) for one in candidates[:SHOWN]]
 
 
-def refusals(inputs: Mapping[str, Any], ca: object, offers: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers. `ca`:
-    not known until it is made."""
-    broken = violations(
-        of_instance(inputs, offers, tls=ca not in (None, "")), structure(Limits, inputs.get("policy") or {})
-    )
+def refusals(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:
+    """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers."""
+    inputs, tls = drop_unknowns(dict(news)), news.get("ca_certificate") not in (None, "")  # or not known until made
+    broken = violations(of_instance(inputs, offers, tls=tls), structure(Limits, inputs.get("policy") or {}))
     lines = ["the policy of this stack refuses it; nothing is rented", *broken]
-    return ["\n".join(lines)] if broken else []
+    return [CheckFailure("", "\n".join(lines))] if broken else []

@@ -163,6 +163,27 @@ class Account:
 
 
 @dataclass(frozen=True)
+class Charge:
+    """What an instance has cost from `start` to `end`, seconds since the epoch, by Vast.ai's bill."""
+
+    instance_id: int
+    amount_usd: float
+    start: float
+    end: float
+    label: str = ""
+    raw: Mapping[str, Json] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def parse(cls, raw: Wire) -> Charge:
+        """Read a line of the charges off the wire; its source is "instance-ID". Raises MalformedAnswer."""
+        metadata = raw.get("metadata")
+        label = metadata.get("label") if isinstance(metadata, Mapping) else None
+        return read(
+            cls, raw, instance_id=str(raw.get("source")).rpartition("-")[2], amount_usd=raw.get("amount"), label=label
+        )
+
+
+@dataclass(frozen=True)
 class PriceIncrease:
     """A raise that a host has announced; prices per second, as the official SDK's price_increase module has them."""
 

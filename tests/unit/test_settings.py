@@ -298,7 +298,8 @@ def test_secrets_are_in_no_repr():
     for secret in ("k" * 40, "hf_abcdefgh", "admin-secret"):
         assert secret not in repr(made)
     assert set(secret_keys()) == {
-        "vast_api_key", "api_key", "api_key_previous", "secret_env", "hub_token", "image_login", "gateway.admin_key"
+        "vast_api_key", "api_key", "api_key_previous", "secret_env", "hub_token", "image_login", "gateway.admin_key",
+        "notify.url",
     }  # fmt: skip
 
 
