@@ -21,7 +21,7 @@ values of a stack in it. This page is made from `reranker/applications.toml` by 
 | `<URL>` | the output `url`; or the address of `rerank proxy`, `http://127.0.0.1:8787` |
 | `<KEY>` | `pulumi stack output api_key --show-secrets`; with the proxy any text |
 | `<MODEL>` | the output `model` |
-| `<CA>` | a file with the output `ca_certificate`; not needed with the proxy |
+| `<CA>` | a file with the output `ca_certificate`; not needed with the proxy, or where that is empty: a public name |
 
 ## Straight or by the proxy
 
