@@ -1,4 +1,4 @@
-"""`python -m bench proxy`: what `rerank proxy` adds to a guarded server over TLS, of 5 ms a request. Called by __main__."""
+"""`python -m bench proxy`: what `rerank proxy` adds to a guarded server over TLS. Called by `bench.__main__`."""
 
 from __future__ import annotations
 
