@@ -51,9 +51,10 @@ image, and `examples/open-webui/compose.yaml` puts it beside Open WebUI; neither
 
 ## Applications
 
-"run": a test runs this client in that version. "read": this is what its source says, in that version; no test runs it.
+"run": a test runs this client in that version against real vLLM. Of the others this is what their source says, in that
+version. "unchanged": address, key, model, and the CA (by the variable in its block) unless the name is public.
 
-| application | version | proxy | |
+| application | version | works | run, or why not |
 | --- | --- | --- | --- |
 """
 NOT_POSSIBLE = """
@@ -61,7 +62,8 @@ NOT_POSSIBLE = """
 
 The address of the reranker is fixed in n8n's Cohere node, Flowise, langchain-community's `JinaRerank` and Weaviate's
 `reranker-jinaai`. A service in the cloud (Dify Cloud, Weaviate Cloud, Zilliz, Vercel's edge) can be given neither a CA
-nor a proxy.
+nor a proxy: it needs a [public name](gateway.md). OpenSearch and Elasticsearch take a request of one's own as a
+template, which was not tried.
 """
 
 
@@ -69,8 +71,12 @@ def page() -> str:
     """Return docs/plug-it-into.md."""
     applications = read_applications().values()
     rows = [
-        f"| [{one.title}](#{one.name}) | {one.version} | {'needed' if one.proxy else ''} | {one.checked} |"
+        row
         for one in applications
+        for row in (
+            f"| [{one.title}](#{one.name}) | {one.version} | {one.works} | {one.why or one.checked} |",
+            *(f"| | {client} | {works} | {why or 'run'} |" for client, works, why in one.also),
+        )
     ]
     return HEAD + "\n".join(rows) + "\n" + "".join(map(_section, applications)) + NOT_POSSIBLE
 
