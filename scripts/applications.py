@@ -49,6 +49,9 @@ Beyond loopback it asks for a key of its own (`--key-file`), or to be told that 
 network of containers. `GET /health` asks the stack, `GET /metrics` is for Prometheus. `reranker/Dockerfile` makes an
 image, and `examples/open-webui/compose.yaml` puts it beside Open WebUI; neither was built where this was written.
 
+What it adds, by `python -m bench proxy` in one run, with 32 documents before a server of 5 ms: 4 ms at the median with
+one request in flight (9 to 13 ms), 11 ms with 32 (214 to 225 ms), on 2 cores that had other work.
+
 ## Applications
 
 "run": a test runs this client in that version against real vLLM. Of the others this is what their source says, in that
