@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bench import failover, guard, hot_path, local_vllm, provision, serving
+from bench import failover, guard, hot_path, local_vllm, provision, proxy, serving
 from bench.load import Target
 from components.errors import ServingError
 from components.vllm.client import RerankClient
@@ -108,6 +108,19 @@ def guard_command(rounds: int, seconds: float, target: Path) -> None:
     """What the guard and TLS cost before a server of 5 ms a request, with 32 documents, at 1, 8 and 32 in flight."""
     load = serving.Workload(pairs=(32,), users=(1, 8, 32), rounds=rounds, seconds=seconds)
     with guard.running() as targets:
+        found = serving.measure(targets, load)
+    keep(target, found, load=asdict(load))
+    click.echo(serving.table(found))
+
+
+@main.command("proxy")
+@click.option("--rounds", type=AT_LEAST_1, default=10, help="each of the two once a round, in turns")
+@click.option("--seconds", type=float, default=2.0, help="of each measurement at least")
+@click.option("--json", "target", type=FILE, default=RESULTS / "proxy.json", help="where the figures go")
+def proxy_command(rounds: int, seconds: float, target: Path) -> None:
+    """What `rerank proxy` adds to TLS before a server of 5 ms a request, with 32 documents, at 1 and 32 in flight."""
+    load = serving.Load(pairs=(32,), users=(1, 32), rounds=rounds, seconds=seconds)
+    with proxy.running() as targets:
         found = serving.measure(targets, load)
     keep(target, found, load=asdict(load))
     click.echo(serving.table(found))

@@ -10,7 +10,7 @@ from pathlib import Path
 from reranker.applications import Application, read_applications
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "plug-it-into.md"
-MADE = "| application | version | proxy | |\n| --- | --- | --- | --- |\n"  # what stands above it is written there
+MADE = "| application | version | works | run, or why not |\n| --- | --- | --- | --- |\n"  # what stands above it is written there
 
 
 def page() -> str:
@@ -18,8 +18,12 @@ def page() -> str:
     written = PAGE.read_text(encoding="utf-8").partition(MADE)[0]
     applications = read_applications().values()
     rows = [
-        f"| [{one.title}](#{one.name}) | {one.version} | {'needed' if one.proxy else ''} | {one.checked} |"
+        row
         for one in applications
+        for row in (
+            f"| [{one.title}](#{one.name}) | {one.version} | {one.works} | {one.why or one.checked} |",
+            *(f"| | {client} | {works} | {why or 'run'} |" for client, works, why in one.also),
+        )
     ]
     return written + MADE + "\n".join(rows) + "\n" + "".join(map(_section, applications))
 

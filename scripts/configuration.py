@@ -12,7 +12,8 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from components.component_args import FROM_CONFIG
-from components.config import SECRETS, Config, Keys, groups, has_secret, is_list, is_map, kind_of
+from components.config import SECRETS, Config, groups, inner_groups
+from components.config_keys import Keys, has_secret, is_list, is_map, kind_of
 
 REPO = Path(__file__).resolve().parents[1]
 PROJECT, PAGE, ARGS = REPO / "Pulumi.yaml", REPO / "docs" / "configuration.md", REPO / "package" / "args.py"
@@ -71,15 +72,24 @@ def page() -> str:
         parts.append("\n".join([head, *_table(fields)]) + "\n")
         for key, field in fields:
             if key in groups():
-                head = f"### `{key}`\n\n{field.description}.\n"
-                parts.append("\n".join([head, *_table(list(groups()[key].model_fields.items()))]) + "\n")
+                parts.append(_group(key, str(field.description), groups()[key]))
+                inner = [one for one in groups()[key].model_fields if one in inner_groups()]
+                parts += [
+                    _group(f"{key}.{one}", str(inner_groups()[one].__doc__), inner_groups()[one]) for one in inner
+                ]
     return "\n".join(parts)
+
+
+def _group(name: str, text: str, kind: type[Keys]) -> str:
+    head = f"### `{name}`\n\n{text.removesuffix('.')}.\n"
+    return "\n".join([head, *_table(list(kind.model_fields.items()))]) + "\n"
 
 
 def _table(fields: list[tuple[str, FieldInfo]]) -> list[str]:
     rows = ["| key | takes | default | what |", "| --- | --- | --- | --- |"]
     for key, field in fields:
-        default = "" if isinstance(field.default, Keys | tuple | dict) else _text(field.default)
+        none = field.is_required() or isinstance(field.default, Keys | tuple | dict)
+        default = "" if none else _text(field.default)
         takes = "an object, see below" if key in groups() else kind_of(field)
         rows.append(f"| `{key}` | {takes} | {f'`{default}`' if default else ''} | {field.description} |")
     return rows
@@ -87,7 +97,7 @@ def _table(fields: list[tuple[str, FieldInfo]]) -> list[str]:
 
 def arguments() -> str:
     """Return package/args.py: a key that holds no secret, and is not heard from the config, is an argument."""
-    kinds = {f"{key.title().replace('_', '')}Args": kind for key, kind in groups().items() if key not in FROM_CONFIG}
+    kinds = {_class_of(key): kind for key, kind in (inner_groups() | groups()).items() if key not in FROM_CONFIG}
     classes = [
         *(_typed_dict(name, str(kind.__doc__), kind.model_fields) for name, kind in kinds.items()),
         _typed_dict("RerankerArgs", "What the component takes; see docs/configuration.md.", Config.model_fields),
@@ -105,14 +115,18 @@ def _typed_dict(name: str, text: str, fields: dict[str, FieldInfo]) -> str:
 
 def _python_type(key: str, field: FieldInfo) -> str:
     """Return an annotation that Pulumi's schema knows: no union, no literal."""
-    if key in groups():
-        return f"{key.title().replace('_', '')}Args"
+    if key in inner_groups() | groups():
+        return _class_of(key)
     if is_list(field):
         return "list[str]"
     if is_map(field):
         return "dict[str, str]"
     kinds = {one for one in (field.annotation, *get_args(field.annotation)) if one in (bool, int, float)}
     return kinds.pop().__name__ if kinds else "str"
+
+
+def _class_of(key: str) -> str:
+    return f"{key.title().replace('_', '')}Args"
 
 
 def main() -> None:
