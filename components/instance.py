@@ -181,6 +181,7 @@ class InstanceProvider(VastProvider):
             notice=ENGINE.log,
             stop=ENGINE.stopped,
             avoid=self.session.avoid(resource_key),
+            news_every_s=ENGINE.news_every_s(),
         )
         rented = rental.run()
         self.session.knows(resource_key, rented.contract.id)
@@ -371,7 +372,7 @@ class InstanceProvider(VastProvider):
             time.sleep(PROBE_EVERY_S)
 
 
-class Instance(VastResource, module="vast", name="Instance"):
+class Instance(VastResource, name="Instance"):
     """A serving instance. Outputs are Vast's own names where Vast has one; more of them are in the state."""
 
     instance_id: pulumi.Output[int]

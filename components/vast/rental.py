@@ -66,6 +66,7 @@ class Rental:
     stop: Callable[[], str] = str
     blind: Callable[[], bool] = lambda: True
     avoid: Collection[int] = ()
+    news_every_s: float = 30.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -139,7 +140,7 @@ class Rental:
 
     def _handle(self, attempt: Attempt, outcome: Outcome) -> None:
         if outcome.state == "pending":
-            if attempt.is_news(self.clock()):
+            if attempt.is_news(self.clock(), self.news_every_s):
                 self.progress(outcome.text)
             return
         if outcome.failure is None:
@@ -155,7 +156,7 @@ class Rental:
         text = scrub(failure.text, self._secrets)
         took = self.clock() - attempt.rented_at
         self._rejected.append(Rejected(attempt.machine_id, offer_id, text.partition("\n")[0], took))
-        self.notice(f"{attempt.description} given up and destroyed: {text.partition(chr(10))[0]}")
+        self.notice(f"given up and destroyed: {text.partition(chr(10))[0]}; {attempt.description}")
         self._signs[failure.sign] += 1
         if failure.sign == "unreachable" and self._signs["unreachable"] >= SPEC_FAULT_MACHINES and self.blind():
             raise RentalFailed(f"{BLIND}\n{self._report()}")
@@ -324,7 +325,7 @@ class Rental:
         for attempt in [other for other in self._active if other is not winner]:
             self._destroy(attempt.instance_id)
             self._active.remove(attempt)
-            self.notice(f"{attempt.description} destroyed: the other one was faster")
+            self.notice(f"destroyed, the other one was faster: {attempt.description}")
         contract, seen = winner.contract, winner.observation
         if contract is None or seen is None or seen.port is None:
             raise RentalFailed(f"{winner.description} was ready without an address")
