@@ -119,7 +119,7 @@ def guard_command(rounds: int, seconds: float, target: Path) -> None:
 @click.option("--json", "target", type=FILE, default=RESULTS / "proxy.json", help="where the figures go")
 def proxy_command(rounds: int, seconds: float, target: Path) -> None:
     """What `rerank proxy` adds to TLS before a server of 5 ms a request, with 32 documents, at 1 and 32 in flight."""
-    load = serving.Load(pairs=(32,), users=(1, 32), rounds=rounds, seconds=seconds)
+    load = serving.Workload(pairs=(32,), users=(1, 32), rounds=rounds, seconds=seconds)
     with proxy.running() as targets:
         found = serving.measure(targets, load)
     keep(target, found, load=asdict(load))

@@ -194,6 +194,7 @@ class InstanceProvider(VastProvider):
             stop=ENGINE.stopped,
             avoid=self.session.avoid(resource_key),
             record=recorder(declared.label_base),
+            news_every_s=ENGINE.news_every_s(),
         )
         rented = rental.run()
         self.session.knows(resource_key, rented.contract.id)
@@ -387,7 +388,7 @@ class InstanceProvider(VastProvider):
             time.sleep(PROBE_EVERY_S)
 
 
-class Instance(VastResource, Outputs, module="vast", name="Instance"):
+class Instance(VastResource, Outputs, name="Instance"):
     """A serving instance."""
 
     def __init__(self, name: str, args: InstanceArgs, opts: pulumi.ResourceOptions | None = None) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from reranker.applications import Application, read_applications
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "plug-it-into.md"
-MADE = "| application | version | works | run, or why not |\n| --- | --- | --- | --- |\n"  # what stands above it is written there
+# what stands above it is written there
+MADE = "| application | version | works | run, or why not |\n| --- | --- | --- | --- |\n"
 
 
 def page() -> str:

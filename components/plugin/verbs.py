@@ -62,7 +62,10 @@ class VastProvider(ResourceProvider):
 
 
 class VastResource(Resource):
-    """A dynamic resource: its outputs are what its class annotates. `secret` names the inputs and outputs that are."""
+    """A dynamic resource: its outputs are what its class annotates. `secret` names the inputs and outputs that are.
+
+    The widest type and name on the screen leave that much less of the row to progress: types are short, without module.
+    """
 
     def __init__(
         self,

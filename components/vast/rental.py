@@ -50,8 +50,8 @@ class Rental:
     """One run of renting. Not reused.
 
     `known`: ids that the state has. `stop`: why to end, "" to go on. `blind`: whether no rented host was ever heard
-    from here. `claim` reserves a machine against other rentals of this process; machines to `avoid` have just failed.
-    `record` writes the stack's ledger.
+    from here. `claim` reserves a machine against other rentals of this process; machines to `avoid` have just failed;
+    `record` writes the ledger.
     """
 
     client: VastClient
@@ -69,6 +69,7 @@ class Rental:
     blind: Callable[[], bool] = lambda: True
     avoid: Collection[int] = ()
     record: Callable[[Event], None] = lambda _event: None
+    news_every_s: float = 30.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -142,7 +143,7 @@ class Rental:
 
     def _handle(self, attempt: Attempt, outcome: StepResult) -> None:
         if outcome.state == "pending":
-            if attempt.is_news(self.clock()):
+            if attempt.is_news(self.clock(), self.news_every_s):
                 self.progress(outcome.text)
             return
         if outcome.failure is None:
@@ -158,7 +159,7 @@ class Rental:
         offer_id = attempt.candidate.offer.ask_id if attempt.candidate else 0
         took = self.clock() - attempt.rented_at
         self._rejected.append(Rejected(attempt.machine_id, offer_id, text.partition("\n")[0], took))
-        self.notice(f"{attempt.description} given up and destroyed: {text.partition(chr(10))[0]}")
+        self.notice(f"given up and destroyed: {text.partition(chr(10))[0]}; {attempt.description}")
         self._signs[failure.sign] += 1
         if failure.sign == "unreachable" and self._signs["unreachable"] >= SPEC_FAULT_MACHINES and self.blind():
             raise RentalFailed(f"{BLIND}\n{self._report()}")
@@ -335,7 +336,7 @@ class Rental:
         for attempt in [other for other in self._active if other is not winner]:
             self._destroy(attempt.instance_id, "hedge")
             self._active.remove(attempt)
-            self.notice(f"{attempt.description} destroyed: the other one was faster")
+            self.notice(f"destroyed, the other one was faster: {attempt.description}")
         contract, seen = winner.contract, winner.observation
         if contract is None or seen is None or seen.port is None:
             raise RentalFailed(f"{winner.description} was ready without an address")
