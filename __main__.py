@@ -41,6 +41,7 @@ first = fleet.replicas[0]
 pulumi.export("url", fleet.url)
 pulumi.export("api_key", fleet.api_key)
 pulumi.export("ca_certificate", fleet.ca_certificate)
+pulumi.export("servers_ca_certificate", fleet.servers_ca)
 pulumi.export("model", settings.model.name)
 pulumi.export("replicas", fleet.table())
 pulumi.export("offer", fleet.first_choice())

@@ -10,12 +10,12 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from components.config_keys import Keys, groups_of, has_secret, is_list, is_map, kind_of
 from components.vast.assignment import Spread
 from components.vast.drift import HealOn
 from components.vast.identity import LEAF_DAYS
@@ -75,6 +75,9 @@ Secret = Annotated[SecretStr, AfterValidator(_secret)]
 # a comma would end it in the guard's list
 ClientKey = Annotated[Secret, _form(r"[^,]{16,}", f"at least 16 characters without a comma; {RULE}")]
 ServedName = Annotated[str, _form(r"[^\s,]+", "names without blanks, such as rerank-v3.5")]
+HostName = Annotated[
+    str, _form(r"([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z][A-Za-z0-9-]*", "host names, without a wildcard")
+]
 Revision = Annotated[str, _form(r"|[0-9A-Za-z][\w./-]*", "text: a commit, tag or branch")]
 EnvName = Annotated[str, _form(r"[A-Z_][A-Z0-9_]*", "names such as HF_ENDPOINT"), AfterValidator(_not_reserved)]
 EnvText = _form(
@@ -87,10 +90,17 @@ Dtype = Literal["auto", "half", "float16", "bfloat16", "float32"]
 Hosting = Literal["datacenter"]
 
 
-class Keys(BaseModel):
-    """A group of keys. Unknown ones are refused; an empty value is none."""
+class Acme(Keys):
+    """Certificates that Caddy gets and renews by itself."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
+    names: tuple[HostName, ...] = Field(min_length=1, description="The host names, whose port 443 leads to `listen`")
+    email: str = Field("", description="Whom the ACME server may write to")
+    directory: Address = Field(
+        "https://acme-v02.api.letsencrypt.org/directory", description="The ACME server's directory"
+    )
+    directory_ca_file: str = Field(
+        "", description="Where Caddy runs, a PEM file with the CA of a directory of your own"
+    )
 
 
 class Limits(Keys):
@@ -118,8 +128,20 @@ class Gateway(Keys):
     url: Address = Field(
         "", description="caddy: where clients reach it, https://HOST:PORT; its certificate is for this host"
     )
+    certificate: str = Field("", description="caddy: a certificate of your own for that host, PEM, its chain after it")
+    private_key: Annotated[SecretStr, Bare] | None = Field(None, description="caddy: that certificate's key, PEM")
+    acme: Acme | None = Field(None, description="caddy: certificates that it gets and renews by itself, by ACME")
+    ca_certificate: str = Field(
+        "", description="caddy: what clients trust, PEM, where the certificate that they see is by no public CA"
+    )
     check_every_s: float = Field(5, ge=0.1, description="How often each server has to score a pair")
     retry_for_s: float = Field(15, ge=0, description="How long a request is tried on other servers, in seconds")
+
+    @property
+    def has_other_certificate(self) -> bool:
+        """Whether clients see a certificate that is not by the stack's CA: their own, ACME's, or that of a front."""
+        is_own = bool(self.certificate or self.acme or self.listen.startswith("unix/"))
+        return self.kind == "caddy" and is_own
 
 
 class Require(Keys):
@@ -269,23 +291,12 @@ class Config(Keys):
 
 def groups() -> dict[str, type[Keys]]:
     """Return the keys that are objects, with their models."""
-    annotations = {key: field.annotation for key, field in Config.model_fields.items()}
-    return {key: kind for key, kind in annotations.items() if isinstance(kind, type) and issubclass(kind, Keys)}
+    return groups_of(Config)
 
 
-def has_secret(field: FieldInfo) -> bool:
-    """Whether a key's value is never shown and has to be stored encrypted."""
-    return "SecretStr" in str(field.annotation) or "SecretStr" in str(get_args(field.annotation))
-
-
-def is_list(field: FieldInfo) -> bool:
-    """Whether a key's value is a list."""
-    return get_origin(field.annotation) is tuple
-
-
-def is_map(field: FieldInfo) -> bool:
-    """Whether a key's value is an object with names of the user's own."""
-    return get_origin(field.annotation) is Mapping
+def inner_groups() -> dict[str, type[Keys]]:
+    """Return the keys of groups that are objects themselves, with their models."""
+    return {key: kind for group in groups().values() for key, kind in groups_of(group).items()}
 
 
 def secret_keys() -> list[str]:
@@ -337,43 +348,19 @@ def _drop(values: dict[str, Any], loc: tuple[int | str, ...]) -> None:
 
 
 def _problem(detail: ErrorDetails) -> str:
-    loc = detail["loc"]
-    kind = groups().get(str(loc[0])) if len(loc) > 1 else None
-    model, name = (kind, str(loc[1])) if kind else (Config, str(loc[0]))
-    key = f"{loc[0]}.{name}" if kind else name
+    path = [str(one) for one in detail["loc"]]
+    model: type[Keys] = Config
+    depth = 1
+    while depth < len(path) and (inner := groups_of(model).get(path[depth - 1])):
+        model, depth = inner, depth + 1
+    key, name = ".".join(path[:depth]), path[depth - 1]
     field = model.model_fields.get(name)
     if field is None:
         near = difflib.get_close_matches(name, model.model_fields, 1)
         return f"{key}: is not a config key" + (f"; did you mean {near[0]}?" if near else "")
+    if detail["type"] == "missing":
+        return f"{key}: is not given; accepted: {kind_of(field)}"
     shown = "(it is not shown)" if has_secret(field) else repr(detail["input"])
     hint = YAML_WORD if isinstance(detail["input"], bool) and detail["type"] == "string_type" else ""
     accepted = detail["msg"] if detail["type"] == "form" else f"accepted: {kind_of(field)}"
     return f"{key}: is {shown}; {accepted}{hint}"
-
-
-def kind_of(field: FieldInfo) -> str:
-    """Say in words what a key takes."""
-    kind = field.annotation
-    if isinstance(kind, type) and issubclass(kind, Keys):
-        return f"an object of {', '.join(kind.model_fields)}"
-    if is_list(field):
-        return "a list of strings"
-    if is_map(field):
-        return "an object of names and values" + (", each a secret" if has_secret(field) else "")
-    kinds = get_args(kind) if get_origin(kind) not in (Literal, None) else (kind,)
-    return " or ".join(text for one in kinds if (text := _word(one, field)))
-
-
-def _word(kind: Any, field: FieldInfo) -> str:
-    if get_origin(kind) is Literal:
-        return ", ".join(str(one) for one in get_args(kind))
-    if get_origin(kind) is Annotated:
-        inner, *rest = get_args(kind)
-        bounded = next((one for one in rest if isinstance(one, FieldInfo)), field)
-        return _word(inner, bounded)
-    bounds = {type(one).__name__: one for one in field.metadata}
-    low, high = getattr(bounds.get("Ge"), "ge", None), getattr(bounds.get("Le"), "le", None)
-    span = "" if low is None else f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
-    return {bool: "true or false", int: f"a whole number{span}", float: f"a number{span}", str: "text"}.get(
-        kind, "a secret" if kind is SecretStr else ""
-    )

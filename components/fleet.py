@@ -46,12 +46,14 @@ SPARE_OFFERS = 8  # how many more offers than replicas are ranked
 class RerankerFleet(pulumi.ComponentResource):
     """Rerankers on machines of their own, behind one address where there is a gateway.
 
-    `replicas`: the servers' instances. `instances`: all that is rented, a gateway's too.
+    `replicas`: the servers' instances. `instances`: all that is rented, a gateway's too. `ca_certificate`: what clients
+    of `url` trust, empty for public CAs; `servers_ca`: the stack's own CA, by which its servers are known.
     """
 
     url: pulumi.Output[str]
     api_key: pulumi.Output[str]
     ca_certificate: pulumi.Output[str]
+    servers_ca: pulumi.Output[str]
     offers: OfferQuery
     replicas: list[Instance]
     instances: list[Instance]
@@ -70,11 +72,11 @@ class RerankerFleet(pulumi.ComponentResource):
         # never sent anywhere: what follows from it, one server's own key, is
         secret = ApiKey(f"{name}-own-key", child).value
         made: CertificateAuthority | None = None
-        self.ca_certificate = pulumi.Output.from_input("")
+        self.servers_ca = pulumi.Output.from_input("")
         if config.tls:
             common_name = f"{pulumi.get_project()} {pulumi.get_stack()} {name}"
             made = CertificateAuthority(f"{name}-ca", common_name, _permitted(config), child)
-            self.ca_certificate = made.certificate
+            self.servers_ca = made.certificate
         self.offers = OfferQuery(
             f"{name}-offers",
             Search(
@@ -108,7 +110,7 @@ class RerankerFleet(pulumi.ComponentResource):
         servers = self.rows.apply(lambda rows: [{key: one[key] for key in SERVER} for one in rows])
         # what clients present at the servers themselves; behind a gateway they present it there
         if config.guard and config.gateway.kind == "off":
-            args = ClientKeysArgs(servers, secret, keys, self.ca_certificate)
+            args = ClientKeysArgs(servers, secret, keys, self.servers_ca)
             self.api_key = ClientKeys(f"{name}-keys", args, child).current
         # behind a gateway a guard knows no key but its server's own
         own = config.guard and config.gateway.kind != "off"
@@ -120,13 +122,16 @@ class RerankerFleet(pulumi.ComponentResource):
                 stack_secret=secret if config.guard else "",
                 model=settings.model.name,
                 guard=config.guard,
-                ca_certificate=self.ca_certificate,
+                ca_certificate=self.servers_ca,
                 max_latency_ms=config.max_latency_ms,
             ),
             # A destroy begins here, so this stops all of it. A protected instance could not be replaced when it dies.
             pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(protect=config.protect)),
         )
+        self.ca_certificate = self.servers_ca
         if config.gateway.kind != "off":
+            if config.gateway.has_other_certificate:
+                self.ca_certificate = pulumi.Output.from_input(config.gateway.ca_certificate)
             self.url, self.gateway = self._gateway(f"{name}-gateway", common, keys)
             # known once the gateway takes it
             self.api_key = pulumi.Output.all(keys[0], self.gateway.id).apply(lambda known: str(known[0]))
@@ -147,9 +152,9 @@ class RerankerFleet(pulumi.ComponentResource):
         body = (
             '{"query": "What is deep learning?", "documents": ["Deep learning is machine learning.", "I like pizza."]}'
         )
-        return self.url.apply(
-            lambda url: (
-                f"curl -s{trust if url.startswith('https:') else ''} {url}/rerank -H 'Content-Type: application/json' "
+        return pulumi.Output.all(self.url, self.ca_certificate).apply(
+            lambda known: (
+                f"curl -s{trust if known[1] else ''} {known[0]}/rerank -H 'Content-Type: application/json' "
                 f"-H @<({key}) -d '{body}'"
             )
         )
@@ -169,7 +174,7 @@ class RerankerFleet(pulumi.ComponentResource):
     def _gateway(self, name: str, common: Common, keys: list[pulumi.Output[str]]) -> tuple[pulumi.Output[str], Gateway]:
         """Put a Caddy in front, which is this stack's alone: one that runs already, or one that is rented for it."""
         from components.caddy.launch import LISTEN, SOCKETS, admin_url  # noqa: PLC0415
-        from components.caddy.spec import Policy  # noqa: PLC0415
+        from components.caddy.spec import Acme, Policy  # noqa: PLC0415
         from components.gateway import Gateway, GatewayArgs  # noqa: PLC0415
 
         child = pulumi.ResourceOptions(parent=self)
@@ -183,7 +188,7 @@ class RerankerFleet(pulumi.ComponentResource):
             "upstreams": pulumi.Output.all(
                 self.validation.urls, self.rows, common.stack_secret, common.server_key
             ).apply(_upstreams),
-            "upstream_ca": self.ca_certificate,
+            "upstream_ca": self.servers_ca,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
             "readiness": settings.model.readiness,
             "policy": structure(Policy, front.model_dump() | policy),
@@ -195,13 +200,18 @@ class RerankerFleet(pulumi.ComponentResource):
             self.instances.append(rented)
             url = rented.url
             inputs |= {"listen": LISTEN, "admin_url": url.apply(admin_url), "rented": True}
-            inputs |= {"sockets": SOCKETS, "admin_ca": self.ca_certificate}
+            inputs |= {"sockets": SOCKETS, "admin_ca": self.servers_ca}
             inputs["admin_key"] = pulumi.Output.all(common.stack_secret, rented.nonce).apply(lambda two: own_key(*two))
         else:
             admin_key_given = front.admin_key.get_secret_value() if front.admin_key else ""
             inputs |= {"listen": front.listen, "admin_url": front.admin_url, "admin_key": admin_key_given}
             ca, ca_key = common.ca_certificate, common.ca_private_key
-            if ca is not None and ca_key is not None and not front.listen.startswith("unix/"):
+            if front.certificate and front.private_key:
+                inputs |= {"certificate": front.certificate, "private_key": front.private_key.get_secret_value()}
+            elif front.acme:
+                inputs |= {"acme": structure(Acme, front.acme.model_dump())}
+                inputs |= {"url": front.url, "ca_certificate": front.ca_certificate}
+            elif ca is not None and ca_key is not None and not front.has_other_certificate:
                 authority = {"certificate": ca, "private_key": ca_key}
                 host, renew = urlsplit(front.url).hostname or "", config.renew.certificate_before_d
                 shown = ServerCertificate(f"{name}-certificate", [host], authority, renew, child)

@@ -22,7 +22,17 @@ from components.ledger_file import month_so_far, recorder
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, drop_unknowns, failure, known, verb
 from components.records import structure
-from components.translation import Declared, certificate_end, container, kept, live, outputs, refusals, summaries
+from components.translation import (
+    Declared,
+    Outputs,
+    certificate_end,
+    container,
+    kept,
+    live,
+    outputs,
+    refusals,
+    summaries,
+)
 from components.vast.assignment import FleetState, ReplicaSlot, assign_offers
 from components.vast.change import plan, renewal
 from components.vast.client import destroy_and_verify
@@ -184,6 +194,7 @@ class InstanceProvider(VastProvider):
             stop=ENGINE.stopped,
             avoid=self.session.avoid(resource_key),
             record=recorder(declared.label_base),
+            news_every_s=ENGINE.news_every_s(),
         )
         rented = rental.run()
         self.session.knows(resource_key, rented.contract.id)
@@ -377,23 +388,8 @@ class InstanceProvider(VastProvider):
             time.sleep(PROBE_EVERY_S)
 
 
-class Instance(VastResource, module="vast", name="Instance"):
-    """A serving instance. Outputs are Vast's own names where Vast has one; more of them are in the state."""
-
-    instance_id: pulumi.Output[int]
-    machine_id: pulumi.Output[int]
-    host_id: pulumi.Output[int]
-    ip: pulumi.Output[str]
-    port: pulumi.Output[int]
-    url: pulumi.Output[str]
-    nonce: pulumi.Output[str]
-    gpu: pulumi.Output[str]
-    geolocation: pulumi.Output[str]
-    hourly_cost_usd: pulumi.Output[dict[str, float]]
-    bandwidth_cost_usd_gb: pulumi.Output[dict[str, float]]
-    pull_cost_usd: pulumi.Output[float]
-    rejected_machines: pulumi.Output[list[dict[str, Any]]]
-    certificate_expires_at: pulumi.Output[int]
+class Instance(VastResource, Outputs, name="Instance"):
+    """A serving instance."""
 
     def __init__(self, name: str, args: InstanceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         secret = ("env", "stack_secret", "image_login", "ca_private_key")

@@ -1,4 +1,4 @@
-"""Renting until something serves: adopt what a killed run left, else rent, watch, give up bad hosts, take the next.
+"""Renting until something serves: adopt the instance of a killed run, else rent, give up bad hosts, take the next.
 
 The money rule: whenever `run` raises, nothing that it rented is left; where a destroy failed, the error carries the id
 and the command that removes it. Called by the Instance resource's `create`; clock, sleep, probe and progress come in.
@@ -26,7 +26,7 @@ from components.errors import (
     VastError,
 )
 from components.redaction import scrub, tail
-from components.vast.attempt import Attempt, Outcome
+from components.vast.attempt import Attempt, StepResult
 from components.vast.client import AmbiguousRent, VastClient, destroy_and_verify
 from components.vast.instance_cache import InstanceCache
 from components.vast.label import PENDING, Label, new_nonce, nonce_of
@@ -37,7 +37,7 @@ from components.vast.ranking import Candidate, distinct_machines
 from components.vast.rental_spec import Order, Rejected, Rented, rejections
 from components.vast.status import Failure, without_numbers
 
-LEFT_FRESH_S = 5.0  # what a killed run left is older than this process, so replicas that rent at once share a list
+LEFT_FRESH_S = 5.0  # an instance of a killed run is older than this process, so replicas that rent at once share a list
 SPEC_FAULT_MACHINES = 2  # the same application error on this many machines is not the hosts' fault
 BLIND = (
     "no rented host can be reached from here, on two machines: a firewall on this side, or a network that only a proxy "
@@ -50,8 +50,7 @@ class Rental:
     """One run of renting. Not reused.
 
     `known`: ids that the state has. `stop`: why to end, "" to go on. `blind`: whether no rented host was ever heard
-    from here. `claim` reserves a machine against other rentals of this process; machines to `avoid` have just failed.
-    `record` writes the stack's ledger.
+    from here. `claim` reserves a machine for one rental of this process. `avoid`: machines that have just failed.
     """
 
     client: VastClient
@@ -68,7 +67,8 @@ class Rental:
     stop: Callable[[], str] = str
     blind: Callable[[], bool] = lambda: True
     avoid: Collection[int] = ()
-    record: Callable[[Event], None] = lambda _event: None
+    record: Callable[[Event], None] = lambda _event: None  # writes the ledger
+    news_every_s: float = 30.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -140,9 +140,9 @@ class Rental:
             return None
         return contracts
 
-    def _handle(self, attempt: Attempt, outcome: Outcome) -> None:
+    def _handle(self, attempt: Attempt, outcome: StepResult) -> None:
         if outcome.state == "pending":
-            if attempt.is_news(self.clock()):
+            if attempt.is_news(self.clock(), self.news_every_s):
                 self.progress(outcome.text)
             return
         if outcome.failure is None:
@@ -158,7 +158,7 @@ class Rental:
         offer_id = attempt.candidate.offer.ask_id if attempt.candidate else 0
         took = self.clock() - attempt.rented_at
         self._rejected.append(Rejected(attempt.machine_id, offer_id, text.partition("\n")[0], took))
-        self.notice(f"{attempt.description} given up and destroyed: {text.partition(chr(10))[0]}")
+        self.notice(f"given up and destroyed: {text.partition(chr(10))[0]}; {attempt.description}")
         self._signs[failure.sign] += 1
         if failure.sign == "unreachable" and self._signs["unreachable"] >= SPEC_FAULT_MACHINES and self.blind():
             raise RentalFailed(f"{BLIND}\n{self._report()}")
@@ -288,7 +288,7 @@ class Rental:
         order = self.order
         return Attempt(instance_id, order.container_port, order.deadlines, self.probe, self.clock(), candidate)
 
-    # ---- what a killed run left ----------------------------------------------------------------------------------
+    # ---- instances of a killed run -------------------------------------------------------------------------------
 
     def _ours(self, *, max_age_s: float = 0.0, recorded: bool = False) -> list[Contract]:
         """Return the contracts of this very resource that no state has. `recorded`: those without pending mark too,
@@ -335,7 +335,7 @@ class Rental:
         for attempt in [other for other in self._active if other is not winner]:
             self._destroy(attempt.instance_id, "hedge")
             self._active.remove(attempt)
-            self.notice(f"{attempt.description} destroyed: the other one was faster")
+            self.notice(f"destroyed, the other one was faster: {attempt.description}")
         contract, seen = winner.contract, winner.observation
         if contract is None or seen is None or seen.port is None:
             raise RentalFailed(f"{winner.description} was ready without an address")

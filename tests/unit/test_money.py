@@ -4,11 +4,11 @@ from components.errors import RentalFailed
 from components.vast.bill import SoFar
 from components.vast.models import Account, Contract, Offer
 from components.vast.money import Budget, hourly_cost, monthly_cost
-from components.vast.ranking import Candidate, Workload
+from components.vast.ranking import Candidate
 from components.vast.rental_spec import Bid
 from tests.unit.wire_samples import instance, offer
 
-CANDIDATE = Candidate.of(Offer.parse(offer(dph_total=0.10, inet_down_cost=0.01)), Workload(12))
+CANDIDATE = Candidate.of(Offer.parse(offer(dph_total=0.10, inet_down_cost=0.01)), 12)
 
 
 def test_credit_that_does_not_last_until_it_serves_is_an_error():
