@@ -204,6 +204,13 @@ class Emulator(Keys):
     pacing: bool = Field(False, description="Keep to Vast.ai's own limits per endpoint, as on the real one")
 
 
+class Notify(Keys):
+    """Who is told of drift, repairs, failed deploys and bills."""
+
+    url: Secret | None = Field(None, description="A webhook, https://...; POST of JSON")
+    format: Literal["slack", "json"] = Field("slack", description="slack (its incoming webhooks' form) or json")
+
+
 def _of(section: str, default: Any, description: str, **bounds: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"section": section}, **bounds)
 
@@ -263,9 +270,13 @@ class Config(Keys):
         MONEY, None, "Rent interruptible: dollars per hour, or auto (1.25 times the floor, up to max_dph_usd)"
     )
     max_hourly_usd: float | None = _of(MONEY, None, "The most the stack may cost per hour; checked first", ge=0.001)
+    budget_usd_month: float | None = _of(
+        MONEY, None, "Warn when a month of the calendar (UTC) will have cost more, by `ops cost`", ge=0.01
+    )
     min_runway_h: float = _of(MONEY, 24, "Warn when the account's credit lasts for fewer hours", ge=0)
     max_latency_ms: float = _of(KEPT, 0, "The validation's median request takes no longer; 0: no bound", ge=0)
     protect: bool = _of(KEPT, False, "A destroy is refused until it is false and deployed; healing goes on")
+    notify: Notify = _of(KEPT, Notify(), "Tell somebody what happened")
     vast_api_key: Secret | None = _of(
         SECRETS, None, "The Vast.ai key; VAST_API_KEY in the environment comes first (for an emulator, last)"
     )

@@ -206,7 +206,7 @@ class GatewayProvider(VastProvider):
             ENGINE.log(f"nothing in flight to {', '.join(retired)}")
 
 
-class Gateway(VastResource, module="vast", name="Gateway"):
+class Gateway(VastResource, name="Gateway"):
     """A gateway: a Caddy with the config that this says. Outputs: `drift` (in words, "" if none) and `digest` (of the
     config that was loaded, which itself is stored nowhere; secret)."""
 

@@ -167,7 +167,7 @@ def load(
         revision=value(config.extra_args, "--revision") or revision,
         asks_hosting="private" if filters.get("datacenter", {}).get("eq") is False else config.require.hosting,
     )
-    problems += [str(one) for one in violations(facts, limits)]
+    problems += violations(facts, limits)
     if problems:
         raise ConfigError(problems)
     demanded = tuple(Constraint(*one) for one in demands(limits, machines))

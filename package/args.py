@@ -76,6 +76,13 @@ class RenewArgs(TypedDict, total=False):
     """Its certificate ends within this many days: another one, in place; without guard another instance."""
 
 
+class NotifyArgs(TypedDict, total=False):
+    """Who is told of drift, repairs, failed deploys and bills."""
+
+    format: str
+    """slack (its incoming webhooks' form) or json."""
+
+
 class RerankerArgs(TypedDict, total=False):
     """What the component takes; see docs/configuration.md."""
 
@@ -137,9 +144,13 @@ class RerankerArgs(TypedDict, total=False):
     """Rent interruptible: dollars per hour, or auto (1.25 times the floor, up to max_dph_usd)."""
     max_hourly_usd: float
     """The most the stack may cost per hour; checked first."""
+    budget_usd_month: float
+    """Warn when a month of the calendar (UTC) will have cost more, by `ops cost`."""
     min_runway_h: float
     """Warn when the account's credit lasts for fewer hours."""
     max_latency_ms: float
     """The validation's median request takes no longer; 0: no bound."""
     protect: bool
     """A destroy is refused until it is false and deployed; healing goes on."""
+    notify: NotifyArgs
+    """Tell somebody what happened."""

@@ -23,24 +23,6 @@ ARGS_HEAD = '''\
 from typing import TypedDict
 '''
 MARK = "config: # made from components/config.py by `make docs`\n"
-HEAD = """\
-# Configuration
-
-Keys of `Pulumi.<stack>.yaml`. This page and the schema in `Pulumi.yaml` are made from `components/config.py` by
-`make docs`; a test compares them. The engine refuses a wrong type; the program then reads all values at once and names
-every bad one by its key, with what is accepted, before anything is rented. An unknown key is an error too.
-
-```console
-$ pulumi config set max_dph_usd 0.30                        # a value
-$ pulumi config set --path timeouts.stall_s 600             # a key of a group; the others keep their defaults
-$ pulumi config set --path 'require.countries[0]' SE        # the first of a list
-$ pulumi config set --secret hub_token                      # asks for it; --secret is not optional for secrets
-```
-
-Keys may be written with the project's name before them (`vast-reranker:model`), as `pulumi config set` does, or
-without. `true`, `false`, `on` and `off` mean what they say, quoted or not. What each environment sets is in
-[environments.md](environments.md), what the rules of the policy say in `policy/rules.py`.
-"""
 
 
 def schema() -> dict[str, Any]:
@@ -77,12 +59,12 @@ def project() -> str:
 
 
 def page() -> str:
-    """Return docs/configuration.md."""
+    """Return docs/configuration.md with the keys of today; what stands above its first section stays."""
     sections: dict[str, list[tuple[str, FieldInfo]]] = {}
     for key, field in Config.model_fields.items():
         extra = field.json_schema_extra
         sections.setdefault(str(extra["section"]) if isinstance(extra, dict) else "", []).append((key, field))
-    parts = [HEAD]
+    parts = [PAGE.read_text(encoding="utf-8").partition("\n## ")[0]]
     for title, fields in sections.items():
         head = f"## {title[0].upper()}{title[1:]}\n"
         if title == SECRETS:

@@ -49,7 +49,7 @@ def server_config(
 ) -> dict[str, Json]:
     """Return the config of a Caddy with one server, which speaks plain HTTP without a certificate.
 
-    HTTP/1.1 only: over HTTP/2 a stranger's connection may fill 1 MiB before any handler is asked.
+    HTTP/1.1 only: over HTTP/2 a connection without a key may fill 1 MiB before any handler is asked.
     """
     server = inner_server([listen], routes) | {
         "max_header_bytes": policy.max_header_bytes,
@@ -89,6 +89,8 @@ def inner_server(listen: list[str], routes: list[Json]) -> dict[str, Json]:
     return {
         "listen": listen,
         "protocols": ["h1"],
+        # else a body is closed when its answer begins, and one whose end was not yet looked for cuts the answer off
+        "enable_full_duplex": True,
         "automatic_https": {"disable": True},
         "routes": routes,
         "errors": {"routes": _error_routes()},

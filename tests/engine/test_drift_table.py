@@ -202,7 +202,7 @@ def test_a_certificate_that_ends_soon_is_renewed_where_the_server_runs(scene):
 def age_authority(scene, days, folder):
     """Change in the state when the authority ends."""
     state = json.loads(scene.stack.export())
-    (authority,) = [one for one in resources_of(state["deployment"]) if one["type"].endswith("CertificateAuthority")]
+    (authority,) = [one for one in resources_of(state["deployment"]) if one["type"].endswith(":CA")]
     authority["outputs"]["expires_at"] = time.time() + days * 86400
     (folder / "state.json").write_text(json.dumps(state))
     scene.stack.ok("stack", "import", "--file", str(folder / "state.json"))

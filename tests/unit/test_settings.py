@@ -14,7 +14,7 @@ from components.vast.address import choose_api_url, choose_key, is_loopback
 from components.vast.identity import Authority
 from components.vast.models import Offer
 from components.vast.query import parse
-from components.vast.ranking import Candidate, Workload
+from components.vast.ranking import Candidate
 from components.vast.rental_spec import Bid
 from components.vllm.catalog import load_catalog
 from scripts.configuration import schema
@@ -80,7 +80,7 @@ def test_an_offer_that_by_its_bandwidth_takes_longer_to_pull_than_it_may_is_no_c
     made = settings()
     gb = made.image.download_gb + made.model.weights_gb
     slower, slow = (Offer.parse(offer(1, inet_down=mbps)) for mbps in (wanted - 1, wanted))
-    ready = [Candidate.of(one, Workload(gb, start_s=0)).ready_s for one in (slower, slow)]
+    ready = [Candidate.of(one, gb, start_s=0).ready_s for one in (slower, slow)]
     assert ready[0] > 60 >= ready[1]
 
 
@@ -303,8 +303,8 @@ def test_secrets_are_in_no_repr():
     for secret in ("k" * 40, "hf_abcdefgh", "admin-secret"):
         assert secret not in repr(made)
     assert set(secret_keys()) == {
-        "vast_api_key", "api_key", "api_key_previous", "secret_env", "hub_token", "image_login",
-        "gateway.admin_key", "gateway.private_key"
+        "vast_api_key", "api_key", "api_key_previous", "secret_env", "hub_token", "image_login", "gateway.admin_key",
+        "gateway.private_key", "notify.url",
     }  # fmt: skip
 
 
