@@ -6,6 +6,7 @@ others a number, so a stack that grows keeps what it has. Only instances are the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 import pulumi
 
 from components.client_keys import ClientKeys, ClientKeysArgs
-from components.config import Config
+from components.config import DAY_S, Config
 from components.credentials import ApiKey, CertificateAuthority, ServerCertificate
 from components.instance import Instance
 from components.offers import OfferQuery
@@ -22,7 +23,7 @@ from components.reranker import Common, instance, launch_of, server
 from components.settings import Settings
 from components.validation import RerankValidation, RerankValidationArgs
 from components.vast.address import is_loopback
-from components.vast.identity import own_key, server_name
+from components.vast.identity import expiry, own_key, server_name
 from components.vast.market import Search
 from components.vast.money import Budget, monthly_cost
 from components.vast.ranking import START_S
@@ -207,6 +208,9 @@ class RerankerFleet(pulumi.ComponentResource):
             inputs |= {"listen": front.listen, "admin_url": front.admin_url, "admin_key": admin_key_given}
             ca, ca_key = common.ca_certificate, common.ca_private_key
             if front.certificate and front.private_key:
+                left_d = (expiry(front.certificate) - time.time()) / DAY_S
+                if left_d < config.renew.certificate_before_d:
+                    pulumi.log.warn(f"gateway.certificate ends in {left_d:.0f} days: set the next one", resource=self)
                 inputs |= {"certificate": front.certificate, "private_key": front.private_key.get_secret_value()}
             elif front.acme:
                 inputs |= {"acme": structure(Acme, front.acme.model_dump())}

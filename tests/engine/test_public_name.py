@@ -56,12 +56,13 @@ def assert_outputs_are_enough(stack, ca_certificate):
 
 def test_a_certificate_of_ones_own_is_shown_and_its_ca_is_the_output(named):
     authority = Authority.make("a company's", [HOST])
-    certificate, private_key = authority.issue(HOST).pem()
+    certificate, private_key = authority.issue(HOST, days=5).pem()
     stack = named(certificate=certificate, ca_certificate=authority.certificate)
     stack.ok("config", "set", "--secret", "--path", "gateway.private_key", f"\n{private_key}")
     up(stack)
     assert_outputs_are_enough(stack, authority.certificate)
     assert private_key.splitlines()[1] not in stack.export()
+    assert "gateway.certificate ends in 5 days: set the next one" in stack.preview()
 
 
 def test_a_certificate_by_acme_is_had_and_clients_need_its_ca_alone(named, tmp_path, port):
