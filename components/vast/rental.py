@@ -94,8 +94,7 @@ class Rental:
             if adopted is not None:
                 self._secrets.extend(self.order.spec.env_of(nonce_of(adopted.label)).values())
                 self._active.append(self._attempt(self._seen(adopted), None))
-            winner = self._until_one_serves()
-            return self._keep(winner, adopted, started)
+            return self._keep(self._until_one_serves(), adopted, started)
         except BaseException as error:
             self._release(error)
             raise
