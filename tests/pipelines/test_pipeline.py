@@ -20,6 +20,7 @@ def scene(tmp_path):
         yield one
 
 
+@pytest.mark.all
 def test_a_change_is_previewed_deployed_watched_healed_and_ended_and_nothing_is_left_billed(scene):
     a_pull_request_shows_plan_offer_and_price(scene)
     what_is_merged_is_deployed(scene)
