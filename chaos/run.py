@@ -105,9 +105,9 @@ class Result:
 class Runner:
     """A market and a stack that live through many runs."""
 
-    def __init__(self, folder: Path, market: ControlClient, name: str = "chaos") -> None:
+    def __init__(self, folder: Path, market: ControlClient) -> None:
         self.market = market
-        self.stack = EngineStack(folder, market.url, name=name, config=CONFIG).init()
+        self.stack = EngineStack(folder, market.url, name="chaos", config=CONFIG).init()
         self.client = VastClient(EMULATOR_KEY, pacer=Pacer(OFF), api_url=market.url)
         self._variant = 0
         self._fired: dict[str, int] = {}

@@ -78,7 +78,6 @@ class InstanceArgs:
     disk_gb: pulumi.Input[float]
     ports: Sequence[str]
     probe: HttpProbe
-    runtype: str = "args"
     onstart: pulumi.Input[str | None] = None
     args: pulumi.Input[Sequence[str]] = ()
     env: pulumi.Input[Mapping[str, pulumi.Input[str]]] = field(default_factory=dict)
@@ -88,7 +87,6 @@ class InstanceArgs:
     ca_certificate: pulumi.Input[str] | None = None
     ca_private_key: pulumi.Input[str] | None = None
     certificate_path: str = ""
-    user: str | None = None
     deadlines: Deadlines = field(default_factory=Deadlines)
     watch: Watch = field(default_factory=Watch)
     max_tries: int = 5

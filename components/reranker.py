@@ -105,7 +105,6 @@ def instance(
         stack_secret=common.stack_secret,
         image=launch.image,
         ports=list(launch.ports),
-        runtype=launch.runtype,
         onstart=launch.onstart,
         args=list(launch.args),
         ca_certificate=common.ca_certificate,

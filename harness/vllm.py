@@ -47,7 +47,7 @@ def serving(
     inner, outer = int(launch.ports[0].partition(":")[2]), free_port(IP)
     body = {
         "image": launch.image,
-        "runtype": launch.runtype,
+        "runtype": "args",
         "onstart": launch.onstart,
         "args": list(launch.args),
         "env": launch.container_env | (authority.issue(IP).env() if authority else {}),

@@ -29,7 +29,7 @@ QUERY = "num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=t
 def plan_gateway_launch(admin_key: str | None = None) -> Launch:
     """Return the launch. `admin_key` None leaves ADMIN_KEY to the caller, as Pulumi's secrets are not known here."""
     env = configs() | ({} if admin_key is None else {ADMIN_KEY_ENV: admin_key})
-    return Launch(IMAGE, "args", "sh", ("-c", boot_script()), env, (f"{PORT}:{PORT}",))
+    return Launch(IMAGE, "sh", ("-c", boot_script()), env, (f"{PORT}:{PORT}",))
 
 
 def admin_probe(timeout_s: float = 15.0) -> HttpProbe:

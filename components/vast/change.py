@@ -24,8 +24,7 @@ Effect = Literal["replace", "update", "trust", "judge", "ignore"]
 EFFECTS: Mapping[Effect, tuple[str, ...]] = {
     # a container is fixed for life: anything in it needs another one
     "replace": (
-        "image", "runtype", "onstart", "args", "env", "files", "ports", "disk_gb", "user", "image_login",
-        "key_env", "stack_secret",
+        "image", "onstart", "args", "env", "files", "ports", "disk_gb", "image_login", "key_env", "stack_secret",
     ),
     # how it is called, watched and waited for
     "update": (

@@ -27,11 +27,9 @@ class Spec:
 
     image: str
     disk_gb: float
-    runtype: str = "args"
     onstart: str | None = None
     args: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
-    user: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     image_login: str | None = field(default=None, repr=False)
     key_env: str = ""
@@ -78,12 +76,12 @@ class Spec:
             "env": {**env, **self.env_of(label.nonce), **self.pack(), **(identity.env() if identity else {})},
             "disk": float(self.disk_gb),
             "label": str(label),
-            "runtype": self.runtype,
+            "runtype": "args",
             "args": list(self.args),
             "cancel_unavail": True,
             "target_state": "running",
         }
-        optional = {"onstart": self.onstart, "image_login": self.image_login, "user": self.user, "price": bid_usd}
+        optional = {"onstart": self.onstart, "image_login": self.image_login, "price": bid_usd}
         return body | {key: value for key, value in optional.items() if value is not None}
 
 

@@ -57,7 +57,6 @@ class Launch:
     """
 
     image: str
-    runtype: str
     onstart: str | None
     args: tuple[str, ...]
     env: dict[str, str] = field(repr=False)
@@ -113,7 +112,7 @@ def plan_launch(
     if guard and guard_options:
         env[GUARD_OPTIONS_ENV] = json.dumps(dict(guard_options), separators=(",", ":"))
     _within_limits(onstart, args, env)
-    return Launch(image.ref, "args", onstart, tuple(args), env, (f"{port}:{port}",), tuple(files))
+    return Launch(image.ref, onstart, tuple(args), env, (f"{port}:{port}",), tuple(files))
 
 
 def dtype_for(model: Model) -> str:

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 
 from components.errors import ServerError, ServingError
 from components.readiness import RANGE_SLACK, Limits
@@ -90,8 +91,8 @@ def judge_order(name: str, case: GoldenCase, scores: Sequence[float] | None) -> 
     split = len(case.irrelevant)
     if scores is None or len(scores) != split + len(case.relevant):
         return Check(name, False, "not every text has a usable score", "see the check of the answer's form")
-    highest = max(zip(scores[:split], case.irrelevant, strict=True), key=_first)
-    lowest = min(zip(scores[split:], case.relevant, strict=True), key=_first)
+    highest = max(zip(scores[:split], case.irrelevant, strict=True), key=itemgetter(0))
+    lowest = min(zip(scores[split:], case.relevant, strict=True), key=itemgetter(0))
     saw = f"{case.query!r}: relevant from {lowest[0]:.4f}, irrelevant up to {highest[0]:.4f}"
     if lowest[0] > highest[0]:
         return Check(name, True, saw)
@@ -216,7 +217,3 @@ def _formed(name: str, problems: list[str], seen: str) -> Check:
 
 def _span(scores: Sequence[float]) -> str:
     return f"{min(scores):.4f} to {max(scores):.4f}" if scores else "none"
-
-
-def _first(pair: tuple[float, str]) -> float:
-    return pair[0]

@@ -145,9 +145,7 @@ def test_what_is_in_the_table_and_not_tested_here_cannot_be_changed_by_config():
     untested = {key for key, effect in change.TABLE.items() if effect not in ("ignore",)} - tested
     # fixed by the component, or a property of the resource that no config key reaches
     assert untested == {
-        "runtype",
         "ports",
-        "user",
         "image_login",
         "files",
         "label_base",

@@ -30,7 +30,7 @@ class Container:
         self.key = secrets.token_hex(32)
         plan = launch.plan_gateway_launch(self.key)
         self.env = plan.env | authority.issue(IP).env()
-        body = {"image": plan.image, "runtype": plan.runtype, "onstart": plan.onstart, "args": list(plan.args),
+        body = {"image": plan.image, "runtype": "args", "onstart": plan.onstart, "args": list(plan.args),
                 "env": self.env}  # fmt: skip
         self.folder = folder
         self.port = free_port(IP)

@@ -43,7 +43,6 @@ def instance_props(**changes):
         "image": "vllm/vllm-openai:v0.19.1",
         "disk_gb": 40,
         "ports": ["8000:8000"],
-        "runtype": "args",
         "args": ["--model", MODEL],
         "env": {"VLLM_API_KEY": "k" * 32},
         "probe": {

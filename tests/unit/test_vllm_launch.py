@@ -65,7 +65,6 @@ def test_script_becomes_vllm_serve_with_the_models_flags(tmp_path: Path) -> None
     expected = "serve BAAI/bge-reranker-base --host 0.0.0.0 --port 8123 --max-model-len 512 --dtype half"
     assert run(launch, tmp_path) == shlex.split(expected)
     assert launch.ports == ("8123:8123",)
-    assert launch.runtype == "args"
     assert launch.image == IMAGE.ref
 
 
