@@ -78,6 +78,12 @@ PULUMI_SAYS = (
         "make room where the state is; `python -m ops recover --stack NAME` then restores its last good copy, the "
         "NAME.json.bak beside it or an older one, and adopts what was rented meanwhile",
     ),
+    (
+        r"failed to discover package requirements",
+        ERROR,
+        "Pulumi begins with `python -m pip list`, which fails by itself: PYTHONPATH may name packages of another "
+        "project (`unset PYTHONPATH`), or .venv is broken (`rm -r .venv`, then `make setup`)",
+    ),
     (r"stack names? (may|must|cannot|can) ", USAGE, "choose letters, digits, hyphens, underscores and periods"),
     (
         r"unable to open (state directory|bucket)|open bucket|performing HTTP request|blob \(|could not list|"

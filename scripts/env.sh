@@ -5,6 +5,14 @@
 # Also used by the Makefile and demo.sh. Changes the environment and nothing else, but makes what the local stack needs:
 # the folder .local/state, and the emulator's key, which whoever may use this emulator reads in .local/emulator/key.
 
+if [ -z "${BASH_VERSION:-}${ZSH_VERSION:-}" ]; then
+  echo "env: scripts/env.sh is for bash and zsh, and this shell is neither: start one of them, and source it there" >&2
+  return 2
+fi
+if [ -n "${BASH_VERSION:-}" ] && [ "$0" = "${BASH_SOURCE[0]}" ]; then
+  echo "env: run as a command it changes nothing in your shell: source it, \`. scripts/env.sh\`" >&2
+  exit 2
+fi
 if [ -n "${BASH_VERSION:-}" ]; then _vr_file="${BASH_SOURCE[0]}"; else eval '_vr_file="${(%):-%x}"'; fi
 _vr_repo="$(CDPATH='' cd "$(dirname "$_vr_file")/.." && pwd)"
 _vr_mode="${1:-local}"
@@ -65,6 +73,7 @@ _vr_main() {
   else
     echo "env: REAL: your own Pulumi backend and passphrase; VAST_API_KEY is not set" >&2
   fi
+  [ -z "${PYTHONPATH:-}" ] || echo "env: PYTHONPATH is set: its packages come before this project's; if pip or pulumi fails, unset it" >&2
   [ -x "$_vr_repo/.tools/bin/pulumi" ] || echo "env: the tools are not installed yet: make setup" >&2
 }
 

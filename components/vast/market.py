@@ -8,16 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import islice
 
 from components.errors import NoOffer
 from components.vast.client import Page, VastClient
 from components.vast.json_values import Json, as_text
 from components.vast.models import Offer
-from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, describe, parse, unmet
+from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, describe, parse, unmet, value_of
 from components.vast.ranking import START_S, Candidate, Prefer, distinct_machines, rank
 
 SPARE_KEEP = 16  # up to so many candidates one page is enough
+OTHER_CODES = {"uk": "gb", "el": "gr"}  # how people write countries whose ISO code is another
 MARKET_PAGES = 4  # pages read to explain why nothing fits
 
 
@@ -119,4 +121,19 @@ def why_none(filters: Filters, market: Sequence[Offer], *, now: float, capped: b
         words = "; ".join(describe(*condition) for condition in broken)
         where = f"{nearest.gpu_name} on machine {nearest.machine_id}, {nearest.place}"
         near = f"nearest miss: {where}, ${price:.3f}/h, fails {words}"
-    return "; ".join([f"0 of {total} offers fit", *alone, near])
+    return "; ".join([f"0 of {total} offers fit", *alone, near, *_near_names(conditions, market, now)])
+
+
+def _near_names(conditions: Sequence[tuple[str, str, Json]], market: Sequence[Offer], now: float) -> Iterator[str]:
+    """Yield a hint for each GPU or country of the conditions that no offer has, and that is meant for one that some do:
+    RTX4090 for RTX 4090, UK for GB."""
+    for field, op, want in conditions:
+        if field not in ("gpu_name", "geolocation") or op not in ("eq", "in"):
+            continue
+        names = {str(value_of(field, offer.raw, now)) for offer in market}
+        there = {name.replace(" ", "").casefold(): name for name in names}
+        for name in map(str, want if isinstance(want, list | tuple) else [want]):
+            short = name.replace(" ", "").casefold()
+            near = get_close_matches(OTHER_CODES.get(short, short), there, 1, 0.8)
+            if near and name.casefold() != there[near[0]].casefold():
+                yield f"no offer has {field} {name}; did you mean {there[near[0]]}?"

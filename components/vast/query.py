@@ -167,7 +167,7 @@ def unmet(filters: Filters, raw: Wire, *, now: float) -> list[str]:
     """
     broken = []
     for field, ops in filters.items():
-        have = _value(field, raw, now)
+        have = value_of(field, raw, now)
         if have is None:
             continue
         wrong = [describe(field, op, want) for op, want in ops.items() if not holds(have, op, want)]
@@ -180,7 +180,7 @@ def unknown(filters: Filters, raw: Wire, *, now: float) -> list[str]:
     return [
         describe(field, op, want)
         for field, ops in filters.items()
-        if _value(field, raw, now) is None
+        if value_of(field, raw, now) is None
         for op, want in ops.items()
     ]
 
@@ -204,7 +204,8 @@ def describe(field: str, op: str, value: Json) -> str:
     return f"{field}{_WORDS[op]}{shown}"
 
 
-def _value(field: str, raw: Wire, now: float) -> Json:
+def value_of(field: str, raw: Wire, now: float) -> Json:
+    """Return what an offer has for a field of the query; None where it says nothing."""
     if field == "verified":
         return None if raw.get("verification") is None else raw["verification"] == "verified"
     if field == "datacenter":

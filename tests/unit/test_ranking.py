@@ -91,6 +91,25 @@ def test_an_empty_search_counts_what_each_condition_removes_and_names_the_neares
     assert "nearest miss" in text
 
 
+@pytest.mark.parametrize(
+    ("field", "wanted", "hint"),
+    [
+        ("gpu_name", ["RTX4090"], "no offer has gpu_name RTX4090; did you mean RTX 4090?"),
+        ("gpu_name", ["RTX 409"], "no offer has gpu_name RTX 409; did you mean RTX 4090?"),
+        ("geolocation", ["UK"], "no offer has geolocation UK; did you mean GB?"),
+        ("geolocation", ["XX"], ""),
+        ("gpu_name", ["RTX 4090"], ""),
+    ],
+)
+def test_a_gpu_or_country_that_no_offer_has_is_told_with_the_one_that_is_meant(field, wanted, hint):
+    api = ScriptedApi()
+    api.offers = [offer(1, gpu_name="RTX 4090", geolocation="United Kingdom, GB", num_gpus=2)]
+    with pytest.raises(NoOffer) as caught:
+        search(Constraint(field, "in", wanted, "")).run(api.client(), now=lambda: NOW)
+    assert str(caught.value).endswith(hint)
+    assert ("did you mean" in str(caught.value)) == bool(hint)
+
+
 def test_an_empty_market_is_said_to_be_empty():
     api = ScriptedApi()
     api.offers = []
