@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.scaling import Limits, Lull, Sample, Target, decide
 from components.vast.rental_spec import Deadlines
 from ops.report import table as markdown
-from ops.scaling import Limits, Lull, Sample, Target, decide
 
 DEFAULT = Target()
 DAY_S = 86400

@@ -11,8 +11,9 @@ from typing import Any, get_args
 import yaml
 from pydantic.fields import FieldInfo
 
-from components.component_args import FROM_CONFIG
-from components.config import SECRETS, Config, Keys, groups, has_secret, is_list, is_map, kind_of
+from components.component_args import FROM_CONFIG, OF_STACKS
+from components.config import SECRETS, Config, Keys, groups, has_secret, is_list, is_map
+from components.config_reading import kind_of
 
 REPO = Path(__file__).resolve().parents[1]
 PROJECT, PAGE, ARGS = REPO / "Pulumi.yaml", REPO / "docs" / "configuration.md", REPO / "package" / "args.py"
@@ -43,8 +44,13 @@ without. `true`, `false`, `on` and `off` mean what they say, quoted or not. What
 
 
 def schema() -> dict[str, Any]:
-    """Return the section for Pulumi.yaml. Secrets are not in it: it cannot say that a key is optional and secret."""
-    return {key: _declared(key, field) for key, field in Config.model_fields.items() if not has_secret(field)}
+    """Return the section for Pulumi.yaml. It cannot say that a key is optional and secret, or a number or an object."""
+    fields = {key: field for key, field in Config.model_fields.items() if not has_secret(field)}
+    return {key: _declared(key, field) for key, field in fields.items() if not _also(key)}
+
+
+def _also(key: str) -> str:
+    return groups()[key].also if key in groups() else ""
 
 
 def _declared(key: str, field: FieldInfo) -> dict[str, Any]:
@@ -98,14 +104,17 @@ def _table(fields: list[tuple[str, FieldInfo]]) -> list[str]:
     rows = ["| key | takes | default | what |", "| --- | --- | --- | --- |"]
     for key, field in fields:
         default = "" if isinstance(field.default, Keys | tuple | dict) else _text(field.default)
-        takes = "an object, see below" if key in groups() else kind_of(field)
+        takes = (
+            f"{_also(key)}{', or ' if _also(key) else ''}an object, see below" if key in groups() else kind_of(field)
+        )
         rows.append(f"| `{key}` | {takes} | {f'`{default}`' if default else ''} | {field.description} |")
     return rows
 
 
 def arguments() -> str:
     """Return package/args.py: a key that holds no secret, and is not heard from the config, is an argument."""
-    kinds = {f"{key.title().replace('_', '')}Args": kind for key, kind in groups().items() if key not in FROM_CONFIG}
+    own = {key: kind for key, kind in groups().items() if key not in (*FROM_CONFIG, *OF_STACKS) and not kind.also}
+    kinds = {f"{key.title().replace('_', '')}Args": kind for key, kind in own.items()}
     classes = [
         *(_typed_dict(name, str(kind.__doc__), kind.model_fields) for name, kind in kinds.items()),
         _typed_dict("RerankerArgs", "What the component takes; see docs/configuration.md.", Config.model_fields),
@@ -116,13 +125,15 @@ def arguments() -> str:
 def _typed_dict(name: str, text: str, fields: dict[str, FieldInfo]) -> str:
     lines = [f"class {name}(TypedDict, total=False):", f'    """{text}"""', ""]
     for key, field in fields.items():
-        if not has_secret(field) and key not in FROM_CONFIG:
+        if not has_secret(field) and key not in (*FROM_CONFIG, *OF_STACKS):
             lines += [f"    {key}: {_python_type(key, field)}", f'    """{field.description}."""']
     return "\n".join(lines) + "\n"
 
 
 def _python_type(key: str, field: FieldInfo) -> str:
     """Return an annotation that Pulumi's schema knows: no union, no literal."""
+    if _also(key):
+        return "int"
     if key in groups():
         return f"{key.title().replace('_', '')}Args"
     if is_list(field):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.scale import Curve, Fixed, World, best_fixed, compare, read_csv, simulate, verdict
-from ops.scaling import Limits, Lull, Sample, Target, decide
+from components.scaling import Limits, Lull, Sample, Target, decide
 
 TARGET = Target(in_flight=100, samples=2, growth=2, boot_usd=0.08)
 ANY = Limits(1, 8)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.config import Config, groups, has_secret, is_list, is_map, kind_of, read, secret_keys
+from components.config import Config, groups, has_secret, is_list, is_map, secret_keys
+from components.config_reading import kind_of, read
 from components.errors import ConfigError
 from components.reranker import configured_env
 from components.settings import load, misplaced_keys
@@ -19,6 +20,7 @@ from scripts.configuration import schema
 from tests.unit.wire_samples import offer
 
 REPO = Path(__file__).resolve().parents[2]
+WINDOW = {"days": ["sat"], "from": "08:00", "to": "09:00", "replicas": 0}
 
 
 def as_the_engine_passes_it(value):
@@ -153,7 +155,27 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"renew": {"before_h": 99999}}, "renew.before_h: is 99999; accepted: a number from 0 to 4380"),
         ({"timeouts": {"serving_s": 1e8}}, "timeouts.serving_s: is .*; accepted: a number from 1 to 86400"),
         ({"limits": {"max_body_mb": 99999}}, "limits.max_body_mb: is 99999; accepted: a number from 0.01 to 64"),
-        ({"replicas": 100000}, "replicas: is '100000'; accepted: a whole number from 1 to 256"),
+        ({"replicas": 100000}, "replicas: is 100000; accepted: a whole number from 0 to 256, or an object of min, max"),
+        ({"replicas": "four"}, "replicas: is not a whole number from 0 to 256 or an object"),
+        ({"replicas": {"min": 3, "max": 2}}, "replicas: min is 3 and max 2; accepted: a max of at least min"),
+        (
+            {"replicas": {"min": 0, "max": 2}},
+            "replicas: may be 0, and nothing would answer then; accepted: gateway.kind",
+        ),
+        ({"replicas": {"max": 300}}, "replicas.max: is 300; accepted: a whole number from 0 to 256"),
+        (
+            {"schedule": {"time_zone": "Mars"}},
+            "schedule.time_zone: is 'Mars'; accepted: a name of the time zone database",
+        ),
+        (
+            {"schedule": {"windows": [WINDOW | {"from": 480}]}},
+            "schedule.windows: is 480; accepted: a list of objects of days, from, to, replicas",
+        ),
+        (
+            {"schedule": {"windows": [WINDOW | {"to": "24:00"}]}},
+            "schedule.windows: is '24:00'; accepted: a time in quotes, such as \"08:00\"",
+        ),
+        ({"schedule": {"windows": [WINDOW]}}, "replicas: may be 0"),
         (
             {"in_clear": ["api_key"]},
             "api_key: is a secret but stored in clear; set it with `pulumi config set --secret",
