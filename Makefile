@@ -23,11 +23,11 @@ demo-down: ## `pulumi destroy` of the demo, then stop the local Vast.ai
 emulator: ## the local Vast.ai in the foreground (EMULATOR_RUNTIME=none|stub|vllm, EMULATOR_PORT=8585)
 	@scripts/setup.sh demo && $(LOCAL) scripts/emulator.sh foreground
 
-test: ## lint, types, and a test of every kind, with the real Pulumi engine, real Caddy and real vLLM: 6 minutes
+test: ## lint, types, and the quick tests, with the real Pulumi engine, real Caddy and real vLLM: under 8 minutes
 	@scripts/setup.sh test
 	@$(PYTEST) $(TWO_WORKERS) -m quick
 
-test-rest: ## what `make test` leaves out: more models, older vLLM, the examples' venv, others' clients, long fuzz and chaos: 14 minutes
+test-rest: ## what `make test` leaves out: more models, older vLLM, the examples' venv, others' clients, long fuzz and chaos: 20 minutes
 	@scripts/setup.sh all
 	@$(PYTEST) $(TWO_WORKERS) -m "all and not alone"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bench import failover, guard, hot_path, local_vllm, provision, scale, scale_plot, serving
+from bench import failover, guard, hot_path, local_vllm, provision, proxy, scale, scale_plot, serving
 from bench.load import Target
 from components.errors import ServingError
 from components.vllm.client import RerankClient
@@ -75,17 +75,17 @@ def provision_command(replicas: tuple[int, ...], boot_s: float, plain: bool, tar
 @click.option("--key-env", default="RERANKER_API_KEY", help="variable that holds the key")
 @click.option("--model", help="model to ask for; without: the one that is served")
 @click.option("--dph", type=float, help="what the endpoint costs per hour, in dollars")
-@click.option("--pairs", type=AT_LEAST_1, multiple=True, default=serving.Load.pairs, help="documents in a request")
-@click.option("--words", type=AT_LEAST_1, default=serving.Load.words, help="words in a document")
-@click.option("--in-flight", "users", type=AT_LEAST_1, multiple=True, default=serving.Load.users, help="at once")
-@click.option("--rounds", type=AT_LEAST_1, default=serving.Load.rounds, help="rounds, of which the median counts")
-@click.option("--seconds", type=float, default=serving.Load.seconds, help="of each measurement at least")
+@click.option("--pairs", type=AT_LEAST_1, multiple=True, default=serving.Workload.pairs, help="documents in a request")
+@click.option("--words", type=AT_LEAST_1, default=serving.Workload.words, help="words in a document")
+@click.option("--in-flight", "users", type=AT_LEAST_1, multiple=True, default=serving.Workload.users, help="at once")
+@click.option("--rounds", type=AT_LEAST_1, default=serving.Workload.rounds, help="rounds, of which the median counts")
+@click.option("--seconds", type=float, default=serving.Workload.seconds, help="of each measurement at least")
 @click.option("--json", "target", type=FILE, default=RESULTS / "serving.json", help="where the figures go")
 def serving_command(
     *, url: str | None, ca: Path | None, key_env: str, model: str | None, dph: float | None, target: Path, **load: Any
 ) -> None:
     """Pairs per second and dollars per million pairs of an endpoint, or what guard, TLS and gateway cost."""
-    loaded = serving.Load(**load)
+    loaded = serving.Workload(**load)
     try:
         if url:
             found = serving.measure([endpoint(url, key_env, ca, model, dph)], loaded)
@@ -106,7 +106,7 @@ def serving_command(
 @click.option("--json", "target", type=FILE, default=RESULTS / "guard.json", help="where the figures go")
 def guard_command(rounds: int, seconds: float, target: Path) -> None:
     """What the guard and TLS cost before a server of 5 ms a request, with 32 documents, at 1, 8 and 32 in flight."""
-    load = serving.Load(pairs=(32,), users=(1, 8, 32), rounds=rounds, seconds=seconds)
+    load = serving.Workload(pairs=(32,), users=(1, 8, 32), rounds=rounds, seconds=seconds)
     with guard.running() as targets:
         found = serving.measure(targets, load)
     keep(target, found, load=asdict(load))
@@ -141,6 +141,19 @@ def scale_command(
     if choose:
         days = [scale.Curve(seed=number).rates() for number in range(1, 8)]
         click.echo(f"\n{scale.choice_table(scale.choose(world, days, most))}")
+
+
+@main.command("proxy")
+@click.option("--rounds", type=AT_LEAST_1, default=10, help="each of the two once a round, in turns")
+@click.option("--seconds", type=float, default=2.0, help="of each measurement at least")
+@click.option("--json", "target", type=FILE, default=RESULTS / "proxy.json", help="where the figures go")
+def proxy_command(rounds: int, seconds: float, target: Path) -> None:
+    """What `rerank proxy` adds to TLS before a server of 5 ms a request, with 32 documents, at 1 and 32 in flight."""
+    load = serving.Workload(pairs=(32,), users=(1, 32), rounds=rounds, seconds=seconds)
+    with proxy.running() as targets:
+        found = serving.measure(targets, load)
+    keep(target, found, load=asdict(load))
+    click.echo(serving.table(found))
 
 
 def endpoint(url: str, key_env: str, ca: Path | None, model: str | None, dph: float | None) -> Target:

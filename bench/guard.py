@@ -63,14 +63,15 @@ class FixedTime:
 def running() -> Iterator[list[Target]]:
     """Start the server alone, behind the guard, and behind the guard with TLS."""
     with ExitStack() as stack:
-        yield [stack.enter_context(_target(name, *flags)) for name, flags in NAMES.items()]
+        yield [stack.enter_context(target(name, *flags)) for name, flags in NAMES.items()]
 
 
 NAMES: dict[str, tuple[str, ...]] = {"server": (), "guard": ("--guard",), "guard and TLS": ("--guard", "--tls")}
 
 
 @contextmanager
-def _target(name: str, *flags: str) -> Iterator[Target]:
+def target(name: str, *flags: str) -> Iterator[Target]:
+    """Start the server, with --guard behind the guard, with --tls too over TLS."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, socket.create_server((IP, 0)) as probe:
         port, key, files = probe.getsockname()[1], secrets.token_hex(32), Path(folder)
         probe.close()
@@ -88,15 +89,15 @@ def _target(name: str, *flags: str) -> Iterator[Target]:
         with subprocess.Popen(command, cwd=REPO, env=env, stdout=subprocess.DEVNULL) as process:
             try:
                 tls = "--tls" in flags
-                target = Target(
+                found = Target(
                     name,
                     f"{'https' if tls else 'http'}://{IP}:{port}",
                     MODEL,
                     key,
                     str(files / "ca.pem") if tls else "",
                 )
-                until(lambda: _serves(target), within_s=30)
-                yield target
+                until(lambda: _serves(found), within_s=30)
+                yield found
             finally:
                 process.terminate()  # the guard passes it on
 

@@ -17,7 +17,7 @@ from ops.report import table as markdown
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """How a target is loaded: pairs in a request, words in a document, requests in flight, rounds, seconds of each."""
 
     pairs: tuple[int, ...] = (8, 32, 128)
@@ -55,7 +55,7 @@ class Figure:
     usd_per_million_pairs: float | None
 
 
-def measure(targets: Sequence[Target], load: Load) -> list[Figure]:
+def measure(targets: Sequence[Target], load: Workload) -> list[Figure]:
     """Load the targets, their order turned by one each round; return a figure for each, batch size and width."""
     sys.stderr.write(f"{load.describe(len(targets))}\n")
     cells = []
@@ -69,7 +69,7 @@ def measure(targets: Sequence[Target], load: Load) -> list[Figure]:
     return figures(cells, targets, load)
 
 
-def figures(cells: Sequence[Cell], targets: Sequence[Target], load: Load) -> list[Figure]:
+def figures(cells: Sequence[Cell], targets: Sequence[Target], load: Workload) -> list[Figure]:
     """Return what the cells of all rounds say: by batch size, then width, then target."""
     found = []
     for pairs, users in itertools.product(load.pairs, load.users):

@@ -10,15 +10,20 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.vast.label import PENDING
+from components.ledger_file import ledger_file
+from components.vast.bill import cost_usd
+from components.vast.client import VastClient
+from components.vast.label import PENDING, nonce_of
+from components.vast.ledger import Entry, fold, missing
+from components.vast.pacing import OFF, Pacer
 from emulator.client import ControlClient, ControlError
-from harness.stack import EngineStack
+from harness.stack import EMULATOR_KEY, EngineStack
 
 OPERATIONS = ("create", "create", "update", "replace", "replace", "heal", "heal", "destroy")
 KILLS = ("none", "sigint", "sigint-twice", "sigterm", "sigkill-cli", "sigkill-plugin", "power-loss")
@@ -42,6 +47,8 @@ LAG = {"reads": 3}
 # fault -> the only endpoint that it meets
 ENDPOINTS = {"lost_answer_before": "rent", "lost_answer_after": "rent", "lost_destroy_answer": "destroy"}
 TIMEOUTS_S = {"rented": 3, "starting": 3, "port": 3, "serving": 5, "stall": 4, "api": 4}
+# a contract in the stack's ledger differs by no more from what the market billed
+LEDGER_S, LEDGER_USD = 2.0, 0.02
 CONFIG = {f"timeouts.{name}_s": value for name, value in TIMEOUTS_S.items()} | {"min_runway_h": 0, "max_tries": 8}
 
 
@@ -86,11 +93,13 @@ class Result:
     fired: dict[str, int] = field(default_factory=dict)
     killed: bool = False
     rented_after: set[int] = field(default_factory=set)
+    unlike: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
-        """Whether exactly the declared instances are billed, and nothing was rented after an interrupt."""
-        return not (self.leaked or self.missing or self.stuck or self.unmarked or self.rented_after)
+        """Whether exactly the declared instances are billed, nothing was rented after an interrupt, and the stack's
+        ledger has every contract."""
+        return not (self.leaked or self.missing or self.stuck or self.unmarked or self.rented_after or self.unlike)
 
 
 class Runner:
@@ -99,6 +108,7 @@ class Runner:
     def __init__(self, folder: Path, market: ControlClient, name: str = "chaos") -> None:
         self.market = market
         self.stack = EngineStack(folder, market.url, name=name, config=CONFIG).init()
+        self.client = VastClient(EMULATOR_KEY, pacer=Pacer(OFF), api_url=market.url)
         self._variant = 0
         self._fired: dict[str, int] = {}
 
@@ -116,6 +126,7 @@ class Runner:
         unmarked = self._unmarked() if killed else set()
         self.market.faults_off()
         result = self._judge(scenario)
+        result.unlike = self._unlike()
         result.unmarked, result.killed, result.rented_after = unmarked, killed, after
         fired: dict[str, int] = self._ledger()["fired"]
         result.fired = {kind: count - self._fired.get(kind, 0) for kind, count in fired.items()}
@@ -124,6 +135,18 @@ class Runner:
 
     def _ledger(self) -> dict[str, Any]:
         return self.market.get("ledger")
+
+    def _unlike(self) -> list[str]:
+        """Return how the stack's ledger differs from the market's, before and after what `ops cost` adds to it."""
+        stack, now = f"vast-reranker/{self.stack.name}", time.time()
+        ledger, market = ledger_file(stack, self.stack.env, self.stack.project), self._ledger()["contracts"]
+        events = ledger.events()
+        intents = {one.nonce for one in events if one.kind == "intent"}
+        unknown = [f"no intent of {row['label']}" for row in market if nonce_of(row["label"]) not in intents]
+        for event in missing(fold(events), self.client.instances(), self.client.charges(0, now), stack, now, new_s=0):
+            ledger.append(event)
+        entries = fold(ledger.events())
+        return unknown + [text for row in market if (text := differs(entries.get(row["id"]), row))]
 
     def _rented(self) -> set[int]:
         return {one["id"] for one in self._ledger()["contracts"]}
@@ -218,6 +241,18 @@ class Runner:
         if len(declared) != 1:
             result.stuck = f"the state declares {len(declared)} instances, one is wanted"
         return result
+
+
+def differs(entry: Entry | None, row: Mapping[str, Any]) -> str:
+    """Return how a contract in the ledger differs from the market's own row of it, or ""."""
+    if entry is None:
+        return f"contract {row['id']} ({row['label']}) is not in the ledger"
+    ends = row["destroyed_at"], entry.until
+    late = max(abs(entry.since - row["rented_at"]), abs(ends[1] - ends[0]) if None not in ends else 0.0)
+    off = cost_usd(entry, time.time()) - row["cost_usd"]
+    if (None in ends and ends[0] != ends[1]) or late > LEDGER_S or abs(off) > LEDGER_USD:
+        return f"{late:.1f} s and ${off:.4f} off: {entry}, {row}"
+    return ""
 
 
 def kill(pids: Iterable[int]) -> None:

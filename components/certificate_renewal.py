@@ -1,7 +1,7 @@
-"""Another certificate for a server that runs, for the private key that it has. Called by an Instance's update.
+"""Another certificate for a running server, for the private key that it has. Called by an Instance's update.
 
-The server is known by its own name, which its certificate bears wherever it has moved to, and takes the new one for
-its own key, by a route of the guard.
+The server is recognised by its own name in the certificate that it shows, also after a move. It takes the new one on a
+route of the guard, which asks for the server's own key.
 """
 
 from __future__ import annotations

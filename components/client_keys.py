@@ -106,7 +106,7 @@ class ClientKeysProvider(VastProvider):
         return {**props, "current": keys[0], "drift": ""}
 
 
-class ClientKeys(VastResource, module="vast", name="ClientKeys"):
+class ClientKeys(VastResource, name="ClientKeys"):
     """The keys that the servers accept. `current`: the first one, known once all of them accept it; secret."""
 
     current: pulumi.Output[str]

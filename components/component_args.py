@@ -13,8 +13,8 @@ from components.config import secret_keys
 from components.settings import Settings, emulator_hub_reachable, keys_in_clear, load, stack_config
 from components.vllm.catalog import load_catalog
 
-# Keys that the provider's process reads by itself: it is given no arguments of a component, but the program's config.
-FROM_CONFIG = ("emulator", "timeouts")
+# Keys that the provider's process or ops read by themselves: they are given no arguments, but the program's config.
+FROM_CONFIG = ("emulator", "timeouts", "notify")
 # Keys of a stack of this project alone: `ops scale` sizes no component, whose `replicas` is a number.
 OF_STACKS = ("schedule",)
 
@@ -22,7 +22,7 @@ OF_STACKS = ("schedule",)
 def component_settings(args: Mapping[str, Any]) -> Settings:
     """Return what a component of these arguments wants.
 
-    Secrets, `emulator` and `timeouts` are config keys of the program that uses it, in its own namespace.
+    Secrets, `emulator`, `timeouts` and `notify` are config keys of the program that uses it, in its own namespace.
     Raises ConfigError with every problem found.
     """
     raw = merged(args, stack_config())

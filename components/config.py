@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeGuard, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
+from components.config_keys import Keys, groups_of, has_secret
 from components.scaling import Target
 from components.vast.assignment import Spread
 from components.vast.drift import HealOn
@@ -94,6 +94,9 @@ Secret = Annotated[SecretStr, AfterValidator(_secret)]
 # a comma would end it in the guard's list
 ClientKey = Annotated[Secret, _form(r"[^,]{16,}", f"at least 16 characters without a comma; {RULE}")]
 ServedName = Annotated[str, _form(r"[^\s,]+", "names without blanks, such as rerank-v3.5")]
+HostName = Annotated[
+    str, _form(r"([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z][A-Za-z0-9-]*", "host names, without a wildcard")
+]
 Revision = Annotated[str, _form(r"|[0-9A-Za-z][\w./-]*", "text: a commit, tag or branch")]
 EnvName = Annotated[str, _form(r"[A-Z_][A-Z0-9_]*", "names such as HF_ENDPOINT"), AfterValidator(_not_reserved)]
 EnvText = _form(
@@ -109,11 +112,17 @@ Clock = Annotated[str, _form(r"([01]\d|2[0-3]):[0-5]\d", 'a time in quotes, such
 TimeZone = Annotated[str, AfterValidator(_zone)]
 
 
-class Keys(BaseModel):
-    """A group of keys. Unknown ones are refused; an empty value is none."""
+class Acme(Keys):
+    """Certificates that Caddy gets and renews by itself."""
 
-    also: ClassVar[str] = ""  # what may stand for the whole group, in words
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
+    names: tuple[HostName, ...] = Field(min_length=1, description="The host names, whose port 443 leads to `listen`")
+    email: str = Field("", description="Whom the ACME server may write to")
+    directory: Address = Field(
+        "https://acme-v02.api.letsencrypt.org/directory", description="The ACME server's directory"
+    )
+    directory_ca_file: str = Field(
+        "", description="Where Caddy runs, a PEM file with the CA of a directory of your own"
+    )
 
 
 class Limits(Keys):
@@ -141,8 +150,20 @@ class Gateway(Keys):
     url: Address = Field(
         "", description="caddy: where clients reach it, https://HOST:PORT; its certificate is for this host"
     )
+    certificate: str = Field("", description="caddy: a certificate of your own for that host, PEM, its chain after it")
+    private_key: Annotated[SecretStr, Bare] | None = Field(None, description="caddy: that certificate's key, PEM")
+    acme: Acme | None = Field(None, description="caddy: certificates that it gets and renews by itself, by ACME")
+    ca_certificate: str = Field(
+        "", description="caddy: what clients trust, PEM, where the certificate that they see is by no public CA"
+    )
     check_every_s: float = Field(5, ge=0.1, description="How often each server has to score a pair")
     retry_for_s: float = Field(15, ge=0, description="How long a request is tried on other servers, in seconds")
+
+    @property
+    def has_other_certificate(self) -> bool:
+        """Whether clients see a certificate that is not by the stack's CA: their own, ACME's, or that of a front."""
+        is_own = bool(self.certificate or self.acme or self.listen.startswith("unix/"))
+        return self.kind == "caddy" and is_own
 
 
 class Replicas(Keys):
@@ -241,6 +262,13 @@ class Emulator(Keys):
     pacing: bool = Field(False, description="Keep to Vast.ai's own limits per endpoint, as on the real one")
 
 
+class Notify(Keys):
+    """Who is told of drift, repairs, failed deploys and bills."""
+
+    webhook: Secret | None = Field(None, description="An address, https://..., that takes a POST of JSON")
+    format: Literal["slack", "json"] = Field("slack", description="slack (its incoming webhooks' form) or json")
+
+
 def _of(section: str, default: Any, description: str, **bounds: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"section": section}, **bounds)
 
@@ -305,9 +333,13 @@ class Config(Keys):
         MONEY, None, "Rent interruptible: dollars per hour, or auto (1.25 times the floor, up to max_dph_usd)"
     )
     max_hourly_usd: float | None = _of(MONEY, None, "The most the stack may cost per hour; checked first", ge=0.001)
+    budget_usd_month: float | None = _of(
+        MONEY, None, "Warn when a month of the calendar (UTC) will have cost more, by `ops cost`", ge=0.01
+    )
     min_runway_h: float = _of(MONEY, 24, "Warn when the account's credit lasts for fewer hours", ge=0)
     max_latency_ms: float = _of(KEPT, 0, "The validation's median request takes no longer; 0: no bound", ge=0)
     protect: bool = _of(KEPT, False, "A destroy is refused until it is false and deployed; healing goes on")
+    notify: Notify = _of(KEPT, Notify(), "Tell somebody what happened")
     vast_api_key: Secret | None = _of(
         SECRETS, None, "The Vast.ai key; VAST_API_KEY in the environment comes first (for an emulator, last)"
     )
@@ -327,33 +359,12 @@ class Config(Keys):
 
 def groups() -> dict[str, type[Keys]]:
     """Return the keys that are objects, with their models."""
-    annotations = {key: field.annotation for key, field in Config.model_fields.items()}
-    return {key: kind for key, kind in annotations.items() if is_group(kind)}
+    return groups_of(Config)
 
 
-def is_group(kind: Any) -> TypeGuard[type[Keys]]:
-    """Whether a type is a group of keys."""
-    return isinstance(kind, type) and issubclass(kind, Keys)
-
-
-def names_of(kind: type[Keys]) -> list[str]:
-    """Return the keys of a group, as they are written in a file."""
-    return [field.alias or name for name, field in kind.model_fields.items()]
-
-
-def has_secret(field: FieldInfo) -> bool:
-    """Whether a key's value is never shown and has to be stored encrypted."""
-    return "SecretStr" in str(field.annotation) or "SecretStr" in str(get_args(field.annotation))
-
-
-def is_list(field: FieldInfo) -> bool:
-    """Whether a key's value is a list."""
-    return get_origin(field.annotation) is tuple
-
-
-def is_map(field: FieldInfo) -> bool:
-    """Whether a key's value is an object with names of the user's own."""
-    return get_origin(field.annotation) is Mapping
+def inner_groups() -> dict[str, type[Keys]]:
+    """Return the keys of groups that are objects themselves, with their models."""
+    return {key: kind for group in groups().values() for key, kind in groups_of(group).items()}
 
 
 def secret_keys() -> list[str]:

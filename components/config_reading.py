@@ -1,6 +1,6 @@
 """A stack's config read into its model, and every wrong value named with what is accepted. Pure.
 
-Called by components.settings and ops.scale; scripts.configuration takes its words for what a key takes.
+Called by components.settings and ops.scale.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any
 
-from pydantic import SecretStr, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from components.config import YAML_WORD, Config, groups, has_secret, is_group, is_list, is_map, names_of
+from components.config import YAML_WORD, Config, groups
+from components.config_keys import Keys, groups_of, has_secret, is_list, is_map, kind_of
 
 
 def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
@@ -69,44 +69,19 @@ def _drop(values: dict[str, Any], loc: tuple[int | str, ...]) -> None:
 
 
 def _problem(detail: ErrorDetails) -> str:
-    loc = detail["loc"]
-    kind = groups().get(str(loc[0])) if len(loc) > 1 else None
-    model, name = (kind, str(loc[1])) if kind else (Config, str(loc[0]))
-    key = f"{loc[0]}.{name}" if kind else name
+    path = [str(one) for one in detail["loc"]]
+    model: type[Keys] = Config
+    depth = 1
+    while depth < len(path) and (inner := groups_of(model).get(path[depth - 1])):
+        model, depth = inner, depth + 1
+    key, name = ".".join(path[:depth]), path[depth - 1]
     field = model.model_fields.get(name)
     if field is None:
         near = difflib.get_close_matches(name, model.model_fields, 1)
         return f"{key}: is not a config key" + (f"; did you mean {near[0]}?" if near else "")
+    if detail["type"] == "missing":
+        return f"{key}: is not given; accepted: {kind_of(field)}"
     shown = "(it is not shown)" if has_secret(field) else repr(detail["input"])
     hint = YAML_WORD if isinstance(detail["input"], bool) and detail["type"] == "string_type" else ""
     accepted = detail["msg"] if detail["type"] == "form" else f"accepted: {kind_of(field)}"
     return f"{key}: is {shown}; {accepted}{hint}"
-
-
-def kind_of(field: FieldInfo) -> str:
-    """Say in words what a key takes."""
-    kind = field.annotation
-    if is_group(kind):
-        return f"{kind.also}{', or ' if kind.also else ''}an object of {', '.join(names_of(kind))}"
-    if is_list(field):
-        inner = get_args(kind)[0]
-        return f"a list of objects of {', '.join(names_of(inner))}" if is_group(inner) else "a list of strings"
-    if is_map(field):
-        return "an object of names and values" + (", each a secret" if has_secret(field) else "")
-    kinds = get_args(kind) if get_origin(kind) not in (Literal, None) else (kind,)
-    return " or ".join(text for one in kinds if (text := _word(one, field)))
-
-
-def _word(kind: Any, field: FieldInfo) -> str:
-    if get_origin(kind) is Literal:
-        return ", ".join(str(one) for one in get_args(kind))
-    if get_origin(kind) is Annotated:
-        inner, *rest = get_args(kind)
-        bounded = next((one for one in rest if isinstance(one, FieldInfo)), field)
-        return _word(inner, bounded)
-    bounds = {type(one).__name__: one for one in field.metadata}
-    low, high = getattr(bounds.get("Ge"), "ge", None), getattr(bounds.get("Le"), "le", None)
-    span = "" if low is None else f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
-    return {bool: "true or false", int: f"a whole number{span}", float: f"a number{span}", str: "text"}.get(
-        kind, "a secret" if kind is SecretStr else ""
-    )

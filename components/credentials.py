@@ -38,7 +38,7 @@ class ApiKeyProvider(ResourceProvider):
         return UpdateResult({**news, "value": value, "previous": previous if news.get("keep_previous") else ""})
 
 
-class ApiKey(VastResource, module="vast", name="ApiKey"):
+class ApiKey(VastResource, name="ApiKey"):
     """An API key: `value`, 64 hex digits, secret in state; `previous` is the one before, or empty.
 
     Another `generation` makes another key; `keep_previous` says whether the one before stays on record.
@@ -117,7 +117,7 @@ def _made(props: Mapping[str, Any], now: float) -> dict[str, Any]:
     return outs | {"permitted": list(props.get("permitted") or ())}
 
 
-class CertificateAuthority(VastResource, module="vast", name="CertificateAuthority"):
+class CertificateAuthority(VastResource, name="CA"):
     """The stack's own authority: `certificate` (PEM, public: what clients trust, the one that signs first),
     `private_key` of that one (PEM, secret), `expires_at` of that one.
 
@@ -157,7 +157,7 @@ class ServerCertificateProvider(ResourceProvider):
         return {**props, "certificate": certificate, "private_key": private_key, "expires_at": expiry(certificate)}
 
 
-class ServerCertificate(VastResource, module="vast", name="ServerCertificate"):
+class ServerCertificate(VastResource, name="Certificate"):
     """A certificate for a server that is not rented here: `certificate`, `private_key` (PEM, secret), `expires_at`."""
 
     certificate: pulumi.Output[str]

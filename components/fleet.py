@@ -7,6 +7,7 @@ once for each replica.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import pulumi
 
 from components.client_keys import ClientKeys, ClientKeysArgs
-from components.config import Config
+from components.config import DAY_S, Config
 from components.credentials import ApiKey, CertificateAuthority, ServerCertificate
 from components.instance import Instance
 from components.offers import OfferQuery
@@ -23,7 +24,7 @@ from components.reranker import Common, instance, launch_of, server
 from components.settings import Settings
 from components.validation import RerankValidation, RerankValidationArgs
 from components.vast.address import is_loopback
-from components.vast.identity import own_key, server_name
+from components.vast.identity import expiry, own_key, server_name
 from components.vast.market import Search
 from components.vast.money import Budget, monthly_cost
 from components.vast.ranking import START_S
@@ -47,12 +48,14 @@ SPARE_OFFERS = 8  # how many more offers than replicas are ranked
 class RerankerFleet(pulumi.ComponentResource):
     """Rerankers on machines of their own, behind one address where there is a gateway.
 
-    `replicas`: the servers' instances. `instances`: all that is rented, a gateway's too.
+    `replicas`: the servers' instances. `instances`: all that is rented, a gateway's too. `ca_certificate`: what clients
+    of `url` trust, empty for public CAs; `servers_ca`: the stack's own CA, by which its servers are known.
     """
 
     url: pulumi.Output[str]
     api_key: pulumi.Output[str]
     ca_certificate: pulumi.Output[str]
+    servers_ca: pulumi.Output[str]
     offers: OfferQuery
     replicas: list[Instance]
     instances: list[Instance]
@@ -71,11 +74,11 @@ class RerankerFleet(pulumi.ComponentResource):
         # never sent anywhere: what follows from it, one server's own key, is
         secret = ApiKey(f"{name}-own-key", child).value
         made: CertificateAuthority | None = None
-        self.ca_certificate = pulumi.Output.from_input("")
+        self.servers_ca = pulumi.Output.from_input("")
         if config.tls:
             common_name = f"{pulumi.get_project()} {pulumi.get_stack()} {name}"
             made = CertificateAuthority(f"{name}-ca", common_name, _permitted(config), child)
-            self.ca_certificate = made.certificate
+            self.servers_ca = made.certificate
         self.offers = OfferQuery(
             f"{name}-offers",
             Search(
@@ -110,7 +113,7 @@ class RerankerFleet(pulumi.ComponentResource):
         servers = self.rows.apply(lambda rows: [{key: one[key] for key in SERVER} for one in rows])
         # what clients present at the servers themselves; behind a gateway they present it there
         if config.guard and config.gateway.kind == "off":
-            args = ClientKeysArgs(servers, secret, keys, self.ca_certificate)
+            args = ClientKeysArgs(servers, secret, keys, self.servers_ca)
             self.api_key = ClientKeys(f"{name}-keys", args, child).current
         # behind a gateway a guard knows no key but its server's own
         own = config.guard and config.gateway.kind != "off"
@@ -122,13 +125,16 @@ class RerankerFleet(pulumi.ComponentResource):
                 stack_secret=secret if config.guard else "",
                 model=settings.model.name,
                 guard=config.guard,
-                ca_certificate=self.ca_certificate,
+                ca_certificate=self.servers_ca,
                 max_latency_ms=config.max_latency_ms,
             ),
             # A destroy begins here, so this stops all of it. A protected instance could not be replaced when it dies.
             pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(protect=config.protect)),
         )
+        self.ca_certificate = self.servers_ca
         if config.gateway.kind != "off":
+            if config.gateway.has_other_certificate:
+                self.ca_certificate = pulumi.Output.from_input(config.gateway.ca_certificate)
             self.url, self.gateway = self._gateway(f"{name}-gateway", common, keys)
             # known once the gateway takes it
             self.api_key = pulumi.Output.all(keys[0], self.gateway.id).apply(lambda known: str(known[0]))
@@ -149,9 +155,9 @@ class RerankerFleet(pulumi.ComponentResource):
         body = (
             '{"query": "What is deep learning?", "documents": ["Deep learning is machine learning.", "I like pizza."]}'
         )
-        return self.url.apply(
-            lambda url: (
-                f"curl -s{trust if url.startswith('https:') else ''} {url}/rerank -H 'Content-Type: application/json' "
+        return pulumi.Output.all(self.url, self.ca_certificate).apply(
+            lambda known: (
+                f"curl -s{trust if known[1] else ''} {known[0]}/rerank -H 'Content-Type: application/json' "
                 f"-H @<({key}) -d '{body}'"
             )
         )
@@ -171,7 +177,7 @@ class RerankerFleet(pulumi.ComponentResource):
     def _gateway(self, name: str, common: Common, keys: list[pulumi.Output[str]]) -> tuple[pulumi.Output[str], Gateway]:
         """Put a Caddy in front, which is this stack's alone: one that runs already, or one that is rented for it."""
         from components.caddy.launch import LISTEN, SOCKETS, admin_url  # noqa: PLC0415
-        from components.caddy.spec import Policy  # noqa: PLC0415
+        from components.caddy.spec import Acme, Policy  # noqa: PLC0415
         from components.gateway import Gateway, GatewayArgs  # noqa: PLC0415
 
         child = pulumi.ResourceOptions(parent=self)
@@ -185,7 +191,7 @@ class RerankerFleet(pulumi.ComponentResource):
             "upstreams": pulumi.Output.all(
                 self.validation.urls, self.rows, common.stack_secret, common.server_key
             ).apply(_upstreams),
-            "upstream_ca": self.ca_certificate,
+            "upstream_ca": self.servers_ca,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
             "readiness": settings.model.readiness,
             "policy": structure(Policy, front.model_dump() | policy),
@@ -197,13 +203,21 @@ class RerankerFleet(pulumi.ComponentResource):
             self.instances.append(rented)
             url = rented.url
             inputs |= {"listen": LISTEN, "admin_url": url.apply(admin_url), "rented": True}
-            inputs |= {"sockets": SOCKETS, "admin_ca": self.ca_certificate}
+            inputs |= {"sockets": SOCKETS, "admin_ca": self.servers_ca}
             inputs["admin_key"] = pulumi.Output.all(common.stack_secret, rented.nonce).apply(lambda two: own_key(*two))
         else:
             admin_key_given = front.admin_key.get_secret_value() if front.admin_key else ""
             inputs |= {"listen": front.listen, "admin_url": front.admin_url, "admin_key": admin_key_given}
             ca, ca_key = common.ca_certificate, common.ca_private_key
-            if ca is not None and ca_key is not None and not front.listen.startswith("unix/"):
+            if front.certificate and front.private_key:
+                left_d = (expiry(front.certificate) - time.time()) / DAY_S
+                if left_d < config.renew.certificate_before_d:
+                    pulumi.log.warn(f"gateway.certificate ends in {left_d:.0f} days: set the next one", resource=self)
+                inputs |= {"certificate": front.certificate, "private_key": front.private_key.get_secret_value()}
+            elif front.acme:
+                inputs |= {"acme": structure(Acme, front.acme.model_dump())}
+                inputs |= {"url": front.url, "ca_certificate": front.ca_certificate}
+            elif ca is not None and ca_key is not None and not front.has_other_certificate:
                 authority = {"certificate": ca, "private_key": ca_key}
                 host, renew = urlsplit(front.url).hostname or "", config.renew.certificate_before_d
                 shown = ServerCertificate(f"{name}-certificate", [host], authority, renew, child)

@@ -26,12 +26,13 @@ from pulumi.dynamic import (
 from components.caddy import drift
 from components.caddy.admin import CaddyAdmin
 from components.caddy.config import gateway_config
-from components.caddy.spec import GatewaySpec, Policy, Upstream, problems
+from components.caddy.spec import Acme, GatewaySpec, Policy, Upstream, problems
 from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, known, verb
 from components.readiness import Readiness
 from components.records import record, structure
+from components.vast.identity import shown_by
 from components.vast.json_values import digest, same
 
 SECRETS = ("inbound_keys", "private_key", "upstreams", "retired", "admin_key", "hop_key")
@@ -48,7 +49,8 @@ class GatewayArgs:
     to remove once it is gone. `site`, unique to the stack, names the server in Caddy's config.
     `upstreams`: `Upstream` records or maps of the same keys, checked by `readiness`; their certificates are signed by
     `upstream_ca` (PEM; empty for plain HTTP). `certificate` and `private_key` are PEM; without them the gateway speaks
-    plain HTTP. `drain_timeout_s` bounds the wait for requests in
+    plain HTTP, or with `acme` gets certificates itself, which `url` then has to show within `acme_timeout_s`, by
+    `ca_certificate` (PEM; empty for public CAs). `drain_timeout_s` bounds the wait for requests in
     flight, and `settle_s` is for how long there must be none: one that has just come in is in no count yet.
     `sockets`: see GatewaySpec; names of this gateway's own where it is empty.
     """
@@ -61,12 +63,16 @@ class GatewayArgs:
     readiness: Readiness
     certificate: pulumi.Input[str] = ""
     private_key: pulumi.Input[str] = ""
+    acme: Acme | None = None
+    url: pulumi.Input[str] = ""
+    ca_certificate: pulumi.Input[str] = ""
     upstream_ca: pulumi.Input[str] = ""
     policy: Policy = field(default_factory=Policy)
     admin_key: pulumi.Input[str] = ""
     admin_ca: pulumi.Input[str] = ""
     drain_timeout_s: float = 300.0
     settle_s: float = 3.0
+    acme_timeout_s: float = 120.0
     rented: bool = False
     sockets: str = ""
 
@@ -107,6 +113,7 @@ class GatewayProvider(VastProvider):
         """Load the config. Raises CaddyUnreachable, CaddyError (Caddy's config stays as it was), GatewayError."""
         props = {**props, "hop_key": secrets.token_hex(32)}
         self._load(props)
+        _see_certificate(props)
         return CreateResult(secrets.token_hex(4), _outputs(props))
 
     @verb
@@ -145,6 +152,7 @@ class GatewayProvider(VastProvider):
                 "still serves and takes the keys of then",
                 severity="warning",
             )
+        _see_certificate(outputs)
         return UpdateResult(outputs)
 
     @verb
@@ -198,7 +206,7 @@ class GatewayProvider(VastProvider):
             ENGINE.log(f"nothing in flight to {', '.join(retired)}")
 
 
-class Gateway(VastResource, module="vast", name="Gateway"):
+class Gateway(VastResource, name="Gateway"):
     """A gateway: a Caddy with the config that this says. Outputs: `drift` (in words, "" if none) and `digest` (of the
     config that was loaded, which itself is stored nowhere; secret)."""
 
@@ -217,6 +225,22 @@ def _spec(props: Mapping[str, Any]) -> GatewaySpec:
     sockets = props.get("sockets") or f"unix/@{digest([props['site'], props['admin_url']])}"
     own = {"certificate": shown if any(shown.values()) else None, "sockets": sockets}
     return structure(GatewaySpec, {**props, **own})
+
+
+def _see_certificate(props: Mapping[str, Any]) -> None:
+    """Wait until clients are shown a certificate that Caddy got by ACME. Raises GatewayError."""
+    if not props.get("acme"):
+        return
+    where, began = urlsplit(str(props["url"])), time.monotonic()
+    host, timeout_s = str(where.hostname), float(props["acme_timeout_s"])
+    ENGINE.log(f"waits for a certificate of {host} by {props['acme']['directory']}", ephemeral=True)
+    while shown_by(host, where.port or 443, str(props["ca_certificate"]), host) is None:
+        if time.monotonic() - began > timeout_s:
+            raise GatewayError(
+                f"within {timeout_s:g} s {props['url']} shows no certificate that clients trust; Caddy's log says why: "
+                f"the ACME server has to reach {host}:443, and that to lead to {props['listen']}"
+            )
+        time.sleep(POLL_S)
 
 
 def _admin(props: Mapping[str, Any]) -> CaddyAdmin:

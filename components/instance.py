@@ -18,19 +18,31 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 
 from components.certificate_renewal import renew_certificate
 from components.errors import AuthError, NoOffer, RentalFailed
+from components.ledger_file import month_so_far, recorder
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, drop_unknowns, failure, known, verb
 from components.records import structure
-from components.translation import Declared, certificate_end, container, kept, live, outputs, refusals, summaries
+from components.translation import (
+    Declared,
+    Outputs,
+    certificate_end,
+    container,
+    kept,
+    live,
+    outputs,
+    refusals,
+    summaries,
+)
 from components.vast.assignment import FleetState, ReplicaSlot, assign_offers
 from components.vast.change import plan, renewal
 from components.vast.client import destroy_and_verify
 from components.vast.drift import Drift, Watch, from_move, from_probe, from_state, from_terms
 from components.vast.json_values import same
 from components.vast.label import Label, label_problem
+from components.vast.ledger import Event
 from components.vast.market import Search
 from components.vast.models import Contract
-from components.vast.money import Budget
+from components.vast.money import Budget, others_hourly_usd
 from components.vast.probe import HttpProbe, ProbeResult
 from components.vast.ranking import Candidate
 from components.vast.rental import Rental
@@ -101,19 +113,19 @@ class InstanceProvider(VastProvider):
         if too_long := label_problem(declared.label_base):
             return CheckResult(news, [CheckFailure("label_base", too_long)])
         if olds or not known(news.get("search")):
-            return CheckResult({**news, "candidates": self._shown(olds, news, declared)}, _refused(news))
+            return CheckResult({**news, "candidates": self._shown(olds, news, declared)}, refusals(news))
         if adopt := self._to_adopt(declared):
             ENGINE.log(f"adopts instance {adopt}; nothing is rented")
             named = self.session.instance_cache.contract(adopt, max_age_s=LOOK_FRESH_S)
             if named is None:
                 gone = f"instance {adopt} does not exist: take it out of the config to rent one"
                 return CheckResult(news, [CheckFailure("adopt_instance_id", gone)])
-            return CheckResult(news, _refused(news, [named.raw]))
+            return CheckResult(news, refusals(news, [named.raw]))
         try:
             candidates = self._candidates(declared, for_all=True)
         except NoOffer as error:
             return CheckResult(news, [failure(error)])
-        if refused := _refused(news, [one.offer.raw for one in candidates]):
+        if refused := refusals(news, [one.offer.raw for one in candidates]):
             return CheckResult(news, refused)
         news = {**news, "candidates": summaries(candidates, declared.bid)}
         self._tell_of_strays(declared)
@@ -181,6 +193,8 @@ class InstanceProvider(VastProvider):
             notice=ENGINE.log,
             stop=ENGINE.stopped,
             avoid=self.session.avoid(resource_key),
+            record=recorder(declared.label_base),
+            news_every_s=ENGINE.news_every_s(),
         )
         rented = rental.run()
         self.session.knows(resource_key, rented.contract.id)
@@ -250,11 +264,14 @@ class InstanceProvider(VastProvider):
         Where a replacement failed and the config went back, the new entry of the state has adopted the instance of the
         old one, whose deletion is still due: then it stays.
         """
-        self.session.knows(Declared.of(props).resource_key, int(id_))
+        declared = Declared.of(props)
+        self.session.knows(declared.resource_key, int(id_))
         if self.session.is_adopted_from(int(id_), str(props.get("adopted") or "")):
             ENGINE.log(f"instance {id_} stays: the resource's new entry in the state has adopted it")
             return
-        if not destroy_and_verify(self.session.client, int(id_)):
+        if destroy_and_verify(self.session.client, int(id_)):
+            recorder(declared.label_base)(Event("end", instance_id=int(id_), reason="destroyed"))
+        else:
             self._ensure_same_account(id_, props)
             ENGINE.log(f"instance {id_} was gone already")
         self.session.instance_cache.forget()
@@ -278,12 +295,12 @@ class InstanceProvider(VastProvider):
         )
 
     def _runway(self, declared: Declared, candidate: Candidate) -> str | None:
-        """Return a warning where the credit is short for this fleet and all else that the account rents."""
+        """Return a warning where credit or budget is short for this fleet and all else that the account rents."""
         contracts = self.session.instance_cache.contracts(max_age_s=LOOK_FRESH_S).values()
-        labels = ((one, Label.parse(one.label)) for one in contracts)
-        others_usd = sum(one.dph_total_usd for one, label in labels if label is None or label.owner != declared.owner)
+        others = others_hourly_usd(contracts, declared.owner)
+        month = month_so_far(declared.label_base) if declared.money.budget_usd_month else None
         return declared.money.check(
-            self.session.account(), candidate, declared.slot.of, hedge=declared.hedge, others_usd=others_usd
+            self.session.account(), candidate, declared.slot.of, hedge=declared.hedge, others_usd=others, month=month
         )
 
     def _tell_of_strays(self, declared: Declared) -> None:
@@ -371,28 +388,9 @@ class InstanceProvider(VastProvider):
             time.sleep(PROBE_EVERY_S)
 
 
-class Instance(VastResource, module="vast", name="Instance"):
-    """A serving instance. Outputs are Vast's own names where Vast has one; more of them are in the state."""
-
-    instance_id: pulumi.Output[int]
-    machine_id: pulumi.Output[int]
-    host_id: pulumi.Output[int]
-    ip: pulumi.Output[str]
-    port: pulumi.Output[int]
-    url: pulumi.Output[str]
-    nonce: pulumi.Output[str]
-    gpu: pulumi.Output[str]
-    geolocation: pulumi.Output[str]
-    hourly_cost_usd: pulumi.Output[dict[str, float]]
-    bandwidth_cost_usd_gb: pulumi.Output[dict[str, float]]
-    pull_cost_usd: pulumi.Output[float]
-    rejected_machines: pulumi.Output[list[dict[str, Any]]]
-    certificate_expires_at: pulumi.Output[int]
+class Instance(VastResource, Outputs, name="Instance"):
+    """A serving instance."""
 
     def __init__(self, name: str, args: InstanceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         secret = ("env", "stack_secret", "image_login", "ca_private_key")
         super().__init__(InstanceProvider(), name, args, opts, secret)
-
-
-def _refused(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:
-    return [CheckFailure("", text) for text in refusals(drop_unknowns(dict(news)), news.get("ca_certificate"), offers)]

@@ -69,7 +69,7 @@ class OfferQueryProvider(VastProvider):
                 ENGINE.log(f"instance {contract.id} was left by a run that was killed: destroyed", severity="warning")
 
 
-class OfferQuery(VastResource, module="vast", name="OfferQuery"):
+class OfferQuery(VastResource, name="OfferQuery"):
     """Ranked offers for a query. Outputs: `search`, `candidates` (best first), `searched_at` (epoch seconds).
 
     `search_text`: the search as an Instance takes it.

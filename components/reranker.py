@@ -78,7 +78,7 @@ def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) 
         image_login=config.image_login.get_secret_value() if config.image_login else None,
         probe=rerank_probe(settings.model, key_name, config.timeouts.probe_timeout_s),
         hedge=config.hedge,
-        money=Budget(config.max_hourly_usd, config.min_runway_h),
+        money=Budget(config.max_hourly_usd, config.min_runway_h, config.budget_usd_month),
         bid=settings.bid,
         adopt_instance_id=config.adopt_instance_id or None if index == 0 else None,
         spec_fault_logs=list(SPEC_FAULT_LOGS),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env, is_config_secret
 
-from components.config import Config, secret_keys
+from components.caddy.certificate import certificate_problems
+from components.config import Config, Gateway, secret_keys
 from components.config_reading import read
 from components.errors import ApiUnreachable, ConfigError, QueryError
 from components.records import structure
@@ -170,7 +173,7 @@ def load(
         revision=value(config.extra_args, "--revision") or revision,
         asks_hosting="private" if filters.get("datacenter", {}).get("eq") is False else config.require.hosting,
     )
-    problems += [str(one) for one in violations(facts, limits)]
+    problems += violations(facts, limits)
     if problems:
         raise ConfigError(problems)
     demanded = tuple(Constraint(*one) for one in demands(limits, machines))
@@ -256,11 +259,38 @@ def _contradictions(config: Config) -> list[str]:
             for key, field in fields
             if getattr(gateway, key) != field.default
         ]
+    problems += _own_certificate_problems(gateway)
     if config.keep_previous_key and config.api_key_generation == 1 and config.api_key is None:
         problems.append("keep_previous_key: is true, but api_key_generation 1 has none before it")
     if gateway.kind == "caddy" and not gateway.url:
         problems.append("gateway.url: is empty; accepted: where clients reach the gateway, such as https://HOST:8443")
     return problems
+
+
+def _own_certificate_problems(gateway: Gateway) -> list[str]:
+    given = [key for key in ("certificate", "private_key", "acme", "ca_certificate") if getattr(gateway, key)]
+    if gateway.kind == "rent":
+        why = (
+            "is for gateway.kind caddy: a rented machine has random ports, at which no ACME server looks, and is a "
+            "stranger's, who would have a key that the whole world trusts"
+        )
+        return [f"gateway.{key}: {why}" for key in given]
+    pair = gateway.certificate, gateway.private_key
+    if gateway.kind == "off" or not (any(pair) or gateway.acme):
+        return []
+    host = urlsplit(gateway.url).hostname or ""
+    if gateway.listen.startswith("unix/"):
+        return ["gateway.listen: is a socket, so what stands before it shows the certificate; accepted: a port"]
+    if gateway.acme:
+        named = host in gateway.acme.names
+        return [
+            *(["gateway.acme: gets a certificate, and gateway.certificate is another one"] if any(pair) else []),
+            *([] if named else [f"gateway.acme: names has to have the host of gateway.url, {host}"]),
+        ]
+    if gateway.private_key is None:
+        return ["gateway.private_key: is empty, but gateway.certificate is not"]
+    now, key = datetime.datetime.now(datetime.UTC), gateway.private_key.get_secret_value()
+    return certificate_problems(gateway.certificate, key, gateway.ca_certificate, host, now)
 
 
 def _bid(config: Config, limits: Limits, machines: int) -> Bid | None:

@@ -9,7 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pulumi
+from pulumi.dynamic import CheckFailure
+
 from components.container_files import packed_env
+from components.plugin.verbs import drop_unknowns
 from components.records import record, structure
 from components.vast.assignment import ReplicaSlot
 from components.vast.change import recorded
@@ -86,6 +90,25 @@ def certificate_end(probe: HttpProbe, ip: str, port: int) -> dict[str, Any]:
     return {"certificate_expires_at": shown.ends_at} if shown else {}
 
 
+class Outputs:
+    """What a program can read of an instance, in Vast.ai's own names where it has one; more is in the state."""
+
+    instance_id: pulumi.Output[int]
+    machine_id: pulumi.Output[int]
+    host_id: pulumi.Output[int]
+    ip: pulumi.Output[str]
+    port: pulumi.Output[int]
+    url: pulumi.Output[str]
+    nonce: pulumi.Output[str]
+    gpu: pulumi.Output[str]
+    geolocation: pulumi.Output[str]
+    hourly_cost_usd: pulumi.Output[dict[str, float]]
+    bandwidth_cost_usd_gb: pulumi.Output[dict[str, float]]
+    pull_cost_usd: pulumi.Output[float]
+    rejected_machines: pulumi.Output[list[dict[str, Any]]]
+    certificate_expires_at: pulumi.Output[int]
+
+
 def outputs(props: Mapping[str, Any], declared: Declared, rented: Rented) -> dict[str, Any]:
     """Return what the state keeps of an instance that serves."""
     contract, candidate, probe = rented.contract, rented.candidate, declared.probe
@@ -122,11 +145,9 @@ def summaries(candidates: Sequence[Candidate], bid: Bid | None) -> list[dict[str
     return [one.summary() | ({"bid_usd": bid.on(one.offer)} if bid else {}) for one in candidates[:SHOWN]]
 
 
-def refusals(inputs: Mapping[str, Any], ca: object, offers: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers. `ca`:
-    not known until it is made."""
-    broken = violations(
-        of_instance(inputs, offers, tls=ca not in (None, "")), structure(Limits, inputs.get("policy") or {})
-    )
-    lines = ["the policy of this stack refuses it; nothing is rented", *(str(one) for one in broken)]
-    return ["\n".join(lines)] if broken else []
+def refusals(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:
+    """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers."""
+    inputs, tls = drop_unknowns(dict(news)), news.get("ca_certificate") not in (None, "")  # or not known until made
+    broken = violations(of_instance(inputs, offers, tls=tls), structure(Limits, inputs.get("policy") or {}))
+    lines = ["the policy of this stack refuses it; nothing is rented", *broken]
+    return [CheckFailure("", "\n".join(lines))] if broken else []

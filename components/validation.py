@@ -109,7 +109,7 @@ def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]
     return {**props, "urls": [one.url for one in servers], "summary": summary, "report": report}
 
 
-class RerankValidation(VastResource, module="vast", name="RerankValidation"):
+class RerankValidation(VastResource, name="Validation"):
     """Validated endpoints. Outputs: `urls` of the servers, known once all are validated; `summary`: how many checks
     passed, on each too (`servers`); `report`: what each check saw on the first."""
 

@@ -212,7 +212,7 @@ class EngineStack:
     def own_key(self, name: str = "reranker") -> str:
         """Return the key by which the stack tells a server what others are valid."""
         secret = self._outputs_of("", "::reranker-own-key")["value"]
-        return own_key(str(secret), str(self._outputs_of("vast:Instance", f"::{name}")["nonce"]))
+        return own_key(str(secret), str(self._outputs_of(":Instance", f"::{name}")["nonce"]))
 
     def validation_report(self) -> dict[str, str]:
         """Return what each check of the last validation saw."""
@@ -240,4 +240,4 @@ class EngineStack:
 
     def instances(self) -> set[int]:
         """Return the ids of the instances that the state knows."""
-        return {int(one["id"]) for one in resources_of(self.deployment()) if one["type"].endswith("vast:Instance")}
+        return {int(one["id"]) for one in resources_of(self.deployment()) if one["type"].endswith(":Instance")}

@@ -10,7 +10,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,27 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from components.errors import RerankerError
+from components.vast.status import without_numbers
 from ops import report
 from ops.engine import Pulumi, prepare_environment, without_secrets
-from ops.exits import CODES, ERROR, OpsError, from_error, table
+from ops.exits import CODES, ERROR, PENDING, USAGE, OpsError, from_error, table
+from ops.notify import Notice, tell
 
 Json = Any
+RENTING = ("deploy", "heal")  # verbs of which a failure is told
 Open = Callable[[str], Pulumi]  # gives the stack of a name
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: exit code, headline and parts in Markdown ("" for none), machine-readable facts."""
+    """How a command ended: exit code, headline and parts in Markdown ("" for none), machine-readable facts, and what
+    somebody is to be told of it."""
 
     code: int
     headline: str
     parts: Sequence[str] = ()
     facts: Mapping[str, Json] = field(default_factory=dict)
+    notices: Sequence[Notice] = ()
 
 
 Work = Callable[..., Outcome]
@@ -54,11 +59,15 @@ def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Calla
     def register(work: Work) -> click.Command:
         @functools.wraps(work)
         def run(cwd: Path, as_json: bool, markdown: str, verbose: bool, stack: str = "", **own: Any) -> None:
-            opener = functools.partial(Pulumi, cwd, verbose=verbose)
+            opener, pulumi = functools.partial(Pulumi, cwd, verbose=verbose), None
             try:
-                outcome = work(opener(stack) if on_stack else opener, **own)
+                pulumi = opener(stack) if on_stack else None
+                outcome = work(pulumi or opener, **own)
             except (OpsError, RerankerError, OSError) as error:
                 outcome = _failed(from_error(error))
+                if name in RENTING and outcome.code not in (USAGE, PENDING):
+                    failure = Notice("failed", outcome.facts["error"], without_numbers(outcome.facts["error"]))
+                    outcome = replace(outcome, notices=[failure])
             except (KeyboardInterrupt, click.Abort):
                 outcome = _failed(OpsError(ERROR, "interrupted"))
             code = outcome.code
@@ -67,6 +76,8 @@ def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Calla
             except OSError as error:
                 click.echo(f"error: cannot write {markdown}: {error}", err=True)
                 code = code or ERROR
+            if pulumi:
+                tell(pulumi, full, outcome.notices)
             sys.exit(code)
 
         options = [
@@ -92,7 +103,7 @@ def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Calla
 
 def draw(name: str, stack: str, outcome: Outcome, console: Console) -> None:
     """Draw the answer on a terminal."""
-    console.print(Markdown(_text(name, stack, outcome)))
+    console.print(Markdown(as_markdown(name, stack, outcome)))
 
 
 def _failed(error: OpsError) -> Outcome:
@@ -106,7 +117,7 @@ def _failed(error: OpsError) -> Outcome:
 
 
 def _show(name: str, stack: str, outcome: Outcome, *, as_json: bool, markdown: str) -> None:
-    text = _text(name, stack, outcome)
+    text = as_markdown(name, stack, outcome)
     document = {"command": name, "stack": stack, "exit_code": outcome.code, "means": CODES[outcome.code]}
     if as_json and markdown != "-":
         print(without_secrets(json.dumps({**document, **outcome.facts}, indent=2)))
@@ -118,6 +129,7 @@ def _show(name: str, stack: str, outcome: Outcome, *, as_json: bool, markdown: s
         Path(markdown).write_text(text + "\n")
 
 
-def _text(name: str, stack: str, outcome: Outcome) -> str:
+def as_markdown(name: str, stack: str, outcome: Outcome) -> str:
+    """Return the answer with its title, without this environment's secrets."""
     title = f"### {f'{report.code(stack)} ' if stack else ''}{name}: {outcome.headline}"
     return without_secrets("\n\n".join([title, *filter(None, outcome.parts)]))

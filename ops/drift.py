@@ -15,6 +15,7 @@ from ops import report, stack_tags
 from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import BUSY, DRIFT, OK, OpsError
+from ops.notify import Notice, terms
 from ops.plan import Plan
 
 
@@ -26,7 +27,7 @@ def drift(pulumi: Pulumi) -> Outcome:
         raise silence(pulumi, plan)
     if plan.in_sync:
         stack_tags.delete(pulumi, stack_tags.DRIFT_SINCE)
-        return Outcome(OK, "in sync", report.changes(plan), {"in_sync": True, **asdict(plan)})
+        return Outcome(OK, "in sync", report.changes(plan), {"in_sync": True, **asdict(plan)}, terms(plan))
     refuse_if_busy(pulumi)
     pending, since, now = undeployed(pulumi), stack_tags.get(pulumi, stack_tags.DRIFT_SINCE), datetime.now(UTC)
     if since is None and stack_tags.set_time(pulumi, stack_tags.DRIFT_SINCE, now):
@@ -44,7 +45,10 @@ def drift(pulumi: Pulumi) -> Outcome:
     ]
     facts = {"in_sync": False, "since": since.isoformat() if since else None, **asdict(plan), "pending": pending}
     headline = "; ".join([*kinds, *(["undeployed changes"] if pending else [])]) or "not in sync"
-    return Outcome(DRIFT, headline, parts, facts)
+    what = [*plan.drift, *pending] or [headline]
+    began = since.isoformat(timespec="seconds") if since else ""  # as the tag has it
+    key = " ".join([began, *sorted(f"{one.op} {one.name}" for one in plan.steps)])
+    return Outcome(DRIFT, headline, parts, facts, [Notice("drift", "; ".join(what), key), *terms(plan)])
 
 
 def silence(pulumi: Pulumi, plan: Plan) -> OpsError:

@@ -178,6 +178,10 @@ class Pulumi:
         self._config: dict[str, Mapping[str, Json]] | None = None
         self.project = self.workspace.project_settings().name
 
+    def other(self, name: str) -> Pulumi:
+        """Return another stack of the same project."""
+        return Pulumi(self.cwd, name, verbose=self.log is None)
+
     # ---- operations ------------------------------------------------------------------------------------------------
 
     def preview(self, *, refresh: bool = True) -> Run:

@@ -17,7 +17,7 @@ from ops.plan import INSTANCE, named
 
 Json = Any
 FLEET = "vast:index:RerankerFleet"
-GATEWAY = "vast:Gateway"
+GATEWAY = "Gateway"
 # What every batch touches beside its instances, by name after the fleet's.
 SHARED = ("offers", "keys", "validation", "gateway")
 
@@ -85,7 +85,7 @@ def batches(fleet: Fleet, names: Iterable[str], surge: int) -> list[list[str]]:
 
 def key_resource(resources: Iterable[Mapping[str, Json]], name: str) -> Mapping[str, Json]:
     """Return the ApiKey of that name (FLEET-key: the clients'; FLEET-own-key: the stack's secret), or nothing."""
-    return next((one for one in resources if kind(one) == "vast:ApiKey" and named(one["urn"]) == name), {})
+    return next((one for one in resources if kind(one) == "ApiKey" and named(one["urn"]) == name), {})
 
 
 def own_keys(resources: Sequence[Mapping[str, Json]]) -> dict[int, str]:
@@ -110,5 +110,5 @@ def secret_output(resource: Mapping[str, Json], name: str) -> str:
 
 
 def kind(resource: Mapping[str, Json]) -> str:
-    """Return a resource's type without where its provider comes from: vast:Instance."""
-    return str(resource.get("type")).rpartition("/")[2]
+    """Return a resource's type without its package: Instance."""
+    return str(resource.get("type")).rpartition(":")[2]

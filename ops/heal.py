@@ -12,6 +12,7 @@ from ops.deploy import deploy_summary
 from ops.drift import silence, undeployed
 from ops.engine import Pulumi
 from ops.exits import OK, PENDING, OpsError
+from ops.notify import Notice
 
 
 @verb("heal")
@@ -33,4 +34,5 @@ def heal(pulumi: Pulumi, *, allow_changes: bool) -> Outcome:
     done = deploy_summary(pulumi, pulumi.up())
     silent = report.bullets("Nothing is heard of", plan.unheard)
     parts = [*done.parts, report.bullets("Repaired", plan.drift), silent]
-    return replace(done, parts=parts, facts={"healed": plan.drift, **done.facts})
+    healed = Notice("heal", f"{'; '.join(plan.drift)}: {done.headline}", str(done.facts["instances"]))
+    return replace(done, parts=parts, facts={"healed": plan.drift, **done.facts}, notices=[healed])

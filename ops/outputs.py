@@ -9,6 +9,7 @@ from typing import Any
 from components.records import structure
 
 Json = Any
+TRUSTED = ("servers_ca_certificate", "ca_certificate")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,10 @@ class Replica:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a stack has running; `url` is the gateway's where there is one; `api_key` never leaves the process."""
+    """What a stack has running; `url` is the gateway's where there is one; `api_key` never leaves the process.
+
+    `ca_certificate`: of the servers, and of a gateway whose certificate is another CA's.
+    """
 
     url: str
     model: str
@@ -60,6 +64,6 @@ class Outputs:
             checks=int(report.get("checks") or 0),
             weights=str(report.get("weights") or ""),
             hourly_cost_usd=float((raw.get("hourly_cost_usd") or {}).get("total") or 0.0),
-            ca_certificate=str(raw.get("ca_certificate") or ""),
+            ca_certificate="\n".join({raw[key].strip(): 1 for key in TRUSTED if raw.get(key)}),
             api_key=str(raw.get("api_key") or ""),
         )

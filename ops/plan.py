@@ -16,8 +16,8 @@ from components.records import structure
 from components.vast.drift import TABLE, Drift
 
 Json = Any
-INSTANCE = "vast:Instance"
-OFFERS = "vast:OfferQuery"
+INSTANCE = "Instance"
+OFFERS = "OfferQuery"
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"  # plugin.UnknownStringValue of pulumi/sdk
 STEPS = ("create", "update", "replace", "delete")
 # Inputs that follow the market or other resources: a change of theirs is none of the program or its config.
@@ -142,7 +142,7 @@ class Run:
         choices: list[Choice] = []
         offers: list[Choice] = []
         for meta in self.steps("same", *STEPS):
-            op, kind = str(meta.op.value), meta.type.rpartition("/")[2]
+            op, kind = str(meta.op.value), meta.type.rpartition(":")[2]
             if kind == INSTANCE:
                 chosen = _offers(meta)[:1] if op in ("create", "replace") else []
                 choices += chosen

@@ -8,6 +8,7 @@ import click
 
 from ops import report
 from ops.command import Outcome, verb
+from ops.cost import budget_warning
 from ops.engine import Pulumi
 from ops.exits import OK, PENDING
 
@@ -22,10 +23,13 @@ def preview(pulumi: Pulumi, *, create: bool, expect_no_changes: bool) -> Outcome
     if create:
         pulumi.ensure()
     plan = pulumi.preview().plan()
+    # what would be rented is judged in the plan itself, and then among its warnings
+    budget = "" if plan.choices else budget_warning(pulumi, plan.after_usd or 0.0)
     parts = [
         report.prices(plan.now_usd, plan.after_usd),
         *report.changes(plan),
         report.bullets("Drift", plan.drift),
+        report.bullets("Budget", filter(None, [budget])),
         "**Policy:** nothing is blocked.",
         report.offers(plan.offers) if plan.offers else "",
     ]

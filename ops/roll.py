@@ -20,10 +20,8 @@ from ops.config import StackConfig, assignments, put
 from ops.deploy import deploy_summary
 from ops.engine import Pulumi
 from ops.exits import ERROR, PENDING, USAGE, OpsError
-from ops.fleet import Fleet, batches
+from ops.fleet import FLEET, Fleet, batches
 from ops.plan import Plan, named
-
-COMPONENTS = "vast:index:"  # groups of resources, nothing by themselves
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def replaced(stack: str, plan: Plan, fleet: Fleet, *, in_place: bool) -> list[st
     # a target may depend on nothing that is not there yet; another CA would not be trusted by both halves of a fleet
     servers = [one for one in plan.touched() if one.name in fleet.replicas and one.op != "delete"]
     beyond = [one for one in plan.steps if one not in servers and one.op != "update"]
-    other = sorted(f"{one.name} ({one.op})" for one in beyond if not one.type.startswith(COMPONENTS))
+    other = sorted(f"{one.name} ({one.op})" for one in beyond if not FLEET.endswith(f":{one.type}"))
     if other:
         raise OpsError(
             PENDING,

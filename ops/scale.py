@@ -7,6 +7,7 @@ while another update runs, one was cut off, or changes wait to be deployed, as i
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import asdict, replace
@@ -124,14 +125,14 @@ def limits(pulumi: Pulumi, config: Config) -> Limits:
 
 def lull_of(pulumi: Pulumi) -> Lull | None:
     """Return the lull that the last run has seen, if the backend keeps tags."""
-    found = stack_tags.get_object(pulumi, stack_tags.LULL)
-    return structure(Lull, found) if found else None
+    text = stack_tags.get_text(pulumi, stack_tags.LULL)
+    return structure(Lull, json.loads(text)) if text else None
 
 
 def remember(pulumi: Pulumi, made: Decision) -> None:
     """Keep a lull for the next run, or none."""
     if made.lull:
-        stack_tags.set_object(pulumi, stack_tags.LULL, asdict(made.lull))
+        stack_tags.set_text(pulumi, stack_tags.LULL, json.dumps(asdict(made.lull)))
     else:
         stack_tags.delete(pulumi, stack_tags.LULL)
 

@@ -14,15 +14,14 @@ import pickletools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pulumi.dynamic import ResourceProvider
-
 from components import client_keys, credentials, gateway, instance, offers, validation
+from components.plugin.verbs import VastResource
 from ops.fleet import kind, secret_output
 
 Json = Any
 PLUGIN = "pulumi-python"  # the one package that this project's resources need
 BUILT_IN = "pulumi"  # the engine's own, of which it runs no plugin; components.present reads outputs by it
-DYNAMIC = f"{PLUGIN}:dynamic/"
+DYNAMIC = f"{PLUGIN}:"
 PROVIDER = "__provider"
 OTHER = ("name", "parameterization")  # by these a provider is another package than its type says (registry.go)
 FRAMING = frozenset({"PROTO", "FRAME", "MEMOIZE", "BINPUT"})  # differ by version of Python, and mean nothing
@@ -30,13 +29,15 @@ BY_REFERENCE = ("STACK_GLOBAL", "EMPTY_TUPLE", "NEWOBJ", "STOP")
 
 
 @functools.cache
-def provider_classes() -> frozenset[tuple[str, str]]:
-    """Return module and name of every provider of this checkout."""
+def provider_classes() -> Mapping[str, tuple[str, str]]:
+    """Return module and name of each provider of this checkout, by the kind of its resource."""
     modules = (client_keys, credentials, gateway, instance, offers, validation)
-    found = [(module.__name__, one) for module in modules for one in vars(module).values() if isinstance(one, type)]
-    return frozenset(
-        (name, one.__name__) for name, one in found if issubclass(one, ResourceProvider) and one.__module__ == name
-    )
+    found = [one for module in modules for one in vars(module).values() if isinstance(one, type)]
+    return {
+        kind({"type": one._resource_type_name}): (one.__module__, f"{one.__name__}Provider")
+        for one in found
+        if issubclass(one, VastResource) and one is not VastResource
+    }
 
 
 def foreign_code(resources: Iterable[Mapping[str, Json]]) -> list[str]:
@@ -59,7 +60,7 @@ def foreign_code(resources: Iterable[Mapping[str, Json]]) -> list[str]:
 
 
 def is_ours(text: str, kind: str) -> bool:
-    """Whether a pickle, in base64, does no more than name the provider class of a resource type (vast:Instance)."""
+    """Whether a pickle, in base64, does no more than name the provider class of a resource type (Instance)."""
     try:
         code = [(op.name, value) for op, value, _ in pickletools.genops(base64.b64decode(text, validate=True))]
     except ValueError:
@@ -67,4 +68,4 @@ def is_ours(text: str, kind: str) -> bool:
     code = [(name, value) for name, value in code if name not in FRAMING]
     names = tuple(str(value) for name, value in code if name == "SHORT_BINUNICODE")
     shape = tuple(name for name, _ in code) == ("SHORT_BINUNICODE", "SHORT_BINUNICODE", *BY_REFERENCE)
-    return shape and names in provider_classes() and names[1] == f"{kind.rpartition(':')[2]}Provider"
+    return shape and names == provider_classes().get(kind)

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -20,19 +20,25 @@ import certifi
 import click
 from rich.console import Console
 
-from components.errors import ApiUnreachable, RateLimited, ServingError
+from components.config import Config
+from components.errors import ApiUnreachable, RateLimited, RerankerError, ServingError
 from components.plugin.session import open_session
+from components.vast.bill import Month
 from components.vast.models import Contract
 from components.vast.ranking import minutes
 from components.vllm.client import RerankClient
 from ops import report, stack_tags
-from ops.command import Outcome, draw, verb
+from ops.command import Outcome, as_markdown, draw, verb
+from ops.cost import of_month
 from ops.engine import Pulumi
-from ops.exits import DRIFT, OK, USAGE, OpsError
+from ops.exits import DRIFT, ERROR, OK, USAGE, OpsError
 from ops.fleet import own_keys
+from ops.notify import Notice
 from ops.outputs import Outputs, Replica
+from ops.status_page import page
 
 PROBE_TIMEOUT_S = 15.0
+ENDING_S = 86400.0  # a contract that ends sooner is told
 MAX_CONCURRENCY = 32  # servers that are asked at the same time
 HEAD = ("instance", "state", "answers", "$/h", "so far", "ends in", "machine", "place")
 
@@ -72,10 +78,17 @@ class Bill:
 @verb("status")
 @click.option("--watch", "every_s", type=click.FloatRange(0, min_open=True), is_flag=False, flag_value=5.0,
               metavar="SECONDS", help="Look again every SECONDS (5), on a terminal.")  # fmt: skip
-def status(pulumi: Pulumi, *, every_s: float | None) -> Outcome:
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page, with the month's cost.")
+@click.option("--all-stacks", is_flag=True, help="On the page: every stack of the backend.")
+def status(pulumi: Pulumi, *, every_s: float | None, html: Path | None, all_stacks: bool) -> Outcome:
     """Show what a stack runs, whether it answers, what it costs and until when."""
     if every_s is None:
-        return look(pulumi)
+        found = look(pulumi)
+        if html:
+            others = [name for name in pulumi.stacks() if name != pulumi.name] if all_stacks else []
+            sections = [*answers(pulumi, found), *(one for name in others for one in answers(pulumi.other(name)))]
+            html.write_text(page(sections, datetime.now(UTC)))
+        return found
     if not sys.stdout.isatty():
         raise OpsError(USAGE, "--watch draws on a terminal, and there is none", "leave --watch out")
     console, found = Console(), Outcome(OK, "not looked at yet")
@@ -93,6 +106,18 @@ def status(pulumi: Pulumi, *, every_s: float | None) -> Outcome:
         sys.exit(found.code)
 
 
+def answers(pulumi: Pulumi, found: Outcome | None = None) -> Iterator[tuple[bool, str]]:
+    """Give what a page shows of a stack, in Markdown, each with whether all is well: its status, what it costs."""
+    try:
+        found = found or look(pulumi)
+        month = of_month(pulumi, Month.of(datetime.now(UTC)))
+    except (OpsError, RerankerError) as error:
+        yield False, as_markdown("status", pulumi.name, Outcome(ERROR, "failed", [report.safe(error)]))
+        return
+    yield found.code == OK, as_markdown("status", pulumi.name, found)
+    yield not month.notices, as_markdown("cost", pulumi.name, month)
+
+
 def look(pulumi: Pulumi) -> Outcome:
     """Return what the stack has, what Vast.ai says of it and whether it answers."""
     outputs = Outputs.parse(pulumi.outputs())
@@ -105,7 +130,21 @@ def look(pulumi: Pulumi) -> Outcome:
     hourly_usd = sum(one.dph_total_usd for one in contracts.values())
     bill = Bill(client.account().credit_usd, round(hourly_usd, 5))
     asked = ask_all(pulumi, outputs, contracts)
-    return summary(pulumi.name, outputs, *asked, bill=bill, since=since, expires=expires)
+    found = summary(pulumi.name, outputs, *asked, bill=bill, since=since, expires=expires)
+    runway_h = float(pulumi.config("min_runway_h") or Config().min_runway_h)
+    ours = [contracts[one.instance_id] for one in outputs.replicas if one.instance_id in contracts]
+    return replace(found, notices=soon_over(bill, runway_h, ours, time.time()))
+
+
+def soon_over(bill: Bill, runway_h: float, contracts: Iterable[Contract], now: float) -> list[Notice]:
+    """Return the notices of a credit that lasts for less than the runway, and of contracts that end within a day."""
+    found = []
+    if bill.hourly_usd and bill.credit_usd / bill.hourly_usd < runway_h:
+        found.append(Notice("credit", str(bill), "low"))
+    if ends := [one for one in contracts if one.end_date and one.end_date - now < ENDING_S]:
+        text = ", ".join(f"instance {one.id} in {minutes(max(one.end_date - now, 0))}" for one in ends)
+        found.append(Notice("ending", text, str([one.id for one in ends])))
+    return found
 
 
 def summary(

@@ -3,6 +3,19 @@
 from typing import TypedDict
 
 
+class AcmeArgs(TypedDict, total=False):
+    """Certificates that Caddy gets and renews by itself."""
+
+    names: list[str]
+    """The host names, whose port 443 leads to `listen`."""
+    email: str
+    """Whom the ACME server may write to."""
+    directory: str
+    """The ACME server's directory."""
+    directory_ca_file: str
+    """Where Caddy runs, a PEM file with the CA of a directory of your own."""
+
+
 class LimitsArgs(TypedDict, total=False):
     """What the guard takes of one request."""
 
@@ -27,6 +40,12 @@ class GatewayArgs(TypedDict, total=False):
     """caddy: where it listens."""
     url: str
     """caddy: where clients reach it, https://HOST:PORT; its certificate is for this host."""
+    certificate: str
+    """caddy: a certificate of your own for that host, PEM, its chain after it."""
+    acme: AcmeArgs
+    """caddy: certificates that it gets and renews by itself, by ACME."""
+    ca_certificate: str
+    """caddy: what clients trust, PEM, where the certificate that they see is by no public CA."""
     check_every_s: float
     """How often each server has to score a pair."""
     retry_for_s: float
@@ -118,6 +137,8 @@ class RerankerArgs(TypedDict, total=False):
     """Rent interruptible: dollars per hour, or auto (1.25 times the floor, up to max_dph_usd)."""
     max_hourly_usd: float
     """The most the stack may cost per hour; checked first."""
+    budget_usd_month: float
+    """Warn when a month of the calendar (UTC) will have cost more, by `ops cost`."""
     min_runway_h: float
     """Warn when the account's credit lasts for fewer hours."""
     max_latency_ms: float

@@ -10,9 +10,9 @@ from typing import Any
 
 from policy.rules import Facts
 
-INSTANCE = "pulumi-python:dynamic/vast:Instance"
-VALIDATION = "pulumi-python:dynamic/vast:RerankValidation"
-GATEWAY = "pulumi-python:dynamic/vast:Gateway"
+INSTANCE = "pulumi-python:dynamic:Instance"
+VALIDATION = "pulumi-python:dynamic:Validation"
+GATEWAY = "pulumi-python:dynamic:Gateway"
 # What the readiness probe presents where vLLM's own key is all that protects: that key covers /v1 and /v2 only.
 VLLM_OWN_KEY = "VLLM_API_KEY"
 

@@ -79,22 +79,10 @@ class Rule:
         return bool(getattr(limits, self.limit)) if self.limit else self.name in limits.rules
 
 
-@dataclass(frozen=True)
-class Violation:
-    """A broken rule: what was seen, and what to do."""
-
-    rule: str
-    message: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"policy: {self.rule}: {self.message}; {self.remedy}"
-
-
-def violations(facts: Facts, limits: Limits) -> list[Violation]:
-    """Return every broken rule that binds, in the order of RULES."""
+def violations(facts: Facts, limits: Limits) -> list[str]:
+    """Return a line for each broken rule that binds, in the order of RULES: its name, what was seen, what to do."""
     judged = [(rule, rule.judge(facts, limits)) for rule in RULES if rule.binds(limits)]
-    return [Violation(rule.name, message, rule.remedy) for rule, message in judged if message]
+    return [f"policy: {rule.name}: {message}; {rule.remedy}" for rule, message in judged if message]
 
 
 def demands(limits: Limits, machines: int) -> list[tuple[str, str, Any, str]]:

@@ -17,7 +17,8 @@ TABLE = Path(__file__).with_name("applications.toml")
 class Application:
     """An application: the block to paste, and the lines for the CA.
 
-    `proxy` is why it needs `rerank proxy`, "" where it does not.
+    `proxy` is why it needs `rerank proxy`, "" where it does not. `why` no test runs it. `setting`: what else has to be
+    as it is in the block. `also`: other clients of it, each with how it works, and why no test runs it.
     """
 
     name: str
@@ -29,6 +30,14 @@ class Application:
     ca: str = ""
     proxy: str = ""
     note: str = ""
+    why: str = ""
+    setting: str = ""
+    also: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def works(self) -> str:
+        """How it works with a stack: unchanged, by a setting, or by the proxy."""
+        return "by the proxy" if self.proxy else f"by a setting: {self.setting}" if self.setting else "unchanged"
 
     def filled(self, values: Mapping[str, str]) -> str:
         """Return the block with values for URL, KEY, MODEL, and CA where there is one; what is not given stays."""

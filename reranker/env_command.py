@@ -51,6 +51,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
         write_private(Path(args.write), json.dumps(outputs_of(endpoint), indent=1))
         return 0
     if args.write_ca:
+        if not endpoint.ca_certificate:
+            raise InvalidInput("--write-ca: there is no CA to write: clients trust the public ones")
         write_private(Path(args.write_ca), endpoint.ca_certificate)
     values = {"MODEL": endpoint.model} if endpoint.model else {}
     if application.proxy and not args.proxy:

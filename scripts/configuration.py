@@ -12,8 +12,8 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from components.component_args import FROM_CONFIG, OF_STACKS
-from components.config import SECRETS, Config, Keys, groups, has_secret, is_list, is_map
-from components.config_reading import kind_of
+from components.config import SECRETS, Config, groups, inner_groups
+from components.config_keys import Keys, has_secret, is_list, is_map, kind_of
 
 REPO = Path(__file__).resolve().parents[1]
 PROJECT, PAGE, ARGS = REPO / "Pulumi.yaml", REPO / "docs" / "configuration.md", REPO / "package" / "args.py"
@@ -23,24 +23,6 @@ ARGS_HEAD = '''\
 from typing import TypedDict
 '''
 MARK = "config: # made from components/config.py by `make docs`\n"
-HEAD = """\
-# Configuration
-
-Keys of `Pulumi.<stack>.yaml`. This page and the schema in `Pulumi.yaml` are made from `components/config.py` by
-`make docs`; a test compares them. The engine refuses a wrong type; the program then reads all values at once and names
-every bad one by its key, with what is accepted, before anything is rented. An unknown key is an error too.
-
-```console
-$ pulumi config set max_dph_usd 0.30                        # a value
-$ pulumi config set --path timeouts.stall_s 600             # a key of a group; the others keep their defaults
-$ pulumi config set --path 'require.countries[0]' SE        # the first of a list
-$ pulumi config set --secret hub_token                      # asks for it; --secret is not optional for secrets
-```
-
-Keys may be written with the project's name before them (`vast-reranker:model`), as `pulumi config set` does, or
-without. `true`, `false`, `on` and `off` mean what they say, quoted or not. What each environment sets is in
-[environments.md](environments.md), what the rules of the policy say in `policy/rules.py`.
-"""
 
 
 def schema() -> dict[str, Any]:
@@ -82,12 +64,12 @@ def project() -> str:
 
 
 def page() -> str:
-    """Return docs/configuration.md."""
+    """Return docs/configuration.md with the keys of today; what stands above its first section stays."""
     sections: dict[str, list[tuple[str, FieldInfo]]] = {}
     for key, field in Config.model_fields.items():
         extra = field.json_schema_extra
         sections.setdefault(str(extra["section"]) if isinstance(extra, dict) else "", []).append((key, field))
-    parts = [HEAD]
+    parts = [PAGE.read_text(encoding="utf-8").partition("\n## ")[0]]
     for title, fields in sections.items():
         head = f"## {title[0].upper()}{title[1:]}\n"
         if title == SECRETS:
@@ -95,18 +77,26 @@ def page() -> str:
         parts.append("\n".join([head, *_table(fields)]) + "\n")
         for key, field in fields:
             if key in groups():
-                head = f"### `{key}`\n\n{field.description}.\n"
-                parts.append("\n".join([head, *_table(list(groups()[key].model_fields.items()))]) + "\n")
+                parts.append(_group(key, str(field.description), groups()[key]))
+                inner = [one for one in groups()[key].model_fields if one in inner_groups()]
+                parts += [
+                    _group(f"{key}.{one}", str(inner_groups()[one].__doc__), inner_groups()[one]) for one in inner
+                ]
     return "\n".join(parts)
+
+
+def _group(name: str, text: str, kind: type[Keys]) -> str:
+    head = f"### `{name}`\n\n{text.removesuffix('.')}.\n"
+    return "\n".join([head, *_table(list(kind.model_fields.items()))]) + "\n"
 
 
 def _table(fields: list[tuple[str, FieldInfo]]) -> list[str]:
     rows = ["| key | takes | default | what |", "| --- | --- | --- | --- |"]
     for key, field in fields:
-        default = "" if isinstance(field.default, Keys | tuple | dict) else _text(field.default)
-        takes = (
-            f"{_also(key)}{', or ' if _also(key) else ''}an object, see below" if key in groups() else kind_of(field)
-        )
+        none = field.is_required() or isinstance(field.default, Keys | tuple | dict)
+        default = "" if none else _text(field.default)
+        also = f"{_also(key)}, or " if _also(key) else ""
+        takes = f"{also}an object, see below" if key in groups() else kind_of(field)
         rows.append(f"| `{key}` | {takes} | {f'`{default}`' if default else ''} | {field.description} |")
     return rows
 
@@ -114,7 +104,7 @@ def _table(fields: list[tuple[str, FieldInfo]]) -> list[str]:
 def arguments() -> str:
     """Return package/args.py: a key that holds no secret, and is not heard from the config, is an argument."""
     own = {key: kind for key, kind in groups().items() if key not in (*FROM_CONFIG, *OF_STACKS) and not kind.also}
-    kinds = {f"{key.title().replace('_', '')}Args": kind for key, kind in own.items()}
+    kinds = {_class_of(key): kind for key, kind in (inner_groups() | own).items() if key not in FROM_CONFIG}
     classes = [
         *(_typed_dict(name, str(kind.__doc__), kind.model_fields) for name, kind in kinds.items()),
         _typed_dict("RerankerArgs", "What the component takes; see docs/configuration.md.", Config.model_fields),
@@ -134,14 +124,18 @@ def _python_type(key: str, field: FieldInfo) -> str:
     """Return an annotation that Pulumi's schema knows: no union, no literal."""
     if _also(key):
         return "int"
-    if key in groups():
-        return f"{key.title().replace('_', '')}Args"
+    if key in inner_groups() | groups():
+        return _class_of(key)
     if is_list(field):
         return "list[str]"
     if is_map(field):
         return "dict[str, str]"
     kinds = {one for one in (field.annotation, *get_args(field.annotation)) if one in (bool, int, float)}
     return kinds.pop().__name__ if kinds else "str"
+
+
+def _class_of(key: str) -> str:
+    return f"{key.title().replace('_', '')}Args"
 
 
 def main() -> None:

@@ -4,7 +4,8 @@
 #   demo        the same with requirements/demo.lock, and real vLLM for CPU in .tools/vllm-VERSION
 #   test        the same with requirements/test.lock
 #   all         the same, an older vLLM, .tools/examples: a venv for the examples with heavy dependencies,
-#               .tools/clients: one for other people's clients of Vast.ai, and .tools/bin/pulumi-language-yaml
+#               .tools/clients: one for other people's clients of Vast.ai, and in .tools/bin pulumi-language-yaml and
+#               pebble
 # Safe to repeat: what is ready is left alone, which takes well under a second, and nothing is taken away.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -81,6 +82,17 @@ setup_pulumi() {
   say ".tools/bin/pulumi is ready after ${SECONDS}s: $how"
 }
 
+# The ACME server of tests/engine/test_public_name.py.
+setup_pebble() {
+  local pebble=.tools/bin/pebble version
+  version="$(awk '$1 == "github.com/letsencrypt/pebble/v2" { print $2 }' tools/pebble/go.mod)"
+  if [ -x "$pebble" ] && [ "$(cat .tools/pebble.complete 2>/dev/null)" = "$version" ]; then return; fi
+  say "building pebble $version from source"
+  (cd tools/pebble && CGO_ENABLED=0 go build -o ../../.tools/bin/ github.com/letsencrypt/pebble/v2/cmd/pebble) \
+    2> >(grep -v "^go: downloading" >&2)
+  echo "$version" >.tools/pebble.complete
+}
+
 # A language host that comes with Pulumi's archive, for the test of package/; the CLI that is built here has Python's only.
 setup_yaml_host() {
   local host=.tools/bin/pulumi-language-yaml version
@@ -148,5 +160,6 @@ if [ "$1" = all ]; then
   scripts/install.sh .tools/clients clients
   scripts/install.sh .tools/audit audit
   setup_yaml_host
+  setup_pebble
 fi
 say "ready: .venv, $(sed -n 's/^/pulumi /;2p' .tools/pulumi.complete)"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from components.caddy.spec import Certificate, GatewaySpec, Json, Policy, Upstream, ders
+from components.caddy.spec import Acme, Certificate, GatewaySpec, Json, Policy, Upstream, ders
 from components.guard.rules import ALLOW
 
 PROXIED = ALLOW
@@ -38,7 +38,7 @@ def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
         route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*PROXIED)),
         route(_error(404)),
     ]
-    config = server_config(gateway.site, gateway.listen, routes, gateway.certificate, gateway.policy)
+    config = server_config(gateway.site, gateway.listen, routes, gateway.acme or gateway.certificate, gateway.policy)
     config["apps"]["http"]["metrics"] = {}
     for one in (*gateway.upstreams, *gateway.retired):
         config["apps"]["http"]["servers"][one.dial] = _hop(gateway, one)
@@ -46,11 +46,11 @@ def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
 
 
 def server_config(
-    name: str, listen: str, routes: list[Json], certificate: Certificate | None, policy: Policy
+    name: str, listen: str, routes: list[Json], certificate: Certificate | Acme | None, policy: Policy
 ) -> dict[str, Json]:
     """Return the config of a Caddy with one server, which speaks plain HTTP without a certificate.
 
-    HTTP/1.1 only: over HTTP/2 a stranger's connection may fill 1 MiB before any handler is asked.
+    HTTP/1.1 only: over HTTP/2 a connection without a key may fill 1 MiB before any handler is asked.
     """
     server = inner_server([listen], routes) | {
         "max_header_bytes": policy.max_header_bytes,
@@ -60,11 +60,29 @@ def server_config(
         "idle_timeout": seconds(policy.idle_timeout_s),
     }
     apps: dict[str, Json] = {"http": {"servers": {name: server}}}
-    if certificate is not None:
+    if isinstance(certificate, Acme):
+        server["tls_connection_policies"] = [{}]
+        apps["tls"] = _automation(certificate, listen)
+    elif certificate is not None:
         server["tls_connection_policies"] = [{"certificate_selection": {"any_tag": [CERTIFICATE]}}]
         pair = {"certificate": certificate.certificate, "key": certificate.private_key, "tags": [CERTIFICATE]}
         apps["tls"] = {"certificates": {certificate.loader: [pair]}}
     return {"apps": apps}
+
+
+def _automation(acme: Acme, listen: str) -> dict[str, Json]:
+    issuer = {
+        "module": "acme",
+        "ca": acme.directory,
+        "challenges": {"http": {"disabled": True}, "tls-alpn": {"alternate_port": int(listen.rpartition(":")[2])}},
+        **({"email": acme.email} if acme.email else {}),
+        **({"trusted_roots_pem_files": [acme.directory_ca_file]} if acme.directory_ca_file else {}),
+    }
+    names = list(acme.names)
+    return {
+        "certificates": {"automate": names},
+        "automation": {"policies": [{"subjects": names, "issuers": [issuer]}]},
+    }
 
 
 def inner_server(listen: list[str], routes: list[Json]) -> dict[str, Json]:
@@ -72,6 +90,8 @@ def inner_server(listen: list[str], routes: list[Json]) -> dict[str, Json]:
     return {
         "listen": listen,
         "protocols": ["h1"],
+        # else a body is closed when its answer begins, and one whose end was not yet looked for cuts the answer off
+        "enable_full_duplex": True,
         "automatic_https": {"disable": True},
         "routes": routes,
         "errors": {"routes": _error_routes()},

@@ -49,6 +49,19 @@ class Certificate:
 
 
 @dataclass(frozen=True)
+class Acme:
+    """Host names that Caddy itself gets certificates for, by ACME's TLS-ALPN-01: their port 443 leads to `listen`.
+
+    `directory`: the ACME server's, trusted by the public CAs or by those of a PEM file where Caddy runs.
+    """
+
+    names: tuple[str, ...]
+    directory: str
+    directory_ca_file: str = ""
+    email: str = ""
+
+
+@dataclass(frozen=True)
 class Upstream:
     """A reranker: host:port (or its URL), the key that it takes, and the name in its certificate; "" means its host."""
 
@@ -69,12 +82,12 @@ class Upstream:
 class GatewaySpec:
     """One address in front of some rerankers.
 
-    `site` names the server in Caddy's config, by which a stack knows its own. Without `certificate` the gateway speaks
-    plain HTTP, and without `upstream_ca` (PEM) the upstreams do. `retired` are former upstreams that get no new
-    request, and whose requests in flight are still counted (see `drain`). `sockets`: below which socket address Caddy
-    listens for itself, one for each upstream: a folder, `unix//run/x`, or a name, `unix/@x`. `hop_key`: what these are
-    shown, since their sockets may be open to others there; the same for as long as the gateway lives, for while a
-    config is loaded a request comes from the old one's listener to the new one's socket.
+    `site` names the server in Caddy's config, by which a stack knows its own. Without `certificate` and
+    `acme` the gateway speaks plain HTTP, and without `upstream_ca` (PEM) the upstreams do. `retired` are former
+    upstreams that get no new request, and whose requests in flight are still counted (see `drain`). `sockets`: below
+    which socket address Caddy listens for itself, one for each upstream: a folder, `unix//run/x`, or a name, `unix/@x`.
+    `hop_key`: what these are shown, since their sockets may be open to others there; the same for as long as the
+    gateway lives, for while a config is loaded a request comes from the old one's listener to the new one's socket.
     """
 
     site: str
@@ -84,6 +97,7 @@ class GatewaySpec:
     readiness: Readiness
     upstream_ca: str = ""
     certificate: Certificate | None = None
+    acme: Acme | None = None
     policy: Policy = Policy()
     retired: tuple[Upstream, ...] = ()
     sockets: str = "unix/@gateway"

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 from components.redaction import plain
@@ -21,6 +22,7 @@ Severity = Literal["debug", "info", "warning", "error"]
 
 current_urn: contextvars.ContextVar[str] = contextvars.ContextVar("current_urn", default="")
 
+TERMINAL_EVERY_S, LOG_EVERY_S = 1.0, 30.0
 _WATCH_EVERY_S = 0.5
 _MISSES = 3  # refused connections in a row before the engine counts as gone
 
@@ -43,6 +45,21 @@ class Engine:
         self._interrupted = threading.Event()
         self._busy = 0
         self._watching = False
+
+    def news_every_s(self) -> float:
+        """Return how often progress is worth a message: on a terminal one replaces the other, in a log each is a line.
+
+        Where there is no /proc to ask it counts as a log.
+        """
+        try:  # the CLI starts a shell, and that this process
+            cli = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1]
+            descriptor = os.open(f"/proc/{cli}/fd/1", os.O_WRONLY | os.O_NOCTTY)
+        except OSError:
+            return LOG_EVERY_S
+        try:
+            return TERMINAL_EVERY_S if os.isatty(descriptor) else LOG_EVERY_S
+        finally:
+            os.close(descriptor)
 
     def log(self, text: str, *, severity: Severity = "info", ephemeral: bool = False) -> None:
         """Show `text` on the row of the resource at work. Ephemeral text is replaced by the next."""

@@ -22,13 +22,19 @@ MISSING_S = 45.0  # a new contract may be missing from reads for moments
 PROBE_EVERY_S = 1.0  # a server of one's own may be asked as often as one likes
 LIST_EVERY_S = 1.5  # the API's list while the next stage is near; Vast.ai takes one read a second (`pacing`)
 NEAR_END_PERCENT = 90
-NEWS_EVERY_S = 30.0
 LOG_EVERY_S = 60.0  # a server that does not answer yet: the end of its log is read
+WORDS: dict[Stage, str] = {
+    "rented": "rented",
+    "pulling": "pulling",
+    "starting": "starting",
+    "port": "mapping the port",
+    "serving": "loading",
+}
 DOWNLOADING = re.compile(r"download|fetching \d+ files|\.safetensors|\d+%\|", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepResult:
     """What a look came to."""
 
     state: Literal["pending", "ready", "failed"]
@@ -68,11 +74,14 @@ class Attempt:
         return self.candidate.offer.machine_id if self.candidate else 0
 
     @property
-    def description(self) -> str:
-        gpu = self.contract.gpu_name if self.contract else (self.candidate.offer.gpu_name if self.candidate else "")
-        return f"instance {self.instance_id} on machine {self.machine_id}" + (f" ({gpu})" if gpu else "")
+    def gpu(self) -> str:
+        return self.contract.gpu_name if self.contract else (self.candidate.offer.gpu_name if self.candidate else "")
 
-    def step(self, contract: Contract | None, now: float) -> Outcome:
+    @property
+    def description(self) -> str:
+        return f"instance {self.instance_id} on machine {self.machine_id}" + (f" ({self.gpu})" if self.gpu else "")
+
+    def step(self, contract: Contract | None, now: float) -> StepResult:
         """Take one look. `contract` is None when the API does not show the instance (yet, or any more)."""
         if contract is None:
             return self._missing(now)
@@ -92,26 +101,26 @@ class Attempt:
         if seen.stage == "serving" and seen.port is not None:
             self.probed = self.probe(seen.ip, seen.port, nonce_of(contract.label))
             if self.probed.verdict == "ready":
-                return Outcome("ready", f"{self.description} serves after {minutes(now - self.rented_at)}")
+                return StepResult("ready", f"serves after {minutes(now - self.rented_at)}: {self.description}")
             if self.probed.verdict == "wrong_certificate":
                 why = f"{seen.ip}:{seen.port} shows a certificate that is not this instance's: {self.probed.detail}"
                 return self._failed(Failure("certificate", why))
             silent = self.probed.verdict == "no_answer"
             self._silent_since = (now if self._silent_since is None else self._silent_since) if silent else None
-        return self._late(now) or Outcome("pending", self.progress(now))
+        return self._late(now) or StepResult("pending", self.progress(now))
 
     def is_log_due(self, now: float) -> bool:
         """Whether the end of the container's log is to be read: the API says nothing more of a server that loads."""
         return self.stage == "serving" and now - self._log_read_at >= min(LOG_EVERY_S, self.deadlines.stall_s / 2)
 
-    def read_log(self, log: str, now: float) -> Outcome:
+    def read_log(self, log: str, now: float) -> StepResult:
         """Take the end of the log, scrubbed: a download that stands still is given up before the server's deadline."""
         self._log_read_at = now
         if log and log != self._log:
             self._log, self._log_since = log, now
         last = log.rpartition("\n")[2][-160:]
         if now - self._log_since < self.deadlines.stall_s or not DOWNLOADING.search(last):
-            return Outcome("pending", self.progress(now))
+            return StepResult("pending", self.progress(now))
         still = f"the download of the model stands still for {minutes(self.deadlines.stall_s)}: {last}"
         help_ = "another host may be better connected, or set HF_HUB_DISABLE_XET or HF_ENDPOINT in env"
         return self._failed(Failure("download", f"{still}; {help_}", "either"))
@@ -128,12 +137,9 @@ class Attempt:
             return min(poll_s, LIST_EVERY_S)
         return min(poll_s, max(LIST_EVERY_S, (now - self.rented_at) / 10))
 
-    def is_news(self, now: float) -> bool:
-        """Whether `progress` is of another stage, or was not said for a while; remembers that it was said.
-
-        Where Pulumi has no terminal each saying is a line of the log, so a percent more is no news.
-        """
-        if self.stage == self._shown and now - self._shown_at < NEWS_EVERY_S:
+    def is_news(self, now: float, every_s: float) -> bool:
+        """Whether `progress` is of another stage, or was not said for so long; remembers that it was said."""
+        if self.stage == self._shown and now - self._shown_at < every_s:
             return False
         self._shown, self._shown_at = self.stage, now
         return True
@@ -143,17 +149,21 @@ class Attempt:
         return poll_s if self.stage == "serving" else self.due_s(now, poll_s) / 2
 
     def progress(self, now: float) -> str:
-        """Return the stage, the time of the whole and what it was estimated at, then names: a row may be cut short."""
-        words = {
-            "rented": "waiting for the host",
-            "pulling": "pulling the image",
-            "starting": "starting the container",
-            "port": "waiting for its port",
-            "serving": "waiting for the server",
-        }[self.stage]
-        estimate = f" of about {minutes(self.candidate.ready_s)}" if self.candidate else ""
-        detail = f": {self.probed.detail}" if self.stage == "serving" and self.probed is not None else ""
-        return f"{words}, {minutes(now - self.rented_at)}{estimate}{detail}; {self.description}"
+        """Return the stage, how far the whole boot is by its estimate, and names last: a row is cut at its end.
+
+        What the host says of its pull is the percentage of one layer, which runs backwards with the next.
+        """
+        detail = self.probed.detail if self.stage == "serving" and self.probed is not None else ""
+        names = f"instance {self.instance_id} on machine {self.machine_id}"
+        return ", ".join(filter(None, (f"{WORDS[self.stage]} {self._share(now)}", self.gpu, detail, names)))
+
+    def _share(self, now: float) -> str:
+        took_s, estimate_s = now - self.rented_at, self.candidate.ready_s if self.candidate else 0.0
+        if not estimate_s:
+            return f"for {minutes(took_s)}"
+        if took_s >= estimate_s:
+            return f"99 %, {minutes(took_s - estimate_s)} over the estimate"
+        return f"{min(int(100 * took_s / estimate_s), 99)} %, {minutes(estimate_s - took_s)} left"
 
     def _advance(self, seen: Observation, now: float) -> None:
         if STAGES.index(seen.stage) > STAGES.index(self.stage):
@@ -164,7 +174,7 @@ class Attempt:
             self._progress_since = now
         self._progress_since = max(self._progress_since, self._stage_since)
 
-    def _late(self, now: float) -> Outcome | None:
+    def _late(self, now: float) -> StepResult | None:
         limit = self.deadlines.of(self.stage)
         if self._silent_since is not None and now - self._silent_since > self.deadlines.port_s:
             limit = self.deadlines.port_s  # packets are dropped on the way: waiting for the server will not help
@@ -187,11 +197,11 @@ class Attempt:
             return Failure("not-serving", f"the server does not answer as it should ({saw}), {why}", "either")
         return Failure(self.stage, f"stage '{self.stage}' {why}{last}")
 
-    def _missing(self, now: float) -> Outcome:
+    def _missing(self, now: float) -> StepResult:
         self._missing_since = now if self._missing_since is None else self._missing_since
         if now - self._missing_since > MISSING_S:
             return self._failed(Failure("vanished", "the API does not know the instance any more"))
-        return Outcome("pending", self.progress(now))
+        return StepResult("pending", self.progress(now))
 
-    def _failed(self, failure: Failure) -> Outcome:
-        return Outcome("failed", failure.text, failure)
+    def _failed(self, failure: Failure) -> StepResult:
+        return StepResult("failed", failure.text, failure)

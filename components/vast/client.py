@@ -7,10 +7,11 @@ calls that are safe to repeat, and which error an answer is. Renting is never re
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -28,7 +29,7 @@ from components.errors import (
 )
 from components.redaction import excerpt
 from components.vast.json_values import Json
-from components.vast.models import Account, Contract, Offer, PriceIncrease, read
+from components.vast.models import Account, Charge, Contract, Offer, PriceIncrease, read
 from components.vast.pacing import Pacer
 from components.vast.query import Query
 from reranker.errors import InvalidInput
@@ -49,6 +50,7 @@ LOG_BYTES: Final = 1 << 20
 # Where the reference and the official client say that logs are put; an emulator keeps them itself.
 LOG_STORE: Final = re.compile(r"https://(?:s3\.amazonaws\.com/(?:public\.)?vast\.ai|(?:[a-z0-9-]+\.)*vast\.ai)/")
 LIST_PAGE: Final = 25  # the API's own maximum
+CHARGES_PAGE: Final = 100  # likewise
 SEARCH_CAP: Final = 64  # offers per search, whatever `limit` says
 
 _BAD_KEY = ("Invalid user key", "Session expired")
@@ -163,17 +165,26 @@ class VastClient:
 
     def instances(self) -> list[Contract]:
         """Return all instances of the account, every page."""
-        rows: list[Contract] = []
-        token: str | None = None
+        args = {"select_filters": {}, "order_by": [{"col": "id", "dir": "asc"}], "limit": LIST_PAGE}
+        return [Contract.parse(row) for row in self._pages("list", "/api/v1/instances/", args, "instances")]
+
+    def charges(self, since: float, until: float) -> list[Charge]:
+        """Return what each instance that was there between two times (seconds since the epoch) has cost, every page."""
+        span = {"gte": int(since), "lte": math.ceil(until)}
+        filters = {"day": span, "type": {"in": ["instance"]}}
+        args = {"select_filters": filters, "latest_first": False, "limit": CHARGES_PAGE}
+        return [Charge.parse(row) for row in self._pages("charges", "/api/v0/charges/", args, "results")]
+
+    def _pages(self, endpoint: str, path: str, args: Mapping[str, Json], rows: str) -> Iterator[Json]:
+        """Give the rows of every page of a list."""
+        query = {name: json.dumps(value) for name, value in args.items()}
         while True:
-            order = [{"col": "id", "dir": "asc"}]
-            args = {"select_filters": "{}", "order_by": json.dumps(order), "limit": str(LIST_PAGE)}
-            query = urlencode(args | ({"after_token": token} if token else {}), quote_via=quote)
-            data = self._object(self._call("list", "GET", f"/api/v1/instances/?{query}"), "instances", list)
-            rows.extend(Contract.parse(row) for row in data["instances"])
-            token = data.get("next_token")
-            if not token:
-                return rows
+            page = f"{path}?{urlencode(query, quote_via=quote)}"
+            data = self._object(self._call(endpoint, "GET", page), rows, list)
+            yield from data[rows]
+            if not data.get("next_token"):
+                return
+            query["after_token"] = data["next_token"]
 
     def price_increases(self) -> dict[int, float]:
         """Return the price increases that hosts have announced: contract id -> new $/h for GPU and disk."""

@@ -31,7 +31,7 @@ class SharedRead(Generic[T]):
     def get(self, *, max_age_s: float = 0.0) -> T:
         """Return the value, no older than `max_age_s` at the time of the call.
 
-        A read that fails does so for all who waited for it: each has had the client's patience once, not in turns.
+        A read that fails does so for all who waited for it, so that none waits through the client's retries again.
         """
         asked_at = self._clock()
         with self._lock:

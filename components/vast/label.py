@@ -2,7 +2,7 @@
 
 `owner` is made once per state (the OfferQuery's id), so that two states with the same stack name on one account never
 touch each other's instances. `digest` names the spec. `nonce` is random for each rent: the key and the name that belong
-to this instance alone follow from it. Who finds a pending mark knows that no state has the instance.
+to this instance alone follow from it. A pending mark says that no state has the instance yet.
 """
 
 from __future__ import annotations

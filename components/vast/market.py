@@ -15,7 +15,7 @@ from components.vast.client import Page, VastClient
 from components.vast.json_values import Json, as_text
 from components.vast.models import Offer
 from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, describe, parse, unmet
-from components.vast.ranking import START_S, Candidate, Prefer, Workload, distinct_machines, rank
+from components.vast.ranking import START_S, Candidate, Prefer, distinct_machines, rank
 
 SPARE_KEEP = 16  # up to so many candidates one page is enough
 MARKET_PAGES = 4  # pages read to explain why nothing fits
@@ -58,7 +58,8 @@ class Search:
             market, capped, unreadable = self._market(client)
             skipped = f"; {unreadable} more cannot be read, and were left out" if unreadable else ""
             raise NoOffer(f"no offer fits: {why_none(query.filters, market, now=now(), capped=capped)}{skipped}")
-        return distinct_machines(rank(fit, Workload(self.pull_gb, self.start_s), self.prefer))[: self.keep]
+        candidates = [Candidate.of(offer, self.pull_gb, self.start_s) for offer in fit]
+        return distinct_machines(rank(candidates, self.prefer))[: self.keep]
 
     def _found(self, client: VastClient, query: Query) -> Sequence[Offer]:
         """Return the API's one page of 64 for the query, or, where more machines are wanted, further ones by price."""

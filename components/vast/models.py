@@ -32,7 +32,7 @@ WIRE = {
     "min_bid_usd": "min_bid",
     "storage_cost_usd_gb_month": "storage_cost",
 }
-# What an offer is remembered by besides the fields that a query may name: what those are judged by (`query.unmet`).
+# Kept of an offer besides the fields that a query may name: `query.unmet` judges some of those by these.
 JUDGED_BY = ("end_date", "hosting_type", "driver_vers")
 
 
@@ -160,6 +160,27 @@ class Account:
     def parse(cls, raw: Wire) -> Account:
         """Read the current user off the wire."""
         return read(cls, raw, credit_usd=raw.get("credit", raw.get("balance")))
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What an instance has cost from `start` to `end`, seconds since the epoch, by Vast.ai's bill."""
+
+    instance_id: int
+    amount_usd: float
+    start: float
+    end: float
+    label: str = ""
+    raw: Mapping[str, Json] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def parse(cls, raw: Wire) -> Charge:
+        """Read a line of the charges off the wire; its source is "instance-ID". Raises MalformedAnswer."""
+        metadata = raw.get("metadata")
+        label = metadata.get("label") if isinstance(metadata, Mapping) else None
+        return read(
+            cls, raw, instance_id=str(raw.get("source")).rpartition("-")[2], amount_usd=raw.get("amount"), label=label
+        )
 
 
 @dataclass(frozen=True)

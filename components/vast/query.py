@@ -1,7 +1,7 @@
 """The offer query: from what a user writes to what the API receives, and the same rules applied on this side.
 
-Called by the OfferQuery resource, by `explain` (why nothing matched) and by `drift` (does the running machine still
-satisfy?). The syntax is the official CLI's (`vastai search offers --help`) and is parsed by the official parser.
+Called by `market` for a search, and by `change`: does the running machine still satisfy? The syntax is the official
+CLI's (`vastai search offers --help`) and is parsed by the official parser.
 """
 
 from __future__ import annotations

@@ -29,14 +29,6 @@ def pull_mbps(gb: float, within_s: float) -> float:
 
 
 @dataclass(frozen=True)
-class Workload:
-    """What a rented machine has to fetch, and how long it starts after that."""
-
-    pull_gb: float
-    start_s: float = START_S
-
-
-@dataclass(frozen=True)
 class Candidate:
     """An offer with what it would cost and how long it would take to be ready."""
 
@@ -45,11 +37,12 @@ class Candidate:
     ready_s: float
 
     @classmethod
-    def of(cls, offer: Offer, work: Workload) -> Candidate:
+    def of(cls, offer: Offer, pull_gb: float, start_s: float = START_S) -> Candidate:
+        """Reckon for a machine that has so much to fetch, and starts for so long after that."""
         return cls(
             offer=offer,
-            pull_cost_usd=work.pull_gb * offer.inet_down_cost_usd_gb,
-            ready_s=work.pull_gb * MBIT_PER_GB / max(offer.inet_down_mbps, 1.0) + work.start_s,
+            pull_cost_usd=pull_gb * offer.inet_down_cost_usd_gb,
+            ready_s=pull_gb * MBIT_PER_GB / max(offer.inet_down_mbps, 1.0) + start_s,
         )
 
     def summary(self) -> dict[str, Json]:
@@ -91,14 +84,13 @@ def minutes(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def rank(offers: Iterable[Offer], work: Workload, prefer: Prefer) -> list[Candidate]:
-    """Return candidates, best first; the cheaper of two equals first, then the lower offer id, so it is repeatable.
+def rank(candidates: Iterable[Candidate], prefer: Prefer) -> list[Candidate]:
+    """Return them best first; the cheaper of two equals first, then the lower offer id, so it is repeatable.
 
     * cheapest: $/h with the pull spread over a day, divided by reliability (an hour that a host fails is paid twice).
     * fastest:  estimated time to ready, in steps of 15 s; price decides within a step.
     * balanced: the cheapest rule, times 1 + time to ready in hours: half an hour of waiting weighs like 50 % more $/h.
     """
-    candidates = [Candidate.of(offer, work) for offer in offers]
     return sorted(candidates, key=lambda candidate: _score(candidate, prefer))
 
 

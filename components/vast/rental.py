@@ -1,4 +1,4 @@
-"""Renting until something serves: adopt what a killed run left, else rent, watch, give up bad hosts, take the next.
+"""Renting until something serves: adopt the instance of a killed run, else rent, give up bad hosts, take the next.
 
 The money rule: whenever `run` raises, nothing that it rented is left; where a destroy failed, the error carries the id
 and the command that removes it. Called by the Instance resource's `create`; clock, sleep, probe and progress come in.
@@ -26,17 +26,18 @@ from components.errors import (
     VastError,
 )
 from components.redaction import scrub, tail
-from components.vast.attempt import Attempt, Outcome
+from components.vast.attempt import Attempt, StepResult
 from components.vast.client import AmbiguousRent, VastClient, destroy_and_verify
 from components.vast.instance_cache import InstanceCache
 from components.vast.label import PENDING, Label, new_nonce, nonce_of
+from components.vast.ledger import Event, Reason, intent, sighting
 from components.vast.models import Contract
 from components.vast.probe import Probe
-from components.vast.ranking import Candidate, distinct_machines, minutes
-from components.vast.rental_spec import Order, Rejected, Rented
-from components.vast.status import Failure
+from components.vast.ranking import Candidate, distinct_machines
+from components.vast.rental_spec import Order, Rejected, Rented, rejections
+from components.vast.status import Failure, without_numbers
 
-LEFT_FRESH_S = 5.0  # what a killed run left is older than this process, so replicas that rent at once share a list
+LEFT_FRESH_S = 5.0  # an instance of a killed run is older than this process, so replicas that rent at once share a list
 SPEC_FAULT_MACHINES = 2  # the same application error on this many machines is not the hosts' fault
 BLIND = (
     "no rented host can be reached from here, on two machines: a firewall on this side, or a network that only a proxy "
@@ -49,7 +50,7 @@ class Rental:
     """One run of renting. Not reused.
 
     `known`: ids that the state has. `stop`: why to end, "" to go on. `blind`: whether no rented host was ever heard
-    from here. `claim` reserves a machine against other rentals of this process; machines to `avoid` have just failed.
+    from here. `claim` reserves a machine for one rental of this process. `avoid`: machines that have just failed.
     """
 
     client: VastClient
@@ -66,6 +67,8 @@ class Rental:
     stop: Callable[[], str] = str
     blind: Callable[[], bool] = lambda: True
     avoid: Collection[int] = ()
+    record: Callable[[Event], None] = lambda _event: None  # writes the ledger
+    news_every_s: float = 30.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -90,9 +93,8 @@ class Rental:
             adopted = self._adopt()
             if adopted is not None:
                 self._secrets.extend(self.order.spec.env_of(nonce_of(adopted.label)).values())
-                self._active.append(self._attempt(adopted.id, None))
-            winner = self._until_one_serves()
-            return self._keep(winner, adopted, started)
+                self._active.append(self._attempt(self._seen(adopted), None))
+            return self._keep(self._until_one_serves(), adopted, started)
         except BaseException as error:
             self._release(error)
             raise
@@ -137,9 +139,9 @@ class Rental:
             return None
         return contracts
 
-    def _handle(self, attempt: Attempt, outcome: Outcome) -> None:
+    def _handle(self, attempt: Attempt, outcome: StepResult) -> None:
         if outcome.state == "pending":
-            if attempt.is_news(self.clock()):
+            if attempt.is_news(self.clock(), self.news_every_s):
                 self.progress(outcome.text)
             return
         if outcome.failure is None:
@@ -149,13 +151,13 @@ class Rental:
             raise RentalFailed(
                 f"{attempt.description} was to be adopted but does not serve: {failure.text}; it is left as it is"
             )
-        self._destroy(attempt.instance_id)
+        text = scrub(failure.text, self._secrets)
+        self._destroy(attempt.instance_id, "boot failed", text.partition("\n")[0])
         self._active.remove(attempt)
         offer_id = attempt.candidate.offer.ask_id if attempt.candidate else 0
-        text = scrub(failure.text, self._secrets)
         took = self.clock() - attempt.rented_at
         self._rejected.append(Rejected(attempt.machine_id, offer_id, text.partition("\n")[0], took))
-        self.notice(f"{attempt.description} given up and destroyed: {text.partition(chr(10))[0]}")
+        self.notice(f"given up and destroyed: {text.partition(chr(10))[0]}; {attempt.description}")
         self._signs[failure.sign] += 1
         if failure.sign == "unreachable" and self._signs["unreachable"] >= SPEC_FAULT_MACHINES and self.blind():
             raise RentalFailed(f"{BLIND}\n{self._report()}")
@@ -183,7 +185,7 @@ class Rental:
             if found:
                 return Failure(f"log:{pattern}", f"{failure.text}: {found[0].strip()[:200]}\n{log}", "spec")
         last = log.splitlines()[-1][-160:]
-        return Failure(f"{failure.sign}:{_shape(last)}", f"{failure.text}: {last}\n{log}", failure.fault)
+        return Failure(f"{failure.sign}:{without_numbers(last)}", f"{failure.text}: {last}\n{log}", failure.fault)
 
     # ---- renting -------------------------------------------------------------------------------------------------
 
@@ -231,19 +233,19 @@ class Rental:
         self._nonces.add(label.nonce)
         self._secrets += [*self.order.spec.env_of(label.nonce).values(), *([identity.secret] if identity else [])]
         body = self.order.spec.body(label, bid_usd=bid_usd, identity=identity)
+        self.record(intent(label, candidate, bid_usd))
         try:
-            return self.client.rent(offer.ask_id, body)
+            return self._made(self.client.rent(offer.ask_id, body), label.nonce)
         except OfferTaken:
             self._lost(candidate, "taken by someone else")
         except AmbiguousRent as error:
             self._ambiguous = True
-            found = self._resolve(label.nonce)
-            if found is not None:
-                return found
+            if (found := self._resolve(label.nonce)) is not None:
+                return self._seen(found)
             self._lost(candidate, f"no answer to the rent call ({error}), and no such instance")
         except CreateFailed as error:
             if error.leaked_id is not None:
-                self._destroy(error.leaked_id)
+                self._destroy(self._made(error.leaked_id, label.nonce), "boot failed", "never started")
                 self._lost(candidate, f"refused: {error}")
             elif error.status in (400, 403) and "invalid" in f"{error.code} {error}":
                 text = scrub(str(error), self._secrets)
@@ -256,13 +258,21 @@ class Rental:
                 self._lost(candidate, f"refused: {error}")
         return None
 
-    def _resolve(self, nonce: str) -> int | None:
+    def _made(self, instance_id: int, nonce: str) -> int:
+        self.record(Event("rent", nonce=nonce, instance_id=instance_id))
+        return instance_id
+
+    def _seen(self, contract: Contract) -> int:
+        self.record(sighting(contract))
+        return contract.id
+
+    def _resolve(self, nonce: str) -> Contract | None:
         """Return the instance that a rent call without an answer made; None if there is none."""
         deadline = self.clock() + self.order.resolve_s
         while True:
             for found in self._ours():
                 if nonce_of(found.label) == nonce:
-                    return found.id
+                    return found
             if self.clock() >= deadline:
                 return None
             self.sleep(min(2.0, self.order.poll_s))
@@ -277,7 +287,7 @@ class Rental:
         order = self.order
         return Attempt(instance_id, order.container_port, order.deadlines, self.probe, self.clock(), candidate)
 
-    # ---- what a killed run left ----------------------------------------------------------------------------------
+    # ---- instances of a killed run -------------------------------------------------------------------------------
 
     def _ours(self, *, max_age_s: float = 0.0, recorded: bool = False) -> list[Contract]:
         """Return the contracts of this very resource that no state has. `recorded`: those without pending mark too,
@@ -302,7 +312,7 @@ class Rental:
         for contract in ours:
             if contract is not keep and contract.label.endswith(PENDING):
                 self.notice(f"instance {contract.id} was left by a killed run and runs something else: destroyed")
-                self._destroy(contract.id)
+                self._destroy(self._seen(contract), "killed run")
         if keep is not None:
             self.notice(f"instance {keep.id} was left by an earlier run: adopted, nothing rented anew")
         return keep
@@ -322,9 +332,9 @@ class Rental:
 
     def _keep(self, winner: Attempt, adopted: Contract | None, started: float) -> Rented:
         for attempt in [other for other in self._active if other is not winner]:
-            self._destroy(attempt.instance_id)
+            self._destroy(attempt.instance_id, "hedge")
             self._active.remove(attempt)
-            self.notice(f"{attempt.description} destroyed: the other one was faster")
+            self.notice(f"destroyed, the other one was faster: {attempt.description}")
         contract, seen = winner.contract, winner.observation
         if contract is None or seen is None or seen.port is None:
             raise RentalFailed(f"{winner.description} was ready without an address")
@@ -333,10 +343,11 @@ class Rental:
                 unanswered = nonce_of(stray.label) in self._nonces
                 origin = "of a rent call without an answer" if unanswered else "left by a killed run"
                 self.notice(f"instance {stray.id}, {origin}, showed up late: destroyed")
-                self._destroy(stray.id)
+                self._destroy(self._seen(stray), "killed run")
         self._stop_if_asked()
         label = str(replace(self.order.label, nonce=nonce_of(contract.label)))
         self.client.set_label(winner.instance_id, label)
+        self.record(Event("serving", instance_id=winner.instance_id))
         contract = replace(contract, label=label)
         self.instance_cache.note(contract)
         return Rented(
@@ -362,7 +373,7 @@ class Rental:
         ids = [attempt.instance_id for attempt in self._active if attempt.instance_id != named]
         failures = []
         try:
-            ids.extend(stray.id for stray in self._ours() if stray.id not in (*ids, named))
+            ids.extend(self._seen(stray) for stray in self._ours() if stray.id not in (*ids, named))
         except VastError as blind:
             if self._ambiguous:
                 failures.append(
@@ -370,7 +381,7 @@ class Rental:
                 )
         for instance_id in ids:
             try:
-                self._destroy(instance_id)
+                self._destroy(instance_id, "boot failed", scrub(str(error), self._secrets))
             except DestroyFailed as failed:
                 failures.append(str(failed))
         if failures:
@@ -380,20 +391,9 @@ class Rental:
                 instance_id=ids[0] if ids else 0,
             ) from None
 
-    def _destroy(self, instance_id: int) -> None:
+    def _destroy(self, instance_id: int, reason: Reason, text: str = "") -> None:
         destroy_and_verify(self.client, instance_id, clock=self.clock, sleep=self.sleep)
+        self.record(Event("end", instance_id=instance_id, reason=reason, text=text))
 
     def _report(self, next_step: str = "run again, or widen the query") -> str:
-        if not self._rejected:
-            return "no candidate could be rented: the offers found are gone and a new search found none"
-        lines = [
-            f"  machine {one.machine_id}{f' after {minutes(one.after_s)}' if one.after_s else ''}: {one.reason}"
-            for one in self._rejected
-        ]
-        counted = f"{len(self._rejected)} of at most {self.order.max_tries} candidates were tried, none serves"
-        return "\n".join([f"{counted}; nothing is left rented:", *lines, f"next: {next_step}"])
-
-
-def _shape(line: str) -> str:
-    """Return a log line without what differs between two runs of the same fault: every word with a digit in it."""
-    return re.sub(r"\S*\d\S*", "#", line)[:160]
+        return rejections(self._rejected, self.order.max_tries, next_step)

@@ -5,14 +5,14 @@ Built by the Instance resource, used by `rental` and `attempt`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from components.vast.identity import FIXED_LEAF_DAYS, LEAF_DAYS, Authority, Identity, own_key, server_name
 from components.vast.json_values import Json, digest
 from components.vast.label import Label
 from components.vast.models import Contract, Offer
-from components.vast.ranking import Candidate
+from components.vast.ranking import Candidate, minutes
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,18 @@ class Rejected:
     offer_id: int
     reason: str
     after_s: float
+
+
+def rejections(rejected: Sequence[Rejected], max_tries: int, next_step: str) -> str:
+    """Return what happened to each candidate, where none serves, and what to do next."""
+    if not rejected:
+        return "no candidate could be rented: the offers found are gone and a new search found none"
+    lines = [
+        f"  machine {one.machine_id}{f' after {minutes(one.after_s)}' if one.after_s else ''}: {one.reason}"
+        for one in rejected
+    ]
+    counted = f"{len(rejected)} of at most {max_tries} candidates were tried, none serves"
+    return "\n".join([f"{counted}; nothing is left rented:", *lines, f"next: {next_step}"])
 
 
 @dataclass(frozen=True)

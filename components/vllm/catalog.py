@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parents[1] / "catalog"
 OWN_MODELS = Path("models.yaml")  # beside Pulumi.yaml, where the program and its plugin run
 NEEDED = {
     "kind": "cross-encoder, decoder-reranker or bi-encoder",
-    "parameters_m": "millions of parameters, by which GPU memory is reckoned",
+    "parameters_m": "millions of parameters, from which GPU memory is estimated",
     "weights_gb": "what the download weighs",
     "max_model_len": "tokens of query and document together",
 }
@@ -161,7 +161,7 @@ class Catalog:
 
 
 def nearest(name: str, known: Mapping[str, object]) -> list[str]:
-    """Return up to three known hub names like `name`; the owner's half counts little, and case not at all."""
+    """Return up to three known hub names like `name`: by the whole name, then by the part after the slash."""
     lowered = {one.lower(): one for one in known}
     short = {one.rpartition("/")[2]: one for one in lowered}
     wanted = name.lower()
@@ -189,8 +189,8 @@ def load_catalog(folder: Path = FOLDER, own: Path = OWN_MODELS) -> Catalog:
 
 
 def own_models(path: Path, shipped: Mapping[str, Any]) -> list[Model]:
-    """Return the models of a file of the stack's own, in the catalog's form; `shipped` is the catalog's. An entry of a
-    name that the catalog has changes that one. Raises ConfigError that names file and entry."""
+    """Return the models of a file of the stack's own, in the catalog's form; `shipped` is the catalog's. An entry
+    with the name of a shipped model changes that model. Raises ConfigError that names file and entry."""
     import yaml  # noqa: PLC0415 - see read_yaml
 
     try:

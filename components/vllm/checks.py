@@ -98,10 +98,10 @@ def run_checks(
     `golden` replaces the model's own cases. Empty: the model has no meaning to check (random weights), so the order is
     not judged, and the report says so. `routes_closed`: no route may answer without the key, of those that
     the server lists to `manager`, who asks with its own key. `ca` (PEM): the server shows a certificate of this CA, for
-    `server_name` too, and answers nobody without TLS. Not `thorough`: only what may differ between servers that run one
-    image by one command, for all of them but one.
+    `server_name` too, and answers nobody without TLS. `thorough` False leaves out what is alike for all servers of one
+    image and command: one of them is checked thoroughly.
     `max_latency_ms`: the median of the golden requests may take no longer, as measured here; 0 for no bound.
-    Raises ServerUnreachable when nothing answers before the edges are tried.
+    Raises ServerUnreachable when a plain request finds no answer.
     """
     run = _Run(client, model, clock)
     served, latency_ms = run.ask(client.models)

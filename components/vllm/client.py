@@ -27,7 +27,7 @@ PAIR_BODY = b'{"query": "q", "documents": ["d"]}'
 
 
 @dataclass(frozen=True)
-class Ranked:
+class ScoredText:
     """One document of an answer: its place in the request, its score, and its text as the server echoed it."""
 
     index: int
@@ -40,7 +40,7 @@ class RerankAnswer:
     """An answer of /rerank: documents as the server ordered them, and the model it says it used."""
 
     model: str
-    results: tuple[Ranked, ...]
+    results: tuple[ScoredText, ...]
 
 
 class RerankClient:
@@ -72,27 +72,15 @@ class RerankClient:
         return f"RerankClient({self.url!r}, {'with a key' if self.key else 'no key'})"
 
     def rerank(
-        self,
-        query: str,
-        documents: Sequence[str],
-        model: str | None = None,
-        top_n: int | None = None,
-        truncate_prompt_tokens: int | None = None,
+        self, query: str, documents: Sequence[str], model: str | None = None, truncate_prompt_tokens: int | None = None
     ) -> RerankAnswer:
         """Score documents against a query, best first. `truncate_prompt_tokens` -1 cuts at the model's own length."""
-        body = {"query": query, "documents": list(documents), "model": model, "top_n": top_n}
+        body = {"query": query, "documents": list(documents), "model": model}
         return self._ask("POST", "/rerank", _read_ranking, body | {"truncate_prompt_tokens": truncate_prompt_tokens})
 
-    def score(
-        self,
-        text_1: str | Sequence[str],
-        text_2: str | Sequence[str],
-        model: str | None = None,
-        truncate_prompt_tokens: int | None = None,
-    ) -> tuple[float, ...]:
-        """Score pairs, one with one, one with many or each with its own; scores come in the order of the texts."""
-        one, other = (each if isinstance(each, str) else list(each) for each in (text_1, text_2))
-        body = {"text_1": one, "text_2": other, "model": model, "truncate_prompt_tokens": truncate_prompt_tokens}
+    def score(self, query: str, documents: Sequence[str], model: str | None = None) -> tuple[float, ...]:
+        """Score documents against a query, in the order of the documents."""
+        body = {"text_1": query, "text_2": list(documents), "model": model}
         return self._ask("POST", "/score", _read_scores, body)
 
     def models(self) -> tuple[ServedModel, ...]:
@@ -179,7 +167,7 @@ def _read_ranking(raw: Mapping[str, Any]) -> RerankAnswer:
         document = one.get("document")
         text = document.get("text") if isinstance(document, dict) else document
         shown = None if text is None else str(text)
-        results.append(Ranked(_whole(one["index"]), _number(one["relevance_score"]), shown))
+        results.append(ScoredText(_whole(one["index"]), _number(one["relevance_score"]), shown))
     return RerankAnswer(str(raw.get("model") or ""), tuple(results))
 
 

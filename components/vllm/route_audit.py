@@ -9,13 +9,13 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from urllib.parse import urlencode
+from dataclasses import dataclass, field, replace
 
 from components.errors import ServerError
 from components.vllm.client import PAIR_BODY, RerankClient
+from reranker.http import bearer
 
 # What a vLLM 0.32 pooling server registers, and what an attacker would try besides; for a server that lists no routes.
 ROUTES_OF_VLLM = (
@@ -26,8 +26,7 @@ ROUTES_OF_VLLM = (
 )  # fmt: skip
 ALWAYS = ("GET", "POST")
 MAX_CONCURRENCY = 8
-Asked = tuple[str, dict[str, str], bytes]
-Caller = Callable[[str], Asked]
+Caller = tuple[Mapping[str, str], bytes]
 Routes = Sequence[tuple[str, tuple[str, ...]]]
 
 
@@ -45,24 +44,19 @@ MAIN = (("/rerank", "POST"), ("/score", "POST"), ("/metrics", "GET"), ("/openapi
 MAIN_ROUTES = [AuditedRoute(path, (method,)) for path, method in MAIN]
 
 
-def unauthorized_callers(key: str | None, *, in_query: bool = False) -> dict[str, Caller]:
-    """Return unauthorized callers, by name, and what each asks: path, headers, body. `key` is the valid one.
-
-    `in_query` puts it there too, for tests: servers log their paths, so a key that is to last must not go there.
-    """
+def unauthorized_callers(key: str | None) -> dict[str, Caller]:
+    """Return unauthorized callers, by name: the headers and the body of each. `key` is the valid one."""
     near = f"{key[:-1]}{'0' if key[-1] != '0' else '1'}" if key else "not-the-key"
-    bearer = "Authorization", f"Bearer {near}"
     found: dict[str, Caller] = {
-        "no key": lambda path: (path, {}, PAIR_BODY),
-        "a wrong key": lambda path: (path, dict([bearer]), PAIR_BODY),
+        "no key": ({}, PAIR_BODY),
+        "a wrong key": (bearer(near), PAIR_BODY),
     }
     if key:
-        query = "?" + urlencode({"api_key": key, "key": key, "access_token": key}) if in_query else ""
         basic = base64.b64encode(f"user:{key}".encode()).decode()
         headers = {"Authorization": f"Basic {basic}", "X-Api-Key": key, "Api-Key": key}
         headers |= {"Cookie": f"Authorization=Bearer {key}; api_key={key}", "Proxy-Authorization": f"Bearer {key}"}
         body = json.dumps({**json.loads(PAIR_BODY), "api_key": key, "key": key}).encode()
-        found["the key in a wrong place"] = lambda path: (path + query, headers, body)
+        found["the key in a wrong place"] = (headers, body)
     return found
 
 
@@ -96,11 +90,11 @@ def audit_routes(
     """
 
     def audit(route: AuditedRoute) -> AuditedRoute:
-        statuses = {}
-        for who, asks in callers.items():
-            path, headers, body = asks(route.path)
-            statuses[who] = tuple(client.status(method, path, headers, body) for method in route.methods)
-        return AuditedRoute(route.path, route.methods, statuses)
+        statuses = {
+            who: tuple(client.status(method, route.path, headers, body) for method in route.methods)
+            for who, (headers, body) in callers.items()
+        }
+        return replace(route, statuses=statuses)
 
     pool = ThreadPoolExecutor(max(1, min(MAX_CONCURRENCY, len(audited) // 4)), "route-audit")
     try:

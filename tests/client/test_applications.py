@@ -1,4 +1,4 @@
-"""The blocks of applications.toml, run as they are printed, in the clients' own packages, by way of `rerank proxy`.
+"""The blocks of applications.toml, run as they are printed, in the clients' own packages: straight, and by the proxy.
 
 `scripts/setup.sh all` makes the venv. Each block is followed by the call that its application would make.
 """
@@ -7,18 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
 
 import pytest
+import requests
 
 from reranker.applications import read_applications
-from tests.client.guarded import MODEL
 from tests.client.proxying import REPO, running_proxy, write_outputs
 
 pytestmark = pytest.mark.all
 
 PYTHON = REPO / ".tools" / "examples" / "bin" / "python"
+LIBRECHAT = "jina-reranker-v2-base-multilingual"
 NPM = Path(__file__).with_name("npm")
 QUERY = "What is deep learning?"
 DOCUMENTS = ["I like pizza.", "The weather is nice.", "Deep learning is machine learning."]
@@ -47,25 +49,92 @@ print(*(one.page_content for one in found), sep="\\n")
     "voyage": INDEXES,
     "tei": NODES,
 }
-# LiteLLM's providers: the address below the proxy's
+# `also` of the table: other clients, and what they are given
+ALSO = {
+    "langchain-voyageai 0.4.1": """
+from langchain_voyageai import VoyageAIRerank
+from langchain_core.documents import Document
+reranker = VoyageAIRerank(base_url="<URL>/voyage/v1", api_key="<KEY>", model="<MODEL>")
+found = reranker.compress_documents([Document(page_content=one) for one in documents], query)
+print(*(one.page_content for one in found), sep="\\n")
+""",
+    "llama-index-postprocessor-jinaai-rerank 0.6.0": f"""
+from llama_index.postprocessor.jinaai_rerank import JinaRerank
+reranker = JinaRerank(base_url="<URL>/v1", api_key="<KEY>", model="<MODEL>")
+{NODES}""",
+    "VLLMRanker of vllm-haystack 3.0.1": f"""
+import os, ssl
+from haystack.utils import Secret
+from haystack_integrations.components.rankers.vllm import VLLMRanker
+trust = {{"verify": ssl.create_default_context(cafile=os.environ["CA"])}} if "CA" in os.environ else None
+key = Secret.from_token("<KEY>")
+reranker = VLLMRanker(model="<MODEL>", api_base_url="<URL>/v1", api_key=key, http_client_kwargs=trust)
+{HAYSTACK}""",
+    "JinaRanker of jina-haystack 2.0.1": f"""
+from haystack.utils import Secret
+from haystack_integrations.components.rankers.jina import JinaRanker
+reranker = JinaRanker(model="<MODEL>", base_url="<URL>/v1/rerank", api_key=Secret.from_token("<KEY>"))
+{HAYSTACK}""",
+}
+# LiteLLM's providers: the address below the proxy's, and whether the proxy is needed
 LITELLM = {
-    "hosted_vllm": "", "cohere": "", "jina_ai": "", "huggingface": "", "infinity": "/infinity", "voyage": "/voyage",
+    "hosted_vllm": ("", False), "cohere": ("", False), "jina_ai": ("", False),
+    "huggingface": ("", True), "infinity": ("/infinity", True), "voyage": ("/voyage", True),
 }  # fmt: skip
+# npm's clients, and whether they need the proxy
+NPM_CLIENTS = {
+    "ai-sdk": True, "ai-sdk-voyage": True, "voyage": True, "cohere-v1": False, "cohere-v2": False, "langchain": False
+}  # fmt: skip
+ROWS = [tuple(row) for one in read_applications().values() for row in one.also]
+NEEDS_PROXY = {name for name in CALLS if read_applications()[name].proxy}
+NEEDS_PROXY |= {client for client, works, _ in ROWS if works == "by the proxy"}
+
+
+def ways(needs_proxy):
+    """Each client with the ways in which it has to work."""
+    return [
+        (name, way)
+        for name, needed in needs_proxy.items()
+        for way in ("proxy", "direct")
+        if way == "proxy" or not needed
+    ]
+
+
+@dataclass
+class Place:
+    """What a client is given: the stack itself, with its CA by the variables that clients read, or the proxy."""
+
+    url: str
+    key: str
+    model: str
+    env: dict
+
+    def fill(self, text):
+        for name, value in (("URL", self.url), ("KEY", self.key), ("MODEL", self.model)):
+            text = text.replace(f"<{name}>", value)
+        return text
 
 
 @pytest.fixture(scope="module")
-def proxy(shared_server, tmp_path_factory):
+def places(shared_server, tmp_path_factory):
     outputs = write_outputs(tmp_path_factory.mktemp("applications") / "outputs.json", shared_server)
-    with running_proxy("--outputs", outputs) as one:
-        yield one
+    ca = {
+        name: str(shared_server.ca_file)
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CA")
+    }
+    with running_proxy("--outputs", outputs, "--alias", LIBRECHAT) as one:
+        yield {
+            "proxy": Place(one.url, "unused", shared_server.model, {}),
+            "direct": Place(shared_server.url, shared_server.key, shared_server.model, ca),
+        }
 
 
 @pytest.fixture
 def python(tmp_path):
     assert PYTHON.exists(), "the examples' venv is not there: scripts/setup.sh all"
 
-    def run(code):
-        env = {"HOME": str(tmp_path), "HAYSTACK_TELEMETRY_ENABLED": "False", "PATH": os.environ["PATH"]}
+    def run(code, **env):
+        env = {"HOME": str(tmp_path), "HAYSTACK_TELEMETRY_ENABLED": "False", "PATH": os.environ["PATH"]} | env
         done = subprocess.run([PYTHON, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
@@ -73,21 +142,27 @@ def python(tmp_path):
     return run
 
 
-def block_for(name, proxy):
-    return read_applications()[name].filled({"URL": proxy.url, "KEY": "unused", "MODEL": MODEL})
+@pytest.mark.parametrize(("name", "way"), ways({name: name in NEEDS_PROXY for name in [*CALLS, *ALSO]}))
+def test_a_python_client_ranks(places, python, name, way):
+    place = places[way]
+    code = f"{read_applications()[name].block}\n{CALLS[name]}" if name in CALLS else ALSO[name]
+    assert python(BEFORE + place.fill(code), **place.env)[0] == DOCUMENTS[2]
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_a_python_block_ranks(proxy, python, name):
-    assert python(f"{BEFORE}{block_for(name, proxy)}\n{CALLS[name]}")[0] == DOCUMENTS[2]
-
-
-@pytest.mark.parametrize("provider", LITELLM)
-def test_litellms_providers_rank(proxy, python, provider):
-    given = f"model={f'{provider}/{MODEL}'!r}, api_base={proxy.url + LITELLM[provider]!r}, api_key='unused'"
+@pytest.mark.parametrize(("provider", "way"), ways({name: needed for name, (_, needed) in LITELLM.items()}))
+def test_litellms_providers_rank(places, python, provider, way):
+    place = places[way]
+    address, model = place.url + LITELLM[provider][0], f"{provider}/{place.model}"
+    given = f"model={model!r}, api_base={address!r}, api_key={place.key!r}"
     call = f"import litellm\nanswer = litellm.rerank(query=query, documents=documents, {given})\n"
     show = 'print(*(documents[one["index"]] for one in answer.results), sep="\\n")'
-    assert python(BEFORE + call + show)[0] == DOCUMENTS[2]
+    assert python(BEFORE + call + show, **place.env)[0] == DOCUMENTS[2]
+
+
+def test_librechats_request_with_its_fixed_model_ranks(places):
+    body = {"model": LIBRECHAT, "query": QUERY, "documents": DOCUMENTS, "top_n": 3, "return_documents": True}
+    answer = requests.post(f"{places['proxy'].url}/v1/rerank", json=body, timeout=30).json()
+    assert answer["results"][0]["document"]["text"] == DOCUMENTS[2]
 
 
 @pytest.fixture(scope="module")
@@ -104,26 +179,38 @@ def node_modules(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("client", ["ai-sdk", "ai-sdk-voyage", "cohere-v1", "cohere-v2", "voyage"])
-def test_npm_clients_rank(proxy, node_modules, client):
+@pytest.mark.parametrize(("client", "way"), ways(NPM_CLIENTS))
+def test_npm_clients_rank(places, node_modules, client, way):
+    place = places[way]
     (node_modules / "block.mjs").write_text(
         f"const query = {QUERY!r}, documents = {DOCUMENTS!r};\n"
-        + block_for("ai-sdk", proxy)
+        + place.fill(read_applications()["ai-sdk"].block)
         + "\nconsole.log(ranking[0].originalIndex);\n"
     )
-    command = ["node", "block.mjs"] if client == "ai-sdk" else ["node", "clients.mjs", proxy.url, MODEL, client]
-    done = subprocess.run(command, cwd=node_modules, capture_output=True, text=True, check=False, timeout=60)
+    command = ["node", "block.mjs"] if client == "ai-sdk" else ["node", "clients.mjs", place.url, place.model, client]
+    env = {"PATH": os.environ["PATH"], "RERANKER_API_KEY": place.key} | place.env
+    done = subprocess.run(command, cwd=node_modules, env=env, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
+
+
+def test_every_other_client_that_is_said_to_run_is_run():
+    said = {client for client, _, why in ROWS if not why}
+    elsewhere = {"its providers huggingface, infinity and voyage"}  # LITELLM
+    in_npm = {one for one in said if " of npm" in one or one.startswith("@ai-sdk/")}
+    assert said - elsewhere - in_npm == set(ALSO)
 
 
 def test_the_versions_that_are_said_to_run_are_those_that_run(python):
     names = ["cohere", "langchain-cohere", "llama-index-postprocessor-cohere-rerank", "cohere-haystack", "litellm"]
-    names += ["voyageai", "llama-index-postprocessor-tei-rerank"]
+    names += ["voyageai", "llama-index-postprocessor-tei-rerank", "llama-index-postprocessor-jinaai-rerank"]
+    names += ["langchain-voyageai", "vllm-haystack", "jina-haystack"]
     code = f"import importlib.metadata as m\nfor one in {names!r}: print(one, m.version(one))"
     said = " ".join(one.version for one in read_applications().values() if one.checked == "run")
+    said += " ".join(client for client, _, _ in ROWS)
     assert [line for line in python(code) if line.split()[0] not in said or line.split()[1] not in said] == []
     assert installed("cohere") in said, sys.executable
     lock = (NPM / "package-lock.json").read_text()
-    for one in read_applications()["ai-sdk"].version.split(", "):
+    npm = [client.split(",")[0].removesuffix(" of npm") for client, _, _ in ROWS if " of npm" in client]
+    for one in (*read_applications()["ai-sdk"].version.split(", "), *npm):
         name, version = one.split(" ")
         assert f'"node_modules/{name}": {{\n      "version": "{version}"' in lock

@@ -76,6 +76,22 @@ def test_the_shells_block_is_enough_for_the_package(env, tmp_path):
     assert done.stdout.splitlines()[0].endswith("[1]  deep learning"), done.stderr
 
 
+def test_of_a_public_name_no_ca_is_told_and_none_written(server, tmp_path):
+    outputs = write_outputs(tmp_path / "outputs.json", server, url="https://rerank.example.com", ca_certificate="")
+
+    def run(*args):
+        stdout, stderr = io.StringIO(), io.StringIO()
+        code = run_command("env", ["--outputs", str(outputs), *map(str, args)], stdout, stderr)
+        return code, stdout.getvalue() + stderr.getvalue()
+
+    code, said = run("--for", "open-webui")
+    assert (code, "REQUESTS_CA_BUNDLE" in said, "ca.pem" in said) == (0, False, False)
+    code, said = run("--write-ca", tmp_path / "ca.pem")
+    assert code == 2
+    assert "there is no CA to write" in said
+    assert not (tmp_path / "ca.pem").exists()
+
+
 def test_a_copy_of_the_outputs_is_for_its_user_alone_and_replaces_the_last_one_whole(env, server, tmp_path):
     file = tmp_path / "copy.json"
     file.write_text("{}")
@@ -96,4 +112,5 @@ def test_a_copy_of_the_outputs_is_for_its_user_alone_and_replaces_the_last_one_w
 def test_what_is_called_run_is_run_by_a_test():
     by_tests = {*CALLS, "litellm", "ai-sdk", "shell"}
     assert {one.name for one in APPLICATIONS.values() if one.checked == "run"} == by_tests
+    assert {one.name for one in APPLICATIONS.values() if one.why} == set(APPLICATIONS) - by_tests
     assert {one.checked for one in APPLICATIONS.values()} == {"run", "read"}

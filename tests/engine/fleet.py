@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from dataclasses import dataclass
@@ -72,12 +75,14 @@ class Ops:
 
 
 class AtTerminal:
-    """A command of ops/ on a stack, at a terminal of its own: what is typed, and what is shown so far."""
+    """A command of ops/ (or `program`) on a stack, at a terminal of its own: what is typed, what is shown so far."""
 
-    def __init__(self, stack, command, *args):
-        words = [sys.executable, "-m", "ops", command, "--stack", stack.name, "--cwd", str(stack.project), *args]
+    def __init__(self, stack, command, *args, program=(sys.executable, "-m", "ops"), columns=80):
+        words = [*program, command, "--stack", stack.name, "--cwd", str(stack.project), *args]
         self._here, there = pty.openpty()
-        self.process = subprocess.Popen(words, cwd=REPO, env=stack.env, stdin=there, stdout=there, stderr=there)
+        self.resize(columns)
+        env = {"TERM": "xterm", **stack.env}
+        self.process = subprocess.Popen(words, cwd=REPO, env=env, stdin=there, stdout=there, stderr=there)
         os.close(there)
         self.shown = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -89,6 +94,9 @@ class AtTerminal:
                 self.shown += os.read(self._here, 65536).decode(errors="replace")
             except OSError:  # nobody has the terminal open any more
                 return
+
+    def resize(self, columns):
+        fcntl.ioctl(self._here, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
 
     def type(self, text):
         os.write(self._here, text.encode())

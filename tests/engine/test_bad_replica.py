@@ -10,6 +10,7 @@ from tests.engine.fleet import AtTerminal, behind, endpoint, ops
 pytestmark = pytest.mark.engine
 
 
+@pytest.mark.all
 def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(gateway_caddy, market, ledger, tmp_path):
     config = {"replicas": 3, "max_tries": 1, **gateway_caddy.config}
     env = {"SSL_CERT_FILE": gateway_caddy.ca_file}

@@ -220,7 +220,7 @@ def _serves(url, headers, trust):
 def test_a_forced_replacement_rents_another_and_keeps_the_old_one_until_it_serves(scene):
     stack, ledger, _ = scene
     first = stack.outputs()["instance_id"]
-    [urn] = [one["urn"] for one in resources_of(stack.deployment()) if one["type"].endswith("vast:Instance")]
+    [urn] = [one["urn"] for one in resources_of(stack.deployment()) if one["type"].endswith(":Instance")]
     done = stack.up("--replace", urn)
     assert done.rc == 0, done.text
     second = stack.outputs()["instance_id"]

@@ -202,7 +202,7 @@ def test_a_certificate_that_ends_soon_is_renewed_where_the_server_runs(scene):
 def age_authority(scene, days, folder):
     """Change in the state when the authority ends."""
     state = json.loads(scene.stack.export())
-    (authority,) = [one for one in resources_of(state["deployment"]) if one["type"].endswith("CertificateAuthority")]
+    (authority,) = [one for one in resources_of(state["deployment"]) if one["type"].endswith(":CA")]
     authority["outputs"]["expires_at"] = time.time() + days * 86400
     (folder / "state.json").write_text(json.dumps(state))
     scene.stack.ok("stack", "import", "--file", str(folder / "state.json"))
@@ -317,6 +317,7 @@ def test_one_silent_server_keeps_nobody_from_scaling_healing_others_and_destroyi
 HANGING = ("hang_after_accept", "hang_after_tls", "hang_after_request", "frozen")
 
 
+@pytest.mark.all
 def test_a_hung_engine_behind_a_living_address_is_healed_and_a_slow_one_is_only_slow(tmp_path):
     config = {"replicas": len(HANGING), "timeouts.probe_timeout_s": 1, "timeouts.answer_s": 3}
     with EmulatorServer(runtime="none", time="instant", state_dir=tmp_path / "emulator") as market:

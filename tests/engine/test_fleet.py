@@ -96,6 +96,7 @@ def balanced(gateway_caddy, market, ledger, tmp_path):
     assert ledger.billed() == set()
 
 
+@pytest.mark.all
 def test_no_request_fails_while_a_fleet_rolls_heals_scales_and_changes_its_key(balanced, ledger, capsys):
     stack, at, seen = balanced, endpoint(balanced), {}
     with Load(at) as quiet:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from chaos.run import differs
+from components.ledger_file import ledger_file
+from components.vast.ledger import fold
 from emulator.server import EmulatorServer
 from harness.stack import MODEL, REPO, EngineStack
 from tests.engine.conftest import Ledger
@@ -167,13 +170,19 @@ def container_processes(instance_id):
     return found
 
 
-def test_destroy_leaves_nothing_billed_and_no_process(up, ledger):
+def test_destroy_leaves_nothing_billed_and_no_process_and_the_rent_in_the_ledger(up, ledger):
     instance_id = up.outputs()["instance_id"]
     assert container_processes(instance_id)
     done = up.destroy()
     assert done.rc == 0, done.text
     assert ledger.billed() == set()
     assert container_processes(instance_id) == []
+    written = ledger_file("vast-reranker/test", up.env, up.project).events()
+    assert [(one.kind, one.reason) for one in written] == [
+        ("intent", ""), ("rent", ""), ("serving", ""), ("end", "destroyed"),
+    ]  # fmt: skip
+    [row] = ledger.contracts()
+    assert differs(fold(written)[instance_id], row) == ""
 
 
 def test_every_bad_config_value_is_reported_at_once_and_nothing_is_rented(stack, ledger):

@@ -48,11 +48,13 @@ def test_too_little_credit_for_the_boot_is_an_error_before_anything_is_rented(st
 
 
 @pytest.mark.all
-def test_little_credit_is_a_warning_with_the_hours_that_are_left(stack, ledger):
+def test_little_credit_and_a_small_budget_are_a_warning_with_what_is_left(stack, ledger):
     ledger.control("credit", credit=1.0)
+    stack.write_config(budget_usd_month="0.02")
     done = stack.up()
     assert done.rc == 0, done.text
-    assert "warning: the credit of $1.00 lasts for" in done
+    assert "warning: the month will have cost $" in done
+    assert "over budget_usd_month of $0.02; the credit of $1.00 lasts for" in done
 
 
 def test_a_stack_over_its_hourly_cap_is_refused_in_the_preview(stack, ledger):

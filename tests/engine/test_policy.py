@@ -171,9 +171,7 @@ def test_a_stack_that_keeps_every_rule_is_rented_within_them_and_stays_in_sync(m
     assert seen.returncode == 0, seen.stdout + seen.stderr
     done = stack.up()
     assert done.rc == 0, done.text
-    [offer] = [
-        one["outputs"]["offer"] for one in resources_of(stack.deployment()) if one["type"].endswith("vast:Instance")
-    ]
+    [offer] = [one["outputs"]["offer"] for one in resources_of(stack.deployment()) if one["type"].endswith(":Instance")]
     offer = json.loads(offer)
     assert offer["hosting_type"] == 1
     assert offer["geolocation"][-2:] in KEEPING["countries"]

@@ -1,4 +1,4 @@
-"""`rerank proxy` before a stack that the real engine heals and whose key is rotated, under load."""
+"""`rerank proxy` before a stack that the real engine heals, rolls, and whose key is rotated, under load."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.engine.fleet import Endpoint, ops, up
 pytestmark = [pytest.mark.engine, pytest.mark.all]
 
 
-def test_a_heal_and_a_rotation_behind_the_proxy_fail_no_request(stack, ledger):
+def test_a_heal_a_roll_and_a_rotation_behind_the_proxy_fail_no_request(stack, ledger):
     up(stack)
     source = ("--stack", stack.name, "-C", stack.project)
     with running_proxy(*source, "--timeout", "120", **stack.env) as proxy:
@@ -21,6 +21,10 @@ def test_a_heal_and_a_rotation_behind_the_proxy_fail_no_request(stack, ledger):
             load.more(40)
             [healed] = ledger.billed()
             assert healed != healthy
+            stack.write_config(extra_args=["--max-num-seqs", "64"])
+            up(stack)
+            load.more(40)
+            assert ledger.billed() != {healed}
             begun = ops(stack, "rotate-key", "--begin")
             assert begun.rc == 0, begun.err
             load.more(20)
@@ -33,4 +37,4 @@ def test_a_heal_and_a_rotation_behind_the_proxy_fail_no_request(stack, ledger):
     assert "new key or CA" in said
     for key in (begun, finished):
         assert stack.outputs()["api_key"] not in key.out + key.err + said
-    print(f"a heal and a rotation through the proxy: {load}")
+    print(f"a heal, a roll and a rotation through the proxy: {load}")

@@ -55,7 +55,7 @@ class Scene:
     def certificate_ends_soon(self):
         state = json.loads(self.state.read_text())
         for one in resources_of(state["checkpoint"]["latest"]):
-            if one["type"].endswith("vast:Instance"):
+            if one["type"].endswith(":Instance"):
                 one["outputs"]["certificate_expires_at"] = time.time() + 20 * 86400
         self.state.write_text(json.dumps(state))
 

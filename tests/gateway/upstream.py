@@ -42,6 +42,7 @@ class Switches:
             return
         with contextlib.suppress(FileNotFoundError):
             body = (self.folder / "answer").read_bytes()
+            await receive()
             await send({"type": "http.response.start", "status": 200, "headers": [(b"x-upstream", name.encode())]})
             await send({"type": "http.response.body", "body": body})
             return

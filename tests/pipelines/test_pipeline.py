@@ -8,6 +8,7 @@ import requests
 from emulator.runtime import free_port
 from harness.stack import PASSPHRASE
 from tests.pipelines.conftest import HEAL, VAST_KEY, local_stack, pipelines
+from tests.unit.webhook import TOKEN, sink
 
 pytestmark = pytest.mark.engine
 REVIEW = {"github.event.pull_request.labels.*.name": ["review"], "github.event.action": "labeled"}
@@ -19,11 +20,17 @@ def scene(tmp_path):
         yield one
 
 
+@pytest.mark.all
 def test_a_change_is_previewed_deployed_watched_healed_and_ended_and_nothing_is_left_billed(scene):
     a_pull_request_shows_plan_offer_and_price(scene)
     what_is_merged_is_deployed(scene)
-    a_host_that_dies_is_one_issue_and_exit_code_7(scene)
-    what_drifted_is_healed_and_the_issue_closed(scene, 1)
+    with sink(200) as (url, told):
+        scene.stack.ok("config", "set", "--secret", "--path", "notify.webhook", url)
+        a_host_that_dies_is_one_issue_and_exit_code_7(scene)
+        what_drifted_is_healed_and_the_issue_closed(scene, 1)
+    assert [re.findall(r"\*(.+?)\*: (\w+)", one["text"]) for one in told] == [
+        [("drift", "offline")], [("repaired", "offline")],
+    ]  # fmt: skip
     the_end(scene)
 
 
@@ -85,9 +92,17 @@ def what_is_merged_is_deployed(scene):
     assert out["url"] in done.summary
     assert "| validation | passed, " in done.summary
     assert scene.ledger.billed() == {out["instance_id"]}
-    status = scene.ops("status", "--stack", "dev", "--json")
+    status = scene.ops("status", "--stack", "dev", "--json", "--all-stacks", "--html", str(scene.checkout / "all.html"))
+    page = (scene.checkout / "all.html").read_text()
+    assert "every server answers" in page
+    assert f"<td>{out['instance_id']}</td>" in page
+    assert page.count("<section") == 2
     (row,) = status["instances"]
     assert row["took_ms"] > 0
+    cost = scene.ops("cost", "--stack", "dev", "--json")
+    assert {one["instance_id"] for one in cost["contracts"]} == {one["id"] for one in scene.ledger.contracts()}
+    assert cost["spent_usd"] == pytest.approx(sum(cost["charged_usd"].values()), abs=0.02)
+    assert cost["hourly_usd"] == pytest.approx(out["hourly_cost_usd"]["total"], abs=1e-4)
     assert (row["instance_id"], row["state"], status["exit_code"]) == (out["instance_id"], "running", 0)
     assert row["hourly_cost_usd"] == pytest.approx(out["hourly_cost_usd"]["total"], abs=1e-4)
     assert row["contract_end"]
@@ -204,5 +219,5 @@ def the_end(scene):
     assert (done["exit_code"], set(done["instances"]), done["removed"]) == (0, rented, True)
     assert scene.ledger.billed() == set()
     seen = scene.logs + "".join(scene.forge.written)
-    for secret in (key, VAST_KEY, PASSPHRASE, scene.forge.token):
+    for secret in (key, VAST_KEY, PASSPHRASE, scene.forge.token, TOKEN):
         assert secret not in seen

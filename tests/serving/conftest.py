@@ -5,37 +5,26 @@ All tests of this folder run on one worker (tests/conftest.py), so that each ser
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import secrets
 import subprocess
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import testinfra
 
-from components.errors import ServingError
-from components.vast.identity import Authority
 from components.vllm.catalog import load_catalog
 from components.vllm.client import RerankClient
-from components.vllm.launch import GUARD_KEY_ENV, KEY_ENV, Launch, plan_launch
-from emulator.process import Process
-from emulator.runtime import Containers, Settings, free_port
+from components.vllm.launch import plan_launch
 from emulator.server import EmulatorServer
-from harness.certificates import ca_file
 from harness.stack import MODEL, EngineStack
+from harness.vllm import Vllm, serving
 
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]
-BOOT_DEADLINE_S = 300.0
-POLL_S = 0.5
-IP = "127.0.0.1"
-CONTRACT_ID = 1
 MODELS = REPO / ".tools" / "models.json"
 CATALOG = load_catalog()
 # without the compiler, which takes most of a boot on a CPU
@@ -61,64 +50,6 @@ def require_vllm(version: str = "0.32.0") -> Path:
     python = vllm_python(version)
     assert python.is_file(), f"no vLLM {version} at {python}: scripts/setup.sh all"
     return python
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running server: how to ask it, and what it wrote."""
-
-    client: RerankClient
-    url: str
-    key: str
-    log: Path | None
-    ca: str | None = None
-    model: str = BGE
-
-
-@contextlib.contextmanager
-def serving(
-    launch: Launch, model: str, weights: Path, python: Path, folder: Path, *, authority: Authority | None = None
-) -> Iterator[Server]:
-    """Run a launch until a real POST /rerank answers, and kill its whole process group afterwards.
-
-    `authority` signs the identity of a launch with TLS.
-    """
-    containers = Containers(Settings("vllm", folder, python, {model: str(weights)}))
-    inner, outer = int(launch.ports[0].partition(":")[2]), free_port(IP)
-    body = {
-        "image": launch.image,
-        "runtype": launch.runtype,
-        "onstart": launch.onstart,
-        "args": list(launch.args),
-        "env": launch.container_env | (authority.issue(IP).env() if authority else {}),
-    }
-    process = asyncio.run(containers.start(CONTRACT_ID, body, IP, {inner: outer}))
-    assert process is not None
-    url, key = f"http{'s' if authority else ''}://{IP}:{outer}", launch.env.get(GUARD_KEY_ENV) or launch.env[KEY_ENV]
-    ca = ca_file(authority.certificate) if authority else None
-    client = RerankClient(url, key, timeout_s=60, ca=ca or "")
-    log = folder / "containers" / str(CONTRACT_ID) / "log"
-    try:
-        wait_for_rerank(client, model, process, log)
-        yield Server(client, url, key, log, ca, model)
-    finally:
-        process.kill()
-        asyncio.run(containers.stop(CONTRACT_ID))
-
-
-def wait_for_rerank(client: RerankClient, model: str, process: Process, log: Path) -> None:
-    """Return when a real pair is scored; fail with the end of the log when the server exits or is late."""
-    deadline = time.monotonic() + BOOT_DEADLINE_S
-    while True:
-        try:
-            client.rerank("ready?", ["yes"], model)
-            return
-        except ServingError as error:
-            said = error
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
-        assert process.poll() is None, f"the server exited with {process.exit_code}:\n{tail}"
-        assert time.monotonic() < deadline, f"no /rerank within {BOOT_DEADLINE_S:g} s ({said}):\n{tail}"
-        time.sleep(POLL_S)
 
 
 def new_key() -> str:
@@ -157,11 +88,11 @@ class Deployment:
         self.ca_file = stack.folder / "ca.pem"
         self.ca_file.write_text(outputs["ca_certificate"])
 
-    def server(self) -> Server:
+    def server(self) -> Vllm:
         """Return it as a server that the stack itself asks."""
         key = self.stack.own_key()
         client = RerankClient(self.url, key, timeout_s=60, ca=str(self.ca_file))
-        return Server(client, self.url, key, None, str(self.ca_file), MODEL)
+        return Vllm(client, self.url, key, None, str(self.ca_file), MODEL)
 
     def python(
         self, *args: str | Path, python: Path = REPO / ".venv" / "bin" / "python"
@@ -193,7 +124,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def cross_encoder(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def cross_encoder(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
     """That model in the guide's form, by the boot script, with vLLM's own key."""
     launch = plan_launch(CATALOG.model(BGE), CATALOG.default_image, api_key=new_key())
     with serving(launch, BGE, weights, require_vllm(), tmp_path_factory.mktemp("bge")) as server:
@@ -201,7 +132,7 @@ def cross_encoder(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="package")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
     """The packaged embedding model, launched in the plain form of the guide, with two API servers."""
     python = require_vllm()
     found = subprocess.run([python, "-c", WHERE_IS_MINILM], check=True, capture_output=True, text=True)
@@ -212,7 +143,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="package")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
     """A model of Qwen3-Reranker's architecture with seeded random weights, overrides and chat template."""
     python = require_vllm()
     folder = tmp_path_factory.mktemp("weights")

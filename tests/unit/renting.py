@@ -3,7 +3,7 @@
 from components.vast.label import Label
 from components.vast.models import Offer
 from components.vast.probe import ProbeResult
-from components.vast.ranking import Workload, rank
+from components.vast.ranking import Candidate, rank
 from components.vast.rental import Rental
 from components.vast.rental_spec import Deadlines, Order, Spec
 
@@ -26,7 +26,7 @@ DEADLINES = Deadlines(pulling_s=600, serving_s=300, stall_s=120, port_s=60)
 
 def rental(api, *, probe=lambda *_: READY, known=(), stop=str, blind=lambda: True, notes=None, said=None, **order):
     client = api.client(patience_s=10)
-    candidates = rank([Offer.parse(raw) for raw in api.offers], Workload(10), "cheapest")
+    candidates = rank([Candidate.of(Offer.parse(raw), 10) for raw in api.offers], "cheapest")
     return Rental(
         client,
         api.instance_cache(client),

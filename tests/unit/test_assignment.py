@@ -1,4 +1,4 @@
-"""Dealing: replicas get machines, hosts and countries of their own, and never the same machine."""
+"""Assignment: replicas get machines, hosts and countries of their own, and never the same machine."""
 
 from itertools import pairwise
 
@@ -6,14 +6,12 @@ import pytest
 
 from components.vast.assignment import FleetState, ReplicaSlot, assign_offers, spread_by
 from components.vast.models import Contract, Offer
-from components.vast.ranking import Candidate, Workload
+from components.vast.ranking import Candidate
 from tests.unit.wire_samples import instance, offer
-
-WORK = Workload(12)
 
 
 def candidate(machine, host, place="Sweden, SE"):
-    return Candidate.of(Offer.parse(offer(machine, machine_id=machine, host_id=host, geolocation=place)), WORK)
+    return Candidate.of(Offer.parse(offer(machine, machine_id=machine, host_id=host, geolocation=place)), 12)
 
 
 # best first: two machines of host 1, then others

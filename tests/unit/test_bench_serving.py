@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from bench.__main__ import main
 from bench.load import Cell, Target
-from bench.serving import Load, figures, quantile, table, usd_per_million
+from bench.serving import Workload, figures, quantile, table, usd_per_million
 from components.vast.identity import Authority
 from emulator.scoring import Served
 from emulator.stub import Stub
@@ -39,13 +39,13 @@ def swept():
         for (pairs, users), counts in rates.items()
         for name, count in zip(("plain", "guard"), counts, strict=True)
     ]
-    return figures(cells, [PLAIN, GUARD], Load(pairs=(10, 40), users=(1, 8), rounds=1))
+    return figures(cells, [PLAIN, GUARD], Workload(pairs=(10, 40), users=(1, 8), rounds=1))
 
 
 def test_a_target_is_compared_within_each_round_and_the_median_of_rounds_counts():
     cells = [cell("plain", 0, 100), cell("guard", 0, 99), cell("plain", 1, 50), cell("guard", 1, 48)]
     cells += [cell("plain", 2, 200), cell("guard", 2, 196, failures=("HTTP 503",))]
-    plain, guard = figures(cells, [PLAIN, GUARD], Load(pairs=(10,), users=(8,), rounds=3))
+    plain, guard = figures(cells, [PLAIN, GUARD], Workload(pairs=(10,), users=(8,), rounds=3))
     assert (plain.ratio, plain.requests_per_s, plain.pairs_per_s) == (1.0, 100, 1000)
     assert (guard.ratio, guard.ratio_low, guard.ratio_high) == (0.98, 0.96, 0.99)
     assert (guard.requests, guard.failed) == (343, 1)
@@ -95,7 +95,7 @@ def test_a_wrong_command_line_is_an_error_of_use(wrong):
 
 
 def test_a_load_says_how_long_it_takes():
-    assert Load(pairs=(8, 32), users=(1, 8, 32), rounds=3, seconds=10).describe(4) == (
+    assert Workload(pairs=(8, 32), users=(1, 8, 32), rounds=3, seconds=10).describe(4) == (
         "72 measurements of 10 s, 12.0 minutes or more"
     )
 

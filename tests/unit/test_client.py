@@ -1,4 +1,6 @@
+import json
 import traceback
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -15,9 +17,9 @@ from components.errors import (
     RateLimited,
     ServerUnreachable,
 )
-from components.vast.client import AmbiguousRent
+from components.vast.client import AmbiguousRent, VastClient
 from components.vast.market import Search
-from components.vast.pacing import PUBLISHED, Pacer
+from components.vast.pacing import OFF, PUBLISHED, Pacer
 from components.vast.query import Query, parse
 from components.vllm.client import RerankClient
 from reranker.http import Answer
@@ -251,3 +253,26 @@ def test_where_nothing_fits_the_offers_that_cannot_be_read_are_named(api):
     api.offers.append({**api.offers[0], "machine_id": None})
     with pytest.raises(NoOffer, match="1 more cannot be read, and were left out"):
         Search("gpu_ram>=999", 40, 12.6).run(api.client())
+
+
+def test_charges_are_read_page_by_page_and_in_the_official_clients_words():
+    asked = []
+
+    def transport(_method, url, **_options):
+        split = urlsplit(url)
+        asked.append((split.path, {name: value[0] for name, value in parse_qs(split.query).items()}))
+        number = len(asked)
+        row = {"source": f"instance-{number}", "amount": 0.5, "start": 1, "end": 2, "metadata": {"label": "a"}}
+        body = {"success": True, "results": [row], "next_token": "more" if number == 1 else None}
+        return Answer(200, json.dumps(body).encode())
+
+    client = VastClient(KEY, transport=transport, pacer=Pacer(OFF))
+    assert [(one.instance_id, one.amount_usd, one.label) for one in client.charges(10.2, 20.2)] == [
+        (1, 0.5, "a"), (2, 0.5, "a"),
+    ]  # fmt: skip
+    first = {
+        "select_filters": '{"day": {"gte": 10, "lte": 21}, "type": {"in": ["instance"]}}',
+        "latest_first": "false",
+        "limit": "100",
+    }
+    assert asked == [("/api/v0/charges/", first), ("/api/v0/charges/", first | {"after_token": "more"})]

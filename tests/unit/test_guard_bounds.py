@@ -15,7 +15,7 @@ from components.vast.identity import Authority
 from emulator.scoring import Served
 from emulator.stub import Stub
 from harness.guard import guarded
-from harness.wait import until
+from harness.wait import ended_within, until
 from tests.unit.guard_requests import KEYS, App
 from tests.unit.test_guard_sockets import AUTH, Listening, statuses
 
@@ -26,19 +26,6 @@ SHORT = Bounds(handshake_s=0.3, header_s=0.3, body_s=0.3, idle_s=0.3, send_s=0.5
 
 def connect(listening):
     return socket.create_connection(listening.address, timeout=5)
-
-
-def ended_within(line, seconds):
-    """Whether the server ends a connection in time, whatever it says before."""
-    line.settimeout(seconds)
-    try:
-        while line.recv(65536):
-            pass
-    except TimeoutError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -90,18 +77,18 @@ def test_a_refusal_comes_before_the_body_and_is_not_followed_by_all_of_it(listen
             line.sendall(b"x" * (64 << 20))
 
 
-def test_strangers_of_one_address_push_out_each_other_and_no_client():
+def test_connections_without_a_key_push_out_each_other_and_no_client():
     bounds = Bounds(unknown_per_address=4, connections=100)
     with Listening(bounds=bounds) as listening, connect(listening) as client:
         ask = HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}"
         client.sendall(ask)
         assert statuses(client.recv(4096)) == [299]
-        strangers = [connect(listening) for _ in range(20)]
+        without_key = [connect(listening) for _ in range(20)]
         until(lambda: len(listening.guard.server.open) == 5)
         client.sendall(ask)
         assert statuses(client.recv(4096)) == [299]
         assert requests.get(f"http://127.0.0.1:{listening.address[1]}/health", timeout=5).status_code == 299
-        for one in strangers:
+        for one in without_key:
             one.close()
 
 

@@ -1,18 +1,29 @@
 import pytest
 
 from components.errors import RentalFailed
+from components.vast.bill import SoFar
 from components.vast.models import Account, Contract, Offer
 from components.vast.money import Budget, hourly_cost, monthly_cost
-from components.vast.ranking import Candidate, Workload
+from components.vast.ranking import Candidate
 from components.vast.rental_spec import Bid
 from tests.unit.wire_samples import instance, offer
 
-CANDIDATE = Candidate.of(Offer.parse(offer(dph_total=0.10, inet_down_cost=0.01)), Workload(12))
+CANDIDATE = Candidate.of(Offer.parse(offer(dph_total=0.10, inet_down_cost=0.01)), 12)
 
 
 def test_credit_that_does_not_last_until_it_serves_is_an_error():
     with pytest.raises(RentalFailed, match=r"the credit is \$0.10, but until it serves .* nothing was rented"):
         Budget().check(Account(1, 0.10), CANDIDATE, 1)
+
+
+def test_a_month_over_its_budget_is_a_warning_beside_that_of_the_credit():
+    month = SoFar(2.0, 100.0)
+    check = Budget(budget_usd_month=12.5, min_runway_h=24).check
+    assert check(Account(1, 100.0), CANDIDATE, 1, month=month) is None
+    assert check(Account(1, 100.0), CANDIDATE, 2) is None
+    over = "the month will have cost $22.00 ($2.00 so far, $0.2000/h), over budget_usd_month of $12.5"
+    assert check(Account(1, 100.0), CANDIDATE, 2, month=month) == over
+    assert (check(Account(1, 1.0), CANDIDATE, 2, month=month) or "").startswith(f"{over}; the credit of $1.00 lasts")
 
 
 def test_credit_for_less_than_the_runway_is_a_warning_with_the_time_left():

@@ -91,7 +91,7 @@ def orphan(market):
 def export(tmp_path):
     """A state with one instance, which is not among those of the market."""
     path = tmp_path / "state.json"
-    path.write_text(json.dumps({"deployment": {"resources": [{"type": "x/vast:Instance", "id": "1"}]}}))
+    path.write_text(json.dumps({"deployment": {"resources": [{"type": "x:y:Instance", "id": "1"}]}}))
     return str(path)
 
 
@@ -168,7 +168,7 @@ case "$*" in
     log=$(sed 's/.*--event-log \([^ ]*\).*/\1/' <<<"$*")
     summary='{"maybeCorrupt": false, "durationSeconds": 1, "resourceChanges": {}}'
     echo '{"sequence": 1, "timestamp": 1, "summaryEvent": '"$summary"'}' >"$log"
-    for number in $(seq 37); do echo "  ~ vast:ApiKey reranker-key refreshing $number"; done
+    for number in $(seq 37); do echo "  ~ pulumi-python:dynamic:ApiKey reranker-key refreshing $number"; done
     ;;
 esac
 """

@@ -10,7 +10,7 @@ from ops.plan import Plan, Step
 from ops.roll import replaced
 
 FLEET = "urn:pulumi:s::p::vast:index:RerankerFleet::reranker"
-DYNAMIC = "pulumi-python:dynamic/vast:"
+DYNAMIC = "pulumi-python:dynamic:"
 
 
 def resource(kind, name, parent, id_="x", **more):
@@ -27,7 +27,7 @@ def state(*, left=()):
         if name in left:
             found.append(resource(f"{DYNAMIC}Instance", name, FLEET, str(number + 90), delete=True))
         found.append(resource(f"{DYNAMIC}Instance", name, FLEET, str(number)))
-    found.append(resource(f"{DYNAMIC}RerankValidation", "reranker-validation", FLEET))
+    found.append(resource(f"{DYNAMIC}Validation", "reranker-validation", FLEET))
     found.append(resource(f"{DYNAMIC}Instance", "reranker-gateway-instance", FLEET, "50"))
     found.append(resource(f"{DYNAMIC}OfferQuery", "reranker-gateway-offers", FLEET))
     found.append(resource(f"{DYNAMIC}Gateway", "reranker-gateway", FLEET))
@@ -81,10 +81,10 @@ def plan_of(*steps):
 
 def test_a_roll_is_of_servers_only_and_of_one_model():
     fleet = Fleet.parse([one for one in state() if "gateway" not in one["urn"]])
-    other = Step("update", "vast:RerankValidation", "reranker-validation", [], {"model": "model changed"})
+    other = Step("update", "Validation", "reranker-validation", [], {"model": "model changed"})
     with pytest.raises(exits.OpsError, match="another model"):
         replaced("s", plan_of(other), fleet, in_place=False)
-    server, ca = Step("replace", "vast:Instance", "reranker-2"), Step("delete", "vast:CertificateAuthority", "ca")
+    server, ca = Step("replace", "Instance", "reranker-2"), Step("delete", "CA", "ca")
     assert replaced("s", plan_of(server), fleet, in_place=False) == ["reranker-2"]
     for steps, in_place, says in (
         ((server, ca), False, "more than a roll is to be done: ca .delete."),

@@ -6,8 +6,8 @@ from pulumi.automation.events import EngineEvent
 from ops import exits, plan, report
 from ops.plan import Run
 
-INSTANCE = "urn:pulumi:dev::p::vast:index:RerankerFleet$pulumi-python:dynamic/vast:Instance::"
-TYPE = "pulumi-python:dynamic/vast:Instance"
+INSTANCE = "urn:pulumi:dev::p::vast:index:RerankerFleet$pulumi-python:dynamic:Instance::"
+TYPE = "pulumi-python:dynamic:Instance"
 
 
 def candidate(usd, **more):
@@ -51,7 +51,7 @@ def test_drift_alone_leaves_nothing_pending_and_names_the_offer():
         step("replace", {"disk_gb": 40}, {"disk_gb": 40, "candidates": [candidate(0.31)]}, keys=["drift"]),
     )
     assert (found.drift, found.pending, found.warnings) == (["offline: the host is away"], [], [])
-    assert found.steps == [plan.Step("replace", "vast:Instance", "reranker", ["offline: the host is away"])]
+    assert found.steps == [plan.Step("replace", "Instance", "reranker", ["offline: the host is away"])]
     assert found.choices == [plan.Choice(7, 9, "RTX 4090", "Sweden, SE", 1, 0.31, 0.0, 0.05, 242.0)]
 
 

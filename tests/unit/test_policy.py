@@ -143,8 +143,7 @@ def test_every_rule_has_cases_here():
 
 @pytest.mark.parametrize(("rule", "limits", "facts", "says"), BROKEN)
 def test_what_breaks_a_rule_is_said_in_one_line_with_the_remedy(rule, limits, facts, says):
-    (violation,) = violations(facts, limits)
-    line = str(violation)
+    (line,) = violations(facts, limits)
     assert line.startswith(f"policy: {rule}: ")
     assert "\n" not in line
     assert line.endswith(f"; {next(one.remedy for one in RULES if one.name == rule)}")
@@ -163,7 +162,13 @@ def test_a_rule_that_does_not_bind_says_nothing(rule, limits, facts, says):
 
 def test_several_broken_rules_are_all_named():
     facts = Facts(image="x", interruptible=True, disk_gb=99, offers=[SWEDEN | {"geolocation": "Texas, US"}])
-    assert [one.rule for one in violations(facts, EVERYTHING)] == ["pinned-image", "no-bid", "countries", "disk"]
+    rules = [line.split(": ")[1] for line in violations(facts, EVERYTHING)]
+    assert rules == [
+        "pinned-image",
+        "no-bid",
+        "countries",
+        "disk",
+    ]
 
 
 def test_limits_survive_their_record():

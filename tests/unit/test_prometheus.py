@@ -63,7 +63,7 @@ def test_a_gateway_is_scraped_at_its_admin_api_with_that_ones_key_and_each_job_k
 
 def test_an_admin_api_on_loopback_is_scraped_without_a_key_and_a_socket_is_not():
     def resource(url):
-        return {"type": "pulumi-python:dynamic/vast:Gateway", "outputs": {"admin_url": url, "admin_key": ""}}
+        return {"type": "pulumi-python:dynamic:Gateway", "outputs": {"admin_url": url, "admin_key": ""}}
 
     assert Admin.parse([]) is None
     assert Admin.parse([resource("unix:///run/admin.sock")]) is None

@@ -9,20 +9,20 @@ from components.vast.json_values import as_text
 from components.vast.market import Search
 from components.vast.models import Contract, Offer
 from components.vast.query import Constraint
-from components.vast.ranking import Candidate, Workload, distinct_machines, minutes, rank
+from components.vast.ranking import Candidate, distinct_machines, minutes, rank
 from tests.unit.scripted_api import ScriptedApi
 from tests.unit.wire_samples import instance, offer
 
-WORK = Workload(12.0)
+PULL_GB = 12.0
 NOW = 1_900_000_000.0
 
 
-def offers(*raw):
-    return [Offer.parse(one) for one in raw]
+def candidates(*raw):
+    return [Candidate.of(Offer.parse(one), PULL_GB) for one in raw]
 
 
 def first(prefer, *raw):
-    return rank(offers(*raw), WORK, prefer)[0].offer.ask_id
+    return rank(candidates(*raw), prefer)[0].offer.ask_id
 
 
 def test_cheapest_counts_the_pull_and_reliability_besides_the_hourly_price():
@@ -44,16 +44,16 @@ def test_balanced_pays_a_little_for_a_lot_of_time_but_not_a_lot_for_a_little():
 
 def test_equal_offers_are_ranked_the_same_way_every_time():
     raw = [offer(n) for n in (5, 3, 4)]
-    assert [one.offer.ask_id for one in rank(offers(*raw), WORK, "balanced")] == [3, 4, 5]
+    assert [one.offer.ask_id for one in rank(candidates(*raw), "balanced")] == [3, 4, 5]
 
 
 def test_a_machine_is_a_candidate_once():
-    ranked = rank(offers(offer(1, machine_id=7), offer(2, machine_id=7), offer(3)), WORK, "cheapest")
+    ranked = rank(candidates(offer(1, machine_id=7), offer(2, machine_id=7), offer(3)), "cheapest")
     assert [one.offer.ask_id for one in distinct_machines(ranked)] == [1, 3]
 
 
 def test_a_candidate_says_what_where_how_much_and_how_soon():
-    text = str(Candidate.of(Offer.parse(offer(geolocation="Sweden, SE")), WORK))
+    text = str(Candidate.of(Offer.parse(offer(geolocation="Sweden, SE")), PULL_GB))
     assert text == (
         "offer 1001: RTX 3060 on machine 6001, Sweden, SE, $0.0900/h, pull once $0.02, ready in about 6 min 50 s"
     )
@@ -122,7 +122,7 @@ def test_a_search_is_the_same_whether_its_numbers_came_through_the_engine_or_as_
 
 def test_a_preference_without_a_rule_is_an_error_and_ranks_nothing():
     with pytest.raises(AssertionError, match="nicest"):
-        rank([Offer.parse(offer(1))], WORK, "nicest")
+        rank(candidates(offer(1)), "nicest")
     with pytest.raises(ValueError, match="prefer: is 'nicest'"):
         structure(Search, {"query": "", "pull_gb": 12, "disk_gb": 40, "prefer": "nicest"})
 

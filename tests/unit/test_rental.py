@@ -7,7 +7,7 @@ from components.errors import ApiUnreachable, DestroyFailed, Interrupted, NoOffe
 from components.vast.identity import own_key
 from components.vast.label import nonce_of
 from components.vast.models import Offer
-from components.vast.ranking import Workload, rank
+from components.vast.ranking import Candidate
 from reranker.http import Answer
 from tests.unit.renting import DEAD, DEADLINES, LABEL, READY, SILENT, SPEC, machine, only, rental
 from tests.unit.scripted_api import ScriptedApi, no_answer
@@ -121,7 +121,7 @@ def test_when_the_candidates_run_out_the_market_is_searched_once_more(api):
     searched = []
     one = rental(api)
     one._queue = []
-    fresh = rank([Offer.parse(api.offers[3])], Workload(10), "cheapest")
+    fresh = [Candidate.of(Offer.parse(api.offers[3]), 10)]
     one.search = lambda: searched.append(1) or fresh
     assert one.run().contract.machine_id == machine(3)
     assert searched == [1]
@@ -359,9 +359,11 @@ def test_a_long_pull_is_told_by_its_stage_first_and_every_half_minute_not_at_eve
 
     api.life = life
     rental(api, said=said).run()
-    pulling = [line for line in said if line.startswith("pulling the image, ")]
+    pulling = [line for line in said if line.startswith("pulling ")]
     assert 3 <= len(pulling) <= 5, said
-    assert re.fullmatch(r"pulling the image, \d+ s of about \d+ min.*; instance \d+ on machine \d+ .*", pulling[-1])
+    row = r"pulling (\d+) %, \d+ min.* left, RTX \d+, instance \d+ on machine \d+"
+    percents = [int(re.fullmatch(row, line)[1]) for line in pulling]
+    assert percents == sorted(percents), "of the whole, where the host tells that of one layer after the other"
 
 
 STALLED = "model.safetensors:  31%|###1      | 345M/1.11G [00:12<00:26, 28.9MB/s]"

@@ -1,5 +1,6 @@
 """What a rental makes of answers that were lost and of instances that are there already."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -167,3 +168,17 @@ def test_an_adopted_instance_that_never_serves_is_replaced(api):
     rented = rental(api).run()
     assert not rented.adopted
     assert len(api.contracts) == 1
+
+
+def test_a_boot_that_takes_longer_than_its_estimate_says_by_how_much_and_one_without_estimate_how_long(api):
+    said, until = [], 500
+
+    def life(_machine, age):
+        return {"actual_status": "loading", "status_msg": f"4f4f: Pulling {age}"} if age < until else {}
+
+    api.life = life
+    rental(api, said=said).run()
+    assert [one for one in said if re.match(r"pulling 99 %, .* over the estimate, RTX", one)], said
+    until = 550
+    rental(api, said=said, adopt_instance_id=only(api)["id"]).run()
+    assert re.fullmatch(r"pulling for \d+ s, RTX \d+, instance \d+ on machine \d+", said[-1]), said

@@ -37,7 +37,7 @@ def text(one, protocol=4):
 def instance(given, part="outputs"):
     return {
         "urn": "urn::one",
-        "type": "pulumi-python:dynamic/vast:Instance",
+        "type": "pulumi-python:dynamic:Instance",
         "custom": True,
         part: {"__provider": given},
     }
@@ -45,15 +45,15 @@ def instance(given, part="outputs"):
 
 def test_every_provider_of_this_checkout_as_pulumi_writes_it_is_its_own_of_its_type_only():
     source = "\n".join(path.read_text() for path in (REPO / "components").glob("*.py"))
-    assert {name for _, name in provider_classes()} == set(re.findall(r"^class (\w+Provider)\(", source, re.M))
-    for kind, provider in (("vast:Instance", InstanceProvider()), ("vast:ApiKey", ApiKeyProvider())):
+    assert {name for _, name in provider_classes().values()} == set(re.findall(r"^class (\w+Provider)\(", source, re.M))
+    for kind, provider in (("Instance", InstanceProvider()), ("ApiKey", ApiKeyProvider())):
         assert is_ours(serialize_provider(provider), kind)
-        assert not is_ours(serialize_provider(provider), "vast:Gateway")
+        assert not is_ours(serialize_provider(provider), "Gateway")
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
 def test_the_version_of_the_pickle_does_not_matter(protocol):
-    assert is_ours(text(InstanceProvider(), protocol), "vast:Instance")
+    assert is_ours(text(InstanceProvider(), protocol), "Instance")
 
 
 @pytest.mark.parametrize(

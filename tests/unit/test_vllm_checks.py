@@ -10,7 +10,7 @@ import pytest
 from components.errors import ServerError, ServerUnreachable, ValidationFailed
 from components.vllm.catalog import GoldenCase, load_catalog
 from components.vllm.checks import Report, run_checks
-from components.vllm.client import Ranked, RerankAnswer, RerankClient
+from components.vllm.client import RerankAnswer, RerankClient, ScoredText
 from components.vllm.score_checks import (
     AGREEMENT,
     Check,
@@ -43,7 +43,7 @@ def failed(report: Report) -> list[str]:
 
 
 def results(*scored: tuple[int, float]) -> RerankAnswer:
-    return RerankAnswer("m", tuple(Ranked(index, score, TEXTS[index]) for index, score in scored))
+    return RerankAnswer("m", tuple(ScoredText(index, score, TEXTS[index]) for index, score in scored))
 
 
 # ---- a whole run -------------------------------------------------------------------------------------------------
@@ -223,7 +223,10 @@ def test_server_with_another_model_fails_and_says_which_it_runs() -> None:
         (results((0, 1.2), (1, 0.5), (2, 0.1)), "score 1.2 is outside 0..1"),
         (results((0, 0.9), (1, 0.5), (2, -0.1)), "score -0.1 is outside 0..1"),
         (RerankAnswer("m", ()), "no scores"),
-        (RerankAnswer("m", (Ranked(0, 0.9, "b"), Ranked(1, 0.5, "a"), Ranked(2, 0.1, "c"))), "text at index 0 is not"),
+        (
+            RerankAnswer("m", (ScoredText(0, 0.9, "b"), ScoredText(1, 0.5, "a"), ScoredText(2, 0.1, "c"))),
+            "text at index 0 is not",
+        ),
     ],
 )
 def test_rerank_form_names_what_is_wrong(answer: RerankAnswer, words: str) -> None:
@@ -234,7 +237,7 @@ def test_rerank_form_names_what_is_wrong(answer: RerankAnswer, words: str) -> No
 
 
 def test_rerank_form_accepts_equal_scores_and_answers_without_texts() -> None:
-    answer = RerankAnswer("m", (Ranked(2, 0.5, None), Ranked(0, 0.5, None), Ranked(1, 0.5, None)))
+    answer = RerankAnswer("m", (ScoredText(2, 0.5, None), ScoredText(0, 0.5, None), ScoredText(1, 0.5, None)))
     assert judge_rerank_form("form", TEXTS, answer, SIGMOID).passed
 
 

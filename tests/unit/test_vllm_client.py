@@ -38,10 +38,10 @@ def test_rerank_sends_only_what_was_asked_for() -> None:
     fake = FakeVllm()
     asked = client(fake)
     asked.rerank("q", ("a", "b"))
-    asked.rerank("q", ["a"], MODEL, top_n=1, truncate_prompt_tokens=-1)
+    asked.rerank("q", ["a"], MODEL, truncate_prompt_tokens=-1)
     bodies = [body for _method, _path, body, _headers in fake.requests]
     assert bodies[0] == {"query": "q", "documents": ["a", "b"]}
-    assert bodies[1] == {"query": "q", "documents": ["a"], "model": MODEL, "top_n": 1, "truncate_prompt_tokens": -1}
+    assert bodies[1] == {"query": "q", "documents": ["a"], "model": MODEL, "truncate_prompt_tokens": -1}
 
 
 def test_key_goes_as_a_bearer_header_and_timeout_reaches_the_transport() -> None:
@@ -54,13 +54,6 @@ def test_key_goes_as_a_bearer_header_and_timeout_reaches_the_transport() -> None
 def test_score_comes_in_the_order_of_the_texts_whatever_order_the_server_lists() -> None:
     shuffled = {"data": [{"index": 1, "score": 0.2}, {"index": 0, "score": 0.9}]}
     assert answering(200, shuffled).score("q", ["a", "b"]) == (0.9, 0.2)
-
-
-def test_score_takes_one_text_many_texts_or_pairs() -> None:
-    asked = client(FakeVllm())
-    assert len(asked.score("deep", "deep")) == 1
-    assert len(asked.score("deep", ["deep", "pizza"])) == 2
-    assert len(asked.score(["deep", "pizza"], ["deep", "pizza"], MODEL)) == 2
 
 
 def test_models_tell_name_weights_and_context() -> None:

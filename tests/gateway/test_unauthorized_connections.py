@@ -10,7 +10,7 @@ import pytest
 
 from components.caddy.config import gateway_config
 from harness.caddy import running_front_proxy
-from harness.wait import until
+from harness.wait import ended_within, until
 from tests.gateway.conftest import QUICK, Front
 
 HASTY = replace(QUICK, header_timeout_s=1.5, body_timeout_s=3, max_bytes=16 << 20)
@@ -24,7 +24,7 @@ def rss_mb(caddy):
 
 @pytest.fixture(params=["directly", "through the front"])
 def site(request, caddy, rerankers, front, tmp_path, authority):
-    """A gateway of small deadlines, and the process that strangers reach."""
+    """A gateway of small deadlines, and the process that anyone reaches."""
     if request.param == "directly":
         one = front(rerankers(1), tiers=1, policy=HASTY)
         caddy.admin.load(gateway_config(one.gateway))
@@ -52,18 +52,6 @@ def sent(connection, head, body=b""):
     return connection
 
 
-def closed(connection):
-    connection.settimeout(0.01)
-    try:
-        while connection.recv(65536):
-            pass
-    except TimeoutError:
-        return False
-    except OSError:
-        pass
-    return True
-
-
 def head(one, *lines):
     host = one.url.removeprefix("https://")
     return "\r\n".join(["POST /rerank HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode()
@@ -77,7 +65,7 @@ def test_bodies_without_a_key_take_no_memory_and_their_connections_end(site, len
     held = [sent(connected(one), head(one, length), body + MIB * 4) for _ in range(HELD)]
     assert rss_mb(process) - before < 20
     assert one.ask().status_code == 200
-    until(lambda: all(closed(each) for each in held), within_s=10)
+    until(lambda: all(ended_within(each, 0.01) for each in held), within_s=10)
     assert rss_mb(process) - before < 20
 
 
@@ -88,13 +76,13 @@ def test_what_is_sent_by_half_is_cut_off_at_its_deadline(site, said):
     one, _ = site
     held = [sent(connected(one), said) for _ in range(HELD)]
     assert one.ask().status_code == 200
-    until(lambda: all(closed(each) for each in held), within_s=10)
+    until(lambda: all(ended_within(each, 0.01) for each in held), within_s=10)
 
 
 def test_a_body_with_a_key_has_its_deadline_too(site):
     one, _ = site
     held = sent(connected(one), head(one, f"Authorization: Bearer {one.key}", "Content-Length: 5000"), b"{")
-    until(lambda: closed(held), within_s=10)
+    until(lambda: ended_within(held, 0.01), within_s=10)
     assert one.ask().status_code == 200
 
 

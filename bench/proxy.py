@@ -1,0 +1,35 @@
+"""`python -m bench proxy`: what `rerank proxy` adds to a guarded server over TLS. Called by `bench.__main__`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from bench.guard import target
+from bench.load import Target
+from harness.stack import REPO
+
+
+@contextmanager
+def running() -> Iterator[list[Target]]:
+    """Start the server, and the proxy before it."""
+    with target("TLS", "--guard", "--tls") as direct, tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        outputs = Path(folder) / "outputs.json"
+        ca = Path(direct.ca).read_text()
+        known = {"url": direct.url, "api_key": direct.key, "ca_certificate": ca, "model": direct.model}
+        with os.fdopen(os.open(outputs, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            json.dump(known, file)
+        command = [sys.executable, "-m", "reranker", "proxy", "--listen", "127.0.0.1:0", "--outputs", str(outputs)]
+        with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                yield [direct, replace(direct, name="proxy", url=process.stdout.readline().strip(), ca="")]
+            finally:
+                process.terminate()

@@ -1,0 +1,44 @@
+"""`ops status --html`: what stacks run and cost as one static page. Pure. It loads nothing, and runs no script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from markdown_it import MarkdownIt  # what rich draws the same Markdown with
+
+STYLE = """
+:root { color-scheme: light dark; --ok: #1a7f37; --bad: #cf222e; --line: #8884; }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 0 auto; padding: 0 .75rem 2rem; }
+section { border-left: .3rem solid var(--ok); padding-left: .75rem; margin: 1.5rem 0; overflow-wrap: anywhere; }
+section.bad { border-color: var(--bad); }
+h3 { margin: 0 0 .5rem; }
+table { display: block; max-width: 100%; overflow-x: auto; border-collapse: collapse; margin: .75rem 0; }
+th, td { text-align: left; white-space: nowrap; padding: .25rem .6rem; border-bottom: 1px solid var(--line); }
+ul { padding-left: 1.2rem; }
+"""
+# no rule that makes an address of anything
+RENDERER = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
+
+
+def page(answers: Iterable[tuple[bool, str]], at: datetime) -> str:
+    """Return an HTML document of answers in Markdown, each with whether all is well in it."""
+    sections = "\n".join(
+        f'<section class="{"ok" if good else "bad"}">\n{RENDERER.render(text)}</section>' for good, text in answers
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>Rerankers</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>Rerankers</h1>
+<p>As of {at:%Y-%m-%d %H:%M} UTC.</p>
+{sections}
+</body>
+</html>
+"""
