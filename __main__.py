@@ -9,6 +9,7 @@ from pulumi.runtime.config import get_config_env
 
 from components.errors import RerankerError, StateError
 from components.fleet import RerankerFleet
+from components.present import present_replicas
 from components.settings import emulator_hub_reachable, keys_in_clear, load, misplaced_keys, stack_config
 from components.state_folder import room_problem, state_folder
 from components.vllm.catalog import load_catalog
@@ -30,13 +31,19 @@ try:
         limits=limits_of(pulumi.get_stack()),
         in_clear=keys_in_clear(),
         misplaced=misplaced_keys(get_config_env(), pulumi.get_project()),
+        present=present_replicas,
     )
 except (RerankerError, ValueError) as error:
     kind = type(error).__name__ if isinstance(error, RerankerError) else "ConfigError"
     pulumi.log.error(f"{kind}: this stack's config is refused; nothing is rented:\n{error}")
     sys.exit(ERROR_WAS_SHOWN)
 fleet = RerankerFleet("reranker", settings)
-first = fleet.replicas[0]
+
+
+def of_first(output: str) -> object:
+    """Return an output of the first replica, None where there is none; those of the others are in `replicas`."""
+    return getattr(fleet.replicas[0], output) if fleet.replicas else None
+
 
 pulumi.export("url", fleet.url)
 pulumi.export("api_key", fleet.api_key)
@@ -49,13 +56,12 @@ pulumi.export("hourly_cost_usd", fleet.hourly_cost_usd())
 pulumi.export("monthly_cost_usd", fleet.monthly_cost_usd())
 pulumi.export("curl", fleet.curl())
 pulumi.export("validation", fleet.validation.summary)
-# of the first replica; the others are in `replicas`
-pulumi.export("ip", first.ip)
-pulumi.export("port", first.port)
-pulumi.export("instance_id", first.instance_id)
-pulumi.export("machine_id", first.machine_id)
-pulumi.export("gpu", first.gpu)
-pulumi.export("bandwidth_cost_usd_gb", first.bandwidth_cost_usd_gb)
-pulumi.export("pull_cost_usd", first.pull_cost_usd)
-pulumi.export("certificate_expires_at", first.certificate_expires_at)
-pulumi.export("rejected_machines", first.rejected_machines)
+pulumi.export("ip", of_first("ip"))
+pulumi.export("port", of_first("port"))
+pulumi.export("instance_id", of_first("instance_id"))
+pulumi.export("machine_id", of_first("machine_id"))
+pulumi.export("gpu", of_first("gpu"))
+pulumi.export("bandwidth_cost_usd_gb", of_first("bandwidth_cost_usd_gb"))
+pulumi.export("pull_cost_usd", of_first("pull_cost_usd"))
+pulumi.export("certificate_expires_at", of_first("certificate_expires_at"))
+pulumi.export("rejected_machines", of_first("rejected_machines"))

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bench import failover, guard, hot_path, local_vllm, provision, proxy, serving
+from bench import failover, guard, hot_path, local_vllm, provision, proxy, scale, scale_plot, serving
 from bench.load import Target
 from components.errors import ServingError
 from components.vllm.client import RerankClient
@@ -111,6 +111,36 @@ def guard_command(rounds: int, seconds: float, target: Path) -> None:
         found = serving.measure(targets, load)
     keep(target, found, load=asdict(load))
     click.echo(serving.table(found))
+
+
+@main.command("scale")
+@click.option("--csv", "file", type=FILE, help="a load of yours: lines of time_s,pairs_per_s; without: a seeded day")
+@click.option("--seed", type=int, default=1, help="of the day and of the chances")
+@click.option("--pairs-per-s", type=click.FloatRange(0, min_open=True), default=scale.World.pairs_per_s,
+              help="what one replica answers")  # fmt: skip
+@click.option("--most", type=AT_LEAST_1, default=9, help="the largest fleet")
+@click.option("--choose", is_flag=True, help="also try other targets than the default on seven seeded days")
+@click.option("--plot", type=FILE, default=RESULTS / "scale.svg", help="where the picture goes")
+@click.option("--json", "target", type=FILE, default=RESULTS / "scale.json", help="where the figures go")
+def scale_command(
+    *, file: Path | None, seed: int, pairs_per_s: float, most: int, choose: bool, plot: Path, target: Path
+) -> None:
+    """A simulated day: fixed fleets of 1 to --most replicas against `ops scale`; cost, wait, refused, boots."""
+    world, curve = scale.World(pairs_per_s=pairs_per_s, seed=seed), scale.Curve(seed=seed)
+    try:
+        rates = scale.read_csv(file) if file else curve.rates()
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{world}\n{file or curve}\n{scale.DEFAULT}\n")
+    found = scale.compare(world, rates, most)
+    click.echo(f"{scale.table(found)}\n\n{scale.verdict(found)}")
+    keep(target, found, world=asdict(world), load=str(file) if file else asdict(curve))
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    plot.write_text(scale_plot.svg(rates, found[-1].replicas, world.pairs_per_s, scale.STEP_S))
+    click.echo(f"picture: {plot}")
+    if choose:
+        days = [scale.Curve(seed=number).rates() for number in range(1, 8)]
+        click.echo(f"\n{scale.choice_table(scale.choose(world, days, most))}")
 
 
 @main.command("proxy")

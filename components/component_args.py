@@ -15,6 +15,8 @@ from components.vllm.catalog import load_catalog
 
 # Keys that the provider's process or ops read by themselves: they are given no arguments, but the program's config.
 FROM_CONFIG = ("emulator", "timeouts", "notify")
+# Keys of a stack of this project alone: `ops scale` sizes no component, whose `replicas` is a number.
+OF_STACKS = ("schedule",)
 
 
 def component_settings(args: Mapping[str, Any]) -> Settings:

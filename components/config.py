@@ -1,21 +1,22 @@
 """The config keys of a stack, each declared once: type, default, bounds and text, as one pydantic model.
 
-Read by `components.settings` in the program, and by `scripts.configuration`, which writes the `config:` section of
+Read by `components.config_reading`, and by `scripts.configuration`, which writes the `config:` section of
 Pulumi.yaml and docs/configuration.md from it. Never imported by the provider's plugin process.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
 
-from components.config_keys import Keys, groups_of, has_secret, is_list, is_map, kind_of
+from components.config_keys import Keys, groups_of, has_secret
+from components.scaling import Target
 from components.vast.assignment import Spread
 from components.vast.drift import HealOn
 from components.vast.identity import LEAF_DAYS
@@ -27,6 +28,7 @@ from reranker.secret import RULE, read_secret
 
 VAST_MIN_DISK_GB = 8
 DAY_S = 86400
+MOST_REPLICAS = 256
 YAML_WORD = "; YAML reads NO, no, off and on without quotes as a truth value: write them in quotes"
 
 
@@ -56,6 +58,23 @@ def _not_reserved(name: str) -> str:
     if name in RESERVED_ENV or name.startswith(RESERVED_ENV_PREFIXES):
         raise PydanticCustomError("form", f"{name} is set by the stack, or would run other code than the image's")
     return name
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, LookupError):
+        raise PydanticCustomError("form", "accepted: a name of the time zone database, such as Europe/Oslo") from None
+    return name
+
+
+def _span(value: object) -> object:
+    """Return one number of replicas as the object that it stands for."""
+    if isinstance(value, Mapping | Replicas):
+        return value
+    if not re.fullmatch(r"\d{1,3}", str(value)) or int(str(value)) > MOST_REPLICAS:
+        raise PydanticCustomError("form", f"accepted: {Replicas.also}, or an object of min, max")
+    return {"min": value, "max": value}
 
 
 def _as_text(value: object) -> object:
@@ -88,6 +107,9 @@ ImageLogin = Annotated[SecretStr, Bare, _form(r"-u \S+ -p \S+ \S+", "-u USER -p 
 Truncation = Literal["refuse"] | Annotated[int, Field(ge=-1), AfterValidator(_not_zero)]
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float32"]
 Hosting = Literal["datacenter"]
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+Clock = Annotated[str, _form(r"([01]\d|2[0-3]):[0-5]\d", 'a time in quotes, such as "08:00"')]
+TimeZone = Annotated[str, AfterValidator(_zone)]
 
 
 class Acme(Keys):
@@ -142,6 +164,42 @@ class Gateway(Keys):
         """Whether clients see a certificate that is not by the stack's CA: their own, ACME's, or that of a front."""
         is_own = bool(self.certificate or self.acme or self.listen.startswith("unix/"))
         return self.kind == "caddy" and is_own
+
+
+class Replicas(Keys):
+    """How many servers: a number, or the least and the most between which `ops scale` chooses."""
+
+    also: ClassVar[str] = f"a whole number from 0 to {MOST_REPLICAS}"
+    min: int = Field(1, ge=0, le=MOST_REPLICAS, description="The least that there are; 0 needs a gateway")
+    max: int = Field(1, ge=0, le=MOST_REPLICAS, description="The most")
+    pairs_in_flight: float = Field(
+        Target.in_flight,
+        ge=1,
+        description="For `ops scale`: how many pairs one of them should have in flight, about those of one request",
+    )
+
+
+Span = Annotated[Replicas, BeforeValidator(_span)]
+
+
+class Window(Keys):
+    """Other numbers of replicas at some hours of some days."""
+
+    days: tuple[Day, ...] = Field(min_length=1)
+    start: Clock = Field(alias="from")
+    to: Clock
+    replicas: Span
+
+
+class Schedule(Keys):
+    """Other numbers of replicas by the clock, for `ops scale`."""
+
+    time_zone: TimeZone = Field("UTC", description="The zone of the times, such as Europe/Oslo")
+    windows: tuple[Window, ...] = Field(
+        (),
+        description='The first that holds counts, each {days: [mon, tue], from: "22:00", to: "06:00", replicas: 0}: '
+        "days (mon to sun) on which it begins, and what `replicas` is meanwhile, a number or {min, max}",
+    )
 
 
 class Require(Keys):
@@ -242,7 +300,12 @@ class Config(Keys):
     limits: Limits = _of(SERVED, Limits(), "What one request may be")
     api_key_generation: int = _of(SERVED, 1, "Counts the keys made for clients; another number: another key", ge=1)
     keep_previous_key: bool = _of(SERVED, False, "The key of the generation before is valid too")
-    replicas: int = _of(FLEET, 1, "How many servers, each on a machine of its own", ge=1, le=256)
+    replicas: Span = _of(
+        FLEET,
+        Replicas(),
+        "How many servers, each on a machine of its own: a number, or between which `ops scale` chooses",
+    )
+    schedule: Schedule = _of(FLEET, Schedule(), "Other numbers of replicas by the clock, for `ops scale`")
     spread: Spread = _of(FLEET, "host", "What replicas do not share while there is choice: host, country, or none")
     gateway: Gateway = _of(FLEET, Gateway(), "One address for all of them")
     query: str = _of(
@@ -288,6 +351,11 @@ class Config(Keys):
     hub_token: Secret | None = _of(SECRETS, None, "The model hub's token, for gated models")
     image_login: ImageLogin | None = _of(SECRETS, None, 'The login of a private registry: "-u USER -p TOKEN REGISTRY"')
 
+    def span(self) -> tuple[int, int]:
+        """Return the least and the most replicas that there may ever be, the schedule's among them."""
+        spans = [self.replicas, *(one.replicas for one in self.schedule.windows)]
+        return min(one.min for one in spans), max(one.max for one in spans)
+
 
 def groups() -> dict[str, type[Keys]]:
     """Return the keys that are objects, with their models."""
@@ -303,64 +371,3 @@ def secret_keys() -> list[str]:
     """Return the keys, with those of groups as group.key, that are secrets."""
     fields = [("", Config.model_fields), *((f"{group}.", kind.model_fields) for group, kind in groups().items())]
     return [f"{group}{key}" for group, of in fields for key, field in of.items() if has_secret(field)]
-
-
-def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
-    """Return the config of a stack and what is wrong with it, a key a line; a wrong value is then its default.
-
-    `raw`: by key as Pulumi gives it to a program, so lists and objects are JSON text.
-    """
-    values: dict[str, Any] = {}
-    problems = []
-    for key, text in raw.items():
-        field = Config.model_fields.get(key)
-        is_object = key in groups() or (field is not None and is_map(field))
-        kind = "an object" if is_object else "a list" if field is not None and is_list(field) else ""
-        try:
-            values[key] = json.loads(text or "null") if kind else text
-        except ValueError:
-            problems.append(f"{key}: is not {kind}")
-    values = _without_empty(values)
-    while True:
-        try:
-            return Config.model_validate(values), problems
-        except ValidationError as error:
-            for detail in error.errors(include_url=False):
-                if (problem := _problem(detail)) not in problems:  # a union names each of its members
-                    problems.append(problem)
-                _drop(values, detail["loc"])
-
-
-def _without_empty(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_empty(one) for key, one in value.items() if one is not None and str(one).strip() != ""}
-    return value
-
-
-def _drop(values: dict[str, Any], loc: tuple[int | str, ...]) -> None:
-    """Remove a wrong value; of a list, the whole of it."""
-    key = str(loc[0])
-    inside = values.get(key)
-    if len(loc) > 1 and key in groups() and isinstance(inside, dict) and loc[1] in inside:
-        del inside[loc[1]]
-    else:
-        values.pop(key, None)
-
-
-def _problem(detail: ErrorDetails) -> str:
-    path = [str(one) for one in detail["loc"]]
-    model: type[Keys] = Config
-    depth = 1
-    while depth < len(path) and (inner := groups_of(model).get(path[depth - 1])):
-        model, depth = inner, depth + 1
-    key, name = ".".join(path[:depth]), path[depth - 1]
-    field = model.model_fields.get(name)
-    if field is None:
-        near = difflib.get_close_matches(name, model.model_fields, 1)
-        return f"{key}: is not a config key" + (f"; did you mean {near[0]}?" if near else "")
-    if detail["type"] == "missing":
-        return f"{key}: is not given; accepted: {kind_of(field)}"
-    shown = "(it is not shown)" if has_secret(field) else repr(detail["input"])
-    hint = YAML_WORD if isinstance(detail["input"], bool) and detail["type"] == "string_type" else ""
-    accepted = detail["msg"] if detail["type"] == "form" else f"accepted: {kind_of(field)}"
-    return f"{key}: is {shown}; {accepted}{hint}"

@@ -1,12 +1,12 @@
 """What a config key is: a group of keys, whether it is secret, and what it takes, in words.
 
-Called by `config`, which declares them all, and by scripts/configuration.py.
+Called by `config`, which declares them all, by `config_reading` and scripts/configuration.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 from pydantic.fields import FieldInfo
@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 class Keys(BaseModel):
     """A group of keys. Unknown ones are refused; an empty value is none."""
 
+    also: ClassVar[str] = ""  # what may stand for the whole group, in words
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
 
 
@@ -24,7 +25,7 @@ def groups_of(model: type[Keys]) -> dict[str, type[Keys]]:
         key: one
         for key, field in model.model_fields.items()
         for one in (field.annotation, *get_args(field.annotation))
-        if isinstance(one, type) and issubclass(one, Keys)
+        if not is_list(field) and isinstance(one, type) and issubclass(one, Keys)
     }
 
 
@@ -47,16 +48,23 @@ def kind_of(field: FieldInfo) -> str:
     """Say in words what a key takes."""
     kind = field.annotation
     if is_list(field):
-        return "a list of strings"
+        inner = get_args(kind)[0]
+        is_group = isinstance(inner, type) and issubclass(inner, Keys)
+        return f"a list of objects of {', '.join(_names(inner))}" if is_group else "a list of strings"
     if is_map(field):
         return "an object of names and values" + (", each a secret" if has_secret(field) else "")
     kinds = get_args(kind) if get_origin(kind) not in (Literal, None) else (kind,)
     return " or ".join(text for one in kinds if (text := _word(one, field)))
 
 
+def _names(kind: type[Keys]) -> list[str]:
+    """Return the keys of a group, as they are written in a file."""
+    return [field.alias or name for name, field in kind.model_fields.items()]
+
+
 def _word(kind: Any, field: FieldInfo) -> str:
     if isinstance(kind, type) and issubclass(kind, Keys):
-        return f"an object of {', '.join(kind.model_fields)}"
+        return f"{kind.also}{', or ' if kind.also else ''}an object of {', '.join(_names(kind))}"
     if get_origin(kind) is Literal:
         return ", ".join(str(one) for one in get_args(kind))
     if get_origin(kind) is Annotated:

@@ -1,7 +1,8 @@
 """RerankerFleet: the whole flow as one component: keys, CA, offers, instances, client keys, validation, gateway.
 
-Used by `__main__.py`. One replica without a gateway is the common case. The first replica has the fleet's name and the
-others a number, so a stack that grows keeps what it has. Only instances are there once for each replica.
+Used by `__main__.py`. One replica without a gateway is the common case; without any the gateway answers 503. The first
+replica has the fleet's name and the others a number, so a stack that grows keeps what it has. Only instances are there
+once for each replica.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class RerankerFleet(pulumi.ComponentResource):
                 start_s=START_S,
                 prefer=config.prefer,
                 offer_type="bid" if settings.bid else "on-demand",
-                keep=config.replicas + SPARE_OFFERS - 1,
+                keep=max(settings.replicas, 1) + SPARE_OFFERS - 1,
             ),
             child,
         )
@@ -102,10 +103,11 @@ class RerankerFleet(pulumi.ComponentResource):
             ca_certificate=made.certificate if made else None,
             ca_private_key=made.private_key if made else None,
         )
-        names = [name, *(f"{name}-{number}" for number in range(2, config.replicas + 1))]
+        count = settings.replicas
+        names = [name, *(f"{name}-{number}" for number in range(2, count + 1))][:count]
         self.replicas = [server(one, index, common, child) for index, one in enumerate(names)]
         self.instances = [*self.replicas]
-        self.url, self.api_key = self.replicas[0].url, keys[0]
+        self.url, self.api_key = self.replicas[0].url if count else pulumi.Output.from_input(""), keys[0]
         self.gateway: Gateway | None = None  # not in the class: Pulumi resolves what is annotated there
         self.rows = _rows(names, self.replicas)
         servers = self.rows.apply(lambda rows: [{key: one[key] for key in SERVER} for one in rows])

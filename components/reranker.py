@@ -82,7 +82,7 @@ def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) 
         bid=settings.bid,
         adopt_instance_id=config.adopt_instance_id or None if index == 0 else None,
         spec_fault_logs=list(SPEC_FAULT_LOGS),
-        slot=ReplicaSlot(index, config.replicas, config.spread),
+        slot=ReplicaSlot(index, settings.replicas, config.spread),
     )
 
 

@@ -15,7 +15,8 @@ import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env, is_config_secret
 
 from components.caddy.certificate import certificate_problems
-from components.config import Config, Gateway, read, secret_keys
+from components.config import Config, Gateway, secret_keys
+from components.config_reading import read
 from components.errors import ApiUnreachable, ConfigError, QueryError
 from components.records import structure
 from components.vast.address import choose_api_url, choose_key
@@ -45,6 +46,7 @@ class Settings:
     """What one stack wants: its config, and what follows from it. No secret is in the repr.
 
     `constraints`: on offers for a server, among them `policy_constraints`, which bind a gateway's machine too.
+    `replicas`: how many servers there are to be now; prices are judged for the most that there may be.
     """
 
     config: Config
@@ -57,6 +59,7 @@ class Settings:
     watch: Watch
     bid: Bid | None
     policy: Limits
+    replicas: int
 
 
 def stack_config() -> dict[str, str]:
@@ -103,11 +106,13 @@ def load(
     limits: Limits = NO_LIMITS,
     in_clear: Sequence[str] = (),
     misplaced: Sequence[str] = (),
+    present: Callable[[], int | None] = lambda: None,
 ) -> Settings:
     """Read `raw`, the project's config with its namespace taken off. Raises ConfigError with every problem found.
 
     `hub_reachable` is asked, with the API's address, only where `emulator.offline_model` is set. `limits`: the policy's
     for this stack. `in_clear` names keys that are secrets but stored in clear; `misplaced`: see misplaced_keys.
+    `present` is asked how many replicas there are to be, where the config lets that differ; None: nothing says it.
     """
     config, problems = read(raw)
     problems += misplaced
@@ -152,7 +157,8 @@ def load(
             ]
     problems += [f"{key}: {text}" for key, texts in problems_by_key.items() for text in texts]
     problems += _contradictions(config)
-    machines = config.hedge * config.replicas
+    least, most = config.span()
+    machines = config.hedge * max(most, 1)
     bid = _bid(config, limits, machines)
     facts = Facts(
         image=ref,
@@ -185,7 +191,13 @@ def load(
         ),
         bid=bid,
         policy=limits,
+        replicas=most if least == most else _clamped(present(), config),
     )
+
+
+def _clamped(present: int | None, config: Config) -> int:
+    least, most = config.span()
+    return min(max(config.replicas.min if present is None else present, least), most)
 
 
 def _gpu_problems(filters: Filters, config: Config) -> list[str]:
@@ -220,6 +232,14 @@ def _guard_options(config: Config, model: Model) -> dict[str, Any]:
 
 def _contradictions(config: Config) -> list[str]:
     gateway, problems = config.gateway, []
+    spans = [("replicas", config.replicas), *(("schedule.windows", one.replicas) for one in config.schedule.windows)]
+    problems += [
+        f"{key}: min is {one.min} and max {one.max}; accepted: a max of at least min"
+        for key, one in spans
+        if one.max < one.min
+    ]
+    if gateway.kind == "off" and config.span()[0] == 0:
+        problems.append("replicas: may be 0, and nothing would answer then; accepted: gateway.kind caddy or rent")
     if config.form == "plain":  # has no place for what sees to these two
         problems += [
             f"{key}: is true, but form plain has no place for it; accepted: {key} false, or form script"

@@ -41,7 +41,13 @@ STOP_WORDS = frozenset(
 METRICS = (
     "# HELP vllm:num_requests_running Number of requests in model execution batches.\n"
     "# TYPE vllm:num_requests_running gauge\n"
-    'vllm:num_requests_running{engine="0",model_name="%s"} 0.0\n'
+    'vllm:num_requests_running{engine="0",model_name="%(name)s"} %(running).1f\n'
+    "# HELP vllm:num_requests_waiting Number of requests waiting to be processed.\n"
+    "# TYPE vllm:num_requests_waiting gauge\n"
+    'vllm:num_requests_waiting{engine="0",model_name="%(name)s"} 0.0\n'
+    "# HELP vllm:request_success_total Count of successfully processed requests.\n"
+    "# TYPE vllm:request_success_total counter\n"
+    'vllm:request_success_total{engine="0",finished_reason="stop",model_name="%(name)s"} %(answered).1f\n'
 )
 
 
@@ -84,8 +90,19 @@ def kind_of(name: str, root: str = "", template: str | None = None) -> Kind:
     return "cross-encoder" if architecture.endswith("ForSequenceClassification") else "bi-encoder"
 
 
+@dataclass(frozen=True)
+class Load:
+    """What /metrics tells: requests under way, each of which counts as one pair, and pairs that were scored."""
+
+    running: int = 0
+    answered: int = 0
+
+
+IDLE = Load()
+
+
 def respond(
-    method: str, path: str, body: bytes, served: Served, headers: Mapping[str, str] = IS_JSON
+    method: str, path: str, body: bytes, served: Served, headers: Mapping[str, str] = IS_JSON, *, load: Load = IDLE
 ) -> tuple[int, Any]:
     """Return status and JSON body (or text) for a request; names of headers are in lower case."""
     if served.locked(method, path, headers.get("authorization", "")):
@@ -93,7 +110,7 @@ def respond(
     if path in READ:
         if method != "GET" and path != "/metrics" and not (path == "/ping" and method == "POST"):
             return 405, {"detail": "Method Not Allowed"}
-        return 200, _read(path, served)
+        return 200, _read(path, served, load)
     if path not in RERANK + SCORE:
         return 404, {"detail": "Not Found"}
     if method != "POST":
@@ -126,13 +143,13 @@ def _words(text: str) -> set[str]:
     return {word[:6] for word in re.findall(r"[a-z0-9]+", text.lower()) if word not in STOP_WORDS}
 
 
-def _read(path: str, served: Served) -> Any:
+def _read(path: str, served: Served, load: Load) -> Any:
     if path == "/version":
         return {"version": VERSION}
     if path == "/load":
         return {"server_load": 0}
     if path == "/metrics":
-        return METRICS % served.name
+        return METRICS % {"name": served.name, "running": load.running, "answered": load.answered}
     if path == "/openapi.json":
         return _described()
     if path == "/v1/models":

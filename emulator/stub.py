@@ -19,7 +19,7 @@ from inspect import isclass
 from pathlib import Path
 from typing import Any
 
-from emulator.scoring import Served, kind_of, respond
+from emulator.scoring import Load, Served, kind_of, respond
 from emulator.stub_faults import Message, Receive, Send, ServerFault
 from emulator.stub_server import StubServer, listener, unix_listener
 
@@ -35,6 +35,7 @@ class Stub:
 
     def __init__(self, served: Served) -> None:
         self.served = served
+        self.answered = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,7 +47,10 @@ class Stub:
             if not message.get("more_body"):
                 break
         given = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        status, answer = respond(scope["method"], scope["path"], body, self.served, given)
+        load = Load(scope.get("under_way", 0), self.answered)
+        status, answer = respond(scope["method"], scope["path"], body, self.served, given, load=load)
+        if isinstance(answer, dict) and status == 200:
+            self.answered += len(answer.get("results") or answer.get("data") or ()) if scope["method"] == "POST" else 0
         text = (answer if isinstance(answer, str) else json.dumps(answer, separators=(",", ":"))).encode()
         headers = [(b"content-length", str(len(text)).encode())]
         if text:

@@ -96,6 +96,7 @@ class Faulty:
         fault = self.read()
         handle = HANDLERS.get(fault.kind) if fault.route in ("", scope.get("path")) else None
         call = Call(self.app, scope, receive, send, fault, self.read, self.under_way > 0)
+        scope["under_way"] = self.under_way  # before this one, for the stub's metrics
         self.under_way += 1
         try:
             await (handle(call) if handle and scope["type"] == "http" else call.proceed())

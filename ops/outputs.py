@@ -44,8 +44,8 @@ class Outputs:
 
     @property
     def gateway(self) -> bool:
-        """Whether clients reach the servers through a gateway."""
-        return bool(self.replicas) and self.url != self.replicas[0].url
+        """Whether clients reach the servers through a gateway, which also stands where there is none of these."""
+        return bool(self.url) and (not self.replicas or self.url != self.replicas[0].url)
 
     @property
     def gateway_cost_usd(self) -> float:

@@ -14,6 +14,7 @@ from ops.exits import OpsError
 
 DRIFT_SINCE = "ops:drift-since"
 EXPIRES = "ops:expires"
+LULL = "ops:lull"
 
 
 def get_text(pulumi: Pulumi, name: str) -> str:
@@ -49,5 +50,5 @@ def set_text(pulumi: Pulumi, name: str, text: str) -> bool:
 
 def delete(pulumi: Pulumi, name: str) -> None:
     """Keep it no longer."""
-    if get(pulumi, name) is not None:
+    if get_text(pulumi, name):
         pulumi.ask(pulumi.stack.remove_tag, name)

@@ -20,8 +20,10 @@ from ops.fleet import kind, secret_output
 
 Json = Any
 PLUGIN = "pulumi-python"  # the one package that this project's resources need
+BUILT_IN = "pulumi"  # the engine's own, of which it runs no plugin; components.present reads outputs by it
 DYNAMIC = f"{PLUGIN}:"
 PROVIDER = "__provider"
+OTHER = ("name", "parameterization")  # by these a provider is another package than its type says (registry.go)
 FRAMING = frozenset({"PROTO", "FRAME", "MEMOIZE", "BINPUT"})  # differ by version of Python, and mean nothing
 BY_REFERENCE = ("STACK_GLOBAL", "EMPTY_TUPLE", "NEWOBJ", "STOP")
 
@@ -45,7 +47,8 @@ def foreign_code(resources: Iterable[Mapping[str, Json]]) -> list[str]:
         urn, what = str(one.get("urn")), str(one.get("type"))
         if what.startswith("pulumi:providers:"):
             inputs = one.get("inputs") or {}
-            if what != f"pulumi:providers:{PLUGIN}" or "pluginDownloadURL" in str(inputs):
+            others = "pluginDownloadURL" in str(inputs) or any(key in str(inputs.get("__internal")) for key in OTHER)
+            if what.rpartition(":")[2] not in (PLUGIN, BUILT_IN) or others:
                 found.append(f"{urn}: a provider that is not this project's")
         elif what.startswith(DYNAMIC):
             parts = [one[part] for part in ("inputs", "outputs") if PROVIDER in (one.get(part) or {})]

@@ -122,7 +122,8 @@ def look(pulumi: Pulumi) -> Outcome:
     """Return what the stack has, what Vast.ai says of it and whether it answers."""
     outputs = Outputs.parse(pulumi.outputs())
     if not outputs.replicas:
-        return Outcome(OK, "nothing is rented", (), {"instances": [], "gateway": None})
+        headline = "no replica: the gateway answers 503" if outputs.gateway else "nothing is rented"
+        return Outcome(OK, headline, (), {"instances": [], "gateway": outputs.url or None})
     since, expires = (stack_tags.get(pulumi, name) for name in (stack_tags.DRIFT_SINCE, stack_tags.EXPIRES))
     client = open_session(lambda key: pulumi.config(key) or None).client
     contracts = {one.id: one for one in client.instances()}

@@ -106,7 +106,7 @@ class RerankerArgs(TypedDict, total=False):
     keep_previous_key: bool
     """The key of the generation before is valid too."""
     replicas: int
-    """How many servers, each on a machine of its own."""
+    """How many servers, each on a machine of its own: a number, or between which `ops scale` chooses."""
     spread: str
     """What replicas do not share while there is choice: host, country, or none."""
     gateway: GatewayArgs

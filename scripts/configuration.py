@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic.fields import FieldInfo
 
-from components.component_args import FROM_CONFIG
+from components.component_args import FROM_CONFIG, OF_STACKS
 from components.config import SECRETS, Config, groups, inner_groups
 from components.config_keys import Keys, has_secret, is_list, is_map, kind_of
 
@@ -26,8 +26,13 @@ MARK = "config: # made from components/config.py by `make docs`\n"
 
 
 def schema() -> dict[str, Any]:
-    """Return the section for Pulumi.yaml. Secrets are not in it: it cannot say that a key is optional and secret."""
-    return {key: _declared(key, field) for key, field in Config.model_fields.items() if not has_secret(field)}
+    """Return the section for Pulumi.yaml. It cannot say that a key is optional and secret, or a number or an object."""
+    fields = {key: field for key, field in Config.model_fields.items() if not has_secret(field)}
+    return {key: _declared(key, field) for key, field in fields.items() if not _also(key)}
+
+
+def _also(key: str) -> str:
+    return groups()[key].also if key in groups() else ""
 
 
 def _declared(key: str, field: FieldInfo) -> dict[str, Any]:
@@ -90,14 +95,16 @@ def _table(fields: list[tuple[str, FieldInfo]]) -> list[str]:
     for key, field in fields:
         none = field.is_required() or isinstance(field.default, Keys | tuple | dict)
         default = "" if none else _text(field.default)
-        takes = "an object, see below" if key in groups() else kind_of(field)
+        also = f"{_also(key)}, or " if _also(key) else ""
+        takes = f"{also}an object, see below" if key in groups() else kind_of(field)
         rows.append(f"| `{key}` | {takes} | {f'`{default}`' if default else ''} | {field.description} |")
     return rows
 
 
 def arguments() -> str:
     """Return package/args.py: a key that holds no secret, and is not heard from the config, is an argument."""
-    kinds = {_class_of(key): kind for key, kind in (inner_groups() | groups()).items() if key not in FROM_CONFIG}
+    own = {key: kind for key, kind in groups().items() if key not in (*FROM_CONFIG, *OF_STACKS) and not kind.also}
+    kinds = {_class_of(key): kind for key, kind in (inner_groups() | own).items() if key not in FROM_CONFIG}
     classes = [
         *(_typed_dict(name, str(kind.__doc__), kind.model_fields) for name, kind in kinds.items()),
         _typed_dict("RerankerArgs", "What the component takes; see docs/configuration.md.", Config.model_fields),
@@ -108,13 +115,15 @@ def arguments() -> str:
 def _typed_dict(name: str, text: str, fields: dict[str, FieldInfo]) -> str:
     lines = [f"class {name}(TypedDict, total=False):", f'    """{text}"""', ""]
     for key, field in fields.items():
-        if not has_secret(field) and key not in FROM_CONFIG:
+        if not has_secret(field) and key not in (*FROM_CONFIG, *OF_STACKS):
             lines += [f"    {key}: {_python_type(key, field)}", f'    """{field.description}."""']
     return "\n".join(lines) + "\n"
 
 
 def _python_type(key: str, field: FieldInfo) -> str:
     """Return an annotation that Pulumi's schema knows: no union, no literal."""
+    if _also(key):
+        return "int"
     if key in inner_groups() | groups():
         return _class_of(key)
     if is_list(field):

@@ -28,6 +28,7 @@ ERRORS = {  # type, as vLLM names it, and message
 }
 DRAIN_BYTES = 64 << 20  # so much of a body that is too large is read
 CHECKED_FOR_S = 1.0  # how long a request waits for an upstream that passes its checks, before any will do
+RETRY_AFTER_S = 60  # without upstreams: a boot takes some minutes
 KNOWN_ERRORS = (413, 502, 503, 504)  # those that Caddy itself meets, and that are named; any other is 500's text
 
 
@@ -105,8 +106,14 @@ def _behind_the_path(gateway: GatewaySpec) -> list[Json]:
         route({"handler": "static_response", "status_code": 204}, {"header": {ASKS: ["1"]}}),
         *limits(gateway.policy.max_bytes),
         {"handle": [{"handler": "vars", "body": "{http.request.body}"}]},
-        route(_proxies(gateway)),
+        route(_proxies(gateway) if gateway.upstreams else _none_yet()),
     ]
+
+
+def _none_yet() -> dict[str, Json]:
+    refusal = _error(503, message="no reranker is running")
+    refusal["headers"]["Retry-After"] = [str(RETRY_AFTER_S)]
+    return refusal
 
 
 def route(handler: Json, match: Json = None) -> dict[str, Json]:

@@ -134,7 +134,6 @@ def problems(gateway: GatewaySpec) -> list[str]:
             all(KEY.fullmatch(key) for key in keys),
             "inbound_keys, upstreams' keys: each needs at least 16 characters, A-Z a-z 0-9 . _ ~ + / = - (not shown)",
         ),
-        (gateway.upstreams, "upstreams: is empty; at least one host:port is needed"),
         (not wrong, f"upstreams: {', '.join(map(repr, wrong))}; accepted: host:port"),
         (len({*dials}) == len(dials), "upstreams: an address is there twice"),
         (all(NAME.fullmatch(one.server_name) for one in gateway.upstreams), "upstreams: a server_name is no host name"),

@@ -158,3 +158,18 @@ def test_an_upstream_that_shows_anothers_certificate_gets_no_request(caddy, rera
     answers = [one.ask() for _ in range(20)]
     assert {answer.headers.get("x-upstream") for answer in answers} == {two[1].name}
     assert two[0].seen() == before
+
+
+def test_a_gateway_without_upstreams_says_503_and_when_to_come_back_to_who_has_a_key(caddy, rerankers, front):
+    one = front([])
+    caddy.admin.load(gateway_config(one.gateway))
+    until(lambda: one.ask().status_code == 503)
+    answer = one.ask()
+    assert answer.headers["retry-after"] == "60"
+    assert answer.json()["error"]["type"] == "ServiceUnavailableError"
+    assert one.ask(key="").status_code == 401
+    [first] = rerankers(1)
+    caddy.admin.load(gateway_config(replace(one.gateway, upstreams=(first.upstream,))))
+    assert one.ask().status_code == 200
+    caddy.admin.load(gateway_config(replace(one.gateway, retired=(first.upstream,))))
+    assert one.ask().status_code == 503

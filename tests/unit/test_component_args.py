@@ -4,7 +4,8 @@ import ast
 import json
 
 from components.component_args import FROM_CONFIG, merged
-from components.config import read, secret_keys
+from components.config import secret_keys
+from components.config_reading import read
 from scripts.configuration import ARGS
 
 
@@ -12,7 +13,7 @@ def test_arguments_are_read_as_config_is():
     args = {"replicas": 2.0, "tls": False, "bid": "auto", "limits": {"max_documents": 5.0}, "extra_args": ["--a"]}
     config, problems = read(merged(args, {}))
     assert problems == []
-    assert (config.replicas, config.tls, config.bid, config.limits.max_documents) == (2, False, "auto", 5)
+    assert (config.replicas.max, config.tls, config.bid, config.limits.max_documents) == (2, False, "auto", 5)
     assert config.extra_args == ("--a",)
 
 

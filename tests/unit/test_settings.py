@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.config import Config, groups, inner_groups, read, secret_keys
+from components.config import Config, groups, inner_groups, secret_keys
 from components.config_keys import has_secret, is_list, is_map, kind_of
+from components.config_reading import read
 from components.errors import ConfigError
 from components.reranker import configured_env
 from components.settings import load, misplaced_keys
@@ -155,7 +156,7 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"renew": {"before_h": 99999}}, "renew.before_h: is 99999; accepted: a number from 0 to 4380"),
         ({"timeouts": {"serving_s": 1e8}}, "timeouts.serving_s: is .*; accepted: a number from 1 to 86400"),
         ({"limits": {"max_body_mb": 99999}}, "limits.max_body_mb: is 99999; accepted: a number from 0.01 to 64"),
-        ({"replicas": 100000}, "replicas: is '100000'; accepted: a whole number from 1 to 256"),
+        ({"replicas": 100000}, "replicas: is 100000; accepted: a whole number from 0 to 256, or an object of min, max"),
         (
             {"in_clear": ["api_key"]},
             "api_key: is a secret but stored in clear; set it with `pulumi config set --secret",

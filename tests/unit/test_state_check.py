@@ -83,6 +83,8 @@ def test_any_other_pickle_is_refused_by_its_resource_in_clear_or_as_a_secret(giv
         {"type": "pulumi:providers:command", "custom": True},
         {"type": "pulumi:providers:pulumi-python", "custom": True, "inputs": {"pluginDownloadURL": "https://x"}},
         {"type": "pulumi:providers:pulumi-python", "inputs": {"__internal": {"pluginDownloadURL": "https://x"}}},
+        {"type": "pulumi:providers:pulumi-python", "inputs": {"__internal": {"name": "command"}}},
+        {"type": "pulumi:providers:pulumi", "inputs": {"__internal": {"parameterization": "e30="}}},
         {"type": "command:local:Command", "custom": True},
     ],
 )
@@ -90,7 +92,7 @@ def test_a_program_that_the_engine_would_fetch_is_refused(one):
     assert len(foreign_code([{"urn": "urn::two", **one}])) == 1
 
 
-def test_components_the_stack_and_the_plugins_own_provider_are_not():
+def test_components_the_stack_the_plugins_own_provider_and_the_engines_are_not():
     kinds = ("pulumi:pulumi:Stack", "vast:index:RerankerFleet")
     plugin = {
         "urn": "p",
@@ -98,4 +100,5 @@ def test_components_the_stack_and_the_plugins_own_provider_are_not():
         "custom": True,
         "inputs": {"vast-reranker:model": "m"},
     }
-    assert foreign_code([*({"urn": kind, "type": kind, "custom": False} for kind in kinds), plugin]) == []
+    built_in = {"urn": "b", "type": "pulumi:providers:pulumi", "custom": True, "inputs": {}}
+    assert foreign_code([*({"urn": kind, "type": kind, "custom": False} for kind in kinds), plugin, built_in]) == []

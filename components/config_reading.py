@@ -1,0 +1,87 @@
+"""A stack's config read into its model, and every wrong value named with what is accepted. Pure.
+
+Called by components.settings and ops.scale.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from components.config import YAML_WORD, Config, groups
+from components.config_keys import Keys, groups_of, has_secret, is_list, is_map, kind_of
+
+
+def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
+    """Return the config of a stack and what is wrong with it, a key a line; a wrong value is then its default.
+
+    `raw`: by key as Pulumi gives it to a program, so lists and objects are JSON text.
+    """
+    values: dict[str, Any] = {}
+    problems = []
+    for key, text in raw.items():
+        field = Config.model_fields.get(key)
+        is_object = key in groups() or (field is not None and is_map(field))
+        also = key in groups() and groups()[key].also
+        kind = (
+            f"{also} or an object"
+            if also
+            else "an object"
+            if is_object
+            else "a list"
+            if field is not None and is_list(field)
+            else ""
+        )
+        try:
+            values[key] = json.loads(text or "null") if kind else text
+        except ValueError:
+            problems.append(f"{key}: is not {kind}")
+    values = _without_empty(values)
+    while True:
+        try:
+            return Config.model_validate(values), problems
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                if (problem := _problem(detail)) not in problems:  # a union names each of its members
+                    problems.append(problem)
+                _drop(values, detail["loc"])
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_empty(one) for key, one in value.items() if one is not None and str(one).strip() != ""}
+    return value
+
+
+def _drop(values: dict[str, Any], loc: tuple[int | str, ...]) -> None:
+    """Remove a wrong value; of a list, the whole of it."""
+    key = str(loc[0])
+    inside = values.get(key)
+    if len(loc) > 1 and key in groups() and isinstance(inside, dict) and loc[1] in inside:
+        del inside[loc[1]]
+    else:
+        values.pop(key, None)
+
+
+def _problem(detail: ErrorDetails) -> str:
+    path = [str(one) for one in detail["loc"]]
+    model: type[Keys] = Config
+    depth = 1
+    while depth < len(path) and (inner := groups_of(model).get(path[depth - 1])):
+        model, depth = inner, depth + 1
+    key, name = ".".join(path[:depth]), path[depth - 1]
+    field = model.model_fields.get(name)
+    if field is None:
+        near = difflib.get_close_matches(name, model.model_fields, 1)
+        return f"{key}: is not a config key" + (f"; did you mean {near[0]}?" if near else "")
+    if detail["type"] == "missing":
+        return f"{key}: is not given; accepted: {kind_of(field)}"
+    shown = "(it is not shown)" if has_secret(field) else repr(detail["input"])
+    hint = YAML_WORD if isinstance(detail["input"], bool) and detail["type"] == "string_type" else ""
+    accepted = detail["msg"] if detail["type"] == "form" else f"accepted: {kind_of(field)}"
+    return f"{key}: is {shown}; {accepted}{hint}"

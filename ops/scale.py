@@ -1,0 +1,147 @@
+"""`python -m ops scale`: size a fleet by its load and the clock, within its config, its budget and the policy.
+
+One run takes two samples of the servers' load, decides (components.scaling) and, where the number changes, deploys it
+by an `up` as any other. The number is then in the stack's outputs, where the next deploy finds it. Nothing is done
+while another update runs, one was cut off, or changes wait to be deployed, as in the midst of a roll.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+
+import click
+
+from components.config import Config
+from components.config_reading import read
+from components.errors import ConfigError
+from components.present import REPLICAS_ENV, listed
+from components.records import structure
+from components.scaling import Decision, Limits, Lull, Sample, Target, decide
+from ops import load, report, stack_tags
+from ops.command import Outcome, verb
+from ops.deploy import deploy_summary
+from ops.drift import refuse_if_busy, undeployed
+from ops.engine import Pulumi
+from ops.exits import BUSY, OK, PENDING, USAGE, OpsError
+from ops.fleet import Fleet, own_keys
+from ops.outputs import Outputs
+from ops.schedule import allowed
+from policy.limits import limits_of
+
+WATCH_S = 60.0
+LIMITS = "policy/limits.yaml"
+
+
+@verb("scale")
+@click.option(
+    "--watch",
+    "every_s",
+    type=click.FloatRange(0, min_open=True),
+    is_flag=False,
+    flag_value=WATCH_S,
+    metavar="SECONDS",
+    help=f"Again and again, after pauses of SECONDS ({WATCH_S:g}); Ctrl-C ends it.",
+)
+@click.option(
+    "--sample-s", type=click.FloatRange(0, min_open=True), default=15.0, show_default=True,
+    help="How long each of the two samples lasts.",
+)  # fmt: skip
+def scale(pulumi: Pulumi, *, every_s: float | None, sample_s: float) -> Outcome:
+    """Size a fleet by its load and its schedule: decide how many replicas there should be, and deploy that."""
+    while True:
+        try:
+            found = scale_once(pulumi, sample_s)
+        except OpsError as error:
+            if every_s is None or error.code not in (BUSY, PENDING):  # what is passing does not end a watch
+                raise
+            click.echo(f"{datetime.now():%H:%M:%S} nothing was done: {error.text}", err=True)
+        else:
+            if every_s is None:
+                return found
+            click.echo(f"{datetime.now():%H:%M:%S} {found.headline}", err=True)
+        try:
+            time.sleep(every_s)
+        except KeyboardInterrupt:
+            sys.exit(OK)
+
+
+def scale_once(pulumi: Pulumi, sample_s: float) -> Outcome:
+    """Sample, decide, deploy. Raises OpsError: BUSY, PENDING, and whatever an `up` may end with."""
+    config = config_of(pulumi)
+    refuse_if_busy(pulumi)
+    raw = pulumi.outputs()
+    present = listed(raw)
+    if present is None:
+        raise OpsError(USAGE, f"stack {pulumi.name} is not deployed yet", f"python -m ops deploy --stack {pulumi.name}")
+    outputs, resources = Outputs.parse(raw), pulumi.resources(show_secrets=True)
+    target = Target(in_flight=config.replicas.pairs_in_flight)
+    samples = load.samples(outputs, own_keys(resources), count=target.samples, sample_s=sample_s) if present else []
+    price = max((one.hourly_cost_usd for one in outputs.replicas), default=0.0)
+    made = decide(samples, present, limits(pulumi, config), replica_usd_h=price, target=target, lull=lull_of(pulumi))
+    facts = {"before": present, **asdict(made), "samples": [asdict(one) for one in samples]}
+    there = len(Fleet.parse(resources).replicas)
+    if made.replicas == there == present:
+        remember(pulumi, made)
+        return Outcome(OK, f"stays at {present}: {made.reason}", [table(samples)], {**facts, "acted": False})
+    if pending := undeployed(pulumi):
+        raise OpsError(
+            PENDING,
+            f"stack {pulumi.name} has changes that are not deployed, or is being rolled: {'; '.join(pending)}",
+            "deploy them (python -m ops deploy), or let the roll end",
+        )
+    if listed(pulumi.outputs()) != present:
+        raise OpsError(BUSY, f"another run has just scaled stack {pulumi.name}: nothing was done", "decide anew")
+    pulumi.workspace.env_vars = {REPLICAS_ENV: str(made.replicas)}
+    try:
+        done = deploy_summary(pulumi, pulumi.up())
+    finally:
+        pulumi.workspace.env_vars = {}
+    remember(pulumi, made)
+    change = f"{present} -> {made.replicas}" if made.replicas != present else f"{present}, of which {there} were there"
+    parts = [table(samples), *done.parts]
+    return replace(done, headline=f"{change}: {made.reason}", parts=parts, facts={**done.facts, **facts, "acted": True})
+
+
+def config_of(pulumi: Pulumi) -> Config:
+    """Return a stack's config as its program reads it. Raises ConfigError."""
+    prefix = f"{pulumi.project}:"
+    found = {key.removeprefix(prefix): one for key, one in pulumi.all_config().items() if key.startswith(prefix)}
+    config, problems = read({key: str(one.get("value") or "") for key, one in found.items()})
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def limits(pulumi: Pulumi, config: Config) -> Limits:
+    """Return what binds a stack at this moment: schedule, budget and the policy of the project."""
+    span, policy = allowed(config, datetime.now(UTC)), limits_of(pulumi.name.rpartition("/")[2], pulumi.cwd / LIMITS)
+    bounds = [usd for usd in (config.max_hourly_usd, policy.max_hourly_usd) if usd is not None]
+    return Limits(span.min, span.max, min(bounds, default=None))
+
+
+def lull_of(pulumi: Pulumi) -> Lull | None:
+    """Return the lull that the last run has seen, if the backend keeps tags."""
+    text = stack_tags.get_text(pulumi, stack_tags.LULL)
+    return structure(Lull, json.loads(text)) if text else None
+
+
+def remember(pulumi: Pulumi, made: Decision) -> None:
+    """Keep a lull for the next run, or none."""
+    if made.lull:
+        stack_tags.set_text(pulumi, stack_tags.LULL, json.dumps(asdict(made.lull)))
+    else:
+        stack_tags.delete(pulumi, stack_tags.LULL)
+
+
+def table(samples: list[Sample]) -> str:
+    """Return the samples as Markdown."""
+    rows = [
+        (f"{one.in_flight:.0f}", f"{one.queue:.0f}", *("-" if each is None else f"{each:.2f}" for each in
+         (one.p95_s, one.pairs_per_s)))
+        for one in samples
+    ]  # fmt: skip
+    return report.table(("pairs in flight", "queued", "p95, s", "pairs/s"), rows) if rows else ""
