@@ -40,6 +40,7 @@ first = fleet.replicas[0]
 
 pulumi.export("url", fleet.url)
 pulumi.export("api_key", fleet.api_key)
+pulumi.export("client_keys", fleet.client_keys)
 pulumi.export("ca_certificate", fleet.ca_certificate)
 pulumi.export("model", settings.model.name)
 pulumi.export("replicas", fleet.table())

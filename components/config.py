@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from components.config_keys import ClientName, Keys, NamedKey, form
 from components.vast.assignment import Spread
 from components.vast.drift import HealOn
 from components.vast.identity import LEAF_DAYS
@@ -28,15 +29,6 @@ from reranker.secret import RULE, read_secret
 VAST_MIN_DISK_GB = 8
 DAY_S = 86400
 YAML_WORD = "; YAML reads NO, no, off and on without quotes as a truth value: write them in quotes"
-
-
-def _form(pattern: str, accepted: str) -> AfterValidator:
-    def check(value: str | SecretStr) -> str | SecretStr:
-        if not re.fullmatch(pattern, value if isinstance(value, str) else value.get_secret_value(), re.DOTALL):
-            raise PydanticCustomError("form", f"accepted: {accepted}")
-        return value
-
-    return AfterValidator(check)
 
 
 def _not_zero(value: int) -> int:
@@ -63,34 +55,28 @@ def _as_text(value: object) -> object:
     return json.dumps(value) if isinstance(value, bool | int | float) else value
 
 
-Country = Annotated[str, _form("[A-Za-z]{2}", "two-letter codes such as US or SE"), AfterValidator(str.upper)]
+Country = Annotated[str, form("[A-Za-z]{2}", "two-letter codes such as US or SE"), AfterValidator(str.upper)]
 Address = Annotated[
     str,
-    _form(r"(https?://[^/\s].*)?", "an http(s) address such as http://127.0.0.1:8585"),
+    form(r"(https?://[^/\s].*)?", "an http(s) address such as http://127.0.0.1:8585"),
     AfterValidator(lambda address: address.rstrip("/")),
 ]
 GpuName = Annotated[str, AfterValidator(lambda name: name.replace("_", " "))]
 Bare = AfterValidator(lambda value: SecretStr(value.get_secret_value().strip()))
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 # a comma would end it in the guard's list
-ClientKey = Annotated[Secret, _form(r"[^,]{16,}", f"at least 16 characters without a comma; {RULE}")]
-ServedName = Annotated[str, _form(r"[^\s,]+", "names without blanks, such as rerank-v3.5")]
-Revision = Annotated[str, _form(r"|[0-9A-Za-z][\w./-]*", "text: a commit, tag or branch")]
-EnvName = Annotated[str, _form(r"[A-Z_][A-Z0-9_]*", "names such as HF_ENDPOINT"), AfterValidator(_not_reserved)]
-EnvText = _form(
+ClientKey = Annotated[Secret, form(r"[^,]{16,}", f"at least 16 characters without a comma; {RULE}")]
+ServedName = Annotated[str, form(r"[^\s,]+", "names without blanks, such as rerank-v3.5")]
+Revision = Annotated[str, form(r"|[0-9A-Za-z][\w./-]*", "text: a commit, tag or branch")]
+EnvName = Annotated[str, form(r"[A-Z_][A-Z0-9_]*", "names such as HF_ENDPOINT"), AfterValidator(_not_reserved)]
+EnvText = form(
     rf"[^\x00-\x1f\x7f]{{1,{ENV_VALUE_LIMIT_CHARS}}}", f"1 to {ENV_VALUE_LIMIT_CHARS} characters in one line"
 )
 EnvValue = Annotated[str, BeforeValidator(_as_text), EnvText]
-ImageLogin = Annotated[SecretStr, Bare, _form(r"-u \S+ -p \S+ \S+", "-u USER -p TOKEN REGISTRY")]
+ImageLogin = Annotated[SecretStr, Bare, form(r"-u \S+ -p \S+ \S+", "-u USER -p TOKEN REGISTRY")]
 Truncation = Literal["refuse"] | Annotated[int, Field(ge=-1), AfterValidator(_not_zero)]
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float32"]
 Hosting = Literal["datacenter"]
-
-
-class Keys(BaseModel):
-    """A group of keys. Unknown ones are refused; an empty value is none."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
 
 
 class Limits(Keys):
@@ -213,6 +199,9 @@ class Config(Keys):
     limits: Limits = _of(SERVED, Limits(), "What one request may be")
     api_key_generation: int = _of(SERVED, 1, "Counts the keys made for clients; another number: another key", ge=1)
     keep_previous_key: bool = _of(SERVED, False, "The key of the generation before is valid too")
+    client_keys: Mapping[ClientName, NamedKey] = _of(
+        SERVED, {}, "More keys, made here: each client's by a name, which logs and metrics show"
+    )
     replicas: int = _of(FLEET, 1, "How many servers, each on a machine of its own", ge=1, le=256)
     spread: Spread = _of(FLEET, "host", "What replicas do not share while there is choice: host, country, or none")
     gateway: Gateway = _of(FLEET, Gateway(), "One address for all of them")
@@ -277,6 +266,12 @@ def is_map(field: FieldInfo) -> bool:
     return get_origin(field.annotation) is Mapping
 
 
+def each_of(field: FieldInfo | None) -> type[Keys] | None:
+    """Return the model of each value, where a key is a map of objects."""
+    kind = get_args(field.annotation)[1] if field is not None and is_map(field) else None
+    return kind if isinstance(kind, type) and issubclass(kind, Keys) else None
+
+
 def secret_keys() -> list[str]:
     """Return the keys, with those of groups as group.key, that are secrets."""
     fields = [("", Config.model_fields), *((f"{group}.", kind.model_fields) for group, kind in groups().items())]
@@ -298,6 +293,9 @@ def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
             values[key] = json.loads(text or "null") if kind else text
         except ValueError:
             problems.append(f"{key}: is not {kind}")
+    for key, value in values.items():
+        if each_of(Config.model_fields.get(key)) and isinstance(value, dict):  # a name may stand there alone
+            values[key] = {name: {} if one is None else one for name, one in value.items()}
     values = _without_empty(values)
     while True:
         try:
@@ -326,10 +324,12 @@ def _drop(values: dict[str, Any], loc: tuple[int | str, ...]) -> None:
 
 
 def _problem(detail: ErrorDetails) -> str:
-    loc = detail["loc"]
-    kind = groups().get(str(loc[0])) if len(loc) > 1 else None
-    model, name = (kind, str(loc[1])) if kind else (Config, str(loc[0]))
-    key = f"{loc[0]}.{name}" if kind else name
+    loc = [str(one) for one in detail["loc"]]
+    of_each = each_of(Config.model_fields.get(loc[0]))
+    at = 2 if of_each else 1
+    kind = (of_each or groups().get(loc[0])) if len(loc) > at and loc[at] != "[key]" else None
+    model, name = (kind, loc[at]) if kind else (Config, loc[0])
+    key = ".".join(loc[: at + 1]) if kind else name
     field = model.model_fields.get(name)
     if field is None:
         near = difflib.get_close_matches(name, model.model_fields, 1)
@@ -347,6 +347,8 @@ def kind_of(field: FieldInfo) -> str:
         return f"an object of {', '.join(kind.model_fields)}"
     if is_list(field):
         return "a list of strings"
+    if each_of(field):
+        return "an object of names, each with the keys below or none"
     if is_map(field):
         return "an object of names and values" + (", each a secret" if has_secret(field) else "")
     kinds = get_args(kind) if get_origin(kind) not in (Literal, None) else (kind,)
@@ -363,6 +365,5 @@ def _word(kind: Any, field: FieldInfo) -> str:
     bounds = {type(one).__name__: one for one in field.metadata}
     low, high = getattr(bounds.get("Ge"), "ge", None), getattr(bounds.get("Le"), "le", None)
     span = "" if low is None else f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
-    return {bool: "true or false", int: f"a whole number{span}", float: f"a number{span}", str: "text"}.get(
-        kind, "a secret" if kind is SecretStr else ""
-    )
+    words = {bool: "true or false", int: f"a whole number{span}", float: f"a number{span}", str: "text"}
+    return (words | {date: "a date such as 2027-01-31", SecretStr: "a secret"}).get(kind, "")

@@ -34,7 +34,7 @@ from components.readiness import Readiness
 from components.records import record, structure
 from components.vast.json_values import digest, same
 
-SECRETS = ("inbound_keys", "private_key", "upstreams", "retired", "admin_key", "hop_key")
+SECRETS = ("inbound_keys", "clients", "private_key", "upstreams", "retired", "admin_key", "hop_key")
 PATIENCE_S = 10.0  # for a Caddy that is just being restarted
 POLL_S = 0.5
 
@@ -50,7 +50,7 @@ class GatewayArgs:
     `upstream_ca` (PEM; empty for plain HTTP). `certificate` and `private_key` are PEM; without them the gateway speaks
     plain HTTP. `drain_timeout_s` bounds the wait for requests in
     flight, and `settle_s` is for how long there must be none: one that has just come in is in no count yet.
-    `sockets`: see GatewaySpec; names of this gateway's own where it is empty.
+    `clients`, `sockets`: see GatewaySpec; names of this gateway's own where it is empty.
     """
 
     site: pulumi.Input[str]
@@ -59,6 +59,7 @@ class GatewayArgs:
     inbound_keys: pulumi.Input[Sequence[pulumi.Input[str]]]
     upstreams: pulumi.Input[Sequence[pulumi.Input[Upstream | Mapping[str, Any]]]]
     readiness: Readiness
+    clients: pulumi.Input[Sequence[Mapping[str, str]]] = ()
     certificate: pulumi.Input[str] = ""
     private_key: pulumi.Input[str] = ""
     upstream_ca: pulumi.Input[str] = ""

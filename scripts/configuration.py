@@ -12,7 +12,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from components.component_args import FROM_CONFIG
-from components.config import SECRETS, Config, Keys, groups, has_secret, is_list, is_map, kind_of
+from components.config import SECRETS, Config, Keys, each_of, groups, has_secret, is_list, is_map, kind_of
 
 REPO = Path(__file__).resolve().parents[1]
 PROJECT, PAGE, ARGS = REPO / "Pulumi.yaml", REPO / "docs" / "configuration.md", REPO / "package" / "args.py"
@@ -88,9 +88,9 @@ def page() -> str:
             head += "\nOptional, and refused where they are stored in clear.\n"
         parts.append("\n".join([head, *_table(fields)]) + "\n")
         for key, field in fields:
-            if key in groups():
+            if kind := groups().get(key) or each_of(field):
                 head = f"### `{key}`\n\n{field.description}.\n"
-                parts.append("\n".join([head, *_table(list(groups()[key].model_fields.items()))]) + "\n")
+                parts.append("\n".join([head, *_table(list(kind.model_fields.items()))]) + "\n")
     return "\n".join(parts)
 
 
@@ -105,7 +105,8 @@ def _table(fields: list[tuple[str, FieldInfo]]) -> list[str]:
 
 def arguments() -> str:
     """Return package/args.py: a key that holds no secret, and is not heard from the config, is an argument."""
-    kinds = {f"{key.title().replace('_', '')}Args": kind for key, kind in groups().items() if key not in FROM_CONFIG}
+    each = {key: kind for key, field in Config.model_fields.items() if (kind := each_of(field))}
+    kinds = {_class(key): kind for key, kind in (groups() | each).items() if key not in FROM_CONFIG}
     classes = [
         *(_typed_dict(name, str(kind.__doc__), kind.model_fields) for name, kind in kinds.items()),
         _typed_dict("RerankerArgs", "What the component takes; see docs/configuration.md.", Config.model_fields),
@@ -121,14 +122,18 @@ def _typed_dict(name: str, text: str, fields: dict[str, FieldInfo]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _class(key: str) -> str:
+    return f"{key.title().replace('_', '')}Args"
+
+
 def _python_type(key: str, field: FieldInfo) -> str:
     """Return an annotation that Pulumi's schema knows: no union, no literal."""
     if key in groups():
-        return f"{key.title().replace('_', '')}Args"
+        return _class(key)
     if is_list(field):
         return "list[str]"
     if is_map(field):
-        return "dict[str, str]"
+        return f"dict[str, {_class(key) if each_of(field) else 'str'}]"
     kinds = {one for one in (field.annotation, *get_args(field.annotation)) if one in (bool, int, float)}
     return kinds.pop().__name__ if kinds else "str"
 

@@ -12,10 +12,14 @@ import json
 from collections.abc import Sequence
 
 from components.caddy.spec import Certificate, GatewaySpec, Json, Policy, Upstream, ders
+from components.guard import keys
 from components.guard.rules import ALLOW
 
 PROXIED = ALLOW
 ASKS = "X-Front-Asks"  # set by a front that has read no body yet
+CLIENT = (
+    keys.CLIENT.decode()
+)  # by which a guard knows whose request it is; from here alone, as it takes the server's key
 CERTIFICATE = "gateway"  # the tag by which a listener finds the certificate, whatever name or IP a client asks for
 ERRORS = {  # type, as vLLM names it, and message
     401: ("AuthenticationError", "a valid key is needed: Authorization: Bearer <key>"),
@@ -81,7 +85,15 @@ def _behind_the_path(gateway: GatewaySpec) -> list[Json]:
     refusal = _error(401)
     refusal["headers"]["WWW-Authenticate"] = ["Bearer"]
     return [
-        route(refusal, {"not": [bearer(gateway.inbound_keys)]}),
+        route(refusal, {"not": [bearer(gateway.keys)]}),
+        {"handle": [{"handler": "headers", "request": {"delete": [CLIENT]}}]},
+        *(
+            {
+                "match": [bearer([one.key])],
+                "handle": [{"handler": "headers", "request": {"set": {CLIENT: [one.name]}}}],
+            }
+            for one in gateway.clients
+        ),
         route({"handler": "static_response", "status_code": 204}, {"header": {ASKS: ["1"]}}),
         *limits(gateway.policy.max_bytes),
         {"handle": [{"handler": "vars", "body": "{http.request.body}"}]},

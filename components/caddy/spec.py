@@ -66,13 +66,22 @@ class Upstream:
 
 
 @dataclass(frozen=True)
+class NamedKey:
+    """A key by which a client comes in, and the name under which the servers' guards know it."""
+
+    name: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class GatewaySpec:
     """One address in front of some rerankers.
 
     `site` names the server in Caddy's config, by which a stack knows its own. Without `certificate` the gateway speaks
     plain HTTP, and without `upstream_ca` (PEM) the upstreams do. `retired` are former upstreams that get no new
     request, and whose requests in flight are still counted (see `drain`). `sockets`: below which socket address Caddy
-    listens for itself, one for each upstream: a folder, `unix//run/x`, or a name, `unix/@x`. `hop_key`: what these are
+    listens for itself, one for each upstream: a folder, `unix//run/x`, or a name, `unix/@x`. `clients`: named keys,
+    valid beside `inbound_keys`; a guard is told whose request it is. `hop_key`: what these are
     shown, since their sockets may be open to others there; the same for as long as the gateway lives, for while a
     config is loaded a request comes from the old one's listener to the new one's socket.
     """
@@ -88,6 +97,7 @@ class GatewaySpec:
     retired: tuple[Upstream, ...] = ()
     sockets: str = "unix/@gateway"
     hop_key: str = field(default="", repr=False)
+    clients: tuple[NamedKey, ...] = ()
 
     @property
     def dials(self) -> list[str]:
@@ -96,11 +106,15 @@ class GatewaySpec:
     def socket(self, upstream: Upstream) -> str:
         return f"{self.sockets}/{upstream.dial}"
 
+    @property
+    def keys(self) -> list[str]:
+        return [*self.inbound_keys, *(one.key for one in self.clients)]
+
     def secrets(self) -> list[str]:
         key = self.certificate.private_key if self.certificate else ""
         return [
             one
-            for one in (*self.inbound_keys, *(each.key for each in (*self.upstreams, *self.retired)), key, self.hop_key)
+            for one in (*self.keys, *(each.key for each in (*self.upstreams, *self.retired)), key, self.hop_key)
             if one
         ]
 
@@ -109,7 +123,7 @@ def problems(gateway: GatewaySpec) -> list[str]:
     """Return what is wrong with a gateway, an input a line; keys are never shown."""
     dials = gateway.dials
     wrong = [one for one in dials if not _is_address(HOST_PORT, one)]
-    keys = (*gateway.inbound_keys, *(one.key for one in gateway.upstreams))
+    keys = (*gateway.keys, *(one.key for one in gateway.upstreams))
     checks = (
         (
             _is_address(LISTEN, gateway.listen),
