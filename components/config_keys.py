@@ -6,7 +6,7 @@ import re
 from datetime import date
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
 from components.guard.keys import MANAGEMENT, NAME
@@ -32,6 +32,8 @@ def _not_taken(name: str) -> str:
 
 DEFAULT = "default"  # the name of `api_key`
 ClientName = Annotated[str, form(NAME.pattern, "names such as search or batch-2"), AfterValidator(_not_taken)]
+# YAML has dates; what the engine makes of one without quotes is Go's text of a time
+Day = Annotated[date, BeforeValidator(lambda given: str(given).removesuffix(" 00:00:00 +0000 UTC"))]
 Route = Annotated[str, form("|".join(ALLOW), f"among {', '.join(ALLOW)}")]
 
 
@@ -44,7 +46,7 @@ class Keys(BaseModel):
 class NamedKey(Keys):
     """What the key of one client is good for."""
 
-    expires: date | None = Field(None, description="The day, in UTC, from whose beginning on it is refused")
+    expires: Day | None = Field(None, description="The day, in UTC, from whose beginning on it is refused")
     requests_per_s: float | None = Field(None, ge=0.001, description="More get 429; on each server")
     pairs_per_min: float | None = Field(None, ge=0.1, description="More get 429; on each server")
     routes: tuple[Route, ...] = Field((), description="The routes that it opens; without them all that clients have")

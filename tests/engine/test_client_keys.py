@@ -1,5 +1,7 @@
 """Keys by name in a stack: one is added, exchanged and taken away on machines that stay, and no request fails."""
 
+from datetime import date
+
 import pytest
 
 from harness.load import Load
@@ -28,7 +30,7 @@ def come_and_go(stack, ledger):
         assert statuses(first["batch"], second["batch"]) == [200, 200]
         assert deploy(search=None, batch={"generation": 2}) == second
         assert statuses(first["batch"], second["batch"]) == [401, 200]
-        deploy(search=None, batch={"generation": 2, "expires": "2020-01-01"})
+        deploy(search=None, batch={"generation": 2, "expires": date(2020, 1, 1)})
         assert statuses(second["batch"], search) == [401, 200]
         assert deploy(search=None) == {"search": search}
         assert statuses(second["batch"]) == [401]

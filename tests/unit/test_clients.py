@@ -38,7 +38,9 @@ def test_bounds_are_the_guards_and_a_day_ends_a_key_at_its_beginning():
     (one,) = named({"search": bounds})
     ended = Key("search", one.entry().sha256, 1801353600.0, 2.0, 60.0, ("/rerank",))
     assert one.entry() == ended
-    assert named({"search": bounds | {"expires": "2027-01-31T00:00:00Z"}})[0].entry() == ended, "as YAML may have it"
+    assert named({"search": bounds | {"expires": "2027-01-31 00:00:00 +0000 UTC"}})[0].entry() == ended, (
+        "as of YAML without quotes"
+    )
 
 
 def test_servers_are_told_all_keys_and_behind_a_gateway_names_alone():
