@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
-from components.config_keys import DEFAULT, NamedKey
+from components.client_options import DEFAULT, NamedKey
 from components.guard.keys import Key
 from components.vast.identity import own_key
 

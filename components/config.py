@@ -9,14 +9,14 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from datetime import date
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from components.config_keys import ClientName, Keys, NamedKey, form
+from components.client_options import ClientName, NamedKey
+from components.client_options import form as _form
+from components.config_keys import Keys, each_of, groups_of, has_secret, is_list, is_map, kind_of
 from components.vast.assignment import Spread
 from components.vast.drift import HealOn
 from components.vast.identity import LEAF_DAYS
@@ -55,25 +55,25 @@ def _as_text(value: object) -> object:
     return json.dumps(value) if isinstance(value, bool | int | float) else value
 
 
-Country = Annotated[str, form("[A-Za-z]{2}", "two-letter codes such as US or SE"), AfterValidator(str.upper)]
+Country = Annotated[str, _form("[A-Za-z]{2}", "two-letter codes such as US or SE"), AfterValidator(str.upper)]
 Address = Annotated[
     str,
-    form(r"(https?://[^/\s].*)?", "an http(s) address such as http://127.0.0.1:8585"),
+    _form(r"(https?://[^/\s].*)?", "an http(s) address such as http://127.0.0.1:8585"),
     AfterValidator(lambda address: address.rstrip("/")),
 ]
 GpuName = Annotated[str, AfterValidator(lambda name: name.replace("_", " "))]
 Bare = AfterValidator(lambda value: SecretStr(value.get_secret_value().strip()))
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 # a comma would end it in the guard's list
-ClientKey = Annotated[Secret, form(r"[^,]{16,}", f"at least 16 characters without a comma; {RULE}")]
-ServedName = Annotated[str, form(r"[^\s,]+", "names without blanks, such as rerank-v3.5")]
-Revision = Annotated[str, form(r"|[0-9A-Za-z][\w./-]*", "text: a commit, tag or branch")]
-EnvName = Annotated[str, form(r"[A-Z_][A-Z0-9_]*", "names such as HF_ENDPOINT"), AfterValidator(_not_reserved)]
-EnvText = form(
+ClientKey = Annotated[Secret, _form(r"[^,]{16,}", f"at least 16 characters without a comma; {RULE}")]
+ServedName = Annotated[str, _form(r"[^\s,]+", "names without blanks, such as rerank-v3.5")]
+Revision = Annotated[str, _form(r"|[0-9A-Za-z][\w./-]*", "text: a commit, tag or branch")]
+EnvName = Annotated[str, _form(r"[A-Z_][A-Z0-9_]*", "names such as HF_ENDPOINT"), AfterValidator(_not_reserved)]
+EnvText = _form(
     rf"[^\x00-\x1f\x7f]{{1,{ENV_VALUE_LIMIT_CHARS}}}", f"1 to {ENV_VALUE_LIMIT_CHARS} characters in one line"
 )
 EnvValue = Annotated[str, BeforeValidator(_as_text), EnvText]
-ImageLogin = Annotated[SecretStr, Bare, form(r"-u \S+ -p \S+ \S+", "-u USER -p TOKEN REGISTRY")]
+ImageLogin = Annotated[SecretStr, Bare, _form(r"-u \S+ -p \S+ \S+", "-u USER -p TOKEN REGISTRY")]
 Truncation = Literal["refuse"] | Annotated[int, Field(ge=-1), AfterValidator(_not_zero)]
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float32"]
 Hosting = Literal["datacenter"]
@@ -247,29 +247,7 @@ class Config(Keys):
 
 def groups() -> dict[str, type[Keys]]:
     """Return the keys that are objects, with their models."""
-    annotations = {key: field.annotation for key, field in Config.model_fields.items()}
-    return {key: kind for key, kind in annotations.items() if isinstance(kind, type) and issubclass(kind, Keys)}
-
-
-def has_secret(field: FieldInfo) -> bool:
-    """Whether a key's value is never shown and has to be stored encrypted."""
-    return "SecretStr" in str(field.annotation) or "SecretStr" in str(get_args(field.annotation))
-
-
-def is_list(field: FieldInfo) -> bool:
-    """Whether a key's value is a list."""
-    return get_origin(field.annotation) is tuple
-
-
-def is_map(field: FieldInfo) -> bool:
-    """Whether a key's value is an object with names of the user's own."""
-    return get_origin(field.annotation) is Mapping
-
-
-def each_of(field: FieldInfo | None) -> type[Keys] | None:
-    """Return the model of each value, where a key is a map of objects."""
-    kind = get_args(field.annotation)[1] if field is not None and is_map(field) else None
-    return kind if isinstance(kind, type) and issubclass(kind, Keys) else None
+    return groups_of(Config)
 
 
 def secret_keys() -> list[str]:
@@ -338,32 +316,3 @@ def _problem(detail: ErrorDetails) -> str:
     hint = YAML_WORD if isinstance(detail["input"], bool) and detail["type"] == "string_type" else ""
     accepted = detail["msg"] if detail["type"] == "form" else f"accepted: {kind_of(field)}"
     return f"{key}: is {shown}; {accepted}{hint}"
-
-
-def kind_of(field: FieldInfo) -> str:
-    """Say in words what a key takes."""
-    kind = field.annotation
-    if isinstance(kind, type) and issubclass(kind, Keys):
-        return f"an object of {', '.join(kind.model_fields)}"
-    if is_list(field):
-        return "a list of strings"
-    if each_of(field):
-        return "an object of names, each with the keys below or none"
-    if is_map(field):
-        return "an object of names and values" + (", each a secret" if has_secret(field) else "")
-    kinds = get_args(kind) if get_origin(kind) not in (Literal, None) else (kind,)
-    return " or ".join(text for one in kinds if (text := _word(one, field)))
-
-
-def _word(kind: Any, field: FieldInfo) -> str:
-    if get_origin(kind) is Literal:
-        return ", ".join(str(one) for one in get_args(kind))
-    if get_origin(kind) is Annotated:
-        inner, *rest = get_args(kind)
-        bounded = next((one for one in rest if isinstance(one, FieldInfo)), field)
-        return _word(inner, bounded)
-    bounds = {type(one).__name__: one for one in field.metadata}
-    low, high = getattr(bounds.get("Ge"), "ge", None), getattr(bounds.get("Le"), "le", None)
-    span = "" if low is None else f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
-    words = {bool: "true or false", int: f"a whole number{span}", float: f"a number{span}", str: "text"}
-    return (words | {date: "a date such as 2027-01-31", SecretStr: "a secret"}).get(kind, "")

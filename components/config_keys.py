@@ -1,40 +1,16 @@
-"""What the models of components.config are made of, and the model of a client's key there. Imported by it alone."""
+"""What a config key is: a group of keys, whether it is secret, and what it takes, in words.
+
+Called by `config`, which declares them all, and by scripts/configuration.py.
+"""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
-from pydantic_core import PydanticCustomError
-
-from components.guard.keys import MANAGEMENT, NAME
-from components.guard.rules import ALLOW
-
-
-def form(pattern: str, accepted: str) -> AfterValidator:
-    """Return a check that a whole text, a secret too, matches; `accepted`: what the error says."""
-
-    def check(value: str | SecretStr) -> str | SecretStr:
-        if not re.fullmatch(pattern, value if isinstance(value, str) else value.get_secret_value(), re.DOTALL):
-            raise PydanticCustomError("form", f"accepted: {accepted}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _not_taken(name: str) -> str:
-    if name in (MANAGEMENT, DEFAULT):
-        raise PydanticCustomError("form", f"{name} is the name of a key that every stack has")
-    return name
-
-
-DEFAULT = "default"  # the name of `api_key`
-ClientName = Annotated[str, form(NAME.pattern, "names such as search or batch-2"), AfterValidator(_not_taken)]
-# YAML has dates; what the engine makes of one without quotes is Go's text of a time
-Day = Annotated[date, BeforeValidator(lambda given: str(given).removesuffix(" 00:00:00 +0000 UTC"))]
-Route = Annotated[str, form("|".join(ALLOW), f"among {', '.join(ALLOW)}")]
+from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic.fields import FieldInfo
 
 
 class Keys(BaseModel):
@@ -43,12 +19,61 @@ class Keys(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
 
 
-class NamedKey(Keys):
-    """What the key of one client is good for."""
+def groups_of(model: type[Keys]) -> dict[str, type[Keys]]:
+    """Return the keys of a model that are objects, with their models."""
+    return {
+        key: one
+        for key, field in model.model_fields.items()
+        for one in (field.annotation, *get_args(field.annotation))
+        if isinstance(one, type) and issubclass(one, Keys)
+    }
 
-    expires: Day | None = Field(None, description="The day, in UTC, from whose beginning on it is refused")
-    requests_per_s: float | None = Field(None, ge=0.001, description="More get 429; on each server")
-    pairs_per_min: float | None = Field(None, ge=0.1, description="More get 429; on each server")
-    routes: tuple[Route, ...] = Field((), description="The routes that it opens; without them all that clients have")
-    generation: int = Field(1, ge=1, description="Counts the keys of this name; another number: another key")
-    keep_previous: bool = Field(False, description="The key of the generation before is valid too")
+
+def has_secret(field: FieldInfo) -> bool:
+    """Whether a key's value is never shown and has to be stored encrypted."""
+    return "SecretStr" in str(field.annotation) or "SecretStr" in str(get_args(field.annotation))
+
+
+def is_list(field: FieldInfo) -> bool:
+    """Whether a key's value is a list."""
+    return get_origin(field.annotation) is tuple
+
+
+def is_map(field: FieldInfo) -> bool:
+    """Whether a key's value is an object with names of the user's own."""
+    return get_origin(field.annotation) is Mapping
+
+
+def each_of(field: FieldInfo | None) -> type[Keys] | None:
+    """Return the model of each value, where a key is a map of objects."""
+    kind = get_args(field.annotation)[1] if field is not None and is_map(field) else None
+    return kind if isinstance(kind, type) and issubclass(kind, Keys) else None
+
+
+def kind_of(field: FieldInfo) -> str:
+    """Say in words what a key takes."""
+    kind = field.annotation
+    if is_list(field):
+        return "a list of strings"
+    if each_of(field):
+        return "an object of names, each with the keys below or none"
+    if is_map(field):
+        return "an object of names and values" + (", each a secret" if has_secret(field) else "")
+    kinds = get_args(kind) if get_origin(kind) not in (Literal, None) else (kind,)
+    return " or ".join(text for one in kinds if (text := _word(one, field)))
+
+
+def _word(kind: Any, field: FieldInfo) -> str:
+    if isinstance(kind, type) and issubclass(kind, Keys):
+        return f"an object of {', '.join(kind.model_fields)}"
+    if get_origin(kind) is Literal:
+        return ", ".join(str(one) for one in get_args(kind))
+    if get_origin(kind) is Annotated:
+        inner, *rest = get_args(kind)
+        bounded = next((one for one in rest if isinstance(one, FieldInfo)), field)
+        return _word(inner, bounded)
+    bounds = {type(one).__name__: one for one in field.metadata}
+    low, high = getattr(bounds.get("Ge"), "ge", None), getattr(bounds.get("Le"), "le", None)
+    span = "" if low is None else f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
+    words = {bool: "true or false", int: f"a whole number{span}", float: f"a number{span}", str: "text"}
+    return (words | {date: "a date such as 2027-01-31", SecretStr: "a secret"}).get(kind, "")

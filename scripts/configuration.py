@@ -12,7 +12,8 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from components.component_args import FROM_CONFIG
-from components.config import SECRETS, Config, Keys, each_of, groups, has_secret, is_list, is_map, kind_of
+from components.config import SECRETS, Config, groups
+from components.config_keys import Keys, each_of, has_secret, is_list, is_map, kind_of
 
 REPO = Path(__file__).resolve().parents[1]
 PROJECT, PAGE, ARGS = REPO / "Pulumi.yaml", REPO / "docs" / "configuration.md", REPO / "package" / "args.py"

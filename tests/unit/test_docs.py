@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from components.config import Config, each_of, groups
+from components.config import Config, groups
+from components.config_keys import each_of
 from components.vast.drift import TABLE
 from policy.rules import RULES
 from scripts.configuration import ARGS, PAGE, PROJECT, arguments, page, project

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.config import Config, groups, has_secret, is_list, is_map, kind_of, read, secret_keys
+from components.config import Config, groups, read, secret_keys
+from components.config_keys import has_secret, is_list, is_map, kind_of
 from components.errors import ConfigError
 from components.reranker import configured_env
 from components.settings import load, misplaced_keys
