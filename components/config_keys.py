@@ -25,7 +25,7 @@ def groups_of(model: type[Keys]) -> dict[str, type[Keys]]:
         key: one
         for key, field in model.model_fields.items()
         for one in (field.annotation, *get_args(field.annotation))
-        if isinstance(one, type) and issubclass(one, Keys)
+        if isinstance(one, type) and issubclass(one, Keys) and not is_map(field)
     }
 
 

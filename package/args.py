@@ -16,23 +16,6 @@ class LimitsArgs(TypedDict, total=False):
     """GET /health answers without a key, and says that the process lives."""
 
 
-class ClientKeysArgs(TypedDict, total=False):
-    """What the key of one client is good for."""
-
-    expires: str
-    """The day, in UTC, from whose beginning on it is refused."""
-    requests_per_s: float
-    """More get 429; on each server."""
-    pairs_per_min: float
-    """More get 429; on each server."""
-    routes: list[str]
-    """The routes that it opens; without them all that clients have."""
-    generation: int
-    """Counts the keys of this name; another number: another key."""
-    keep_previous: bool
-    """The key of the generation before is valid too."""
-
-
 class GatewayArgs(TypedDict, total=False):
     """What stands in front of the servers."""
 
@@ -74,6 +57,23 @@ class RenewArgs(TypedDict, total=False):
     """Its certificate ends within this many days: another one, in place; without guard another instance."""
 
 
+class ClientKeysArgs(TypedDict, total=False):
+    """What the key of one client is good for."""
+
+    expires: str
+    """The day, in UTC, from whose beginning on it is refused."""
+    requests_per_s: float
+    """More get 429; on each server."""
+    pairs_per_min: float
+    """More get 429; on each server."""
+    routes: list[str]
+    """The routes that it opens; without them all that clients have."""
+    generation: int
+    """Counts the keys of this name; another number: another key."""
+    keep_previous: bool
+    """The key of the generation before is valid too."""
+
+
 class RerankerArgs(TypedDict, total=False):
     """What the component takes; see docs/configuration.md."""
 
@@ -103,7 +103,7 @@ class RerankerArgs(TypedDict, total=False):
     """Counts the keys made for clients; another number: another key."""
     keep_previous_key: bool
     """The key of the generation before is valid too."""
-    client_keys: ClientKeysArgs
+    client_keys: dict[str, ClientKeysArgs]
     """More keys, made here: each client's by a name, which logs and metrics show."""
     replicas: int
     """How many servers, each on a machine of its own."""
