@@ -67,6 +67,7 @@ Secret = Annotated[SecretStr, AfterValidator(_secret)]
 # a comma would end it in the guard's list
 ClientKey = Annotated[Secret, _form(r"[^,]{16,}", f"at least 16 characters without a comma; {RULE}")]
 ServedName = Annotated[str, _form(r"[^\s,]+", "names without blanks, such as rerank-v3.5")]
+Pem = Annotated[str, _form("|.*-----BEGIN CERTIFICATE-----.*-----END CERTIFICATE-----", "text: certificates in PEM")]
 Revision = Annotated[str, _form(r"|[0-9A-Za-z][\w./-]*", "text: a commit, tag or branch")]
 EnvName = Annotated[str, _form(r"[A-Z_][A-Z0-9_]*", "names such as HF_ENDPOINT"), AfterValidator(_not_reserved)]
 EnvText = _form(
@@ -205,6 +206,12 @@ class Config(Keys):
     replicas: int = _of(FLEET, 1, "How many servers, each on a machine of its own", ge=1, le=256)
     spread: Spread = _of(FLEET, "host", "What replicas do not share while there is choice: host, country, or none")
     gateway: Gateway = _of(FLEET, Gateway(), "One address for all of them")
+    client_ca: Pem = _of(
+        FLEET,
+        "",
+        "PEM of the CAs by which clients have certificates: others are refused in the TLS handshake. For gateway.kind "
+        "caddy, which ends TLS itself",
+    )
     query: str = _of(
         WHERE,
         "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true",

@@ -198,6 +198,7 @@ class RerankerFleet(pulumi.ComponentResource):
             "upstream_ca": self.ca_certificate,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
             "clients": named.apply(lambda known: [{"name": one.name, "key": one.key} for one in known]),
+            "client_ca": config.client_ca,
             "readiness": settings.model.readiness,
             "policy": structure(Policy, front.model_dump() | policy),
             "drain_timeout_s": config.timeouts.drain_s,

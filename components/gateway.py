@@ -50,7 +50,7 @@ class GatewayArgs:
     `upstream_ca` (PEM; empty for plain HTTP). `certificate` and `private_key` are PEM; without them the gateway speaks
     plain HTTP. `drain_timeout_s` bounds the wait for requests in
     flight, and `settle_s` is for how long there must be none: one that has just come in is in no count yet.
-    `clients`, `sockets`: see GatewaySpec; names of this gateway's own where it is empty.
+    `clients`, `client_ca`, `sockets`: see GatewaySpec; names of this gateway's own where it is empty.
     """
 
     site: pulumi.Input[str]
@@ -60,6 +60,7 @@ class GatewayArgs:
     upstreams: pulumi.Input[Sequence[pulumi.Input[Upstream | Mapping[str, Any]]]]
     readiness: Readiness
     clients: pulumi.Input[Sequence[Mapping[str, str]]] = ()
+    client_ca: str = ""
     certificate: pulumi.Input[str] = ""
     private_key: pulumi.Input[str] = ""
     upstream_ca: pulumi.Input[str] = ""

@@ -239,6 +239,8 @@ def _contradictions(config: Config) -> list[str]:
         ]
     if config.keep_previous_key and config.api_key_generation == 1 and config.api_key is None:
         problems.append("keep_previous_key: is true, but api_key_generation 1 has none before it")
+    if config.client_ca and (gateway.kind != "caddy" or not config.tls or gateway.listen.startswith("unix/")):
+        problems.append("client_ca: is there, but clients' TLS ends elsewhere; accepted: gateway.kind caddy on a port")
     given = [2 if one.keep_previous else 1 for one in config.client_keys.values()]
     if config.client_keys and not config.guard:
         problems.append("client_keys: are there, but vLLM itself knows one key only; accepted: guard true")

@@ -111,6 +111,8 @@ class RerankerArgs(TypedDict, total=False):
     """What replicas do not share while there is choice: host, country, or none."""
     gateway: GatewayArgs
     """One address for all of them."""
+    client_ca: str
+    """PEM of the CAs by which clients have certificates: others are refused in the TLS handshake. For gateway.kind caddy, which ends TLS itself."""
     query: str
     """What to rent, in the syntax of `vastai search offers`."""
     require: RequireArgs

@@ -41,7 +41,9 @@ def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
         route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*PROXIED)),
         route(_error(404)),
     ]
-    config = server_config(gateway.site, gateway.listen, routes, gateway.certificate, gateway.policy)
+    config = server_config(
+        gateway.site, gateway.listen, routes, gateway.certificate, gateway.policy, client_ca=gateway.client_ca
+    )
     config["apps"]["http"]["metrics"] = {}
     for one in (*gateway.upstreams, *gateway.retired):
         config["apps"]["http"]["servers"][one.dial] = _hop(gateway, one)
@@ -49,7 +51,13 @@ def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
 
 
 def server_config(
-    name: str, listen: str, routes: list[Json], certificate: Certificate | None, policy: Policy
+    name: str,
+    listen: str,
+    routes: list[Json],
+    certificate: Certificate | None,
+    policy: Policy,
+    *,
+    client_ca: str = "",
 ) -> dict[str, Json]:
     """Return the config of a Caddy with one server, which speaks plain HTTP without a certificate.
 
@@ -64,7 +72,13 @@ def server_config(
     }
     apps: dict[str, Json] = {"http": {"servers": {name: server}}}
     if certificate is not None:
-        server["tls_connection_policies"] = [{"certificate_selection": {"any_tag": [CERTIFICATE]}}]
+        connections: dict[str, Json] = {"certificate_selection": {"any_tag": [CERTIFICATE]}}
+        if client_ca:
+            ca = {"provider": "inline", "trusted_ca_certs": ders(client_ca)}
+            connections["client_authentication"] = {"ca": ca, "mode": "require_and_verify"}
+            # one policy for all names: a client that asks by IP, and so names none, is not misdirected (421)
+            server["strict_sni_host"] = False
+        server["tls_connection_policies"] = [connections]
         pair = {"certificate": certificate.certificate, "key": certificate.private_key, "tags": [CERTIFICATE]}
         apps["tls"] = {"certificates": {certificate.loader: [pair]}}
     return {"apps": apps}

@@ -80,10 +80,11 @@ class GatewaySpec:
     `site` names the server in Caddy's config, by which a stack knows its own. Without `certificate` the gateway speaks
     plain HTTP, and without `upstream_ca` (PEM) the upstreams do. `retired` are former upstreams that get no new
     request, and whose requests in flight are still counted (see `drain`). `sockets`: below which socket address Caddy
-    listens for itself, one for each upstream: a folder, `unix//run/x`, or a name, `unix/@x`. `clients`: named keys,
-    valid beside `inbound_keys`; a guard is told whose request it is. `hop_key`: what these are
+    listens for itself, one for each upstream: a folder, `unix//run/x`, or a name, `unix/@x`. `hop_key`: what these are
     shown, since their sockets may be open to others there; the same for as long as the gateway lives, for while a
-    config is loaded a request comes from the old one's listener to the new one's socket.
+    config is loaded a request comes from the old one's listener to the new one's socket. `clients`: named keys, valid
+    beside `inbound_keys`; a guard is told whose request it is. `client_ca` (PEM): a client without a certificate by
+    one of these is refused in its handshake.
     """
 
     site: str
@@ -98,6 +99,7 @@ class GatewaySpec:
     sockets: str = "unix/@gateway"
     hop_key: str = field(default="", repr=False)
     clients: tuple[NamedKey, ...] = ()
+    client_ca: str = ""
 
     @property
     def dials(self) -> list[str]:
@@ -138,6 +140,8 @@ def problems(gateway: GatewaySpec) -> list[str]:
         (not wrong, f"upstreams: {', '.join(map(repr, wrong))}; accepted: host:port"),
         (len({*dials}) == len(dials), "upstreams: an address is there twice"),
         (all(NAME.fullmatch(one.server_name) for one in gateway.upstreams), "upstreams: a server_name is no host name"),
+        (not gateway.client_ca or ders(gateway.client_ca), "client_ca: holds no PEM certificate"),
+        (not gateway.client_ca or gateway.certificate, "client_ca: the gateway ends no TLS, so it sees no certificate"),
         (not gateway.upstream_ca or ders(gateway.upstream_ca), "upstream_ca: holds no PEM certificate"),
     )
     return [text for good, text in checks if not good]

@@ -20,6 +20,7 @@ from scripts.configuration import schema
 from tests.unit.wire_samples import offer
 
 REPO = Path(__file__).resolve().parents[2]
+PEM = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----"
 
 
 def as_the_engine_passes_it(value):
@@ -147,6 +148,7 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"gateway": {"url": "https://x:1"}}, "gateway.url: is for a gateway, but gateway.kind is off; accepted: "),
         ({"gateway": {"listen": ":9"}}, "gateway.listen: is for a gateway, but gateway.kind is off"),
         ({"keep_previous_key": True}, "keep_previous_key: is true, but api_key_generation 1 has none before it"),
+        ({"client_ca": PEM}, "client_ca: is there, but clients' TLS ends elsewhere"),
         ({"client_keys": {"a b": {}}}, "client_keys: is 'a b'; accepted: names such as search or batch-2"),
         (
             {"client_keys": {"management": None}},
