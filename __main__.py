@@ -47,6 +47,7 @@ def of_first(output: str) -> object:
 
 pulumi.export("url", fleet.url)
 pulumi.export("api_key", fleet.api_key)
+pulumi.export("client_keys", fleet.client_keys)
 pulumi.export("ca_certificate", fleet.ca_certificate)
 pulumi.export("servers_ca_certificate", fleet.servers_ca)
 pulumi.export("model", settings.model.name)

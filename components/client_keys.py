@@ -10,19 +10,20 @@ import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
 
+from components.clients import Client
 from components.errors import ServerUnreachable, ServingError
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, verb
+from components.records import structure
 from components.servers import Server, changed, differs, on_each
 from components.vllm.client import RerankClient
 
-COMMON = ("stack_secret", "keys", "ca_certificate")  # a change of these is one for every server
+COMMON = ("stack_secret", "clients", "ca_certificate")  # a change of these is one for every server
 ASK_TIMEOUT_S = 15.0
 LOOK_TIMEOUT_S = 4.0
 
@@ -30,11 +31,11 @@ LOOK_TIMEOUT_S = 4.0
 @dataclass
 class ClientKeysArgs:
     """The servers (name, url, instance_id, nonce), the stack's secret, from which each one's own key derives, and the
-    keys that clients may present, the current one first."""
+    clients' keys (records of `Client`), the current one first."""
 
     servers: pulumi.Input[Sequence[Mapping[str, Any]]]
     stack_secret: pulumi.Input[str]
-    keys: Sequence[pulumi.Input[str]]
+    clients: pulumi.Input[Sequence[Mapping[str, Any]]]
     ca_certificate: pulumi.Input[str] = ""
 
 
@@ -52,7 +53,7 @@ class ClientKeysProvider(VastProvider):
     @verb
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """See which keys the servers accept. One that cannot be asked is the Instance's matter, not drift here."""
-        wanted = set(_digests(_keys(props)))
+        wanted = {one.entry() for one in _clients(props)}
 
         def wrong(server: Server) -> bool | None:
             try:
@@ -72,7 +73,8 @@ class ClientKeysProvider(VastProvider):
 
     @verb
     def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        gone = [key for key in _keys(olds) if key not in _keys(news)]
+        keys = {one.key for one in _clients(news)}
+        gone = [one.key for one in _clients(olds) if one.key not in keys]
         servers = Server.listed(news["servers"]) if olds.get("drift") else changed(olds, news, COMMON)
         return UpdateResult(self._applied(news, servers, retired=gone))
 
@@ -88,11 +90,11 @@ class ClientKeysProvider(VastProvider):
 
     @staticmethod
     def _applied(props: dict[str, Any], servers: Sequence[Server], *, retired: Sequence[str]) -> dict[str, Any]:
-        keys = _keys(props)
+        clients = _clients(props)
 
         def tell(server: Server) -> None:
             client = _client(props, server, ASK_TIMEOUT_S)
-            client.set_keys(_digests(keys))
+            client.set_keys([one.entry() for one in clients])
             for key in retired:
                 statuses = client.probe_path("/v1/models", key)
                 if set(statuses) - {401}:
@@ -102,8 +104,8 @@ class ClientKeysProvider(VastProvider):
 
         on_each(servers, tell)
         if retired:
-            ENGINE.log(f"{len(keys)} keys are valid; {len(retired)} taken away, and seen to be refused")
-        return {**props, "current": keys[0], "drift": ""}
+            ENGINE.log(f"{len(clients)} keys are valid; {len(retired)} taken away, and seen to be refused")
+        return {**props, "current": clients[0].key, "drift": ""}
 
 
 class ClientKeys(VastResource, name="ClientKeys"):
@@ -113,15 +115,11 @@ class ClientKeys(VastResource, name="ClientKeys"):
     drift: pulumi.Output[str]
 
     def __init__(self, name: str, args: ClientKeysArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__(ClientKeysProvider(), name, args, opts, secret=("stack_secret", "keys", "current"))
+        super().__init__(ClientKeysProvider(), name, args, opts, secret=("stack_secret", "clients", "current"))
 
 
-def _keys(props: dict[str, Any]) -> list[str]:
-    return [str(key) for key in props.get("keys") or () if key]
-
-
-def _digests(keys: Sequence[str]) -> list[str]:
-    return [sha256(key.encode()).hexdigest() for key in keys]
+def _clients(props: Mapping[str, Any]) -> list[Client]:
+    return [structure(Client, one) for one in props.get("clients") or ()]
 
 
 def _client(props: Mapping[str, Any], server: Server, timeout_s: float) -> RerankClient:

@@ -15,6 +15,8 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
+from components.client_options import ClientName, NamedKey
+from components.client_options import form as _form
 from components.config_keys import Keys, groups_of, has_secret
 from components.scaling import Target
 from components.vast.assignment import Spread
@@ -30,15 +32,6 @@ VAST_MIN_DISK_GB = 8
 DAY_S = 86400
 MOST_REPLICAS = 256
 YAML_WORD = "; YAML reads NO, no, off and on without quotes as a truth value: write them in quotes"
-
-
-def _form(pattern: str, accepted: str) -> AfterValidator:
-    def check(value: str | SecretStr) -> str | SecretStr:
-        if not re.fullmatch(pattern, value if isinstance(value, str) else value.get_secret_value(), re.DOTALL):
-            raise PydanticCustomError("form", f"accepted: {accepted}")
-        return value
-
-    return AfterValidator(check)
 
 
 def _not_zero(value: int) -> int:
@@ -97,6 +90,7 @@ ServedName = Annotated[str, _form(r"[^\s,]+", "names without blanks, such as rer
 HostName = Annotated[
     str, _form(r"([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z][A-Za-z0-9-]*", "host names, without a wildcard")
 ]
+Pem = Annotated[str, _form("|.*-----BEGIN CERTIFICATE-----.*-----END CERTIFICATE-----", "text: certificates in PEM")]
 Revision = Annotated[str, _form(r"|[0-9A-Za-z][\w./-]*", "text: a commit, tag or branch")]
 EnvName = Annotated[str, _form(r"[A-Z_][A-Z0-9_]*", "names such as HF_ENDPOINT"), AfterValidator(_not_reserved)]
 EnvText = _form(
@@ -300,6 +294,9 @@ class Config(Keys):
     limits: Limits = _of(SERVED, Limits(), "What one request may be")
     api_key_generation: int = _of(SERVED, 1, "Counts the keys made for clients; another number: another key", ge=1)
     keep_previous_key: bool = _of(SERVED, False, "The key of the generation before is valid too")
+    client_keys: Mapping[ClientName, NamedKey] = _of(
+        SERVED, {}, "More keys, made here: each client's by a name, which logs and metrics show"
+    )
     replicas: Span = _of(
         FLEET,
         Replicas(),
@@ -308,6 +305,12 @@ class Config(Keys):
     schedule: Schedule = _of(FLEET, Schedule(), "Other numbers of replicas by the clock, for `ops scale`")
     spread: Spread = _of(FLEET, "host", "What replicas do not share while there is choice: host, country, or none")
     gateway: Gateway = _of(FLEET, Gateway(), "One address for all of them")
+    client_ca: Pem = _of(
+        FLEET,
+        "",
+        "PEM of the CAs by which clients have certificates: others are refused in the TLS handshake. For gateway.kind "
+        "caddy, which ends TLS itself",
+    )
     query: str = _of(
         WHERE,
         "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true",

@@ -6,6 +6,7 @@ Called by `config`, which declares them all, by `config_reading` and scripts/con
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, SecretStr
@@ -25,7 +26,7 @@ def groups_of(model: type[Keys]) -> dict[str, type[Keys]]:
         key: one
         for key, field in model.model_fields.items()
         for one in (field.annotation, *get_args(field.annotation))
-        if not is_list(field) and isinstance(one, type) and issubclass(one, Keys)
+        if not is_list(field) and not is_map(field) and isinstance(one, type) and issubclass(one, Keys)
     }
 
 
@@ -44,6 +45,12 @@ def is_map(field: FieldInfo) -> bool:
     return get_origin(field.annotation) is Mapping
 
 
+def each_of(field: FieldInfo | None) -> type[Keys] | None:
+    """Return the model of each value, where a key is a map of objects."""
+    kind = get_args(field.annotation)[1] if field is not None and is_map(field) else None
+    return kind if isinstance(kind, type) and issubclass(kind, Keys) else None
+
+
 def kind_of(field: FieldInfo) -> str:
     """Say in words what a key takes."""
     kind = field.annotation
@@ -51,6 +58,8 @@ def kind_of(field: FieldInfo) -> str:
         inner = get_args(kind)[0]
         is_group = isinstance(inner, type) and issubclass(inner, Keys)
         return f"a list of objects of {', '.join(_names(inner))}" if is_group else "a list of strings"
+    if each_of(field):
+        return "an object of names, each with the keys below or none"
     if is_map(field):
         return "an object of names and values" + (", each a secret" if has_secret(field) else "")
     kinds = get_args(kind) if get_origin(kind) not in (Literal, None) else (kind,)
@@ -74,6 +83,5 @@ def _word(kind: Any, field: FieldInfo) -> str:
     bounds = {type(one).__name__: one for one in field.metadata}
     low, high = getattr(bounds.get("Ge"), "ge", None), getattr(bounds.get("Le"), "le", None)
     span = "" if low is None else f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
-    return {bool: "true or false", int: f"a whole number{span}", float: f"a number{span}", str: "text"}.get(
-        kind, "a secret" if kind is SecretStr else ""
-    )
+    words = {bool: "true or false", int: f"a whole number{span}", float: f"a number{span}", str: "text"}
+    return (words | {date: "a date such as 2027-01-31", SecretStr: "a secret"}).get(kind, "")

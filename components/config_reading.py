@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from components.config import YAML_WORD, Config, groups
-from components.config_keys import Keys, groups_of, has_secret, is_list, is_map, kind_of
+from components.config_keys import Keys, each_of, groups_of, has_secret, is_list, is_map, kind_of
 
 
 def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
@@ -41,6 +41,9 @@ def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
             values[key] = json.loads(text or "null") if kind else text
         except ValueError:
             problems.append(f"{key}: is not {kind}")
+    for key, value in values.items():
+        if each_of(Config.model_fields.get(key)) and isinstance(value, dict):  # a name may stand there alone
+            values[key] = {name: {} if one is None else one for name, one in value.items()}
     values = _without_empty(values)
     while True:
         try:
@@ -72,8 +75,16 @@ def _problem(detail: ErrorDetails) -> str:
     path = [str(one) for one in detail["loc"]]
     model: type[Keys] = Config
     depth = 1
-    while depth < len(path) and (inner := groups_of(model).get(path[depth - 1])):
-        model, depth = inner, depth + 1
+    while depth < len(path):
+        if inner := groups_of(model).get(path[depth - 1]):
+            model, depth = inner, depth + 1
+        elif (inner := each_of(model.model_fields.get(path[depth - 1]))) and path[depth + 1 :][:1] not in (
+            [],
+            ["[key]"],
+        ):
+            model, depth = inner, depth + 2
+        else:
+            break
     key, name = ".".join(path[:depth]), path[depth - 1]
     field = model.model_fields.get(name)
     if field is None:

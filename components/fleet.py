@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 import pulumi
 
 from components.client_keys import ClientKeys, ClientKeysArgs
+from components.clients import Client, named_clients, valid_at_servers
 from components.config import DAY_S, Config
 from components.credentials import ApiKey, CertificateAuthority, ServerCertificate
 from components.instance import Instance
 from components.offers import OfferQuery
-from components.records import structure
+from components.records import record, structure
 from components.reranker import Common, instance, launch_of, server
 from components.settings import Settings
 from components.validation import RerankValidation, RerankValidationArgs
@@ -54,6 +55,7 @@ class RerankerFleet(pulumi.ComponentResource):
 
     url: pulumi.Output[str]
     api_key: pulumi.Output[str]
+    client_keys: pulumi.Output[dict[str, str]]
     ca_certificate: pulumi.Output[str]
     servers_ca: pulumi.Output[str]
     offers: OfferQuery
@@ -111,12 +113,18 @@ class RerankerFleet(pulumi.ComponentResource):
         self.gateway: Gateway | None = None  # not in the class: Pulumi resolves what is annotated there
         self.rows = _rows(names, self.replicas)
         servers = self.rows.apply(lambda rows: [{key: one[key] for key in SERVER} for one in rows])
+        direct = config.gateway.kind == "off"
+        named = secret.apply(lambda text: named_clients(config.client_keys, text))
         # what clients present at the servers themselves; behind a gateway they present it there
-        if config.guard and config.gateway.kind == "off":
-            args = ClientKeysArgs(servers, secret, keys, self.servers_ca)
-            self.api_key = ClientKeys(f"{name}-keys", args, child).current
+        if config.guard and (direct or config.client_keys):
+            valid = pulumi.Output.all(named, *keys).apply(
+                lambda known: record(valid_at_servers(known[0], known[1:], direct=direct))
+            )
+            told = ClientKeys(f"{name}-keys", ClientKeysArgs(servers, secret, valid, self.servers_ca), child)
+            self.api_key = told.current if direct else self.api_key
+            named = pulumi.Output.all(named, told.id).apply(lambda known: known[0])
         # behind a gateway a guard knows no key but its server's own
-        own = config.guard and config.gateway.kind != "off"
+        own = config.guard and not direct
         self.validation = RerankValidation(
             f"{name}-validation",
             RerankValidationArgs(
@@ -132,12 +140,14 @@ class RerankerFleet(pulumi.ComponentResource):
             pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(protect=config.protect)),
         )
         self.ca_certificate = self.servers_ca
-        if config.gateway.kind != "off":
+        if not direct:
             if config.gateway.has_other_certificate:
                 self.ca_certificate = pulumi.Output.from_input(config.gateway.ca_certificate)
-            self.url, self.gateway = self._gateway(f"{name}-gateway", common, keys)
-            # known once the gateway takes it
+            self.url, self.gateway = self._gateway(f"{name}-gateway", common, keys, named)
+            # known once the gateway takes them
             self.api_key = pulumi.Output.all(keys[0], self.gateway.id).apply(lambda known: str(known[0]))
+            named = pulumi.Output.all(named, self.gateway.id).apply(lambda known: known[0])
+        self.client_keys = named.apply(lambda known: {one.name: one.key for one in reversed(known)})
         self.register_outputs({"url": self.url})
 
     def first_choice(self) -> pulumi.Output[dict[str, Any]]:
@@ -174,7 +184,9 @@ class RerankerFleet(pulumi.ComponentResource):
             lambda rows: [{key: one[key] for key in one if key not in ("name", "nonce")} for one in rows]
         )
 
-    def _gateway(self, name: str, common: Common, keys: list[pulumi.Output[str]]) -> tuple[pulumi.Output[str], Gateway]:
+    def _gateway(
+        self, name: str, common: Common, keys: list[pulumi.Output[str]], named: pulumi.Output[list[Client]]
+    ) -> tuple[pulumi.Output[str], Gateway]:
         """Put a Caddy in front, which is this stack's alone: one that runs already, or one that is rented for it."""
         from components.caddy.launch import LISTEN, SOCKETS, admin_url  # noqa: PLC0415
         from components.caddy.spec import Acme, Policy  # noqa: PLC0415
@@ -193,6 +205,8 @@ class RerankerFleet(pulumi.ComponentResource):
             ).apply(_upstreams),
             "upstream_ca": self.servers_ca,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
+            "clients": named.apply(lambda known: [{"name": one.name, "key": one.key} for one in known]),
+            "client_ca": config.client_ca,
             "readiness": settings.model.readiness,
             "policy": structure(Policy, front.model_dump() | policy),
             "drain_timeout_s": config.timeouts.drain_s,

@@ -35,7 +35,7 @@ from components.records import record, structure
 from components.vast.identity import shown_by
 from components.vast.json_values import digest, same
 
-SECRETS = ("inbound_keys", "private_key", "upstreams", "retired", "admin_key", "hop_key")
+SECRETS = ("inbound_keys", "clients", "private_key", "upstreams", "retired", "admin_key", "hop_key")
 PATIENCE_S = 10.0  # for a Caddy that is just being restarted
 POLL_S = 0.5
 
@@ -52,7 +52,7 @@ class GatewayArgs:
     plain HTTP, or with `acme` gets certificates itself, which `url` then has to show within `acme_timeout_s`, by
     `ca_certificate` (PEM; empty for public CAs). `drain_timeout_s` bounds the wait for requests in
     flight, and `settle_s` is for how long there must be none: one that has just come in is in no count yet.
-    `sockets`: see GatewaySpec; names of this gateway's own where it is empty.
+    `clients`, `client_ca`, `sockets`: see GatewaySpec; names of this gateway's own where it is empty.
     """
 
     site: pulumi.Input[str]
@@ -61,6 +61,8 @@ class GatewayArgs:
     inbound_keys: pulumi.Input[Sequence[pulumi.Input[str]]]
     upstreams: pulumi.Input[Sequence[pulumi.Input[Upstream | Mapping[str, Any]]]]
     readiness: Readiness
+    clients: pulumi.Input[Sequence[Mapping[str, str]]] = ()
+    client_ca: str = ""
     certificate: pulumi.Input[str] = ""
     private_key: pulumi.Input[str] = ""
     acme: Acme | None = None

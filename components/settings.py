@@ -18,6 +18,7 @@ from components.caddy.certificate import certificate_problems
 from components.config import Config, Gateway, secret_keys
 from components.config_reading import read
 from components.errors import ApiUnreachable, ConfigError, QueryError
+from components.guard.keys import MAX_KEYS
 from components.records import structure
 from components.vast.address import choose_api_url, choose_key
 from components.vast.drift import Watch
@@ -262,6 +263,18 @@ def _contradictions(config: Config) -> list[str]:
     problems += _own_certificate_problems(gateway)
     if config.keep_previous_key and config.api_key_generation == 1 and config.api_key is None:
         problems.append("keep_previous_key: is true, but api_key_generation 1 has none before it")
+    if config.client_ca and (gateway.kind != "caddy" or not config.tls or gateway.listen.startswith("unix/")):
+        problems.append("client_ca: is there, but clients' TLS ends elsewhere; accepted: gateway.kind caddy on a port")
+    given = [2 if one.keep_previous else 1 for one in config.client_keys.values()]
+    if config.client_keys and not config.guard:
+        problems.append("client_keys: are there, but vLLM itself knows one key only; accepted: guard true")
+    if (most := MAX_KEYS - 2) < sum(given):
+        problems.append(f"client_keys: are {sum(given)} keys, with those of keep_previous; accepted: {most} at most")
+    problems += [
+        f"client_keys.{name}.keep_previous: is true, but generation 1 has none before it"
+        for name, one in config.client_keys.items()
+        if one.keep_previous and one.generation == 1
+    ]
     if gateway.kind == "caddy" and not gateway.url:
         problems.append("gateway.url: is empty; accepted: where clients reach the gateway, such as https://HOST:8443")
     return problems

@@ -25,6 +25,8 @@ class Reranker(pulumi.ComponentResource):
     """Where clients reach it."""
     api_key: pulumi.Output[str]
     """What clients present; a secret."""
+    client_keys: pulumi.Output[dict[str, str]]
+    """What the clients named in `client_keys` present; a secret."""
     ca_certificate: pulumi.Output[str]
     """What clients trust, PEM."""
     model: pulumi.Output[str]
@@ -43,6 +45,7 @@ class Reranker(pulumi.ComponentResource):
         fleet = RerankerFleet(name, settings, pulumi.ResourceOptions(parent=self))
         self.url, self.ca_certificate = fleet.url, fleet.ca_certificate
         self.api_key = pulumi.Output.secret(fleet.api_key)
+        self.client_keys = pulumi.Output.secret(fleet.client_keys)
         self.model = pulumi.Output.from_input(settings.model.name)
         self.hourly_cost_usd = fleet.hourly_cost_usd().apply(lambda cost: cost["total"])
         self.curl = fleet.curl()

@@ -16,6 +16,23 @@ class AcmeArgs(TypedDict, total=False):
     """Where Caddy runs, a PEM file with the CA of a directory of your own."""
 
 
+class ClientKeysArgs(TypedDict, total=False):
+    """What the key of one client is good for."""
+
+    expires: str
+    """The day, in UTC, from whose beginning on it is refused."""
+    requests_per_s: float
+    """More get 429; on each server."""
+    pairs_per_min: float
+    """More get 429; on each server."""
+    routes: list[str]
+    """The routes that it opens; without them all that clients have."""
+    generation: int
+    """Counts the keys of this name; another number: another key."""
+    keep_previous: bool
+    """The key of the generation before is valid too."""
+
+
 class LimitsArgs(TypedDict, total=False):
     """What the guard takes of one request."""
 
@@ -105,12 +122,16 @@ class RerankerArgs(TypedDict, total=False):
     """Counts the keys made for clients; another number: another key."""
     keep_previous_key: bool
     """The key of the generation before is valid too."""
+    client_keys: dict[str, ClientKeysArgs]
+    """More keys, made here: each client's by a name, which logs and metrics show."""
     replicas: int
     """How many servers, each on a machine of its own: a number, or between which `ops scale` chooses."""
     spread: str
     """What replicas do not share while there is choice: host, country, or none."""
     gateway: GatewayArgs
     """One address for all of them."""
+    client_ca: str
+    """PEM of the CAs by which clients have certificates: others are refused in the TLS handshake. For gateway.kind caddy, which ends TLS itself."""
     query: str
     """What to rent, in the syntax of `vastai search offers`."""
     require: RequireArgs

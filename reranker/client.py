@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from random import random
 from threading import Event
 from types import TracebackType
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 from reranker.answers import Failed, Ranked, Ranking, ServedModel, read_models, read_ranking, read_scores
 from reranker.batches import Limits, encode, encoded_sizes, in_halves, split
-from reranker.endpoint import Endpoint
+from reranker.endpoint import Endpoint, client_pem
 from reranker.errors import InvalidInput, RerankerError
 from reranker.http import Transport
 from reranker.patience import Patience
@@ -73,13 +74,17 @@ class Reranker:
         *,
         cwd: str | os.PathLike[str] | None = None,
         pulumi: str = "pulumi",
+        client_certificate: str | os.PathLike[str] = "",
+        client_key: str | os.PathLike[str] = "",
         **options: Any,
     ) -> Reranker:
         """Return a client for a deployed stack, by its outputs. `options` are those of the class.
 
         `stack` None is the selected one; `cwd` is the project's folder. Raises StackError.
         """
-        return cls(read_stack(stack, cwd=cwd, pulumi=pulumi).endpoint, **options)
+        endpoint = read_stack(stack, cwd=cwd, pulumi=pulumi).endpoint
+        shown = client_pem(client_certificate, client_key)
+        return cls(replace(endpoint, client_certificate=shown), **options)
 
     @classmethod
     def from_url(
@@ -88,10 +93,15 @@ class Reranker:
         api_key: str,
         ca_certificate: str | os.PathLike[str] = "",
         model: str | None = None,
+        *,
+        client_certificate: str | os.PathLike[str] = "",
+        client_key: str | os.PathLike[str] = "",
         **options: Any,
     ) -> Reranker:
-        """Return a client for an address. The CA is PEM text or a path; without one, public CAs are trusted."""
-        return cls(Endpoint.of(url, api_key, ca_certificate, model), **options)
+        """Return a client for an address. The CA is PEM text or a path; without one, public CAs are trusted. So are a
+        client's certificate and its private key, where the server asks for one."""
+        shown = client_pem(client_certificate, client_key)
+        return cls(Endpoint.of(url, api_key, ca_certificate, model, client_certificate=shown), **options)
 
     def __repr__(self) -> str:
         return f"Reranker({self.endpoint.url!r}, model={self.endpoint.model!r})"

@@ -16,11 +16,13 @@ import math
 import re
 import socket
 import ssl
+import tempfile
 import threading
 import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 from urllib.parse import unquote, urlsplit
@@ -117,7 +119,8 @@ def bearer(key: str | None) -> dict[str, str]:
 class HttpTransport:
     """The real transport. May be used by many threads at once.
 
-    `ca`: PEM text that https is verified against, and nothing else; without it public CAs are. `server_name`: the name
+    `ca`: PEM text that https is verified against, and nothing else; without it public CAs are. `client_certificate`:
+    PEM text of one and its private key, shown to servers that ask for it. `server_name`: the name
     that the certificate has to bear instead of the URL's host. `unix_socket`: the path of one, whatever the URL's
     address. `connect_s`: TCP, proxy and TLS may take no longer, nor than the call's deadline. `keep`: so many
     connections stay open for the next calls. `proxies`: use those of the environment.
@@ -128,13 +131,15 @@ class HttpTransport:
         self,
         *,
         ca: str = "",
+        client_certificate: str = "",
         server_name: str = "",
         unix_socket: str = "",
         connect_s: float = 10.0,
         keep: int = 0,
         proxies: bool = False,
     ) -> None:
-        self.ca, self.server_name, self.unix_socket = ca, server_name, unix_socket
+        self.ca, self.client_certificate = ca, client_certificate
+        self.server_name, self.unix_socket = server_name, unix_socket
         self.connect_s, self.keep, self.proxies = connect_s, keep, proxies
         self._idle: list[_Connection] = []
         self._lock = threading.Lock()
@@ -286,7 +291,8 @@ class _Connection(http.client.HTTPConnection):
             if scheme == "https":
                 sock.settimeout(max(soon - time.monotonic(), 0.001))  # the handshake's, in all
                 name = transport.server_name or host
-                self.sock = tls_context(transport.ca).wrap_socket(sock, server_hostname=name)
+                context = tls_context(transport.ca, transport.client_certificate)
+                self.sock = context.wrap_socket(sock, server_hostname=name)
         self.sock.until = until  # type: ignore[union-attr]
 
     def is_open(self) -> bool:
@@ -331,8 +337,10 @@ def _proxy(scheme: str, host: str) -> str:
 
 
 @functools.cache
-def tls_context(ca: str = "") -> ssl.SSLContext:
-    """Return what trusts this CA (PEM text) alone, or public CAs: the system's and certifi's. Raises ssl.SSLError."""
+def tls_context(ca: str = "", client_certificate: str = "") -> ssl.SSLContext:
+    """Return what trusts this CA (PEM text) alone, or public CAs: the system's and certifi's; and shows a certificate
+    of its own, PEM with its private key, where it is asked for one. Raises ssl.SSLError, ValueError.
+    """
     # bundles have comments between the blocks, in any language; only ASCII is taken
     context = ssl.create_default_context(cadata=ca.encode("ascii", "ignore").decode() or None)
     if not ca:
@@ -340,8 +348,18 @@ def tls_context(ca: str = "") -> ssl.SSLContext:
             import certifi  # noqa: PLC0415
 
             context.load_verify_locations(certifi.where())
+    show(context, client_certificate)
     context.sslsocket_class = _Tls
     return context
+
+
+def show(context: ssl.SSLContext, client_certificate: str) -> None:
+    """Have a context show a certificate, PEM with its private key, if one is given. Raises ssl.SSLError."""
+    if client_certificate:
+        with tempfile.TemporaryDirectory(prefix="reranker-") as folder:  # of this user alone; OpenSSL takes files only
+            file = Path(folder) / "client.pem"
+            file.write_text(client_certificate, encoding="utf-8")
+            context.load_cert_chain(file, password=lambda: "")  # a key behind a password is refused, not asked for
 
 
 def _content(response: http.client.HTTPResponse, max_bytes: int) -> bytes:

@@ -47,7 +47,12 @@ class Connection:
     ) -> None:
         self.endpoint = endpoint
         self.patience = patience
-        self._own = HttpTransport(ca=endpoint.ca_certificate, connect_s=patience.connect_s, keep=connections)
+        self._own = HttpTransport(
+            ca=endpoint.ca_certificate,
+            client_certificate=endpoint.client_certificate,
+            connect_s=patience.connect_s,
+            keep=connections,
+        )
         self.http: Transport = http or self._own
         self.clock, self.sleep, self.chance = clock, sleep, chance
 

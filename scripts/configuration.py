@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from components.component_args import FROM_CONFIG, OF_STACKS
 from components.config import SECRETS, Config, groups, inner_groups
-from components.config_keys import Keys, has_secret, is_list, is_map, kind_of
+from components.config_keys import Keys, each_of, has_secret, is_list, is_map, kind_of
 
 REPO = Path(__file__).resolve().parents[1]
 PROJECT, PAGE, ARGS = REPO / "Pulumi.yaml", REPO / "docs" / "configuration.md", REPO / "package" / "args.py"
@@ -76,9 +76,9 @@ def page() -> str:
             head += "\nOptional, and refused where they are stored in clear.\n"
         parts.append("\n".join([head, *_table(fields)]) + "\n")
         for key, field in fields:
-            if key in groups():
-                parts.append(_group(key, str(field.description), groups()[key]))
-                inner = [one for one in groups()[key].model_fields if one in inner_groups()]
+            if kind := groups().get(key) or each_of(field):
+                parts.append(_group(key, str(field.description), kind))
+                inner = [one for one in kind.model_fields if one in inner_groups()]
                 parts += [
                     _group(f"{key}.{one}", str(inner_groups()[one].__doc__), inner_groups()[one]) for one in inner
                 ]
@@ -103,8 +103,9 @@ def _table(fields: list[tuple[str, FieldInfo]]) -> list[str]:
 
 def arguments() -> str:
     """Return package/args.py: a key that holds no secret, and is not heard from the config, is an argument."""
+    each = {key: kind for key, field in Config.model_fields.items() if (kind := each_of(field))}
     own = {key: kind for key, kind in groups().items() if key not in (*FROM_CONFIG, *OF_STACKS) and not kind.also}
-    kinds = {_class_of(key): kind for key, kind in (inner_groups() | own).items() if key not in FROM_CONFIG}
+    kinds = {_class_of(key): kind for key, kind in (inner_groups() | each | own).items() if key not in FROM_CONFIG}
     classes = [
         *(_typed_dict(name, str(kind.__doc__), kind.model_fields) for name, kind in kinds.items()),
         _typed_dict("RerankerArgs", "What the component takes; see docs/configuration.md.", Config.model_fields),
@@ -129,7 +130,7 @@ def _python_type(key: str, field: FieldInfo) -> str:
     if is_list(field):
         return "list[str]"
     if is_map(field):
-        return "dict[str, str]"
+        return f"dict[str, {_class_of(key) if each_of(field) else 'str'}]"
     kinds = {one for one in (field.annotation, *get_args(field.annotation)) if one in (bool, int, float)}
     return kinds.pop().__name__ if kinds else "str"
 

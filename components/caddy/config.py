@@ -12,10 +12,14 @@ import json
 from collections.abc import Sequence
 
 from components.caddy.spec import Acme, Certificate, GatewaySpec, Json, Policy, Upstream, ders
+from components.guard import keys
 from components.guard.rules import ALLOW
 
 PROXIED = ALLOW
 ASKS = "X-Front-Asks"  # set by a front that has read no body yet
+CLIENT = (
+    keys.CLIENT.decode()
+)  # by which a guard knows whose request it is; from here alone, as it takes the server's key
 CERTIFICATE = "gateway"  # the tag by which a listener finds the certificate, whatever name or IP a client asks for
 ERRORS = {  # type, as vLLM names it, and message
     401: ("AuthenticationError", "a valid key is needed: Authorization: Bearer <key>"),
@@ -38,7 +42,14 @@ def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
         route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*PROXIED)),
         route(_error(404)),
     ]
-    config = server_config(gateway.site, gateway.listen, routes, gateway.acme or gateway.certificate, gateway.policy)
+    config = server_config(
+        gateway.site,
+        gateway.listen,
+        routes,
+        gateway.acme or gateway.certificate,
+        gateway.policy,
+        client_ca=gateway.client_ca,
+    )
     config["apps"]["http"]["metrics"] = {}
     for one in (*gateway.upstreams, *gateway.retired):
         config["apps"]["http"]["servers"][one.dial] = _hop(gateway, one)
@@ -46,7 +57,13 @@ def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
 
 
 def server_config(
-    name: str, listen: str, routes: list[Json], certificate: Certificate | Acme | None, policy: Policy
+    name: str,
+    listen: str,
+    routes: list[Json],
+    certificate: Certificate | Acme | None,
+    policy: Policy,
+    *,
+    client_ca: str = "",
 ) -> dict[str, Json]:
     """Return the config of a Caddy with one server, which speaks plain HTTP without a certificate.
 
@@ -60,11 +77,18 @@ def server_config(
         "idle_timeout": seconds(policy.idle_timeout_s),
     }
     apps: dict[str, Json] = {"http": {"servers": {name: server}}}
+    if certificate is not None:
+        acme = isinstance(certificate, Acme)
+        connections: dict[str, Json] = {} if acme else {"certificate_selection": {"any_tag": [CERTIFICATE]}}
+        if client_ca:
+            ca = {"provider": "inline", "trusted_ca_certs": ders(client_ca)}
+            connections["client_authentication"] = {"ca": ca, "mode": "require_and_verify"}
+            # one policy for all names: a client that asks by IP, and so names none, is not misdirected (421)
+            server["strict_sni_host"] = False
+        server["tls_connection_policies"] = [connections]
     if isinstance(certificate, Acme):
-        server["tls_connection_policies"] = [{}]
         apps["tls"] = _automation(certificate, listen)
     elif certificate is not None:
-        server["tls_connection_policies"] = [{"certificate_selection": {"any_tag": [CERTIFICATE]}}]
         pair = {"certificate": certificate.certificate, "key": certificate.private_key, "tags": [CERTIFICATE]}
         apps["tls"] = {"certificates": {certificate.loader: [pair]}}
     return {"apps": apps}
@@ -102,7 +126,15 @@ def _behind_the_path(gateway: GatewaySpec) -> list[Json]:
     refusal = _error(401)
     refusal["headers"]["WWW-Authenticate"] = ["Bearer"]
     return [
-        route(refusal, {"not": [bearer(gateway.inbound_keys)]}),
+        route(refusal, {"not": [bearer(gateway.keys)]}),
+        {"handle": [{"handler": "headers", "request": {"delete": [CLIENT]}}]},
+        *(
+            {
+                "match": [bearer([one.key])],
+                "handle": [{"handler": "headers", "request": {"set": {CLIENT: [one.name]}}}],
+            }
+            for one in gateway.clients
+        ),
         route({"handler": "static_response", "status_code": 204}, {"header": {ASKS: ["1"]}}),
         *limits(gateway.policy.max_bytes),
         {"handle": [{"handler": "vars", "body": "{http.request.body}"}]},

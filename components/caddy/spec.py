@@ -79,6 +79,14 @@ class Upstream:
 
 
 @dataclass(frozen=True)
+class NamedKey:
+    """A key by which a client comes in, and the name under which the servers' guards know it."""
+
+    name: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class GatewaySpec:
     """One address in front of some rerankers.
 
@@ -88,6 +96,8 @@ class GatewaySpec:
     which socket address Caddy listens for itself, one for each upstream: a folder, `unix//run/x`, or a name, `unix/@x`.
     `hop_key`: what these are shown, since their sockets may be open to others there; the same for as long as the
     gateway lives, for while a config is loaded a request comes from the old one's listener to the new one's socket.
+    `clients`: named keys, valid beside `inbound_keys`; a guard is told whose request it is. `client_ca` (PEM): a
+    client without a certificate by one of these is refused in its handshake.
     """
 
     site: str
@@ -102,6 +112,8 @@ class GatewaySpec:
     retired: tuple[Upstream, ...] = ()
     sockets: str = "unix/@gateway"
     hop_key: str = field(default="", repr=False)
+    clients: tuple[NamedKey, ...] = ()
+    client_ca: str = ""
 
     @property
     def dials(self) -> list[str]:
@@ -110,11 +122,15 @@ class GatewaySpec:
     def socket(self, upstream: Upstream) -> str:
         return f"{self.sockets}/{upstream.dial}"
 
+    @property
+    def keys(self) -> list[str]:
+        return [*self.inbound_keys, *(one.key for one in self.clients)]
+
     def secrets(self) -> list[str]:
         key = self.certificate.private_key if self.certificate else ""
         return [
             one
-            for one in (*self.inbound_keys, *(each.key for each in (*self.upstreams, *self.retired)), key, self.hop_key)
+            for one in (*self.keys, *(each.key for each in (*self.upstreams, *self.retired)), key, self.hop_key)
             if one
         ]
 
@@ -123,7 +139,7 @@ def problems(gateway: GatewaySpec) -> list[str]:
     """Return what is wrong with a gateway, an input a line; keys are never shown."""
     dials = gateway.dials
     wrong = [one for one in dials if not _is_address(HOST_PORT, one)]
-    keys = (*gateway.inbound_keys, *(one.key for one in gateway.upstreams))
+    keys = (*gateway.keys, *(one.key for one in gateway.upstreams))
     checks = (
         (
             _is_address(LISTEN, gateway.listen),
@@ -137,6 +153,8 @@ def problems(gateway: GatewaySpec) -> list[str]:
         (not wrong, f"upstreams: {', '.join(map(repr, wrong))}; accepted: host:port"),
         (len({*dials}) == len(dials), "upstreams: an address is there twice"),
         (all(NAME.fullmatch(one.server_name) for one in gateway.upstreams), "upstreams: a server_name is no host name"),
+        (not gateway.client_ca or ders(gateway.client_ca), "client_ca: holds no PEM certificate"),
+        (not gateway.client_ca or gateway.certificate, "client_ca: the gateway ends no TLS, so it sees no certificate"),
         (not gateway.upstream_ca or ders(gateway.upstream_ca), "upstream_ca: holds no PEM certificate"),
     )
     return [text for good, text in checks if not good]

@@ -17,7 +17,7 @@ from typing import Any
 
 from .certificate import MAX_PEM_BYTES, Certificate
 from .judging import Worker
-from .keys import MANAGEMENT, Key, Keys
+from .keys import CLIENT, MANAGEMENT, Key, Keys
 from .rules import ALLOW, KEYS, MANAGED, METRICS, ROUTES, SCORED, Judged, Refusal, Rules, judge
 from .upstream import STARTING, Answer, Headers, Upstream
 
@@ -85,7 +85,7 @@ class Gate:
             return
         if path not in ALLOW and path not in MANAGED:
             raise Refusal(404, "Not Found")
-        key = self.keys.find(request.values(b"authorization"))
+        key = self.keys.find(request.values(b"authorization"), request.values(CLIENT))
         if not key.manages and path not in (key.routes or ALLOW):
             raise Refusal(401 if path in MANAGED else 403, f"the key {key.name} does not open {path}")
         request.key = key

@@ -16,6 +16,7 @@ from .rules import ALLOW, Refusal
 
 MAX_KEYS = 32
 MANAGEMENT = "management"
+CLIENT = b"x-guard-client"  # whose request it is that comes by the management key: a gateway's word
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 MAX_NUMBER = 1e10
@@ -23,7 +24,8 @@ MAX_NUMBER = 1e10
 
 @dataclass(frozen=True)
 class Key:
-    """A key by the SHA-256 of it. Several may have one name, as while one is rotated: they share its rates."""
+    """A key by the SHA-256 of it. Several may have one name, as while one is rotated: they share its rates. With an
+    empty one no key opens anything: the name is for what a gateway passes on."""
 
     name: str
     sha256: str
@@ -69,13 +71,16 @@ class Keys:
         if self.file is not None and self.file.exists():
             self.clients = parse(self.file.read_bytes())
 
-    def find(self, presented: list[str]) -> Key:
-        """Return the key that the values of a request's Authorization headers show. Raises Refusal."""
+    def find(self, presented: list[str], client: list[str] = []) -> Key:  # noqa: B006
+        """Return the key that the values of a request's Authorization headers show; by the management key that of the
+        `client` named beside it, if one is. Raises Refusal."""
         scheme, _, secret = presented[0].partition(" ") if len(presented) == 1 else ("", "", "")
         digest = sha256(secret.encode("latin-1")).hexdigest()
         known = [self.own, *self.clients] if self.management else self.clients
         # every key is compared, in constant time: neither which one nor how much of it matched can be measured
         valid = [one for one in known if hmac.compare_digest(digest, one.sha256)]
+        if client and valid[:1] == [self.own]:
+            valid = [one for one in self.clients if [one.name] == client]
         if scheme.lower() != "bearer" or not valid or (valid[0].expires_at or math.inf) <= self.now():
             raise Refusal(401, "a valid key is needed: Authorization: Bearer <key>")
         return valid[0]
@@ -111,7 +116,7 @@ def parse(body: bytes) -> list[Key]:
         if not isinstance(raw, list):
             raise TypeError("keys is no list")
         found = [_key(one) for one in raw]
-        if len(found) > MAX_KEYS or len({one.sha256 for one in found}) < len(found):
+        if len(found) > MAX_KEYS or len({one.sha256 or one.name for one in found}) < len(found):
             raise ValueError(f"more than {MAX_KEYS} keys, or one twice")
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         wanted = ", ".join(one.name for one in fields(Key))
@@ -123,7 +128,7 @@ def parse(body: bytes) -> list[Key]:
 def _key(raw: dict[str, Any]) -> Key:
     routes = raw.get("routes")
     key = Key(**raw | {"routes": None if routes is None else tuple(routes)})
-    if not NAME.fullmatch(key.name) or key.name == MANAGEMENT or not DIGEST.fullmatch(key.sha256):
+    if not NAME.fullmatch(key.name) or key.name == MANAGEMENT or not (key.sha256 == "" or DIGEST.fullmatch(key.sha256)):
         raise ValueError("a name, or a sha256 in hex, is none")
     if not set(key.routes or ()) <= set(ALLOW):
         raise ValueError(f"routes are among {', '.join(ALLOW)}")

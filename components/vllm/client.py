@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from components.errors import ServerError, ServerUnreachable
+from components.guard.keys import Key
+from components.records import record, structure
 from components.redaction import excerpt
 from reranker import errors
 from reranker.answers import ServedModel, read_models
@@ -86,16 +88,14 @@ class RerankClient:
     def models(self) -> tuple[ServedModel, ...]:
         return self._ask("GET", "/v1/models", read_models)
 
-    def list_keys(self) -> list[str]:
-        """Return the SHA-256 digests (hex) of the keys that the guard accepts beside the stack's own, with which to
-        ask."""
+    def list_keys(self) -> list[Key]:
+        """Return the keys that the guard accepts beside the server's own, with which to ask."""
         return self._ask("GET", KEYS_PATH, _read_keys)
 
-    def set_keys(self, digests: Sequence[str]) -> None:
-        """Set the keys that the guard accepts beside the stack's own. Raises ServerError when they are not kept."""
-        keys = [{"name": f"client-{number}", "sha256": one} for number, one in enumerate(digests)]
-        kept = self._ask("PUT", KEYS_PATH, _read_keys, {"keys": keys})
-        if set(kept) != set(digests):
+    def set_keys(self, keys: Sequence[Key]) -> None:
+        """Set the keys that the guard accepts beside the server's own. Raises ServerError when they are not kept."""
+        kept = self._ask("PUT", KEYS_PATH, _read_keys, {"keys": record(list(keys))})
+        if set(kept) != set(keys):
             raise ServerError(f"{self.url}{KEYS_PATH}: keeps {len(kept)} other keys", status=200, message="other keys")
 
     def routes(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -176,8 +176,8 @@ def _read_scores(raw: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(by_index[index] for index in range(len(raw["data"])))
 
 
-def _read_keys(raw: Mapping[str, Any]) -> list[str]:
-    return [str(one["sha256"]) for one in raw["keys"]]
+def _read_keys(raw: Mapping[str, Any]) -> list[Key]:
+    return [structure(Key, one) for one in raw["keys"]]
 
 
 def _number(raw: object) -> float:

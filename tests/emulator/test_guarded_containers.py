@@ -3,13 +3,16 @@
 import os
 import signal
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
 
+from components.clients import Client
 from components.vast.identity import Authority
 from components.vllm.catalog import load_catalog
+from components.vllm.client import RerankClient
 from components.vllm.launch import plan_launch
 from harness.wait import until
 from tests.emulator.client import MODEL, endpoint
@@ -61,6 +64,25 @@ def test_a_launch_is_guarded_in_every_runtime(market, tmp_path):
     assert guarded.ask(body=large).status_code == 200, "a large body is judged in a process beside"
     line = log_with(market, guarded.row["id"], '"status": 200')
     assert "sesame" not in line
+
+
+def test_named_keys_are_told_to_a_running_container_and_each_is_metered_by_its_name(stub, tmp_path):
+    guarded = Guarded(stub, tmp_path)
+    until(guarded.is_well)
+    manager = RerankClient(guarded.url, "sesame", ca=guarded.ca.read_text())
+    search, batch, past = Client("search", "search-1"), Client("batch", "b", pairs_per_min=1), Client("past", "p", 1.0)
+    manager.set_keys([one.entry() for one in (search, batch, past)])
+    statuses = [guarded.ask(key=key).status_code for key in ("search-1", "search-1", "b", "p")]
+    assert statuses == [200, 200, 200, 401]
+    refused = guarded.ask(key="b")
+    assert (refused.status_code, 1 <= int(refused.headers["Retry-After"]) <= 60) == (429, True)
+    manager.set_keys([one.entry() for one in (replace(search, key="search-2"), batch)])
+    assert [guarded.ask(key=key).status_code for key in ("search-1", "search-2", "b")] == [401, 200, 429]
+    headers = {"Authorization": "Bearer sesame"}
+    metrics = requests.get(f"{guarded.url}/metrics", headers=headers, verify=str(guarded.ca), timeout=5).text
+    for line in ('requests_total{key="search",status="200"} 3', 'requests_total{key="batch",status="429"} 2'):
+        assert line in metrics
+    assert log_with(stub, guarded.row["id"], '"key": "batch", "route": "/rerank", "pairs": 1, "tokens": 0, "status": 4')
 
 
 @pytest.mark.parametrize(

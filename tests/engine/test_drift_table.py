@@ -12,6 +12,7 @@ import pytest
 import requests
 from cryptography import x509
 
+from components.guard.keys import Key
 from components.vast import drift
 from components.vast.identity import shown_by
 from components.vllm.client import RerankClient
@@ -251,7 +252,7 @@ def test_keys_that_a_server_forgot_are_drift_and_up_tells_it_again(scene):
     assert "keys: these servers do not accept exactly the keys of this stack: reranker" in seen
     assert scene.stack.up().rc == 0
     assert scene.instance_id == first
-    assert client.list_keys() == [hashlib.sha256(out["api_key"].encode()).hexdigest()]
+    assert client.list_keys() == [Key("default", hashlib.sha256(out["api_key"].encode()).hexdigest())]
     assert scene.stack.drift().rc == 0
 
 

@@ -83,7 +83,8 @@ def main():
     folder, port, key = Path(sys.argv[1]), int(sys.argv[2]), (Path(sys.argv[1]) / "key").read_text()
     app = Switches(Stub(Served((MODEL,))), folder)
     identity = (folder / "cert.pem").read_text(), (folder / "key.pem").read_text()
-    with guarded(app, key, identity=identity, port=port) as guard:
+    with guarded(app, key, identity=identity, port=port) as guard, (folder / "log").open("a", buffering=1) as log:
+        guard.server.gate.log = lambda line: log.write(f"{line}\n")
         guard.server.gate.admit = recorded(guard.server.gate.admit, folder)
         threading.Event().wait()
 

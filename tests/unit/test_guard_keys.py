@@ -139,6 +139,25 @@ def test_the_management_key_has_no_rates(client):
     assert [client.ask().status_code for _ in range(5)] == [200] * 5
 
 
+def test_by_the_management_key_a_gateway_says_whose_request_it_is_and_nobody_else_does(client):
+    by_gateway = {"name": "batch", "sha256": "", "requests_per_s": 1}
+    assert client.put(named("search"), by_gateway).status_code == 200
+
+    def ask(key, name, path="/rerank", method="POST"):
+        headers = {"Authorization": f"Bearer {key}", "X-Guard-Client": name}
+        return requests.request(method, client.url + path, json=PAIR, headers=headers, timeout=10).status_code
+
+    assert [ask(OWN, "batch") for _ in range(2)] == [200, 429]
+    assert [ask(OWN, name) for name in ("search", "unknown", "management", "")] == [200, 401, 401, 401]
+    assert ask("search", "batch") == 200, "a client is who its key says"
+    assert [client.ask(key).status_code for key in ("batch", "", OWN)] == [401, 401, 200]
+    assert ask(OWN, "search", "/metrics", "GET") == 401
+    until(lambda: len(client.guard.log) == 6)
+    names = [json.loads(line)["key"] for line in client.guard.log[1:]]
+    assert names == ["batch", "batch", "search", "search", "management"]
+    assert client.put(by_gateway, by_gateway).status_code == 400
+
+
 class Slow:
     """A server that answers when it is told to."""
 

@@ -131,7 +131,7 @@ class Guarded:
                 own = key == own_is
                 if self.command == "PUT" and own:
                     outer.keys, outer.told = {one["sha256"] for one in json.loads(body)["keys"]}, outer.told + 1
-                said = json.dumps({"keys": [{"sha256": one} for one in sorted(outer.keys)]}).encode()
+                said = json.dumps({"keys": [{"name": "default", "sha256": one} for one in sorted(outer.keys)]}).encode()
                 self.send_response(200 if own or digest in outer.keys else 401)
                 self.send_header("Content-Length", str(len(said)))
                 self.end_headers()
@@ -161,7 +161,12 @@ def guarded():
 
 def keys_of(guarded, *keys):
     servers = [row(name, one.server.server_port, at) for at, (name, one) in enumerate(guarded.items())]
-    return {"servers": servers, "stack_secret": SECRET, "keys": list(keys), "ca_certificate": ""}
+    return {
+        "servers": servers,
+        "stack_secret": SECRET,
+        "clients": [{"name": "default", "key": key} for key in keys],
+        "ca_certificate": "",
+    }
 
 
 def digests(*keys):

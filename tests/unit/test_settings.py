@@ -22,6 +22,7 @@ from scripts.configuration import schema
 from tests.unit.wire_samples import offer
 
 REPO = Path(__file__).resolve().parents[2]
+PEM = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----"
 
 
 def as_the_engine_passes_it(value):
@@ -149,6 +150,19 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"gateway": {"url": "https://x:1"}}, "gateway.url: is for a gateway, but gateway.kind is off; accepted: "),
         ({"gateway": {"listen": ":9"}}, "gateway.listen: is for a gateway, but gateway.kind is off"),
         ({"keep_previous_key": True}, "keep_previous_key: is true, but api_key_generation 1 has none before it"),
+        ({"client_ca": PEM}, "client_ca: is there, but clients' TLS ends elsewhere"),
+        ({"client_keys": {"a b": {}}}, "client_keys: is 'a b'; accepted: names such as search or batch-2"),
+        (
+            {"client_keys": {"management": None}},
+            "client_keys: .*; management is the name of a key that every",
+        ),
+        ({"client_keys": {"a": {"expires": "soon"}}}, "client_keys.a.expires: is 'soon'; accepted: a date such as"),
+        ({"client_keys": {"a": {"pairs_per_min": 0}}}, "client_keys.a.pairs_per_min: is 0; accepted: a number of at"),
+        ({"client_keys": {"a": {"routes": ["/metrics"]}}}, "client_keys.a.routes: is '/metrics'; accepted: among /rer"),
+        ({"client_keys": {"a": {"expire": 1}}}, "client_keys.a.expire: is not a config key; did you mean expires?"),
+        ({"client_keys": {"a": {"keep_previous": True}}}, "client_keys.a.keep_previous: is true, but generation 1 has"),
+        ({"client_keys": {f"a{n}": {} for n in range(31)}}, "client_keys: are 31 keys, .*; accepted: 30 at most"),
+        ({"client_keys": {"a": {}}, "guard": "off", "tls": "off"}, "client_keys: are there, but vLLM itself knows one"),
         (
             {"renew": {"certificate_before_d": 400}},
             "renew.certificate_before_d: is 400; accepted: a number from 0 to 30",

@@ -1,0 +1,56 @@
+"""Keys by name in a stack: one is added, exchanged and taken away on machines that stay, and no request fails."""
+
+from datetime import date
+
+import pytest
+
+from harness.load import Load
+from tests.engine.fleet import Endpoint, behind, endpoint, up
+
+pytestmark = [pytest.mark.engine, pytest.mark.all]
+
+
+def come_and_go(stack, ledger):
+    at, rented = endpoint(stack), stack.instances()
+
+    def deploy(**client_keys):
+        stack.write_config(client_keys=client_keys or None)
+        up(stack)
+        return stack.outputs()["client_keys"]
+
+    def statuses(*keys):
+        return [at.ask(key).status_code for key in keys]
+
+    search = deploy(search=None)["search"]
+    with Load(at, per_s=20, threads=2) as unnamed, Load(Endpoint(at.url, search, at.ca), per_s=20, threads=2) as named:
+        first = deploy(search=None, batch={"requests_per_s": 50})
+        second = deploy(search=None, batch={"requests_per_s": 50, "generation": 2, "keep_previous": True})
+        assert first["search"] == second["search"] == search
+        assert len({search, first["batch"], second["batch"], at.key}) == 4
+        assert statuses(first["batch"], second["batch"]) == [200, 200]
+        assert deploy(search=None, batch={"generation": 2}) == second
+        assert statuses(first["batch"], second["batch"]) == [401, 200]
+        deploy(search=None, batch={"generation": 2, "expires": date(2020, 1, 1)})
+        assert statuses(second["batch"], search) == [401, 200]
+        assert deploy(search=None) == {"search": search}
+        assert statuses(second["batch"]) == [401]
+        assert stack.drift().rc == 0
+        for load in (unnamed, named):
+            load.more(20)
+    for load in (unnamed, named):
+        assert load.failures == [], str(load)
+    assert deploy() == {}
+    assert statuses(search, at.key) == [401, 200]
+    assert stack.instances() == rented
+    assert len(ledger.contracts()) == len(rented)
+    shown = stack.run("stack", "output").text
+    assert not {search, at.key} & set(shown.split())
+
+
+def test_at_a_server(stack, ledger):
+    assert stack.up().rc == 0
+    come_and_go(stack, ledger)
+
+
+def test_behind_a_gateway(gateway_caddy, market, ledger, tmp_path):
+    come_and_go(behind(gateway_caddy, tmp_path / "stack", market, replicas=2), ledger)
