@@ -85,11 +85,6 @@ class Unanswered(Exception):
         super().__init__(reason)
 
     @property
-    def refused(self) -> bool:
-        """Whether nothing listens there."""
-        return self.kind == "refused"
-
-    @property
     def broke(self) -> bool:
         """Whether the connection was there and ended without a whole answer."""
         return self.kind == "broke"
@@ -120,11 +115,10 @@ class HttpTransport:
     """The real transport. May be used by many threads at once.
 
     `ca`: PEM text that https is verified against, and nothing else; without it public CAs are. `client_certificate`:
-    PEM text of one and its private key, shown to servers that ask for it. `server_name`: the name
-    that the certificate has to bear instead of the URL's host. `unix_socket`: the path of one, whatever the URL's
-    address. `connect_s`: TCP, proxy and TLS may take no longer, nor than the call's deadline. `keep`: so many
-    connections stay open for the next calls. `proxies`: use those of the environment.
-    The look-up of a name is the system's, and not bounded.
+    PEM text of one and its private key, shown to servers that ask for it. `server_name`: the name that the certificate
+    has to bear instead of the URL's host. `unix_socket`: the path of one, whatever the URL's address. `connect_s`: TCP,
+    proxy and TLS may take no longer, nor than the call's deadline. `keep`: so many connections stay open for the next
+    calls. `proxies`: use those of the environment. The look-up of a name is the system's, and not bounded.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ import json
 from hashlib import sha256
 
 from components.clients import DEFAULT, named_clients, valid_at_servers
-from components.config import read
+from components.config_reading import read
 from components.guard.keys import Key
 from components.vast.identity import own_key
 

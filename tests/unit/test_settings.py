@@ -297,9 +297,8 @@ def given(key, value):
 def test_every_secret_is_read_without_the_blanks_around_it_and_refused_with_one_inside(key):
     bare = "0123456789abcdef"
     for around in ("{}\n", " {}", "{}\r\n", "\t{} "):
-        config, found = read(
-            {name: as_the_engine_passes_it(one) for name, one in given(key, around.format(bare)).items()}
-        )
+        around_it = given(key, around.format(bare))
+        config, found = read({name: as_the_engine_passes_it(one) for name, one in around_it.items()})
         for part in key.split("."):
             config = getattr(config, part)
         assert (config.get_secret_value(), found) == (bare, [])
