@@ -311,8 +311,7 @@ def test_every_secret_is_read_without_the_blanks_around_it_and_refused_with_one_
 
 def test_secrets_are_in_no_repr():
     made = settings(api_key="k" * 40, hub_token="hf_abcdefgh", gateway={**CADDY, "admin_key": "admin-secret"})
-    pem = Authority.make("x").private_key
-    made_too, _ = read({"gateway": json.dumps({"private_key": pem})})
+    made_too, _ = read({"gateway": json.dumps({"private_key": (pem := Authority.make("x").private_key)})})
     assert pem.splitlines()[1] not in repr(made_too)
     for secret in ("k" * 40, "hf_abcdefgh", "admin-secret"):
         assert secret not in repr(made)
