@@ -114,8 +114,6 @@ def inner_server(listen: list[str], routes: list[Json]) -> dict[str, Json]:
     return {
         "listen": listen,
         "protocols": ["h1"],
-        # else a body is closed when its answer begins, and one whose end was not yet looked for cuts the answer off
-        "enable_full_duplex": True,
         "automatic_https": {"disable": True},
         "routes": routes,
         "errors": {"routes": _error_routes()},
