@@ -64,6 +64,6 @@ class Outputs:
             checks=int(report.get("checks") or 0),
             weights=str(report.get("weights") or ""),
             hourly_cost_usd=float((raw.get("hourly_cost_usd") or {}).get("total") or 0.0),
-            ca_certificate="\n".join({raw[key].strip(): 1 for key in TRUSTED if raw.get(key)}),
+            ca_certificate="".join({raw[key].strip() + "\n": 1 for key in TRUSTED if raw.get(key)}),
             api_key=str(raw.get("api_key") or ""),
         )

@@ -43,7 +43,8 @@ class Switches:
         with contextlib.suppress(FileNotFoundError):
             body = (self.folder / "answer").read_bytes()
             await receive()
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"x-upstream", name.encode())]})
+            headers = [(b"x-upstream", name.encode()), (b"content-length", b"%d" % len(body))]  # as vLLM's answers have
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": body})
             return
         body = b"".join([message.get("body", b"") async for message in messages(receive)])
