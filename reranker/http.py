@@ -34,10 +34,10 @@ URL = re.compile(r"(https?)://(\[[^\]/]+\]|[^/:?#\[]+)(?::(\d+))?([/?].*)?", re.
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 # refused: nothing listens there. unreachable: no way to the address, no such name, or no word from it. timeout: it took
-# the connection, and the deadline passed.
-# untrusted: a certificate that the CA does not vouch for. broke: the connection ended before the answer did.
+# the connection, and the deadline passed. untrusted: a certificate that the CA does not vouch for. uncertified: it
+# refuses the client's certificate. broke: the connection ended before the answer did.
 # malformed: what came is no TLS, no HTTP, or too large. unsendable: the request itself is none.
-Kind = Literal["refused", "unreachable", "timeout", "untrusted", "broke", "malformed", "unsendable"]
+Kind = Literal["refused", "unreachable", "timeout", "untrusted", "uncertified", "broke", "malformed", "unsendable"]
 
 
 @dataclass(frozen=True)
@@ -388,6 +388,8 @@ def _unanswered(error: Exception, sent: bool, waited_s: float) -> Unanswered:
             reason, kind = "the connection is refused", "refused"
         case ConnectionError() | ssl.SSLEOFError() | ssl.SSLZeroReturnError() | http.client.IncompleteRead():
             reason, kind = "the connection is cut off", "broke"
+        case ssl.SSLError(reason=str(alert)) if "ALERT" in alert and ("CERT" in alert or "UNKNOWN_CA" in alert):
+            reason, kind = f"it takes no client without a certificate by its CA ({alert})", "uncertified"
         case ssl.SSLError():
             reason = f"TLS fails ({error.reason or name})"
         case OSError():

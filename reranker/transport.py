@@ -93,6 +93,8 @@ class Connection:
         except Unanswered as error:
             if error.kind == "untrusted":
                 raise Untrusted(f"{where}: {error}: give the stack's output ca_certificate as it is now") from None
+            if error.kind == "uncertified":
+                raise Unreachable(f"{where}: {error}: give one, as client_certificate and client_key") from None
             if error.kind == "timeout" and error.sent:  # it may be computing still: asking again would double its work
                 raise Busy(f"{where}: {error}, though it took the request: {BUSY}") from None
             unreachable = Unreachable(f"{where}: {error}")
