@@ -211,6 +211,7 @@ def test_every_bad_config_value_is_reported_at_once_and_nothing_is_rented(stack,
     ):
         assert words in done, words
     assert "Traceback" not in done
+    assert "unhandled error" not in done
     assert ledger.contracts() == []
 
 
