@@ -75,6 +75,7 @@ def reason(key):
     return "the machine no longer satisfies" if key == "search" else f"{key} changed"
 
 
+@pytest.mark.all
 def test_all_that_updates_in_place_keeps_the_instance(scene):
     stack, ledger, _ = scene
     first = stack.outputs()["instance_id"]
@@ -90,6 +91,7 @@ def test_all_that_updates_in_place_keeps_the_instance(scene):
     assert stack.up().rc == 0
 
 
+@pytest.mark.all
 def test_what_replaces_is_told_key_by_key_and_replaces_once(scene):
     stack, ledger, _ = scene
     first = stack.outputs()["instance_id"]

@@ -30,6 +30,7 @@ def two(tmp_path_factory):
         yield stack
 
 
+@pytest.mark.all
 def test_a_roll_replaces_all_servers_one_at_a_time_and_fails_no_request(three, ledger, tmp_path):
     at, old = endpoint(three), three.instances()
     with Load(at) as load, Billed(ledger) as billed:

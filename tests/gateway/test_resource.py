@@ -107,7 +107,7 @@ def test_a_caddy_restarted_empty_is_drift_and_is_restored(provider, props, made,
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("routes/0/handle/0/routes/7/handle/0/routes/0/handle/0/upstreams", [{"dial": "127.0.0.1:1"}], "upstreams: "),
+        ("routes/0/handle/0/routes/8/handle/0/routes/0/handle/0/upstreams", [{"dial": "127.0.0.1:1"}], "upstreams: "),
         ("routes/0/handle/0/routes/0", {"handle": []}, "changed by hand at apps.http.servers.test.routes[0]"),
         ("listen", ["127.0.0.1:0"], "changed by hand at apps.http.servers.test.listen[0]"),
         ("read_timeout", "9s", "changed by hand at apps.http.servers.test.read_timeout"),
