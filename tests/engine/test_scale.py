@@ -24,7 +24,7 @@ def test_a_fleet_follows_its_load_and_the_clock_and_fails_no_request(gateway_cad
     stack = behind(gateway_caddy, tmp_path / "stack", market, replicas=replicas)
     at = endpoint(stack)
     assert len(stack.instances()) == 1
-    ledger.fault("slow_answer", seconds=0.3, route="/rerank")
+    ledger.fault("slow_answer", seconds=0.5, route="/rerank")  # 25 in flight, 12 are enough for four
 
     with Load(at, per_s=50, threads=40) as busy:
         busy.more(50)
