@@ -110,7 +110,7 @@ def test_with_its_key_the_admin_route_shows_the_gateway_and_nothing_of_the_front
     ask = {"headers": headers, "verify": site[0].ca, "timeout": 10}
     healthy = f'caddy_reverse_proxy_upstreams_healthy{{upstream="{launch.SOCKETS}/'
     # Caddy counts them every 10 s, and for the first time when the config is loaded
-    until(lambda: healthy in requests.get(f"{container.admin_url}/metrics", **ask).text, within_s=15)
+    until(lambda: healthy in requests.get(f"{container.admin_url}/metrics", **ask).text, within_s=30)
 
 
 def test_a_roll_through_the_rented_gateway_fails_no_request(container, site):
