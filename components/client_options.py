@@ -38,7 +38,7 @@ Day = Annotated[date, BeforeValidator(lambda given: str(given).removesuffix(" 00
 Route = Annotated[str, form("|".join(ALLOW), f"among {', '.join(ALLOW)}")]
 
 
-class NamedKey(Keys):
+class ClientOptions(Keys):
     """What the key of one client is good for."""
 
     expires: Day | None = Field(None, description="The day, in UTC, from whose beginning on it is refused")

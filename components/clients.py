@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
-from components.client_options import DEFAULT, NamedKey
+from components.client_options import DEFAULT, ClientOptions
 from components.guard.keys import Key
 from components.vast.identity import own_key
 
@@ -32,7 +32,7 @@ class Client:
         return Key(self.name, digest, self.expires_at, self.requests_per_s, self.pairs_per_min, self.routes)
 
 
-def named_clients(asked: Mapping[str, NamedKey], stack_secret: str) -> list[Client]:
+def named_clients(asked: Mapping[str, ClientOptions], stack_secret: str) -> list[Client]:
     """Return the keys of all names, of each the current one first."""
     found = []
     for name, one in asked.items():

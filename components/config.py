@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
-from components.client_options import ClientName, NamedKey
+from components.client_options import ClientName, ClientOptions
 from components.client_options import form as _form
 from components.config_keys import Keys, groups_of, has_secret
 from components.scaling import Target
@@ -294,7 +294,7 @@ class Config(Keys):
     limits: Limits = _of(SERVED, Limits(), "What one request may be")
     api_key_generation: int = _of(SERVED, 1, "Counts the keys made for clients; another number: another key", ge=1)
     keep_previous_key: bool = _of(SERVED, False, "The key of the generation before is valid too")
-    client_keys: Mapping[ClientName, NamedKey] = _of(
+    client_keys: Mapping[ClientName, ClientOptions] = _of(
         SERVED, {}, "More keys, made here: each client's by a name, which logs and metrics show"
     )
     replicas: Span = _of(

@@ -25,25 +25,14 @@ def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
     values: dict[str, Any] = {}
     problems = []
     for key, text in raw.items():
-        field = Config.model_fields.get(key)
-        is_object = key in groups() or (field is not None and is_map(field))
-        also = key in groups() and groups()[key].also
-        kind = (
-            f"{also} or an object"
-            if also
-            else "an object"
-            if is_object
-            else "a list"
-            if field is not None and is_list(field)
-            else ""
-        )
+        kind = _given_as_json(key)
         try:
             values[key] = json.loads(text or "null") if kind else text
         except ValueError:
             problems.append(f"{key}: is not {kind}")
-    for key, value in values.items():
-        if each_of(Config.model_fields.get(key)) and isinstance(value, dict):  # a name may stand there alone
-            values[key] = {name: {} if one is None else one for name, one in value.items()}
+            continue
+        if each_of(Config.model_fields.get(key)) and isinstance(values[key], dict):  # a name may stand there alone
+            values[key] = {name: {} if one is None else one for name, one in values[key].items()}
     values = _without_empty(values)
     while True:
         try:
@@ -53,6 +42,15 @@ def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
                 if (problem := _problem(detail)) not in problems:  # a union names each of its members
                     problems.append(problem)
                 _drop(values, detail["loc"])
+
+
+def _given_as_json(key: str) -> str:
+    """Return what a key's JSON has to be, "" for a key that is given as plain text."""
+    if group := groups().get(key):
+        return f"{group.also} or an object" if group.also else "an object"
+    if (field := Config.model_fields.get(key)) is None:
+        return ""
+    return "an object" if is_map(field) else "a list" if is_list(field) else ""
 
 
 def _without_empty(value: Any) -> Any:

@@ -100,8 +100,8 @@ class Reranker:
     ) -> Reranker:
         """Return a client for an address. The CA is PEM text or a path; without one, public CAs are trusted. So are a
         client's certificate and its private key, where the server asks for one."""
-        shown = client_pem(client_certificate, client_key)
-        return cls(Endpoint.of(url, api_key, ca_certificate, model, client_certificate=shown), **options)
+        shown = {"client_certificate": client_certificate, "client_key": client_key}
+        return cls(Endpoint.of(url, api_key, ca_certificate, model, **shown), **options)
 
     def __repr__(self) -> str:
         return f"Reranker({self.endpoint.url!r}, model={self.endpoint.model!r})"

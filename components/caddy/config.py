@@ -17,9 +17,8 @@ from components.guard.rules import ALLOW
 
 PROXIED = ALLOW
 ASKS = "X-Front-Asks"  # set by a front that has read no body yet
-CLIENT = (
-    keys.CLIENT.decode()
-)  # by which a guard knows whose request it is; from here alone, as it takes the server's key
+# by which a guard knows whose request it is; from here alone, as it takes the server's key
+CLIENT = keys.CLIENT.decode()
 CERTIFICATE = "gateway"  # the tag by which a listener finds the certificate, whatever name or IP a client asks for
 ERRORS = {  # type, as vLLM names it, and message
     401: ("AuthenticationError", "a valid key is needed: Authorization: Bearer <key>"),
@@ -78,19 +77,19 @@ def server_config(
     }
     apps: dict[str, Json] = {"http": {"servers": {name: server}}}
     if certificate is not None:
-        acme = isinstance(certificate, Acme)
-        connections: dict[str, Json] = {} if acme else {"certificate_selection": {"any_tag": [CERTIFICATE]}}
+        connections: dict[str, Json] = {}
+        if isinstance(certificate, Acme):
+            apps["tls"] = _automation(certificate, listen)
+        else:
+            connections["certificate_selection"] = {"any_tag": [CERTIFICATE]}
+            pair = {"certificate": certificate.certificate, "key": certificate.private_key, "tags": [CERTIFICATE]}
+            apps["tls"] = {"certificates": {certificate.loader: [pair]}}
         if client_ca:
             ca = {"provider": "inline", "trusted_ca_certs": ders(client_ca)}
             connections["client_authentication"] = {"ca": ca, "mode": "require_and_verify"}
             # one policy for all names: a client that asks by IP, and so names none, is not misdirected (421)
             server["strict_sni_host"] = False
         server["tls_connection_policies"] = [connections]
-    if isinstance(certificate, Acme):
-        apps["tls"] = _automation(certificate, listen)
-    elif certificate is not None:
-        pair = {"certificate": certificate.certificate, "key": certificate.private_key, "tags": [CERTIFICATE]}
-        apps["tls"] = {"certificates": {certificate.loader: [pair]}}
     return {"apps": apps}
 
 

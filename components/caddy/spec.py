@@ -90,10 +90,10 @@ class NamedKey:
 class GatewaySpec:
     """One address in front of some rerankers.
 
-    `site` names the server in Caddy's config, by which a stack knows its own. Without `certificate` and
-    `acme` the gateway speaks plain HTTP, and without `upstream_ca` (PEM) the upstreams do. `retired` are former
-    upstreams that get no new request, and whose requests in flight are still counted (see `drain`). `sockets`: below
-    which socket address Caddy listens for itself, one for each upstream: a folder, `unix//run/x`, or a name, `unix/@x`.
+    `site` names the server in Caddy's config, by which a stack knows its own. Without `certificate` and `acme`
+    the gateway speaks plain HTTP, and without `upstream_ca` (PEM) the upstreams do. `retired` are former upstreams that
+    get no new request, and whose requests in flight are still counted (see `drain`). `sockets`: below which socket
+    address Caddy listens for itself, one for each upstream: a folder, `unix//run/x`, or a name, `unix/@x`.
     `hop_key`: what these are shown, since their sockets may be open to others there; the same for as long as the
     gateway lives, for while a config is loaded a request comes from the old one's listener to the new one's socket.
     `clients`: named keys, valid beside `inbound_keys`; a guard is told whose request it is. `client_ca` (PEM): a
