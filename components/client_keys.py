@@ -68,7 +68,7 @@ class ClientKeysProvider(VastProvider):
         if named:
             drift = f"keys: these servers do not accept exactly the keys of this stack: {named}"
         if drift:
-            ENGINE.log(drift, severity="warning")
+            ENGINE.warn(drift)
         return ReadResult(id_, {**props, "drift": drift})
 
     @verb

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import yaml
@@ -31,7 +30,6 @@ from ops.exits import LEFT, OK, USAGE, OpsError
 from ops.fleet import kind
 from ops.plan import INSTANCE
 
-Json = Any
 # the project's name, from Pulumi.yaml: the first part of its labels
 NAMESPACE = yaml.safe_load(Path(__file__).parents[1].joinpath("Pulumi.yaml").read_text(encoding="utf-8"))["name"]
 

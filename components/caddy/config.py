@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from components.caddy.spec import Acme, Certificate, GatewaySpec, Json, Policy, Upstream, ders
+from components.caddy.spec import Acme, Certificate, GatewaySpec, Policy, Upstream, ders
 from components.guard import keys, last_check
 from components.guard.rules import ALLOW
+from components.vast.json_values import Json
 
-PROXIED = ALLOW
 ASKS = "X-Front-Asks"  # set by a front that has read no body yet
 # by which a guard knows whose request it is; from here alone, as it takes the server's key
 CLIENT, CHECK = keys.CLIENT.decode(), last_check.CHECK.decode()
@@ -38,7 +38,7 @@ KNOWN_ERRORS = (413, 502, 503, 504)  # those that Caddy itself meets, and that a
 def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
     """Return the whole config of a Caddy that is this gateway, but for its `admin`."""
     routes = [
-        route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*PROXIED)),
+        route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*ALLOW)),
         route(_error(404)),
     ]
     config = server_config(
@@ -249,7 +249,7 @@ def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, 
             # the second is about broken connections.
             "retry_match": [
                 {"expression": "{http.reverse_proxy.status_code} in [502, 503]"},
-                _path(*PROXIED),
+                _path(*ALLOW),
             ],
         },
         "health_checks": {

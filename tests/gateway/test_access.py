@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from components.caddy.config import PROXIED, gateway_config
+from components.caddy.config import gateway_config
 from components.caddy.front_proxy import front_proxy_config
 from components.caddy.spec import Upstream
+from components.guard.rules import ALLOW
 from components.vast.identity import DOMAIN, Authority
 from harness.caddy import running
 from harness.load import BODY
@@ -45,7 +46,7 @@ def raw(site, method, path, headers, body=None, chunked=False):
 
 
 def test_every_listed_path_needs_the_key(site):
-    for path in PROXIED:
+    for path in ALLOW:
         for method in ("GET", "POST", "OPTIONS", "PUT"):
             for key in ("", "x" * 64, site.gateway.upstreams[0].key, site.key[:-1], site.key + "0"):
                 answer = site.ask(method, path, key=key)
@@ -180,7 +181,7 @@ def test_nothing_of_a_key_is_readable_through_the_gateway_or_its_log(site, caddy
         *(site.certificate.private_key.splitlines()[1:-1] if site.certificate else []),
     ]
     texts = []
-    for path in (*PROXIED, *OTHERS):
+    for path in (*ALLOW, *OTHERS):
         for key in (None, ""):
             for method in ("GET", "POST"):
                 answer = site.ask(method, path, key=key)
