@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from components.vast.bill import cost_usd
 from components.vast.client import VastClient
 from components.vast.label import PENDING, nonce_of
 from components.vast.ledger import Entry, fold, missing
+from components.vast.models import Contract
 from components.vast.pacing import OFF, Pacer
 from emulator.client import ControlClient, ControlError
 from harness.stack import EMULATOR_KEY, EngineStack
@@ -42,6 +44,11 @@ SERVER_FAULTS = (
     *("none",) * 4, "hang_after_accept", "hang_after_tls", "hang_after_request", "frozen", "firewall", "drip",
     "endless_header", "cut_answer", "gzip_bomb", "redirect", "null_scores",
 )  # fmt: skip
+# where a single SIGINT comes, and the fault of slow hosts that keeps a boot there
+SLOW: dict[str, dict[str, Any]] = {
+    "searching": {}, "renting": {}, "pulling": {"kind": "stuck_loading"}, "loading": {"kind": "never_serves"},
+    "probing": {"kind": "hang_after_request"}, "validating": {"kind": "slow_answer", "seconds": 0.4},
+}  # fmt: skip
 # of the reads of the list: in seconds it would come to something else on a machine of another speed, as boots are short
 LAG = {"reads": 3}
 # fault -> the only endpoint that it meets
@@ -54,7 +61,8 @@ CONFIG = {f"timeouts.{name}_s": value for name, value in TIMEOUTS_S.items()} | {
 
 @dataclass(frozen=True)
 class Scenario:
-    """What one run does, all of it decided by the seed; the kill comes `after_s` after the start, or the first rent."""
+    """What one run does, all of it decided by the seed; the kill comes `after_s` after the start or the first rent, a
+    single SIGINT at a stage of a boot on slow hosts."""
 
     seed: int
     operation: str
@@ -68,7 +76,7 @@ class Scenario:
     @classmethod
     def of(cls, seed: int) -> Scenario:
         dice = random.Random(seed)
-        return cls(
+        drawn = cls(
             seed=seed,
             operation=dice.choice(OPERATIONS),
             fault=dice.choice(FAULTS),
@@ -78,6 +86,11 @@ class Scenario:
             after_s=dice.uniform(0.3, 4.5) if since == "start" else dice.uniform(0.0, 1.4),
             server_fault=dice.choice(SERVER_FAULTS),
         )
+        return drawn.at(dice.choice(tuple(SLOW))) if drawn.kill == "sigint" else drawn
+
+    def at(self, stage: str) -> Scenario:
+        """Return the same with a single SIGINT at a stage, on hosts that are slow there and have no other fault."""
+        return replace(self, kill="sigint", since=stage, fault="none", server_fault="none", times=8)
 
 
 @dataclass
@@ -92,14 +105,18 @@ class Result:
     stuck: str = ""
     fired: dict[str, int] = field(default_factory=dict)
     killed: bool = False
+    stage: str = ""
+    left: set[int] = field(default_factory=set)
+    unnamed: set[int] = field(default_factory=set)
     rented_after: set[int] = field(default_factory=set)
     unlike: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
-        """Whether exactly the declared instances are billed, nothing was rented after an interrupt, and the stack's
-        ledger has every contract."""
-        return not (self.leaked or self.missing or self.stuck or self.unmarked or self.rented_after or self.unlike)
+        """Whether exactly the declared instances are billed, nothing was rented after an interrupt, what one left is
+        named in the output, and the stack's ledger has every contract."""
+        lost = self.leaked | self.missing | self.unmarked | self.rented_after | self.unnamed
+        return not (lost or self.stuck or self.unlike)
 
 
 class Runner:
@@ -121,13 +138,16 @@ class Runner:
             # with a chance: of servers that start from here on
             rule = {"kind": scenario.server_fault, "times": scenario.times, "chance": 1}
             self.market.post("faults", **rule)
+        if slow := SLOW.get(scenario.since):
+            self.market.post("faults", times=scenario.times, chance=1, **slow)
+        self.market.post("requests/reset")
+        rented = self._rented()
         operation = "destroy" if scenario.operation == "destroy" else "up"
-        killed, after = self._kill(self.stack.start(operation, "--yes", "--skip-preview"), scenario)
-        unmarked = self._unmarked() if killed else set()
+        met = self._kill(self.stack.start(operation, "--yes", "--skip-preview"), scenario, rented)
+        met.unmarked = self._unmarked() if met.killed else set()
         self.market.faults_off()
-        result = self._judge(scenario)
+        result = self._judge(met)
         result.unlike = self._unlike()
-        result.unmarked, result.killed, result.rented_after = unmarked, killed, after
         fired: dict[str, int] = self._ledger()["fired"]
         result.fired = {kind: count - self._fired.get(kind, 0) for kind, count in fired.items()}
         self._fired = fired
@@ -183,17 +203,20 @@ class Runner:
         params = LAG if kind == "lag" else {}
         return {"kind": kind, "match": {"endpoint": endpoint} if endpoint else {}, "times": scenario.times} | params
 
-    def _kill(self, process: subprocess.Popen[str], scenario: Scenario) -> tuple[bool, set[int]]:
+    def _kill(self, process: subprocess.Popen[str], scenario: Scenario, rented: set[int]) -> Result:
         """Kill as drawn, wait for the end of it; whether there was still something to kill, and what was rented after
-        the one interrupt: a rent call may be on its way then, a second one not."""
-        before: set[int] = set()
+        the one interrupt: a rent call may be on its way then, a second one not. What was rented before is `rented`."""
+        result, before = Result(scenario), set[int]()
         if scenario.kill != "none":
-            if scenario.since == "rented":
-                self._await_rent(process)
+            if scenario.since in SLOW:
+                self._await(process, lambda: self._stage(rented) == scenario.since)
+            elif scenario.since == "rented":
+                self._await(process, lambda: self._rented() > rented)
             with suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=scenario.after_s)
-        alive = scenario.kill != "none" and process.poll() is None
-        if alive:
+                process.communicate(timeout=0 if scenario.since in SLOW else scenario.after_s)
+        result.killed = scenario.kill != "none" and process.poll() is None
+        if result.killed:
+            result.stage = self._stage(rented) if scenario.since in SLOW else ""
             plugins = plugin_pids(self.stack.project)
             for number, sent in enumerate(SIGNALS.get(scenario.kill, ())):
                 time.sleep(0.3 * number)
@@ -203,15 +226,32 @@ class Runner:
             before = self._rented()
             if scenario.kill in ("sigkill-plugin", "power-loss"):
                 kill(plugins)
-        process.communicate(timeout=180)
+        text, _ = process.communicate(timeout=180)
         self._wait_for_plugins(scenario)
-        return alive, self._rented() - before if alive and scenario.kill == "sigint" else set()
+        if result.killed and scenario.kill == "sigint":
+            result.rented_after = self._rented() - before
+            result.left = self.billed().keys() - rented
+            result.unnamed = {id_ for id_ in result.left if str(id_) not in text}
+        return result
 
-    def _await_rent(self, process: subprocess.Popen[str]) -> None:
-        """Wait until this operation has rented something, or is over."""
-        before, deadline = len(self._ledger()["contracts"]), time.monotonic() + 15
-        while process.poll() is None and time.monotonic() < deadline and len(self._ledger()["contracts"]) == before:
+    def _await(self, process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+        """Wait until this operation is as far as that, or is over."""
+        deadline = time.monotonic() + 15
+        while process.poll() is None and time.monotonic() < deadline and not reached():
             time.sleep(0.02)
+
+    def _stage(self, rented: set[int]) -> str:
+        """Return where an operation is, by the market: "" before its first search."""
+        new = [one for one in self._ledger()["contracts"] if one["id"] not in rented and not one["destroyed_at"]]
+        if not new:
+            return "searching" if any("/bundles/" in call for call in self.market.requests()) else ""
+        last = new[-1]
+        if last["status"] != "running":
+            return "pulling" if last["status"] == "loading" else "renting"
+        if not last["label"].endswith(PENDING):
+            return "validating"
+        contract = self.client.instance(last["id"])
+        return "probing" if contract and takes_connections(contract) else "loading"
 
     def _wait_for_plugins(self, scenario: Scenario) -> None:
         """A plugin that lost its engine cleans up and ends by itself; one that never came to run a verb of ours knows
@@ -224,8 +264,7 @@ class Runner:
                 raise TimeoutError(f"seed {scenario.seed}: a plugin lives on without its engine")
             time.sleep(0.1)
 
-    def _judge(self, scenario: Scenario) -> Result:
-        result = Result(scenario)
+    def _judge(self, result: Result) -> Result:
         self.stack.run("cancel", "--yes")
         done = self.stack.up()
         if done.rc != 0:
@@ -271,6 +310,14 @@ def plugin_pids(project: Path) -> list[int]:
             if b"pulumi.dynamic" in arguments and (entry / "cwd").resolve() == project.resolve():
                 found.append(int(entry.name))
     return found
+
+
+def takes_connections(contract: Contract) -> bool:
+    """Whether something listens at the one port that a contract has."""
+    for port in contract.ports.values():
+        with suppress(OSError), socket.create_connection((contract.public_ip, port), timeout=1):
+            return True
+    return False
 
 
 def has_called_out(pid: int) -> bool:
