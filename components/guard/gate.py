@@ -17,7 +17,7 @@ from typing import Any
 
 from .certificate import MAX_PEM_BYTES, Certificate
 from .judging import Worker
-from .keys import CLIENT, MANAGEMENT, Key, Keys
+from .keys import CLIENT, MANAGEMENT, Access, Key, Keys, parse
 from .last_check import CHECK, LastCheck
 from .rules import ALLOW, KEYS, MANAGED, METRICS, ROUTES, SCORED, Judged, Refusal, Rules, judge
 from .upstream import STARTING, Answer, Headers, Upstream
@@ -39,11 +39,15 @@ JSON_TYPE = (b"content-type", b"application/json")
 
 @dataclass
 class Request:
-    """A request whose header is read, and what comes to be known of it. `path` is as it came, without a query."""
+    """A request whose header is read, and what comes to be known of it. `path` is as it came, without a query.
+
+    `certified_until`: the end of the client certificate that its connection showed, in seconds since the epoch.
+    """
 
     method: str
     path: str
     headers: list[tuple[bytes, bytes]]
+    certified_until: float = 0.0
     key: Key | None = None
     pairs: int = 0
     tokens: int = 0
@@ -83,6 +87,7 @@ class Gate:
     large: dict[str, asyncio.Lock] = field(default_factory=dict)
     worker: Worker = field(default_factory=Worker)
     last_check: LastCheck = field(default_factory=LastCheck)
+    context_changed: Callable[[], None] = lambda: None
 
     def admit(self, request: Request) -> None:
         """Find out who asks, from the header alone. Raises Refusal."""
@@ -91,7 +96,8 @@ class Gate:
             return
         if path not in ALLOW and path not in MANAGED:
             raise Refusal(404, "Not Found")
-        key = self.keys.find(request.values(b"authorization"), request.values(CLIENT))
+        certified = request.certified_until > self.now()
+        key = self.keys.find(request.values(b"authorization"), request.values(CLIENT), certified=certified)
         if not key.manages and path not in (key.routes or ALLOW):
             raise Refusal(401 if path in MANAGED else 403, f"the key {key.name} does not open {path}")
         request.key = key
@@ -139,13 +145,21 @@ class Gate:
             return {"routes": self.upstream.routes}
         if request.path == KEYS:
             if request.method == "PUT":
-                self.keys.set(body)
+                self._set(parse(body))
             return self.keys.shown()
         if self.certificate is None:
             raise Refusal(404, "this server has no certificate")
         if request.method == "PUT":
             self.certificate.renew(body)
         return {"ends_at": int(self.certificate.ends_at)}
+
+    def _set(self, access: Access) -> None:
+        if access.client_ca != self.keys.access.client_ca:
+            if self.certificate is None:
+                raise Refusal(400, "client_ca: this server ends no TLS, so it sees no certificate")
+            self.certificate.ask_clients(access.client_ca)
+            self.context_changed()
+        self.keys.set(access)
 
     async def _judged(self, request: Request, body: bytes) -> Judged:
         rules = replace(self.rules, fields=self.upstream.fields)
