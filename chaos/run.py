@@ -23,9 +23,10 @@ from components.vast.label import PENDING, nonce_of
 from components.vast.ledger import Entry, fold, missing
 from components.vast.pacing import OFF, Pacer
 from emulator.client import ControlClient, ControlError
-from harness.stack import EMULATOR_KEY, EngineStack
+from harness.stack import EMULATOR_KEY, Done, EngineStack
+from ops.schedule import DAYS
 
-OPERATIONS = ("create", "create", "update", "replace", "replace", "heal", "heal", "destroy")
+OPERATIONS = ("create", "create", "update", "replace", "replace", "heal", "heal", "destroy", "scale", "scale")
 KILLS = ("none", "sigint", "sigint-twice", "sigterm", "sigkill-cli", "sigkill-plugin", "power-loss")
 # what the CLI gets, 0.3 s apart; the last two kills end the plugins as well
 SIGNALS = {
@@ -50,6 +51,9 @@ TIMEOUTS_S = {"rented": 3, "starting": 3, "port": 3, "serving": 5, "stall": 4, "
 # a contract in the stack's ledger differs by no more from what the market billed
 LEDGER_S, LEDGER_USD = 2.0, 0.02
 CONFIG = {f"timeouts.{name}_s": value for name, value in TIMEOUTS_S.items()} | {"min_runway_h": 0, "max_tries": 8}
+ENGINE, PLUGIN = b"pulumi", b"pulumi.dynamic"  # as a command line has them
+MOST_REPLICAS = 2  # `ops scale` goes from one to two and back, by a schedule
+ALWAYS = {"days": list(DAYS), "from": "00:00", "to": "00:00"}
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,22 @@ class Scenario:
         )
 
 
+@dataclass(frozen=True)
+class Difference:
+    """How far contracts in the stack's ledger are at most from the market's own rows of them."""
+
+    contracts: int = 0
+    seconds: float = 0.0
+    usd: float = 0.0
+
+    def __or__(self, other: Difference) -> Difference:
+        seconds, usd = max(self.seconds, other.seconds), max(self.usd, other.usd)
+        return Difference(self.contracts + other.contracts, seconds, usd)
+
+    def __str__(self) -> str:
+        return f"{self.contracts} contracts, at most {self.seconds:.2f} s and ${self.usd:.4f} off"
+
+
 @dataclass
 class Result:
     """What a run came to."""
@@ -94,6 +114,7 @@ class Result:
     killed: bool = False
     rented_after: set[int] = field(default_factory=set)
     unlike: list[str] = field(default_factory=list)
+    off: Difference = Difference()
 
     @property
     def good(self) -> bool:
@@ -107,9 +128,11 @@ class Runner:
 
     def __init__(self, folder: Path, market: ControlClient) -> None:
         self.market = market
-        self.stack = EngineStack(folder, market.url, name="chaos", config=CONFIG).init()
+        replicas = {"min": 1, "max": MOST_REPLICAS}
+        self.stack = EngineStack(folder, market.url, name="chaos", config=CONFIG | {"replicas": replicas}).init()
         self.client = VastClient(EMULATOR_KEY, pacer=Pacer(OFF), api_url=market.url)
         self._variant = 0
+        self._wanted = {1}  # how many replicas there may be after a run
         self._fired: dict[str, int] = {}
 
     def run(self, scenario: Scenario) -> Result:
@@ -121,12 +144,11 @@ class Runner:
             # with a chance: of servers that start from here on
             rule = {"kind": scenario.server_fault, "times": scenario.times, "chance": 1}
             self.market.post("faults", **rule)
-        operation = "destroy" if scenario.operation == "destroy" else "up"
-        killed, after = self._kill(self.stack.start(operation, "--yes", "--skip-preview"), scenario)
+        killed, after = self._kill(self._start(scenario.operation), scenario)
         unmarked = self._unmarked() if killed else set()
         self.market.faults_off()
         result = self._judge(scenario)
-        result.unlike = self._unlike()
+        result.unlike, result.off = self._unlike()
         result.unmarked, result.killed, result.rented_after = unmarked, killed, after
         fired: dict[str, int] = self._ledger()["fired"]
         result.fired = {kind: count - self._fired.get(kind, 0) for kind, count in fired.items()}
@@ -136,17 +158,26 @@ class Runner:
     def _ledger(self) -> dict[str, Any]:
         return self.market.get("ledger")
 
-    def _unlike(self) -> list[str]:
+    def _unlike(self) -> tuple[list[str], Difference]:
         """Return how the stack's ledger differs from the market's, before and after what `ops cost` adds to it."""
         stack, now = f"vast-reranker/{self.stack.name}", time.time()
         ledger, market = ledger_file(stack, self.stack.env, self.stack.project), self._ledger()["contracts"]
         events = ledger.events()
         intents = {one.nonce for one in events if one.kind == "intent"}
-        unknown = [f"no intent of {row['label']}" for row in market if nonce_of(row["label"]) not in intents]
+        texts = [f"no intent of {row['label']}" for row in market if nonce_of(row["label"]) not in intents]
         for event in missing(fold(events), self.client.instances(), self.client.charges(0, now), stack, now, new_s=0):
             ledger.append(event)
-        entries = fold(ledger.events())
-        return unknown + [text for row in market if (text := differs(entries.get(row["id"]), row))]
+        entries, most = fold(ledger.events()), Difference()
+        for row in market:
+            entry = entries.get(row["id"])
+            if entry is None or (entry.until is None) != (row["destroyed_at"] is None):
+                texts.append(f"not so in the ledger: {entry}, {row}")
+                continue
+            found = difference(entry, row)
+            most |= found
+            if found.seconds > LEDGER_S or found.usd > LEDGER_USD:
+                texts.append(f"{found}: {entry}, {row}")
+        return texts, most
 
     def _rented(self) -> set[int]:
         return {one["id"] for one in self._ledger()["contracts"]}
@@ -163,9 +194,21 @@ class Runner:
 
     # ---- one step each -------------------------------------------------------------------------------------------
 
+    def _start(self, operation: str) -> subprocess.Popen[str]:
+        if operation == "scale":
+            return self.stack.start_ops("scale", "--sample-s", "0.1")
+        return self.stack.start("destroy" if operation == "destroy" else "up", "--yes", "--skip-preview")
+
     def _prepare(self, scenario: Scenario) -> None:
         if scenario.operation == "create":
             self.stack.destroy()
+        if scenario.operation == "scale" and not self.stack.instances():
+            self.stack.up()
+        present = len(self.stack.instances()) or 1
+        self._wanted = {1, present} if scenario.operation == "destroy" else {present}
+        if scenario.operation == "scale":
+            self._wanted = {MOST_REPLICAS if present < MOST_REPLICAS else 1}
+            self.stack.write_config(schedule={"windows": [ALWAYS | {"replicas": max(self._wanted)}]})
         if scenario.operation in ("update", "replace"):
             self._variant += 1
         if scenario.operation == "update":
@@ -189,12 +232,12 @@ class Runner:
         before: set[int] = set()
         if scenario.kill != "none":
             if scenario.since == "rented":
-                self._await_rent(process)
+                self._await_contract(process)
             with suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=scenario.after_s)
         alive = scenario.kill != "none" and process.poll() is None
         if alive:
-            plugins = plugin_pids(self.stack.project)
+            children = pids_of(self.stack.project, PLUGIN, *[ENGINE] * (scenario.kill == "power-loss"))
             for number, sent in enumerate(SIGNALS.get(scenario.kill, ())):
                 time.sleep(0.3 * number)
                 process.send_signal(sent)
@@ -202,32 +245,37 @@ class Runner:
                 process.communicate(timeout=0.5 if scenario.kill == "sigint" else 0)
             before = self._rented()
             if scenario.kill in ("sigkill-plugin", "power-loss"):
-                kill(plugins)
+                kill(children)
         process.communicate(timeout=180)
         self._wait_for_plugins(scenario)
         return alive, self._rented() - before if alive and scenario.kill == "sigint" else set()
 
-    def _await_rent(self, process: subprocess.Popen[str]) -> None:
-        """Wait until this operation has rented something, or is over."""
-        before, deadline = len(self._ledger()["contracts"]), time.monotonic() + 15
-        while process.poll() is None and time.monotonic() < deadline and len(self._ledger()["contracts"]) == before:
+    def _await_contract(self, process: subprocess.Popen[str]) -> None:
+        """Wait until this operation has rented or destroyed something, or is over."""
+        before, deadline = set(self.billed()), time.monotonic() + 15
+        while process.poll() is None and time.monotonic() < deadline and set(self.billed()) == before:
             time.sleep(0.02)
 
     def _wait_for_plugins(self, scenario: Scenario) -> None:
-        """A plugin that lost its engine cleans up and ends by itself; one that never came to run a verb of ours knows
-        nothing to clean up, and idles for ever, as Pulumi's do: it is ended here."""
+        """An engine that lost `ops scale`, and a plugin that lost its engine, end by themselves in good order; a plugin
+        that never came to run a verb of ours knows nothing to clean up, and idles for ever, as Pulumi's do: it is ended
+        here."""
         deadline = time.monotonic() + 60
-        while pids := plugin_pids(self.stack.project):
+        while pids := pids_of(self.stack.project, PLUGIN, ENGINE):
             if time.monotonic() > deadline - 50:
-                kill(pid for pid in pids if not has_called_out(pid))
+                kill(pid for pid in pids_of(self.stack.project, PLUGIN) if not has_called_out(pid))
             if time.monotonic() > deadline:
-                raise TimeoutError(f"seed {scenario.seed}: a plugin lives on without its engine")
+                raise TimeoutError(f"seed {scenario.seed}: {pids} live on, of an engine and its plugins")
             time.sleep(0.1)
 
     def _judge(self, scenario: Scenario) -> Result:
         result = Result(scenario)
         self.stack.run("cancel", "--yes")
         done = self.stack.up()
+        if done.rc == 0 and scenario.operation == "scale":
+            process = self._start("scale")
+            text, _ = process.communicate(timeout=180)
+            done = Done(process.returncode, text)
         if done.rc != 0:
             result.stuck = done.text[-2000:]
             return result
@@ -238,21 +286,15 @@ class Runner:
             result.leaked_usd += one["cost_usd"] if one["id"] in result.leaked else 0
             if one["id"] in declared and one["label"].endswith(PENDING):
                 result.stuck = f"instance {one['id']} is in the state, but its label still says pending"
-        if len(declared) != 1:
-            result.stuck = f"the state declares {len(declared)} instances, one is wanted"
+        if len(declared) not in self._wanted:
+            result.stuck = f"the state declares {len(declared)} instances, wanted are {self._wanted}"
         return result
 
 
-def differs(entry: Entry | None, row: Mapping[str, Any]) -> str:
-    """Return how a contract in the ledger differs from the market's own row of it, or ""."""
-    if entry is None:
-        return f"contract {row['id']} ({row['label']}) is not in the ledger"
-    ends = row["destroyed_at"], entry.until
-    late = max(abs(entry.since - row["rented_at"]), abs(ends[1] - ends[0]) if None not in ends else 0.0)
-    off = cost_usd(entry, time.time()) - row["cost_usd"]
-    if (None in ends and ends[0] != ends[1]) or late > LEDGER_S or abs(off) > LEDGER_USD:
-        return f"{late:.1f} s and ${off:.4f} off: {entry}, {row}"
-    return ""
+def difference(entry: Entry, row: Mapping[str, Any]) -> Difference:
+    """Return how a contract in the ledger differs from the market's own row of it."""
+    late = max(abs(entry.since - row["rented_at"]), abs((entry.until or 0.0) - (row["destroyed_at"] or 0.0)))
+    return Difference(1, late, abs(cost_usd(entry, time.time()) - row["cost_usd"]))
 
 
 def kill(pids: Iterable[int]) -> None:
@@ -262,13 +304,13 @@ def kill(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def plugin_pids(project: Path) -> list[int]:
-    """Return the plugin processes of a project: `python -m pulumi.dynamic` with its folder as working directory."""
+def pids_of(project: Path, *words: bytes) -> list[int]:
+    """Return the processes in a project's folder that have one of some words on their command line."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"pulumi.dynamic" in arguments and (entry / "cwd").resolve() == project.resolve():
+            given = {os.path.basename(one) for one in (entry / "cmdline").read_bytes().split(b"\0")}
+            if given & set(words) and (entry / "cwd").resolve() == project.resolve():
                 found.append(int(entry.name))
     return found
 
