@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # The environment of `. scripts/env.sh`, which gives its arguments and, in _vr_file, its path. Changes the environment and
 # nothing else, but makes what the local stack needs: the folder .local/state, and the emulator's key, which whoever may
 # use this emulator reads in .local/emulator/key.
