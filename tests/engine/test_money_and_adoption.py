@@ -120,7 +120,7 @@ def test_a_hand_made_instance_is_adopted_and_nothing_is_rented_anew(stack, ledge
     # vLLM's own key is all that such an instance has
     stack.set_secret("api_key", key)
     stack.write_config(adopt_instance_id=made, guard=False, tls=False)
-    assert f"adopts instance {made}; nothing is rented" in stack.preview()
+    assert f"adopts instance {made} and rents none for this server" in stack.preview()
     done = stack.up()
     assert done.rc == 0, done.text
     assert stack.outputs()["instance_id"] == made

@@ -52,7 +52,14 @@ def shell(checkout, tmp_path):
     """A terminal with nothing of this one but the system's programs; its person says yes to Pulumi."""
     home = tmp_path / "home"
     home.mkdir()
-    env = {"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin", "PULUMI_SKIP_CONFIRMATIONS": "true"}
+    env = {
+        "HOME": str(home),
+        "PULUMI_HOME": str(
+            home / ".pulumi"
+        ),  # by itself Pulumi asks not HOME where its home is, but the system's users
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "PULUMI_SKIP_CONFIRMATIONS": "true",
+    }
     shell = Shell(checkout, env)
     yield shell
     shell.close()
