@@ -110,7 +110,7 @@ class InstanceProvider(VastProvider):
         if olds or not known(news.get("search")):
             return CheckResult({**news, "candidates": self._shown(olds, news, declared)}, refusals(news))
         if adopt := self._to_adopt(declared):
-            ENGINE.log(f"adopts instance {adopt}; nothing is rented")
+            ENGINE.log(f"adopts instance {adopt} and rents none for this server")
             named = self.session.instance_cache.contract(adopt, max_age_s=LOOK_FRESH_S)
             if named is None:
                 gone = f"instance {adopt} does not exist: take it out of the config to rent one"

@@ -7,7 +7,6 @@ as it is while the query does, so a moving market is never a diff, and a running
 from __future__ import annotations
 
 import secrets
-import time
 from typing import Any
 
 import pulumi
@@ -35,8 +34,7 @@ class OfferQueryProvider(VastProvider):
         if not known(search) or not isinstance(search, dict):
             return CheckResult(news, [])
         if same(olds.get("search"), search) and olds.get("candidates"):
-            found_before: dict[str, Any] = {key: olds[key] for key in ("candidates", "searched_at") if key in olds}
-            return CheckResult({**news, **found_before}, [])
+            return CheckResult({**news, "candidates": olds["candidates"]}, [])
         try:
             candidates = self.session.search(structure(Search, search))
         except (NoOffer, QueryError) as error:
@@ -44,7 +42,7 @@ class OfferQueryProvider(VastProvider):
         except ValueError as error:  # a value that is none of those that `prefer` or `offer_type` may have
             return CheckResult(news, [CheckFailure("search", str(error))])
         shown = [candidate.summary() for candidate in candidates[:RECORDED]]
-        return CheckResult({**news, "candidates": shown, "searched_at": int(time.time())}, [])
+        return CheckResult({**news, "candidates": shown}, [])
 
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
@@ -70,14 +68,13 @@ class OfferQueryProvider(VastProvider):
 
 
 class OfferQuery(VastResource, name="OfferQuery"):
-    """Ranked offers for a query. Outputs: `search`, `candidates` (best first), `searched_at` (epoch seconds).
+    """Ranked offers for a query. Outputs: `search`, `candidates` (best first).
 
     `search_text`: the search as an Instance takes it.
     """
 
     search: pulumi.Output[dict[str, Any]]
     candidates: pulumi.Output[list[dict[str, Any]]]
-    searched_at: pulumi.Output[int]
 
     def __init__(self, name: str, args: Search, opts: pulumi.ResourceOptions | None = None) -> None:
         self.search_text = as_text(record(args))

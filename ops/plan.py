@@ -22,7 +22,7 @@ UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"  # plugin.UnknownStringValue of
 STEPS = ("create", "update", "replace", "delete")
 # Inputs that follow the market or other resources: a change of theirs is none of the program or its config.
 FOLLOWS = frozenset({
-    "__provider", "candidates", "searched_at", "slot", "owner",
+    "__provider", "candidates", "slot", "owner",
     "servers", "upstreams", "url", "instance_id", "ip", "port",
 })  # fmt: skip
 SHOWN_CHARS = 60

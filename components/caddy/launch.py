@@ -48,9 +48,12 @@ def configs() -> dict[str, str]:
     """Return the environment that carries both configs, in chunks; in the command they would fill Vast's limit."""
     certificate = Certificate(f"{FOLDER}/cert.pem", f"{FOLDER}/key.pem", "load_files")
     admin_socket = f"{FOLDER}/admin.sock"
-    key = f"{{env.{ADMIN_KEY_ENV}}}"
     front_config = front_proxy_config(
-        f":{PORT}", f"{FOLDER}/gateway.sock", certificate, admin_socket=admin_socket, admin_key=key
+        f":{PORT}",
+        f"{FOLDER}/gateway.sock",
+        certificate,
+        admin_socket=admin_socket,
+        admin_key=f"{{env.{ADMIN_KEY_ENV}}}",
     )
     back = {"admin": {"listen": f"unix/{admin_socket}|0600", "config": {"persist": False}}}
     env: dict[str, str] = {}
