@@ -120,16 +120,16 @@ class RerankerFleet(pulumi.ComponentResource):
             valid = pulumi.Output.all(named, *keys).apply(
                 lambda known: record(valid_at_servers(known[0], known[1:], direct=direct))
             )
-            told = ClientKeys(f"{name}-keys", ClientKeysArgs(servers, secret, valid, self.servers_ca), child)
-            self.api_key = told.current if direct else self.api_key
-            named = pulumi.Output.all(named, told.id).apply(lambda known: known[0])
+            accepted = ClientKeys(f"{name}-keys", ClientKeysArgs(servers, secret, valid, self.servers_ca), child)
+            self.api_key = accepted.current if direct else self.api_key
+            named = pulumi.Output.all(named, accepted.id).apply(lambda known: known[0])
         # behind a gateway a guard knows no key but its server's own
-        own = config.guard and not direct
+        by_own_key = config.guard and not direct
         self.validation = RerankValidation(
             f"{name}-validation",
             RerankValidationArgs(
                 servers=servers,
-                api_key="" if own else self.api_key,
+                api_key="" if by_own_key else self.api_key,
                 stack_secret=secret if config.guard else "",
                 model=settings.model.name,
                 guard=config.guard,

@@ -107,21 +107,21 @@ def decide(
     if len(recent) < target.samples or present == 0:
         return Decision(present, "unknown", f"{len(recent)} of {target.samples} samples say what the load is", lull)
     needs = [target.need(one) for one in recent]
-    said = f"{recent[-1].in_flight:.0f} pairs in flight, {target.in_flight:g} for each replica"
+    load = f"{recent[-1].in_flight:.0f} pairs in flight, {target.in_flight:g} for each replica"
     if min(needs) > present:
         wanted = min(*needs, math.ceil(present * target.growth), most)
         if wanted > present:
-            return Decision(wanted, "load", f"{said}, in {len(recent)} samples: {min(needs)} are needed")
-        return Decision(present, "price" if bound else "limits", f"{said}, but {bound or f'{most} are the most'}")
+            return Decision(wanted, "load", f"{load}, in {len(recent)} samples: {min(needs)} are needed")
+        return Decision(present, "price" if bound else "limits", f"{load}, but {bound or f'{most} are the most'}")
     needed = max(*needs, least, lull.needed if lull else 0)
     if needed >= present:
-        return Decision(present, "enough", said)
+        return Decision(present, "enough", load)
     lull = Lull(lull.since_s if lull else recent[-1].at_s, needed)
     idle_s, waited_s = target.idle_s(replica_usd_h), recent[-1].at_s - lull.since_s
     if waited_s >= idle_s:
-        return Decision(needed, "idle", f"{said}: for {waited_s / 60:.0f} minutes {needed} were enough")
+        return Decision(needed, "idle", f"{load}: for {waited_s / 60:.0f} minutes {needed} were enough")
     left = "its price is not known" if math.isinf(idle_s) else f"a boot costs {idle_s / 60:.0f} minutes of a replica"
-    return Decision(present, "enough", f"{said}: {needed} are enough for {waited_s / 60:.0f} minutes, but {left}", lull)
+    return Decision(present, "enough", f"{load}: {needed} are enough for {waited_s / 60:.0f} minutes, but {left}", lull)
 
 
 def _most(limits: Limits, replica_usd_h: float) -> tuple[int, str]:

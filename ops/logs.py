@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
@@ -50,7 +50,9 @@ def logs(pulumi: Pulumi, *, names: Sequence[str], lines: int, since: str, follow
         _follow(lambda name: client.logs(ids[name], lines=lines), names or list(ids), oldest)
     shown = {name: recent(client.logs(ids[name], lines=lines).splitlines(), oldest) for name in names or ids}
     text = {name: [printable(line) for line in found] for name, found in shown.items()}
-    blocks = [_block(f"{name}  {line}" for line in found) for name, found in text.items()]
+    blocks = [
+        "\n".join([f"{FENCE}text", *(f"{name}  {line}" for line in found), FENCE]) for name, found in text.items()
+    ]
     silent = [name for name, found in text.items() if not found]
     headline = f"nothing of {', '.join(silent)}" if silent else report.count(sum(map(len, text.values())), "line")
     return Outcome(OK, headline, blocks, {"lines": text})
@@ -73,11 +75,6 @@ def _follow(read: Callable[[str], str], names: Sequence[str], oldest: datetime |
             time.sleep(FOLLOW_EVERY_S)
     except KeyboardInterrupt:
         sys.exit(OK)
-
-
-def _block(lines: Iterable[str]) -> str:
-    text = "\n".join(lines)
-    return f"{FENCE}text\n{text}\n{FENCE}"
 
 
 def age(text: str) -> timedelta:

@@ -107,9 +107,12 @@ class Run:
 
         Only those on the URN `on`, where it is given, and none on the URNs `but`.
         """
-        said = [one.diagnostic_event for one in self.events if one.diagnostic_event]
-        said = [one for one in said if one.severity == severity and one.urn not in but and on in ("", one.urn)]
-        texts = [one.message.strip() for one in said]
+        diagnostics = [one.diagnostic_event for one in self.events if one.diagnostic_event]
+        texts = [
+            one.message.strip()
+            for one in diagnostics
+            if one.severity == severity and one.urn not in but and on in ("", one.urn)
+        ]
         return list(dict.fromkeys(filter(None, texts)))
 
     def policies(self) -> list[str]:
@@ -152,8 +155,8 @@ class Run:
             if op != "same":
                 old = recorded.get(meta.urn)
                 changed = _changed(meta, op, (old.inputs or {}) if old else None)
-                said = self.messages("warning", on=meta.urn) if op == "replace" else []
-                why = [drift[meta.urn]] if meta.urn in drift else said
+                warnings = self.messages("warning", on=meta.urn) if op == "replace" else []
+                why = [drift[meta.urn]] if meta.urn in drift else warnings
                 why = [*why, *changed.values()] or (["follows what it is made from"] if op == "update" else [])
                 steps.append(Step(op, kind, named(meta.urn), why, changed))
         pending = [f"{one.name}: {text}" for one in steps for text in one.changed.values()]

@@ -18,8 +18,8 @@ import click
 from components.config import Config
 from components.config_reading import read
 from components.errors import ConfigError
-from components.present import REPLICAS_ENV, listed
 from components.records import structure
+from components.replica_count import REPLICAS_ENV, listed
 from components.scaling import Decision, Limits, Lull, Sample, Target, decide
 from ops import load, report, stack_tags
 from ops.command import Outcome, verb

@@ -110,7 +110,7 @@ def why_none(
     `market` are offers found without the user's conditions; `capped` says that there were more than were read. A
     condition that is one of `constraints` is told with its reason, such as the config key.
     """
-    told = {(one.field, one.op): str(one) for one in constraints if filters[one.field][one.op] == one.value}
+    reasons = {(one.field, one.op): str(one) for one in constraints if filters[one.field][one.op] == one.value}
     conditions = [(field, op, want) for field, ops in filters.items() for op, want in ops.items()]
     misses = []
     for offer in market:
@@ -124,12 +124,12 @@ def why_none(
         removed = [offer for count, _, offer, broken in misses if count == 1 and broken == [condition]]
         if removed:
             cheapest = min(offer.dph_total_usd for offer in removed)
-            what = told.get(condition[:2]) or describe(*condition)
+            what = reasons.get(condition[:2]) or describe(*condition)
             alone.append(f"{what} alone removes {len(removed)} (the cheapest at ${cheapest:.3f}/h)")
     count, price, nearest, broken = min(misses, key=lambda miss: (miss[0], miss[1]))
     near = "offers fit but went away while they were counted; try again"
     if count:
-        words = "; ".join(told.get(condition[:2]) or describe(*condition) for condition in broken)
+        words = "; ".join(reasons.get(condition[:2]) or describe(*condition) for condition in broken)
         where = f"{nearest.gpu_name} on machine {nearest.machine_id}, {nearest.place}"
         near = f"nearest miss: {where}, ${price:.3f}/h, fails {words}"
     return "; ".join([f"0 of {total} offers fit", *alone, near, *_near_names(conditions, market, now)])

@@ -41,7 +41,7 @@ class Container:
         self.url = self.probe.url(IP, self.port)
         self.admin_url = launch.admin_url(self.url)
 
-    def sight(self):
+    def probed(self):
         return self.probe.ask(IP, self.port, self.env)
 
     def admin(self, key):
@@ -56,7 +56,7 @@ class Container:
 def container(tmp_path, authority):
     one = Container(tmp_path, authority)
     try:
-        until(lambda: one.sight().verdict == "ready")
+        until(lambda: one.probed().verdict == "ready")
         yield one
     finally:
         one.stop()

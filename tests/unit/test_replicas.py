@@ -6,7 +6,7 @@ import re
 import pytest
 
 from components.errors import ConfigError
-from components.present import listed
+from components.replica_count import listed
 from components.settings import load
 from components.vllm.catalog import load_catalog
 
