@@ -47,7 +47,7 @@ SERVER_FAULTS = (
 # where a single SIGINT comes, and the fault of slow hosts that keeps a boot there
 SLOW: dict[str, dict[str, Any]] = {
     "searching": {}, "renting": {}, "pulling": {"kind": "stuck_loading"}, "loading": {"kind": "never_serves"},
-    "probing": {"kind": "hang_after_request"}, "validating": {"kind": "slow_answer", "seconds": 0.4},
+    "probing": {"kind": "null_scores"}, "validating": {"kind": "slow_answer", "seconds": 0.4},
 }  # fmt: skip
 # of the reads of the list: in seconds it would come to something else on a machine of another speed, as boots are short
 LAG = {"reads": 3}
