@@ -64,7 +64,7 @@ class OfferQueryProvider(VastProvider):
             label = Label.parse(contract.label)
             if label is not None and label.owner == id_:
                 destroy_and_verify(self.session.client, contract.id)
-                ENGINE.log(f"instance {contract.id} was left by a run that was killed: destroyed", severity="warning")
+                ENGINE.warn(f"instance {contract.id} was left by a run that was killed: destroyed")
 
 
 class OfferQuery(VastResource, name="OfferQuery"):

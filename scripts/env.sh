@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # A shell in which `pulumi`, `vastai` and `python` are this project's. To be sourced, from bash or zsh, in any folder:
 #   . scripts/env.sh         they work on the local stack: the emulator on this machine, no account, no cost
 #   . scripts/env.sh real    they work on whatever you are logged in to: only PATH is set

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # The environment of `. scripts/env.sh`, which gives its arguments and, in _vr_file, its path. Changes the environment and
 # nothing else, but makes what the local stack needs: the folder .local/state, and the emulator's key, which whoever may
 # use this emulator reads in .local/emulator/key.
@@ -49,7 +49,7 @@ _vr_main() {
   _vr_set PULUMI_BACKEND_URL "file://$_vr_repo/.local/state"
   _vr_set PULUMI_HOME "$_vr_repo/.local/pulumi-home"
   _vr_set PULUMI_CONFIG_PASSPHRASE local # public on purpose: it protects the state of an emulator's stack
-  _vr_set VAST_URL "http://127.0.0.1:${EMULATOR_PORT:-8585}"
+  _vr_set VAST_URL "http://127.0.0.1:${EMULATOR_PORT:-$(cat "$_vr_repo/.local/emulator.port" 2>/dev/null || echo 8585)}"
 
   case "${VAST_API_KEY:-}" in emulator-*) unset VAST_API_KEY ;; esac # an emulator's, of now or before
   if [ "$_vr_mode" = local ]; then

@@ -11,7 +11,6 @@ from components.config_reading import read
 from components.errors import ConfigError
 from components.reranker import configured_env
 from components.settings import load, misplaced_keys
-from components.vast.address import choose_api_url, choose_key, is_loopback
 from components.vast.identity import Authority
 from components.vast.models import Offer
 from components.vast.query import parse
@@ -353,22 +352,6 @@ def test_the_stack_files_name_no_project_so_that_a_renamed_one_keeps_its_config(
             assert key in Config.model_fields, (path, key)
 
 
-@pytest.mark.parametrize(
-    ("url", "configured", "ambient", "chosen"),
-    [
-        ("https://console.vast.ai", "from-config", "from-env", "from-env"),
-        ("https://console.vast.ai", "from-config", "", "from-config"),
-        ("http://127.0.0.1:8585", "from-config", "from-env", "from-config"),
-        ("http://127.0.0.1:8585", "", "from-env", "from-env"),
-    ],
-)
-def test_the_environments_key_comes_first_but_never_goes_to_an_emulator_that_has_its_own(
-    url, configured, ambient, chosen, monkeypatch
-):
-    monkeypatch.setenv("VAST_API_KEY", ambient)
-    assert choose_key(url, configured) == chosen
-
-
 def test_a_revision_is_of_the_model_that_is_named_and_not_of_the_one_offline():
     assert settings(revision="5b4f1d2").model.revision == "5b4f1d2"
     offline = settings(
@@ -377,24 +360,7 @@ def test_a_revision_is_of_the_model_that_is_named_and_not_of_the_one_offline():
     assert offline.model.revision == ""
 
 
-EMULATOR, OTHER = "http://127.0.0.1:8585", "http://127.0.0.1:8643"
-
-
-@pytest.mark.parametrize(
-    ("configured", "ambient", "asked"),
-    [
-        (EMULATOR, None, EMULATOR),
-        (EMULATOR, OTHER, OTHER),  # EMULATOR_PORT moves the stack with the emulator
-        (EMULATOR, "https://console.vast.ai", EMULATOR),
-        ("", None, "https://console.vast.ai"),
-        ("", "https://console.vast.ai", "https://console.vast.ai"),
-    ],
-)
-def test_a_stack_on_the_emulator_asks_the_one_that_its_shell_is_prepared_for(monkeypatch, configured, ambient, asked):
-    monkeypatch.delenv("VAST_URL", raising=False)
-    if ambient:
-        monkeypatch.setenv("VAST_URL", ambient)
-    assert choose_api_url(configured) == asked
+EMULATOR = "http://127.0.0.1:8585"
 
 
 def test_a_stack_on_the_real_one_is_refused_in_a_shell_that_is_prepared_for_the_emulator(monkeypatch):
@@ -404,9 +370,3 @@ def test_a_stack_on_the_real_one_is_refused_in_a_shell_that_is_prepared_for_the_
     )
     monkeypatch.delenv("VAST_URL")
     assert settings()
-
-
-def test_loopback_is_told_apart():
-    assert is_loopback("http://127.0.0.1:8585")
-    assert is_loopback("http://localhost:1")
-    assert not is_loopback("https://console.vast.ai")
