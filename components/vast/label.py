@@ -45,6 +45,11 @@ class Label:
         nonce = f".{self.nonce}" if self.nonce else ""
         return f"{self.base}@{self.owner}:{self.digest}{nonce}{PENDING if self.pending else ''}"
 
+    @property
+    def name(self) -> str:
+        """The resource's name."""
+        return self.base.rpartition("/")[2]
+
     def marked(self, *, pending: bool) -> Label:
         return replace(self, pending=pending)
 
