@@ -17,7 +17,8 @@ from pathlib import Path
 import click
 import requests
 
-from chaos.run import Difference, Result, Runner, Scenario
+from chaos.run import Runner
+from chaos.scenario import Difference, Result, Scenario
 from emulator.server import EmulatorServer
 from harness.stack import EMULATOR_KEY
 
@@ -78,6 +79,7 @@ def report(results: list[Result], took_s: float) -> None:
         "operations": Counter(one.operation for one in scenarios),
         "kills drawn": Counter(one.kill for one in scenarios),
         "kills hit": Counter(one.scenario.kill for one in results if one.killed),
+        "stages of a single SIGINT": Counter(one.stage for one in results if one.stage),
         "faults drawn": Counter(one.fault for one in scenarios),
         "faults of servers drawn": Counter(one.server_fault for one in scenarios),
         "faults hit": fired,

@@ -6,43 +6,27 @@ What must hold after it: what is billed is exactly what the state declares. Call
 from __future__ import annotations
 
 import os
-import random
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chaos.scenario import SIGNALS, SLOW, Difference, Result, Scenario
 from components.ledger_file import ledger_file
 from components.vast.bill import cost_usd
 from components.vast.client import VastClient
 from components.vast.label import PENDING, nonce_of
 from components.vast.ledger import Entry, fold, missing
+from components.vast.models import Contract
 from components.vast.pacing import OFF, Pacer
 from emulator.client import ControlClient, ControlError
 from harness.stack import EMULATOR_KEY, Done, EngineStack
 from ops.schedule import DAYS
 
-OPERATIONS = ("create", "create", "update", "replace", "replace", "heal", "heal", "destroy", "scale", "scale")
-KILLS = ("none", "sigint", "sigint-twice", "sigterm", "sigkill-cli", "sigkill-plugin", "power-loss")
-# what the CLI gets, 0.3 s apart; the last two kills end the plugins as well
-SIGNALS = {
-    "sigint": [signal.SIGINT], "sigint-twice": [signal.SIGINT] * 2, "sigterm": [signal.SIGTERM],
-    "sigkill-cli": [signal.SIGKILL], "power-loss": [signal.SIGKILL],
-}  # fmt: skip
-# each is a rule of the emulator that fires a bounded number of times
-FAULTS = (
-    "none", "lost_answer_before", "lost_answer_after", "offer_taken", "http_429", "http_502_html", "malformed_json",
-    "lag", "oci_error", "pull_error", "stuck_loading", "exited_at_boot", "port_never_mapped", "lost_destroy_answer",
-)  # fmt: skip
-# of the server in the container, bounded likewise: what it does to whoever waits for it to serve
-SERVER_FAULTS = (
-    *("none",) * 4, "hang_after_accept", "hang_after_tls", "hang_after_request", "frozen", "firewall", "drip",
-    "endless_header", "cut_answer", "gzip_bomb", "redirect", "null_scores",
-)  # fmt: skip
 # of the reads of the list: in seconds it would come to something else on a machine of another speed, as boots are short
 LAG = {"reads": 3}
 # fault -> the only endpoint that it meets
@@ -55,73 +39,6 @@ ENGINE, PLUGIN = b"pulumi", b"pulumi.dynamic"  # as a command line has them
 MOST_REPLICAS = 2  # `ops scale` goes from one to two and back, by a schedule
 SCALE = ("--sample-s", "0.1")
 ALWAYS = {"days": list(DAYS), "from": "00:00", "to": "00:00"}
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What one run does, all of it decided by the seed; the kill comes `after_s` after the start, or the first rent."""
-
-    seed: int
-    operation: str
-    fault: str
-    times: int
-    kill: str
-    since: str
-    after_s: float
-    server_fault: str
-
-    @classmethod
-    def of(cls, seed: int) -> Scenario:
-        dice = random.Random(seed)
-        return cls(
-            seed=seed,
-            operation=dice.choice(OPERATIONS),
-            fault=dice.choice(FAULTS),
-            times=dice.choice((1, 1, 2, 3)),
-            kill=dice.choice(KILLS),
-            since=(since := dice.choice(("start", "rented", "rented"))),
-            after_s=dice.uniform(0.3, 4.5) if since == "start" else dice.uniform(0.0, 1.4),
-            server_fault=dice.choice(SERVER_FAULTS),
-        )
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far contracts in the stack's ledger are at most from the market's own rows of them."""
-
-    contracts: int = 0
-    seconds: float = 0.0
-    usd: float = 0.0
-
-    def __or__(self, other: Difference) -> Difference:
-        seconds, usd = max(self.seconds, other.seconds), max(self.usd, other.usd)
-        return Difference(self.contracts + other.contracts, seconds, usd)
-
-    def __str__(self) -> str:
-        return f"{self.contracts} contracts, at most {self.seconds:.2f} s and ${self.usd:.4f} off"
-
-
-@dataclass
-class Result:
-    """What a run came to."""
-
-    scenario: Scenario
-    leaked: set[int] = field(default_factory=set)
-    missing: set[int] = field(default_factory=set)
-    leaked_usd: float = 0.0
-    unmarked: set[int] = field(default_factory=set)
-    stuck: str = ""
-    fired: dict[str, int] = field(default_factory=dict)
-    killed: bool = False
-    rented_after: set[int] = field(default_factory=set)
-    unlike: list[str] = field(default_factory=list)
-    off: Difference = Difference()
-
-    @property
-    def good(self) -> bool:
-        """Whether exactly the declared instances are billed, nothing was rented after an interrupt, and the stack's
-        ledger has every contract."""
-        return not (self.leaked or self.missing or self.stuck or self.unmarked or self.rented_after or self.unlike)
 
 
 class Runner:
@@ -145,12 +62,15 @@ class Runner:
             # with a chance: of servers that start from here on
             rule = {"kind": scenario.server_fault, "times": scenario.times, "chance": 1}
             self.market.post("faults", **rule)
-        killed, after = self._kill(self._start(scenario.operation), scenario)
-        unmarked = self._unmarked() if killed else set()
+        if slow := SLOW.get(scenario.since):
+            self.market.post("faults", times=scenario.times, chance=1, **slow)
+        self.market.post("requests/reset")
+        rented = self._rented()
+        met = self._kill(self._start(scenario.operation), scenario, rented)
+        met.unmarked = self._unmarked() if met.killed else set()
         self.market.faults_off()
-        result = self._judge(scenario)
+        result = self._judge(met)
         result.unlike, result.off = self._unlike()
-        result.unmarked, result.killed, result.rented_after = unmarked, killed, after
         fired: dict[str, int] = self._ledger()["fired"]
         result.fired = {kind: count - self._fired.get(kind, 0) for kind, count in fired.items()}
         self._fired = fired
@@ -227,17 +147,21 @@ class Runner:
         params = LAG if kind == "lag" else {}
         return {"kind": kind, "match": {"endpoint": endpoint} if endpoint else {}, "times": scenario.times} | params
 
-    def _kill(self, process: subprocess.Popen[str], scenario: Scenario) -> tuple[bool, set[int]]:
+    def _kill(self, process: subprocess.Popen[str], scenario: Scenario, rented: set[int]) -> Result:
         """Kill as drawn, wait for the end of it; whether there was still something to kill, and what was rented after
-        the one interrupt: a rent call may be on its way then, a second one not."""
-        before: set[int] = set()
+        the one interrupt: a rent call may be on its way then, a second one not. What was rented before is `rented`."""
+        result, before = Result(scenario), set[int]()
         if scenario.kill != "none":
-            if scenario.since == "rented":
-                self._await_contract(process)
+            billed = set(self.billed())
+            if scenario.since in SLOW:
+                self._await(process, lambda: self._stage(rented) == scenario.since)
+            elif scenario.since == "rented":
+                self._await(process, lambda: set(self.billed()) != billed)
             with suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=scenario.after_s)
-        alive = scenario.kill != "none" and process.poll() is None
-        if alive:
+                process.communicate(timeout=0 if scenario.since in SLOW else scenario.after_s)
+        result.killed = scenario.kill != "none" and process.poll() is None
+        if result.killed:
+            result.stage = self._stage(rented) if scenario.since in SLOW else ""
             children = pids_of(self.stack.project, PLUGIN, *[ENGINE] * (scenario.kill == "power-loss"))
             for number, sent in enumerate(SIGNALS.get(scenario.kill, ())):
                 time.sleep(0.3 * number)
@@ -247,15 +171,32 @@ class Runner:
             before = self._rented()
             if scenario.kill in ("sigkill-plugin", "power-loss"):
                 kill(children)
-        process.communicate(timeout=180)
+        text, _ = process.communicate(timeout=180)
         self._wait_for_plugins(scenario)
-        return alive, self._rented() - before if alive and scenario.kill == "sigint" else set()
+        if result.killed and scenario.kill == "sigint":
+            result.rented_after = self._rented() - before
+            result.left = self.billed().keys() - rented
+            result.unnamed = {id_ for id_ in result.left if str(id_) not in text}
+        return result
 
-    def _await_contract(self, process: subprocess.Popen[str]) -> None:
-        """Wait until this operation has rented or destroyed something, or is over."""
-        before, deadline = set(self.billed()), time.monotonic() + 15
-        while process.poll() is None and time.monotonic() < deadline and set(self.billed()) == before:
+    def _await(self, process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+        """Wait until this operation is as far as that, or is over."""
+        deadline = time.monotonic() + 15
+        while process.poll() is None and time.monotonic() < deadline and not reached():
             time.sleep(0.02)
+
+    def _stage(self, rented: set[int]) -> str:
+        """Return where an operation is, by the market: "" before its first search."""
+        new = [one for one in self._ledger()["contracts"] if one["id"] not in rented and not one["destroyed_at"]]
+        if not new:
+            return "searching" if any("/bundles/" in call for call in self.market.requests()) else ""
+        last = new[-1]
+        if last["status"] != "running":
+            return "pulling" if last["status"] == "loading" else "renting"
+        if not last["label"].endswith(PENDING):
+            return "validating"
+        contract = self.client.instance(last["id"])
+        return "probing" if contract and takes_connections(contract) else "loading"
 
     def _wait_for_plugins(self, scenario: Scenario) -> None:
         """An engine that lost `ops scale`, and a plugin that lost its engine, end by themselves in good order; a plugin
@@ -274,10 +215,9 @@ class Runner:
         text, _ = process.communicate(timeout=180)
         return Done(process.returncode, text)
 
-    def _judge(self, scenario: Scenario) -> Result:
-        result = Result(scenario)
+    def _judge(self, result: Result) -> Result:
         self.stack.run("cancel", "--yes")
-        if scenario.operation == "scale":
+        if result.scenario.operation == "scale":
             done = self._ops("deploy")
             result.leaked = set(self.billed()) - self.stack.instances()
             done = self._ops("scale", *SCALE) if done.rc == 0 else done
@@ -320,6 +260,14 @@ def pids_of(project: Path, *words: bytes) -> list[int]:
             if given & set(words) and (entry / "cwd").resolve() == project.resolve():
                 found.append(int(entry.name))
     return found
+
+
+def takes_connections(contract: Contract) -> bool:
+    """Whether something listens at the one port that a contract has."""
+    for port in contract.ports.values():
+        with suppress(OSError), socket.create_connection((contract.public_ip, port), timeout=1):
+            return True
+    return False
 
 
 def has_called_out(pid: int) -> bool:

@@ -97,7 +97,9 @@ EnvText = _form(
     rf"[^\x00-\x1f\x7f]{{1,{ENV_VALUE_LIMIT_CHARS}}}", f"1 to {ENV_VALUE_LIMIT_CHARS} characters in one line"
 )
 EnvValue = Annotated[str, BeforeValidator(_as_text), EnvText]
-ImageLogin = Annotated[SecretStr, Bare, _form(r"-u \S+ -p \S+ \S+", "-u USER -p TOKEN REGISTRY")]
+ImageLogin = Annotated[
+    SecretStr, Bare, _form(r"-u [!-~]+ -p [!-~]+ [!-~]+", f"-u USER -p TOKEN REGISTRY; in each {RULE}")
+]
 Truncation = Literal["refuse"] | Annotated[int, Field(ge=-1), AfterValidator(_not_zero)]
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float32"]
 Hosting = Literal["datacenter"]

@@ -325,4 +325,5 @@ def _offer_summary(candidate: dict[str, Any]) -> dict[str, Any]:
         "pull_cost_usd": "pull_cost_usd",
         "ready_s": "ready_s",
     }
-    return {name: candidate.get(key) for key, name in names.items()}
+    found = {name: candidate.get(key) for key, name in names.items()}
+    return found | {"dph_total_usd": round(float(found["dph_total_usd"]), 4)}

@@ -101,6 +101,6 @@ def recorder(label_base: str) -> Callable[[Event], None]:
             ledger.append(event)
         except OSError as error:
             text = f"{ledger.path} takes no line ({error.strerror}), so the ledger lacks {event}"
-            ENGINE.log(text, severity="warning")
+            ENGINE.warn(text)
 
     return record

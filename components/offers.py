@@ -7,7 +7,6 @@ as it is while the query does, so a moving market is never a diff, and a running
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,8 +39,7 @@ class OfferQueryProvider(VastProvider):
         if not known(search) or not isinstance(search, dict):
             return CheckResult(news, [])
         if same(olds.get("search"), search) and olds.get("candidates"):
-            found_before: dict[str, Any] = {key: olds[key] for key in ("candidates", "searched_at") if key in olds}
-            return CheckResult({**news, **found_before}, [])
+            return CheckResult({**news, "candidates": olds["candidates"]}, [])
         try:
             candidates = self.session.search(structure(Search, search))
         except (NoOffer, QueryError) as error:
@@ -49,14 +47,14 @@ class OfferQueryProvider(VastProvider):
         except ValueError as error:  # a value that is none of those that `prefer` or `offer_type` may have
             return CheckResult(news, [CheckFailure("search", str(error))])
         shown = [candidate.summary() for candidate in candidates[:RECORDED]]
-        return CheckResult({**news, "candidates": shown, "searched_at": int(time.time())}, [])
+        return CheckResult({**news, "candidates": shown}, [])
 
     @verb
     def diff(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         left = self._left(id_, news)
         for contract in left:
             text = f"instance {contract.id} ({contract.label}) was left by a run that was killed, and is not declared"
-            ENGINE.log(f"{text}: it is destroyed", severity="warning")
+            ENGINE.warn(f"{text}: it is destroyed")
         return DiffResult(changes=bool(left) or not same(olds.get("search"), news.get("search")))
 
     @verb
@@ -86,7 +84,7 @@ class OfferQueryProvider(VastProvider):
         record_event = recorder(contract.label)
         record_event(sighting(contract))
         record_event(Event("end", instance_id=contract.id, reason="killed run"))
-        ENGINE.log(f"instance {contract.id} was left by a run that was killed: destroyed", severity="warning")
+        ENGINE.warn(f"instance {contract.id} was left by a run that was killed: destroyed")
 
     @verb
     def delete(self, id_: str, _props: dict[str, Any]) -> None:
@@ -100,14 +98,13 @@ class OfferQueryProvider(VastProvider):
 class OfferQuery(VastResource, name="OfferQuery"):
     """Ranked offers for a query, and the names of the `instances` that are rented by it.
 
-    Outputs: `search`, `candidates` (best first), `searched_at` (epoch seconds).
+    Outputs: `search`, `candidates` (best first).
 
     `search_text`: the search as an Instance takes it.
     """
 
     search: pulumi.Output[dict[str, Any]]
     candidates: pulumi.Output[list[dict[str, Any]]]
-    searched_at: pulumi.Output[int]
 
     def __init__(
         self, name: str, args: Search, instances: Sequence[str], opts: pulumi.ResourceOptions | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import signal
 import sys
 from pathlib import Path
@@ -110,7 +111,8 @@ def main() -> None:
         finally:
             server.close()
     except (OSError, ValueError) as error:
-        sys.exit(f"emulator: {error}")
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        sys.exit(f"emulator: {error}{'; another port: --port N, or EMULATOR_PORT=N of make' if taken else ''}")
 
 
 if __name__ == "__main__":

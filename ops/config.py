@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from components.config import secret_keys
+from components.vast.json_values import Json
 from ops.engine import Pulumi
 from ops.exits import USAGE, OpsError
-
-Json = Any
 
 
 class StackConfig:

@@ -27,11 +27,11 @@ from rich.text import Text
 
 from components.present import REPLICAS_ENV
 from components.redaction import MASK, plain, scrub
+from components.vast.json_values import Json
 from ops.exits import BUSY, ERROR, POLICY, USAGE, OpsError, from_messages
 from ops.plan import INSTANCE, Run
 from ops.state_check import foreign_code
 
-Json = Any
 T = TypeVar("T")
 SECRET_ENV = (
     "VAST_API_KEY", "PULUMI_CONFIG_PASSPHRASE", "PULUMI_ACCESS_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",

@@ -10,12 +10,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from components.vast.identity import own_key
+from components.vast.json_values import Json
 from ops.plan import INSTANCE, named
 
-Json = Any
 FLEET = "vast:index:RerankerFleet"
 GATEWAY = "Gateway"
 # What every batch touches beside its instances, by name after the fleet's.

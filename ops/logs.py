@@ -45,7 +45,7 @@ def logs(pulumi: Pulumi, *, names: Sequence[str], lines: int, since: str, follow
     if unknown := [name for name in names if name not in ids]:
         raise OpsError(USAGE, f"no replica {', '.join(unknown)}", f"there are: {', '.join(ids) or 'none'}")
     oldest = datetime.now(UTC) - age(since) if since else None
-    client = open_session(lambda key: pulumi.config(key) or None).client
+    client = open_session(pulumi.config).client
     if follow:
         _follow(lambda name: client.logs(ids[name], lines=lines), names or list(ids), oldest)
     shown = {name: recent(client.logs(ids[name], lines=lines).splitlines(), oldest) for name in names or ids}

@@ -13,12 +13,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import click
 import yaml
 
+from components.vast.json_values import Json
 from ops import report
 from ops.command import Outcome, verb
 from ops.engine import Pulumi
@@ -27,7 +27,6 @@ from ops.fleet import GATEWAY as GATEWAY_TYPE
 from ops.fleet import kind, own_keys, secret_output
 from ops.outputs import Outputs
 
-Json = Any
 REPLICAS, GATEWAY = "reranker", "reranker-gateway"  # the label `job`, as dashboards/reranker.json asks for it
 PRICE = "reranker:hourly_cost_usd"  # a recording rule of our own, by replica
 

@@ -125,7 +125,7 @@ def look(pulumi: Pulumi) -> Outcome:
         headline = "no replica: the gateway answers 503" if outputs.gateway else "nothing is rented"
         return Outcome(OK, headline, (), {"instances": [], "gateway": outputs.url or None})
     since, expires = (stack_tags.get(pulumi, name) for name in (stack_tags.DRIFT_SINCE, stack_tags.EXPIRES))
-    client = open_session(lambda key: pulumi.config(key) or None).client
+    client = open_session(pulumi.config).client
     contracts = {one.id: one for one in client.instances()}
     hourly_usd = sum(one.dph_total_usd for one in contracts.values())
     bill = Bill(client.account().credit_usd, round(hourly_usd, 5))

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from components.caddy.spec import Json
 from components.errors import CaddyError, CaddyUnreachable
 from components.redaction import excerpt
+from components.vast.json_values import Json
 from reranker.http import HttpTransport, Unanswered, bearer
 
 MAX_ATTEMPTS = 4

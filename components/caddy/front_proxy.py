@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from components.caddy.config import ASKS, bearer, cut_off, inner_server, limits, route, seconds, server_config
-from components.caddy.spec import Certificate, Json, Policy
+from components.caddy.spec import Certificate, Policy
+from components.vast.json_values import Json
 
 NAME = "front"
 ADMIN_PREFIX = "/admin"

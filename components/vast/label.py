@@ -8,7 +8,7 @@ to this instance alone follow from it. A pending mark says that no state has the
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 PENDING = "~pending"
 NONCE_BYTES = 8
@@ -49,9 +49,6 @@ class Label:
     def name(self) -> str:
         """The resource's name."""
         return self.base.rpartition("/")[2]
-
-    def marked(self, *, pending: bool) -> Label:
-        return replace(self, pending=pending)
 
     def same_resource(self, other: Label) -> bool:
         """Whether both name the same resource of the same state, whatever they run."""

@@ -12,7 +12,7 @@ import pytest
 import requests
 from cryptography import x509
 
-from components.guard.keys import Key
+from components.guard.keys import Access, Key
 from components.vast import drift
 from components.vast.identity import shown_by
 from components.vllm.client import RerankClient
@@ -246,13 +246,13 @@ def test_keys_that_a_server_forgot_are_drift_and_up_tells_it_again(scene):
     first, out = scene.instance_id, scene.stack.outputs()
     own_key = scene.stack.own_key()
     client = RerankClient(out["url"], own_key, ca=out["ca_certificate"])
-    client.set_keys([])
+    client.set_access(Access())
     seen = scene.stack.drift()
     assert seen.rc == 7, seen.text
     assert "keys: these servers do not accept exactly the keys of this stack: reranker" in seen
     assert scene.stack.up().rc == 0
     assert scene.instance_id == first
-    assert client.list_keys() == [Key("default", hashlib.sha256(out["api_key"].encode()).hexdigest())]
+    assert client.access().keys == (Key("default", hashlib.sha256(out["api_key"].encode()).hexdigest()),)
     assert scene.stack.drift().rc == 0
 
 

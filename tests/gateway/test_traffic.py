@@ -9,6 +9,7 @@ import pytest
 
 from components.caddy.config import gateway_config
 from components.caddy.spec import Policy
+from components.guard.last_check import CHECK
 from harness.load import BODY, Load
 from harness.wait import until
 
@@ -123,6 +124,23 @@ def test_servers_whose_checks_all_fail_are_used_anyway_and_a_request_does_not_wa
     assert [answer.status_code for answer in answers] == [200] * 16
     assert {answer.headers["x-upstream"] for answer in answers} == {each.name for each in two}
     assert max(answer.elapsed.total_seconds() for answer in answers) < 8
+
+
+def test_an_upstream_that_serves_passes_its_checks_and_no_client_can_send_one(caddy, rerankers, front):
+    two = rerankers(2)
+    one = front(two)
+    caddy.admin.load(gateway_config(one.gateway))
+    until(lambda: {one.ask().headers["x-upstream"] for _ in range(8)} == {each.name for each in two})
+    with Load(one) as load:
+        load.more(40)
+        (two[0].folder / "check_fails").touch()  # as one that waits behind requests for longer than it may
+        load.more(480)
+    assert load.failures == []
+    assert {each.upstream for each in load.ended[-100:]} == {each.name for each in two}
+    one.ask(path="/score", headers={CHECK.decode(): "1"})
+    scored = [json.loads(line) for each in two for line in each.seen().splitlines() if '"/score"' in line]
+    assert scored
+    assert CHECK.decode() not in scored[0]["headers"]
 
 
 def test_checks_wait_as_long_as_requests(caddy, rerankers, front):

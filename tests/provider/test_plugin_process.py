@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 
 import dill
 import grpc
@@ -19,6 +20,7 @@ from components.offers import OfferQueryProvider
 from components.validation import RerankValidationProvider
 from components.vast.json_values import as_text
 from harness.wait import until
+from tests.provider.conftest import Plugin
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 GUIDE = "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true"
@@ -75,6 +77,19 @@ def test_check_finds_offers_and_keeps_them_while_the_query_stays(plugin, found, 
     assert failures == []
     assert again["candidates"] == found["candidates"]
     assert market.control.requests() == searches
+
+
+def test_two_plans_of_the_same_thing_are_equal_whenever_they_are_made(plugin, found, market, engine, tmp_path):
+    config = {"emulator": json.dumps({"url": market.url}), "vast_api_key": "emulator-key"}
+    instance, made_at = plugin.check(InstanceProvider(), {}, instance_props()), time.time()
+    other = Plugin(engine, config, {"HOME": str(tmp_path)})  # a later one, whose process has found nothing yet
+    try:
+        market.control.advance(3600)
+        until(lambda: time.time() > made_at + 1)  # a clock of whole seconds would show
+        assert other.check(OfferQueryProvider(), {}, {"search": SEARCH}) == (found, [])
+        assert other.check(InstanceProvider(), {}, instance_props()) == instance
+    finally:
+        other.stop()
 
 
 def test_a_query_that_cannot_be_read_is_a_check_failure_with_the_position(plugin):
