@@ -344,6 +344,7 @@ class Config(Keys):
     budget_usd_month: float | None = _of(
         MONEY, None, "Warn when a month of the calendar (UTC) will have cost more, by `ops cost`", ge=0.01
     )
+    budget_refuses: bool = _of(MONEY, False, "`ops scale` adds no server for which budget_usd_month would not do")
     min_runway_h: float = _of(MONEY, 24, "Warn when the account's credit lasts for fewer hours", ge=0)
     max_latency_ms: float = _of(KEPT, 0, "The validation's median request takes no longer; 0: no bound", ge=0)
     protect: bool = _of(KEPT, False, "A destroy is refused until it is false and deployed; healing goes on")
