@@ -34,7 +34,6 @@ class ControlClient:
         return int(made["id"])
 
     def faults_off(self) -> None:
-        """Switch all faults off."""
         self._call("DELETE", "faults")
 
     def instance(self, instance_id: int, what: str, **body: Any) -> None:

@@ -93,7 +93,6 @@ class Machine:
             self.end_date = now + self.term_s
 
     def offer(self, *, now: float, storage_gb: float, bid: bool = False) -> dict[str, Any]:
-        """Return the offer as the API shows it."""
         base = self.min_bid_usd if bid else self.dph_base_usd
         disk = self.disk_dph(storage_gb)
         total = base + disk

@@ -103,7 +103,6 @@ class World:
         return self.credit_usd - sum(one.cost_usd(now) + one.deposit_usd(now) for one in self.contracts.values())
 
     def pay(self, usd: float) -> None:
-        """Add credit."""
         self.credit_usd += usd
         self.account.paid(usd, self.now())
 

@@ -57,7 +57,6 @@ class ServerStatus:
     ends_in: str = "-"
 
     def row(self, name: str, machine: str = "-", place: str = "-") -> tuple[str, ...]:
-        """Return its cells of the table."""
         took = "NO" if self.took_ms is None else f"yes, {self.took_ms:.0f} ms"
         dollars = report.usd(self.hourly_cost_usd), report.usd(self.cost_usd, digits=2)
         return (name, report.safe(self.state), took, *dollars, self.ends_in, report.safe(machine), report.safe(place))
