@@ -37,6 +37,7 @@ LEDGER_S, LEDGER_USD = 2.0, 0.02
 CONFIG = {f"timeouts.{name}_s": value for name, value in TIMEOUTS_S.items()} | {"min_runway_h": 0, "max_tries": 8}
 ENGINE, PLUGIN = b"pulumi", b"pulumi.dynamic"  # as a command line has them
 MOST_REPLICAS = 2  # `ops scale` goes from one to two and back, by a schedule
+SCALE = ("--sample-s", "0.1")
 ALWAYS = {"days": list(DAYS), "from": "00:00", "to": "00:00"}
 
 
@@ -116,7 +117,7 @@ class Runner:
 
     def _start(self, operation: str) -> subprocess.Popen[str]:
         if operation == "scale":
-            return self.stack.start_ops("scale", "--sample-s", "0.1")
+            return self.stack.start_ops("scale", *SCALE)
         return self.stack.start("destroy" if operation == "destroy" else "up", "--yes", "--skip-preview")
 
     def _prepare(self, scenario: Scenario) -> None:
@@ -209,18 +210,24 @@ class Runner:
                 raise TimeoutError(f"seed {scenario.seed}: {pids} live on, of an engine and its plugins")
             time.sleep(0.1)
 
+    def _ops(self, *args: str) -> Done:
+        process = self.stack.start_ops(*args)
+        text, _ = process.communicate(timeout=180)
+        return Done(process.returncode, text)
+
     def _judge(self, result: Result) -> Result:
         self.stack.run("cancel", "--yes")
-        done = self.stack.up()
-        if done.rc == 0 and result.scenario.operation == "scale":
-            process = self._start("scale")
-            text, _ = process.communicate(timeout=180)
-            done = Done(process.returncode, text)
+        if result.scenario.operation == "scale":
+            done = self._ops("deploy")
+            result.leaked = set(self.billed()) - self.stack.instances()
+            done = self._ops("scale", *SCALE) if done.rc == 0 else done
+        else:
+            done = self.stack.up()
         if done.rc != 0:
             result.stuck = done.text[-2000:]
             return result
         declared, billed = self.stack.instances(), set(self.billed())
-        result.leaked = billed - declared
+        result.leaked |= billed - declared
         result.missing = declared - billed
         for one in self._ledger()["contracts"]:
             result.leaked_usd += one["cost_usd"] if one["id"] in result.leaked else 0

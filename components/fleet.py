@@ -81,6 +81,8 @@ class RerankerFleet(pulumi.ComponentResource):
             common_name = f"{pulumi.get_project()} {pulumi.get_stack()} {name}"
             made = CertificateAuthority(f"{name}-ca", common_name, _permitted(config), child)
             self.servers_ca = made.certificate
+        count = settings.replicas
+        names = [name, *(f"{name}-{number}" for number in range(2, count + 1))][:count]
         self.offers = OfferQuery(
             f"{name}-offers",
             Search(
@@ -93,6 +95,7 @@ class RerankerFleet(pulumi.ComponentResource):
                 offer_type="bid" if settings.bid else "on-demand",
                 keep=max(settings.replicas, 1) + SPARE_OFFERS - 1,
             ),
+            names,
             child,
         )
         common = Common(
@@ -105,8 +108,6 @@ class RerankerFleet(pulumi.ComponentResource):
             ca_certificate=made.certificate if made else None,
             ca_private_key=made.private_key if made else None,
         )
-        count = settings.replicas
-        names = [name, *(f"{name}-{number}" for number in range(2, count + 1))][:count]
         self.replicas = [server(one, index, common, child) for index, one in enumerate(names)]
         self.instances = [*self.replicas]
         self.url, self.api_key = self.replicas[0].url if count else pulumi.Output.from_input(""), keys[0]
@@ -258,6 +259,7 @@ class RerankerFleet(pulumi.ComponentResource):
                 start_s=20.0,
                 prefer="cheapest",
             ),
+            [f"{name}-instance"],
             child,
         )
         return instance(

@@ -261,6 +261,8 @@ def _contradictions(config: Config) -> list[str]:
             if getattr(gateway, key) != field.default
         ]
     problems += _own_certificate_problems(gateway)
+    if config.budget_refuses and config.budget_usd_month is None:
+        problems.append("budget_refuses: is true, but budget_usd_month is not set")
     if config.keep_previous_key and config.api_key_generation == 1 and config.api_key is None:
         problems.append("keep_previous_key: is true, but api_key_generation 1 has none before it")
     if config.client_ca and (gateway.kind != "caddy" or not config.tls or gateway.listen.startswith("unix/")):

@@ -25,6 +25,7 @@ from components.vast.bill import (
     by_day,
     cost_usd,
     forecast_usd,
+    growth_usd_h,
     hourly_usd,
     over_budget,
     so_far,
@@ -93,6 +94,17 @@ def budget_warning(pulumi: Pulumi, hourly: float) -> str:
     now = datetime.now(UTC)
     entries = fold(stack_ledger(pulumi).events()).values()
     return over_budget(budget, so_far(entries, Month.of(now), now.timestamp()), hourly)
+
+
+def room_usd_h(pulumi: Pulumi) -> float | None:
+    """Return dollars per hour by which a stack may grow within budget_usd_month, by a ledger settled with Vast.ai."""
+    if (budget := budget_usd(pulumi)) is None:
+        return None
+    now = datetime.now(UTC)
+    month, at = Month.of(now), now.timestamp()
+    accounts = settle(pulumi, stack_ledger(pulumi), month, at)
+    hourly = hourly_usd(accounts.entries, accounts.prices)
+    return growth_usd_h(budget, so_far(accounts.entries, month, at), hourly)
 
 
 def settle(pulumi: Pulumi, ledger: LedgerFile, month: Month, now: float) -> Accounts:

@@ -25,6 +25,7 @@ from pulumi.automation.events import EngineEvent
 from rich.console import Console
 from rich.text import Text
 
+from components.present import REPLICAS_ENV
 from components.redaction import MASK, plain, scrub
 from components.vast.json_values import Json
 from ops.exits import BUSY, ERROR, POLICY, USAGE, OpsError, from_messages
@@ -38,7 +39,7 @@ SECRET_ENV = (
 )  # fmt: skip
 OPTIONAL_ENV = ("PULUMI_BACKEND_URL", "AWS_ACCESS_KEY_ID", "AWS_REGION", "PULUMI_CONFIG_PASSPHRASE_FILE")
 LEAST_SECRET_CHARS = 6  # the local stack's public passphrase, "local", is also an ordinary word
-OPERATIONS = ("preview", "up", "destroy")  # take as long as they take
+OPERATIONS = ("preview", "up", "destroy", "refresh")  # take as long as they take
 SHORT_S = 120  # any other command: those only read or write the backend
 # All replicas boot at once: a boot is waiting, not work, and the engine's default is four per core. The plugin process
 # runs as many (components.plugin.verbs).
@@ -188,16 +189,26 @@ class Pulumi:
         """Plan; without `refresh` against what the state recorded last, so that only what is declared can differ."""
         return self._operation(self.stack.preview, () if refresh else ("--refresh=false",))
 
-    def up(self, targets: Sequence[str] = ()) -> Run:
-        """Deploy what is declared, or only the URNs in `targets`.
+    def up(self, targets: Sequence[str] = (), *, replicas: int | None = None) -> Run:
+        """Deploy what is declared, or only the URNs in `targets`; with so many `replicas`, where the config leaves it.
 
         Of a stack that has nothing yet as much comes up as can, whichever replica fails. Later that would do harm:
         after an error the engine goes on to delete what was replaced, while a gateway that depends on the failed
         replica is skipped (pulumi 3.259, deployment_executor.go: performDeletes), and still sends requests there.
+
+        What an update was making when it was cut off, and is no more declared, is then in the state no more.
         """
-        first = not targets and not any(str(one["type"]).endswith(INSTANCE) for one in self.resources())
+        stored = self.export()
+        first = not targets and not any(str(one["type"]).endswith(INSTANCE) for one in stored.get("resources") or [])
         options: dict[str, Any] = {"target": list(targets) or None, "continue_on_error": first, "show_secrets": False}
-        return self._operation(self.stack.up, **options)
+        self.workspace.env_vars = {} if replicas is None else {REPLICAS_ENV: str(replicas)}
+        try:
+            run = self._operation(self.stack.up, **options)
+        finally:
+            self.workspace.env_vars = {}
+        if stored.get("pending_operations") and not targets:
+            self._operation(self.stack.refresh, clear_pending_creates=True, show_secrets=False)
+        return run
 
     def destroy(self) -> Run:
         """Destroy every resource that can be destroyed."""

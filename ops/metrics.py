@@ -62,7 +62,7 @@ def metrics(pulumi: Pulumi, *, folder: Path, every_s: int) -> Outcome:
     written = files(pulumi.name, outputs, keys, folder, every_s, admin=admin)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
-        _replace(folder / name, text, 0o600 if name.endswith("_key") else 0o644)
+        replace_file(folder / name, text, 0o600 if name.endswith("_key") else 0o644)
     parts = [f"Start it: `prometheus --config.file={folder / 'prometheus.yml'}`"]
     if outputs.gateway and admin is None:
         parts.append("The gateway is left out: Prometheus reads no socket, which its `gateway.admin_url` is")
@@ -124,7 +124,7 @@ def _target(url: str, labels: Mapping[str, str]) -> Mapping[str, Json]:
     return {"targets": [urlsplit(url).netloc], "labels": labels}
 
 
-def _replace(path: Path, text: str, mode: int) -> None:
+def replace_file(path: Path, text: str, mode: int = 0o644) -> None:
     """Write a file whole: Prometheus may read it at any moment."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)

@@ -45,6 +45,11 @@ class Label:
         nonce = f".{self.nonce}" if self.nonce else ""
         return f"{self.base}@{self.owner}:{self.digest}{nonce}{PENDING if self.pending else ''}"
 
+    @property
+    def name(self) -> str:
+        """The resource's name."""
+        return self.base.rpartition("/")[2]
+
     def same_resource(self, other: Label) -> bool:
         """Whether both name the same resource of the same state, whatever they run."""
         return (self.base, self.owner) == (other.base, other.owner)

@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 from components.ledger_file import LedgerFile, ledger_file
-from components.vast.bill import Month, SoFar, by_day, cost_usd, forecast_usd, hourly_usd, over_budget, so_far, spans
+from components.vast.bill import (
+    Month,
+    SoFar,
+    by_day,
+    cost_usd,
+    forecast_usd,
+    growth_usd_h,
+    hourly_usd,
+    over_budget,
+    so_far,
+    spans,
+)
 from components.vast.label import Label
 from components.vast.ledger import Entry, Event, fold, missing
 from components.vast.models import Charge, Contract
@@ -148,6 +159,8 @@ def test_the_forecast_is_what_was_spent_and_what_runs_until_the_month_ends():
     month = SoFar(1.0, 4.0)
     assert forecast_usd(month, 0.5) == 3.0
     assert over_budget(None, month, 9e9) == over_budget(3.0, month, 0.5) == ""
+    assert growth_usd_h(5.0, month, 0.5) == 0.5
+    assert growth_usd_h(2.0, month, 0.5) == -0.25
     warning = over_budget(2.9, month, 0.5)
     assert warning == "the month will have cost $3.00 ($1.00 so far, $0.5000/h), over budget_usd_month of $2.9"
 

@@ -148,6 +148,7 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ),
         ({"gateway": {"url": "https://x:1"}}, "gateway.url: is for a gateway, but gateway.kind is off; accepted: "),
         ({"gateway": {"listen": ":9"}}, "gateway.listen: is for a gateway, but gateway.kind is off"),
+        ({"budget_refuses": True}, "budget_refuses: is true, but budget_usd_month is not set"),
         ({"keep_previous_key": True}, "keep_previous_key: is true, but api_key_generation 1 has none before it"),
         ({"client_ca": PEM}, "client_ca: is there, but clients' TLS ends elsewhere"),
         ({"client_keys": {"a b": {}}}, "client_keys: is 'a b'; accepted: names such as search or batch-2"),
