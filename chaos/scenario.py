@@ -27,7 +27,7 @@ SERVER_FAULTS = (
 # where a single SIGINT comes, and the fault of slow hosts that keeps a boot there
 SLOW: dict[str, dict[str, Any]] = {
     "searching": {}, "renting": {}, "pulling": {"kind": "stuck_loading"}, "loading": {"kind": "never_serves"},
-    "probing": {"kind": "hang_after_request"}, "validating": {"kind": "slow_answer", "seconds": 0.4},
+    "probing": {"kind": "null_scores"}, "validating": {"kind": "slow_answer", "seconds": 0.4},
 }  # fmt: skip
 
 

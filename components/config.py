@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
+from components.caddy.spec import Policy
 from components.client_options import ClientName, ClientOptions
 from components.client_options import form as _form
 from components.config_keys import Keys, groups_of, has_secret
@@ -152,8 +153,10 @@ class Gateway(Keys):
     ca_certificate: str = Field(
         "", description="caddy: what clients trust, PEM, where the certificate that they see is by no public CA"
     )
-    check_every_s: float = Field(5, ge=0.1, description="How often each server has to score a pair")
-    retry_for_s: float = Field(15, ge=0, description="How long a request is tried on other servers, in seconds")
+    check_every_s: float = Field(Policy.check_every_s, ge=0.1, description="How often each server has to score a pair")
+    retry_for_s: float = Field(
+        Policy.retry_for_s, ge=0, description="How long a request is tried on other servers, in seconds"
+    )
 
     @property
     def has_other_certificate(self) -> bool:

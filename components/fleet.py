@@ -326,4 +326,4 @@ def _offer_summary(candidate: dict[str, Any]) -> dict[str, Any]:
         "ready_s": "ready_s",
     }
     found = {name: candidate.get(key) for key, name in names.items()}
-    return found | {"dph_total_usd": round(float(found["dph_total_usd"]), 4)}
+    return found | {"dph_total_usd": round(float(candidate.get("dph_total") or 0.0), 4)}

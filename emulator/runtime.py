@@ -42,7 +42,7 @@ exec {} "$@\""""
 
 
 @dataclass
-class Settings:
+class RuntimeSettings:
     """What containers are made of."""
 
     runtime: Runtime = "none"
@@ -55,7 +55,7 @@ class Settings:
 class Containers:
     """Starts and stops containers by contract id."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: RuntimeSettings) -> None:
         self.settings = settings
         self._servers: dict[int, stub_inline.InlineServer] = {}
 

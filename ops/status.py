@@ -44,7 +44,7 @@ HEAD = ("instance", "state", "answers", "$/h", "so far", "ends in", "machine", "
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerStatus:
     """A replica or the gateway: its answer's time or why none came, and what Vast.ai says of its instance."""
 
     url: str
@@ -150,8 +150,8 @@ def soon_over(bill: Bill, runway_h: float, contracts: Iterable[Contract], now: f
 def summary(
     stack: str,
     outputs: Outputs,
-    servers: Sequence[Server],
-    gateway: Server | None,
+    servers: Sequence[ServerStatus],
+    gateway: ServerStatus | None,
     *,
     bill: Bill,
     since: datetime | None = None,
@@ -194,12 +194,14 @@ def summary(
     return Outcome(DRIFT if wrong else OK, "; ".join(wrong) or "every server answers", parts, facts)
 
 
-def ask_all(pulumi: Pulumi, outputs: Outputs, contracts: Mapping[int, Contract]) -> tuple[list[Server], Server | None]:
+def ask_all(
+    pulumi: Pulumi, outputs: Outputs, contracts: Mapping[int, Contract]
+) -> tuple[list[ServerStatus], ServerStatus | None]:
     """Ask each server for a score, and the gateway if there is one."""
     keys = own_keys(pulumi.resources(show_secrets=True)) if outputs.gateway else {}
     ca = trusted(outputs)
 
-    def ask(one: Replica) -> Server:
+    def ask(one: Replica) -> ServerStatus:
         key = keys.get(one.instance_id, outputs.api_key)
         return server(probe(one.url, key, ca), contracts.get(one.instance_id))
 
@@ -209,7 +211,7 @@ def ask_all(pulumi: Pulumi, outputs: Outputs, contracts: Mapping[int, Contract])
         return servers, replace(asked.result(), hourly_cost_usd=outputs.gateway_cost_usd) if asked else None
 
 
-def server(probed: Server, contract: Contract | None) -> Server:
+def server(probed: ServerStatus, contract: Contract | None) -> ServerStatus:
     """Return what a server answered with what is known of its instance."""
     if contract is None:
         return replace(probed, state="gone")
@@ -223,7 +225,7 @@ def server(probed: Server, contract: Contract | None) -> Server:
     return replace(found, hourly_cost_usd=contract.dph_total_usd)
 
 
-def probe(url: str, key: str, ca: str) -> Server:
+def probe(url: str, key: str, ca: str) -> ServerStatus:
     """Ask a server for a score."""
     started = time.monotonic()
     try:
@@ -233,8 +235,8 @@ def probe(url: str, key: str, ca: str) -> Server:
         if not all(math.isfinite(one.score) for one in results):
             raise ServingError("its scores are no numbers")
     except ServingError as error:
-        return Server(url, None, str(error))
-    return Server(url, round((time.monotonic() - started) * 1000, 1))
+        return ServerStatus(url, None, str(error))
+    return ServerStatus(url, round((time.monotonic() - started) * 1000, 1))
 
 
 def trusted(outputs: Outputs) -> str:

@@ -230,7 +230,7 @@ def test_a_query_that_nothing_satisfies_says_what_each_condition_removes(stack):
     done = stack.preview()
     assert done.rc != 0
     assert "no offer fits: 0 of " in done
-    assert "dph_total<=0.001 alone removes" in done
+    assert "dph_total<=0.001 (max_dph_usd) alone removes" in done
     assert "nearest miss" in done
 
 

@@ -13,7 +13,7 @@ from components.caddy import launch
 from components.caddy.admin import CaddyAdmin
 from components.caddy.spec import problems
 from components.gateway import GatewayProvider
-from emulator.runtime import Containers, Settings, free_port
+from emulator.runtime import Containers, RuntimeSettings, free_port
 from harness.certificates import ca_file
 from harness.load import Load
 from harness.wait import until
@@ -34,7 +34,7 @@ class Container:
                 "env": self.env}  # fmt: skip
         self.folder = folder
         self.port = free_port(IP)
-        self.containers = Containers(Settings("stub", folder, Path("python3"), {}))
+        self.containers = Containers(RuntimeSettings("stub", folder, Path("python3"), {}))
         self.process = asyncio.run(self.containers.start(1, body, IP, {launch.PORT: self.port}))
         self.ca = authority.certificate
         self.probe = replace(launch.admin_probe(), ca_certificate=authority.certificate)
@@ -104,7 +104,7 @@ def test_with_its_key_the_admin_route_shows_the_gateway_and_nothing_of_the_front
     config = container.admin(container.key).config()
     assert set(config["apps"]["http"]["servers"]) == {"test", *site[0].gateway.dials}
     assert container.key not in json.dumps(config)
-    assert {one.address for one in container.admin(container.key).upstreams()} == {*site[0].gateway.dials}
+    assert {*container.admin(container.key).upstreams()} == {*site[0].gateway.dials}
     headers = {"Authorization": f"Bearer {container.key}"}
     ask = {"headers": headers, "verify": site[0].ca, "timeout": 10}
     healthy = f'caddy_reverse_proxy_upstreams_healthy{{upstream="{launch.SOCKETS}/'
