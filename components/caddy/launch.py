@@ -7,6 +7,7 @@ be through its admin API. The script is for the image's busybox shell; no secret
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from components.caddy.front_proxy import ADMIN_PREFIX, front_proxy_config
 from components.caddy.spec import Certificate
@@ -26,10 +27,11 @@ DISK_GB = 8.0
 QUERY = "num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true inet_up>=200 inet_down>=200"
 
 
-def plan_gateway_launch(admin_key: str | None = None) -> Launch:
+def plan_gateway_launch(admin_key: str | None = None, *, client_ca: str = "") -> Launch:
     """Return the launch. `admin_key` None leaves ADMIN_KEY to the caller, as Pulumi's secrets are not known here."""
-    env = configs() | ({} if admin_key is None else {ADMIN_KEY_ENV: admin_key})
-    return Launch(IMAGE, "sh", ("-c", boot_script()), env, (f"{PORT}:{PORT}",))
+    files = configs(client_ca)
+    env = files | ({} if admin_key is None else {ADMIN_KEY_ENV: admin_key})
+    return Launch(IMAGE, "sh", ("-c", boot_script(sorted(files))), env, (f"{PORT}:{PORT}",))
 
 
 def admin_probe(timeout_s: float = 15.0) -> HttpProbe:
@@ -44,13 +46,18 @@ def admin_url(url: str) -> str:
     return url.rstrip("/") + ADMIN_PREFIX
 
 
-def configs() -> dict[str, str]:
+def configs(client_ca: str = "") -> dict[str, str]:
     """Return the environment that carries both configs, in chunks; in the command they would fill Vast's limit."""
     certificate = Certificate(f"{FOLDER}/cert.pem", f"{FOLDER}/key.pem", "load_files")
     admin_socket = f"{FOLDER}/admin.sock"
     key = f"{{env.{ADMIN_KEY_ENV}}}"
     front_config = front_proxy_config(
-        f":{PORT}", f"{FOLDER}/gateway.sock", certificate, admin_socket=admin_socket, admin_key=key
+        f":{PORT}",
+        f"{FOLDER}/gateway.sock",
+        certificate,
+        admin_socket=admin_socket,
+        admin_key=key,
+        client_ca=client_ca,
     )
     back = {"admin": {"listen": f"unix/{admin_socket}|0600", "config": {"persist": False}}}
     env: dict[str, str] = {}
@@ -60,9 +67,8 @@ def configs() -> dict[str, str]:
     return env
 
 
-def boot_script() -> str:
-    """Return the script that writes the configs and becomes the front."""
-    names = sorted(configs())
+def boot_script(names: Sequence[str]) -> str:
+    """Return the script that writes the configs, which the environment has by these names, and becomes the front."""
     front_json, back_json = ("".join(f"${one}" for one in names if one.startswith(part)) for part in ("FRONT", "BACK"))
     return "\n".join(
         [
