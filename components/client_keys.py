@@ -71,7 +71,7 @@ class ClientKeysProvider(VastProvider):
         if named:
             drift = f"keys: these servers do not accept exactly the keys of this stack: {named}"
         if drift:
-            ENGINE.log(drift, severity="warning")
+            ENGINE.warn(drift)
         return ReadResult(id_, {**props, "drift": drift})
 
     @verb
@@ -108,7 +108,7 @@ class ClientKeysProvider(VastProvider):
 
         on_each(servers, tell)
         if retired:
-            ENGINE.log(f"{len(clients)} keys are valid; {len(retired)} taken away, and seen to be refused")
+            ENGINE.log(f"keys that are valid: {len(clients)}; taken away, and seen to be refused: {len(retired)}")
         return {**props, "current": clients[0].key, "drift": ""}
 
 

@@ -81,6 +81,8 @@ class RerankerFleet(pulumi.ComponentResource):
             common_name = f"{pulumi.get_project()} {pulumi.get_stack()} {name}"
             made = CertificateAuthority(f"{name}-ca", common_name, _permitted(config), child)
             self.servers_ca = made.certificate
+        count = settings.replicas
+        names = [name, *(f"{name}-{number}" for number in range(2, count + 1))][:count]
         self.offers = OfferQuery(
             f"{name}-offers",
             Search(
@@ -93,6 +95,7 @@ class RerankerFleet(pulumi.ComponentResource):
                 offer_type="bid" if settings.bid else "on-demand",
                 keep=max(settings.replicas, 1) + SPARE_OFFERS - 1,
             ),
+            names,
             child,
         )
         common = Common(
@@ -105,8 +108,6 @@ class RerankerFleet(pulumi.ComponentResource):
             ca_certificate=made.certificate if made else None,
             ca_private_key=made.private_key if made else None,
         )
-        count = settings.replicas
-        names = [name, *(f"{name}-{number}" for number in range(2, count + 1))][:count]
         self.replicas = [server(one, index, common, child) for index, one in enumerate(names)]
         self.instances = [*self.replicas]
         self.url, self.api_key = self.replicas[0].url if count else pulumi.Output.from_input(""), keys[0]
@@ -120,18 +121,18 @@ class RerankerFleet(pulumi.ComponentResource):
         valid = pulumi.Output.all(named, *keys).apply(
             lambda known: record(valid_at_servers(known[0], known[1:], direct=direct))
         )
-        told_of = ClientKeysArgs(servers, secret, valid, self.servers_ca, config.client_ca if direct else "")
-        told: ClientKeys | None = None
+        access = ClientKeysArgs(servers, secret, valid, self.servers_ca, config.client_ca if direct else "")
+        accepted: ClientKeys | None = None
         if config.guard and direct:
-            told = ClientKeys(f"{name}-keys", told_of, child)
-            self.api_key = told.current
-        # no client's key opens a server alone, behind a gateway or where a certificate is needed beside it
-        own = config.guard and (not direct or bool(config.client_ca))
+            accepted = ClientKeys(f"{name}-keys", access, child)
+            self.api_key = accepted.current
+        # no client's key opens a server alone: behind a gateway, or where a certificate is needed beside it
+        by_own_key = config.guard and (not direct or bool(config.client_ca))
         self.validation = RerankValidation(
             f"{name}-validation",
             RerankValidationArgs(
                 servers=servers,
-                api_key="" if own else self.api_key,
+                api_key="" if by_own_key else self.api_key,
                 stack_secret=secret if config.guard else "",
                 model=settings.model.name,
                 guard=config.guard,
@@ -144,9 +145,9 @@ class RerankerFleet(pulumi.ComponentResource):
         if config.guard and not direct and config.client_keys:
             # last before the gateway takes them: this ends the keys of a stack that had none before
             last = pulumi.ResourceOptions(depends_on=[self.validation, *([rented] if rented else [])])
-            told = ClientKeys(f"{name}-keys", told_of, pulumi.ResourceOptions.merge(child, last))
-        if told is not None:
-            named = pulumi.Output.all(named, told.id).apply(lambda known: known[0])
+            accepted = ClientKeys(f"{name}-keys", access, pulumi.ResourceOptions.merge(child, last))
+        if accepted is not None:
+            named = pulumi.Output.all(named, accepted.id).apply(lambda known: known[0])
         self.ca_certificate = self.servers_ca
         if not direct:
             if config.gateway.has_other_certificate:
@@ -270,6 +271,7 @@ class RerankerFleet(pulumi.ComponentResource):
                 start_s=20.0,
                 prefer="cheapest",
             ),
+            [f"{name}-instance"],
             child,
         )
         return instance(
@@ -335,4 +337,5 @@ def _offer_summary(candidate: dict[str, Any]) -> dict[str, Any]:
         "pull_cost_usd": "pull_cost_usd",
         "ready_s": "ready_s",
     }
-    return {name: candidate.get(key) for key, name in names.items()}
+    found = {name: candidate.get(key) for key, name in names.items()}
+    return found | {"dph_total_usd": round(float(candidate.get("dph_total") or 0.0), 4)}

@@ -150,8 +150,8 @@ def load(
             *problems_with_numbers(model, config.extra_args),
             *_gpu_problems(filters, config),
         ]
-        told = json.dumps(_guard_options(config, model), separators=(",", ":"))
-        if (over := len(told) - ENV_VALUE_LIMIT_CHARS) > 0:
+        options = json.dumps(_guard_options(config, model), separators=(",", ":"))
+        if (over := len(options) - ENV_VALUE_LIMIT_CHARS) > 0:
             problems_by_key["served_model_names"] = [f"are {over} characters too long in all: Vast.ai takes no more"]
         problems_by_key["limits.truncate_prompt_tokens"] = _truncation_problems(config, model)
         if config.disk_gb < (needed := catalog.disk_needed_gb(image, model)):
@@ -204,9 +204,9 @@ def _clamped(present: int | None, config: Config) -> int:
 
 
 def _gpu_problems(filters: Filters, config: Config) -> list[str]:
-    there, needed = filters.get("num_gpus", {}).get("eq"), gpus_needed(config.extra_args)
-    asked = there is not None and needed > float(str(there))
-    return [f"split the model over {needed} GPUs, and the query asks for {there}"] if asked else []
+    count, needed = filters.get("num_gpus", {}).get("eq"), gpus_needed(config.extra_args)
+    too_few = count is not None and needed > float(str(count))
+    return [f"split the model over {needed} GPUs, and the query asks for {count}"] if too_few else []
 
 
 def _truncation_problems(config: Config, model: Model) -> list[str]:
@@ -263,6 +263,8 @@ def _contradictions(config: Config) -> list[str]:
             if getattr(gateway, key) != field.default
         ]
     problems += _own_certificate_problems(gateway)
+    if config.budget_refuses and config.budget_usd_month is None:
+        problems.append("budget_refuses: is true, but budget_usd_month is not set")
     if config.keep_previous_key and config.api_key_generation == 1 and config.api_key is None:
         problems.append("keep_previous_key: is true, but api_key_generation 1 has none before it")
     if config.client_ca:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from components.caddy.spec import Acme, Certificate, GatewaySpec, Json, Policy, Upstream, ders
-from components.guard import keys
+from components.caddy.spec import Acme, Certificate, GatewaySpec, Policy, Upstream, ders
+from components.guard import keys, last_check
 from components.guard.rules import ALLOW
+from components.vast.json_values import Json
 
-PROXIED = ALLOW
 ASKS = "X-Front-Asks"  # set by a front that has read no body yet
 # by which a guard knows whose request it is; from here alone, as it takes the server's key
-CLIENT = keys.CLIENT.decode()
+CLIENT, CHECK = keys.CLIENT.decode(), last_check.CHECK.decode()
 CERTIFICATE = "gateway"  # the tag by which a listener finds the certificate, whatever name or IP a client asks for
 ERRORS = {  # type, as vLLM names it, and message
     401: ("AuthenticationError", "a valid key is needed: Authorization: Bearer <key>"),
@@ -39,7 +39,7 @@ KNOWN_ERRORS = (413, 502, 503, 504)  # those that Caddy itself meets, and that a
 def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
     """Return the whole config of a Caddy that is this gateway, but for its `admin`."""
     routes = [
-        route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*PROXIED)),
+        route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*ALLOW)),
         route(_error(404)),
     ]
     config = server_config(
@@ -132,7 +132,7 @@ def _behind_the_path(gateway: GatewaySpec) -> list[Json]:
     refusal["headers"]["WWW-Authenticate"] = ["Bearer"]
     return [
         route(refusal, {"not": [bearer(gateway.keys)]}),
-        {"handle": [{"handler": "headers", "request": {"delete": [CLIENT]}}]},
+        {"handle": [{"handler": "headers", "request": {"delete": [CLIENT, CHECK]}}]},
         *(
             {
                 "match": [bearer([one.key])],
@@ -257,7 +257,7 @@ def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, 
             # the second is about broken connections.
             "retry_match": [
                 {"expression": "{http.reverse_proxy.status_code} in [502, 503]"},
-                _path(*PROXIED),
+                _path(*ALLOW),
             ],
         },
         "health_checks": {
@@ -267,6 +267,7 @@ def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, 
                 "headers": {
                     "Authorization": [f"Bearer {gateway.hop_key}"],
                     "Content-Type": ["application/json"],
+                    CHECK: ["1"],
                 },
                 "body": json.dumps(gateway.readiness.request()),
                 "interval": seconds(policy.check_every_s),

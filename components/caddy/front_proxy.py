@@ -19,7 +19,8 @@ from components.caddy.config import (
     seconds,
     server_config,
 )
-from components.caddy.spec import Certificate, Json, Policy
+from components.caddy.spec import Certificate, Policy
+from components.vast.json_values import Json
 
 NAME = "front"
 ADMIN_PREFIX = "/admin"
@@ -44,8 +45,9 @@ def front_proxy_config(
     """Return the front's whole config; without a certificate it speaks plain HTTP. With a `client_ca` (PEM) all but the
     admin API needs a client certificate.
 
-    Of each request the gateway is first asked without the body, and what it refuses is answered so. What it does not
-    is read, whole, in a lane of its own. `admin_key` may be one of Caddy's placeholders, {env.NAME} or {file./path}.
+    The gateway is asked about each request first, without its body, and its refusal is the answer. A request that it
+    lets in is then read whole, in one of LANES. `admin_key` may be one of Caddy's placeholders, {env.NAME} or
+    {file./path}.
     """
     routes: list[Json] = []
     if admin_socket:
@@ -77,7 +79,7 @@ def front_proxy_config(
 
 
 def _lane(socket: str, max_requests: int) -> dict[str, Json]:
-    """Pass on as it comes what the server of bodies then reads, so many requests at once."""
+    """Pass a body on as it comes to the server that reads it whole; at most so many requests at once."""
     return {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": f"unix/{socket}", "max_requests": max_requests}],

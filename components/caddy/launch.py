@@ -7,7 +7,6 @@ be through its admin API. The script is for the image's busybox shell; no secret
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 from components.caddy.front_proxy import ADMIN_PREFIX, front_proxy_config
 from components.caddy.spec import Certificate
@@ -27,11 +26,10 @@ DISK_GB = 8.0
 QUERY = "num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true inet_up>=200 inet_down>=200"
 
 
-def plan_gateway_launch(admin_key: str | None = None, *, client_ca: str = "") -> Launch:
-    """Return the launch. `admin_key` None leaves ADMIN_KEY to the caller, as Pulumi's secrets are not known here."""
-    files = configs(client_ca)
-    env = files | ({} if admin_key is None else {ADMIN_KEY_ENV: admin_key})
-    return Launch(IMAGE, "sh", ("-c", boot_script(sorted(files))), env, (f"{PORT}:{PORT}",))
+def plan_gateway_launch(client_ca: str = "") -> Launch:
+    """Return the launch, without the admin key: that is in ADMIN_KEY once the machine is rented."""
+    env = configs(client_ca)
+    return Launch(IMAGE, "sh", ("-c", boot_script(sorted(env))), env, (f"{PORT}:{PORT}",))
 
 
 def admin_probe(timeout_s: float = 15.0) -> HttpProbe:
@@ -50,13 +48,12 @@ def configs(client_ca: str = "") -> dict[str, str]:
     """Return the environment that carries both configs, in chunks; in the command they would fill Vast's limit."""
     certificate = Certificate(f"{FOLDER}/cert.pem", f"{FOLDER}/key.pem", "load_files")
     admin_socket = f"{FOLDER}/admin.sock"
-    key = f"{{env.{ADMIN_KEY_ENV}}}"
     front_config = front_proxy_config(
         f":{PORT}",
         f"{FOLDER}/gateway.sock",
         certificate,
         admin_socket=admin_socket,
-        admin_key=key,
+        admin_key=f"{{env.{ADMIN_KEY_ENV}}}",
         client_ca=client_ca,
     )
     back = {"admin": {"listen": f"unix/{admin_socket}|0600", "config": {"persist": False}}}
@@ -67,8 +64,8 @@ def configs(client_ca: str = "") -> dict[str, str]:
     return env
 
 
-def boot_script(names: Sequence[str]) -> str:
-    """Return the script that writes the configs, which the environment has by these names, and becomes the front."""
+def boot_script(names: list[str]) -> str:
+    """Return the script that writes the configs, which are in these variables, and becomes the front."""
     front_json, back_json = ("".join(f"${one}" for one in names if one.startswith(part)) for part in ("FRONT", "BACK"))
     return "\n".join(
         [

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from components.readiness import Readiness
 
-Json = Any
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
 HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 NAME = re.compile(r"[A-Za-z0-9.:_-]*")

@@ -18,6 +18,7 @@ from typing import Any
 from .certificate import MAX_PEM_BYTES, Certificate
 from .judging import Worker
 from .keys import CLIENT, MANAGEMENT, Access, Key, Keys, parse
+from .last_check import CHECK, LastCheck
 from .rules import ALLOW, KEYS, MANAGED, METRICS, ROUTES, SCORED, Judged, Refusal, Rules, judge
 from .upstream import STARTING, Answer, Headers, Upstream
 
@@ -53,6 +54,10 @@ class Request:
     tokens: int = 0
     started: float = field(default_factory=time.monotonic)
 
+    @property
+    def checks(self) -> bool:
+        return self.key is not None and self.key.manages and bool(self.values(CHECK))
+
     def values(self, name: bytes) -> list[str]:
         return [value.decode("latin-1") for found, value in self.headers if found == name]
 
@@ -82,6 +87,7 @@ class Gate:
     counted: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     large: dict[str, asyncio.Lock] = field(default_factory=dict)
     worker: Worker = field(default_factory=Worker)
+    last_check: LastCheck = field(default_factory=LastCheck)
     context_changed: Callable[[], None] = lambda: None
 
     def admit(self, request: Request) -> None:
@@ -120,6 +126,9 @@ class Gate:
             return
         if not self.upstream.is_up:
             raise Refusal(503, STARTING, RETRY_AFTER_S)
+        if request.checks and (again := self.last_check.again(body, time.monotonic())):
+            yield _json(200, again)
+            return
         scored = request.path in SCORED and request.method == "POST"
         judged = await self._judged(request, body) if scored else Judged(body)
         request.pairs = judged.pairs
@@ -130,7 +139,7 @@ class Gate:
             async with self.upstream.ask(request.method, request.path, passed, judged.body) as answer:
                 more = self._metrics() if request.path == METRICS else b""
                 headers = [one for one in answer.headers if not (more and one[0] == b"content-length")]
-                yield Reply(answer.status, headers, _observed(request, answer, more))
+                yield Reply(answer.status, headers, self._observed(request, body, answer, more))
 
     def _managed(self, request: Request, body: bytes) -> dict[str, Any]:
         if request.path == ROUTES:
@@ -176,6 +185,25 @@ class Gate:
         finally:
             self.in_flight[name] -= tokens
 
+    async def _observed(self, request: Request, asked: bytes, answer: Answer, more: bytes) -> AsyncIterator[bytes]:
+        """Yield an answer's body, and note that it was served, and the tokens that vLLM says it used: at one end of it
+        or the other."""
+        first = last = b""
+        kept = bytearray()
+        async for part in answer.parts():
+            first = first or part[:EDGE_BYTES]
+            last = (last + part)[-EDGE_BYTES:]
+            kept += part if request.checks else b""
+            yield part
+        found = (USED.search(first) or USED.search(last)) if request.pairs else None
+        request.tokens = int(found[1]) if found else 0
+        if answer.status == 200 and request.checks:
+            self.last_check.passed(asked, bytes(kept), time.monotonic())
+        elif answer.status == 200 and request.pairs:
+            self.last_check.served_at = time.monotonic()
+        if more:
+            yield more
+
     def record(self, request: Request, status: int) -> None:
         """Count and log a request that is over: no document, no query, no key."""
         name = request.key.name if request.key else ""
@@ -202,23 +230,12 @@ class Gate:
         self.worker.close()
 
 
-async def _observed(request: Request, answer: Answer, more: bytes) -> AsyncIterator[bytes]:
-    """Yield an answer's body, and note the tokens that vLLM says it used: at one end of it or the other."""
-    first = last = b""
-    async for part in answer.parts():
-        first = first or part[:EDGE_BYTES]
-        last = (last + part)[-EDGE_BYTES:]
-        yield part
-    found = (USED.search(first) or USED.search(last)) if request.pairs else None
-    request.tokens = int(found[1]) if found else 0
-    if more:
-        yield more
-
-
 def document(status: int, content: object, headers: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
     """Return an answer in JSON."""
-    body = json.dumps(content).encode()
+    return _json(status, json.dumps(content).encode(), headers)
 
+
+def _json(status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
     async def parts() -> AsyncIterator[bytes]:
         yield body
 
