@@ -313,8 +313,7 @@ class Config(Keys):
     client_ca: Pem = _of(
         FLEET,
         "",
-        "PEM of the CAs by which clients have certificates: others are refused in the TLS handshake. For gateway.kind "
-        "caddy, which ends TLS itself",
+        "PEM of the CAs by which clients have certificates: a client's key alone opens nothing then",
     )
     query: str = _of(
         WHERE,

@@ -115,7 +115,7 @@ class FrontProxy:
 
 @contextlib.contextmanager
 def running_front_proxy(
-    folder: Path, authority: Authority | None = None, policy: Policy | None = None
+    folder: Path, authority: Authority | None = None, policy: Policy | None = None, client_ca: str = ""
 ) -> Iterator[FrontProxy]:
     """Run the process that never reloads for the length of a block; a gateway behind it may come and go."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def running_front_proxy(
     certificate = Certificate(*authority.issue(IP).pem())
     port, socket, ca_file = free_port(IP), folder / "gateway.sock", folder / "ca.pem"
     ca_file.write_text(authority.certificate)
-    config = front_proxy_config(f"{IP}:{port}", str(socket), certificate, policy=policy)
+    config = front_proxy_config(f"{IP}:{port}", str(socket), certificate, policy=policy, client_ca=client_ca)
     with running(folder / "front", config) as caddy:
         yield FrontProxy(f"https://{IP}:{port}", str(ca_file), f"unix/{socket}|0600", caddy)
 

@@ -36,6 +36,8 @@ from ops.fleet import own_keys
 from ops.notify import Notice
 from ops.outputs import Outputs, Replica
 from ops.status_page import page
+from reranker.endpoint import CLIENT_CERTIFICATE_ENV, CLIENT_KEY_ENV, client_pem
+from reranker.errors import InvalidInput
 
 PROBE_TIMEOUT_S = 15.0
 ENDING_S = 86400.0  # a contract that ends sooner is told
@@ -230,12 +232,22 @@ def probe(url: str, key: str, ca: str) -> ServerStatus:
     try:
         if not url:
             raise ServingError("no address")
-        results = RerankClient(url, key, timeout_s=PROBE_TIMEOUT_S, ca=ca).rerank("ready?", ["yes"]).results
+        results = client(url, key, ca, PROBE_TIMEOUT_S).rerank("ready?", ["yes"]).results
         if not all(math.isfinite(one.score) for one in results):
             raise ServingError("its scores are no numbers")
     except ServingError as error:
         return ServerStatus(url, None, str(error))
     return ServerStatus(url, round((time.monotonic() - started) * 1000, 1))
+
+
+def client(url: str, key: str, ca: str, timeout_s: float) -> RerankClient:
+    """Return a client that shows the certificate of the environment, as `rerank` does, where one is asked for. Raises
+    OpsError."""
+    try:
+        shown = client_pem(os.environ.get(CLIENT_CERTIFICATE_ENV, ""), os.environ.get(CLIENT_KEY_ENV, ""))
+    except InvalidInput as error:
+        raise OpsError(USAGE, str(error)) from None
+    return RerankClient(url, key, ca=ca, client_certificate=shown, timeout_s=timeout_s)
 
 
 def trusted(outputs: Outputs) -> str:

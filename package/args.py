@@ -131,7 +131,7 @@ class RerankerArgs(TypedDict, total=False):
     gateway: GatewayArgs
     """One address for all of them."""
     client_ca: str
-    """PEM of the CAs by which clients have certificates: others are refused in the TLS handshake. For gateway.kind caddy, which ends TLS itself."""
+    """PEM of the CAs by which clients have certificates: a client's key alone opens nothing then."""
     query: str
     """What to rent, in the syntax of `vastai search offers`."""
     require: RequireArgs

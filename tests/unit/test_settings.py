@@ -22,6 +22,7 @@ from tests.unit.wire_samples import offer
 
 REPO = Path(__file__).resolve().parents[2]
 PEM = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----"
+CA = Authority.make("clients").certificate
 
 
 def as_the_engine_passes_it(value):
@@ -150,7 +151,14 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"gateway": {"listen": ":9"}}, "gateway.listen: is for a gateway, but gateway.kind is off"),
         ({"budget_refuses": True}, "budget_refuses: is true, but budget_usd_month is not set"),
         ({"keep_previous_key": True}, "keep_previous_key: is true, but api_key_generation 1 has none before it"),
-        ({"client_ca": PEM}, "client_ca: is there, but clients' TLS ends elsewhere"),
+        ({"client_ca": PEM}, "client_ca: holds no certificates in PEM that can be read"),
+        ({"client_ca": CA * 20}, r"client_ca: is \d+ characters; accepted: 8192"),
+        ({"client_ca": CA, "tls": "off"}, "client_ca: is there, but tls is false"),
+        ({"client_ca": CA, "guard": "off"}, "client_ca: is there, but vLLM itself looks at no certificate"),
+        (
+            {"client_ca": CA, "gateway": {"kind": "caddy", "listen": "unix//x"}},
+            "client_ca: is there, but clients' TLS ends before gateway.listen",
+        ),
         ({"client_keys": {"a b": {}}}, "client_keys: is 'a b'; accepted: names such as search or batch-2"),
         (
             {"client_keys": {"management": None}},
