@@ -15,6 +15,7 @@ import click
 
 from bench import failover, guard, hot_path, local_vllm, provision, proxy, scale, scale_plot, serving
 from bench.load import Target
+from components import measurements
 from components.errors import ServingError
 from components.vllm.client import RerankClient
 from harness.stack import REPO
@@ -81,14 +82,26 @@ def provision_command(replicas: tuple[int, ...], boot_s: float, plain: bool, tar
 @click.option("--rounds", type=AT_LEAST_1, default=serving.Workload.rounds, help="rounds, of which the median counts")
 @click.option("--seconds", type=float, default=serving.Workload.seconds, help="of each measurement at least")
 @click.option("--json", "target", type=FILE, default=RESULTS / "serving.json", help="where the figures go")
+@click.option("--record", "gpu", metavar="GPU", help=f"keep the best pairs/s as this GPU's, in {measurements.FILE}")
 def serving_command(
-    *, url: str | None, ca: Path | None, key_env: str, model: str | None, dph: float | None, target: Path, **load: Any
+    *,
+    url: str | None,
+    ca: Path | None,
+    key_env: str,
+    model: str | None,
+    dph: float | None,
+    target: Path,
+    gpu: str | None,
+    **load: Any,
 ) -> None:
     """Pairs per second and dollars per million pairs of an endpoint, or what guard, TLS and gateway cost."""
+    if gpu and not url:
+        raise click.UsageError("--record is of a GPU, at --url")
     loaded = serving.Workload(**load)
     try:
         if url:
-            found = serving.measure([endpoint(url, key_env, ca, model, dph)], loaded)
+            measured = endpoint(url, key_env, ca, model, dph)
+            found = serving.measure([measured], loaded)
         else:
             with local_vllm.running() as targets:
                 found = serving.measure(targets, loaded)
@@ -98,6 +111,10 @@ def serving_command(
     click.echo(serving.table(found))
     if failed := sum(figure.failed for figure in found):
         raise click.ClickException(f"{failed} requests failed; the figures count what was answered")
+    if gpu:
+        rate = max(figure.pairs_per_s for figure in found)
+        measurements.record_rate(gpu, measured.model, rate)
+        click.echo(f"{measurements.FILE}: {gpu}, {measured.model}: {rate:.1f} pairs/s")
 
 
 @main.command("guard")

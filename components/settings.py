@@ -22,6 +22,7 @@ from components.guard.keys import MAX_KEYS
 from components.records import structure
 from components.vast.address import choose_api_url, choose_key
 from components.vast.drift import Watch
+from components.vast.market import Search
 from components.vast.query import Constraint, Filters, parse
 from components.vast.ranking import pull_mbps
 from components.vast.rental_spec import Bid, Deadlines
@@ -40,6 +41,7 @@ from policy.rules import Facts, Limits, demands, violations
 from reranker.http import HttpTransport, Unanswered, bearer
 
 NO_LIMITS = Limits()
+SPARE_OFFERS = 8  # how many more offers than replicas are ranked
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,20 @@ class Settings:
     bid: Bid | None
     policy: Limits
     replicas: int
+
+    def search(self) -> Search:
+        """Return the search for the servers' machines."""
+        return Search(
+            query=self.config.query,
+            constraints=self.constraints,
+            disk_gb=self.config.disk_gb,
+            pull_gb=self.image.download_gb + self.model.weights_gb,
+            prefer=self.config.prefer,
+            offer_type="bid" if self.bid else "on-demand",
+            keep=max(self.replicas, 1) + SPARE_OFFERS - 1,
+            model=self.model.name,
+            parameters_m=self.model.parameters_m,
+        )
 
 
 def stack_config() -> dict[str, str]:
