@@ -16,6 +16,7 @@ from components.config import Config, Gateway
 from components.config_reading import read
 from components.errors import ApiUnreachable, ConfigError, QueryError
 from components.guard.keys import MAX_KEYS
+from components.program_config import stack_config
 from components.records import structure
 from components.vast.address import choose_api_url, choose_key
 from components.vast.drift import Watch
