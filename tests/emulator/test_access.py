@@ -135,7 +135,8 @@ def shell(repo, mode, *, command='echo "$VAST_API_KEY"', program="bash", **env):
 
 def test_a_local_shell_has_the_key_of_its_emulator_and_a_real_one_drops_it(tmp_path):
     (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "env.sh").write_bytes((REPO / "scripts" / "env.sh").read_bytes())
+    for name in ("env.sh", "environment.sh"):
+        (tmp_path / "scripts" / name).write_bytes((REPO / "scripts" / name).read_bytes())
     key = shell(tmp_path, "local")
     path = tmp_path / ".local" / "emulator" / KEY_FILE
     assert len(key) > 40

@@ -90,8 +90,8 @@ def test_the_config_is_swapped_under_load_without_a_failed_request(caddy, rerank
     with Load(one, headers={} if keep_alive else {"Connection": "close"}) as load:
         for turn in range(10):
             load.more(20)
-            kept = one.gateway.upstreams[turn % 2 :][:1]
-            caddy.admin.load(gateway_config(replace(one.gateway, upstreams=kept)))
+            kept, former = one.gateway.upstreams[:: 1 if turn % 2 else -1]
+            caddy.admin.load(gateway_config(replace(one.gateway, upstreams=(kept,), retired=(former,))))
         load.more(20)
     assert load.failures == []
     assert load.rate_per_s >= 50
