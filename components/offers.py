@@ -81,6 +81,7 @@ class OfferQueryProvider(VastProvider):
 
     def _destroy(self, contract: Contract) -> None:
         destroy_and_verify(self.session.client, contract.id)
+        self.session.instance_cache.forget()
         record_event = recorder(contract.label)
         record_event(sighting(contract))
         record_event(Event("end", instance_id=contract.id, reason="killed run"))

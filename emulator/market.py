@@ -93,7 +93,6 @@ class Machine:
             self.end_date = now + self.term_s
 
     def offer(self, *, now: float, storage_gb: float, bid: bool = False) -> dict[str, Any]:
-        """Return the offer as the API shows it."""
         base = self.min_bid_usd if bid else self.dph_base_usd
         disk = self.disk_dph(storage_gb)
         total = base + disk
@@ -219,7 +218,7 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float) -> Machine:
         "gpu_display_active": False,
         "gpu_max_power": 300.0,
         "gpu_max_temp": 90.0,
-        "total_flops": gpu.dlperf,
+        "total_flops": gpu.dlperf * num_gpus,
         "cluster_id": None,
         "hostname": None,
         "webpage": None,

@@ -71,8 +71,8 @@ class Containers:
             self._servers[contract_id] = server
             await server.started()
             if "vllm" in " ".join(argv_of(body)):  # another image's log is not known here
-                said = f"INFO serving {stub_inline.model_of(body)}, by the emulator itself"
-                self.append_log(contract_id, f"{said}\nApplication startup complete.")
+                line = f"INFO serving {stub_inline.model_of(body)}, by the emulator itself"
+                self.append_log(contract_id, f"{line}\nApplication startup complete.")
             return None
         self._install(folder, ip, ports)
         return Process.start(argv_of(body), self._env(contract_id, body, ip, ports, folder), folder)

@@ -25,7 +25,7 @@ CONTRACT_ID = 1
 
 @dataclass(frozen=True)
 class Vllm:
-    """A running server: how to ask it, the file with its CA, and what it wrote."""
+    """A running server: how to ask it, the file with its CA, what it wrote, and the process that listens."""
 
     client: RerankClient
     url: str
@@ -33,6 +33,7 @@ class Vllm:
     log: Path | None
     ca: str | None
     model: str
+    pid: int = 0
 
 
 @contextmanager
@@ -60,7 +61,7 @@ def serving(
     log = folder / "containers" / str(CONTRACT_ID) / "log"
     try:
         _wait(client, model, process, log)
-        yield Vllm(client, url, key, log, ca, model)
+        yield Vllm(client, url, key, log, ca, model, process.pid)
     finally:
         process.kill()
         asyncio.run(containers.stop(CONTRACT_ID))

@@ -72,7 +72,7 @@ class Fleet:
 
 
 def batches(fleet: Fleet, names: Iterable[str], surge: int) -> list[list[str]]:
-    """Deal replicas into batches of at most `surge`, after one of all that an earlier run has left half replaced.
+    """Split replicas into batches of at most `surge`, after one of all that an earlier run has left half replaced.
 
     That one is due in any case: an update with targets fails while something else waits for being destroyed.
     """

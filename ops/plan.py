@@ -30,7 +30,8 @@ SHOWN_CHARS = 60
 
 @dataclass(frozen=True)
 class Choice:
-    """An offer of a plan, as ranking.Candidate records it: dollars per hour and for the download, seconds to ready."""
+    """An offer of a plan, as ranking.Candidate records it: dollars per hour and for the download, seconds to ready;
+    where its speed is estimated, on what basis, and pairs/s and dollars per million pairs if that was measured."""
 
     ask_contract_id: int = 0
     machine_id: int = 0
@@ -41,6 +42,9 @@ class Choice:
     bid_usd: float = 0.0
     pull_cost_usd: float = 0.0
     ready_s: float = 0.0
+    estimate: str = ""
+    pairs_per_s: float | None = None
+    usd_per_million: float | None = None
 
     @property
     def hourly_usd(self) -> float:
@@ -107,9 +111,12 @@ class Run:
 
         Only those on the URN `on`, where it is given, and none on the URNs `but`.
         """
-        said = [one.diagnostic_event for one in self.events if one.diagnostic_event]
-        said = [one for one in said if one.severity == severity and one.urn not in but and on in ("", one.urn)]
-        texts = [one.message.strip() for one in said]
+        diagnostics = [one.diagnostic_event for one in self.events if one.diagnostic_event]
+        texts = [
+            one.message.strip()
+            for one in diagnostics
+            if one.severity == severity and one.urn not in but and on in ("", one.urn)
+        ]
         return list(dict.fromkeys(filter(None, texts)))
 
     def policies(self) -> list[str]:
@@ -152,8 +159,8 @@ class Run:
             if op != "same":
                 old = recorded.get(meta.urn)
                 changed = _changed(meta, op, (old.inputs or {}) if old else None)
-                said = self.messages("warning", on=meta.urn) if op == "replace" else []
-                why = [drift[meta.urn]] if meta.urn in drift else said
+                warnings = self.messages("warning", on=meta.urn) if op == "replace" else []
+                why = [drift[meta.urn]] if meta.urn in drift else warnings
                 why = [*why, *changed.values()] or (["follows what it is made from"] if op == "update" else [])
                 steps.append(Step(op, kind, named(meta.urn), why, changed))
         pending = [f"{one.name}: {text}" for one in steps for text in one.changed.values()]

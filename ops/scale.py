@@ -21,8 +21,8 @@ import click
 from components.config import Config
 from components.config_reading import read
 from components.errors import ConfigError
-from components.present import listed
 from components.records import structure
+from components.replica_count import listed
 from components.scaling import Decision, Limits, Lull, Sample, Target, Why, decide
 from ops import load, report, stack_tags
 from ops.command import Outcome, verb
@@ -166,7 +166,7 @@ def exposition(stack: str, made: Decision, before: int, samples: Sequence[Sample
     )
 
 
-def table(samples: list[Sample]) -> str:
+def table(samples: Sequence[Sample]) -> str:
     """Return the samples as Markdown."""
     rows = [
         (f"{one.in_flight:.0f}", f"{one.queue:.0f}", *("-" if each is None else f"{each:.2f}" for each in

@@ -22,6 +22,7 @@ CLIENT, CHECK = keys.CLIENT.decode(), last_check.CHECK.decode()
 CERTIFICATE = "gateway"  # the tag by which a listener finds the certificate, whatever name or IP a client asks for
 ERRORS = {  # type, as vLLM names it, and message
     401: ("AuthenticationError", "a valid key is needed: Authorization: Bearer <key>"),
+    403: ("PermissionDeniedError", keys.NO_CERTIFICATE),
     404: ("NotFoundError", "Not Found"),
     413: ("RequestTooLarge", "the body is too large"),
     500: ("InternalServerError", "the gateway failed"),
@@ -63,8 +64,10 @@ def server_config(
     policy: Policy,
     *,
     client_ca: str = "",
+    client_mode: str = "require_and_verify",
 ) -> dict[str, Json]:
-    """Return the config of a Caddy with one server, which speaks plain HTTP without a certificate.
+    """Return the config of a Caddy with one server, which speaks plain HTTP without a certificate. `client_mode`: what
+    it does about those of clients, where there is a `client_ca`.
 
     HTTP/1.1 only: over HTTP/2 a connection without a key may fill 1 MiB before any handler is asked.
     """
@@ -86,7 +89,7 @@ def server_config(
             apps["tls"] = {"certificates": {certificate.loader: [pair]}}
         if client_ca:
             ca = {"provider": "inline", "trusted_ca_certs": ders(client_ca)}
-            connections["client_authentication"] = {"ca": ca, "mode": "require_and_verify"}
+            connections["client_authentication"] = {"ca": ca, "mode": client_mode}
             # one policy for all names: a client that asks by IP, and so names none, is not misdirected (421)
             server["strict_sni_host"] = False
         server["tls_connection_policies"] = [connections]
@@ -106,6 +109,11 @@ def _automation(acme: Acme, listen: str) -> dict[str, Json]:
         "certificates": {"automate": names},
         "automation": {"policies": [{"subjects": names, "issuers": [issuer]}]},
     }
+
+
+def refuse_uncertified() -> dict[str, Json]:
+    """Return the route that refuses, unread, what comes by a connection without a client certificate."""
+    return route(_error(403), {"vars": {"{http.request.tls.client.certificate_der_base64}": [""]}})
 
 
 def inner_server(listen: list[str], routes: list[Json]) -> dict[str, Json]:

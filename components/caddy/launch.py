@@ -26,9 +26,9 @@ DISK_GB = 8.0
 QUERY = "num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true inet_up>=200 inet_down>=200"
 
 
-def plan_gateway_launch() -> Launch:
+def plan_gateway_launch(client_ca: str = "") -> Launch:
     """Return the launch, without the admin key: that is in ADMIN_KEY once the machine is rented."""
-    env = configs()
+    env = configs(client_ca)
     return Launch(IMAGE, "sh", ("-c", boot_script(sorted(env))), env, (f"{PORT}:{PORT}",))
 
 
@@ -44,7 +44,7 @@ def admin_url(url: str) -> str:
     return url.rstrip("/") + ADMIN_PREFIX
 
 
-def configs() -> dict[str, str]:
+def configs(client_ca: str = "") -> dict[str, str]:
     """Return the environment that carries both configs, in chunks; in the command they would fill Vast's limit."""
     certificate = Certificate(f"{FOLDER}/cert.pem", f"{FOLDER}/key.pem", "load_files")
     admin_socket = f"{FOLDER}/admin.sock"
@@ -54,6 +54,7 @@ def configs() -> dict[str, str]:
         certificate,
         admin_socket=admin_socket,
         admin_key=f"{{env.{ADMIN_KEY_ENV}}}",
+        client_ca=client_ca,
     )
     back = {"admin": {"listen": f"unix/{admin_socket}|0600", "config": {"persist": False}}}
     env: dict[str, str] = {}

@@ -32,7 +32,8 @@ RETRY_AFTER_S = 1
 USED = re.compile(rb'(?<!\\)"total_tokens":\s*(\d+)')
 EDGE_BYTES = 2048
 PASSED_ON = (b"content-type", b"accept", b"x-request-id")
-KINDS = {401: "AuthenticationError", 404: "NotFoundError", 413: "RequestTooLarge", 429: "RateLimitError"}
+KINDS = {401: "AuthenticationError", 403: "PermissionDeniedError", 404: "NotFoundError"}
+KINDS |= {413: "RequestTooLarge", 429: "RateLimitError"}
 KINDS |= {502: "BadGatewayError", 503: "ServiceUnavailableError", 504: "GatewayTimeoutError"}
 JSON_TYPE = (b"content-type", b"application/json")
 

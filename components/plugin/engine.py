@@ -77,7 +77,6 @@ class Engine:
             self._log_stub().Log(request, timeout=2.0)
 
     def warn(self, text: str) -> None:
-        """Show `text` as a warning."""
         self.log(text, severity="warning")
 
     def _log_stub(self) -> Any:

@@ -76,8 +76,8 @@ class VastResource(Resource):
         inputs = record(args)
         inputs |= {key: pulumi.Output.secret(inputs[key]) for key in secret if key in inputs}
         options = pulumi.ResourceOptions(additional_secret_outputs=list(secret))
-        own = [one for one in type(self).__mro__ if not issubclass(Resource, one)]  # without Pulumi's classes
-        outputs = {output: None for one in own for output in inspect.get_annotations(one)}
+        classes = [one for one in type(self).__mro__ if not issubclass(Resource, one)]  # without Pulumi's classes
+        outputs = {output: None for one in classes for output in inspect.get_annotations(one)}
         super().__init__(provider, name, {**outputs, **inputs}, pulumi.ResourceOptions.merge(options, opts))
 
 

@@ -66,7 +66,7 @@ def nonce_of(text: str) -> str:
 
 
 def label_problem(base: str) -> str | None:
-    """Return why no label can begin with this text, or None: one that Vast.ai cuts is not found again."""
+    """Return why no label can begin with this text, or None. One that Vast.ai cuts would not be found again."""
     spare = MAX_CHARS - OWN_CHARS
     if len(base) <= spare:
         return None

@@ -49,7 +49,8 @@ class RerankClient:
     """Asks one server. Every method raises ServerUnreachable when nothing answers, and ServerError otherwise.
 
     `ca`: a CA certificate that https is verified against, as PEM text or a path; public CAs where it is empty.
-    `timeout_s` bounds a whole request. `transport` is the seam for tests.
+    `client_certificate`: PEM text of one and its private key, shown where it is asked for. `timeout_s` bounds a whole
+    request. `transport` is the seam for tests.
 
     >>> client = RerankClient("http://203.0.113.7:41025", "the key")             # doctest: +SKIP
     >>> client.rerank("What is deep learning?", ["I like pizza", "Deep learning is ML"]).results[0].index
@@ -62,12 +63,15 @@ class RerankClient:
         api_key: str | None = None,
         *,
         ca: str = "",
+        client_certificate: str = "",
         transport: Transport | None = None,
         timeout_s: float = 30.0,
     ) -> None:
         self.url = url.rstrip("/")
         self.key = api_key
-        self._send: Transport = transport or HttpTransport(ca=pem(ca), keep=KEPT_CONNECTIONS)
+        self._send: Transport = transport or HttpTransport(
+            ca=pem(ca), client_certificate=client_certificate, keep=KEPT_CONNECTIONS
+        )
         self._timeout_s = timeout_s
 
     def __repr__(self) -> str:

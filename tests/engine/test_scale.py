@@ -21,9 +21,9 @@ def scaled(stack, *args):
     return done.document
 
 
-def by_clock(stack, replicas):
-    """Have the schedule say that there are so many replicas now."""
-    stack.write_config(schedule={"windows": [ALWAYS | {"replicas": replicas}]})
+def by_clock(stack, *replicas):
+    """Have the schedule say that there are so many replicas now, the first number; others are in it for later."""
+    stack.write_config(schedule={"windows": [ALWAYS | {"replicas": one} for one in replicas]})
 
 
 @pytest.fixture
@@ -101,6 +101,7 @@ def test_a_roll_and_a_scale_at_once_do_one_after_the_other_and_fail_no_request(t
 
 def test_a_load_adds_no_server_that_the_budget_of_the_month_does_not_pay_for(two, ledger, tmp_path):
     two.write_config(budget_usd_month=0.05, budget_refuses=True)
+    up(two)
     ledger.fault("slow_answer", seconds=0.5, route="/rerank")
     metrics = tmp_path / "textfile" / "reranker.prom"
     metrics.parent.mkdir()
@@ -110,6 +111,7 @@ def test_a_load_adds_no_server_that_the_budget_of_the_month_does_not_pay_for(two
         assert (refused["why"], refused["replicas"]) == ("budget", 2)
         assert 'reranker_scale_decision{stack="test",why="budget"} 1' in metrics.read_text()
         two.write_config(budget_usd_month=5000)
+        up(two)
         assert scaled(two, "--metrics-file", str(metrics))["replicas"] == 3
     assert 'reranker_scale_replicas{stack="test"} 3' in metrics.read_text()
     assert len(ledger.billed()) == 3
@@ -157,7 +159,7 @@ def test_a_fleet_follows_its_load_and_the_clock_and_fails_no_request(gateway_cad
     answer = at.ask()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
     assert stack.drift().rc == 0
-    by_clock(stack, 2)
+    by_clock(stack, 2, 0)
     assert scaled(stack)["replicas"] == 2
     assert at.ask().status_code == 200
     stack.write_config(extra_args=["--max-num-seqs", "64"], replicas={"min": 3, "max": 4}, schedule=None)

@@ -230,6 +230,33 @@ def test_a_create_after_a_killed_plugin_adopts_what_it_rented(plugin, market, en
     assert outs["adopted"]
 
 
+def test_what_a_killed_run_rented_and_nothing_declares_is_destroyed_once_the_state_has_been_read(
+    plugin, market, engine, tmp_path
+):
+    from tests.provider.conftest import Plugin  # noqa: PLC0415
+
+    first, outs = plugin.create(InstanceProvider(), instance_props())
+    declared, _ = plugin.create(InstanceProvider(), instance_props(label_base="vast-reranker/test/reranker-2"))
+    left, _ = plugin.create(InstanceProvider(), instance_props(label_base="vast-reranker/test/reranker-3"))
+    others, _ = plugin.create(
+        InstanceProvider(), instance_props(label_base="vast-reranker/test/reranker-3", owner="another0")
+    )
+    config = {"emulator": json.dumps({"url": market.url}), "vast_api_key": "emulator-key"}
+    later = Plugin(engine, config, {"HOME": str(tmp_path)})
+    owner, query = instance_props()["owner"], {"search": SEARCH, "instances": ["reranker", "reranker-2"]}
+    try:
+        unread = later.diff(OfferQueryProvider(), owner, query, query)
+        later.read(InstanceProvider(), first, outs)
+        found = later.diff(OfferQueryProvider(), owner, query, query)
+        later.update(OfferQueryProvider(), owner, query, query)
+        after = later.diff(OfferQueryProvider(), owner, query, query)
+    finally:
+        later.stop()
+    assert [one.changes for one in (unread, found, after)] == [1, 2, 1]  # 1: none, 2: some
+    assert billed(market) == {int(first), int(declared), int(others)}
+    assert any(one.message.startswith(f"instance {left} (vast-reranker/test/reranker-3@") for one in engine.messages)
+
+
 def test_an_instance_that_a_later_create_adopts_outlives_the_deletion_of_the_resource_that_had_it(
     plugin, market, engine, tmp_path
 ):

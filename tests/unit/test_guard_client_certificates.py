@@ -15,6 +15,7 @@ from emulator.scoring import Served
 from emulator.stub import Stub
 from harness.guard import guarded
 from harness.wait import until
+from ops import rotate_key, status
 from reranker import Reranker, RerankerError
 from reranker.http import HttpTransport, Unanswered, bearer
 from tests.client_ca import ClientCa
@@ -115,14 +116,14 @@ def test_a_certificate_that_does_not_verify_fails_the_handshake_and_the_client_r
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_a_session_that_is_resumed_has_shown_what_its_first_connection_showed(site, version):
-    for files, status in ((None, 403), (site.ca.issue(site.folder), 200)):
+    for files, expected in ((None, 403), (site.ca.issue(site.folder), 200)):
         context = site.context(files, version)
         with site.connected(context) as (secured, ask):
-            assert ask() == status
+            assert ask() == expected
             session = secured.session
         with site.connected(context, session) as (secured, ask):
             assert secured.session_reused
-            assert ask() == status
+            assert ask() == expected
     site.told(ClientCa().pem)
     with contextlib.suppress(OSError), site.connected(context, session) as (secured, ask):  # 1.2 ends in the handshake
         assert not secured.session_reused
@@ -178,6 +179,16 @@ def test_a_restart_of_the_container_asks_as_before(tmp_path):
     server = make_server({}, tmp_path, tls=True, log=print)
     assert server.tls.verify_mode is ssl.CERT_OPTIONAL
     assert len(server.tls.get_ca_certs()) == 1
+
+
+def test_operations_that_ask_as_a_client_show_the_certificate_of_the_environment(site, monkeypatch):
+    ca = site.authority.certificate
+    assert "a client certificate" in status.probe(site.url, KEY, ca).error
+    assert rotate_key.answer(site.url, KEY, ca) == 403
+    for name, file in zip(("RERANKER_CLIENT_CERT", "RERANKER_CLIENT_KEY"), site.ca.issue(site.folder), strict=True):
+        monkeypatch.setenv(name, str(file))
+    assert status.probe(site.url, KEY, ca).took_ms
+    assert rotate_key.answer(site.url, KEY, ca) == 200
 
 
 def test_without_tls_there_is_nothing_to_ask_by():

@@ -195,6 +195,30 @@ def test_a_line_is_one_small_write_whatever_a_host_says(tmp_path):
     assert len(ledger.events()) == 1
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from components.ledger_file import LedgerFile
+from components.vast.ledger import Event
+ledger = LedgerFile(Path(sys.argv[1]))
+ledger.append(Event("end", 1.0, instance_id=1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (ledger.path.stat().st_size + 9, resource.RLIM_INFINITY))
+try:
+    ledger.append(Event("end", 2.0, instance_id=2))
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_line_for_which_there_is_no_room_is_an_error_and_the_lines_around_it_are_read(tmp_path):
+    ledger = LedgerFile(tmp_path / "prod.jsonl")
+    command = [sys.executable, "-c", FULL, str(ledger.path)]
+    done = subprocess.run(command, cwd=REPO, env=os.environ, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"[Errno 28] No space left on device: '{ledger.path}'\n"
+    ledger.append(replace(END, instance_id=3))
+    assert [one.instance_id for one in ledger.events()] == [1, 3]
+
+
 def write_many(path, worker):
     for number in range(50):
         LedgerFile(path).append(Event("rent", T, instance_id=1000 * worker + number + 1, text="x" * 300))

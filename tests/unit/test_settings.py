@@ -9,8 +9,9 @@ from components.config import Config, groups, inner_groups, secret_keys
 from components.config_keys import has_secret, is_list, is_map, kind_of
 from components.config_reading import read
 from components.errors import ConfigError
+from components.program_config import misplaced_keys
 from components.reranker import configured_env
-from components.settings import load, misplaced_keys
+from components.settings import load
 from components.vast.identity import Authority
 from components.vast.models import Offer
 from components.vast.query import parse
@@ -22,6 +23,7 @@ from tests.unit.wire_samples import offer
 
 REPO = Path(__file__).resolve().parents[2]
 PEM = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----"
+CA = Authority.make("clients").certificate
 
 
 def as_the_engine_passes_it(value):
@@ -150,7 +152,14 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"gateway": {"listen": ":9"}}, "gateway.listen: is for a gateway, but gateway.kind is off"),
         ({"budget_refuses": True}, "budget_refuses: is true, but budget_usd_month is not set"),
         ({"keep_previous_key": True}, "keep_previous_key: is true, but api_key_generation 1 has none before it"),
-        ({"client_ca": PEM}, "client_ca: is there, but clients' TLS ends elsewhere"),
+        ({"client_ca": PEM}, "client_ca: holds no certificates in PEM that can be read"),
+        ({"client_ca": CA * 20}, r"client_ca: is \d+ characters; accepted: 8192"),
+        ({"client_ca": CA, "tls": "off"}, "client_ca: is there, but tls is false"),
+        ({"client_ca": CA, "guard": "off"}, "client_ca: is there, but vLLM itself looks at no certificate"),
+        (
+            {"client_ca": CA, "gateway": {"kind": "caddy", "listen": "unix//x"}},
+            "client_ca: is there, but clients' TLS ends before gateway.listen",
+        ),
         ({"client_keys": {"a b": {}}}, "client_keys: is 'a b'; accepted: names such as search or batch-2"),
         (
             {"client_keys": {"management": None}},
