@@ -181,7 +181,7 @@ class Runner:
 
     def _await(self, process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
         """Wait until this operation is as far as that, or is over."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline and not reached():
             time.sleep(0.02)
 
