@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from pathlib import Path
 from bench.guard import target
 from bench.load import Target
 from harness.stack import REPO
+from reranker.endpoint import Endpoint
+from reranker.env_command import outputs_of, write_private
 
 
 @contextmanager
@@ -22,10 +23,7 @@ def running() -> Iterator[list[Target]]:
     """Start the server, and the proxy before it."""
     with target("TLS", "--guard", "--tls") as direct, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         outputs = Path(folder) / "outputs.json"
-        ca = Path(direct.ca).read_text()
-        known = {"url": direct.url, "api_key": direct.key, "ca_certificate": ca, "model": direct.model}
-        with os.fdopen(os.open(outputs, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-            json.dump(known, file)
+        write_private(outputs, json.dumps(outputs_of(Endpoint.of(direct.url, direct.key, direct.ca, direct.model))))
         command = [sys.executable, "-m", "reranker", "proxy", "--listen", "127.0.0.1:0", "--outputs", str(outputs)]
         with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True) as process:
             try:

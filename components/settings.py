@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-import pulumi
-from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env, is_config_secret
-
 from components.caddy.certificate import certificate_problems
-from components.config import Config, Gateway, secret_keys
+from components.caddy.spec import ders
+from components.config import Config, Gateway
 from components.config_reading import read
 from components.errors import ApiUnreachable, ConfigError, QueryError
 from components.guard.keys import MAX_KEYS
+from components.program_config import stack_config
 from components.records import structure
 from components.vast.address import choose_api_url, choose_key
 from components.vast.drift import Watch
+from components.vast.market import Search
 from components.vast.query import Constraint, Filters, parse
 from components.vast.ranking import pull_mbps
 from components.vast.rental_spec import Bid, Deadlines
@@ -40,6 +39,8 @@ from policy.rules import Facts, Limits, demands, violations
 from reranker.http import HttpTransport, Unanswered, bearer
 
 NO_LIMITS = Limits()
+MAX_CLIENT_CA_CHARS = 8192
+SPARE_OFFERS = 8  # how many more offers than replicas are ranked
 
 
 @dataclass(frozen=True)
@@ -62,41 +63,19 @@ class Settings:
     policy: Limits
     replicas: int
 
-
-def stack_config() -> dict[str, str]:
-    """Return the running program's config, its namespace, the project's name, taken off.
-
-    A program has it in its environment, the host of a component in the SDK's own record.
-    """
-    prefix = f"{pulumi.get_project()}:"
-    known = get_config_env() | CONFIG.get()
-    return {key.removeprefix(prefix): value for key, value in known.items() if key.startswith(prefix)}
-
-
-def misplaced_keys(keys: Iterable[str], project: str) -> list[str]:
-    """Return what is wrong with keys, `namespace:key` of all namespaces, whose namespace is nearly the project's."""
-    split = [key.partition(":") for key in keys]
-    near = {
-        space for space, _, _ in split if space != project and difflib.get_close_matches(space, [project], cutoff=0.8)
-    }
-    return [
-        f"{space}:{key}: is in a namespace that nobody reads; did you mean {project}:{key}?"
-        for space, _, key in split
-        if space in near
-    ]
-
-
-def keys_in_clear() -> list[str]:
-    """Return the config keys that are stored in clear although they are secrets."""
-    stored, namespace = stack_config(), pulumi.get_project()
-    encrypted = {key.rpartition(":")[2] for key in get_config_secret_keys_env()}
-    encrypted |= {key for key in stored if is_config_secret(f"{namespace}:{key}")}
-
-    def is_set(key: str) -> bool:
-        group, _, inner = key.rpartition(".")
-        return bool(json.loads(stored.get(group) or "{}").get(inner)) if group else key in stored
-
-    return [key for key in secret_keys() if key.partition(".")[0] not in encrypted and is_set(key)]
+    def search(self) -> Search:
+        """Return the search for the servers' machines."""
+        return Search(
+            query=self.config.query,
+            constraints=self.constraints,
+            disk_gb=self.config.disk_gb,
+            pull_gb=self.image.download_gb + self.model.weights_gb,
+            prefer=self.config.prefer,
+            offer_type="bid" if self.bid else "on-demand",
+            keep=max(self.replicas, 1) + SPARE_OFFERS - 1,
+            model=self.model.name,
+            parameters_m=self.model.parameters_m,
+        )
 
 
 def load(
@@ -148,8 +127,8 @@ def load(
             *problems_with_numbers(model, config.extra_args),
             *_gpu_problems(filters, config),
         ]
-        told = json.dumps(_guard_options(config, model), separators=(",", ":"))
-        if (over := len(told) - ENV_VALUE_LIMIT_CHARS) > 0:
+        options = json.dumps(_guard_options(config, model), separators=(",", ":"))
+        if (over := len(options) - ENV_VALUE_LIMIT_CHARS) > 0:
             problems_by_key["served_model_names"] = [f"are {over} characters too long in all: Vast.ai takes no more"]
         problems_by_key["limits.truncate_prompt_tokens"] = _truncation_problems(config, model)
         if config.disk_gb < (needed := catalog.disk_needed_gb(image, model)):
@@ -202,9 +181,9 @@ def _clamped(present: int | None, config: Config) -> int:
 
 
 def _gpu_problems(filters: Filters, config: Config) -> list[str]:
-    there, needed = filters.get("num_gpus", {}).get("eq"), gpus_needed(config.extra_args)
-    asked = there is not None and needed > float(str(there))
-    return [f"split the model over {needed} GPUs, and the query asks for {there}"] if asked else []
+    count, needed = filters.get("num_gpus", {}).get("eq"), gpus_needed(config.extra_args)
+    too_few = count is not None and needed > float(str(count))
+    return [f"split the model over {needed} GPUs, and the query asks for {count}"] if too_few else []
 
 
 def _truncation_problems(config: Config, model: Model) -> list[str]:
@@ -261,10 +240,12 @@ def _contradictions(config: Config) -> list[str]:
             if getattr(gateway, key) != field.default
         ]
     problems += _own_certificate_problems(gateway)
+    if config.budget_refuses and config.budget_usd_month is None:
+        problems.append("budget_refuses: is true, but budget_usd_month is not set")
     if config.keep_previous_key and config.api_key_generation == 1 and config.api_key is None:
         problems.append("keep_previous_key: is true, but api_key_generation 1 has none before it")
-    if config.client_ca and (gateway.kind != "caddy" or not config.tls or gateway.listen.startswith("unix/")):
-        problems.append("client_ca: is there, but clients' TLS ends elsewhere; accepted: gateway.kind caddy on a port")
+    if config.client_ca:
+        problems += _client_ca_problems(config)
     given = [2 if one.keep_previous else 1 for one in config.client_keys.values()]
     if config.client_keys and not config.guard:
         problems.append("client_keys: are there, but vLLM itself knows one key only; accepted: guard true")
@@ -278,6 +259,25 @@ def _contradictions(config: Config) -> list[str]:
     if gateway.kind == "caddy" and not gateway.url:
         problems.append("gateway.url: is empty; accepted: where clients reach the gateway, such as https://HOST:8443")
     return problems
+
+
+def _client_ca_problems(config: Config) -> list[str]:
+    gateway = config.gateway
+    size = len(config.client_ca)
+    checks = (
+        (size <= MAX_CLIENT_CA_CHARS, f"is {size} characters; accepted: {MAX_CLIENT_CA_CHARS} at most"),
+        (ders(config.client_ca), "holds no certificates in PEM that can be read"),
+        (config.tls, "is there, but tls is false, so no certificate is shown; accepted: tls true"),
+        (
+            config.guard or gateway.kind != "off",
+            "is there, but vLLM itself looks at no certificate; accepted: guard true",
+        ),
+        (
+            not gateway.listen.startswith("unix/"),
+            "is there, but clients' TLS ends before gateway.listen, a socket: what stands there has to ask for it",
+        ),
+    )
+    return [f"client_ca: {text}" for good, text in checks if not good]
 
 
 def _own_certificate_problems(gateway: Gateway) -> list[str]:

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from components.caddy.admin import CaddyAdmin
 from components.caddy.front_proxy import front_proxy_config
-from components.caddy.spec import Certificate, Json, Policy
+from components.caddy.spec import Certificate, Policy
 from components.errors import CaddyUnreachable, GatewayError
 from components.vast.identity import Authority
+from components.vast.json_values import Json
 from emulator.runtime import free_port
 
 IP = "127.0.0.1"

@@ -14,7 +14,7 @@ from components.vast.identity import Authority
 from components.vllm.client import RerankClient
 from components.vllm.launch import GUARD_KEY_ENV, KEY_ENV, Launch
 from emulator.process import Process
-from emulator.runtime import Containers, Settings, free_port
+from emulator.runtime import Containers, RuntimeSettings, free_port
 from harness.certificates import ca_file
 
 IP = "127.0.0.1"
@@ -44,7 +44,7 @@ def serving(
 
     `authority` signs the identity of a launch with TLS. Raises RuntimeError with the end of the log.
     """
-    containers = Containers(Settings("vllm", folder, python, {model: str(weights)}))
+    containers = Containers(RuntimeSettings("vllm", folder, python, {model: str(weights)}))
     inner, outer = int(launch.ports[0].partition(":")[2]), free_port(IP)
     body = {
         "image": launch.image,

@@ -1,6 +1,7 @@
 """A stack's own config file, Pulumi.<stack>.yaml: values set and copied, the whole of it put back.
 
-Called by roll, rotate-key and review. The Pulumi CLI writes it, so that values stay as they are and secrets encrypted.
+Called by roll, rotate-key, review and market. The Pulumi CLI writes it, so that values stay as they are and secrets
+encrypted.
 """
 
 from __future__ import annotations
@@ -8,15 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from components.config import secret_keys
+from components.vast.json_values import Json
 from ops.engine import Pulumi
 from ops.exits import USAGE, OpsError
-
-Json = Any
 
 
 class StackConfig:
@@ -48,6 +47,13 @@ def config_file(pulumi: Pulumi) -> Path:
     return pulumi.cwd / f"Pulumi.{pulumi.name.rpartition('/')[2]}.yaml"
 
 
+def texts(pulumi: Pulumi) -> dict[str, str]:
+    """Return a stack's config by key, with the project's name taken off, as Pulumi gives it to a program."""
+    prefix = f"{pulumi.project}:"
+    found = pulumi.all_config().items()
+    return {key.removeprefix(prefix): str(one.get("value") or "") for key, one in found if key.startswith(prefix)}
+
+
 def copy(source: Pulumi, target: Pulumi) -> None:
     """Set all that a stack's own config file sets on another stack as well, secrets with its own encryption.
 
@@ -56,8 +62,8 @@ def copy(source: Pulumi, target: Pulumi) -> None:
     path = config_file(source)
     if not path.exists():
         raise OpsError(USAGE, f"no {path.name} to copy the config from", "--like names a stack with a config file")
-    own = (yaml.safe_load(path.read_text()) or {}).get("config") or {}
-    own_keys = {key if ":" in key else f"{source.project}:{key}" for key in own}
+    config = (yaml.safe_load(path.read_text()) or {}).get("config") or {}
+    own_keys = {key if ":" in key else f"{source.project}:{key}" for key in config}
     found = {key: one for key, one in source.all_config().items() if key in own_keys}
     target.set_all_config({key: one for key, one in found.items() if not one["secret"]})
     for key, one in found.items():

@@ -5,6 +5,7 @@ Bodies: vLLM 0.19.1 and 0.32.0, /rerank, /score and /v1/models.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def read_ranking(raw: Mapping[str, Any], part: range, top_n: int | None) -> tupl
 
     Raises MalformedAnswer unless each index is one that was sent, at most once, and as many came as were asked for.
     """
-    with _understood("/rerank", raw):
+    with _understood("/rerank"):
         found = [(part[_index(one, len(part))], _score(one, "relevance_score")) for one in raw["results"]]
         wanted = len(part) if top_n is None else min(top_n, len(part))
         if len(found) != wanted or len({index for index, _ in found}) != wanted:
@@ -75,7 +76,7 @@ def read_ranking(raw: Mapping[str, Any], part: range, top_n: int | None) -> tupl
 
 def read_scores(raw: Mapping[str, Any], count: int) -> list[float]:
     """Return the scores of an answer to `count` pairs, in the order of the pairs. Raises MalformedAnswer."""
-    with _understood("/score", raw):
+    with _understood("/score"):
         by_index = {_index(one, count): _score(one, "score") for one in raw["data"]}
         if not len(by_index) == len(raw["data"]) == count:
             raise ValueError(f"{len(raw['data'])} scores for {count} pairs")
@@ -84,7 +85,7 @@ def read_scores(raw: Mapping[str, Any], count: int) -> list[float]:
 
 def read_models(raw: Mapping[str, Any]) -> tuple[ServedModel, ...]:
     """Return what is served. Raises MalformedAnswer."""
-    with _understood("/v1/models", raw):
+    with _understood("/v1/models"):
         found = []
         for one in raw["data"]:
             length = one.get("max_model_len")
@@ -94,21 +95,16 @@ def read_models(raw: Mapping[str, Any]) -> tuple[ServedModel, ...]:
         return tuple(found)
 
 
-class _understood:
-    """Turns what reading a foreign body may raise into MalformedAnswer. Shows field names, never the body."""
-
-    def __init__(self, path: str, raw: object) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, KeyError | TypeError | ValueError | AttributeError):
-            what = f"no {error}" if isinstance(error, KeyError) else str(error)
-            raise MalformedAnswer(
-                f"{self.path} answered 200 with a body that is not a reranker's ({what}): is this address right?"
-            ) from None
+@contextlib.contextmanager
+def _understood(path: str) -> Iterator[None]:
+    """Turn what reading a foreign body may raise into MalformedAnswer. Shows field names, never the body."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise MalformedAnswer(
+            f"{path} answered 200 with a body that is not a reranker's ({what}): is this address right?"
+        ) from None
 
 
 def _index(one: Mapping[str, Any], count: int) -> int:

@@ -17,14 +17,13 @@ TABLE = Path(__file__).with_name("applications.toml")
 class Application:
     """An application: the block to paste, and the lines for the CA.
 
-    `proxy` is why it needs `rerank proxy`, "" where it does not. `why` no test runs it. `setting`: what else has to be
-    as it is in the block. `also`: other clients of it, each with how it works, and why no test runs it.
+    `proxy` is why it needs `rerank proxy`, `why` no test runs it, each "" where that is not so. `setting`: what else
+    has to be as in the block. `also`: other clients of it, each with how it works, and why no test runs it.
     """
 
     name: str
     title: str
     version: str
-    checked: str
     language: str
     block: str
     ca: str = ""

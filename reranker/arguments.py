@@ -7,15 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
-from reranker.endpoint import (
-    CA_ENV,
-    CLIENT_CERTIFICATE_ENV,
-    CLIENT_KEY_ENV,
-    KEY_ENV,
-    URL_ENV,
-    Endpoint,
-    client_pem,
-)  # fmt: skip
+from reranker.endpoint import CA_ENV, CLIENT_CERTIFICATE_ENV, CLIENT_KEY_ENV, KEY_ENV, URL_ENV, Endpoint, client_pem
 from reranker.errors import InvalidInput
 from reranker.stack import COPY_KEY_ENV, Stack, read_copy, read_stack
 

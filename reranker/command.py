@@ -20,7 +20,7 @@ from reranker import env_command, eval_command, proxy_command
 from reranker.answers import Ranked, Ranking
 from reranker.arguments import ENVIRONMENT, endpoint_arguments, endpoint_from
 from reranker.client import Reranker
-from reranker.documents import Document, plain, read_file, read_lines, read_results
+from reranker.documents import Document, read_file, read_lines, read_results
 from reranker.errors import InvalidInput, RerankerError, ServerError
 from reranker.output import EXIT_CODES, INCOMPLETE, Output
 from reranker.patience import Patience
@@ -173,7 +173,7 @@ def rank(args: argparse.Namespace, query: str, documents: list[Document]) -> Ran
     if args.resume:
         known = read_file(args.resume, lambda file: read_results(file, args.resume, documents))
     missing = [index for index in range(len(documents)) if index not in known]
-    with Reranker(endpoint_from(args).endpoint, patience=patience(args.timeout)) as reranker:
+    with Reranker(endpoint_from(args).endpoint, patience=Patience(deadline_s=args.timeout)) as reranker:
         ranking = reranker.rerank(
             query,
             [documents[index].text for index in missing],
@@ -216,7 +216,7 @@ def query_and_documents(args: argparse.Namespace, stdin: BinaryIO) -> tuple[str,
     if words and args.file:
         raise InvalidInput("documents are given twice, as arguments and by --file")
     if words:
-        return query, [plain(one) for one in words]
+        return query, [Document(one, one) for one in words]
     if args.file is None and stdin.isatty():
         raise InvalidInput("no documents: give them as arguments, by --file, or as JSON lines on standard input")
     if args.file in (None, "-"):
@@ -229,7 +229,7 @@ def status(args: argparse.Namespace, out: Output) -> int:
     stack = endpoint_from(args)
     facts: dict[str, Any] = {"stack": stack.name or None, "url": stack.endpoint.url, "serving": False}
     failure: RerankerError | None = None
-    with Reranker(stack.endpoint, patience=patience(args.timeout)) as reranker:
+    with Reranker(stack.endpoint, patience=Patience(deadline_s=args.timeout)) as reranker:
         try:
             taken_ms = []
             for _ in range(PROBES):
@@ -250,11 +250,6 @@ def status(args: argparse.Namespace, out: Output) -> int:
     facts["hourly_cost_usd"] = stack.hourly_cost_usd
     out.lines([json.dumps(facts)] if args.json else facts_lines(facts, colour=out.colour))
     return out.fail(failure) if failure else 0
-
-
-def patience(timeout_s: float) -> Patience:
-    """Return patience for a person at a terminal."""
-    return Patience(deadline_s=timeout_s)
 
 
 def entry() -> NoReturn:

@@ -36,11 +36,6 @@ def read_file(path: str, read: Callable[[BinaryIO], Read]) -> Read:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
 
 
-def plain(text: str) -> Document:
-    """Return a document that is its text."""
-    return Document(text, text)
-
-
 def read_results(lines: Iterable[bytes], source: str, documents: list[Document]) -> dict[int, float]:
     """Return the score of each index that an earlier `--json` of these documents has. Raises InvalidInput."""
     found = {}

@@ -22,7 +22,7 @@ def page() -> str:
         row
         for one in applications
         for row in (
-            f"| [{one.title}](#{one.name}) | {one.version} | {one.works} | {one.why or one.checked} |",
+            f"| [{one.title}](#{one.name}) | {one.version} | {one.works} | {one.why or 'run'} |",
             *(f"| | {client} | {works} | {why or 'run'} |" for client, works, why in one.also),
         )
     ]

@@ -19,4 +19,5 @@ for set in demo examples clients audit pip uv vllm-0.32.0 vllm-0.19.1; do
   case "$set" in demo) constraint=(-c requirements/test.lock) ;; *) constraint=() ;; esac
   lock "requirements/$set.in" "$set" "${constraint[@]+"${constraint[@]}"}" "$@"
 done
+lock requirements/applications.in applications --no-deps -c requirements/examples.lock "$@"
 lock requirements.txt production -c requirements/test.lock "$@"

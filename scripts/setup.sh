@@ -136,6 +136,7 @@ PY
 # The client as anyone would install it: from a copy, since setuptools leaves its build folder where it works.
 setup_examples() (
   scripts/install.sh .tools/examples examples
+  scripts/install.sh .tools/examples applications examples
   copy="$(mktemp -d)"
   trap 'rm -rf "$copy"' EXIT
   cp -r reranker "$copy"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from components.errors import NoOffer, VastError
+from components.measurements import of_model
 from components.vast.address import choose_api_url, choose_key
 from components.vast.assignment import FleetState
 from components.vast.client import DEFAULT_API_URL, VastClient
@@ -51,6 +52,10 @@ class Session:
 
     def known(self, resource_key: str) -> set[int]:
         return self._known[resource_key].copy()
+
+    def known_of(self, owner: str) -> set[int]:
+        """Return all instances that the state with this mark is known to have."""
+        return {one for key, ids in list(self._known.items()) if key.endswith(f"@{owner}") for one in ids}
 
     def heard_from(self, probed: ProbeResult) -> ProbeResult:
         """Remember that some rented host was heard from here: then another's silence is that host's own."""
@@ -99,7 +104,11 @@ class Session:
 
         `again` asks anew, and leaves what was found at first to be assigned to the others.
         """
-        same = self._searches.setdefault(f"{search.key()} {again}", SharedRead(lambda: search.run(self.client)))
+
+        def read() -> Sequence[Candidate]:
+            return search.run(self.client, measured=of_model(search.model))
+
+        same = self._searches.setdefault(f"{search.key()} {again}", SharedRead(read))
         return same.get(max_age_s=0.0 if again else FRESH_S)
 
     def on_demand_usd(self, search: Search) -> float | None:

@@ -6,7 +6,7 @@ Built by the OfferQuery resource and again by a rental whose record has grown ol
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import islice
@@ -17,10 +17,12 @@ from components.vast.json_values import Json, as_text
 from components.vast.models import Offer
 from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, describe, parse, unmet, value_of
 from components.vast.ranking import START_S, Candidate, Prefer, distinct_machines, rank
+from components.vast.throughput import estimates
 
 SPARE_KEEP = 16  # up to so many candidates one page is enough
 OTHER_CODES = {"uk": "gb", "el": "gr"}  # how people write countries whose ISO code is another
 MARKET_PAGES = 4  # pages read to explain why nothing fits
+NOTHING: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Search:
 
     `query`: the official CLI's syntax, or {field: {operator: value}}. `constraints`: what the deployment adds.
     `pull_gb`: what a host has to download; `disk_gb`: what prices include. `keep`: how many offers, best first.
+    `model`, of `parameters_m`: whose speed is estimated, if it is named.
     """
 
     query: str | Mapping[str, Json] | None
@@ -39,10 +42,12 @@ class Search:
     offer_type: OfferType = "on-demand"
     start_s: float = START_S
     keep: int = 8
+    model: str = ""
+    parameters_m: float = 0.0
 
     def key(self) -> str:
         """Return text that is equal for equal searches."""
-        return as_text([self.wire().body(), self.prefer, self.pull_gb, self.start_s, self.keep])
+        return as_text([self.wire().body(), self.prefer, self.pull_gb, self.start_s, self.keep, self.model])
 
     def wire(self) -> Query:
         """Return the query as the API receives it. Raises QueryError."""
@@ -52,16 +57,31 @@ class Search:
     def filters(self) -> Filters:
         return self.wire().filters
 
-    def run(self, client: VastClient, *, now: Callable[[], float] = time.time) -> Sequence[Candidate]:
-        """Search and rank. Raises NoOffer with the count of what each condition removed, QueryError, ApiError."""
+    def run(
+        self, client: VastClient, *, measured: Mapping[str, float] = NOTHING, now: Callable[[], float] = time.time
+    ) -> Sequence[Candidate]:
+        """Search and rank; see `fitting`."""
+        return distinct_machines(rank(self.fitting(client, measured=measured, now=now), self.prefer))[: self.keep]
+
+    def fitting(
+        self, client: VastClient, *, measured: Mapping[str, float] = NOTHING, now: Callable[[], float] = time.time
+    ) -> list[Candidate]:
+        """Return all that fits, in no order. `measured`: pairs/s of the model by GPU.
+
+        Raises NoOffer with the count of what each condition removed, QueryError, ApiError.
+        """
         query = self.wire()
         fit = [offer for offer in self._found(client, query) if not unmet(query.filters, offer.raw, now=now())]
         if not fit:
             market, capped, unreadable = self._market(client)
             skipped = f"; {unreadable} more cannot be read, and were left out" if unreadable else ""
-            raise NoOffer(f"no offer fits: {why_none(query.filters, market, now=now(), capped=capped)}{skipped}")
+            why = why_none(query.filters, market, now=now(), capped=capped, constraints=self.constraints)
+            raise NoOffer(f"no offer fits: {why}{skipped}")
         candidates = [Candidate.of(offer, self.pull_gb, self.start_s) for offer in fit]
-        return distinct_machines(rank(candidates, self.prefer))[: self.keep]
+        if not self.model or not (measured or self.prefer == "value"):
+            return candidates
+        speeds = estimates(fit, self.parameters_m, measured)
+        return [replace(one, estimate=speed) for one, speed in zip(candidates, speeds, strict=True)]
 
     def _found(self, client: VastClient, query: Query) -> Sequence[Offer]:
         """Return the API's one page of 64 for the query, or, where more machines are wanted, further ones by price."""
@@ -96,11 +116,20 @@ def _pages(client: VastClient, query: Query) -> Iterator[Page]:
         floor = page.offers[-1].dph_total_usd
 
 
-def why_none(filters: Filters, market: Sequence[Offer], *, now: float, capped: bool = False) -> str:
+def why_none(
+    filters: Filters,
+    market: Sequence[Offer],
+    *,
+    now: float,
+    capped: bool = False,
+    constraints: Iterable[Constraint] = (),
+) -> str:
     """Return one or two sentences: how many were looked at, which conditions remove how many, who came nearest.
 
-    `market` are offers found without the user's conditions; `capped` says that there were more than were read.
+    `market` are offers found without the user's conditions; `capped` says that there were more than were read. A
+    condition that is one of `constraints` is told with its reason, such as the config key.
     """
+    reasons = {(one.field, one.op): str(one) for one in constraints if filters[one.field][one.op] == one.value}
     conditions = [(field, op, want) for field, ops in filters.items() for op, want in ops.items()]
     misses = []
     for offer in market:
@@ -114,11 +143,12 @@ def why_none(filters: Filters, market: Sequence[Offer], *, now: float, capped: b
         removed = [offer for count, _, offer, broken in misses if count == 1 and broken == [condition]]
         if removed:
             cheapest = min(offer.dph_total_usd for offer in removed)
-            alone.append(f"{describe(*condition)} alone removes {len(removed)} (the cheapest at ${cheapest:.3f}/h)")
+            what = reasons.get(condition[:2]) or describe(*condition)
+            alone.append(f"{what} alone removes {len(removed)} (the cheapest at ${cheapest:.3f}/h)")
     count, price, nearest, broken = min(misses, key=lambda miss: (miss[0], miss[1]))
     near = "offers fit but went away while they were counted; try again"
     if count:
-        words = "; ".join(describe(*condition) for condition in broken)
+        words = "; ".join(reasons.get(condition[:2]) or describe(*condition) for condition in broken)
         where = f"{nearest.gpu_name} on machine {nearest.machine_id}, {nearest.place}"
         near = f"nearest miss: {where}, ${price:.3f}/h, fails {words}"
     return "; ".join([f"0 of {total} offers fit", *alone, near, *_near_names(conditions, market, now)])

@@ -2,11 +2,12 @@
 
 import pulumi
 
-OUTPUTS = ("url", "apiKey", "caCertificate")
+OUTPUTS = {"url": "url", "api_key": "apiKey", "ca_certificate": "caCertificate"}
 reranker = pulumi.ComponentResource(
     "vast-reranker:index:Reranker",
     "search",
-    {"model": "sentence-transformers/all-MiniLM-L6-v2", **dict.fromkeys(OUTPUTS)},
+    {"model": "sentence-transformers/all-MiniLM-L6-v2", **dict.fromkeys(OUTPUTS.values())},
     remote=True,
 )
-pulumi.export("url", reranker.url)  # type: ignore[attr-defined]
+for name, output in OUTPUTS.items():
+    pulumi.export(name, getattr(reranker, output))

@@ -3,16 +3,17 @@
 `scripts/setup.sh all` makes the venv. Each block is followed by the call that its application would make.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
 
 import pytest
-import requests
 
 from reranker.applications import read_applications
 from tests.client.proxying import REPO, running_proxy, write_outputs
@@ -21,10 +22,13 @@ pytestmark = pytest.mark.all
 
 PYTHON = REPO / ".tools" / "examples" / "bin" / "python"
 LIBRECHAT = "jina-reranker-v2-base-multilingual"
+# what ranks in it needs axios only, of the 340 packages that it brings in
+LIBRECHAT_AGENTS = "@librechat/agents@3.9.2"
+LIBRECHAT_HASH = "sha512-QrCGLdJLZQBprBvS7gNfrNEqykwt0B157A2tMGJflmzdBQa8/TQ0yLydQo3NcA7TtFZJeJNmCo0hsZj4UJbjmw=="
 NPM = Path(__file__).with_name("npm")
 QUERY = "What is deep learning?"
 DOCUMENTS = ["I like pizza.", "The weather is nice.", "Deep learning is machine learning."]
-BEFORE = f"query, documents = {QUERY!r}, {DOCUMENTS!r}\n"
+BEFORE = f"import os\nquery, documents = {QUERY!r}, {DOCUMENTS!r}\n"
 HAYSTACK = """
 from haystack import Document
 found = reranker.run(query, [Document(content=one) for one in documents])["documents"]
@@ -48,6 +52,31 @@ print(*(one.page_content for one in found), sep="\\n")
     "haystack": HAYSTACK,
     "voyage": INDEXES,
     "tei": NODES,
+    # its class that ranks, without the two modules beside it that start the whole application
+    "open-webui": """
+import sys
+from importlib.util import find_spec
+from types import ModuleType
+def module(name, **names):
+    sys.modules[name] = ModuleType(name)
+    vars(sys.modules[name]).update(names)
+module("open_webui", __path__=find_spec("open_webui").submodule_search_locations)
+module("open_webui.env", REQUESTS_VERIFY=True, ENABLE_FORWARD_USER_INFO_HEADERS=False)
+module("open_webui.utils.headers", include_user_info_headers=None)
+from open_webui.retrieval.models.external import ExternalReranker
+names = {"model": "RERANKING_MODEL", "url": "EXTERNAL_RERANKER_URL", "api_key": "EXTERNAL_RERANKER_API_KEY"}
+given = {name: os.environ["RAG_" + variable] for name, variable in names.items()}
+scores = ExternalReranker(**given).predict([(query, one) for one in documents])
+print(max(zip(scores, documents))[1])
+""",
+    "lightrag": """
+import asyncio
+from lightrag.rerank import cohere_rerank
+names = {"model": "MODEL", "base_url": "BINDING_HOST", "api_key": "BINDING_API_KEY"}
+given = {name: os.environ["RERANK_" + variable] for name, variable in names.items()}
+found = asyncio.run(cohere_rerank(query, documents, **given))
+print(*(documents[one["index"]] for one in found), sep="\\n")
+""",
 }
 # `also` of the table: other clients, and what they are given
 ALSO = {
@@ -63,7 +92,7 @@ from llama_index.postprocessor.jinaai_rerank import JinaRerank
 reranker = JinaRerank(base_url="<URL>/v1", api_key="<KEY>", model="<MODEL>")
 {NODES}""",
     "VLLMRanker of vllm-haystack 3.0.1": f"""
-import os, ssl
+import ssl
 from haystack.utils import Secret
 from haystack_integrations.components.rankers.vllm import VLLMRanker
 trust = {{"verify": ssl.create_default_context(cafile=os.environ["CA"])}} if "CA" in os.environ else None
@@ -75,6 +104,17 @@ from haystack.utils import Secret
 from haystack_integrations.components.rankers.jina import JinaRanker
 reranker = JinaRanker(model="<MODEL>", base_url="<URL>/v1/rerank", api_key=Secret.from_token("<KEY>"))
 {HAYSTACK}""",
+    "HuggingFaceTEIRanker of huggingface-api-haystack 3.1.0": f"""
+from haystack.utils import Secret
+from haystack_integrations.components.rankers.huggingface_api import HuggingFaceTEIRanker
+reranker = HuggingFaceTEIRanker(url="<URL>", token=Secret.from_token("<KEY>"))
+{HAYSTACK}""",
+    "OAICompatRerankModel of dify-plugin 0.7.4": """
+from dify_plugin.interfaces.model.openai_compatible.rerank import OAICompatRerankModel
+given = {"endpoint_url": "<URL>/v1", "api_key": "<KEY>"}
+found = OAICompatRerankModel([]).invoke("<MODEL>", given, query, documents)
+print(*(one.text for one in found.docs), sep="\\n")
+""",
 }
 # LiteLLM's providers: the address below the proxy's, and whether the proxy is needed
 LITELLM = {
@@ -83,7 +123,8 @@ LITELLM = {
 }  # fmt: skip
 # npm's clients, and whether they need the proxy
 NPM_CLIENTS = {
-    "ai-sdk": True, "ai-sdk-voyage": True, "voyage": True, "cohere-v1": False, "cohere-v2": False, "langchain": False
+    "ai-sdk": True, "ai-sdk-voyage": True, "voyage": True, "librechat": True,
+    "cohere-v1": False, "cohere-v2": False, "langchain": False,
 }  # fmt: skip
 ROWS = [tuple(row) for one in read_applications().values() for row in one.also]
 NEEDS_PROXY = {name for name in CALLS if read_applications()[name].proxy}
@@ -142,11 +183,23 @@ def python(tmp_path):
     return run
 
 
+def variables(place, name):
+    """The block of an application that is set up by its environment."""
+    return dict(line.split("=", 1) for line in place.fill(read_applications()[name].block).split())
+
+
 @pytest.mark.parametrize(("name", "way"), ways({name: name in NEEDS_PROXY for name in [*CALLS, *ALSO]}))
 def test_a_python_client_ranks(places, python, name, way):
+    if name == "open-webui" and sys.version_info >= (3, 13):
+        pytest.skip("it takes no Python 3.13")
     place = places[way]
-    code = f"{read_applications()[name].block}\n{CALLS[name]}" if name in CALLS else ALSO[name]
-    assert python(BEFORE + place.fill(code), **place.env)[0] == DOCUMENTS[2]
+    if name in ALSO:
+        code, settings = ALSO[name], {}
+    elif read_applications()[name].language == "sh":
+        code, settings = CALLS[name], variables(place, name)
+    else:
+        code, settings = f"{read_applications()[name].block}\n{CALLS[name]}", {}
+    assert python(BEFORE + place.fill(code), **place.env, **settings)[0] == DOCUMENTS[2]
 
 
 @pytest.mark.parametrize(("provider", "way"), ways({name: needed for name, (_, needed) in LITELLM.items()}))
@@ -159,23 +212,25 @@ def test_litellms_providers_rank(places, python, provider, way):
     assert python(BEFORE + call + show, **place.env)[0] == DOCUMENTS[2]
 
 
-def test_librechats_request_with_its_fixed_model_ranks(places):
-    body = {"model": LIBRECHAT, "query": QUERY, "documents": DOCUMENTS, "top_n": 3, "return_documents": True}
-    answer = requests.post(f"{places['proxy'].url}/v1/rerank", json=body, timeout=30).json()
-    assert answer["results"][0]["document"]["text"] == DOCUMENTS[2]
-
-
 @pytest.fixture(scope="module")
 def node_modules(tmp_path_factory):
-    """The packages of npm/package-lock.json, in a folder of the test's own."""
+    """The packages of npm/package-lock.json, in a folder of the test's own, and LibreChat's without what it needs."""
     if not shutil.which("npm"):
         pytest.skip("no npm on PATH")
     folder = tmp_path_factory.mktemp("npm")
     for name in ("package.json", "package-lock.json", "clients.mjs"):
         (folder / name).write_bytes((NPM / name).read_bytes())
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
+
+    def npm(*args):
+        done = subprocess.run(["npm", *args], cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    npm("ci", "--ignore-scripts", "--no-audit", "--no-fund")
+    [packed] = json.loads(npm("pack", "--json", LIBRECHAT_AGENTS))
+    assert packed["integrity"] == LIBRECHAT_HASH
+    with tarfile.open(folder / packed["filename"]) as archive:
+        archive.extractall(folder / "librechat", filter="data")
     return folder
 
 
@@ -188,7 +243,7 @@ def test_npm_clients_rank(places, node_modules, client, way):
         + "\nconsole.log(ranking[0].originalIndex);\n"
     )
     command = ["node", "block.mjs"] if client == "ai-sdk" else ["node", "clients.mjs", place.url, place.model, client]
-    env = {"PATH": os.environ["PATH"], "RERANKER_API_KEY": place.key} | place.env
+    env = {"PATH": os.environ["PATH"], "RERANKER_API_KEY": place.key} | place.env | variables(place, "librechat")
     done = subprocess.run(command, cwd=node_modules, env=env, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
 
@@ -203,14 +258,16 @@ def test_every_other_client_that_is_said_to_run_is_run():
 def test_the_versions_that_are_said_to_run_are_those_that_run(python):
     names = ["cohere", "langchain-cohere", "llama-index-postprocessor-cohere-rerank", "cohere-haystack", "litellm"]
     names += ["voyageai", "llama-index-postprocessor-tei-rerank", "llama-index-postprocessor-jinaai-rerank"]
-    names += ["langchain-voyageai", "vllm-haystack", "jina-haystack"]
+    names += ["langchain-voyageai", "vllm-haystack", "jina-haystack", "huggingface-api-haystack", "lightrag-hku"]
+    names += ["dify-plugin"] + (["open-webui"] if sys.version_info < (3, 13) else [])
     code = f"import importlib.metadata as m\nfor one in {names!r}: print(one, m.version(one))"
-    said = " ".join(one.version for one in read_applications().values() if one.checked == "run")
+    said = " ".join(one.version for one in read_applications().values() if not one.why)
     said += " ".join(client for client, _, _ in ROWS)
     assert [line for line in python(code) if line.split()[0] not in said or line.split()[1] not in said] == []
     assert installed("cohere") in said, sys.executable
     lock = (NPM / "package-lock.json").read_text()
     npm = [client.split(",")[0].removesuffix(" of npm") for client, _, _ in ROWS if " of npm" in client]
+    assert LIBRECHAT_AGENTS in said
     for one in (*read_applications()["ai-sdk"].version.split(", "), *npm):
         name, version = one.split(" ")
         assert f'"node_modules/{name}": {{\n      "version": "{version}"' in lock

@@ -53,31 +53,37 @@ class Program:
         path.write_text(yaml.safe_dump(program))
 
 
-@pytest.mark.all  # its language host is built for `make test-all`
-def test_a_program_in_yaml_deploys_a_fleet_looks_at_it_heals_it_and_destroys_it(market, ledger, tmp_path):
-    program = Program("package_yaml", market, tmp_path)
-    assert "10 to create" in program.ok("preview")
+@pytest.mark.all  # YAML's language host is built for `make test-all`
+@pytest.mark.parametrize(("example", "replicas"), [("package_yaml", 2), ("package_python", 1)])
+def test_a_program_deploys_a_fleet_looks_at_it_heals_it_and_destroys_it(market, ledger, tmp_path, example, replicas):
+    program = Program(example, market, tmp_path)
+    assert f"{8 + replicas} to create" in program.ok("preview")
     program.ok("up", "--yes", "--skip-preview")
-    outputs = program.outputs()
-    assert outputs["api_key"] == SECRET
-    client = Reranker(Endpoint(outputs["url"], outputs["api_key"], outputs["ca_certificate"]))
-    assert client.rerank("a query", ["a query", "else"])[0].index == 0
     assert SECRET not in program.ok("stack", "export")
     first = ledger.billed()
-    assert len(first) == 2
+    assert len(first) == replicas
     program.ok("preview", "--refresh", "--expect-no-changes")
     gone = min(first)
     ledger.control(f"instances/{gone}/kill")
     assert program.run("preview", "--refresh", "--expect-no-changes").returncode != 0
     program.ok("up", "--refresh", "--yes", "--skip-preview")
-    assert len(ledger.billed()) == 2
+    assert len(ledger.billed()) == replicas
     assert first - ledger.billed() == {gone}
+    outputs = program.outputs()
+    assert outputs["api_key"] == SECRET
+    client = Reranker(Endpoint(outputs["url"], SECRET, outputs["ca_certificate"]))
+    assert client.rerank("a query", ["a query", "else"])[0].index == 0
+    program.ok("destroy", "--yes", "--skip-preview")
+    assert ledger.billed() == set()
+
+
+@pytest.mark.all  # as above
+def test_what_the_config_refuses_is_said_by_a_preview_of_the_program(market, tmp_path):
+    program = Program("package_yaml", market, tmp_path)
     program.set(replicas=0)
     refused = program.run("preview")
     assert refused.returncode != 0
     assert "replicas: may be 0, and nothing would answer then" in refused.stdout + refused.stderr
-    program.ok("destroy", "--yes", "--skip-preview")
-    assert ledger.billed() == set()
 
 
 def test_a_program_in_python_takes_the_component_without_a_generated_sdk(market, ledger, tmp_path):

@@ -10,7 +10,6 @@ from tests.client.test_applications import (  # noqa: F401
     places,
     python,
     test_a_python_client_ranks,
-    test_librechats_request_with_its_fixed_model_ranks,
     test_litellms_providers_rank,
     test_npm_clients_rank,
 )

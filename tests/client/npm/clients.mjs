@@ -17,6 +17,11 @@ const calls = {
   langchain: async () =>
     (await new CohereRerank({ client: new CohereClient({ environment: url, token: key }), model }).rerank(documents, query))[0]
       .index,
+  librechat: async () => {
+    const { createReranker } = await import('./librechat/package/dist/esm/tools/search/rerankers.mjs');
+    const logger = { debug() {}, warn: console.error, error: console.error };
+    return documents.indexOf((await createReranker({ rerankerType: 'jina', logger }).rerank(query, documents))[0].text);
+  },
   'cohere-v1': async () =>
     (await new CohereClient({ environment: url, token: key }).rerank({ model, query, documents })).results[0].index,
   'cohere-v2': async () =>
