@@ -10,7 +10,7 @@ import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import h11
 
@@ -109,6 +109,10 @@ class Protocol(asyncio.StreamReaderProtocol):
 
     connection: Connection
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.connection.transport = cast("asyncio.Transport", transport)
+        super().connection_made(transport)
+
     def eof_received(self) -> bool | None:
         self.connection.gone()
         return super().eof_received()
@@ -123,7 +127,7 @@ class Connection:
 
     def __init__(self, server: Server, sock: socket.socket, address: str) -> None:
         self.server, self.gate, self.bounds = server, server.gate, server.bounds
-        self.sock, self.address = sock, address
+        self.sock, self.address, self.transport = sock, address, cast("asyncio.Transport | None", None)
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
         self.known, self.idle, self.asks_vllm, self.expects = False, False, False, False
         self.tls, self.certified_until = server.tls, 0.0
@@ -144,7 +148,6 @@ class Connection:
         protocol = Protocol(self.reader)
         protocol.connection = self
         handshake_s, shutdown_s = (self.bounds.handshake_s, self.bounds.shutdown_s) if tls else (None, None)
-        transport = None
         try:
             transport, _ = await loop.connect_accepted_socket(
                 lambda: protocol,
@@ -164,10 +167,9 @@ class Connection:
         except (OSError, h11.ProtocolError):  # includes what a handshake fails at, and deadlines
             pass
         finally:
-            if transport is not None:
-                transport.abort()
-            else:
-                self.sock.close()
+            # asyncio has the socket: closed by us, its number would be that of the next connection, which is then deaf
+            if self.transport is not None:
+                self.transport.abort()
 
     async def _serve_one(self) -> bool:
         """Serve a request; return whether another may follow on this connection."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import threading
 import time
 
@@ -67,6 +68,37 @@ def test_a_handshake_that_is_not_finished_is_ended():
         line.sendall(b"\x16\x03\x01")
         assert ended_within(line, 3)
         until(lambda: not listening.server.open)
+
+
+def test_a_connection_that_is_dropped_as_its_handshake_ends_does_not_make_the_next_one_deaf():
+    """Closed too early, its descriptor is the next connection's, of which the loop then hears nothing."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    to_us, to_guard = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls, identity = context.wrap_bio(to_us, to_guard), Authority.make("test").issue("127.0.0.1").pem()
+    with guarded(App(), KEYS[0], identity=identity) as guard, connect(guard) as line, socket.socket() as client:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+        line.sendall(to_guard.read())
+        while not to_guard.pending:
+            to_us.write(line.recv(65536))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+
+        async def drop():
+            line.sendall(to_guard.read())
+            await asyncio.sleep(0)  # the loop reads it, and the handshake has ended
+            await asyncio.sleep(0)
+            for task in guard.server.open.values():
+                task.cancel()
+
+        guard.in_loop(drop())
+        until(lambda: not guard.server.open)
+        client.settimeout(5)
+        client.connect(guard.address)
+        with context.wrap_socket(client) as heard:
+            heard.sendall(KEYED + b"Content-Length: 2\r\n\r\n{}")
+            assert statuses(heard.recv(4096)) == [299]
 
 
 def test_a_refusal_comes_before_the_body_and_is_not_followed_by_all_of_it(listening):
