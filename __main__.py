@@ -1,15 +1,17 @@
 """The stack, as a table of contents: config -> RerankerFleet -> outputs."""
 
+import datetime
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pulumi
 from pulumi.runtime.config import get_config_env
 
 from components.errors import RerankerError, StateError
 from components.fleet import RerankerFleet
-from components.present import present_replicas
+from components.replica_count import present_replicas
 from components.settings import emulator_hub_reachable, keys_in_clear, load, misplaced_keys, stack_config
 from components.state_folder import room_problem, state_folder
 from components.vllm.catalog import load_catalog
@@ -45,6 +47,11 @@ def of_first(output: str) -> object:
     return getattr(fleet.replicas[0], output) if fleet.replicas else None
 
 
+def as_date(epoch_s: Any) -> str | None:
+    """Return seconds since the epoch as people and programs read a time, in UTC."""
+    return datetime.datetime.fromtimestamp(epoch_s, datetime.UTC).isoformat(timespec="seconds") if epoch_s else None
+
+
 pulumi.export("url", fleet.url)
 pulumi.export("api_key", fleet.api_key)
 pulumi.export("client_keys", fleet.client_keys)
@@ -64,5 +71,5 @@ pulumi.export("machine_id", of_first("machine_id"))
 pulumi.export("gpu", of_first("gpu"))
 pulumi.export("bandwidth_cost_usd_gb", of_first("bandwidth_cost_usd_gb"))
 pulumi.export("pull_cost_usd", of_first("pull_cost_usd"))
-pulumi.export("certificate_expires_at", of_first("certificate_expires_at"))
+pulumi.export("certificate_expires_at", pulumi.Output.from_input(of_first("certificate_expires_at")).apply(as_date))
 pulumi.export("rejected_machines", of_first("rejected_machines"))

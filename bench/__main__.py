@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bench import failover, guard, hot_path, local_vllm, provision, proxy, scale, scale_plot, serving
+from bench import attack, failover, guard, hot_path, local_vllm, provision, proxy, scale, scale_plot, serving
 from bench.load import Target
 from components.errors import ServingError
 from components.vllm.client import RerankClient
@@ -80,9 +80,18 @@ def provision_command(replicas: tuple[int, ...], boot_s: float, plain: bool, tar
 @click.option("--in-flight", "users", type=AT_LEAST_1, multiple=True, default=serving.Workload.users, help="at once")
 @click.option("--rounds", type=AT_LEAST_1, default=serving.Workload.rounds, help="rounds, of which the median counts")
 @click.option("--seconds", type=float, default=serving.Workload.seconds, help="of each measurement at least")
+@click.option("--api-servers", type=AT_LEAST_1, multiple=True, help="vLLM on this CPU with so many API servers instead")
 @click.option("--json", "target", type=FILE, default=RESULTS / "serving.json", help="where the figures go")
 def serving_command(
-    *, url: str | None, ca: Path | None, key_env: str, model: str | None, dph: float | None, target: Path, **load: Any
+    *,
+    url: str | None,
+    ca: Path | None,
+    key_env: str,
+    model: str | None,
+    dph: float | None,
+    api_servers: tuple[int, ...],
+    target: Path,
+    **load: Any,
 ) -> None:
     """Pairs per second and dollars per million pairs of an endpoint, or what guard, TLS and gateway cost."""
     loaded = serving.Workload(**load)
@@ -90,7 +99,8 @@ def serving_command(
         if url:
             found = serving.measure([endpoint(url, key_env, ca, model, dph)], loaded)
         else:
-            with local_vllm.running() as targets:
+            counts = [local_vllm.with_api_servers(count) for count in api_servers]
+            with local_vllm.running(counts) if counts else local_vllm.compared() as targets:
                 found = serving.measure(targets, loaded)
     except (RuntimeError, ServingError) as error:
         raise click.ClickException(str(error)) from None
@@ -111,6 +121,22 @@ def guard_command(rounds: int, seconds: float, target: Path) -> None:
         found = serving.measure(targets, load)
     keep(target, found, load=asdict(load))
     click.echo(serving.table(found))
+
+
+@main.command("attack")
+@click.argument("served", type=click.Choice(["vllm", "gateway"]))
+@click.option("--attack", "attacks", type=click.Choice([*attack.ATTACKS]), multiple=True, default=[*attack.ATTACKS])
+@click.option("--seconds", type=float, default=30.0, help="of each attack, and of the quiet before it")
+@click.option("--json", "target", type=FILE, default=RESULTS / "attack.json", help="where the figures go")
+def attack_command(served: attack.Served, attacks: tuple[str, ...], seconds: float, target: Path) -> None:
+    """Attack vLLM or a gateway without a key, with this project's bounds and without; what another client meets."""
+    try:
+        with attack.running(served) as targets:
+            found = attack.measure(targets, attacks, seconds)
+    except RuntimeError as error:
+        raise click.ClickException(str(error)) from None
+    keep(target, found, seconds=seconds)
+    click.echo(attack.table(found))
 
 
 @main.command("scale")

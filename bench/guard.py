@@ -35,7 +35,7 @@ MODEL, IP = "bench", "127.0.0.1"
 
 
 class FixedTime:
-    """Answers /rerank with constant scores after SERVICE_S, one request at a time; the rest is the stub's."""
+    """Answers /rerank after SERVICE_S, the last document first, one request at a time; the rest is the stub's."""
 
     def __init__(self) -> None:
         self.stub, self.gpu = Stub(Served((MODEL,))), asyncio.Lock()
@@ -50,7 +50,7 @@ class FixedTime:
         count = len(json.loads(body + message["body"])["documents"])
         async with self.gpu:
             await asyncio.sleep(SERVICE_S)
-        results = [{"index": index, "relevance_score": 0.5} for index in range(count)]
+        results = [{"index": index, "relevance_score": (index + 1) / count} for index in reversed(range(count))]
         answer = json.dumps(
             {"id": "bench", "model": MODEL, "usage": {"total_tokens": count}, "results": results}
         ).encode()

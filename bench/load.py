@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ SERIAL = itertools.count()
 
 @dataclass(frozen=True)
 class Target:
-    """An endpoint to measure. `ca` is the file of a CA certificate, `dph` dollars per hour. The key is not shown."""
+    """An endpoint to measure. `ca` is the file of a CA certificate, `dph` dollars per hour, `pid` the process that
+    clients talk to, where that is on this machine. The key is not shown."""
 
     name: str
     url: str
@@ -30,6 +32,7 @@ class Target:
     key: str = field(default="", repr=False)
     ca: str = ""
     dph: float | None = None
+    pid: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class Cell:
     @property
     def rate(self) -> float:
         return len(self.ms) / self.took_s
+
+    @property
+    def p50_ms(self) -> float:
+        return statistics.median(self.ms or (math.nan,))
 
 
 def run(target: Target, *, pairs: int, words: int, users: int, seconds: float, number: int) -> Cell:

@@ -1,4 +1,4 @@
-"""Real vLLM on this machine's CPU as targets of `python -m bench serving`: plain, guard, TLS, gateway.
+"""Real vLLM on this machine's CPU as targets of `python -m bench`: plain, guard, TLS, API servers, gateway.
 
 Launched as a stack launches it, in containers of the emulator's runtime, with the packaged MiniLM's real weights.
 """
@@ -10,7 +10,9 @@ import json
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.load import Target
@@ -19,48 +21,77 @@ from components.caddy.spec import GatewaySpec, Upstream
 from components.vast.identity import Authority
 from components.vllm.catalog import load_catalog
 from components.vllm.launch import plan_launch
+from harness.caddy import FrontProxy, running_front_proxy
 from harness.caddy import running as running_caddy
-from harness.caddy import running_front_proxy
 from harness.stack import REPO
 from harness.vllm import serving
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 PYTHON = REPO / ".tools" / "vllm-0.32.0" / "bin" / "python"
 MODELS = REPO / ".tools" / "models.json"
-# name -> guard, TLS; the first is what the others are compared with
-VARIANTS = {"plain vLLM": (False, False), "guard": (True, False), "guard and TLS": (True, True)}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to launch vLLM."""
+
+    name: str
+    guard: bool
+    tls: bool
+    extra_args: tuple[str, ...] = ()
+
+
+# the first is what the others are compared with
+VARIANTS = (Variant("plain vLLM", False, False), Variant("guard", True, False), Variant("guard and TLS", True, True))
+
+
+def with_api_servers(count: int) -> Variant:
+    """Return the default launch with so many of vLLM's API servers."""
+    return Variant(f"guard and TLS, API servers: {count}", True, True, ("--api-server-count", str(count)))
 
 
 @contextlib.contextmanager
-def running() -> Iterator[list[Target]]:
+def running(variants: Sequence[Variant]) -> Iterator[list[Target]]:
     """Start a server for each variant, one after the other; kill them all in the end. Raises RuntimeError."""
     if not (PYTHON.exists() and MODELS.exists()):
         raise RuntimeError("vLLM is not installed here: scripts/setup.sh test; or give the --url of an endpoint")
     catalog, weights = load_catalog(), Path(json.loads(MODELS.read_text())[MODEL])
     model, image, targets = catalog.model(MODEL), catalog.default_image, list[Target]()
     with tempfile.TemporaryDirectory(prefix="bench-vllm-") as folder, contextlib.ExitStack() as stack:
-        for number, (name, (guard, tls)) in enumerate(VARIANTS.items()):
-            sys.stderr.write(f"starting vLLM on this CPU, {name}\n")
-            launch = plan_launch(model, image, api_key=secrets.token_hex(16), guard=guard, tls=tls)
+        for number, variant in enumerate(variants):
+            sys.stderr.write(f"starting vLLM on this CPU, {variant.name}\n")
+            key, guard, tls = secrets.token_hex(16), variant.guard, variant.tls
+            launch = plan_launch(model, image, api_key=key, guard=guard, tls=tls, extra_args=variant.extra_args)
             authority = Authority.make("bench") if tls else None
             own_folder = Path(folder) / str(number)
             one = stack.enter_context(serving(launch, MODEL, weights, PYTHON, own_folder, authority=authority))
-            targets.append(Target(name, one.url, MODEL, one.key, one.ca or ""))
-        last = targets[-1]
-        yield [*targets, stack.enter_context(gateway([last.url], last.key, Path(last.ca).read_text()))]
+            targets.append(Target(variant.name, one.url, MODEL, one.key, one.ca or "", pid=one.pid))
+        yield targets
 
 
 @contextlib.contextmanager
-def gateway(upstreams: Sequence[str], upstream_key: str, upstream_ca: str) -> Iterator[Target]:
-    """Run a gateway over TLS in front of rerankers: the real Caddy, behind the front that never reloads."""
+def compared() -> Iterator[list[Target]]:
+    """Start a server for each of VARIANTS, and a gateway in front of the last."""
+    with running(VARIANTS) as targets, gateway("gateway, guard and TLS", targets[-1]) as last:
+        yield [*targets, last]
+
+
+@contextlib.contextmanager
+def gateway(
+    name: str,
+    upstream: Target,
+    front_proxy: Callable[[Path], AbstractContextManager[FrontProxy]] = running_front_proxy,
+) -> Iterator[Target]:
+    """Run a gateway over TLS in front of a reranker: the real Caddy, behind the front that never reloads."""
     key = secrets.token_hex(32)
     with (
         tempfile.TemporaryDirectory(prefix="gateway-") as folder,
-        running_front_proxy(Path(folder)) as front,
+        front_proxy(Path(folder)) as front,
         running_caddy(Path(folder) / "caddy") as caddy,
     ):
-        rows = tuple(Upstream(one, upstream_key) for one in upstreams)
-        readiness = load_catalog().model(MODEL).readiness
-        spec = GatewaySpec("bench", front.listen, (key,), rows, readiness, upstream_ca, hop_key=secrets.token_hex(32))
+        readiness, ca = load_catalog().model(MODEL).readiness, Path(upstream.ca).read_text()
+        rows = (Upstream(upstream.url, upstream.key),)
+        spec = GatewaySpec("bench", front.listen, (key,), rows, readiness, ca, hop_key=secrets.token_hex(32))
         caddy.admin.load(gateway_config(spec))
-        yield Target("gateway, guard and TLS", front.url, MODEL, key, front.ca_file)
+        pid = front.caddy.process.pid if front.caddy.process else 0
+        yield Target(name, front.url, upstream.model, key, front.ca_file, pid=pid)

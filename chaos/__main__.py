@@ -5,6 +5,7 @@ A failing seed is printed and can be replayed: `python -m chaos --seeds SEED`.
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import tempfile
 import time
@@ -16,7 +17,8 @@ from pathlib import Path
 import click
 import requests
 
-from chaos.run import Result, Runner, Scenario
+from chaos.run import Runner
+from chaos.scenario import Difference, Result, Scenario
 from emulator.server import EmulatorServer
 from harness.stack import EMULATOR_KEY
 
@@ -71,11 +73,13 @@ def report(results: list[Result], took_s: float) -> None:
     click.echo(
         f"{len(results)} runs in {took_s:.0f} s: {leaked} contracts leaked (${dollars:.4f}), {stuck} stacks stuck"
     )
+    click.echo(f"  ledgers against the market's: {functools.reduce(Difference.__or__, (one.off for one in results))}")
     scenarios, fired = [one.scenario for one in results], sum((Counter(one.fired) for one in results), Counter())
     for title, counts in {
         "operations": Counter(one.operation for one in scenarios),
         "kills drawn": Counter(one.kill for one in scenarios),
         "kills hit": Counter(one.scenario.kill for one in results if one.killed),
+        "stages of a single SIGINT": Counter(one.stage for one in results if one.stage),
         "faults drawn": Counter(one.fault for one in scenarios),
         "faults of servers drawn": Counter(one.server_fault for one in scenarios),
         "faults hit": fired,

@@ -1,1 +1,1 @@
-"""The parts of the stack: resources that Pulumi sees, over two libraries (`vast`, `vllm`) that know no Pulumi."""
+"""The parts of the stack: resources that Pulumi sees, the guard, and libraries without Pulumi: vast, vllm, caddy."""

@@ -1,4 +1,4 @@
-"""ClientKeys: which client keys the running servers accept, as a resource. Keys come and go without a new container.
+"""ClientKeys: which client keys the running servers accept, as a resource. They come and go without a new container.
 
 A server's guard holds SHA-256 digests of the keys beside that server's own key, which alone may set them; see
 components.guard.keys. Used by RerankerFleet, between its Instances and RerankValidation.
@@ -17,13 +17,14 @@ from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
 
 from components.clients import Client
 from components.errors import ServerUnreachable, ServingError
+from components.guard.keys import Access
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, verb
 from components.records import structure
 from components.servers import Server, changed, differs, on_each
 from components.vllm.client import RerankClient
 
-COMMON = ("stack_secret", "clients", "ca_certificate")  # a change of these is one for every server
+COMMON = ("stack_secret", "clients", "ca_certificate", "client_ca")  # a change of these is one for every server
 ASK_TIMEOUT_S = 15.0
 LOOK_TIMEOUT_S = 4.0
 
@@ -31,12 +32,14 @@ LOOK_TIMEOUT_S = 4.0
 @dataclass
 class ClientKeysArgs:
     """The servers (name, url, instance_id, nonce), the stack's secret, from which each one's own key derives, and the
-    clients' keys (records of `Client`), the current one first."""
+    clients' keys (records of `Client`), the current one first. `client_ca` (PEM): beside one of these keys a client
+    has to show a certificate by one of these CAs."""
 
     servers: pulumi.Input[Sequence[Mapping[str, Any]]]
     stack_secret: pulumi.Input[str]
     clients: pulumi.Input[Sequence[Mapping[str, Any]]]
     ca_certificate: pulumi.Input[str] = ""
+    client_ca: str = ""
 
 
 class ClientKeysProvider(VastProvider):
@@ -53,11 +56,11 @@ class ClientKeysProvider(VastProvider):
     @verb
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """See which keys the servers accept. One that cannot be asked is the Instance's matter, not drift here."""
-        wanted = {one.entry() for one in _clients(props)}
+        wanted = _access(props)
 
         def wrong(server: Server) -> bool | None:
             try:
-                return set(_client(props, server, LOOK_TIMEOUT_S).list_keys()) != wanted
+                return not _client(props, server, LOOK_TIMEOUT_S).access().is_same(wanted)
             except ServingError:
                 return None
 
@@ -68,7 +71,7 @@ class ClientKeysProvider(VastProvider):
         if named:
             drift = f"keys: these servers do not accept exactly the keys of this stack: {named}"
         if drift:
-            ENGINE.log(drift, severity="warning")
+            ENGINE.warn(drift)
         return ReadResult(id_, {**props, "drift": drift})
 
     @verb
@@ -84,27 +87,28 @@ class ClientKeysProvider(VastProvider):
 
         def forget(server: Server) -> None:
             with suppress(ServingError):
-                _client(props, server, LOOK_TIMEOUT_S).set_keys([])
+                _client(props, server, LOOK_TIMEOUT_S).set_access(Access())
 
         on_each(Server.listed(props.get("servers")), forget)
 
     @staticmethod
     def _applied(props: dict[str, Any], servers: Sequence[Server], *, retired: Sequence[str]) -> dict[str, Any]:
-        clients = _clients(props)
+        clients, access = _clients(props), _access(props)
+        refusals = [(key, 401, "a key that was taken away") for key in retired]
+        if access.client_ca:
+            refusals.append((clients[0].key, 403, "a key without a client certificate"))
 
         def tell(server: Server) -> None:
             client = _client(props, server, ASK_TIMEOUT_S)
-            client.set_keys([one.entry() for one in clients])
-            for key in retired:
+            client.set_access(access)
+            for key, status, what in refusals:
                 statuses = client.probe_path("/v1/models", key)
-                if set(statuses) - {401}:
-                    raise ServerUnreachable(
-                        f"{client.url} still answers a key that was taken away: HTTP {max(statuses)}"
-                    )
+                if set(statuses) != {status}:
+                    raise ServerUnreachable(f"{client.url} answers {what}: HTTP {max(statuses)}")
 
         on_each(servers, tell)
         if retired:
-            ENGINE.log(f"{len(clients)} keys are valid; {len(retired)} taken away, and seen to be refused")
+            ENGINE.log(f"keys that are valid: {len(clients)}; taken away, and seen to be refused: {len(retired)}")
         return {**props, "current": clients[0].key, "drift": ""}
 
 
@@ -120,6 +124,10 @@ class ClientKeys(VastResource, name="ClientKeys"):
 
 def _clients(props: Mapping[str, Any]) -> list[Client]:
     return [structure(Client, one) for one in props.get("clients") or ()]
+
+
+def _access(props: Mapping[str, Any]) -> Access:
+    return Access(tuple(one.entry() for one in _clients(props)), str(props.get("client_ca") or ""))
 
 
 def _client(props: Mapping[str, Any], server: Server, timeout_s: float) -> RerankClient:

@@ -47,7 +47,7 @@ def named_clients(asked: Mapping[str, ClientOptions], stack_secret: str) -> list
 
 
 def valid_at_servers(named: Sequence[Client], unnamed: Sequence[str], *, direct: bool) -> list[Client]:
-    """Return what the servers' guards are told: all keys, or where clients come by a gateway the names alone."""
+    """Return what the servers' guards are told: all keys; behind a gateway (not `direct`) only the names."""
     if direct:
         return [*(Client(DEFAULT, key) for key in unnamed if key), *named]
     return list({one.name: replace(one, key="") for one in named}.values())

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
+from components.caddy.spec import Policy
 from components.client_options import ClientName, ClientOptions
 from components.client_options import form as _form
 from components.config_keys import Keys, groups_of, has_secret
@@ -97,7 +98,9 @@ EnvText = _form(
     rf"[^\x00-\x1f\x7f]{{1,{ENV_VALUE_LIMIT_CHARS}}}", f"1 to {ENV_VALUE_LIMIT_CHARS} characters in one line"
 )
 EnvValue = Annotated[str, BeforeValidator(_as_text), EnvText]
-ImageLogin = Annotated[SecretStr, Bare, _form(r"-u \S+ -p \S+ \S+", "-u USER -p TOKEN REGISTRY")]
+ImageLogin = Annotated[
+    SecretStr, Bare, _form(r"-u [!-~]+ -p [!-~]+ [!-~]+", f"-u USER -p TOKEN REGISTRY; in each {RULE}")
+]
 Truncation = Literal["refuse"] | Annotated[int, Field(ge=-1), AfterValidator(_not_zero)]
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float32"]
 Hosting = Literal["datacenter"]
@@ -150,8 +153,10 @@ class Gateway(Keys):
     ca_certificate: str = Field(
         "", description="caddy: what clients trust, PEM, where the certificate that they see is by no public CA"
     )
-    check_every_s: float = Field(5, ge=0.1, description="How often each server has to score a pair")
-    retry_for_s: float = Field(15, ge=0, description="How long a request is tried on other servers, in seconds")
+    check_every_s: float = Field(Policy.check_every_s, ge=0.1, description="How often each server has to score a pair")
+    retry_for_s: float = Field(
+        Policy.retry_for_s, ge=0, description="How long a request is tried on other servers, in seconds"
+    )
 
     @property
     def has_other_certificate(self) -> bool:
@@ -308,8 +313,7 @@ class Config(Keys):
     client_ca: Pem = _of(
         FLEET,
         "",
-        "PEM of the CAs by which clients have certificates: others are refused in the TLS handshake. For gateway.kind "
-        "caddy, which ends TLS itself",
+        "PEM of the CAs by which clients have certificates: a client's key alone opens nothing then",
     )
     query: str = _of(
         WHERE,
@@ -339,6 +343,7 @@ class Config(Keys):
     budget_usd_month: float | None = _of(
         MONEY, None, "Warn when a month of the calendar (UTC) will have cost more, by `ops cost`", ge=0.01
     )
+    budget_refuses: bool = _of(MONEY, False, "`ops scale` adds no server for which budget_usd_month would not do")
     min_runway_h: float = _of(MONEY, 24, "Warn when the account's credit lasts for fewer hours", ge=0)
     max_latency_ms: float = _of(KEPT, 0, "The validation's median request takes no longer; 0: no bound", ge=0)
     protect: bool = _of(KEPT, False, "A destroy is refused until it is false and deployed; healing goes on")

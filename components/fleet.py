@@ -81,6 +81,8 @@ class RerankerFleet(pulumi.ComponentResource):
             common_name = f"{pulumi.get_project()} {pulumi.get_stack()} {name}"
             made = CertificateAuthority(f"{name}-ca", common_name, _permitted(config), child)
             self.servers_ca = made.certificate
+        count = settings.replicas
+        names = [name, *(f"{name}-{number}" for number in range(2, count + 1))][:count]
         self.offers = OfferQuery(
             f"{name}-offers",
             Search(
@@ -93,6 +95,7 @@ class RerankerFleet(pulumi.ComponentResource):
                 offer_type="bid" if settings.bid else "on-demand",
                 keep=max(settings.replicas, 1) + SPARE_OFFERS - 1,
             ),
+            names,
             child,
         )
         common = Common(
@@ -105,8 +108,6 @@ class RerankerFleet(pulumi.ComponentResource):
             ca_certificate=made.certificate if made else None,
             ca_private_key=made.private_key if made else None,
         )
-        count = settings.replicas
-        names = [name, *(f"{name}-{number}" for number in range(2, count + 1))][:count]
         self.replicas = [server(one, index, common, child) for index, one in enumerate(names)]
         self.instances = [*self.replicas]
         self.url, self.api_key = self.replicas[0].url if count else pulumi.Output.from_input(""), keys[0]
@@ -114,22 +115,24 @@ class RerankerFleet(pulumi.ComponentResource):
         self.rows = _rows(names, self.replicas)
         servers = self.rows.apply(lambda rows: [{key: one[key] for key in SERVER} for one in rows])
         direct = config.gateway.kind == "off"
+        rented = self._rented(f"{name}-gateway", common) if config.gateway.kind == "rent" else None
         named = secret.apply(lambda text: named_clients(config.client_keys, text))
         # what clients present at the servers themselves; behind a gateway they present it there
-        if config.guard and (direct or config.client_keys):
-            valid = pulumi.Output.all(named, *keys).apply(
-                lambda known: record(valid_at_servers(known[0], known[1:], direct=direct))
-            )
-            told = ClientKeys(f"{name}-keys", ClientKeysArgs(servers, secret, valid, self.servers_ca), child)
-            self.api_key = told.current if direct else self.api_key
-            named = pulumi.Output.all(named, told.id).apply(lambda known: known[0])
-        # behind a gateway a guard knows no key but its server's own
-        own = config.guard and not direct
+        valid = pulumi.Output.all(named, *keys).apply(
+            lambda known: record(valid_at_servers(known[0], known[1:], direct=direct))
+        )
+        access = ClientKeysArgs(servers, secret, valid, self.servers_ca, config.client_ca if direct else "")
+        accepted: ClientKeys | None = None
+        if config.guard and direct:
+            accepted = ClientKeys(f"{name}-keys", access, child)
+            self.api_key = accepted.current
+        # no client's key opens a server alone: behind a gateway, or where a certificate is needed beside it
+        by_own_key = config.guard and (not direct or bool(config.client_ca))
         self.validation = RerankValidation(
             f"{name}-validation",
             RerankValidationArgs(
                 servers=servers,
-                api_key="" if own else self.api_key,
+                api_key="" if by_own_key else self.api_key,
                 stack_secret=secret if config.guard else "",
                 model=settings.model.name,
                 guard=config.guard,
@@ -139,11 +142,17 @@ class RerankerFleet(pulumi.ComponentResource):
             # A destroy begins here, so this stops all of it. A protected instance could not be replaced when it dies.
             pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(protect=config.protect)),
         )
+        if config.guard and not direct and config.client_keys:
+            # last before the gateway takes them: this ends the keys of a stack that had none before
+            last = pulumi.ResourceOptions(depends_on=[self.validation, *([rented] if rented else [])])
+            accepted = ClientKeys(f"{name}-keys", access, pulumi.ResourceOptions.merge(child, last))
+        if accepted is not None:
+            named = pulumi.Output.all(named, accepted.id).apply(lambda known: known[0])
         self.ca_certificate = self.servers_ca
         if not direct:
             if config.gateway.has_other_certificate:
                 self.ca_certificate = pulumi.Output.from_input(config.gateway.ca_certificate)
-            self.url, self.gateway = self._gateway(f"{name}-gateway", common, keys, named)
+            self.url, self.gateway = self._gateway(f"{name}-gateway", common, keys, named, rented)
             # known once the gateway takes them
             self.api_key = pulumi.Output.all(keys[0], self.gateway.id).apply(lambda known: str(known[0]))
             named = pulumi.Output.all(named, self.gateway.id).apply(lambda known: known[0])
@@ -185,9 +194,14 @@ class RerankerFleet(pulumi.ComponentResource):
         )
 
     def _gateway(
-        self, name: str, common: Common, keys: list[pulumi.Output[str]], named: pulumi.Output[list[Client]]
+        self,
+        name: str,
+        common: Common,
+        keys: list[pulumi.Output[str]],
+        named: pulumi.Output[list[Client]],
+        rented: Instance | None,
     ) -> tuple[pulumi.Output[str], Gateway]:
-        """Put a Caddy in front, which is this stack's alone: one that runs already, or one that is rented for it."""
+        """Put a Caddy in front, which is this stack's alone: one that runs already, or one that was `rented` for it."""
         from components.caddy.launch import LISTEN, SOCKETS, admin_url  # noqa: PLC0415
         from components.caddy.spec import Acme, Policy  # noqa: PLC0415
         from components.gateway import Gateway, GatewayArgs  # noqa: PLC0415
@@ -206,14 +220,12 @@ class RerankerFleet(pulumi.ComponentResource):
             "upstream_ca": self.servers_ca,
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
             "clients": named.apply(lambda known: [{"name": one.name, "key": one.key} for one in known]),
-            "client_ca": config.client_ca,
             "readiness": settings.model.readiness,
             "policy": structure(Policy, front.model_dump() | policy),
             "drain_timeout_s": config.timeouts.drain_s,
         }
         url = pulumi.Output.from_input(front.url)
-        if front.kind == "rent":
-            rented = self._rented(name, common)
+        if rented is not None:
             self.instances.append(rented)
             url = rented.url
             inputs |= {"listen": LISTEN, "admin_url": url.apply(admin_url), "rented": True}
@@ -222,6 +234,7 @@ class RerankerFleet(pulumi.ComponentResource):
         else:
             admin_key_given = front.admin_key.get_secret_value() if front.admin_key else ""
             inputs |= {"listen": front.listen, "admin_url": front.admin_url, "admin_key": admin_key_given}
+            inputs["client_ca"] = config.client_ca
             ca, ca_key = common.ca_certificate, common.ca_private_key
             if front.certificate and front.private_key:
                 left_d = (expiry(front.certificate) - time.time()) / DAY_S
@@ -246,7 +259,7 @@ class RerankerFleet(pulumi.ComponentResource):
 
         child = pulumi.ResourceOptions(parent=self)
         settings, config = common.settings, common.settings.config
-        launch = plan_gateway_launch()
+        launch = plan_gateway_launch(client_ca=config.client_ca)
         offers = OfferQuery(
             f"{name}-offers",
             Search(
@@ -258,6 +271,7 @@ class RerankerFleet(pulumi.ComponentResource):
                 start_s=20.0,
                 prefer="cheapest",
             ),
+            [f"{name}-instance"],
             child,
         )
         return instance(
@@ -323,4 +337,5 @@ def _offer_summary(candidate: dict[str, Any]) -> dict[str, Any]:
         "pull_cost_usd": "pull_cost_usd",
         "ready_s": "ready_s",
     }
-    return {name: candidate.get(key) for key, name in names.items()}
+    found = {name: candidate.get(key) for key, name in names.items()}
+    return found | {"dph_total_usd": round(float(candidate.get("dph_total") or 0.0), 4)}

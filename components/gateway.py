@@ -101,7 +101,7 @@ class GatewayProvider(VastProvider):
         unknown = [key for key in INPUTS if not known(news.get(key))]
         changed = [key for key in INPUTS if key not in unknown and not same(olds.get(key), news.get(key))]
         if difference := str(olds.get("drift") or ""):
-            ENGINE.log(f"will be put back: {difference}", severity="warning")
+            ENGINE.warn(f"will be put back: {difference}")
         loaded = {key: olds.get(key) for key in ("retired", "hop_key")}
         stale = not unknown and _digest({**news, **loaded}) != olds.get("digest")
         return DiffResult(
@@ -130,7 +130,7 @@ class GatewayProvider(VastProvider):
             if digest(actual) != props.get("digest"):
                 difference = drift.difference(gateway_config(_spec(props)), actual) or "changed since it was loaded"
         if difference:
-            ENGINE.log(difference, severity="warning")
+            ENGINE.warn(difference)
         return ReadResult(id_, {**props, "drift": difference})
 
     @verb
@@ -149,10 +149,9 @@ class GatewayProvider(VastProvider):
         if retired:
             self._drain(outputs, [one.dial for one in retired])
         if moved and not olds.get("rented"):  # it may be the same Caddy by another address, so it is not emptied
-            ENGINE.log(
+            ENGINE.warn(
                 f"the Caddy at {olds['admin_url']} is left as it was: if it is another one, stop or empty it, for it "
-                "still serves and takes the keys of then",
-                severity="warning",
+                "still serves and takes the keys of then"
             )
         _see_certificate(outputs)
         return UpdateResult(outputs)
@@ -203,7 +202,7 @@ class GatewayProvider(VastProvider):
         )
         if left:
             counts = ", ".join(f"{address}: {count}" for address, count in sorted(left.items()))
-            ENGINE.log(f"still in flight after drain_timeout_s, {timeout_s:g} s: {counts}", severity="warning")
+            ENGINE.warn(f"still in flight after drain_timeout_s, {timeout_s:g} s: {counts}")
         else:
             ENGINE.log(f"nothing in flight to {', '.join(retired)}")
 

@@ -6,7 +6,6 @@ Translates between Pulumi's verbs and `components.vast`, where every decision is
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -40,8 +39,6 @@ from components.vast.drift import Drift, Watch, from_move, from_probe, from_stat
 from components.vast.json_values import same
 from components.vast.label import Label, label_problem
 from components.vast.ledger import Event
-from components.vast.market import Search
-from components.vast.models import Contract
 from components.vast.money import Budget, others_hourly_usd
 from components.vast.probe import HttpProbe, ProbeResult
 from components.vast.ranking import Candidate
@@ -113,7 +110,7 @@ class InstanceProvider(VastProvider):
         if olds or not known(news.get("search")):
             return CheckResult({**news, "candidates": self._shown(olds, news, declared)}, refusals(news))
         if adopt := self._to_adopt(declared):
-            ENGINE.log(f"adopts instance {adopt}; nothing is rented")
+            ENGINE.log(f"adopts instance {adopt} and rents none for this server")
             named = self.session.instance_cache.contract(adopt, max_age_s=LOOK_FRESH_S)
             if named is None:
                 gone = f"instance {adopt} does not exist: take it out of the config to rent one"
@@ -132,12 +129,11 @@ class InstanceProvider(VastProvider):
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
         offered = f"; bid ${bid.on(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
         ENGINE.log(f"first choice: {first}{offered}{extra}")
-        search = structure(Search, json.loads(declared.search))
-        if bid and (dear := bid.dear(first.offer, self.session.on_demand_usd(search))):
-            ENGINE.log(dear, severity="warning")
+        if bid and (dear := bid.dear(first.offer, self.session.on_demand_usd(declared.parsed_search))):
+            ENGINE.warn(dear)
         try:
             if warning := self._runway(declared, first):
-                ENGINE.log(warning, severity="warning")
+                ENGINE.warn(warning)
         except RentalFailed as error:
             return CheckResult(news, [failure(error)])
         return CheckResult(news, [])
@@ -151,9 +147,9 @@ class InstanceProvider(VastProvider):
         if "drift" in change.replaces:
             self.session.failed(resource_key, int(olds.get("machine_id") or 0))
         for one in change.warnings:
-            ENGINE.log(one, severity="warning")
+            ENGINE.warn(one)
         if change.replaces:
-            ENGINE.log(f"will be replaced: {'; '.join(change.reasons)}", severity="warning")
+            ENGINE.warn(f"will be replaced: {'; '.join(change.reasons)}")
         if change.renewal:
             ENGINE.log(f"certificate renewed in place: {change.renewal}")
         replaces = change.replaces + [key for key in unknown if key in REPLACED_IF_UNKNOWN]
@@ -200,12 +196,9 @@ class InstanceProvider(VastProvider):
         if adopted:
             self.session.note_adopted(rented.contract.id, adopted)
         try:
-            provenance = {
-                "api_url": self.session.client.api_url,
-                "account_id": self.session.account(max_age_s=3600.0).id,
-            }
-            outs = outputs(props, declared, rented) | provenance | {"adopted": adopted}
-            return CreateResult(str(rented.contract.id), outs)
+            account_id = self.session.account(max_age_s=3600.0).id
+            provenance = {"api_url": self.session.client.api_url, "account_id": account_id, "adopted": adopted}
+            return CreateResult(str(rented.contract.id), outputs(props, declared, rented) | provenance)
         except Exception:
             destroy_and_verify(self.session.client, rented.contract.id)
             raise
@@ -219,18 +212,19 @@ class InstanceProvider(VastProvider):
         contract = self.session.instance_cache.contract(int(id_), max_age_s=LOOK_FRESH_S)
         if contract is None:
             self._ensure_same_account(id_, props)
-            gone = f"instance {id_} is gone: Vast.ai no longer lists it; `pulumi up` rents another"
-            ENGINE.log(gone, severity="warning")
+            ENGINE.warn(f"instance {id_} is gone: Vast.ai no longer lists it; `pulumi up` rents another")
             return ReadResult(None, {})
         probe, watch = declared.probe, declared.watch
         seen = observe(contract, probe.port)
         drift = from_state(contract, seen) or from_move(contract, seen, props)
         drift = drift or from_probe(contract, seen, self._probe_over_window(seen, declared))
+        terms: list[Drift] = []
         if drift is None:
             props = props | certificate_end(probe, seen.ip, seen.port or 0)
-        terms = self._terms(contract, seen, props, watch) if drift is None else []
+            announced = self.session.price_increases().get(contract.id)
+            terms = from_terms(contract, seen, props, watch, now=time.time(), announced_dph_usd=announced)
         for one in terms:
-            ENGINE.log(str(one), severity="warning")
+            ENGINE.warn(str(one))
         by_action = {one.action(watch.heal_on): one for one in reversed(terms)}
         acting = drift or by_action.get("replace") or by_action.get("update")
         outs = {**props, **live(contract, seen, probe), "drift": str(acting) if acting else ""}
@@ -306,11 +300,10 @@ class InstanceProvider(VastProvider):
         for contract in self.session.instance_cache.contracts(max_age_s=LOOK_FRESH_S).values():
             label = Label.parse(contract.label)
             if label is not None and label.base == declared.label_base and label.owner != declared.owner:
-                ENGINE.log(
+                ENGINE.warn(
                     f"instance {contract.id}, ${contract.dph_total_usd:.4f}/h, has this resource's label, but of "
                     f"another state. If that is lost: `pulumi config set adopt_instance_id {contract.id}` takes it "
-                    f"over, `vastai destroy instance {contract.id}` ends it",
-                    severity="warning",
+                    f"over, `vastai destroy instance {contract.id}` ends it"
                 )
 
     def _to_adopt(self, declared: Declared) -> int | None:
@@ -320,7 +313,7 @@ class InstanceProvider(VastProvider):
     def _candidates(self, declared: Declared, *, for_all: bool = False) -> Sequence[Candidate]:
         """Return what this replica may rent. `for_all`: only if there is something for each replica. Raises NoOffer."""
         try:
-            candidates = self.session.search(structure(Search, json.loads(declared.search)))
+            candidates = self.session.search(declared.parsed_search)
         except NoOffer as error:
             raise NoOffer(f"a machine has to be rented, but {error}") from None
         # where the market has become so small that nothing is left to assign, whoever comes first has it
@@ -350,7 +343,7 @@ class InstanceProvider(VastProvider):
 
     def _search_again(self, declared: Declared) -> list[Candidate]:
         """Return candidates of a new search, this replica's own first; claims keep two from renting one machine."""
-        candidates = self.session.search(structure(Search, json.loads(declared.search)), again=True)
+        candidates = self.session.search(declared.parsed_search, again=True)
         assigned = self._assigned_offers(candidates, declared)
         return [*assigned, *(one for one in candidates if one not in assigned)]
 
@@ -364,10 +357,6 @@ class InstanceProvider(VastProvider):
     def _fleet_state(self, declared: Declared) -> FleetState:
         alone = declared.slot.of <= 1
         return FleetState() if alone else self.session.fleet_state(declared.label_base, declared.owner)
-
-    def _terms(self, contract: Contract, seen: Observation, props: Mapping[str, Any], watch: Watch) -> list[Drift]:
-        announced = self.session.price_increases().get(contract.id)
-        return from_terms(contract, seen, props, watch, now=time.time(), announced_dph_usd=announced)
 
     def _probe_over_window(self, seen: Observation, declared: Declared) -> ProbeResult:
         """Probe; what looks bad is asked again over a window, so that one lost packet costs no healthy instance, and

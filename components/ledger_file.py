@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -44,7 +45,8 @@ class LedgerFile:
         # readable and writable as the umask says: others who share the folder append too
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(descriptor, data)
+            if os.write(descriptor, data) < len(data):  # the line is cut off; the next one begins anew
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -101,6 +103,6 @@ def recorder(label_base: str) -> Callable[[Event], None]:
             ledger.append(event)
         except OSError as error:
             text = f"{ledger.path} takes no line ({error.strerror}), so the ledger lacks {event}"
-            ENGINE.log(text, severity="warning")
+            ENGINE.warn(text)
 
     return record

@@ -12,7 +12,7 @@ from typing import Any
 from reranker.answers import read_ranking
 from reranker.errors import MalformedAnswer
 
-Limits = tuple[float, float]
+ScoreLimits = tuple[float, float]
 # Rounding may put a cosine of equal texts a hair above 1.
 RANGE_SLACK = 0.001
 
@@ -26,7 +26,7 @@ class Readiness:
     query: str
     irrelevant: str
     relevant: str
-    limits: Limits
+    limits: ScoreLimits
 
     def request(self) -> dict[str, Any]:
         """Return the request's body: the irrelevant text comes first, so an answer that is not sorted is seen."""

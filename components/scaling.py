@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Why = Literal["limits", "price", "load", "idle", "enough", "unknown"]
+Why = Literal["limits", "price", "budget", "load", "idle", "enough", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,15 @@ DEFAULT = Target()
 
 @dataclass(frozen=True)
 class Limits:
-    """What binds a fleet now, the schedule's word included: replicas, and dollars per hour for all of them together."""
+    """What binds a fleet now, the schedule's word included: replicas, and dollars per hour for all of them together.
+
+    `growth_usd_h`: how many dollars per hour a load may add, where the budget of the month binds.
+    """
 
     least: int = 1
     most: int = 1
     max_hourly_usd: float | None = None
+    growth_usd_h: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,12 @@ def decide(
     needs = [target.need(one) for one in recent]
     said = f"{recent[-1].in_flight:.0f} pairs in flight, {target.in_flight:g} for each replica"
     if min(needs) > present:
-        wanted = min(*needs, math.ceil(present * target.growth), most)
+        payable = present + _times(limits.growth_usd_h, replica_usd_h, most)
+        wanted = min(*needs, math.ceil(present * target.growth), most, payable)
         if wanted > present:
             return Decision(wanted, "load", f"{said}, in {len(recent)} samples: {min(needs)} are needed")
+        if most > present:
+            return Decision(present, "budget", f"{said}, but the month's budget pays for no more")
         return Decision(present, "price" if bound else "limits", f"{said}, but {bound or f'{most} are the most'}")
     needed = max(*needs, least, lull.needed if lull else 0)
     if needed >= present:
@@ -126,9 +133,14 @@ def decide(
 
 def _most(limits: Limits, replica_usd_h: float) -> tuple[int, str]:
     """Return the most replicas, and in words what bounds them where it is the price."""
-    if limits.max_hourly_usd is None or replica_usd_h <= 0:
-        return limits.most, ""
-    payable = math.floor(min(limits.max_hourly_usd / replica_usd_h + 1e-9, limits.most))
+    payable = _times(limits.max_hourly_usd, replica_usd_h, limits.most)
     if payable == limits.most:
         return limits.most, ""
     return payable, f"${limits.max_hourly_usd:g}/h pays for {payable} at ${replica_usd_h:.4f}/h"
+
+
+def _times(usd_h: float | None, replica_usd_h: float, most: int) -> int:
+    """Return how many replicas so many dollars pay for; `most` without a bound, or where a price is not known."""
+    if usd_h is None or replica_usd_h <= 0:
+        return most
+    return math.floor(min(max(usd_h, 0.0) / replica_usd_h + 1e-9, most))

@@ -15,6 +15,7 @@ import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env, is_config_secret
 
 from components.caddy.certificate import certificate_problems
+from components.caddy.spec import ders
 from components.config import Config, Gateway, secret_keys
 from components.config_reading import read
 from components.errors import ApiUnreachable, ConfigError, QueryError
@@ -40,6 +41,7 @@ from policy.rules import Facts, Limits, demands, violations
 from reranker.http import HttpTransport, Unanswered, bearer
 
 NO_LIMITS = Limits()
+MAX_CLIENT_CA_CHARS = 8192
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,8 @@ def load(
             *problems_with_numbers(model, config.extra_args),
             *_gpu_problems(filters, config),
         ]
-        told = json.dumps(_guard_options(config, model), separators=(",", ":"))
-        if (over := len(told) - ENV_VALUE_LIMIT_CHARS) > 0:
+        options = json.dumps(_guard_options(config, model), separators=(",", ":"))
+        if (over := len(options) - ENV_VALUE_LIMIT_CHARS) > 0:
             problems_by_key["served_model_names"] = [f"are {over} characters too long in all: Vast.ai takes no more"]
         problems_by_key["limits.truncate_prompt_tokens"] = _truncation_problems(config, model)
         if config.disk_gb < (needed := catalog.disk_needed_gb(image, model)):
@@ -202,9 +204,9 @@ def _clamped(present: int | None, config: Config) -> int:
 
 
 def _gpu_problems(filters: Filters, config: Config) -> list[str]:
-    there, needed = filters.get("num_gpus", {}).get("eq"), gpus_needed(config.extra_args)
-    asked = there is not None and needed > float(str(there))
-    return [f"split the model over {needed} GPUs, and the query asks for {there}"] if asked else []
+    count, needed = filters.get("num_gpus", {}).get("eq"), gpus_needed(config.extra_args)
+    too_few = count is not None and needed > float(str(count))
+    return [f"split the model over {needed} GPUs, and the query asks for {count}"] if too_few else []
 
 
 def _truncation_problems(config: Config, model: Model) -> list[str]:
@@ -261,10 +263,12 @@ def _contradictions(config: Config) -> list[str]:
             if getattr(gateway, key) != field.default
         ]
     problems += _own_certificate_problems(gateway)
+    if config.budget_refuses and config.budget_usd_month is None:
+        problems.append("budget_refuses: is true, but budget_usd_month is not set")
     if config.keep_previous_key and config.api_key_generation == 1 and config.api_key is None:
         problems.append("keep_previous_key: is true, but api_key_generation 1 has none before it")
-    if config.client_ca and (gateway.kind != "caddy" or not config.tls or gateway.listen.startswith("unix/")):
-        problems.append("client_ca: is there, but clients' TLS ends elsewhere; accepted: gateway.kind caddy on a port")
+    if config.client_ca:
+        problems += _client_ca_problems(config)
     given = [2 if one.keep_previous else 1 for one in config.client_keys.values()]
     if config.client_keys and not config.guard:
         problems.append("client_keys: are there, but vLLM itself knows one key only; accepted: guard true")
@@ -278,6 +282,25 @@ def _contradictions(config: Config) -> list[str]:
     if gateway.kind == "caddy" and not gateway.url:
         problems.append("gateway.url: is empty; accepted: where clients reach the gateway, such as https://HOST:8443")
     return problems
+
+
+def _client_ca_problems(config: Config) -> list[str]:
+    gateway = config.gateway
+    size = len(config.client_ca)
+    checks = (
+        (size <= MAX_CLIENT_CA_CHARS, f"is {size} characters; accepted: {MAX_CLIENT_CA_CHARS} at most"),
+        (ders(config.client_ca), "holds no certificates in PEM that can be read"),
+        (config.tls, "is there, but tls is false, so no certificate is shown; accepted: tls true"),
+        (
+            config.guard or gateway.kind != "off",
+            "is there, but vLLM itself looks at no certificate; accepted: guard true",
+        ),
+        (
+            not gateway.listen.startswith("unix/"),
+            "is there, but clients' TLS ends before gateway.listen, a socket: what stands there has to ask for it",
+        ),
+    )
+    return [f"client_ca: {text}" for good, text in checks if not good]
 
 
 def _own_certificate_problems(gateway: Gateway) -> list[str]:

@@ -5,6 +5,7 @@ Inputs: see InstanceArgs there.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,7 +22,8 @@ from components.vast.drift import Watch
 from components.vast.identity import Authority, shown_by
 from components.vast.json_values import as_text
 from components.vast.label import nonce_of
-from components.vast.models import Contract
+from components.vast.market import Search
+from components.vast.models import Contract, gpus
 from components.vast.money import Budget, bandwidth_cost, hourly_cost
 from components.vast.probe import HttpProbe
 from components.vast.ranking import Candidate
@@ -59,6 +61,10 @@ class Declared:
     @property
     def resource_key(self) -> str:
         return f"{self.label_base}@{self.owner}"
+
+    @property
+    def parsed_search(self) -> Search:
+        return structure(Search, json.loads(self.search))
 
 
 def container(props: Mapping[str, Any]) -> Spec:
@@ -112,7 +118,6 @@ class Outputs:
 def outputs(props: Mapping[str, Any], declared: Declared, rented: Rented) -> dict[str, Any]:
     """Return what the state keeps of an instance that serves."""
     contract, candidate, probe = rented.contract, rented.candidate, declared.probe
-    gpus = f"{contract.num_gpus}x {contract.gpu_name}" if contract.num_gpus > 1 else contract.gpu_name
     return {
         **kept(props, declared, contract.label),
         "instance_id": contract.id,
@@ -121,7 +126,7 @@ def outputs(props: Mapping[str, Any], declared: Declared, rented: Rented) -> dic
         "ip": rented.ip,
         "port": rented.port,
         "url": probe.url(rented.ip, rented.port),
-        "gpu": gpus,
+        "gpu": gpus(contract.num_gpus, contract.gpu_name),
         "geolocation": contract.geolocation,
         "status": contract.actual_status,
         "end_date": contract.end_date,

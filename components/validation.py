@@ -95,7 +95,8 @@ def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]
     if due:
         first = reports[due[0].name]
         report = {check.name: check.saw for check in first.checks}
-        ENGINE.log(f"{first.count} checks passed on {len(due)} servers; weights that ran: {first.weights}")
+        where = "1 server" if len(due) == 1 else f"{len(due)} servers"
+        ENGINE.log(f"{first.count} checks passed on {where}; weights that ran: {first.weights}")
         summary |= {
             "passed": True,
             "model": model.name,

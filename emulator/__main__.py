@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import signal
 import sys
 from pathlib import Path
@@ -30,7 +31,9 @@ def parser() -> argparse.ArgumentParser:
         default="stub",
         help="what a container is: nothing, a stub of vLLM, or vLLM on CPU (default %(default)s)",
     )
-    flags.add_argument("--state", type=Path, help="folder that survives a restart (default: a temporary one)")
+    flags.add_argument(
+        "--state", dest="state_dir", type=Path, help="folder that survives a restart (default: a temporary one)"
+    )
     flags.add_argument(
         "--time",
         choices=("instant", "scaled", "real"),
@@ -61,37 +64,16 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def emulator(args: argparse.Namespace) -> EmulatorServer:
-    """Return the emulator that the flags ask for. Raises OSError or ValueError."""
-    return EmulatorServer(
-        runtime=args.runtime,
-        time=args.time,
-        state_dir=args.state,
-        host=args.host,
-        port=args.port,
-        seed=args.seed,
-        time_scale=args.time_scale,
-        boot_s=args.boot_s,
-        pacing=args.pacing == "published",
-        vllm_python=args.vllm_python,
-        models=args.models,
-        hub=args.hub,
-        keep_containers=args.keep_containers,
-    )
-
-
-async def run(server: EmulatorServer, args: argparse.Namespace) -> None:
+async def run(server: EmulatorServer, url_file: Path | None) -> None:
     """Serve until a signal comes."""
     stop = asyncio.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sign, stop.set)
 
     def ready() -> None:
-        if args.url_file:
-            args.url_file.write_text(server.url + "\n")
-        sys.stdout.write(
-            f"emulator ready at {server.url} (runtime {args.runtime}, time {args.time}, state {server.folder})\n"
-        )
+        if url_file:
+            url_file.write_text(server.url + "\n")
+        sys.stdout.write(f"emulator ready at {server}\n")
         sys.stdout.flush()
 
     await server.serve(on_ready=ready, stop=stop)
@@ -100,17 +82,19 @@ async def run(server: EmulatorServer, args: argparse.Namespace) -> None:
 def main() -> None:
     """Run from the command line."""
     flags = parser()
-    args = flags.parse_args()
-    if args.runtime == "vllm" and args.vllm_python is None:
+    options = vars(flags.parse_args())
+    if options["runtime"] == "vllm" and options["vllm_python"] is None:
         flags.error("--runtime vllm needs --vllm-python")
+    url_file, pacing = options.pop("url_file"), options.pop("pacing") == "published"
     try:
-        server = emulator(args)
+        server = EmulatorServer(**options, pacing=pacing)
         try:
-            asyncio.run(run(server, args))
+            asyncio.run(run(server, url_file))
         finally:
             server.close()
     except (OSError, ValueError) as error:
-        sys.exit(f"emulator: {error}")
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        sys.exit(f"emulator: {error}{'; another port: --port N, or EMULATOR_PORT=N of make' if taken else ''}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ class ControlClient:
         return int(made["id"])
 
     def faults_off(self) -> None:
-        """Switch all faults off."""
         self._call("DELETE", "faults")
 
     def instance(self, instance_id: int, what: str, **body: Any) -> None:
@@ -73,9 +72,8 @@ class ControlClient:
         parts = urlsplit(self.url)
         connection = HTTPConnection(parts.hostname or "", parts.port, timeout=self.timeout_s)
         connection.connect()
-        line = connection.sock
-        over = threading.Timer(self.timeout_s, _cut, [line])  # the call's deadline, in all
-        over.start()
+        deadline = threading.Timer(self.timeout_s, _shut, [connection.sock])  # of the whole call
+        deadline.start()
         try:
             data = None if body is None else json.dumps(body)
             connection.request(method, f"/_emulator/{path}", data, self._headers)
@@ -87,11 +85,11 @@ class ControlClient:
         except (HTTPException, ValueError) as error:
             raise OSError(f"{method} {path}: no whole answer ({type(error).__name__})") from None
         finally:
-            over.cancel()
+            deadline.cancel()
             connection.close()
         return found
 
 
-def _cut(line: socket.socket) -> None:
+def _shut(connected: socket.socket) -> None:
     with suppress(OSError):
-        line.shutdown(socket.SHUT_RDWR)
+        connected.shutdown(socket.SHUT_RDWR)

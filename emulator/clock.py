@@ -38,7 +38,6 @@ class Timing:
     boot_s: float | None = None
 
     def __call__(self, machine: Machine) -> tuple[float, float, float]:
-        """Return the seconds of each phase."""
         if self.boot_s is not None:
             return (self.boot_s * 0.1, self.boot_s * 0.8, self.boot_s * 0.1)
         if self.mode == "instant":

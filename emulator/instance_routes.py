@@ -52,11 +52,7 @@ class InstanceRoutes:
         ]
 
     def _contract(self, request: web.Request, missing: str = "no_such_instance") -> Contract:
-        """Return the contract that a path names. Raises the refusal of the name given where there is none."""
-        found = self.world.contracts.get(path_id(request))
-        if found is None or found.destroyed_at is not None:
-            raise refusal(missing, id=path_id(request))
-        return found
+        return self.world.contract(path_id(request), missing)
 
     # ---- state ---------------------------------------------------------------------------------------------------
 

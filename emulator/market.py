@@ -93,7 +93,6 @@ class Machine:
             self.end_date = now + self.term_s
 
     def offer(self, *, now: float, storage_gb: float, bid: bool = False) -> dict[str, Any]:
-        """Return the offer as the API shows it."""
         base = self.min_bid_usd if bid else self.dph_base_usd
         disk = self.disk_dph(storage_gb)
         total = base + disk
@@ -156,18 +155,18 @@ def hourly(gpu_usd: float, disk_usd: float) -> dict[str, float]:
     }
 
 
-def build(seed: int, *, now: float, hosts: int = 200, octet: int = 1) -> dict[int, Machine]:
-    """Return machines by id. Each has a loopback address of its own, 127.0.`octet`.N."""
+def build(seed: int, *, now: float, hosts: int = 200) -> dict[int, Machine]:
+    """Return machines by id. Each has a loopback address of its own, 127.0.1.N."""
     dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
     shares = [gpu for gpu in GPUS for _ in range(gpu.share)]
     machines = {}
     for n in range(hosts):
-        machine = _machine(dice, n, shares[n % len(shares)], now, octet)
+        machine = _machine(dice, n, shares[n % len(shares)], now)
         machines[machine.machine_id] = machine
     return machines
 
 
-def _machine(dice: random.Random, n: int, gpu: Gpu, now: float, octet: int) -> Machine:
+def _machine(dice: random.Random, n: int, gpu: Gpu, now: float) -> Machine:
     cuda, driver = dice.choices(CUDA, CUDA_WEIGHTS)[0]
     if gpu.compute_cap >= 1200:
         cuda, driver = max((cuda, driver), (12.8, 570))
@@ -243,7 +242,7 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float, octet: int) -> M
         machine_id=FIRST_MACHINE + n * 3,
         host_id=1000 + n // 2,
         ask_id=FIRST_ASK + n * 7,
-        ip=f"127.0.{octet}.{n + 1}",
+        ip=f"127.0.1.{n + 1}",
         gpu=gpu,
         num_gpus=num_gpus,
         facts=facts,

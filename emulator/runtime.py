@@ -42,7 +42,7 @@ exec {} "$@\""""
 
 
 @dataclass
-class Settings:
+class RuntimeSettings:
     """What containers are made of."""
 
     runtime: Runtime = "none"
@@ -55,7 +55,7 @@ class Settings:
 class Containers:
     """Starts and stops containers by contract id."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: RuntimeSettings) -> None:
         self.settings = settings
         self._servers: dict[int, stub_inline.InlineServer] = {}
 
@@ -71,8 +71,8 @@ class Containers:
             self._servers[contract_id] = server
             await server.started()
             if "vllm" in " ".join(argv_of(body)):  # another image's log is not known here
-                said = f"INFO serving {stub_inline.model_of(body)}, by the emulator itself"
-                self.append_log(contract_id, f"{said}\nApplication startup complete.")
+                line = f"INFO serving {stub_inline.model_of(body)}, by the emulator itself"
+                self.append_log(contract_id, f"{line}\nApplication startup complete.")
             return None
         self._install(folder, ip, ports)
         return Process.start(argv_of(body), self._env(contract_id, body, ip, ports, folder), folder)

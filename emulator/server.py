@@ -26,7 +26,7 @@ from emulator.control import Control
 from emulator.http_faults import reply
 from emulator.market import build
 from emulator.routes import Api
-from emulator.runtime import Containers, Runtime, Settings
+from emulator.runtime import Containers, Runtime, RuntimeSettings
 from emulator.store import Store
 from emulator.world import World
 
@@ -72,13 +72,17 @@ class EmulatorServer:
         self._timing = Timing(time, time_scale, boot_s)
         served = json.loads(Path(models).read_text()) if models else {}
         python = Path(vllm_python).absolute() if vllm_python else None
-        self._settings = Settings(runtime, self.folder, python, served)
+        self._settings = RuntimeSettings(runtime, self.folder, python, served)
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._ready = threading.Event()
         self._failed: BaseException | None = None
         self._power_off = True
+
+    def __str__(self) -> str:
+        runtime, time = self._settings.runtime, self._timing.mode
+        return f"{self.url} (runtime {runtime}, time {time}, state {self.folder})"
 
     @property
     def url(self) -> str:

@@ -76,11 +76,11 @@ class World:
         """Return the contracts that a list shows: a new one may not be there yet."""
         return [one for one in self.live() if self._visible(one)]
 
-    def contract(self, instance_id: int) -> Contract:
-        """Return one contract, to be changed. Raises the API's no_such_instance."""
+    def contract(self, instance_id: int, missing: str = "no_such_instance") -> Contract:
+        """Return one contract, to be changed. Raises the refusal of the name given where there is none."""
         found = self.contracts.get(instance_id)
         if found is None or found.destroyed_at is not None:
-            raise refusal("no_such_instance", id=instance_id)
+            raise refusal(missing, id=instance_id)
         return found
 
     def shown(self, instance_id: int) -> Contract | None:
@@ -103,7 +103,6 @@ class World:
         return self.credit_usd - sum(one.cost_usd(now) + one.deposit_usd(now) for one in self.contracts.values())
 
     def pay(self, usd: float) -> None:
-        """Add credit."""
         self.credit_usd += usd
         self.account.paid(usd, self.now())
 

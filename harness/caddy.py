@@ -13,15 +13,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.caddy.admin import CaddyAdmin
 from components.caddy.front_proxy import front_proxy_config
-from components.caddy.spec import Certificate, Json, Policy
+from components.caddy.spec import Certificate, Policy
 from components.errors import CaddyUnreachable, GatewayError
 from components.vast.identity import Authority
+from components.vast.json_values import Json
 from emulator.runtime import free_port
 
 IP = "127.0.0.1"
@@ -114,7 +115,10 @@ class FrontProxy:
 
 @contextlib.contextmanager
 def running_front_proxy(
-    folder: Path, authority: Authority | None = None, policy: Policy | None = None
+    folder: Path,
+    authority: Authority | None = None,
+    policy: Policy | None = None,
+    make_config: Callable[..., dict[str, Json]] = front_proxy_config,
 ) -> Iterator[FrontProxy]:
     """Run the process that never reloads for the length of a block; a gateway behind it may come and go."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +126,7 @@ def running_front_proxy(
     certificate = Certificate(*authority.issue(IP).pem())
     port, socket, ca_file = free_port(IP), folder / "gateway.sock", folder / "ca.pem"
     ca_file.write_text(authority.certificate)
-    config = front_proxy_config(f"{IP}:{port}", str(socket), certificate, policy=policy)
+    config = make_config(f"{IP}:{port}", str(socket), certificate, policy=policy)
     with running(folder / "front", config) as caddy:
         yield FrontProxy(f"https://{IP}:{port}", str(ca_file), f"unix/{socket}|0600", caddy)
 

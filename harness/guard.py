@@ -37,7 +37,6 @@ class Guarded:
         return IP, self.port
 
     def in_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the guard's loop."""
         future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         return future.result(STARTS_WITHIN_S)
 

@@ -58,9 +58,11 @@ class Load:
         )
         self.ended: list[Ended] = []
         self._end = threading.Event()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
+        turns = (number / per_s for number in range(threads))  # evenly, not all threads at once
+        self._threads = [threading.Thread(target=self._run, args=(turn_s,), daemon=True) for turn_s in turns]
 
-    def _run(self) -> None:
+    def _run(self, turn_s: float) -> None:
+        self._end.wait(turn_s)
         at = time.monotonic()
         while not self._end.is_set():
             self.ended.append(self._request())

@@ -66,7 +66,6 @@ class Shell:
         return text
 
     def close(self) -> None:
-        """End the shell."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(10)

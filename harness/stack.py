@@ -159,9 +159,18 @@ class EngineStack:
 
     def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
         """Start a pulumi command on this stack without waiting for it."""
+        flags = ["--non-interactive", "--color", "never"]
+        return self._popen(["pulumi", *args, "--stack", self.name, *flags], self.project, **options)
+
+    def start_ops(self, *args: str) -> subprocess.Popen[str]:
+        """Start a command of ops/ on this stack without waiting for it."""
+        words = [sys.executable, "-m", "ops", *args, "--stack", self.name, "--cwd", str(self.project)]
+        return self._popen(words, self.repo)
+
+    def _popen(self, words: list[str], folder: Path, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            ["pulumi", *args, "--stack", self.name, "--non-interactive", "--color", "never"],
-            cwd=self.project,
+            words,
+            cwd=folder,
             env=self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -14,7 +14,7 @@ from components.vast.identity import Authority
 from components.vllm.client import RerankClient
 from components.vllm.launch import GUARD_KEY_ENV, KEY_ENV, Launch
 from emulator.process import Process
-from emulator.runtime import Containers, Settings, free_port
+from emulator.runtime import Containers, RuntimeSettings, free_port
 from harness.certificates import ca_file
 
 IP = "127.0.0.1"
@@ -25,7 +25,7 @@ CONTRACT_ID = 1
 
 @dataclass(frozen=True)
 class Vllm:
-    """A running server: how to ask it, the file with its CA, and what it wrote."""
+    """A running server: how to ask it, the file with its CA, what it wrote, and the process that listens."""
 
     client: RerankClient
     url: str
@@ -33,6 +33,7 @@ class Vllm:
     log: Path | None
     ca: str | None
     model: str
+    pid: int = 0
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def serving(
 
     `authority` signs the identity of a launch with TLS. Raises RuntimeError with the end of the log.
     """
-    containers = Containers(Settings("vllm", folder, python, {model: str(weights)}))
+    containers = Containers(RuntimeSettings("vllm", folder, python, {model: str(weights)}))
     inner, outer = int(launch.ports[0].partition(":")[2]), free_port(IP)
     body = {
         "image": launch.image,
@@ -60,7 +61,7 @@ def serving(
     log = folder / "containers" / str(CONTRACT_ID) / "log"
     try:
         _wait(client, model, process, log)
-        yield Vllm(client, url, key, log, ca, model)
+        yield Vllm(client, url, key, log, ca, model, process.pid)
     finally:
         process.kill()
         asyncio.run(containers.stop(CONTRACT_ID))

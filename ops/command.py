@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from components.errors import RerankerError
+from components.vast.json_values import Json
 from components.vast.status import without_numbers
 from ops import report
 from ops.engine import Pulumi, prepare_environment, without_secrets
 from ops.exits import CODES, ERROR, PENDING, USAGE, OpsError, from_error, table
 from ops.notify import Notice, tell
 
-Json = Any
 RENTING = ("deploy", "heal")  # verbs of which a failure is told
 Open = Callable[[str], Pulumi]  # gives the stack of a name
 

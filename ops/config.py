@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from components.config import secret_keys
+from components.vast.json_values import Json
 from ops.engine import Pulumi
 from ops.exits import USAGE, OpsError
-
-Json = Any
 
 
 class StackConfig:
@@ -56,8 +54,8 @@ def copy(source: Pulumi, target: Pulumi) -> None:
     path = config_file(source)
     if not path.exists():
         raise OpsError(USAGE, f"no {path.name} to copy the config from", "--like names a stack with a config file")
-    own = (yaml.safe_load(path.read_text()) or {}).get("config") or {}
-    own_keys = {key if ":" in key else f"{source.project}:{key}" for key in own}
+    config = (yaml.safe_load(path.read_text()) or {}).get("config") or {}
+    own_keys = {key if ":" in key else f"{source.project}:{key}" for key in config}
     found = {key: one for key, one in source.all_config().items() if key in own_keys}
     target.set_all_config({key: one for key, one in found.items() if not one["secret"]})
     for key, one in found.items():

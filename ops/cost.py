@@ -25,6 +25,7 @@ from components.vast.bill import (
     by_day,
     cost_usd,
     forecast_usd,
+    growth_usd_h,
     hourly_usd,
     over_budget,
     so_far,
@@ -32,7 +33,7 @@ from components.vast.bill import (
 )
 from components.vast.ledger import Entry, fold, missing
 from components.vast.models import Charge
-from ops import report
+from ops import cost_plot, report
 from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import OK
@@ -58,9 +59,14 @@ class Accounts:
 @verb("cost")
 @click.option("--month", type=click.DateTime(["%Y-%m"]), help="YYYY-MM; by default this one. Days are UTC's.")
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write day, use and dollars to this file.")
-def cost(pulumi: Pulumi, *, month: datetime | None, csv_file: Path | None) -> Outcome:
+@click.option("--svg", "svg_file", type=click.Path(path_type=Path), help="Draw dollars by day and use to this file.")
+def cost(pulumi: Pulumi, *, month: datetime | None, csv_file: Path | None, svg_file: Path | None) -> Outcome:
     """Show what a stack has cost in a month, and what the month will cost."""
-    outcome = of_month(pulumi, Month.of(month or datetime.now(UTC)))
+    span = Month.of(month or datetime.now(UTC))
+    outcome = of_month(pulumi, span)
+    if svg_file:
+        title = f"{_base(pulumi)}: {outcome.headline}"
+        svg_file.write_text(cost_plot.svg(title, [name for name, *_ in span.days()], outcome.facts["days"]))
     if csv_file:
         with csv_file.open("w", newline="") as file:
             rows = csv.writer(file)
@@ -93,6 +99,17 @@ def budget_warning(pulumi: Pulumi, hourly: float) -> str:
     now = datetime.now(UTC)
     entries = fold(stack_ledger(pulumi).events()).values()
     return over_budget(budget, so_far(entries, Month.of(now), now.timestamp()), hourly)
+
+
+def room_usd_h(pulumi: Pulumi) -> float | None:
+    """Return dollars per hour by which a stack may grow within budget_usd_month, by a ledger settled with Vast.ai."""
+    if (budget := budget_usd(pulumi)) is None:
+        return None
+    now = datetime.now(UTC)
+    month, at = Month.of(now), now.timestamp()
+    accounts = settle(pulumi, stack_ledger(pulumi), month, at)
+    hourly = hourly_usd(accounts.entries, accounts.prices)
+    return growth_usd_h(budget, so_far(accounts.entries, month, at), hourly)
 
 
 def settle(pulumi: Pulumi, ledger: LedgerFile, month: Month, now: float) -> Accounts:

@@ -53,10 +53,11 @@ def drift(pulumi: Pulumi) -> Outcome:
 
 def silence(pulumi: Pulumi, plan: Plan) -> OpsError:
     """Return the error that tells of servers of which nothing is heard, where all else is in sync."""
+    servers = report.count(len(plan.unheard), "server")
     return OpsError(
         BUSY,
-        f"nothing is heard of {len(plan.unheard)} servers of stack {pulumi.name}, which may be this machine's own "
-        f"network: {'; '.join(plan.unheard)}",
+        f"nothing is heard of {servers} of stack {pulumi.name}, which may be this machine's own network: "
+        f"{'; '.join(plan.unheard)}",
         "look from another place, or set heal_on: unreachable to have them replaced by `python -m ops heal`",
     )
 

@@ -26,11 +26,12 @@ from rich.console import Console
 from rich.text import Text
 
 from components.redaction import MASK, plain, scrub
+from components.replica_count import REPLICAS_ENV
+from components.vast.json_values import Json
 from ops.exits import BUSY, ERROR, POLICY, USAGE, OpsError, from_messages
 from ops.plan import INSTANCE, Run
 from ops.state_check import foreign_code
 
-Json = Any
 T = TypeVar("T")
 SECRET_ENV = (
     "VAST_API_KEY", "PULUMI_CONFIG_PASSPHRASE", "PULUMI_ACCESS_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
@@ -38,7 +39,7 @@ SECRET_ENV = (
 )  # fmt: skip
 OPTIONAL_ENV = ("PULUMI_BACKEND_URL", "AWS_ACCESS_KEY_ID", "AWS_REGION", "PULUMI_CONFIG_PASSPHRASE_FILE")
 LEAST_SECRET_CHARS = 6  # the local stack's public passphrase, "local", is also an ordinary word
-OPERATIONS = ("preview", "up", "destroy")  # take as long as they take
+OPERATIONS = ("preview", "up", "destroy", "refresh")  # take as long as they take
 SHORT_S = 120  # any other command: those only read or write the backend
 # All replicas boot at once: a boot is waiting, not work, and the engine's default is four per core. The plugin process
 # runs as many (components.plugin.verbs).
@@ -71,15 +72,15 @@ def without_secrets(text: str) -> str:
 class Command(automation.PulumiCommand):
     """The CLI, started in a session of its own, so that it hears of SIGINT and SIGTERM once, from here.
 
-    `options` are added to each command; `given` is what the next one finds on its stdin; `ended`: the last result;
+    `options` are added to each command; `stdin`: what the next one reads there; `last`: the last one's result;
     `interrupted`: whether a signal was passed on to the engine.
     """
 
     def __init__(self) -> None:
         self.interrupted = False
         self.options: Sequence[str] = ()
-        self.given = ""
-        self.ended = automation.CommandResult("", "", 0)
+        self.stdin = ""
+        self.last = automation.CommandResult("", "", 0)
         try:
             super().__init__()
         except FileNotFoundError:
@@ -96,7 +97,7 @@ class Command(automation.PulumiCommand):
         on_error: Callable[[str], Any] | None = None,
     ) -> automation.CommandResult:
         """Run it to its end. Raises automation.CommandError, and OpsError for a short one that does not end."""
-        given, self.given = self.given, ""
+        stdin, self.stdin = self.stdin, ""
         is_short = args[0] not in OPERATIONS
         process = subprocess.Popen(
             [self.command, "--non-interactive", *args, *self.options],
@@ -110,25 +111,25 @@ class Command(automation.PulumiCommand):
         )
         with self._signals_passed_on(process):
             try:
-                out, err = process.communicate(given, SHORT_S) if is_short else _follow(process, on_output)
+                out, err = process.communicate(stdin, SHORT_S) if is_short else _follow(process, on_output)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise OpsError(BUSY, f"`pulumi {' '.join(args[:2])}` did not end within {SHORT_S} s") from None
-        self.ended = automation.CommandResult(out, err, process.returncode)
+        self.last = automation.CommandResult(out, err, process.returncode)
         if process.returncode != 0:
-            raise create_command_error(self.ended)
-        return self.ended
+            raise create_command_error(self.last)
+        return self.last
 
     @contextmanager
     def _signals_passed_on(self, process: subprocess.Popen[str]) -> Iterator[None]:
-        told = False
+        forwarded = False
 
         def forward(number: int, _frame: FrameType | None) -> None:
-            nonlocal told
-            if told:
+            nonlocal forwarded
+            if forwarded:
                 print("already stopping: what was being rented is destroyed or recorded first", file=sys.stderr)
                 return
-            told = self.interrupted = True
+            forwarded = self.interrupted = True
             print(f"signal {number}: pulumi stops in good order, which may take a minute", file=sys.stderr)
             process.send_signal(signal.SIGINT)
 
@@ -188,16 +189,26 @@ class Pulumi:
         """Plan; without `refresh` against what the state recorded last, so that only what is declared can differ."""
         return self._operation(self.stack.preview, () if refresh else ("--refresh=false",))
 
-    def up(self, targets: Sequence[str] = ()) -> Run:
-        """Deploy what is declared, or only the URNs in `targets`.
+    def up(self, targets: Sequence[str] = (), *, replicas: int | None = None) -> Run:
+        """Deploy what is declared, or only the URNs in `targets`; with so many `replicas`, where the config leaves it.
 
         Of a stack that has nothing yet as much comes up as can, whichever replica fails. Later that would do harm:
         after an error the engine goes on to delete what was replaced, while a gateway that depends on the failed
         replica is skipped (pulumi 3.259, deployment_executor.go: performDeletes), and still sends requests there.
+
+        What an update was making when it was cut off, and is no more declared, is then in the state no more.
         """
-        first = not targets and not any(str(one["type"]).endswith(INSTANCE) for one in self.resources())
+        stored = self.export()
+        first = not targets and not any(str(one["type"]).endswith(INSTANCE) for one in stored.get("resources") or [])
         options: dict[str, Any] = {"target": list(targets) or None, "continue_on_error": first, "show_secrets": False}
-        return self._operation(self.stack.up, **options)
+        self.workspace.env_vars = {} if replicas is None else {REPLICAS_ENV: str(replicas)}
+        try:
+            run = self._operation(self.stack.up, **options)
+        finally:
+            self.workspace.env_vars = {}
+        if stored.get("pending_operations") and not targets:
+            self._operation(self.stack.refresh, clear_pending_creates=True, show_secrets=False)
+        return run
 
     def destroy(self) -> Run:
         """Destroy every resource that can be destroyed."""
@@ -207,9 +218,9 @@ class Pulumi:
         events: list[EngineEvent] = []
 
         def keep(event: EngineEvent) -> None:
-            for said in (event.diagnostic_event, event.policy_event):
-                if said:
-                    said.message = scrub(said.message, secrets())
+            for one in (event.diagnostic_event, event.policy_event):
+                if one:
+                    one.message = scrub(one.message, secrets())
             events.append(event)
 
         self._refuse_foreign_code()
@@ -265,9 +276,9 @@ class Pulumi:
             yield write
 
     def _failed(self, error: automation.CommandError, messages: Sequence[str] = ()) -> OpsError:
-        ended = self.command.ended
-        lines = [scrub(line, secrets()) for line in f"{ended.stdout}\n{ended.stderr}".splitlines()]
-        found = from_messages([*messages, *(one for one in lines if one.startswith("error: "))], ended.code)
+        last = self.command.last
+        lines = [scrub(line, secrets()) for line in f"{last.stdout}\n{last.stderr}".splitlines()]
+        found = from_messages([*messages, *(one for one in lines if one.startswith("error: "))], last.code)
         if isinstance(error, automation.ConcurrentUpdateError):
             remedy = "wait for the other run; if none is running, remove its lock with `pulumi cancel --stack NAME`"
             return OpsError(BUSY, found.text, remedy)
@@ -316,7 +327,7 @@ class Pulumi:
 
     def set_secret(self, key: str, value: str) -> None:
         """Set a secret of the stack's config; it passes through stdin."""
-        self.command.given = value
+        self.command.stdin = value
         self.set_config("--secret", key)
 
     def set_config(self, *words: str) -> None:

@@ -10,12 +10,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from components.vast.identity import own_key
+from components.vast.json_values import Json
 from ops.plan import INSTANCE, named
 
-Json = Any
 FLEET = "vast:index:RerankerFleet"
 GATEWAY = "Gateway"
 # What every batch touches beside its instances, by name after the fleet's.
@@ -23,7 +22,7 @@ SHARED = ("offers", "keys", "validation", "gateway")
 
 
 @dataclass(frozen=True)
-class Replica:
+class ReplicaState:
     """One server: its Instance's URN and id.
 
     `left`: ids of instances that were replaced, and wait for being destroyed since that update did not end well.
@@ -41,7 +40,7 @@ class Fleet:
     `stray`: names of what else was replaced, and waits for being destroyed.
     """
 
-    replicas: Mapping[str, Replica]
+    replicas: Mapping[str, ReplicaState]
     shared: tuple[str, ...]
     gateway: str | None
     name: str = ""
@@ -59,7 +58,7 @@ class Fleet:
             urn = str(one["urn"])
             if kind(one) == INSTANCE and one.get("parent") == fleet and numbered.fullmatch(named(urn)):
                 gone = tuple(int(each["id"]) for each in left if each["urn"] == urn)
-                replicas[named(urn)] = Replica(urn, int(one["id"]), gone)
+                replicas[named(urn)] = ReplicaState(urn, int(one["id"]), gone)
         by_name = {named(one["urn"]): str(one["urn"]) for one in here}
         gateway = next((str(one["urn"]) for one in here if kind(one) == GATEWAY), None)
         shared = tuple(by_name[key] for part in SHARED if (key := f"{name}-{part}") in by_name)
@@ -73,7 +72,7 @@ class Fleet:
 
 
 def batches(fleet: Fleet, names: Iterable[str], surge: int) -> list[list[str]]:
-    """Deal replicas into batches of at most `surge`, after one of all that an earlier run has left half replaced.
+    """Split replicas into batches of at most `surge`, after one of all that an earlier run has left half replaced.
 
     That one is due in any case: an update with targets fails while something else waits for being destroyed.
     """

@@ -9,9 +9,9 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -38,25 +38,34 @@ VLLM_TIME = re.compile(r"(?:\([^)]*\) )?[A-Z]+ (\d\d-\d\d \d\d:\d\d:\d\d) ")
 @click.option("--replica", "names", multiple=True, metavar="NAME", help="Of this replica only; can be repeated.")
 @click.option("--lines", type=click.IntRange(1, MAX_LINES), default=100, show_default=True, help="Of each replica.")
 @click.option("--since", default="", metavar="AGE", help="Not older than this, as 90s, 10m, 2h or 1d.")
+@click.option("--key", metavar="NAME", help="Only the guard's access log of the client key with this name.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
-def logs(pulumi: Pulumi, *, names: Sequence[str], lines: int, since: str, follow: bool) -> Outcome:
+def logs(pulumi: Pulumi, *, names: Sequence[str], lines: int, since: str, key: str | None, follow: bool) -> Outcome:
     """Show what the stack's servers write, without secrets."""
     ids = {name: one.instance_id for name, one in Fleet.parse(pulumi.resources()).replicas.items()}
     if unknown := [name for name in names if name not in ids]:
         raise OpsError(USAGE, f"no replica {', '.join(unknown)}", f"there are: {', '.join(ids) or 'none'}")
     oldest = datetime.now(UTC) - age(since) if since else None
-    client = open_session(lambda key: pulumi.config(key) or None).client
+    client = open_session(pulumi.config).client
+
+    def wanted(found: Sequence[str]) -> Sequence[str]:
+        return of_key(recent(found, oldest), key)
+
     if follow:
-        _follow(lambda name: client.logs(ids[name], lines=lines), names or list(ids), oldest)
-    shown = {name: recent(client.logs(ids[name], lines=lines).splitlines(), oldest) for name in names or ids}
+        _follow(lambda name: client.logs(ids[name], lines=lines), names or list(ids), wanted)
+    shown = {name: wanted(client.logs(ids[name], lines=lines).splitlines()) for name in names or ids}
     text = {name: [printable(line) for line in found] for name, found in shown.items()}
-    blocks = [_block(f"{name}  {line}" for line in found) for name, found in text.items()]
+    blocks = [
+        "\n".join([f"{FENCE}text", *(f"{name}  {line}" for line in found), FENCE]) for name, found in text.items()
+    ]
     silent = [name for name, found in text.items() if not found]
     headline = f"nothing of {', '.join(silent)}" if silent else report.count(sum(map(len, text.values())), "line")
     return Outcome(OK, headline, blocks, {"lines": text})
 
 
-def _follow(read: Callable[[str], str], names: Sequence[str], oldest: datetime | None) -> NoReturn:
+def _follow(
+    read: Callable[[str], str], names: Sequence[str], wanted: Callable[[Sequence[str]], Sequence[str]]
+) -> NoReturn:
     """Print what comes, until Ctrl-C; what is passing does not end it."""
     before: dict[str, list[str]] = {}
     try:
@@ -67,17 +76,12 @@ def _follow(read: Callable[[str], str], names: Sequence[str], oldest: datetime |
                 except (ApiUnreachable, RateLimited) as error:
                     click.echo(str(error), err=True)
                     continue
-                for line in recent(added(before.get(name, []), found), oldest):
+                for line in wanted(added(before.get(name, []), found)):
                     click.echo(f"{name}  {printable(line)}")
                 before[name] = found
             time.sleep(FOLLOW_EVERY_S)
     except KeyboardInterrupt:
         sys.exit(OK)
-
-
-def _block(lines: Iterable[str]) -> str:
-    text = "\n".join(lines)
-    return f"{FENCE}text\n{text}\n{FENCE}"
 
 
 def age(text: str) -> timedelta:
@@ -105,19 +109,31 @@ def recent(lines: Sequence[str], oldest: datetime | None) -> Sequence[str]:
     return ()
 
 
+def of_key(lines: Sequence[str], key: str | None) -> Sequence[str]:
+    """Return the lines of the guard's access log that are of a client key's name; all lines for no name."""
+    return lines if key is None else [line for line in lines if _access(line).get("key") == key]
+
+
 def written_at(line: str, year: int) -> datetime | None:
-    """Return when a line was written, by its own words: the guard's (JSON with `time`) or vLLM's, which has no year."""
-    if line.startswith("{"):
-        try:
-            return datetime.fromisoformat(json.loads(line)["time"]).astimezone(UTC)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return None
-    if not (found := VLLM_TIME.match(line)):
-        return None
+    """Return when a line was written, by its own words: the guard's (`time`, in seconds since the epoch) or vLLM's,
+    which has no year."""
     try:
-        return datetime.strptime(f"{year}-{found[1]}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
-    except ValueError:
-        return None
+        if at := _access(line).get("time"):
+            return datetime.fromtimestamp(float(at), UTC)
+        if found := VLLM_TIME.match(line):
+            return datetime.strptime(f"{year}-{found[1]}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+    except (ValueError, TypeError, OverflowError, OSError):
+        pass
+    return None
+
+
+def _access(line: str) -> Mapping[str, Any]:
+    """Return a line of the guard's access log: an object in JSON; of any other line nothing."""
+    try:
+        found = json.loads(line) if line.startswith("{") else None
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def printable(line: str) -> str:

@@ -13,12 +13,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import click
 import yaml
 
+from components.vast.json_values import Json
 from ops import report
 from ops.command import Outcome, verb
 from ops.engine import Pulumi
@@ -27,7 +27,6 @@ from ops.fleet import GATEWAY as GATEWAY_TYPE
 from ops.fleet import kind, own_keys, secret_output
 from ops.outputs import Outputs
 
-Json = Any
 REPLICAS, GATEWAY = "reranker", "reranker-gateway"  # the label `job`, as dashboards/reranker.json asks for it
 PRICE = "reranker:hourly_cost_usd"  # a recording rule of our own, by replica
 
@@ -63,7 +62,7 @@ def metrics(pulumi: Pulumi, *, folder: Path, every_s: int) -> Outcome:
     written = files(pulumi.name, outputs, keys, folder, every_s, admin=admin)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
-        _replace(folder / name, text, 0o600 if name.endswith("_key") else 0o644)
+        replace_file(folder / name, text, 0o600 if name.endswith("_key") else 0o644)
     parts = [f"Start it: `prometheus --config.file={folder / 'prometheus.yml'}`"]
     if outputs.gateway and admin is None:
         parts.append("The gateway is left out: Prometheus reads no socket, which its `gateway.admin_url` is")
@@ -125,7 +124,7 @@ def _target(url: str, labels: Mapping[str, str]) -> Mapping[str, Json]:
     return {"targets": [urlsplit(url).netloc], "labels": labels}
 
 
-def _replace(path: Path, text: str, mode: int) -> None:
+def replace_file(path: Path, text: str, mode: int = 0o644) -> None:
     """Write a file whole: Prometheus may read it at any moment."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)

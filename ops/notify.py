@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from components.errors import RerankerError
 from components.vast.drift import Drift
@@ -23,7 +23,6 @@ from ops.exits import OpsError
 from ops.plan import Plan
 from reranker.http import HttpTransport, Transport, Unanswered
 
-Json = Any
 Kind = Literal["drift", "heal", "failed", "price", "credit", "budget", "ending"]
 TITLES: dict[Kind, str] = {
     "drift": "drift",

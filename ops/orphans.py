@@ -1,8 +1,8 @@
 """`python -m ops orphans`: instances that carry this project's labels but that no given state knows, and their cost.
 
-Lists by default; destroys with --destroy after asking, or without asking with --yes. States come from
-`pulumi stack export --stack NAME --file FILE`, one file per stack that shares the account, or with --all-stacks from
-every stack of the backend. Exit codes: 0 no orphans (or all destroyed), 3 orphans found and left.
+Lists by default; destroys with --destroy after asking, or without asking with --yes. States are those of every stack of
+the backend, or come from `pulumi stack export --stack NAME --file FILE`, one file per stack that shares the account.
+Exit codes: 0 no orphans (or all destroyed), 3 orphans found and left.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import yaml
@@ -31,7 +30,6 @@ from ops.exits import LEFT, OK, USAGE, OpsError
 from ops.fleet import kind
 from ops.plan import INSTANCE
 
-Json = Any
 # the project's name, from Pulumi.yaml: the first part of its labels
 NAMESPACE = yaml.safe_load(Path(__file__).parents[1].joinpath("Pulumi.yaml").read_text(encoding="utf-8"))["name"]
 
@@ -80,7 +78,6 @@ def orphans(contracts: Iterable[Contract], known: set[int], now: float) -> list[
 @click.option("--min-age-min", type=float, default=60.0, show_default=True, help="Leave younger ones alone, minutes.")
 @click.option("--destroy", is_flag=True, help="Destroy what is found, after asking.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--all-stacks", is_flag=True, help="Compare with every stack of the backend as well.")
 @click.option("--api-url", envvar="VAST_URL", default=DEFAULT_API_URL, show_envvar=True, help="Vast.ai's API.")
 def find_orphans(
     open_stack: Open,
@@ -89,18 +86,18 @@ def find_orphans(
     min_age_min: float,
     destroy: bool,
     yes: bool,
-    all_stacks: bool,
     api_url: str,
 ) -> Outcome:
     """List instances with this project's labels that no state knows, and their cost.
 
-    EXPORTS: files of `pulumi stack export`, one for each stack that shares the account.
+    EXPORTS: files of `pulumi stack export`, one for each stack that shares the account; without them, every stack of
+    the backend is asked.
     """
     api_url = checked_api_url(api_url, "VAST_URL or --api-url")
     client = VastClient(os.environ.get("VAST_API_KEY", ""), pacer=Pacer(PUBLISHED), api_url=api_url)
     texts = [path.read_text() for path in exports]
-    if all_stacks:
-        texts += [json.dumps({"deployment": open_stack(name).export()}) for name in open_stack("").stacks()]
+    if not exports:
+        texts = [json.dumps({"deployment": open_stack(name).export()}) for name in open_stack("").stacks()]
     try:
         known = known_ids(texts)
     except ValueError as error:
@@ -111,8 +108,8 @@ def find_orphans(
     if destroy and not known:
         raise OpsError(
             USAGE,
-            "--destroy needs the export of at least one stack that has an instance: without it every instance of the "
-            "project looks like an orphan",
+            "no state here has an instance, so every instance of the project looks like an orphan",
+            "give the exports of the stacks that share the account, or destroy one by `vastai destroy instance ID`",
         )
     parts = [
         f"Compared with {report.count(len(texts), 'state')}.",
@@ -124,7 +121,7 @@ def find_orphans(
     facts = {"states": len(texts), "orphans": [vars(one) for one in found], "young": [vars(one) for one in young]}
     if not (found and destroy):
         if found:
-            parts.append("Remove them: `python -m ops orphans --all-stacks --destroy`")
+            parts.append(f"Remove them: `{' '.join(['python -m ops orphans', *map(str, exports)])} --destroy`")
         return Outcome(LEFT if found else OK, headline, parts, {**facts, "destroyed": destroyed})
     if not yes:
         click.echo("\n".join(map(str, found)), err=True)

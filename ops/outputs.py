@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from components.records import structure
+from components.vast.json_values import Json
 
-Json = Any
 TRUSTED = ("servers_ca_certificate", "ca_certificate")
 
 

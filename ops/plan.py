@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pulumi.automation.events import EngineEvent, StepEventMetadata
 
 from components.records import structure
 from components.vast.drift import TABLE, Drift
+from components.vast.json_values import Json
+from components.vast.models import gpus
 
-Json = Any
 INSTANCE = "Instance"
 OFFERS = "OfferQuery"
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"  # plugin.UnknownStringValue of pulumi/sdk
 STEPS = ("create", "update", "replace", "delete")
 # Inputs that follow the market or other resources: a change of theirs is none of the program or its config.
 FOLLOWS = frozenset({
-    "__provider", "candidates", "searched_at", "slot", "owner",
+    "__provider", "candidates", "slot", "owner",
     "servers", "upstreams", "url", "instance_id", "ip", "port",
 })  # fmt: skip
 SHOWN_CHARS = 60
@@ -49,7 +49,7 @@ class Choice:
 
     @property
     def gpu(self) -> str:
-        return f"{self.num_gpus}x {self.gpu_name}" if self.num_gpus > 1 else self.gpu_name
+        return gpus(self.num_gpus, self.gpu_name)
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,12 @@ class Run:
 
         Only those on the URN `on`, where it is given, and none on the URNs `but`.
         """
-        said = [one.diagnostic_event for one in self.events if one.diagnostic_event]
-        said = [one for one in said if one.severity == severity and one.urn not in but and on in ("", one.urn)]
-        texts = [one.message.strip() for one in said]
+        diagnostics = [one.diagnostic_event for one in self.events if one.diagnostic_event]
+        texts = [
+            one.message.strip()
+            for one in diagnostics
+            if one.severity == severity and one.urn not in but and on in ("", one.urn)
+        ]
         return list(dict.fromkeys(filter(None, texts)))
 
     def policies(self) -> list[str]:
@@ -152,8 +155,8 @@ class Run:
             if op != "same":
                 old = recorded.get(meta.urn)
                 changed = _changed(meta, op, (old.inputs or {}) if old else None)
-                said = self.messages("warning", on=meta.urn) if op == "replace" else []
-                why = [drift[meta.urn]] if meta.urn in drift else said
+                warnings = self.messages("warning", on=meta.urn) if op == "replace" else []
+                why = [drift[meta.urn]] if meta.urn in drift else warnings
                 why = [*why, *changed.values()] or (["follows what it is made from"] if op == "update" else [])
                 steps.append(Step(op, kind, named(meta.urn), why, changed))
         pending = [f"{one.name}: {text}" for one in steps for text in one.changed.values()]

@@ -10,10 +10,10 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from components.plugin.session import open_session
 from components.state_folder import room_problem, state_folder
+from components.vast.json_values import Json
 from components.vast.label import Label
 from ops import report
 from ops.command import Outcome, verb
@@ -23,7 +23,6 @@ from ops.exits import BUSY, LEFT, OK, USAGE, OpsError
 from ops.fleet import kind
 from ops.plan import INSTANCE, OFFERS
 
-Json = Any
 RESOURCES = '"resources":'
 
 
@@ -45,7 +44,7 @@ def recover(pulumi: Pulumi) -> Outcome:
     resources = pulumi.resources()
     known = {str(one["id"]) for one in resources if kind(one) == INSTANCE}
     owners = {str(one["id"]) for one in resources if kind(one) == OFFERS}
-    rented = open_session(lambda key: pulumi.config(key) or None).client.instances()
+    rented = open_session(pulumi.config).client.instances()
     labels = [(one, Label.parse(one.label)) for one in rented if str(one.id) not in known]
     base = f"{pulumi.project}/{pulumi.name}/"
     strays = [(one, label.owner in owners) for one, label in labels if label and label.base.startswith(base)]

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import click
 
 from components.errors import ServingError
-from components.vllm.client import RerankClient
 from ops import report
 from ops.command import Outcome, verb
 from ops.config import StackConfig, put
@@ -22,7 +21,7 @@ from ops.engine import Pulumi
 from ops.exits import ERROR, OK, PENDING, USAGE, OpsError
 from ops.fleet import Fleet, key_resource, secret_output
 from ops.outputs import Outputs
-from ops.status import trusted
+from ops.status import client, trusted
 
 KEY_BYTES = 32
 SEEN_WITHIN_S = 30.0  # a gateway's key file or a server's client keys may take a moment
@@ -192,7 +191,7 @@ class Rotation:
 def answer(url: str, key: str, ca: str) -> int:
     """Return the HTTP status of a request with a key; 0 where none came."""
     try:
-        return RerankClient(url, key, ca=ca, timeout_s=15.0).probe_path("/rerank", key)[1]
+        return client(url, key, ca, 15.0).probe_path("/rerank", key)[1]
     except ServingError:
         return 0
 

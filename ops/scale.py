@@ -10,24 +10,29 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import get_args
 
 import click
 
 from components.config import Config
 from components.config_reading import read
 from components.errors import ConfigError
-from components.present import REPLICAS_ENV, listed
 from components.records import structure
-from components.scaling import Decision, Limits, Lull, Sample, Target, decide
+from components.replica_count import listed
+from components.scaling import Decision, Limits, Lull, Sample, Target, Why, decide
 from ops import load, report, stack_tags
 from ops.command import Outcome, verb
+from ops.cost import room_usd_h
 from ops.deploy import deploy_summary
 from ops.drift import refuse_if_busy, undeployed
 from ops.engine import Pulumi
 from ops.exits import BUSY, OK, PENDING, USAGE, OpsError
 from ops.fleet import Fleet, own_keys
+from ops.metrics import replace_file
 from ops.outputs import Outputs
 from ops.schedule import allowed
 from policy.limits import limits_of
@@ -50,11 +55,15 @@ LIMITS = "policy/limits.yaml"
     "--sample-s", type=click.FloatRange(0, min_open=True), default=15.0, show_default=True,
     help="How long each of the two samples lasts.",
 )  # fmt: skip
-def scale(pulumi: Pulumi, *, every_s: float | None, sample_s: float) -> Outcome:
+@click.option(
+    "--metrics-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.prom",
+    help="Also write what was decided for Prometheus: a file for node_exporter's textfile collector.",
+)  # fmt: skip
+def scale(pulumi: Pulumi, *, every_s: float | None, sample_s: float, metrics_file: Path | None) -> Outcome:
     """Size a fleet by its load and its schedule: decide how many replicas there should be, and deploy that."""
     while True:
         try:
-            found = scale_once(pulumi, sample_s)
+            found = scale_once(pulumi, sample_s, metrics_file)
         except OpsError as error:
             if every_s is None or error.code not in (BUSY, PENDING):  # what is passing does not end a watch
                 raise
@@ -69,8 +78,8 @@ def scale(pulumi: Pulumi, *, every_s: float | None, sample_s: float) -> Outcome:
             sys.exit(OK)
 
 
-def scale_once(pulumi: Pulumi, sample_s: float) -> Outcome:
-    """Sample, decide, deploy. Raises OpsError: BUSY, PENDING, and whatever an `up` may end with."""
+def scale_once(pulumi: Pulumi, sample_s: float, metrics_file: Path | None) -> Outcome:
+    """Sample, decide, deploy, and write metrics. Raises OpsError: BUSY, PENDING, and whatever an `up` may end with."""
     config = config_of(pulumi)
     refuse_if_busy(pulumi)
     raw = pulumi.outputs()
@@ -85,7 +94,7 @@ def scale_once(pulumi: Pulumi, sample_s: float) -> Outcome:
     facts = {"before": present, **asdict(made), "samples": [asdict(one) for one in samples]}
     there = len(Fleet.parse(resources).replicas)
     if made.replicas == there == present:
-        remember(pulumi, made)
+        record(pulumi, made, present, samples, metrics_file)
         return Outcome(OK, f"stays at {present}: {made.reason}", [table(samples)], {**facts, "acted": False})
     if pending := undeployed(pulumi):
         raise OpsError(
@@ -95,12 +104,8 @@ def scale_once(pulumi: Pulumi, sample_s: float) -> Outcome:
         )
     if listed(pulumi.outputs()) != present:
         raise OpsError(BUSY, f"another run has just scaled stack {pulumi.name}: nothing was done", "decide anew")
-    pulumi.workspace.env_vars = {REPLICAS_ENV: str(made.replicas)}
-    try:
-        done = deploy_summary(pulumi, pulumi.up())
-    finally:
-        pulumi.workspace.env_vars = {}
-    remember(pulumi, made)
+    done = deploy_summary(pulumi, pulumi.up(replicas=made.replicas))
+    record(pulumi, made, present, samples, metrics_file)
     change = f"{present} -> {made.replicas}" if made.replicas != present else f"{present}, of which {there} were there"
     parts = [table(samples), *done.parts]
     return replace(done, headline=f"{change}: {made.reason}", parts=parts, facts={**done.facts, **facts, "acted": True})
@@ -120,7 +125,8 @@ def limits(pulumi: Pulumi, config: Config) -> Limits:
     """Return what binds a stack at this moment: schedule, budget and the policy of the project."""
     span, policy = allowed(config, datetime.now(UTC)), limits_of(pulumi.name.rpartition("/")[2], pulumi.cwd / LIMITS)
     bounds = [usd for usd in (config.max_hourly_usd, policy.max_hourly_usd) if usd is not None]
-    return Limits(span.min, span.max, min(bounds, default=None))
+    growth = room_usd_h(pulumi) if config.budget_refuses else None
+    return Limits(span.min, span.max, min(bounds, default=None), growth)
 
 
 def lull_of(pulumi: Pulumi) -> Lull | None:
@@ -129,12 +135,35 @@ def lull_of(pulumi: Pulumi) -> Lull | None:
     return structure(Lull, json.loads(text)) if text else None
 
 
-def remember(pulumi: Pulumi, made: Decision) -> None:
-    """Keep a lull for the next run, or none."""
+def record(pulumi: Pulumi, made: Decision, before: int, samples: Sequence[Sample], metrics_file: Path | None) -> None:
+    """Keep a lull for the next run, or none, and write the metrics."""
     if made.lull:
         stack_tags.set_text(pulumi, stack_tags.LULL, json.dumps(asdict(made.lull)))
     else:
         stack_tags.delete(pulumi, stack_tags.LULL)
+    if metrics_file:
+        replace_file(metrics_file, exposition(pulumi.name, made, before, samples, time.time()))
+
+
+def exposition(stack: str, made: Decision, before: int, samples: Sequence[Sample], at_s: float) -> str:
+    """Return a run in Prometheus' text format; without samples it has no load."""
+    label = f'stack="{stack}"'
+    gauges: list[tuple[str, str, dict[str, float]]] = [
+        ("replicas", "Replicas that the last run of ops scale decided on.", {label: made.replicas}),
+        ("replicas_before", "Replicas that it found.", {label: before}),
+        ("decision", "1 for why it decided so.", {f'{label},why="{one}"': one == made.why for one in get_args(Why)}),
+        ("last_run_timestamp_seconds", "When it ended.", {label: at_s}),
+    ]
+    if samples:
+        gauges += [
+            ("pairs_in_flight", "Pairs in flight in all servers, in its last sample.", {label: samples[-1].in_flight}),
+            ("pairs_queued", "Those of them that wait.", {label: samples[-1].queue}),
+        ]
+    return "".join(
+        f"# HELP reranker_scale_{name} {what}\n# TYPE reranker_scale_{name} gauge\n"
+        + "".join(f"reranker_scale_{name}{{{labels}}} {value:.15g}\n" for labels, value in values.items())
+        for name, what, values in gauges
+    )
 
 
 def table(samples: list[Sample]) -> str:

@@ -12,15 +12,14 @@ import base64
 import functools
 import pickletools
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from components import client_keys, credentials, gateway, instance, offers, validation
 from components.plugin.verbs import VastResource
+from components.vast.json_values import Json
 from ops.fleet import kind, secret_output
 
-Json = Any
 PLUGIN = "pulumi-python"  # the one package that this project's resources need
-BUILT_IN = "pulumi"  # the engine's own, of which it runs no plugin; components.present reads outputs by it
+BUILT_IN = "pulumi"  # the engine's own, of which it runs no plugin; components.replica_count reads outputs by it
 DYNAMIC = f"{PLUGIN}:"
 PROVIDER = "__provider"
 OTHER = ("name", "parameterization")  # by these a provider is another package than its type says (registry.go)

@@ -36,6 +36,8 @@ from ops.fleet import own_keys
 from ops.notify import Notice
 from ops.outputs import Outputs, Replica
 from ops.status_page import page
+from reranker.endpoint import CLIENT_CERTIFICATE_ENV, CLIENT_KEY_ENV, client_pem
+from reranker.errors import InvalidInput
 
 PROBE_TIMEOUT_S = 15.0
 ENDING_S = 86400.0  # a contract that ends sooner is told
@@ -44,7 +46,7 @@ HEAD = ("instance", "state", "answers", "$/h", "so far", "ends in", "machine", "
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerStatus:
     """A replica or the gateway: its answer's time or why none came, and what Vast.ai says of its instance."""
 
     url: str
@@ -57,10 +59,9 @@ class Server:
     ends_in: str = "-"
 
     def row(self, name: str, machine: str = "-", place: str = "-") -> tuple[str, ...]:
-        """Return its cells of the table."""
-        said = "NO" if self.took_ms is None else f"yes, {self.took_ms:.0f} ms"
+        took = "NO" if self.took_ms is None else f"yes, {self.took_ms:.0f} ms"
         dollars = report.usd(self.hourly_cost_usd), report.usd(self.cost_usd, digits=2)
-        return (name, report.safe(self.state), said, *dollars, self.ends_in, report.safe(machine), report.safe(place))
+        return (name, report.safe(self.state), took, *dollars, self.ends_in, report.safe(machine), report.safe(place))
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def look(pulumi: Pulumi) -> Outcome:
         headline = "no replica: the gateway answers 503" if outputs.gateway else "nothing is rented"
         return Outcome(OK, headline, (), {"instances": [], "gateway": outputs.url or None})
     since, expires = (stack_tags.get(pulumi, name) for name in (stack_tags.DRIFT_SINCE, stack_tags.EXPIRES))
-    client = open_session(lambda key: pulumi.config(key) or None).client
+    client = open_session(pulumi.config).client
     contracts = {one.id: one for one in client.instances()}
     hourly_usd = sum(one.dph_total_usd for one in contracts.values())
     bill = Bill(client.account().credit_usd, round(hourly_usd, 5))
@@ -150,8 +151,8 @@ def soon_over(bill: Bill, runway_h: float, contracts: Iterable[Contract], now: f
 def summary(
     stack: str,
     outputs: Outputs,
-    servers: Sequence[Server],
-    gateway: Server | None,
+    servers: Sequence[ServerStatus],
+    gateway: ServerStatus | None,
     *,
     bill: Bill,
     since: datetime | None = None,
@@ -194,12 +195,14 @@ def summary(
     return Outcome(DRIFT if wrong else OK, "; ".join(wrong) or "every server answers", parts, facts)
 
 
-def ask_all(pulumi: Pulumi, outputs: Outputs, contracts: Mapping[int, Contract]) -> tuple[list[Server], Server | None]:
+def ask_all(
+    pulumi: Pulumi, outputs: Outputs, contracts: Mapping[int, Contract]
+) -> tuple[list[ServerStatus], ServerStatus | None]:
     """Ask each server for a score, and the gateway if there is one."""
     keys = own_keys(pulumi.resources(show_secrets=True)) if outputs.gateway else {}
     ca = trusted(outputs)
 
-    def ask(one: Replica) -> Server:
+    def ask(one: Replica) -> ServerStatus:
         key = keys.get(one.instance_id, outputs.api_key)
         return server(probe(one.url, key, ca), contracts.get(one.instance_id))
 
@@ -209,7 +212,7 @@ def ask_all(pulumi: Pulumi, outputs: Outputs, contracts: Mapping[int, Contract])
         return servers, replace(asked.result(), hourly_cost_usd=outputs.gateway_cost_usd) if asked else None
 
 
-def server(probed: Server, contract: Contract | None) -> Server:
+def server(probed: ServerStatus, contract: Contract | None) -> ServerStatus:
     """Return what a server answered with what is known of its instance."""
     if contract is None:
         return replace(probed, state="gone")
@@ -223,18 +226,28 @@ def server(probed: Server, contract: Contract | None) -> Server:
     return replace(found, hourly_cost_usd=contract.dph_total_usd)
 
 
-def probe(url: str, key: str, ca: str) -> Server:
+def probe(url: str, key: str, ca: str) -> ServerStatus:
     """Ask a server for a score."""
     started = time.monotonic()
     try:
         if not url:
             raise ServingError("no address")
-        results = RerankClient(url, key, timeout_s=PROBE_TIMEOUT_S, ca=ca).rerank("ready?", ["yes"]).results
+        results = client(url, key, ca, PROBE_TIMEOUT_S).rerank("ready?", ["yes"]).results
         if not all(math.isfinite(one.score) for one in results):
             raise ServingError("its scores are no numbers")
     except ServingError as error:
-        return Server(url, None, str(error))
-    return Server(url, round((time.monotonic() - started) * 1000, 1))
+        return ServerStatus(url, None, str(error))
+    return ServerStatus(url, round((time.monotonic() - started) * 1000, 1))
+
+
+def client(url: str, key: str, ca: str, timeout_s: float) -> RerankClient:
+    """Return a client that shows the certificate of the environment, as `rerank` does, where one is asked for. Raises
+    OpsError."""
+    try:
+        shown = client_pem(os.environ.get(CLIENT_CERTIFICATE_ENV, ""), os.environ.get(CLIENT_KEY_ENV, ""))
+    except InvalidInput as error:
+        raise OpsError(USAGE, str(error)) from None
+    return RerankClient(url, key, ca=ca, client_certificate=shown, timeout_s=timeout_s)
 
 
 def trusted(outputs: Outputs) -> str:

@@ -131,7 +131,7 @@ class RerankerArgs(TypedDict, total=False):
     gateway: GatewayArgs
     """One address for all of them."""
     client_ca: str
-    """PEM of the CAs by which clients have certificates: others are refused in the TLS handshake. For gateway.kind caddy, which ends TLS itself."""
+    """PEM of the CAs by which clients have certificates: a client's key alone opens nothing then."""
     query: str
     """What to rent, in the syntax of `vastai search offers`."""
     require: RequireArgs
@@ -160,6 +160,8 @@ class RerankerArgs(TypedDict, total=False):
     """The most the stack may cost per hour; checked first."""
     budget_usd_month: float
     """Warn when a month of the calendar (UTC) will have cost more, by `ops cost`."""
+    budget_refuses: bool
+    """`ops scale` adds no server for which budget_usd_month would not do."""
     min_runway_h: float
     """Warn when the account's credit lasts for fewer hours."""
     max_latency_ms: float

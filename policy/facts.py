@@ -13,7 +13,7 @@ from policy.rules import Facts
 INSTANCE = "pulumi-python:dynamic:Instance"
 VALIDATION = "pulumi-python:dynamic:Validation"
 GATEWAY = "pulumi-python:dynamic:Gateway"
-# What the readiness probe presents where vLLM's own key is all that protects: that key covers /v1 and /v2 only.
+# What the readiness probe presents to a server without a guard: vLLM's own key, which covers /v1 and /v2 only.
 VLLM_OWN_KEY = "VLLM_API_KEY"
 
 

@@ -388,7 +388,7 @@ def _unanswered(error: Exception, sent: bool, waited_s: float) -> Unanswered:
             reason, kind = "the connection is refused", "refused"
         case ConnectionError() | ssl.SSLEOFError() | ssl.SSLZeroReturnError() | http.client.IncompleteRead():
             reason, kind = "the connection is cut off", "broke"
-        case ssl.SSLError(reason=str(alert)) if "ALERT" in alert and ("CERT" in alert or "UNKNOWN_CA" in alert):
+        case ssl.SSLError(reason=str(alert)) if re.search("ALERT.*(CERT|UNKNOWN_CA|DECRYPT_ERROR)", alert):
             reason, kind = f"it takes no client without a certificate by its CA ({alert})", "uncertified"
         case ssl.SSLError():
             reason = f"TLS fails ({error.reason or name})"

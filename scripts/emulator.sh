@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Runs the local Vast.ai in the background: scripts/emulator.sh start|stop. Called by demo.sh and `make
 # demo-down`; `make emulator` runs the same in the foreground instead. Safe to repeat.
-# EMULATOR_PORT (8585) and EMULATOR_RUNTIME (vllm; stub and none need no vLLM) change what is started.
+# EMULATOR_PORT (where it was last started here, else 8585) and EMULATOR_RUNTIME (vllm; stub and none need no vLLM) change
+# what is started.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-port="${EMULATOR_PORT:-8585}"
 runtime="${EMULATOR_RUNTIME:-vllm}"
-pid_file=.local/emulator.pid # the process's id and start time: an id alone may long be another process's
+pid_file=.local/emulator.pid   # the process's id and start time: an id alone may long be another process's
+port_file=.local/emulator.port # read by environment.sh too, so that every shell in this folder asks the same emulator
+port="${EMULATOR_PORT:-$(cat "$port_file" 2>/dev/null || echo 8585)}"
 log=.local/emulator.log
 ready_within_s=60
 stopped_within_s=30
@@ -34,7 +36,10 @@ running() {
 
 start() {
   local pid command deadline=$((SECONDS + ready_within_s))
-  if pid="$(running)"; then say "already running (pid $pid)"; return; fi
+  if pid="$(running)"; then
+    if [ "$port" = "$(cat "$port_file")" ]; then say "already running (pid $pid)"; return; fi
+    die "runs at port $(cat "$port_file") (pid $pid), and not at $port: unset EMULATOR_PORT, or scripts/emulator.sh stop"
+  fi
   command_line
   mkdir -p .local
   set -m # a process group of its own, so that ^C on whatever called this does not reach it
@@ -42,6 +47,7 @@ start() {
   pid=$!
   set +m
   echo "$pid $(start_time "$pid")" >"$pid_file"
+  echo "$port" >"$port_file"
   until grep -q "emulator ready at" "$log"; do
     if ! running >/dev/null; then tail -n 20 "$log" >&2; die "ended before it was ready; its log is $log"; fi
     if [ "$SECONDS" -ge "$deadline" ]; then stop; die "not ready within $ready_within_s s; its log is $log"; fi

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from components.caddy.spec import Json
 from components.errors import CaddyError, CaddyUnreachable
 from components.redaction import excerpt
+from components.vast.json_values import Json
 from reranker.http import HttpTransport, Unanswered, bearer
 
 MAX_ATTEMPTS = 4
@@ -25,14 +24,6 @@ HINTS = {  # a front answers 404 to who has no key; Caddy itself knows no key, a
     403: "; its admin API takes no requests under this name: ask by another one, or add it to admin.origins there",
     404: NO_KEY,
 }
-
-
-@dataclass(frozen=True)
-class UpstreamStatus:
-    """An address that a proxy of this Caddy uses or still waits for."""
-
-    address: str
-    in_flight: int
 
 
 class CaddyAdmin:
@@ -62,15 +53,15 @@ class CaddyAdmin:
         """Make this the whole config. `secrets` are kept out of error messages."""
         self._ask("POST", "/load", json.dumps(config).encode(), secrets)
 
-    def upstreams(self) -> list[UpstreamStatus]:
-        """Return every upstream with what it has in flight; one that left the config stays until that is nothing."""
+    def upstreams(self) -> dict[str, int]:
+        """Return what each upstream has in flight, by address; one that left the config stays until that is nothing."""
         try:
             rows = self._ask("GET", "/reverse_proxy/upstreams") or ()
-            named = [(str(one["address"]), int(one["num_requests"])) for one in rows]
+            in_flight = {str(one["address"]): int(one["num_requests"]) for one in rows}
         except (KeyError, TypeError, ValueError):
             raise self._not_caddy() from None
         # without the sockets before them, where the same is counted once more
-        return [UpstreamStatus(address, in_flight) for address, in_flight in named if "/" not in address]
+        return {address: count for address, count in in_flight.items() if "/" not in address}
 
     def drain(
         self, addresses: Iterable[str], *, timeout_s: float, settle_s: float, progress: Callable[[str], None]
@@ -81,7 +72,7 @@ class CaddyAdmin:
         retired, began = set(addresses), time.monotonic()
         busy_at = began
         while True:
-            busy = {one.address: one.in_flight for one in self.upstreams() if one.address in retired and one.in_flight}
+            busy = {address: count for address, count in self.upstreams().items() if address in retired and count}
             now = time.monotonic()
             if busy:
                 busy_at = now

@@ -11,17 +11,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from components.caddy.spec import Acme, Certificate, GatewaySpec, Json, Policy, Upstream, ders
-from components.guard import keys
+from components.caddy.spec import Acme, Certificate, GatewaySpec, Policy, Upstream, ders
+from components.guard import keys, last_check
 from components.guard.rules import ALLOW
+from components.vast.json_values import Json
 
-PROXIED = ALLOW
 ASKS = "X-Front-Asks"  # set by a front that has read no body yet
 # by which a guard knows whose request it is; from here alone, as it takes the server's key
-CLIENT = keys.CLIENT.decode()
+CLIENT, CHECK = keys.CLIENT.decode(), last_check.CHECK.decode()
 CERTIFICATE = "gateway"  # the tag by which a listener finds the certificate, whatever name or IP a client asks for
 ERRORS = {  # type, as vLLM names it, and message
     401: ("AuthenticationError", "a valid key is needed: Authorization: Bearer <key>"),
+    403: ("PermissionDeniedError", keys.NO_CERTIFICATE),
     404: ("NotFoundError", "Not Found"),
     413: ("RequestTooLarge", "the body is too large"),
     500: ("InternalServerError", "the gateway failed"),
@@ -38,7 +39,7 @@ KNOWN_ERRORS = (413, 502, 503, 504)  # those that Caddy itself meets, and that a
 def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
     """Return the whole config of a Caddy that is this gateway, but for its `admin`."""
     routes = [
-        route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*PROXIED)),
+        route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*ALLOW)),
         route(_error(404)),
     ]
     config = server_config(
@@ -63,8 +64,10 @@ def server_config(
     policy: Policy,
     *,
     client_ca: str = "",
+    client_mode: str = "require_and_verify",
 ) -> dict[str, Json]:
-    """Return the config of a Caddy with one server, which speaks plain HTTP without a certificate.
+    """Return the config of a Caddy with one server, which speaks plain HTTP without a certificate. `client_mode`: what
+    it does about those of clients, where there is a `client_ca`.
 
     HTTP/1.1 only: over HTTP/2 a connection without a key may fill 1 MiB before any handler is asked.
     """
@@ -86,7 +89,7 @@ def server_config(
             apps["tls"] = {"certificates": {certificate.loader: [pair]}}
         if client_ca:
             ca = {"provider": "inline", "trusted_ca_certs": ders(client_ca)}
-            connections["client_authentication"] = {"ca": ca, "mode": "require_and_verify"}
+            connections["client_authentication"] = {"ca": ca, "mode": client_mode}
             # one policy for all names: a client that asks by IP, and so names none, is not misdirected (421)
             server["strict_sni_host"] = False
         server["tls_connection_policies"] = [connections]
@@ -108,6 +111,11 @@ def _automation(acme: Acme, listen: str) -> dict[str, Json]:
     }
 
 
+def refuse_uncertified() -> dict[str, Json]:
+    """Return the route that refuses, unread, what comes by a connection without a client certificate."""
+    return route(_error(403), {"vars": {"{http.request.tls.client.certificate_der_base64}": [""]}})
+
+
 def inner_server(listen: list[str], routes: list[Json]) -> dict[str, Json]:
     """Return a server of errors in vLLM's shape, without deadlines."""
     return {
@@ -124,7 +132,7 @@ def _behind_the_path(gateway: GatewaySpec) -> list[Json]:
     refusal["headers"]["WWW-Authenticate"] = ["Bearer"]
     return [
         route(refusal, {"not": [bearer(gateway.keys)]}),
-        {"handle": [{"handler": "headers", "request": {"delete": [CLIENT]}}]},
+        {"handle": [{"handler": "headers", "request": {"delete": [CLIENT, CHECK]}}]},
         *(
             {
                 "match": [bearer([one.key])],
@@ -249,7 +257,7 @@ def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, 
             # the second is about broken connections.
             "retry_match": [
                 {"expression": "{http.reverse_proxy.status_code} in [502, 503]"},
-                _path(*PROXIED),
+                _path(*ALLOW),
             ],
         },
         "health_checks": {
@@ -259,6 +267,7 @@ def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, 
                 "headers": {
                     "Authorization": [f"Bearer {gateway.hop_key}"],
                     "Content-Type": ["application/json"],
+                    CHECK: ["1"],
                 },
                 "body": json.dumps(gateway.readiness.request()),
                 "interval": seconds(policy.check_every_s),

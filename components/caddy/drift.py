@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from components.caddy.spec import Json
+from components.vast.json_values import Json
 
 Config = dict[str, Json]
 MAX_PATHS = 3

@@ -8,8 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from components.caddy.config import ASKS, bearer, cut_off, inner_server, limits, route, seconds, server_config
-from components.caddy.spec import Certificate, Json, Policy
+from components.caddy.config import (
+    ASKS,
+    bearer,
+    cut_off,
+    inner_server,
+    limits,
+    refuse_uncertified,
+    route,
+    seconds,
+    server_config,
+)
+from components.caddy.spec import Certificate, Policy
+from components.vast.json_values import Json
 
 NAME = "front"
 ADMIN_PREFIX = "/admin"
@@ -29,11 +40,14 @@ def front_proxy_config(
     admin_socket: str = "",
     admin_key: str = "",
     policy: Policy | None = None,
+    client_ca: str = "",
 ) -> dict[str, Json]:
-    """Return the front's whole config; without a certificate it speaks plain HTTP.
+    """Return the front's whole config; without a certificate it speaks plain HTTP. With a `client_ca` (PEM) all but the
+    admin API needs a client certificate.
 
-    Of each request the gateway is first asked without the body, and what it refuses is answered so. What it does not
-    is read, whole, in a lane of its own. `admin_key` may be one of Caddy's placeholders, {env.NAME} or {file./path}.
+    The gateway is asked about each request first, without its body, and its refusal is the answer. A request that it
+    lets in is then read whole, in one of LANES. `admin_key` may be one of Caddy's placeholders, {env.NAME} or
+    {file./path}.
     """
     routes: list[Json] = []
     if admin_socket:
@@ -44,6 +58,8 @@ def front_proxy_config(
         ]
         admin = {"path": [f"{ADMIN_PREFIX}/*"], **bearer([admin_key])}
         routes.append({"match": [admin], "handle": handlers, "terminal": True})
+    if client_ca:
+        routes.append(refuse_uncertified())
     small, large = (f"{back_socket}.{name}" for name, _ in LANES)
     without_body = {"rewrite": {"method": "GET"}}
     go_on = {"match": {"status_code": [2]}, "routes": [{"handle": [{"handler": "vars"}]}]}
@@ -54,14 +70,16 @@ def front_proxy_config(
         route(_lane(small, LANES[0][1]), {"header_regexp": {"Content-Length": {"pattern": r"^[0-3]?\d{1,6}$"}}}),
         {"handle": [_lane(large, LANES[1][1])]},
     ]
-    config = server_config(NAME, listen, routes, certificate, policy or Policy())
+    config = server_config(
+        NAME, listen, routes, certificate, policy or Policy(), client_ca=client_ca, client_mode="verify_if_given"
+    )
     bodies = [*limits(MAX_BYTES), {"handle": [_to(back_socket)]}]
     config["apps"]["http"]["servers"]["bodies"] = inner_server([f"unix/{one}|0600" for one in (small, large)], bodies)
     return {"admin": {"disabled": True}, **config}
 
 
 def _lane(socket: str, max_requests: int) -> dict[str, Json]:
-    """Pass on as it comes what the server of bodies then reads, so many requests at once."""
+    """Pass a body on as it comes to the server that reads it whole; at most so many requests at once."""
     return {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": f"unix/{socket}", "max_requests": max_requests}],

@@ -26,10 +26,10 @@ DISK_GB = 8.0
 QUERY = "num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true inet_up>=200 inet_down>=200"
 
 
-def plan_gateway_launch(admin_key: str | None = None) -> Launch:
-    """Return the launch. `admin_key` None leaves ADMIN_KEY to the caller, as Pulumi's secrets are not known here."""
-    env = configs() | ({} if admin_key is None else {ADMIN_KEY_ENV: admin_key})
-    return Launch(IMAGE, "sh", ("-c", boot_script()), env, (f"{PORT}:{PORT}",))
+def plan_gateway_launch(client_ca: str = "") -> Launch:
+    """Return the launch, without the admin key: that is in ADMIN_KEY once the machine is rented."""
+    env = configs(client_ca)
+    return Launch(IMAGE, "sh", ("-c", boot_script(sorted(env))), env, (f"{PORT}:{PORT}",))
 
 
 def admin_probe(timeout_s: float = 15.0) -> HttpProbe:
@@ -44,13 +44,17 @@ def admin_url(url: str) -> str:
     return url.rstrip("/") + ADMIN_PREFIX
 
 
-def configs() -> dict[str, str]:
+def configs(client_ca: str = "") -> dict[str, str]:
     """Return the environment that carries both configs, in chunks; in the command they would fill Vast's limit."""
     certificate = Certificate(f"{FOLDER}/cert.pem", f"{FOLDER}/key.pem", "load_files")
     admin_socket = f"{FOLDER}/admin.sock"
-    key = f"{{env.{ADMIN_KEY_ENV}}}"
     front_config = front_proxy_config(
-        f":{PORT}", f"{FOLDER}/gateway.sock", certificate, admin_socket=admin_socket, admin_key=key
+        f":{PORT}",
+        f"{FOLDER}/gateway.sock",
+        certificate,
+        admin_socket=admin_socket,
+        admin_key=f"{{env.{ADMIN_KEY_ENV}}}",
+        client_ca=client_ca,
     )
     back = {"admin": {"listen": f"unix/{admin_socket}|0600", "config": {"persist": False}}}
     env: dict[str, str] = {}
@@ -60,9 +64,8 @@ def configs() -> dict[str, str]:
     return env
 
 
-def boot_script() -> str:
-    """Return the script that writes the configs and becomes the front."""
-    names = sorted(configs())
+def boot_script(names: list[str]) -> str:
+    """Return the script that writes the configs, which are in these variables, and becomes the front."""
     front_json, back_json = ("".join(f"${one}" for one in names if one.startswith(part)) for part in ("FRONT", "BACK"))
     return "\n".join(
         [

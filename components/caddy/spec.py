@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from components.readiness import Readiness
 
-Json = Any
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
 HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 NAME = re.compile(r"[A-Za-z0-9.:_-]*")
@@ -154,7 +153,10 @@ def problems(gateway: GatewaySpec) -> list[str]:
         (len({*dials}) == len(dials), "upstreams: an address is there twice"),
         (all(NAME.fullmatch(one.server_name) for one in gateway.upstreams), "upstreams: a server_name is no host name"),
         (not gateway.client_ca or ders(gateway.client_ca), "client_ca: holds no PEM certificate"),
-        (not gateway.client_ca or gateway.certificate, "client_ca: the gateway ends no TLS, so it sees no certificate"),
+        (
+            not gateway.client_ca or gateway.certificate or gateway.acme,
+            "client_ca: the gateway ends no TLS, so it sees no certificate",
+        ),
         (not gateway.upstream_ca or ders(gateway.upstream_ca), "upstream_ca: holds no PEM certificate"),
     )
     return [text for good, text in checks if not good]

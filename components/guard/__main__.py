@@ -40,6 +40,8 @@ def make_server(
     rules = Rules(**options | {"models": tuple(options.get("models", ()))})
     keys = Keys(env.get(KEY_ENV, "").strip(), files / "keys.json", now=time.time)
     certificate = Certificate(files / "cert.pem", files / "key.pem") if tls else None
+    if certificate and keys.access.client_ca:
+        certificate.ask_clients(keys.access.client_ca)
     return Server(Gate(rules, keys, Upstream(str(files / SOCKET)), open_paths, certificate, log), bounds)
 
 

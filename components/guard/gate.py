@@ -17,7 +17,8 @@ from typing import Any
 
 from .certificate import MAX_PEM_BYTES, Certificate
 from .judging import Worker
-from .keys import CLIENT, MANAGEMENT, Key, Keys
+from .keys import CLIENT, MANAGEMENT, Access, Key, Keys, parse
+from .last_check import CHECK, LastCheck
 from .rules import ALLOW, KEYS, MANAGED, METRICS, ROUTES, SCORED, Judged, Refusal, Rules, judge
 from .upstream import STARTING, Answer, Headers, Upstream
 
@@ -31,22 +32,31 @@ RETRY_AFTER_S = 1
 USED = re.compile(rb'(?<!\\)"total_tokens":\s*(\d+)')
 EDGE_BYTES = 2048
 PASSED_ON = (b"content-type", b"accept", b"x-request-id")
-KINDS = {401: "AuthenticationError", 404: "NotFoundError", 413: "RequestTooLarge", 429: "RateLimitError"}
+KINDS = {401: "AuthenticationError", 403: "PermissionDeniedError", 404: "NotFoundError"}
+KINDS |= {413: "RequestTooLarge", 429: "RateLimitError"}
 KINDS |= {502: "BadGatewayError", 503: "ServiceUnavailableError", 504: "GatewayTimeoutError"}
 JSON_TYPE = (b"content-type", b"application/json")
 
 
 @dataclass
 class Request:
-    """A request whose header is read, and what comes to be known of it. `path` is as it came, without a query."""
+    """A request whose header is read, and what comes to be known of it. `path` is as it came, without a query.
+
+    `certified_until`: the end of the client certificate that its connection showed, in seconds since the epoch.
+    """
 
     method: str
     path: str
     headers: list[tuple[bytes, bytes]]
+    certified_until: float = 0.0
     key: Key | None = None
     pairs: int = 0
     tokens: int = 0
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def checks(self) -> bool:
+        return self.key is not None and self.key.manages and bool(self.values(CHECK))
 
     def values(self, name: bytes) -> list[str]:
         return [value.decode("latin-1") for found, value in self.headers if found == name]
@@ -77,6 +87,8 @@ class Gate:
     counted: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     large: dict[str, asyncio.Lock] = field(default_factory=dict)
     worker: Worker = field(default_factory=Worker)
+    last_check: LastCheck = field(default_factory=LastCheck)
+    context_changed: Callable[[], None] = lambda: None
 
     def admit(self, request: Request) -> None:
         """Find out who asks, from the header alone. Raises Refusal."""
@@ -85,7 +97,8 @@ class Gate:
             return
         if path not in ALLOW and path not in MANAGED:
             raise Refusal(404, "Not Found")
-        key = self.keys.find(request.values(b"authorization"), request.values(CLIENT))
+        certified = request.certified_until > self.now()
+        key = self.keys.find(request.values(b"authorization"), request.values(CLIENT), certified=certified)
         if not key.manages and path not in (key.routes or ALLOW):
             raise Refusal(401 if path in MANAGED else 403, f"the key {key.name} does not open {path}")
         request.key = key
@@ -113,6 +126,9 @@ class Gate:
             return
         if not self.upstream.is_up:
             raise Refusal(503, STARTING, RETRY_AFTER_S)
+        if request.checks and (again := self.last_check.again(body, time.monotonic())):
+            yield _json(200, again)
+            return
         scored = request.path in SCORED and request.method == "POST"
         judged = await self._judged(request, body) if scored else Judged(body)
         request.pairs = judged.pairs
@@ -123,20 +139,28 @@ class Gate:
             async with self.upstream.ask(request.method, request.path, passed, judged.body) as answer:
                 more = self._metrics() if request.path == METRICS else b""
                 headers = [one for one in answer.headers if not (more and one[0] == b"content-length")]
-                yield Reply(answer.status, headers, _observed(request, answer, more))
+                yield Reply(answer.status, headers, self._observed(request, body, answer, more))
 
     def _managed(self, request: Request, body: bytes) -> dict[str, Any]:
         if request.path == ROUTES:
             return {"routes": self.upstream.routes}
         if request.path == KEYS:
             if request.method == "PUT":
-                self.keys.set(body)
+                self._set(parse(body))
             return self.keys.shown()
         if self.certificate is None:
             raise Refusal(404, "this server has no certificate")
         if request.method == "PUT":
             self.certificate.renew(body)
         return {"ends_at": int(self.certificate.ends_at)}
+
+    def _set(self, access: Access) -> None:
+        if access.client_ca != self.keys.access.client_ca:
+            if self.certificate is None:
+                raise Refusal(400, "client_ca: this server ends no TLS, so it sees no certificate")
+            self.certificate.ask_clients(access.client_ca)
+            self.context_changed()
+        self.keys.set(access)
 
     async def _judged(self, request: Request, body: bytes) -> Judged:
         rules = replace(self.rules, fields=self.upstream.fields)
@@ -160,6 +184,25 @@ class Gate:
             yield
         finally:
             self.in_flight[name] -= tokens
+
+    async def _observed(self, request: Request, asked: bytes, answer: Answer, more: bytes) -> AsyncIterator[bytes]:
+        """Yield an answer's body, and note that it was served, and the tokens that vLLM says it used: at one end of it
+        or the other."""
+        first = last = b""
+        kept = bytearray()
+        async for part in answer.parts():
+            first = first or part[:EDGE_BYTES]
+            last = (last + part)[-EDGE_BYTES:]
+            kept += part if request.checks else b""
+            yield part
+        found = (USED.search(first) or USED.search(last)) if request.pairs else None
+        request.tokens = int(found[1]) if found else 0
+        if answer.status == 200 and request.checks:
+            self.last_check.passed(asked, bytes(kept), time.monotonic())
+        elif answer.status == 200 and request.pairs:
+            self.last_check.served_at = time.monotonic()
+        if more:
+            yield more
 
     def record(self, request: Request, status: int) -> None:
         """Count and log a request that is over: no document, no query, no key."""
@@ -187,23 +230,12 @@ class Gate:
         self.worker.close()
 
 
-async def _observed(request: Request, answer: Answer, more: bytes) -> AsyncIterator[bytes]:
-    """Yield an answer's body, and note the tokens that vLLM says it used: at one end of it or the other."""
-    first = last = b""
-    async for part in answer.parts():
-        first = first or part[:EDGE_BYTES]
-        last = (last + part)[-EDGE_BYTES:]
-        yield part
-    found = (USED.search(first) or USED.search(last)) if request.pairs else None
-    request.tokens = int(found[1]) if found else 0
-    if more:
-        yield more
-
-
 def document(status: int, content: object, headers: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
     """Return an answer in JSON."""
-    body = json.dumps(content).encode()
+    return _json(status, json.dumps(content).encode(), headers)
 
+
+def _json(status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
     async def parts() -> AsyncIterator[bytes]:
         yield body
 

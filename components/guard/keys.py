@@ -1,4 +1,5 @@
-"""Who may ask: the stack's management key and the clients' named keys, with end, routes and rates. Used by `gate`."""
+"""Who may ask: the stack's management key and the clients' named keys, with end, routes and rates, and whether their
+clients have to show a certificate. Used by `gate`."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ CLIENT = b"x-guard-client"  # whose request it is that comes by the management k
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 MAX_NUMBER = 1e10
+NO_CERTIFICATE = "a client certificate by a CA of client_ca is needed beside the key: show it in the TLS handshake"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,18 @@ class Key:
     @property
     def manages(self) -> bool:
         return self.name == MANAGEMENT
+
+
+@dataclass(frozen=True)
+class Access:
+    """The clients' keys, and with a `client_ca` (PEM) whose certificates show that it is the client who has one."""
+
+    keys: tuple[Key, ...] = ()
+    client_ca: str = ""
+
+    def is_same(self, other: Access) -> bool:
+        """Whether it admits the same, in whatever order the keys are."""
+        return {*self.keys} == {*other.keys} and self.client_ca == other.client_ca
 
 
 @dataclass
@@ -63,26 +77,30 @@ class Keys:
     management: str = field(repr=False)
     file: Path | None = None
     now: Callable[[], float] = field(kw_only=True)
-    clients: list[Key] = field(default_factory=list)
+    access: Access = Access()
     buckets: dict[tuple[str, str], Bucket] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.own = Key(MANAGEMENT, sha256(self.management.encode()).hexdigest())
         if self.file is not None and self.file.exists():
-            self.clients = parse(self.file.read_bytes())
+            self.access = parse(self.file.read_bytes())
 
-    def find(self, presented: list[str], client: list[str] = []) -> Key:  # noqa: B006
+    def find(self, presented: list[str], client: list[str] = [], *, certified: bool = False) -> Key:  # noqa: B006
         """Return the key that the values of a request's Authorization headers show; by the management key that of the
-        `client` named beside it, if one is. Raises Refusal."""
+        `client` named beside it, if one is. `certified`: by a client's certificate as well, which the management key
+        does without. Raises Refusal."""
         scheme, _, secret = presented[0].partition(" ") if len(presented) == 1 else ("", "", "")
         digest = sha256(secret.encode("latin-1")).hexdigest()
-        known = [self.own, *self.clients] if self.management else self.clients
+        known = [self.own, *self.access.keys] if self.management else self.access.keys
         # every key is compared, in constant time: neither which one nor how much of it matched can be measured
         valid = [one for one in known if hmac.compare_digest(digest, one.sha256)]
-        if client and valid[:1] == [self.own]:
-            valid = [one for one in self.clients if [one.name] == client]
+        managed = valid[:1] == [self.own]
+        if client and managed:
+            valid = [one for one in self.access.keys if [one.name] == client]
         if scheme.lower() != "bearer" or not valid or (valid[0].expires_at or math.inf) <= self.now():
             raise Refusal(401, "a valid key is needed: Authorization: Bearer <key>")
+        if self.access.client_ca and not (managed or certified):
+            raise Refusal(403, NO_CERTIFICATE)
         return valid[0]
 
     def count(self, key: Key, *, pairs: int = 0) -> None:
@@ -97,32 +115,33 @@ class Keys:
             per = "minute" if pairs else "second"
             raise Refusal(429, f"the key {key.name} takes {rate:g} {what} per {per}", math.ceil(wait_s))
 
-    def set(self, body: bytes) -> None:
-        """Set the clients' keys. Raises Refusal, and then nothing has changed."""
-        self.clients = parse(body)
+    def set(self, access: Access) -> None:
+        """Set who may ask beside the management key."""
+        self.access = access
         if self.file is not None:
             made = self.file.with_suffix(".new")
             made.write_text(json.dumps(self.shown()))
             made.replace(self.file)
 
     def shown(self) -> dict[str, Any]:
-        return {"keys": [asdict(one) for one in self.clients]}
+        return asdict(self.access)
 
 
-def parse(body: bytes) -> list[Key]:
-    """Return the keys of {"keys": [...]}. Raises Refusal."""
+def parse(body: bytes) -> Access:
+    """Return what {"keys": [...], "client_ca": "..."} says; the second may be left out. Raises Refusal."""
     try:
-        raw = json.loads(body)["keys"]
-        if not isinstance(raw, list):
-            raise TypeError("keys is no list")
-        found = [_key(one) for one in raw]
+        whole = json.loads(body)
+        raw, client_ca = whole["keys"], whole.get("client_ca", "")
+        if not isinstance(raw, list) or not isinstance(client_ca, str):
+            raise TypeError("keys is no list, or client_ca no text")
+        found = tuple(map(_key, raw))
         if len(found) > MAX_KEYS or len({one.sha256 or one.name for one in found}) < len(found):
             raise ValueError(f"more than {MAX_KEYS} keys, or one twice")
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         wanted = ", ".join(one.name for one in fields(Key))
         text = f'{{"keys": [...]}}, up to {MAX_KEYS} objects of {wanted}: {type(error).__name__} {error}'
         raise Refusal(400, text[:300]) from None
-    return found
+    return Access(found, client_ca)
 
 
 def _key(raw: dict[str, Any]) -> Key:

@@ -54,6 +54,7 @@ class Server:
     def __init__(self, gate: Gate, bounds: Bounds = DEFAULT) -> None:
         self.gate, self.bounds = gate, bounds
         self.open: dict[Connection, asyncio.Task[None]] = {}
+        gate.context_changed = self._close_idle
 
     @property
     def tls(self) -> ssl.SSLContext | None:
@@ -91,6 +92,11 @@ class Server:
         task = self.open[made] = asyncio.get_running_loop().create_task(made.run())
         task.add_done_callback(lambda _: self.open.pop(made, None))
 
+    def _close_idle(self) -> None:
+        """Drop the connections that wait, so that their clients' next requests come by new ones."""
+        for one in [one for one in self.open if one.idle]:
+            self.open.pop(one).cancel()
+
     def close(self) -> None:
         """Drop every connection."""
         for task in self.open.values():
@@ -120,6 +126,12 @@ class Connection:
         self.sock, self.address = sock, address
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
         self.known, self.idle, self.asks_vllm, self.expects = False, False, False, False
+        self.tls, self.certified_until = server.tls, 0.0
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether others are asked for a certificate by now than when this connection was made."""
+        return self.tls is not self.server.tls
 
     def gone(self) -> None:
         if self.asks_vllm and (task := self.server.open.get(self)):
@@ -127,7 +139,7 @@ class Connection:
 
     async def run(self) -> None:
         """Shake hands and serve requests until one side ends it."""
-        loop, tls = asyncio.get_running_loop(), self.server.tls
+        loop, tls = asyncio.get_running_loop(), self.tls
         self.reader = asyncio.StreamReader(READ_BYTES)
         protocol = Protocol(self.reader)
         protocol.connection = self
@@ -141,6 +153,8 @@ class Connection:
                 ssl_handshake_timeout=handshake_s,
                 ssl_shutdown_timeout=shutdown_s,
             )
+            if certificate := transport.get_extra_info("peercert"):  # verified, or there were no connection
+                self.certified_until = ssl.cert_time_to_seconds(certificate["notAfter"])
             self.writer = asyncio.StreamWriter(transport, protocol, self.reader, loop)
             while await self._serve_one():
                 self.http.start_next_cycle()
@@ -160,10 +174,10 @@ class Connection:
         request = None
         try:
             head = await self._head()
-            if head is None:
+            if head is None or self.is_stale:
                 return False
             method, target = head.method.decode("latin-1"), head.target.decode("latin-1")
-            request = Request(method, target.partition("?")[0], list(head.headers))
+            request = Request(method, target.partition("?")[0], list(head.headers), self.certified_until)
             await self._answer(request)
         except Refusal as refusal:
             await self._send(request, refused(refusal))
@@ -236,7 +250,7 @@ class Connection:
         """Send an answer within the time that it may take, and record that it was given."""
         headers = list(reply.headers)
         self.expects = self.http.they_are_waiting_for_100_continue
-        if self.expects or self.http.their_state is h11.ERROR:
+        if self.expects or self.http.their_state is h11.ERROR or self.is_stale:
             headers.append((b"connection", b"close"))
         data = self.http.send(h11.Response(status_code=reply.status, headers=headers)) or b""
         has_body = reply.status not in (204, 304) and (request is None or request.method != "HEAD")

@@ -76,6 +76,9 @@ class Engine:
         with suppress(Exception):  # a message that cannot be shown must not fail the work
             self._log_stub().Log(request, timeout=2.0)
 
+    def warn(self, text: str) -> None:
+        self.log(text, severity="warning")
+
     def _log_stub(self) -> Any:
         with self._lock:
             if self._stub is None:

@@ -52,6 +52,10 @@ class Session:
     def known(self, resource_key: str) -> set[int]:
         return self._known[resource_key].copy()
 
+    def known_of(self, owner: str) -> set[int]:
+        """Return all instances that the state with this mark is known to have."""
+        return {one for key, ids in list(self._known.items()) if key.endswith(f"@{owner}") for one in ids}
+
     def heard_from(self, probed: ProbeResult) -> ProbeResult:
         """Remember that some rented host was heard from here: then another's silence is that host's own."""
         self.heard = self.heard or probed.verdict != "no_answer"

@@ -29,7 +29,7 @@ R = TypeVar("R")
 WIDTH = int(os.environ.get("RERANKER_PLUGIN_THREADS") or 128)
 
 
-def widen(width: int = WIDTH) -> bool:
+def widen() -> bool:
     """Raise the number of threads of the pool that runs the caller, found through the frame of its worker: the SDK's
     servicer has four, and a boot holds one for minutes. False where there is no such pool (another version)."""
     frame: FrameType | None = sys._getframe(1)
@@ -37,7 +37,7 @@ def widen(width: int = WIDTH) -> bool:
         if frame.f_code.co_name == "_worker" and "executor_reference" in frame.f_locals:
             executor = frame.f_locals["executor_reference"]()
             if isinstance(executor, ThreadPoolExecutor):
-                executor._max_workers = max(executor._max_workers, width)
+                executor._max_workers = max(executor._max_workers, WIDTH)
                 # what waits already would wait for the stock four: a thread is made when work comes, not afterwards
                 for _ in range(executor._work_queue.qsize()):
                     executor._adjust_thread_count()
@@ -55,9 +55,7 @@ class VastProvider(ResourceProvider):
 
         ENGINE.hear_interrupts()
         if ENGINE.address and not widen():
-            ENGINE.log(
-                "this Pulumi SDK runs four operations at a time; a wider stack boots in turns", severity="warning"
-            )
+            ENGINE.warn("this Pulumi SDK runs four operations at a time; a wider stack boots in turns")
         self.session = open_session(req.config.get)
 
 
@@ -78,8 +76,8 @@ class VastResource(Resource):
         inputs = record(args)
         inputs |= {key: pulumi.Output.secret(inputs[key]) for key in secret if key in inputs}
         options = pulumi.ResourceOptions(additional_secret_outputs=list(secret))
-        own = [one for one in type(self).__mro__ if not issubclass(Resource, one)]  # without Pulumi's classes
-        outputs = {output: None for one in own for output in inspect.get_annotations(one)}
+        classes = [one for one in type(self).__mro__ if not issubclass(Resource, one)]  # without Pulumi's classes
+        outputs = {output: None for one in classes for output in inspect.get_annotations(one)}
         super().__init__(provider, name, {**outputs, **inputs}, pulumi.ResourceOptions.merge(options, opts))
 
 

@@ -1,4 +1,4 @@
-"""Which API a stack asks, and with which key: what its config says and what the environment does.
+"""Which API a stack asks, and with which key, by its config and the environment.
 
 Called by `components.settings` in the program, by `components.plugin.session` and by ops.
 """
@@ -19,11 +19,12 @@ URL_ENV = "VAST_URL"  # the official CLI's own; `. scripts/env.sh` sets it to th
 def choose_api_url(configured: str) -> str:
     """Return the API's address. `configured`: of the emulator, "" for the real one.
 
-    An emulator is where the environment says, so that EMULATOR_PORT moves both. Raises ConfigError where a shell that
-    is prepared for the emulator meets a stack that rents on the real one, and for plain HTTP to another machine.
+    An emulator's address is the environment's, if that has one, so that EMULATOR_PORT moves emulator and stacks alike.
+    Raises ConfigError where a shell that is prepared for the emulator meets a stack that rents on the real one, and for
+    plain HTTP to another machine.
     """
-    ambient = os.environ.get(URL_ENV, "").strip().rstrip("/")
-    emulator = ambient if is_loopback(ambient) else ""
+    from_env = os.environ.get(URL_ENV, "").strip().rstrip("/")
+    emulator = from_env if is_loopback(from_env) else ""
     if configured:
         return checked_api_url(emulator if emulator and is_loopback(configured) else configured, "emulator.url")
     if emulator:
@@ -55,6 +56,6 @@ def is_loopback(url: str) -> bool:
 def choose_key(api_url: str, configured: str | None) -> str:
     """Return the Vast key: the environment's first, since state may hold an old one; for an emulator the config's
     first, so that a real key is never sent to it by accident."""
-    ambient = os.environ.get(KEY_ENV, "").strip()
-    own = (configured or "").strip()
-    return (own or ambient) if is_loopback(api_url) else (ambient or own)
+    from_env = os.environ.get(KEY_ENV, "").strip()
+    config_key = (configured or "").strip()
+    return (config_key or from_env) if is_loopback(api_url) else (from_env or config_key)

@@ -117,6 +117,11 @@ def forecast_usd(month: SoFar, hourly_usd: float) -> float:
     return month.spent_usd + hourly_usd * month.hours_left
 
 
+def growth_usd_h(budget_usd: float, month: SoFar, hourly_usd: float) -> float:
+    """Return by how many dollars per hour what runs may grow, so that the month costs no more than its budget."""
+    return (budget_usd - forecast_usd(month, hourly_usd)) / max(month.hours_left, 1e-9)
+
+
 def over_budget(budget_usd: float | None, month: SoFar, hourly_usd: float) -> str:
     """Return a warning where the month will have cost more than its budget, or ""."""
     forecast = forecast_usd(month, hourly_usd)

@@ -109,7 +109,8 @@ def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -
             keys.append("drift")
             change.reasons.append(str(drift))
         elif drift.kind in BY_HEAL_ON:
-            why = "nothing is done: it may be this machine's own network; heal_on: unreachable replaces it"
+            # also said by a refresh, which has the config of before: true beside "will be replaced", by that of now
+            why = "nothing is done unless heal_on is unreachable, since it may be this machine's own network"
             change.warnings.append(f"{drift}; {'heal_on is never' if watch.heal_on == 'never' else why}")
     if change.updates and not change.replaces and "ca_certificate" not in unknown:
         return replace(change, renewal=renewal(olds, news, now=now))

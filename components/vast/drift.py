@@ -88,8 +88,8 @@ def from_state(contract: Contract, seen: Observation) -> Drift | None:
     if seen.away:
         return Drift("offline", f"instance {contract.id}: the host is {contract.actual_status}")
     if seen.port is None:
-        said = contract.actual_status or "being provisioned"
-        return Drift("not-running", f"instance {contract.id} is {said}, with no address ({seen.progress[:120]})")
+        status = contract.actual_status or "being provisioned"
+        return Drift("not-running", f"instance {contract.id} is {status}, with no address ({seen.progress[:120]})")
     return None
 
 

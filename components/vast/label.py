@@ -8,7 +8,7 @@ to this instance alone follow from it. A pending mark says that no state has the
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 PENDING = "~pending"
 NONCE_BYTES = 8
@@ -45,8 +45,10 @@ class Label:
         nonce = f".{self.nonce}" if self.nonce else ""
         return f"{self.base}@{self.owner}:{self.digest}{nonce}{PENDING if self.pending else ''}"
 
-    def marked(self, *, pending: bool) -> Label:
-        return replace(self, pending=pending)
+    @property
+    def name(self) -> str:
+        """The resource's name."""
+        return self.base.rpartition("/")[2]
 
     def same_resource(self, other: Label) -> bool:
         """Whether both name the same resource of the same state, whatever they run."""
@@ -64,7 +66,7 @@ def nonce_of(text: str) -> str:
 
 
 def label_problem(base: str) -> str | None:
-    """Return why no label can begin with this text, or None: one that Vast.ai cuts is not found again."""
+    """Return why no label can begin with this text, or None. One that Vast.ai cuts would not be found again."""
     spare = MAX_CHARS - OWN_CHARS
     if len(base) <= spare:
         return None

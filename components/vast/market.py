@@ -6,7 +6,7 @@ Built by the OfferQuery resource and again by a rental whose record has grown ol
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import islice
@@ -59,7 +59,8 @@ class Search:
         if not fit:
             market, capped, unreadable = self._market(client)
             skipped = f"; {unreadable} more cannot be read, and were left out" if unreadable else ""
-            raise NoOffer(f"no offer fits: {why_none(query.filters, market, now=now(), capped=capped)}{skipped}")
+            why = why_none(query.filters, market, now=now(), capped=capped, constraints=self.constraints)
+            raise NoOffer(f"no offer fits: {why}{skipped}")
         candidates = [Candidate.of(offer, self.pull_gb, self.start_s) for offer in fit]
         return distinct_machines(rank(candidates, self.prefer))[: self.keep]
 
@@ -96,11 +97,20 @@ def _pages(client: VastClient, query: Query) -> Iterator[Page]:
         floor = page.offers[-1].dph_total_usd
 
 
-def why_none(filters: Filters, market: Sequence[Offer], *, now: float, capped: bool = False) -> str:
+def why_none(
+    filters: Filters,
+    market: Sequence[Offer],
+    *,
+    now: float,
+    capped: bool = False,
+    constraints: Iterable[Constraint] = (),
+) -> str:
     """Return one or two sentences: how many were looked at, which conditions remove how many, who came nearest.
 
-    `market` are offers found without the user's conditions; `capped` says that there were more than were read.
+    `market` are offers found without the user's conditions; `capped` says that there were more than were read. A
+    condition that is one of `constraints` is told with its reason, such as the config key.
     """
+    reasons = {(one.field, one.op): str(one) for one in constraints if filters[one.field][one.op] == one.value}
     conditions = [(field, op, want) for field, ops in filters.items() for op, want in ops.items()]
     misses = []
     for offer in market:
@@ -114,11 +124,12 @@ def why_none(filters: Filters, market: Sequence[Offer], *, now: float, capped: b
         removed = [offer for count, _, offer, broken in misses if count == 1 and broken == [condition]]
         if removed:
             cheapest = min(offer.dph_total_usd for offer in removed)
-            alone.append(f"{describe(*condition)} alone removes {len(removed)} (the cheapest at ${cheapest:.3f}/h)")
+            what = reasons.get(condition[:2]) or describe(*condition)
+            alone.append(f"{what} alone removes {len(removed)} (the cheapest at ${cheapest:.3f}/h)")
     count, price, nearest, broken = min(misses, key=lambda miss: (miss[0], miss[1]))
     near = "offers fit but went away while they were counted; try again"
     if count:
-        words = "; ".join(describe(*condition) for condition in broken)
+        words = "; ".join(reasons.get(condition[:2]) or describe(*condition) for condition in broken)
         where = f"{nearest.gpu_name} on machine {nearest.machine_id}, {nearest.place}"
         near = f"nearest miss: {where}, ${price:.3f}/h, fails {words}"
     return "; ".join([f"0 of {total} offers fit", *alone, near, *_near_names(conditions, market, now)])

@@ -51,6 +51,11 @@ def read(cls: type[T], raw: Wire, **given: Json) -> T:
         raise MalformedAnswer(f"the API's answer is no {cls.__name__}: {error}") from None
 
 
+def gpus(count: int, name: str) -> str:
+    """Return "RTX 4090", or "2x RTX 4090"."""
+    return f"{count}x {name}" if count > 1 else name
+
+
 @dataclass(frozen=True)
 class Offer:
     """One line of the marketplace: a machine, or a share of one, that can be rented now."""

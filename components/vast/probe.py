@@ -75,8 +75,8 @@ class HttpProbe:
             name: _PLACEHOLDER.sub(lambda found: env.get(found[1], ""), value) for name, value in self.headers.items()
         }
         send = HttpTransport(ca=self.ca_certificate, connect_s=CONNECT_S)
-        asked = self.readiness.request() if self.readiness else self.body
-        body = None if asked is None else json.dumps(asked).encode()
+        request = self.readiness.request() if self.readiness else self.body
+        body = None if request is None else json.dumps(request).encode()
         try:
             answer = send(
                 self.method,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from components.vast.json_values import Json
-from components.vast.models import Offer
+from components.vast.models import Offer, gpus
 
 Prefer = Literal["cheapest", "fastest", "balanced"]
 
@@ -67,10 +67,10 @@ class Candidate:
 
     def __str__(self) -> str:
         offer = self.offer
-        gpus = f"{offer.num_gpus}x " if offer.num_gpus > 1 else ""
         return (
-            f"offer {offer.ask_id}: {gpus}{offer.gpu_name} on machine {offer.machine_id}, {offer.place}, "
-            f"${offer.dph_total_usd:.4f}/h, pull once ${self.pull_cost_usd:.2f}, ready in about {minutes(self.ready_s)}"
+            f"offer {offer.ask_id}: {gpus(offer.num_gpus, offer.gpu_name)} on machine {offer.machine_id}, "
+            f"{offer.place}, ${offer.dph_total_usd:.4f}/h, pull once ${self.pull_cost_usd:.2f}, ready in about "
+            f"{minutes(self.ready_s)}"
         )
 
 

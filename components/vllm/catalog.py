@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from components.errors import ConfigError
-from components.readiness import Limits, Readiness
+from components.readiness import Readiness, ScoreLimits
 from components.records import structure
 from policy.rules import not_pinned, tag_of
 
 Kind = Literal["cross-encoder", "decoder-reranker", "bi-encoder"]
 ScoreRange = Literal["sigmoid 0..1", "cosine -1..1"]
-SCORE_LIMITS: Mapping[ScoreRange, Limits] = {"sigmoid 0..1": (0.0, 1.0), "cosine -1..1": (-1.0, 1.0)}
+SCORE_LIMITS: Mapping[ScoreRange, ScoreLimits] = {"sigmoid 0..1": (0.0, 1.0), "cosine -1..1": (-1.0, 1.0)}
 
 FOLDER = Path(__file__).parents[1] / "catalog"
 OWN_MODELS = Path("models.yaml")  # beside Pulumi.yaml, where the program and its plugin run
@@ -84,7 +84,7 @@ class Model:
     revision: str = ""
 
     @property
-    def score_limits(self) -> Limits:
+    def score_limits(self) -> ScoreLimits:
         return SCORE_LIMITS[self.score_range]
 
     @property

@@ -71,9 +71,6 @@ class Report:
     def failed(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if not check.passed)
 
-    def text(self) -> str:
-        return "\n".join(check.line() for check in self.checks)
-
     def raise_if_failed(self) -> None:
         if self.failed:
             count = f"{len(self.failed)} of {len(self.checks)} checks failed for {self.model}"

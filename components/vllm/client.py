@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from components.errors import ServerError, ServerUnreachable
-from components.guard.keys import Key
+from components.guard.keys import Access
 from components.records import record, structure
 from components.redaction import excerpt
 from reranker import errors
@@ -49,7 +49,8 @@ class RerankClient:
     """Asks one server. Every method raises ServerUnreachable when nothing answers, and ServerError otherwise.
 
     `ca`: a CA certificate that https is verified against, as PEM text or a path; public CAs where it is empty.
-    `timeout_s` bounds a whole request. `transport` is the seam for tests.
+    `client_certificate`: PEM text of one and its private key, shown where it is asked for. `timeout_s` bounds a whole
+    request. `transport` is the seam for tests.
 
     >>> client = RerankClient("http://203.0.113.7:41025", "the key")             # doctest: +SKIP
     >>> client.rerank("What is deep learning?", ["I like pizza", "Deep learning is ML"]).results[0].index
@@ -62,12 +63,15 @@ class RerankClient:
         api_key: str | None = None,
         *,
         ca: str = "",
+        client_certificate: str = "",
         transport: Transport | None = None,
         timeout_s: float = 30.0,
     ) -> None:
         self.url = url.rstrip("/")
         self.key = api_key
-        self._send: Transport = transport or HttpTransport(ca=pem(ca), keep=KEPT_CONNECTIONS)
+        self._send: Transport = transport or HttpTransport(
+            ca=pem(ca), client_certificate=client_certificate, keep=KEPT_CONNECTIONS
+        )
         self._timeout_s = timeout_s
 
     def __repr__(self) -> str:
@@ -88,15 +92,16 @@ class RerankClient:
     def models(self) -> tuple[ServedModel, ...]:
         return self._ask("GET", "/v1/models", read_models)
 
-    def list_keys(self) -> list[Key]:
-        """Return the keys that the guard accepts beside the server's own, with which to ask."""
-        return self._ask("GET", KEYS_PATH, _read_keys)
+    def access(self) -> Access:
+        """Return what the guard accepts beside the server's own key, with which to ask."""
+        return self._ask("GET", KEYS_PATH, _read_access)
 
-    def set_keys(self, keys: Sequence[Key]) -> None:
-        """Set the keys that the guard accepts beside the server's own. Raises ServerError when they are not kept."""
-        kept = self._ask("PUT", KEYS_PATH, _read_keys, {"keys": record(list(keys))})
-        if set(kept) != set(keys):
-            raise ServerError(f"{self.url}{KEYS_PATH}: keeps {len(kept)} other keys", status=200, message="other keys")
+    def set_access(self, access: Access) -> None:
+        """Set what the guard accepts beside the server's own key. Raises ServerError when that is not kept."""
+        kept = self._ask("PUT", KEYS_PATH, _read_access, record(access))
+        if not kept.is_same(access):
+            text = f"{self.url}{KEYS_PATH}: keeps {len(kept.keys)} other keys, or another client_ca"
+            raise ServerError(text, status=200, message="other keys")
 
     def routes(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Return path and methods of every route that the server registers, as its guard lists them."""
@@ -176,8 +181,8 @@ def _read_scores(raw: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(by_index[index] for index in range(len(raw["data"])))
 
 
-def _read_keys(raw: Mapping[str, Any]) -> list[Key]:
-    return [structure(Key, one) for one in raw["keys"]]
+def _read_access(raw: Mapping[str, Any]) -> Access:
+    return structure(Access, {"keys": raw["keys"], "client_ca": raw.get("client_ca")})
 
 
 def _number(raw: object) -> float:

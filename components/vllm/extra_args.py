@@ -46,8 +46,8 @@ def name_of(arg: str) -> str:
 
 def problems_with_flags(args: Sequence[str]) -> list[str]:
     """Return a line for each flag that is refused. Values are never shown."""
-    asked = dict.fromkeys(name_of(arg) for arg in args if arg.startswith("-"))
-    return [f"{flag} {reason}" for flag in asked for pattern, reason in REFUSED if re.fullmatch(pattern, flag)]
+    flags = dict.fromkeys(name_of(arg) for arg in args if arg.startswith("-"))
+    return [f"{flag} {reason}" for flag in flags for pattern, reason in REFUSED if re.fullmatch(pattern, flag)]
 
 
 def problems_with_numbers(model: Model, args: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Every route of a server: its own list, what an attacker would try besides, and which callers each admits.
 
-Called by `checks` after each deploy and by tests/serving. A route is closed when it says 401 or 404. Requests go out
-letter for letter as given: a client library would tidy a path up first, which is what a route must withstand.
+Called by `checks` after each deploy and by tests/serving. A route is closed when it says 401 or 404. Paths are sent as
+they are written, as an attacker would: //rerank is not made /rerank first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Routes = Sequence[tuple[str, tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class AuditedRoute:
-    """One route: its methods as asked, and for each who, the statuses that came, in the order of the methods."""
+    """One route: the methods to try, and by caller the statuses that came, in the order of the methods."""
 
     path: str
     methods: tuple[str, ...]
@@ -91,8 +91,8 @@ def audit_routes(
 
     def audit(route: AuditedRoute) -> AuditedRoute:
         statuses = {
-            who: tuple(client.status(method, route.path, headers, body) for method in route.methods)
-            for who, (headers, body) in callers.items()
+            caller: tuple(client.status(method, route.path, headers, body) for method in route.methods)
+            for caller, (headers, body) in callers.items()
         }
         return replace(route, statuses=statuses)
 
@@ -108,6 +108,6 @@ def table(audited: Sequence[AuditedRoute]) -> str:
     callers = list(audited[0].statuses) if audited else []
     rows = [f"| {' | '.join(['route', 'methods', *callers])} |", "|" + " --- |" * (2 + len(callers))]
     for route in audited:
-        statuses = [" ".join(map(str, dict.fromkeys(route.statuses[who]))) for who in callers]
+        statuses = [" ".join(map(str, dict.fromkeys(route.statuses[caller]))) for caller in callers]
         rows.append(f"| {' | '.join([route.path, ' '.join(route.methods), *statuses])} |")
     return "\n".join(rows)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from operator import itemgetter
 
 from components.errors import ServerError, ServingError
-from components.readiness import RANGE_SLACK, Limits
+from components.readiness import RANGE_SLACK, ScoreLimits
 from components.vllm.catalog import GoldenCase, Kind
 from components.vllm.client import RerankAnswer
 from reranker.answers import ServedModel
@@ -57,7 +57,9 @@ def judge_latency(limit_ms: float, latencies_ms: Sequence[float]) -> Check:
     return Check("latency", passed, f"median {median_ms:.0f} ms of {len(latencies_ms)}, limit {limit_ms:g}", advice)
 
 
-def judge_rerank_form(name: str, documents: Sequence[str], answer: RerankAnswer | ServerError, limits: Limits) -> Check:
+def judge_rerank_form(
+    name: str, documents: Sequence[str], answer: RerankAnswer | ServerError, limits: ScoreLimits
+) -> Check:
     """Judge an answer of /rerank by form: finite scores in range, best first, each index once and with its text."""
     if isinstance(answer, ServerError):
         return Check(name, False, str(answer), _advice_on(answer))
@@ -76,7 +78,7 @@ def judge_rerank_form(name: str, documents: Sequence[str], answer: RerankAnswer 
     return _formed(name, problems, f"{len(results)} results, {_span(scores)}")
 
 
-def judge_score_form(name: str, count: int, scores: Sequence[float] | ServerError, limits: Limits) -> Check:
+def judge_score_form(name: str, count: int, scores: Sequence[float] | ServerError, limits: ScoreLimits) -> Check:
     """Judge an answer of /score by form: one finite score in range for each pair."""
     if isinstance(scores, ServerError):
         return Check(name, False, str(scores), _advice_on(scores))
@@ -196,7 +198,7 @@ def _advice_on(error: ServerError) -> str:
     return "the engine cannot answer: see the container's log (vastai logs ID)"
 
 
-def _score_problems(scores: Sequence[float], limits: tuple[float, float]) -> list[str]:
+def _score_problems(scores: Sequence[float], limits: ScoreLimits) -> list[str]:
     if not scores:
         return ["no scores"]
     wild = [score for score in scores if not math.isfinite(score)]

@@ -10,11 +10,13 @@ import pytest
 import requests
 
 from components.clients import Client
+from components.guard.keys import Access
 from components.vast.identity import Authority
 from components.vllm.catalog import load_catalog
 from components.vllm.client import RerankClient
 from components.vllm.launch import plan_launch
 from harness.wait import until
+from tests.client_ca import ClientCa
 from tests.emulator.client import MODEL, endpoint
 from tests.emulator.launched import processes_of
 from tests.emulator.test_containers import log_with
@@ -37,11 +39,13 @@ class Guarded:
         self.ca = tmp_path / "ca.pem"
         self.ca.write_text(authority.certificate)
 
-    def ask(self, key="sesame", timeout=5, body=PAIR):
+    def ask(self, key="sesame", timeout=5, body=PAIR, **options):
         session = requests.Session()
         session.trust_env = False
         headers = {"Authorization": f"Bearer {key}"}
-        return session.post(f"{self.url}/rerank", json=body, headers=headers, timeout=timeout, verify=str(self.ca))
+        return session.post(
+            f"{self.url}/rerank", json=body, headers=headers, timeout=timeout, verify=str(self.ca), **options
+        )
 
     def is_well(self):
         try:
@@ -71,18 +75,32 @@ def test_named_keys_are_told_to_a_running_container_and_each_is_metered_by_its_n
     until(guarded.is_well)
     manager = RerankClient(guarded.url, "sesame", ca=guarded.ca.read_text())
     search, batch, past = Client("search", "search-1"), Client("batch", "b", pairs_per_min=1), Client("past", "p", 1.0)
-    manager.set_keys([one.entry() for one in (search, batch, past)])
+    manager.set_access(Access(tuple(one.entry() for one in (search, batch, past))))
     statuses = [guarded.ask(key=key).status_code for key in ("search-1", "search-1", "b", "p")]
     assert statuses == [200, 200, 200, 401]
     refused = guarded.ask(key="b")
     assert (refused.status_code, 1 <= int(refused.headers["Retry-After"]) <= 60) == (429, True)
-    manager.set_keys([one.entry() for one in (replace(search, key="search-2"), batch)])
+    manager.set_access(Access(tuple(one.entry() for one in (replace(search, key="search-2"), batch))))
     assert [guarded.ask(key=key).status_code for key in ("search-1", "search-2", "b")] == [401, 200, 429]
     headers = {"Authorization": "Bearer sesame"}
     metrics = requests.get(f"{guarded.url}/metrics", headers=headers, verify=str(guarded.ca), timeout=5).text
     for line in ('requests_total{key="search",status="200"} 3', 'requests_total{key="batch",status="429"} 2'):
         assert line in metrics
     assert log_with(stub, guarded.row["id"], '"key": "batch", "route": "/rerank", "pairs": 1, "tokens": 0, "status": 4')
+
+
+def test_a_running_container_is_told_whose_certificates_a_clients_key_needs_beside_it(stub, tmp_path):
+    guarded, ca = Guarded(stub, tmp_path), ClientCa()
+    until(guarded.is_well)
+    manager = RerankClient(guarded.url, "sesame", ca=guarded.ca.read_text())
+    shown, others = ({"cert": tuple(map(str, one.issue(tmp_path)))} for one in (ca, ClientCa("another")))
+    for client_ca, statuses in ((ca.pem, [403, 200, 200]), ("", [200, 200, 200])):
+        manager.set_access(Access((Client("search", "search-1").entry(),), client_ca))
+        found = [guarded.ask("search-1"), guarded.ask("search-1", **shown), guarded.ask()]
+        assert [one.status_code for one in found] == statuses
+        if client_ca:
+            with pytest.raises(requests.exceptions.SSLError, match="unknown ca"):
+                guarded.ask("search-1", **others)
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ import pytest
 from emulator.clock import Clock
 from emulator.market import build
 from emulator.routes import Api
-from emulator.runtime import Containers, Settings
+from emulator.runtime import Containers, RuntimeSettings
 from emulator.world import World
 from tests.emulator.client import IMAGE
 
 pytestmark = pytest.mark.all  # some 5000 calls
 ROUTES = Api(
-    World(build(7, now=0.0, hosts=1), Containers(Settings()), now=Clock(), timing=lambda _: (0.0, 0.0, 0.0)),
+    World(build(7, now=0.0, hosts=1), Containers(RuntimeSettings()), now=Clock(), timing=lambda _: (0.0, 0.0, 0.0)),
     keys=set(),
     pacing=False,
     changed=lambda: None,

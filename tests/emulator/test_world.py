@@ -8,7 +8,7 @@ import pytest
 from emulator import heartbeat, hosts, shapes
 from emulator.errors import ServiceError
 from emulator.market import build
-from emulator.runtime import Containers, Settings
+from emulator.runtime import Containers, RuntimeSettings
 from emulator.world import CREDIT_USD, SOMEBODY_ELSE, World
 from tests.emulator.client import SERVER
 
@@ -23,7 +23,7 @@ class Days:
     def __init__(self, folder):
         self.now = 1_800_000_000.0
         machines = build(7, now=self.now)
-        self.containers = Containers(Settings(folder=folder))
+        self.containers = Containers(RuntimeSettings(folder=folder))
         timing = (CREATED_S, PULL_S, START_S)
         self.world = World(machines, self.containers, now=lambda: self.now, timing=lambda _machine: timing)
         self.machine = next(

@@ -30,9 +30,9 @@ class Endpoint:
     key: str
     ca: str
 
-    def ask(self, key=None):
+    def ask(self, key=None, **options):
         headers = {"Authorization": f"Bearer {key or self.key}"}
-        return requests.post(f"{self.url}/rerank", json=BODY, headers=headers, verify=self.ca, timeout=30)
+        return requests.post(f"{self.url}/rerank", json=BODY, headers=headers, verify=self.ca, timeout=30, **options)
 
 
 def up(stack, *, timeout_s=300):

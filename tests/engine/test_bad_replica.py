@@ -1,7 +1,10 @@
 """One bad replica of several: what came up is kept, the error names what did not, nothing in use is destroyed."""
 
+import json
+
 import pytest
 
+from components.guard.keys import MANAGEMENT
 from harness.load import Load
 from harness.stack import EngineStack
 from harness.wait import until
@@ -31,6 +34,8 @@ def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(gateway_caddy,
     written = ops(stack, "logs", "--lines", "20").document["lines"]
     assert len(written) == 3
     assert all("Application startup complete." in " ".join(lines) for lines in written.values())
+    asked = ops(stack, "logs", "--since", "10m", "--key", MANAGEMENT).document["lines"]  # the gateway's checks
+    assert all(json.loads(lines[-1])["key"] == MANAGEMENT for lines in asked.values()), asked
     follow = AtTerminal(stack, "logs", "-f", "--lines", "20")
     until(lambda: follow.shown.count("Application startup complete.") >= 3)
     follow.interrupt()

@@ -3,8 +3,10 @@
 from datetime import date
 
 import pytest
+import requests
 
 from harness.load import Load
+from tests.client_ca import ClientCa
 from tests.engine.fleet import Endpoint, behind, endpoint, up
 
 pytestmark = [pytest.mark.engine, pytest.mark.all]
@@ -53,4 +55,36 @@ def test_at_a_server(stack, ledger):
 
 
 def test_behind_a_gateway(gateway_caddy, market, ledger, tmp_path):
-    come_and_go(behind(gateway_caddy, tmp_path / "stack", market, replicas=2), ledger)
+    stack = behind(gateway_caddy, tmp_path / "stack", market, replicas=2)
+    come_and_go(stack, ledger)
+    stack.write_config(client_keys={"search": None})
+    up(stack)
+    # what ends the keys of servers that had some is the last step before the gateway takes them
+    assert "Validation" in " ".join(dependencies(stack, "ClientKeys"))
+    assert "ClientKeys" in " ".join(dependencies(stack, "Gateway"))
+
+
+def dependencies(stack, kind):
+    [found] = [one["dependencies"] for one in stack.deployment()["resources"] if one["type"].endswith(f":{kind}")]
+    return found
+
+
+def test_client_certificates_at_a_server_are_asked_for_and_no_more_while_it_runs(stack, tmp_path):
+    ca, another = ClientCa(), ClientCa("another")
+    stack.write_config(client_ca=ca.pem, client_keys={"search": None})
+    up(stack)
+    at, rented = endpoint(stack), stack.instances()
+    keys = [at.key, stack.outputs()["client_keys"]["search"]]
+    shown = [tuple(map(str, one.issue(tmp_path))) for one in (ca, another)]
+    assert [at.ask(key).status_code for key in keys] == [403, 403]
+    assert [at.ask(key, cert=shown[0]).status_code for key in keys] == [200, 200]
+    assert stack.drift().rc == 0
+    stack.write_config(client_ca=another.pem)
+    up(stack)
+    with pytest.raises(requests.ConnectionError):
+        at.ask(cert=shown[0])
+    assert at.ask(cert=shown[1]).status_code == 200
+    stack.write_config(client_ca=None)
+    up(stack)
+    assert [at.ask(key).status_code for key in keys] == [200, 200]
+    assert stack.instances() == rented

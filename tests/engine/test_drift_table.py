@@ -3,6 +3,7 @@
 The rows are disturbed at once, each on a replica of its own of one fleet: one preview, one `up`, one preview.
 """
 
+import datetime
 import hashlib
 import json
 import re
@@ -12,7 +13,7 @@ import pytest
 import requests
 from cryptography import x509
 
-from components.guard.keys import Key
+from components.guard.keys import Access, Key
 from components.vast import drift
 from components.vast.identity import shown_by
 from components.vllm.client import RerankClient
@@ -195,7 +196,8 @@ def test_a_certificate_that_ends_soon_is_renewed_where_the_server_runs(scene):
     first = scene.instance_id
     before, after = renewed(scene)
     assert scene.instance_id == first
-    assert after.ends_at == scene.stack.outputs()["certificate_expires_at"] > before.ends_at
+    shown_date = datetime.datetime.fromisoformat(scene.stack.outputs()["certificate_expires_at"])
+    assert after.ends_at == shown_date.timestamp() > before.ends_at
     assert public_key(after.certificate) == public_key(before.certificate)
     assert re.fullmatch(r"\d+ routes", scene.stack.validation_report()["routes by the server's own list"])
 
@@ -246,13 +248,13 @@ def test_keys_that_a_server_forgot_are_drift_and_up_tells_it_again(scene):
     first, out = scene.instance_id, scene.stack.outputs()
     own_key = scene.stack.own_key()
     client = RerankClient(out["url"], own_key, ca=out["ca_certificate"])
-    client.set_keys([])
+    client.set_access(Access())
     seen = scene.stack.drift()
     assert seen.rc == 7, seen.text
     assert "keys: these servers do not accept exactly the keys of this stack: reranker" in seen
     assert scene.stack.up().rc == 0
     assert scene.instance_id == first
-    assert client.list_keys() == [Key("default", hashlib.sha256(out["api_key"].encode()).hexdigest())]
+    assert client.access().keys == (Key("default", hashlib.sha256(out["api_key"].encode()).hexdigest()),)
     assert scene.stack.drift().rc == 0
 
 
@@ -266,7 +268,7 @@ def test_silence_from_a_host_is_told_and_nothing_is_planned_unless_the_config_of
         seen = scene.stack.drift()
         assert seen.rc == 0, seen.text
         assert "cannot be reached from here: no connection within" in seen
-        assert "nothing is done: it may be this machine's own network; heal_on: unreachable replaces it" in seen
+        assert "nothing is done unless heal_on is unreachable, since it may be this machine's own network" in seen
         told = Ops(scene.stack, "drift").end()
         assert told.rc == 8, told.err
         assert f"instance {first}" in told.document["error"]

@@ -120,7 +120,7 @@ def test_a_hand_made_instance_is_adopted_and_nothing_is_rented_anew(stack, ledge
     # vLLM's own key is all that such an instance has
     stack.set_secret("api_key", key)
     stack.write_config(adopt_instance_id=made, guard=False, tls=False)
-    assert f"adopts instance {made}; nothing is rented" in stack.preview()
+    assert f"adopts instance {made} and rents none for this server" in stack.preview()
     done = stack.up()
     assert done.rc == 0, done.text
     assert stack.outputs()["instance_id"] == made
@@ -146,6 +146,12 @@ def test_orphans_are_those_with_our_labels_that_no_given_state_knows(stack, ledg
     export = tmp_path / "state.json"
     export.write_text(stack.export())
     assert orphans(market, str(export)).returncode == 0
+    command = [sys.executable, "-m", "ops", "orphans", "--min-age-min", "0", "--cwd", str(stack.project)]
+    env = stack.env | {"VAST_URL": market.url}
+    by_backend = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (by_backend.returncode, by_backend.stdout.splitlines()[2]) == (0, "Compared with 1 state."), (
+        by_backend.stderr
+    )
 
     stray = rent(market, "vast-reranker/old/reranker@0a1b2c3d:abcdef~pending")
     notebook = rent(market, "my notebook")

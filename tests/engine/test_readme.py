@@ -52,7 +52,14 @@ def shell(checkout, tmp_path):
     """A terminal with nothing of this one but the system's programs; its person says yes to Pulumi."""
     home = tmp_path / "home"
     home.mkdir()
-    env = {"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin", "PULUMI_SKIP_CONFIRMATIONS": "true"}
+    env = {
+        "HOME": str(home),
+        "PULUMI_HOME": str(
+            home / ".pulumi"
+        ),  # by itself Pulumi asks not HOME where its home is, but the system's users
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "PULUMI_SKIP_CONFIRMATIONS": "true",
+    }
     shell = Shell(checkout, env)
     yield shell
     shell.close()
@@ -95,6 +102,8 @@ def test_the_two_commands_work_as_they_stand(shell):
         shown = shell.ok(demo)
         assert "Deep learning" in shown.partition("=== scores")[2], shown[-2000:]
         assert "pytest" in shell.ok(f"make --dry-run {test.split()[1]}")  # this run is of what it runs
+        assert "and not at 1: unset EMULATOR_PORT" in shell.run("EMULATOR_PORT=1 make demo").text
     finally:
+        shell.ok("unset EMULATOR_PORT")  # as in another shell, which asks the emulator that runs in this folder
         down = shell.run("make demo-down")
     assert down.rc == 0, down.text[-3000:]

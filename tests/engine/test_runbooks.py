@@ -106,7 +106,7 @@ HAPPENS = {
 ENDS_WITH = {
     ("A key has leaked", "python -m ops rotate-key --stack prod"): 2,
     ("The state is lost", "python -m ops recover --stack prod"): 3,
-    ("The state is lost", "python -m ops orphans state.json --min-age-min 0"): 3,
+    ("The state is lost", "python -m ops orphans --min-age-min 0"): 3,
 }
 
 

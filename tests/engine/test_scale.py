@@ -1,15 +1,17 @@
-"""ops scale through the real engine, behind a real Caddy, under load: up, down, to nothing and back, two at once."""
+"""ops scale through the real engine, behind a real Caddy, under load: up, down, to nothing and back, two at once;
+kills, a roll and a budget in the midst of it."""
 
 import json
 import time
 
 import pytest
 
+from chaos.run import ALWAYS, ENGINE, PLUGIN, kill, pids_of
 from harness.load import Load
+from harness.wait import until
 from tests.engine.fleet import Ops, behind, endpoint, ops, up
 
 pytestmark = [pytest.mark.engine, pytest.mark.all]
-EVERY_DAY = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
 def scaled(stack, *args):
@@ -17,6 +19,102 @@ def scaled(stack, *args):
     done = ops(stack, "scale", "--sample-s", "1", *args)
     assert done.rc == 0, done.err
     return done.document
+
+
+def by_clock(stack, *replicas):
+    """Have the schedule say that there are so many replicas now, the first number; others are in it for later."""
+    stack.write_config(schedule={"windows": [ALWAYS | {"replicas": one} for one in replicas]})
+
+
+@pytest.fixture
+def two(gateway_caddy, market, tmp_path):
+    return behind(gateway_caddy, tmp_path / "stack", market, replicas={"min": 2, "max": 4, "pairs_in_flight": 3})
+
+
+def rented(ledger, count):
+    until(lambda: len(ledger.contracts()) == count, within_s=120)
+
+
+def test_a_run_that_is_killed_in_the_midst_of_a_scale_is_made_good_by_a_deploy_and_the_next_run(two, ledger):
+    by_clock(two, 3)
+    with Load(endpoint(two)) as load:
+        cut = Ops(two, "scale", "--sample-s", "1")
+        rented(ledger, 3)
+        kill([cut.process.pid, *pids_of(two.project, ENGINE, PLUGIN)])  # as a runner that goes down
+        cut.end()
+        assert ops(two, "scale", "--sample-s", "1").rc == 8  # it was cut off
+        two.ok("cancel", "--yes")
+        assert ops(two, "deploy").rc == 0
+        assert len(two.instances()) == len(ledger.billed()) == 2
+        assert scaled(two)["replicas"] == 3
+        load.more(50)
+    print(f"killed in a scale: {load}")
+    assert load.failures == []
+    assert two.instances() == ledger.billed()
+    assert len(ledger.billed()) == 3
+    assert two.drift().rc == 0
+
+
+def test_a_host_that_dies_in_the_midst_of_a_scale_costs_no_request_and_is_healed(two, ledger):
+    by_clock(two, 3)
+    with Load(endpoint(two)) as load:
+        load.more(50)
+        scale = Ops(two, "scale", "--sample-s", "1")
+        rented(ledger, 3)
+        dead = min(two.instances())
+        ledger.control(f"instances/{dead}/kill")
+        scale.end()
+        print(f"host died: scale ended with {scale.rc}: {scale.document.get('error', '')}")
+        assert ops(two, "heal").rc == 0
+        assert scaled(two)["replicas"] == 3
+        load.more(50)
+    print(f"a host died in a scale: {load}")
+    assert load.failures == []
+    assert two.instances() == ledger.billed()
+    assert len(ledger.billed()) == 3
+    assert dead not in ledger.billed()
+
+
+def test_a_roll_and_a_scale_at_once_do_one_after_the_other_and_fail_no_request(two, ledger):
+    by_clock(two, 3)
+    with Load(endpoint(two)) as load:
+        scale = Ops(two, "scale", "--sample-s", "1")
+        rented(ledger, 3)
+        refused = ops(two, "roll", "--set", 'extra_args=["--max-num-seqs","64"]')
+        assert (refused.rc, scale.end().rc) == (8, 0), (refused.err, scale.err)
+        old = two.instances()
+        assert len(old) == 3
+
+        roll = Ops(two, "roll", "--surge", "1", "--set", 'extra_args=["--max-num-seqs","64"]')
+        rented(ledger, 4)
+        meanwhile = ops(two, "scale", "--sample-s", "1")
+        assert meanwhile.rc in (8, 9) or not meanwhile.document["acted"], meanwhile.out
+        assert roll.end().rc == 0, roll.err
+        load.more(50)
+    print(f"roll and scale at once: {load}")
+    assert load.failures == []
+    assert two.instances() == ledger.billed()
+    assert len(ledger.billed()) == 3
+    assert not old & ledger.billed()
+    assert two.drift().rc == 0
+
+
+def test_a_load_adds_no_server_that_the_budget_of_the_month_does_not_pay_for(two, ledger, tmp_path):
+    two.write_config(budget_usd_month=0.05, budget_refuses=True)
+    up(two)
+    ledger.fault("slow_answer", seconds=0.5, route="/rerank")
+    metrics = tmp_path / "textfile" / "reranker.prom"
+    metrics.parent.mkdir()
+    with Load(endpoint(two), per_s=50, threads=40) as load:
+        load.more(50)
+        refused = scaled(two, "--metrics-file", str(metrics))
+        assert (refused["why"], refused["replicas"]) == ("budget", 2)
+        assert 'reranker_scale_decision{stack="test",why="budget"} 1' in metrics.read_text()
+        two.write_config(budget_usd_month=5000)
+        up(two)
+        assert scaled(two, "--metrics-file", str(metrics))["replicas"] == 3
+    assert 'reranker_scale_replicas{stack="test"} 3' in metrics.read_text()
+    assert len(ledger.billed()) == 3
 
 
 def test_a_fleet_follows_its_load_and_the_clock_and_fails_no_request(gateway_caddy, market, ledger, tmp_path):
@@ -55,14 +153,13 @@ def test_a_fleet_follows_its_load_and_the_clock_and_fails_no_request(gateway_cad
     assert calm.failures == []
     assert stack.drift().rc == 0
 
-    always = {"days": EVERY_DAY, "from": "00:00", "to": "00:00", "replicas": 0}
-    stack.write_config(schedule={"windows": [always]})
+    by_clock(stack, 0)
     assert scaled(stack)["replicas"] == 0
     assert ledger.billed() == set()
     answer = at.ask()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
     assert stack.drift().rc == 0
-    stack.write_config(schedule={"windows": [always | {"replicas": 2}, always]})
+    by_clock(stack, 2, 0)
     assert scaled(stack)["replicas"] == 2
     assert at.ask().status_code == 200
     stack.write_config(extra_args=["--max-num-seqs", "64"], replicas={"min": 3, "max": 4}, schedule=None)

@@ -14,6 +14,7 @@ import requests
 from emulator.client import ControlClient
 from harness.stack import REPO, EngineStack
 from harness.wait import until
+from ops.engine import SECRET_ENV
 
 pytestmark = pytest.mark.engine
 # From -v 9 on the engine itself logs each property that passes through it, in clear (pulumi/sdk, plugin/rpc.go).
@@ -26,6 +27,8 @@ MARKED = {
     "image_login": "-u robot -p marked-registry-token-6620 registry.example.org",
 }
 PASSPHRASE = "marked-passphrase-3e9b1a77"
+# how files and secret stores end a value, how a pasted one begins, how Windows ends it
+AROUND = ("{}\n", " {}", "{}\r")
 
 
 class Argv(threading.Thread):
@@ -165,3 +168,43 @@ def made_on_the_way(secret_state, contract_env):
                 text = json.loads(held["plaintext"])
                 found[one["urn"].rpartition("::")[2]] = text.splitlines()[1] if "PRIVATE" in text else text
     return found
+
+
+@pytest.mark.all
+def test_no_secret_of_the_environment_is_shown_or_refused_for_what_stands_around_it(emulator, tmp_path):
+    """By the commands that pipelines run, whose answers they publish; in sync, after a server has died, with a key that
+    is none, and while the API sends errors."""
+    url, log = emulator
+    answer = tmp_path / "answer.md"
+    marked = {name: f"marked-{name.lower()}-5d1f0c9e" for name in SECRET_ENV} | {"VAST_API_KEY": MARKED["vast_api_key"]}
+    of_config = MARKED | {"notify.webhook": "https://127.0.0.1:1/marked-webhook-91c2"}
+    del of_config["vast_api_key"]  # an emulator's comes before the environment's
+    secrets = marked | of_config | {"image_login": "marked-registry-token-6620"}
+    passphrase = f" {marked['PULUMI_CONFIG_PASSPHRASE']}\r\n"  # Pulumi takes it as it is
+    stack = EngineStack(tmp_path / "stack", url, env=marked | {"PULUMI_CONFIG_PASSPHRASE": passphrase}).init()
+    for key, value in of_config.items():
+        stack.ok("config", "set", "--secret", "--path", key, f" {value}\r\n")
+    shown = [stack.ok("up", "--yes").text]
+
+    def ops(*words, env):
+        command = [sys.executable, "-m", "ops", *words, "--cwd", str(stack.project), "--markdown", str(answer)]
+        done = subprocess.run(command, cwd=REPO, env=env, text=True, capture_output=True, check=False)
+        shown.append(done.stdout + done.stderr + answer.read_text())
+        return done.returncode
+
+    for around in AROUND:
+        env = stack.env | {name: around.format(value) for name, value in marked.items()}
+        env["PULUMI_CONFIG_PASSPHRASE"] = passphrase
+        assert ops("orphans", "--api-url", url, env=env) == 0, shown[-1]
+        assert ops("drift", "--stack", stack.name, env=env) in (0, 7), shown[-1]
+        spoilt = env | {"VAST_API_KEY": around.format(f"{marked['VAST_API_KEY']}\x07{marked['VAST_API_KEY']}")}
+        assert ops("orphans", "--api-url", url, env=spoilt) == 4, shown[-1]
+        ControlClient(url, MARKED["vast_api_key"]).post("faults", kind="http_502_html", times=8)
+        assert ops("status", "--stack", stack.name, env=env) != 0, shown[-1]
+        ControlClient(url, MARKED["vast_api_key"]).faults_off()
+        if around == AROUND[0]:
+            ControlClient(url, MARKED["vast_api_key"]).instance(stack.outputs()["instance_id"], "kill")
+    assert any("notify.webhook was not told" in one for one in shown)
+    assert ops("destroy", "--stack", stack.name, "--yes", env=env) == 0, shown[-1]
+    assert hits(secrets, "\n".join(shown).encode() + log.read_bytes()) == []
+    assert files_with(secrets, tmp_path / "stack") == {}

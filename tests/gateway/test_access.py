@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from components.caddy.config import PROXIED, gateway_config
+from components.caddy.config import gateway_config
 from components.caddy.front_proxy import front_proxy_config
 from components.caddy.spec import Upstream
+from components.guard.rules import ALLOW
 from components.vast.identity import DOMAIN, Authority
 from harness.caddy import running
 from harness.load import BODY
@@ -24,6 +25,7 @@ from tests.gateway.conftest import QUICK, scraped
 OTHERS = ("/", "/metrics", "/health", "/version", "/docs", "/openapi.json", "/load", "/config/", "/id/test", "/stop",
           "/guard/keys", "/reverse_proxy/upstreams", "/pki/ca/local", "/debug/pprof/", "/v1/completions", "/rerank/",
           "/RERANK", "//rerank", "/rerank/../config/", "/metrics/", "/%2e%2e/config/")  # fmt: skip
+SOON_503 = replace(QUICK, retry_for_s=0.5, check_every_s=0.2)
 
 
 @pytest.fixture(params=[1, 2], ids=["directly", "through the front"])
@@ -44,7 +46,7 @@ def raw(site, method, path, headers, body=None, chunked=False):
 
 
 def test_every_listed_path_needs_the_key(site):
-    for path in PROXIED:
+    for path in ALLOW:
         for method in ("GET", "POST", "OPTIONS", "PUT"):
             for key in ("", "x" * 64, site.gateway.upstreams[0].key, site.key[:-1], site.key + "0"):
                 answer = site.ask(method, path, key=key)
@@ -179,7 +181,7 @@ def test_nothing_of_a_key_is_readable_through_the_gateway_or_its_log(site, caddy
         *(site.certificate.private_key.splitlines()[1:-1] if site.certificate else []),
     ]
     texts = []
-    for path in (*PROXIED, *OTHERS):
+    for path in (*ALLOW, *OTHERS):
         for key in (None, ""):
             for method in ("GET", "POST"):
                 answer = site.ask(method, path, key=key)
@@ -193,7 +195,7 @@ def test_nothing_of_a_key_is_readable_through_the_gateway_or_its_log(site, caddy
 def test_without_an_available_upstream_the_answer_is_a_503_of_vllms_shape(caddy, rerankers, front):
     (reranker,) = rerankers(1)
     one = front([reranker])
-    caddy.admin.load(gateway_config(replace(one.gateway, policy=replace(QUICK, retry_for_s=0.5, check_every_s=0.2))))
+    caddy.admin.load(gateway_config(replace(one.gateway, policy=SOON_503)))
     until(lambda: one.ask().status_code == 200)
     reranker.kill()
     until(lambda: one.ask().status_code == 503)
@@ -204,7 +206,7 @@ def test_without_an_available_upstream_the_answer_is_a_503_of_vllms_shape(caddy,
 
 def test_an_upstream_with_another_authoritys_certificate_gets_no_request(caddy, rerankers, front):
     (reranker,) = rerankers(1)
-    one = front([reranker], upstream_ca=Authority.make("someone else's").certificate)
+    one = front([reranker], upstream_ca=Authority.make("someone else's").certificate, policy=SOON_503)
     caddy.admin.load(gateway_config(one.gateway))
     before = reranker.seen()
     assert one.ask().status_code in (502, 503)
@@ -221,7 +223,7 @@ def test_an_upstream_under_a_name_that_the_authority_may_not_sign_gets_no_reques
         (reranker.folder / file).write_text(text)
     reranker.start()
     until(lambda: listens(reranker.port))
-    one = front([reranker], upstreams=(Upstream(reranker.address, reranker.key, name),))
+    one = front([reranker], upstreams=(Upstream(reranker.address, reranker.key, name),), policy=SOON_503)
     caddy.admin.load(gateway_config(one.gateway))
     before = reranker.seen()
     assert one.ask().status_code in statuses

@@ -3,15 +3,17 @@
 import dataclasses
 
 import pytest
+import requests
 
 from components.caddy.config import gateway_config
-from components.caddy.spec import Acme
+from components.caddy.spec import Acme, problems
 from components.gateway import GatewayProvider
 from components.records import record
 from components.vast.identity import shown_by
 from emulator.runtime import free_port
 from harness.pebble import running_pebble
 from harness.wait import until
+from tests.client_ca import ClientCa
 from tests.gateway.test_resource import props_of
 
 pytestmark = pytest.mark.all
@@ -34,8 +36,11 @@ def acme_of(pebble, **changes):
     return Acme((HOST,), pebble.directory, pebble.directory_ca_file, **changes)
 
 
-def test_a_certificate_is_renewed_before_its_end(pebble, port, caddy, rerankers, front, tmp_path):
-    one = front(rerankers(1), tiers=1, listen=f":{port}", certificate=None, acme=acme_of(pebble))
+@pytest.mark.parametrize("client_ca", [None, ClientCa()], ids=["", "client_ca"])
+def test_a_certificate_is_renewed_before_its_end(client_ca, pebble, port, caddy, rerankers, front, tmp_path):
+    acme = {"acme": acme_of(pebble), "client_ca": client_ca.pem if client_ca else ""}
+    one = front(rerankers(1), tiers=1, listen=f":{port}", certificate=None, **acme)
+    assert problems(one.gateway) == []
     config = gateway_config(one.gateway)
     config["apps"]["tls"]["automation"]["renew_interval"] = "1s"  # 10 minutes is too long for this one
     caddy.admin.load(config)
@@ -47,6 +52,10 @@ def test_a_certificate_is_renewed_before_its_end(pebble, port, caddy, rerankers,
     assert until(lambda: shown() != first and shown()).ends_at > first.ends_at
     (tmp_path / "acme-ca.pem").write_text(pebble.ca_certificate)
     client = dataclasses.replace(one, url=f"https://{HOST}:{port}", ca=str(tmp_path / "acme-ca.pem"))
+    if client_ca:  # the ACME server, like `shown`, has a handshake without one
+        with pytest.raises(requests.ConnectionError):
+            client.ask()
+        client.session.cert = tuple(map(str, client_ca.issue(tmp_path)))
     assert client.ask().status_code == 200
 
 

@@ -4,18 +4,20 @@ import socket
 
 import pytest
 
+from bench.load import Target
 from bench.local_vllm import MODEL, gateway
 from components.vllm.client import RerankClient
+from harness.certificates import ca_file
 from harness.wait import until
 from tests.gateway.conftest import scores
 
 KEY = "k" * 32
 
 
-def test_a_gateway_stands_in_front_of_rerankers_for_the_length_of_a_block(rerankers, authority):
-    two = [f"https://{one.address}" for one in rerankers(2, KEY, ip="127.0.0.1")]
-    ca = authority.certificate
-    with gateway(two, KEY, ca) as at:
+def test_a_gateway_stands_in_front_of_a_reranker_for_the_length_of_a_block(rerankers, authority):
+    [one] = rerankers(1, KEY, ip="127.0.0.1")
+    upstream = Target("one", f"https://{one.address}", MODEL, KEY, ca_file(authority.certificate))
+    with gateway("gateway", upstream) as at:
         client = RerankClient(at.url, at.key, ca=at.ca, timeout_s=10)
         until(lambda: scores(client))
         assert client.models()[0].id == MODEL

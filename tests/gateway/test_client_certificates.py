@@ -1,52 +1,22 @@
 """Client certificates at a real Caddy: without one by the right CA there is no connection, and so no request."""
 
-import datetime
 import socket
 import ssl
 from dataclasses import replace
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
 
 from components.caddy.config import gateway_config
 from harness.wait import until
 from reranker import InvalidInput, Reranker, RerankerError
 from reranker.command import main
-
-
-class ClientCa:
-    """A CA of one's own, and the certificates that it gives to clients."""
-
-    def __init__(self, name):
-        self.key, self.name = ec.generate_private_key(ec.SECP256R1()), x509.Name.from_rfc4514_string(f"CN={name}")
-        self.pem = self._signed(self.name, self.key.public_key(), x509.BasicConstraints(ca=True, path_length=0))
-
-    def issue(self, folder, usage=x509.OID_CLIENT_AUTH):
-        """Return the files of a certificate and its key."""
-        key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name.from_rfc4514_string("CN=a client")
-        certificate = self._signed(name, key.public_key(), x509.ExtendedKeyUsage([usage]))
-        text = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        files = folder / f"{id(self)}-{usage.dotted_string}.pem", folder / f"{id(self)}-{usage.dotted_string}.key"
-        files[0].write_text(certificate)
-        files[1].write_bytes(text)
-        return files
-
-    def _signed(self, name, key, extension):
-        now = datetime.datetime.now(datetime.UTC)
-        builder = x509.CertificateBuilder(self.name, name, key, x509.random_serial_number())
-        builder = builder.not_valid_before(now - datetime.timedelta(hours=1))
-        builder = builder.not_valid_after(now + datetime.timedelta(days=1)).add_extension(extension, critical=True)
-        return builder.sign(self.key, SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+from tests.client_ca import ClientCa
 
 
 @pytest.fixture
 def ca():
-    return ClientCa("the clients' CA")
+    return ClientCa()
 
 
 @pytest.fixture
@@ -62,7 +32,7 @@ def test_without_a_certificate_by_the_clients_ca_the_handshake_is_refused(site, 
     seen = site.gateway.upstreams[0]
     others = [
         None,
-        ClientCa("the clients' CA").issue(tmp_path),  # another CA of the same name
+        ClientCa().issue(tmp_path),  # another CA of the same name
         ca.issue(tmp_path, x509.OID_SERVER_AUTH),
     ]
     stacks_own = [tmp_path / "own.pem", tmp_path / "own.key"]  # what a rented host has

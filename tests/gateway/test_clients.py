@@ -8,7 +8,7 @@ import pytest
 
 from components.caddy.config import gateway_config
 from components.caddy.spec import NamedKey
-from components.guard.keys import Key
+from components.guard.keys import Access, Key
 from components.vllm.client import RerankClient
 from harness.load import BODY
 from harness.wait import until
@@ -26,7 +26,7 @@ class Servers:
     def told(self, *keys):
         for one in self.rerankers:
             trusting = HttpTransport(ca=self.ca, server_name=one.server_name)
-            RerankClient(f"https://{one.address}", one.key, transport=trusting).set_keys(keys)
+            RerankClient(f"https://{one.address}", one.key, transport=trusting).set_access(Access(keys))
 
     def counted(self, line):
         """Sum a metric, with its labels, over all servers."""

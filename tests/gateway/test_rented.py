@@ -13,10 +13,12 @@ from components.caddy import launch
 from components.caddy.admin import CaddyAdmin
 from components.caddy.spec import problems
 from components.gateway import GatewayProvider
-from emulator.runtime import Containers, Settings, free_port
+from components.guard.keys import NO_CERTIFICATE
+from emulator.runtime import Containers, RuntimeSettings, free_port
 from harness.certificates import ca_file
 from harness.load import Load
 from harness.wait import until
+from tests.client_ca import ClientCa
 from tests.gateway.conftest import Front
 from tests.gateway.test_resource import props_of
 
@@ -26,22 +28,23 @@ IP = "127.0.0.1"
 class Container:
     """One rented gateway."""
 
-    def __init__(self, folder, authority):
+    def __init__(self, folder, authority, client_ca=None):
         self.key = secrets.token_hex(32)
-        plan = launch.plan_gateway_launch(self.key)
-        self.env = plan.env | authority.issue(IP).env()
+        self.shown = client_ca and tuple(map(str, client_ca.issue(folder)))
+        plan = launch.plan_gateway_launch(client_ca.pem if client_ca else "")
+        self.env = plan.env | {launch.ADMIN_KEY_ENV: self.key} | authority.issue(IP).env()
         body = {"image": plan.image, "runtype": "args", "onstart": plan.onstart, "args": list(plan.args),
                 "env": self.env}  # fmt: skip
         self.folder = folder
         self.port = free_port(IP)
-        self.containers = Containers(Settings("stub", folder, Path("python3"), {}))
+        self.containers = Containers(RuntimeSettings("stub", folder, Path("python3"), {}))
         self.process = asyncio.run(self.containers.start(1, body, IP, {launch.PORT: self.port}))
         self.ca = authority.certificate
         self.probe = replace(launch.admin_probe(), ca_certificate=authority.certificate)
         self.url = self.probe.url(IP, self.port)
         self.admin_url = launch.admin_url(self.url)
 
-    def sight(self):
+    def probed(self):
         return self.probe.ask(IP, self.port, self.env)
 
     def admin(self, key):
@@ -53,10 +56,10 @@ class Container:
 
 
 @pytest.fixture
-def container(tmp_path, authority):
-    one = Container(tmp_path, authority)
+def container(request, tmp_path, authority):
+    one = Container(tmp_path, authority, getattr(request, "param", None))
     try:
-        until(lambda: one.sight().verdict == "ready")
+        until(lambda: one.probed().verdict == "ready")
         yield one
     finally:
         one.stop()
@@ -72,15 +75,32 @@ def site(container, rerankers, front):
     )
     made = GatewayProvider().create(props)
     public = Front(one.gateway, ca_file(container.ca), container.url, one.key)
+    public.session.cert = container.shown
     until(lambda: public.ask().status_code == 200)
     return public, props, made
 
 
-def test_the_launch_fits_what_vast_takes():
-    plan = launch.plan_gateway_launch("k" * 64)
+@pytest.mark.parametrize("container", [ClientCa()], indirect=True)
+def test_with_a_client_ca_a_client_needs_a_certificate_and_the_stack_none(site, container, tmp_path):
+    public, *_ = site
+    without, another = requests.Session(), requests.Session()
+    another.cert = tuple(map(str, ClientCa("another").issue(tmp_path)))
+    refused = replace(public, session=without).ask()
+    assert (refused.status_code, refused.json()["error"]["message"]) == (403, NO_CERTIFICATE)
+    for path, key in (("/rerank", ""), ("/rerank", "x" * 32), ("/admin/config/", public.key), ("/health", "")):
+        assert replace(public, session=without).ask(path=path, key=key).status_code == 403
+    with pytest.raises(requests.ConnectionError):
+        replace(public, session=another).ask()
+    assert (public.ask(key="x" * 32).status_code, public.ask().status_code) == (401, 200)
+    assert container.probed().verdict == "ready"
+    assert container.admin(container.key).upstreams()
+
+
+@pytest.mark.parametrize("client_ca", ["", "".join(ClientCa().pem for _ in range(10))], ids=["", "client_ca"])
+def test_the_launch_fits_what_vast_takes(client_ca):
+    plan = launch.plan_gateway_launch(client_ca)
     assert sum(map(len, plan.args)) + len(plan.onstart) <= 4096
     assert all(len(value) <= 256 for value in plan.env.values())
-    assert "k" * 64 not in repr(plan) + "".join(plan.args)
 
 
 def test_the_admin_route_is_404_without_its_own_key(container, site):
@@ -105,7 +125,7 @@ def test_with_its_key_the_admin_route_shows_the_gateway_and_nothing_of_the_front
     config = container.admin(container.key).config()
     assert set(config["apps"]["http"]["servers"]) == {"test", *site[0].gateway.dials}
     assert container.key not in json.dumps(config)
-    assert {one.address for one in container.admin(container.key).upstreams()} == {*site[0].gateway.dials}
+    assert {*container.admin(container.key).upstreams()} == {*site[0].gateway.dials}
     headers = {"Authorization": f"Bearer {container.key}"}
     ask = {"headers": headers, "verify": site[0].ca, "timeout": 10}
     healthy = f'caddy_reverse_proxy_upstreams_healthy{{upstream="{launch.SOCKETS}/'

@@ -9,6 +9,7 @@ import pytest
 
 from components.caddy.config import gateway_config
 from components.caddy.spec import Policy
+from components.guard.last_check import CHECK
 from harness.load import BODY, Load
 from harness.wait import until
 
@@ -20,7 +21,7 @@ def test_slow_requests_spread_by_what_each_upstream_has_in_flight(caddy, reranke
     until(lambda: one.ask().status_code == 200)
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         asked = [pool.submit(one.ask, delay_s=2) for _ in range(12)]
-        until(lambda: sorted(up.in_flight for up in caddy.admin.upstreams()) == [4, 4, 4])
+        until(lambda: sorted(caddy.admin.upstreams().values()) == [4, 4, 4])
         names = [each.result().headers["x-upstream"] for each in asked]
     assert {name: names.count(name) for name in names} == {each.name: 4 for each in three}
 
@@ -49,7 +50,7 @@ def test_a_request_cut_off_in_its_midst_is_repeated_on_another_upstream(caddy, r
     until(lambda: one.ask().status_code == 200)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         asked = pool.submit(one.ask, delay_s=1)
-        busy = until(lambda: [up.address for up in caddy.admin.upstreams() if up.in_flight])
+        busy = until(lambda: [address for address, count in caddy.admin.upstreams().items() if count])
         (victim,) = [each for each in two if each.address == busy[0]]
         victim.kill()
         answer = asked.result()
@@ -123,6 +124,23 @@ def test_servers_whose_checks_all_fail_are_used_anyway_and_a_request_does_not_wa
     assert [answer.status_code for answer in answers] == [200] * 16
     assert {answer.headers["x-upstream"] for answer in answers} == {each.name for each in two}
     assert max(answer.elapsed.total_seconds() for answer in answers) < 8
+
+
+def test_an_upstream_that_serves_passes_its_checks_and_no_client_can_send_one(caddy, rerankers, front):
+    two = rerankers(2)
+    one = front(two)
+    caddy.admin.load(gateway_config(one.gateway))
+    until(lambda: {one.ask().headers["x-upstream"] for _ in range(8)} == {each.name for each in two})
+    with Load(one) as load:
+        load.more(40)
+        (two[0].folder / "check_fails").touch()  # as one that waits behind requests for longer than it may
+        load.more(480)
+    assert load.failures == []
+    assert {each.upstream for each in load.ended[-100:]} == {each.name for each in two}
+    one.ask(path="/score", headers={CHECK.decode(): "1"})
+    scored = [json.loads(line) for each in two for line in each.seen().splitlines() if '"/score"' in line]
+    assert scored
+    assert CHECK.decode() not in scored[0]["headers"]
 
 
 def test_checks_wait_as_long_as_requests(caddy, rerankers, front):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from chaos.run import ALWAYS
 from tests.pipelines.conftest import HEAL, stack_named
 
 pytestmark = [pytest.mark.engine, pytest.mark.all]
@@ -28,6 +29,12 @@ def test_two_environments_on_one_account_never_touch_each_others_instances(scene
     moved = scene.outputs("staging")["instance_id"]
     assert scene.ledger.billed() == {healed, moved}
     assert moved != other
+
+    assert not scene.job("scale", "scale").ran
+    scene.stack.write_config(schedule={"windows": [ALWAYS | {"replicas": 2}]}, replicas={"min": 1, "max": 2})
+    done = scene.job("scale", "scale", "dev", more={"vars.SCALE": '["dev"]'})
+    assert (done.rc, len(scene.ledger.billed())) == (0, 3), done.log
+    assert "1 -> 2: 2 to 2 are allowed now, 1 are there" in done.summary
 
     assert scene.stack.destroy().rc == 0
     assert scene.ledger.billed() == {moved}

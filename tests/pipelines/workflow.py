@@ -85,10 +85,10 @@ def run_job(workflow, job, *, checkout, env, contexts, matrix=None):
     """Run a job's steps in a checkout. `env`: what the runner's own environment has."""
     definition = load(workflow)["jobs"][job]
     contexts = {**contexts, **{f"matrix.{key}": value for key, value in (matrix or {}).items()}}
-    for key, value in (definition.get("strategy", {}).get("matrix") or {}).items():
-        assert matrix[key] in filled(value, contexts), f"{job} does not run for {matrix}"
     if not condition(definition.get("if"), contexts):
         return Job(ran=False)
+    for key, value in (definition.get("strategy", {}).get("matrix") or {}).items():
+        assert matrix[key] in filled(value, contexts), f"{job} does not run for {matrix}"
     done = Job(ran=True)
     files = {name: checkout / f".{name.lower()}" for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
     for path in files.values():

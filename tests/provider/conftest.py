@@ -85,6 +85,12 @@ class Plugin:
         answer = self.stub.Read(provider_pb2.ReadRequest(id=id_, urn="urn:x", properties=_struct(props)))
         return answer.id, MessageToDict(answer.properties)
 
+    def update(self, provider, id_, olds, news):
+        pickled = {"__provider": serialize_provider(provider)}
+        self.stub.Update(
+            provider_pb2.UpdateRequest(id=id_, urn="urn:x", olds=_struct(olds | pickled), news=_struct(news | pickled))
+        )
+
     def delete(self, provider, id_, props):
         props = {**props, "__provider": serialize_provider(provider)}
         self.stub.Delete(provider_pb2.DeleteRequest(id=id_, urn="urn:x", properties=_struct(props)))

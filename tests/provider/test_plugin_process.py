@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 
 import dill
 import grpc
@@ -19,6 +20,7 @@ from components.offers import OfferQueryProvider
 from components.validation import RerankValidationProvider
 from components.vast.json_values import as_text
 from harness.wait import until
+from tests.provider.conftest import Plugin
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 GUIDE = "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true"
@@ -75,6 +77,19 @@ def test_check_finds_offers_and_keeps_them_while_the_query_stays(plugin, found, 
     assert failures == []
     assert again["candidates"] == found["candidates"]
     assert market.control.requests() == searches
+
+
+def test_two_plans_of_the_same_thing_are_equal_whenever_they_are_made(plugin, found, market, engine, tmp_path):
+    config = {"emulator": json.dumps({"url": market.url}), "vast_api_key": "emulator-key"}
+    instance, made_at = plugin.check(InstanceProvider(), {}, instance_props()), time.time()
+    other = Plugin(engine, config, {"HOME": str(tmp_path)})  # a later one, whose process has found nothing yet
+    try:
+        market.control.advance(3600)
+        until(lambda: time.time() > made_at + 1)  # a clock of whole seconds would show
+        assert other.check(OfferQueryProvider(), {}, {"search": SEARCH}) == (found, [])
+        assert other.check(InstanceProvider(), {}, instance_props()) == instance
+    finally:
+        other.stop()
 
 
 def test_a_query_that_cannot_be_read_is_a_check_failure_with_the_position(plugin):
@@ -213,6 +228,33 @@ def test_a_create_after_a_killed_plugin_adopts_what_it_rented(plugin, market, en
         second.stop()
     assert {int(id_)} == left == billed(market)
     assert outs["adopted"]
+
+
+def test_what_a_killed_run_rented_and_nothing_declares_is_destroyed_once_the_state_has_been_read(
+    plugin, market, engine, tmp_path
+):
+    from tests.provider.conftest import Plugin  # noqa: PLC0415
+
+    first, outs = plugin.create(InstanceProvider(), instance_props())
+    declared, _ = plugin.create(InstanceProvider(), instance_props(label_base="vast-reranker/test/reranker-2"))
+    left, _ = plugin.create(InstanceProvider(), instance_props(label_base="vast-reranker/test/reranker-3"))
+    others, _ = plugin.create(
+        InstanceProvider(), instance_props(label_base="vast-reranker/test/reranker-3", owner="another0")
+    )
+    config = {"emulator": json.dumps({"url": market.url}), "vast_api_key": "emulator-key"}
+    later = Plugin(engine, config, {"HOME": str(tmp_path)})
+    owner, query = instance_props()["owner"], {"search": SEARCH, "instances": ["reranker", "reranker-2"]}
+    try:
+        unread = later.diff(OfferQueryProvider(), owner, query, query)
+        later.read(InstanceProvider(), first, outs)
+        found = later.diff(OfferQueryProvider(), owner, query, query)
+        later.update(OfferQueryProvider(), owner, query, query)
+        after = later.diff(OfferQueryProvider(), owner, query, query)
+    finally:
+        later.stop()
+    assert [one.changes for one in (unread, found, after)] == [1, 2, 1]  # 1: none, 2: some
+    assert billed(market) == {int(first), int(declared), int(others)}
+    assert any(one.message.startswith(f"instance {left} (vast-reranker/test/reranker-3@") for one in engine.messages)
 
 
 def test_an_instance_that_a_later_create_adopts_outlives_the_deletion_of_the_resource_that_had_it(

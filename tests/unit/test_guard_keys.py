@@ -84,7 +84,7 @@ def test_what_manages_needs_the_management_key(client, path):
 
 def test_keys_are_kept_in_a_file_over_a_restart(tmp_path):
     file = tmp_path / "keys.json"
-    Keys(OWN, file, now=time.time).set(json.dumps({"keys": [named("search", routes=["/rerank"])]}).encode())
+    Keys(OWN, file, now=time.time).set(parse(json.dumps({"keys": [named("search", routes=["/rerank"])]})))
     assert Keys(OWN, file, now=time.time).find(["Bearer search"]).routes == ("/rerank",)
     assert "search" not in [line for line in file.read_text().split('"') if len(line) == 64]
 
@@ -92,7 +92,7 @@ def test_keys_are_kept_in_a_file_over_a_restart(tmp_path):
 def test_a_key_ends_at_its_time_and_opens_its_routes_only():
     now = [1000.0]
     keys = Keys(OWN, now=lambda: now[0])
-    keys.set(json.dumps({"keys": [named("search", expires_at=1001)]}).encode())
+    keys.set(parse(json.dumps({"keys": [named("search", expires_at=1001)]})))
     assert keys.find(["Bearer search"]).name == "search"
     now[0] = 1001.0
     with pytest.raises(Refusal) as caught:
@@ -115,7 +115,7 @@ def test_rates_are_by_name_and_say_when_to_come_again():
     now = [0.0]
     keys = Keys(OWN, now=lambda: now[0])
     limited = {"requests_per_s": 2, "pairs_per_min": 60}
-    keys.set(json.dumps({"keys": [named("search", **limited), named("search", "next", **limited)]}).encode())
+    keys.set(parse(json.dumps({"keys": [named("search", **limited), named("search", "next", **limited)]})))
     one, other = keys.find(["Bearer search"]), keys.find(["Bearer next"])
     keys.count(one)
     keys.count(other)

@@ -12,6 +12,7 @@ import socket
 import pytest
 import requests
 
+from components.guard.keys import parse
 from components.guard.rules import ALLOW
 from harness.guard import guarded
 from reranker.http import HttpTransport, bearer
@@ -83,7 +84,7 @@ class Listening:
 
     def __enter__(self):
         self.guard = self.guarded.__enter__()
-        self.guard.server.gate.keys.set(json.dumps({"keys": [{"name": "client", "sha256": DIGESTS[1]}]}).encode())
+        self.guard.server.gate.keys.set(parse(json.dumps({"keys": [{"name": "client", "sha256": DIGESTS[1]}]})))
         self.address = self.guard.address
         self.app.reached.clear()
         return self

@@ -9,7 +9,7 @@ import pytest
 
 from components.caddy.admin import CaddyAdmin
 from components.errors import RerankerError, VastError
-from components.guard.keys import Key
+from components.guard.keys import Access, Key
 from components.readiness import Readiness
 from components.vast.client import VastClient
 from components.vast.pacing import OFF, Pacer
@@ -54,7 +54,7 @@ def encryption(url):
 CLIENTS = {
     "the client library": reranker,
     "vLLM": lambda url: RerankClient(url, KEY, timeout_s=TIMEOUT_S).rerank("q", ["d"]),
-    "vLLM's keys": lambda url: RerankClient(url, KEY, timeout_s=TIMEOUT_S).set_keys([Key("a", "0" * 64)]),
+    "vLLM's keys": lambda url: RerankClient(url, KEY, timeout_s=TIMEOUT_S).set_access(Access((Key("a", "0" * 64),))),
     "Vast.ai": lambda url: vast(url).account(),
     "Vast.ai, renting": lambda url: vast(url).destroy(1),
     "Caddy": lambda url: CaddyAdmin(url, key=KEY, timeout_s=TIMEOUT_S).load({}),

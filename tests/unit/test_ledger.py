@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 from components.ledger_file import LedgerFile, ledger_file
-from components.vast.bill import Month, SoFar, by_day, cost_usd, forecast_usd, hourly_usd, over_budget, so_far, spans
+from components.vast.bill import (
+    Month,
+    SoFar,
+    by_day,
+    cost_usd,
+    forecast_usd,
+    growth_usd_h,
+    hourly_usd,
+    over_budget,
+    so_far,
+    spans,
+)
 from components.vast.label import Label
 from components.vast.ledger import Entry, Event, fold, missing
 from components.vast.models import Charge, Contract
@@ -148,6 +159,8 @@ def test_the_forecast_is_what_was_spent_and_what_runs_until_the_month_ends():
     month = SoFar(1.0, 4.0)
     assert forecast_usd(month, 0.5) == 3.0
     assert over_budget(None, month, 9e9) == over_budget(3.0, month, 0.5) == ""
+    assert growth_usd_h(5.0, month, 0.5) == 0.5
+    assert growth_usd_h(2.0, month, 0.5) == -0.25
     warning = over_budget(2.9, month, 0.5)
     assert warning == "the month will have cost $3.00 ($1.00 so far, $0.5000/h), over budget_usd_month of $2.9"
 
@@ -180,6 +193,30 @@ def test_a_line_is_one_small_write_whatever_a_host_says(tmp_path):
     ledger.append(replace(END, text="\N{PILE OF POO}" * 9000, name="n" * 256))
     assert ledger.path.stat().st_size < 4096
     assert len(ledger.events()) == 1
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from components.ledger_file import LedgerFile
+from components.vast.ledger import Event
+ledger = LedgerFile(Path(sys.argv[1]))
+ledger.append(Event("end", 1.0, instance_id=1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (ledger.path.stat().st_size + 9, resource.RLIM_INFINITY))
+try:
+    ledger.append(Event("end", 2.0, instance_id=2))
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_line_for_which_there_is_no_room_is_an_error_and_the_lines_around_it_are_read(tmp_path):
+    ledger = LedgerFile(tmp_path / "prod.jsonl")
+    command = [sys.executable, "-c", FULL, str(ledger.path)]
+    done = subprocess.run(command, cwd=REPO, env=os.environ, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"[Errno 28] No space left on device: '{ledger.path}'\n"
+    ledger.append(replace(END, instance_id=3))
+    assert [one.instance_id for one in ledger.events()] == [1, 3]
 
 
 def write_many(path, worker):

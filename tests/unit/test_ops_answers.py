@@ -17,12 +17,15 @@ from harness.stack import REPO
 from ops import exits
 from ops.command import draw
 from ops.outputs import Outputs, Replica
-from ops.status import Bill, Server, summary
+from ops.status import Bill, ServerStatus, summary
 
 KEY = "key-of-this-test"
 TWO = [Replica(36895117 + n, 20196 + n, 5, "RTX 4060 Ti", "Japan, JP", f"https://203.0.113.{n}:1") for n in (0, 1)]
 OUTPUTS = Outputs("https://gateway:8443", "m", TWO, True, 30, "w", 0.2)
-ALIVE, DEAD = Server("https://a", 31.2, "", 0.0863, "running"), Server("https://b", None, "refused", 0.0863, "exited")
+ALIVE, DEAD = (
+    ServerStatus("https://a", 31.2, "", 0.0863, "running"),
+    ServerStatus("https://b", None, "refused", 0.0863, "exited"),
+)
 SINCE = datetime(2026, 1, 2, tzinfo=UTC)
 BILL = Bill(24.42, 0.4837)
 
@@ -54,7 +57,7 @@ def test_status_ends_with_the_code_of_drift_exactly_where_its_headline_names_wha
 @pytest.mark.parametrize("columns", [80, 100, 160])
 def test_on_a_terminal_a_status_is_a_table_whose_ids_and_states_are_whole(columns):
     console = Console(width=columns, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    found = summary("prod", OUTPUTS, [ALIVE, DEAD], Server("https://g", 9.0), bill=BILL, since=SINCE)
+    found = summary("prod", OUTPUTS, [ALIVE, DEAD], ServerStatus("https://g", 9.0), bill=BILL, since=SINCE)
     draw("status", "prod", found, console)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= columns

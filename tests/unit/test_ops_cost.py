@@ -1,12 +1,15 @@
 from datetime import UTC, datetime
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from components.vast.bill import Month
+from components.vast.bill import USES, Month
 from components.vast.ledger import Entry
 from components.vast.models import Charge
+from ops import cost_plot
 from ops.cost import Accounts, summary
+from ops.cost_plot import COLOURS
 
 T = datetime(2026, 11, 26, 12, tzinfo=UTC).timestamp()
 NOVEMBER = Month.of(datetime(2026, 11, 1, tzinfo=UTC))
@@ -51,6 +54,24 @@ def test_the_difference_to_what_was_charged_is_shown_and_the_contracts_that_make
     assert "instance 2:" not in text
     assert "2 events that it lacked were added" in text
     assert facts["charged_usd"] == {1: 2.75, 2: 1.004}
+
+
+def test_a_picture_of_a_month_has_a_bar_for_each_use_of_a_day_as_tall_as_its_dollars():
+    names = [name for name, *_ in NOVEMBER.days()]
+    days = shown(Accounts([SERVED, FAILED]))[2]["days"]
+    drawn = ElementTree.fromstring(cost_plot.svg("vast-reranker/prod: $3.50 in 2026-11", names, days))
+    boxes = list(drawn.iter("{http://www.w3.org/2000/svg}rect"))[: -len(USES)]  # then comes the legend
+    tall = {one.get("fill"): float(one.get("height")) for one in boxes}
+    assert tall[COLOURS["boot"]] == pytest.approx(1.5 * tall[COLOURS["serving"]], abs=0.1)
+    assert tall[COLOURS["boot failed"]] == pytest.approx(tall[COLOURS["serving"]], abs=0.1)
+    texts = [one.text for one in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"vast-reranker/prod: $3.50 in 2026-11", "30", "$0.0", "$2.5", "drain"} <= set(texts)
+    assert "31" not in texts
+
+
+@pytest.mark.parametrize(("most", "step"), [(0, 2e-5), (0.0123, 0.002), (8, 1), (10.8, 2), (41, 10), (1e4, 2e3)])
+def test_the_grid_has_round_steps(most, step):
+    assert cost_plot.tick(most) == pytest.approx(step)
 
 
 def test_contracts_without_a_charge_and_charges_that_cannot_be_read_are_named():

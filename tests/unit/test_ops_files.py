@@ -78,7 +78,7 @@ def commands(text):
     """Return the `python -m ops VERB ...` commands of a file, as words."""
     joined = re.sub(r"\\+\n\s*", " ", text)
     for found in re.findall(r"python -m ops ([^\n]*)", joined):
-        bare = re.split(r" \|\| |\"\)|$", found.replace("${flags[@]}", "--all-stacks"))[0]
+        bare = re.split(r" \|\| |\"\)|$", found.replace("${flags[@]}", "--yes"))[0]
         yield [re.sub(r"\$\{?[\w.]+\}?", "7", word) for word in shlex.split(bare)]
 
 

@@ -4,16 +4,22 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from components.guard.gate import Gate, Request
+from components.guard.keys import Key
 from ops.exits import OpsError
-from ops.logs import added, age, printable, recent
+from ops.logs import added, age, of_key, printable, recent
 
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
+GUARD = []  # as the guard itself writes
+gate = Gate(None, None, None, log=GUARD.append, now=(NOON + timedelta(minutes=2)).timestamp)
+gate.record(Request("POST", "/rerank", [], key=Key("search", ""), pairs=8), 200)
+ACCESS = GUARD[0]
 LOG = [
     "INFO 11-26 11:58:00 [api_server.py:1] old",
     "  its second line",
     "(APIServer pid=7) INFO 11-26 12:01:00 [api_server.py:1] new",
     "  its second line",
-    '{"time": "2026-11-26T12:02:00Z", "key": "search", "status": 200}',
+    ACCESS,
 ]
 
 
@@ -39,8 +45,14 @@ def test_since_begins_at_the_first_line_of_that_age_with_the_lines_that_belong_t
 
 
 def test_a_time_that_is_none_is_no_time():
-    odd = ["{", '{"time": 5}', "[1]", "INFO 13-45 99:00:00 x", '{"time": "noon"}', "INFO x", ""]
+    odd = ["{", '{"time": 5}', '{"time": 1e99}', '{"time": {}}', "[1]", "INFO 13-45 99:00:00 x", '{"time": "noon"}', ""]
     assert recent(odd, NOON) == ()
+
+
+def test_a_clients_requests_are_picked_by_the_name_of_its_key():
+    assert of_key(LOG, "search") == [ACCESS]
+    assert of_key(LOG, "others") == []
+    assert of_key(LOG, None) == LOG
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86400)])

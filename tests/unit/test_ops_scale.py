@@ -6,9 +6,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from components.config import Config
-from components.scaling import Sample
+from components.scaling import Decision, Sample
 from emulator.scoring import Load, Served, respond
 from ops.load import Scrape, sample
+from ops.scale import exposition
 from ops.schedule import allowed
 
 VLLM = """\
@@ -82,3 +83,17 @@ def test_the_first_window_that_holds_says_what_is_allowed(when, zone, numbers):
 def test_one_number_is_the_least_and_the_most_and_the_schedules_count_for_the_whole():
     assert Config.model_validate({"replicas": "3"}).span() == (3, 3)
     assert CONFIG.span() == (0, 6)
+
+
+def test_a_run_is_written_for_prometheus():
+    samples = [Sample(0, 90, 9), Sample(15, 120, 40.5)]
+    text = exposition("prod", Decision(3, "load", "because"), 2, samples, 1795658430.25)
+    assert 'reranker_scale_replicas{stack="prod"} 3\n' in text
+    assert 'reranker_scale_replicas_before{stack="prod"} 2\n' in text
+    assert 'reranker_scale_pairs_in_flight{stack="prod"} 120\n' in text
+    assert 'reranker_scale_pairs_queued{stack="prod"} 40.5\n' in text
+    assert 'reranker_scale_last_run_timestamp_seconds{stack="prod"} 1795658430.25\n' in text
+    assert [one for one in text.splitlines() if one.startswith("reranker_scale_decision") and one.endswith(" 1")] == [
+        'reranker_scale_decision{stack="prod",why="load"} 1'
+    ]
+    assert "pairs" not in exposition("prod", Decision(0, "limits", "by the clock"), 2, [], 0)

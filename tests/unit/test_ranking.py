@@ -86,7 +86,7 @@ def test_an_empty_search_counts_what_each_condition_removes_and_names_the_neares
         search(Constraint("dph_total", "lte", 0.05, "max_dph_usd")).run(api.client(), now=lambda: NOW)
     text = str(caught.value)
     assert "0 of 3 offers fit" in text
-    assert "dph_total<=0.05 alone removes 2 (the cheapest at $0.071/h)" in text
+    assert "dph_total<=0.05 (max_dph_usd) alone removes 2 (the cheapest at $0.071/h)" in text
     assert "num_gpus=1 alone removes 1" in text
     assert "nearest miss" in text
 

@@ -96,7 +96,7 @@ def test_a_contract_that_came_with_a_refusal_is_destroyed(api):
 
 def test_a_pending_instance_of_a_killed_run_is_adopted_and_nothing_rented(api):
     its = replace(LABEL, nonce=new_nonce())
-    left = api.add(str(its.marked(pending=True)), machine_id=machine(4))
+    left = api.add(str(replace(its, pending=True)), machine_id=machine(4))
     asked = []
     rented = rental(api, probe=lambda *where: asked.append(where) or READY).run()
     assert rented.adopted
@@ -107,7 +107,7 @@ def test_a_pending_instance_of_a_killed_run_is_adopted_and_nothing_rented(api):
 
 
 def test_one_of_a_run_killed_just_before_that_the_list_shows_late_is_destroyed_at_the_end(api):
-    late = api.add(str(LABEL.marked(pending=True)), machine_id=machine(4))
+    late = api.add(str(replace(LABEL, pending=True)), machine_id=machine(4))
     api.life = lambda machine_id, age: None if machine_id == machine(4) and age < 2 else {}
     probe = lambda *_: READY if api.clock.now > 1003 else DEAD  # noqa: E731
     notes = []
@@ -118,7 +118,7 @@ def test_one_of_a_run_killed_just_before_that_the_list_shows_late_is_destroyed_a
 
 
 def test_one_of_a_run_killed_just_before_goes_too_when_nothing_serves(api):
-    api.add(str(LABEL.marked(pending=True)), machine_id=machine(4))
+    api.add(str(replace(LABEL, pending=True)), machine_id=machine(4))
     late = lambda machine_id, age: machine_id == machine(4) and age < 2  # noqa: E731
     api.life = lambda machine_id, age: None if late(machine_id, age) else {"actual_status": "exited"}
     with pytest.raises(RentalFailed):
@@ -152,7 +152,7 @@ def test_one_that_runs_something_else_and_may_be_in_the_state_is_left_to_the_end
 
 
 def test_instances_of_other_states_stacks_and_people_are_left_alone(api):
-    mine = str(LABEL.marked(pending=True))
+    mine = str(replace(LABEL, pending=True))
     others = [
         api.add(mine.replace("@0a1b2c3d", "@ffffffff")),
         api.add(mine.replace("/test/", "/prod/")),
@@ -164,7 +164,7 @@ def test_instances_of_other_states_stacks_and_people_are_left_alone(api):
 
 
 def test_an_adopted_instance_that_never_serves_is_replaced(api):
-    api.add(str(LABEL.marked(pending=True)), machine_id=machine(4), actual_status="exited")
+    api.add(str(replace(LABEL, pending=True)), machine_id=machine(4), actual_status="exited")
     rented = rental(api).run()
     assert not rented.adopted
     assert len(api.contracts) == 1

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from components.errors import ConfigError
-from components.present import listed
+from components.replica_count import PAUSES_S, listed, read_again
 from components.settings import load
 from components.vllm.catalog import load_catalog
 
@@ -74,3 +74,19 @@ def test_the_present_number_is_what_the_outputs_list_and_an_empty_list_is_none_r
     assert listed({}) is None
     assert listed({"replicas": []}) == 0
     assert listed({"replicas": [{}, {}]}) == 2
+
+
+def test_a_state_that_is_being_written_is_read_again_and_one_that_stays_cut_off_is_an_error():
+    answers, slept = [EOFError("checkpoint"), EOFError("checkpoint"), {"outputs": {}}], []
+
+    def read():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert read_again(read, sleep=slept.append) == {"outputs": {}}
+    assert slept == [*PAUSES_S[:2]]
+    answers = [EOFError("checkpoint")] * 9
+    with pytest.raises(EOFError):
+        read_again(read, sleep=slept.append)

@@ -40,6 +40,12 @@ def made(in_flight, present, limits=ANY, lull=None, usd_h=USD_H):
         ([900, 900], 2, Limits(1, 8, 0.29), 3, "load"),
         ([900, 900], 3, Limits(1, 8, 0.29), 3, "price"),
         ([0, 0], 4, Limits(1, 8, 0.29), 3, "price"),
+        ([900, 900], 2, Limits(1, 8, growth_usd_h=0.1), 3, "load"),
+        ([900, 900], 2, Limits(1, 8, growth_usd_h=0.09), 2, "budget"),
+        ([900, 900], 2, Limits(1, 8, growth_usd_h=-5), 2, "budget"),
+        ([900, 900], 8, Limits(1, 8, growth_usd_h=-5), 8, "limits"),
+        ([0, 0], 4, Limits(1, 8, growth_usd_h=-5), 4, "enough"),  # what is there stays
+        ([0, 0], 1, Limits(2, 8, growth_usd_h=-5), 2, "limits"),  # nor is a minimum given up
         ([0, 0], 4, Limits(4, 8, 0.29), 3, "price"),  # a budget is not overdrawn for a minimum
     ],
 )

@@ -11,7 +11,6 @@ from components.config_reading import read
 from components.errors import ConfigError
 from components.reranker import configured_env
 from components.settings import load, misplaced_keys
-from components.vast.address import choose_api_url, choose_key, is_loopback
 from components.vast.identity import Authority
 from components.vast.models import Offer
 from components.vast.query import parse
@@ -23,6 +22,7 @@ from tests.unit.wire_samples import offer
 
 REPO = Path(__file__).resolve().parents[2]
 PEM = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----"
+CA = Authority.make("clients").certificate
 
 
 def as_the_engine_passes_it(value):
@@ -149,8 +149,16 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ),
         ({"gateway": {"url": "https://x:1"}}, "gateway.url: is for a gateway, but gateway.kind is off; accepted: "),
         ({"gateway": {"listen": ":9"}}, "gateway.listen: is for a gateway, but gateway.kind is off"),
+        ({"budget_refuses": True}, "budget_refuses: is true, but budget_usd_month is not set"),
         ({"keep_previous_key": True}, "keep_previous_key: is true, but api_key_generation 1 has none before it"),
-        ({"client_ca": PEM}, "client_ca: is there, but clients' TLS ends elsewhere"),
+        ({"client_ca": PEM}, "client_ca: holds no certificates in PEM that can be read"),
+        ({"client_ca": CA * 20}, r"client_ca: is \d+ characters; accepted: 8192"),
+        ({"client_ca": CA, "tls": "off"}, "client_ca: is there, but tls is false"),
+        ({"client_ca": CA, "guard": "off"}, "client_ca: is there, but vLLM itself looks at no certificate"),
+        (
+            {"client_ca": CA, "gateway": {"kind": "caddy", "listen": "unix//x"}},
+            "client_ca: is there, but clients' TLS ends before gateway.listen",
+        ),
         ({"client_keys": {"a b": {}}}, "client_keys: is 'a b'; accepted: names such as search or batch-2"),
         (
             {"client_keys": {"management": None}},
@@ -293,20 +301,32 @@ def given(key, value):
     return {group: {inner: value}} if group else {key: value}
 
 
-@pytest.mark.parametrize("key", sorted(set(secret_keys()) - {"image_login", "secret_env", "gateway.private_key"}))
+SECRET_VALUES = {
+    "image_login": "-u robot -p 0123456789abcdef registry.example.org", "secret_env": {"TOKEN": "0123456789abcdef"}
+}  # fmt: skip
+
+
+def within(value, form):
+    """Return a secret, or each of an object's, with a text around it."""
+    return {name: form.format(one) for name, one in value.items()} if isinstance(value, dict) else form.format(value)
+
+
+@pytest.mark.parametrize("key", sorted(set(secret_keys()) - {"gateway.private_key"}))
 def test_every_secret_is_read_without_the_blanks_around_it_and_refused_with_one_inside(key):
-    bare = "0123456789abcdef"
-    for around in ("{}\n", " {}", "{}\r\n", "\t{} "):
-        around_it = given(key, around.format(bare))
+    bare = SECRET_VALUES.get(key, "0123456789abcdef")
+    for around in ("{}\n", " {}", "{}\r", "{}\r\n", "\t{} "):
+        around_it = given(key, within(bare, around))
         config, found = read({name: as_the_engine_passes_it(one) for name, one in around_it.items()})
         for part in key.split("."):
             config = getattr(config, part)
-        assert (config.get_secret_value(), found) == (bare, [])
-    for spoilt in ("{} {}", "{}\n{}", "{}\x07", "{}\u00e9"):
-        (problem,) = problems(**given(key, spoilt.format(bare, bare)))
+        plain = config.get_secret_value() if key != "secret_env" else {"TOKEN": config["TOKEN"].get_secret_value()}
+        assert (plain, found) == (bare, [])
+    in_one_line = ["{}\n{}", "{}\x07", "{}\r{}"]
+    for spoilt in in_one_line if key == "secret_env" else [*in_one_line, "{} {}", "{}\u00e9"]:
+        (problem,) = problems(**given(key, within(bare, spoilt.replace("{}", "{0}"))))
         assert problem.startswith(f"{key}: is (it is not shown); accepted: ")
-        assert "no blank, no control character" in problem
-        assert bare not in problem
+        assert ("in one line" if key == "secret_env" else "no blank, no control character") in problem
+        assert "0123456789abcdef" not in problem
 
 
 def test_secrets_are_in_no_repr():
@@ -341,22 +361,6 @@ def test_the_stack_files_name_no_project_so_that_a_renamed_one_keeps_its_config(
             assert key in Config.model_fields, (path, key)
 
 
-@pytest.mark.parametrize(
-    ("url", "configured", "ambient", "chosen"),
-    [
-        ("https://console.vast.ai", "from-config", "from-env", "from-env"),
-        ("https://console.vast.ai", "from-config", "", "from-config"),
-        ("http://127.0.0.1:8585", "from-config", "from-env", "from-config"),
-        ("http://127.0.0.1:8585", "", "from-env", "from-env"),
-    ],
-)
-def test_the_environments_key_comes_first_but_never_goes_to_an_emulator_that_has_its_own(
-    url, configured, ambient, chosen, monkeypatch
-):
-    monkeypatch.setenv("VAST_API_KEY", ambient)
-    assert choose_key(url, configured) == chosen
-
-
 def test_a_revision_is_of_the_model_that_is_named_and_not_of_the_one_offline():
     assert settings(revision="5b4f1d2").model.revision == "5b4f1d2"
     offline = settings(
@@ -365,24 +369,7 @@ def test_a_revision_is_of_the_model_that_is_named_and_not_of_the_one_offline():
     assert offline.model.revision == ""
 
 
-EMULATOR, OTHER = "http://127.0.0.1:8585", "http://127.0.0.1:8643"
-
-
-@pytest.mark.parametrize(
-    ("configured", "ambient", "asked"),
-    [
-        (EMULATOR, None, EMULATOR),
-        (EMULATOR, OTHER, OTHER),  # EMULATOR_PORT moves the stack with the emulator
-        (EMULATOR, "https://console.vast.ai", EMULATOR),
-        ("", None, "https://console.vast.ai"),
-        ("", "https://console.vast.ai", "https://console.vast.ai"),
-    ],
-)
-def test_a_stack_on_the_emulator_asks_the_one_that_its_shell_is_prepared_for(monkeypatch, configured, ambient, asked):
-    monkeypatch.delenv("VAST_URL", raising=False)
-    if ambient:
-        monkeypatch.setenv("VAST_URL", ambient)
-    assert choose_api_url(configured) == asked
+EMULATOR = "http://127.0.0.1:8585"
 
 
 def test_a_stack_on_the_real_one_is_refused_in_a_shell_that_is_prepared_for_the_emulator(monkeypatch):
@@ -392,9 +379,3 @@ def test_a_stack_on_the_real_one_is_refused_in_a_shell_that_is_prepared_for_the_
     )
     monkeypatch.delenv("VAST_URL")
     assert settings()
-
-
-def test_loopback_is_told_apart():
-    assert is_loopback("http://127.0.0.1:8585")
-    assert is_loopback("http://localhost:1")
-    assert not is_loopback("https://console.vast.ai")

@@ -7,13 +7,16 @@ fails leaves it as it was. `ops scale` gives another one to the update that it r
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import pulumi
 
 REPLICAS_ENV = "RERANKER_REPLICAS"
 OUTPUT = "replicas"  # the list of servers
+PAUSES_S = (0.05, 0.2, 0.5, 1.0)
+T = TypeVar("T")
 
 
 def present_replicas() -> int | None:
@@ -21,7 +24,18 @@ def present_replicas() -> int | None:
     if told := os.environ.get(REPLICAS_ENV):
         return int(told)
     name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{pulumi.get_stack()}"
-    return listed(pulumi.runtime.invoke("pulumi:pulumi:readStackOutputs", {"name": name}).value["outputs"])
+    found = read_again(lambda: pulumi.runtime.invoke("pulumi:pulumi:readStackOutputs", {"name": name}).value)
+    return listed(found["outputs"])
+
+
+def read_again(read: Callable[[], T], *, sleep: Callable[[float], None] = time.sleep) -> T:
+    """Read the stack's own state, of a file backend, which the engine may be writing: what is cut off is read again."""
+    for pause_s in PAUSES_S:
+        try:
+            return read()
+        except Exception:  # noqa: BLE001 - pulumi raises no narrower one
+            sleep(pause_s)
+    return read()
 
 
 def listed(outputs: Mapping[str, Any]) -> int | None:

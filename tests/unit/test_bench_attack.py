@@ -1,0 +1,36 @@
+"""The attack bench, on a server with the guard's bounds and on one without."""
+
+import os
+
+import pytest
+
+from bench.attack import Figure, measure, table
+from bench.load import Target
+from components.guard.server import Bounds
+from components.vast.identity import Authority
+from emulator.scoring import Served
+from emulator.stub import Stub
+from harness.certificates import ca_file
+from harness.guard import guarded
+
+KEY = "k" * 32
+
+
+@pytest.mark.all
+def test_connections_that_a_server_ends_and_those_that_it_holds_are_told_apart():
+    authority, url = Authority.make("bench", ["127.0.0.0/8"]), "https://127.0.0.1"
+    identity, ca = authority.issue("127.0.0.1").pem(), ca_file(authority.certificate)
+    for header_s, left in ((0.5, 0), (60.0, 64)):
+        bounds = Bounds(header_s=header_s)
+        with guarded(Stub(Served(("m",))), KEY, identity=identity, bounds=bounds) as guard:
+            at = Target("guard", f"{url}:{guard.port}", "m", KEY, ca, pid=os.getpid())
+            [found] = measure([at], ["half-sent"], 1.0, left_after_s=2.0)
+        assert (found.failed, found.connections_left) == (0, left)
+        assert 0 < found.quiet_p50_ms <= found.quiet_p99_ms
+        assert found.rss_before_mb <= found.rss_peak_mb
+
+
+def test_an_attack_is_compared_with_the_quiet_before_it():
+    figure = Figure("2 headers", "guard", 600, 9.0, 20.0, 590, 1, 12.0, 30.0, 40.0, 44.0, 41.0, 0)
+    row = table([figure]).splitlines()[-1]
+    assert row == "| 2 headers | guard | 9 to 12 ms | 20 ms | 30 ms | 1.50 | 1 of 590 | 40, 44, 41 | 0 |"
