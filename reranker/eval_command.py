@@ -94,14 +94,15 @@ def run(args: argparse.Namespace, out: Output) -> int:
         out.lines(json.dumps(asdict(one)) for one in measured)
         return 0
     out.lines(_table(measured, args.k))
-    prices = [(one.stack, one.usd_per_1000_queries) for one in measured]
-    plots: list[tuple[str, str, list[tuple[str, float]]]] = [
-        (f"nDCG@{args.k}", "{:.3f}", [(one.stack, one.ndcg) for one in measured]),
-        ("$ per 1,000 queries", "{:.4f}", [(name, usd) for name, usd in prices if usd is not None]),
+    plots: list[tuple[str, str, float, list[float | None]]] = [
+        (f"nDCG@{args.k}, 1 is best", "{:.3f}", 1.0, [one.ndcg for one in measured]),
+        ("p50 ms, less is better", "{:.1f}", 0.0, [one.p50_ms for one in measured]),
+        ("$ per 1,000 queries, less is better", "{:.4f}", 0.0, [one.usd_per_1000_queries for one in measured]),
     ]
-    for title, shown, rows in plots:
+    for title, shown, full, values in plots:
+        rows = [(one.stack, value) for one, value in zip(measured, values, strict=True) if value is not None]
         if rows:
-            out.lines(["", title, *bars(rows, shown, out.width)])
+            out.lines(["", title, *bars(rows, shown, out.width, full)])
     out.say(f"{len(queries)} queries, {sum(len(one.documents) for one in queries)} pairs, {args.at_once} at once")
     return 0
 

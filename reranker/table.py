@@ -15,6 +15,7 @@ from reranker.documents import Document
 
 BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 LEAST_WIDTH = 20
+BAR = "▇"  # lower than its line, so that bars do not touch
 
 
 def wants_colour(is_terminal: bool, environ: Mapping[str, str]) -> bool:
@@ -65,14 +66,17 @@ def columns(rows: list[list[str]]) -> Iterable[str]:
         yield "  ".join(cells).rstrip()
 
 
-def bars(rows: list[tuple[str, float]], shown: str, width: int | None) -> Iterable[str]:
-    """Yield a bar for each (name, value), the longest as wide as there is room; `shown` is the value's format."""
+def bars(rows: list[tuple[str, float]], shown: str, width: int | None, full: float = 0.0) -> Iterable[str]:
+    """Yield a bar for each (name, value), as wide as there is room where it is `full` (0: that of the largest value).
+
+    `shown` is the value's format.
+    """
     names = [one_line(name) for name, _ in rows]
     left, values = max(map(len, names)), [shown.format(value) for _, value in rows]
     room = max(LEAST_WIDTH, (width or 80) - left - max(map(len, values)) - 4)
-    most = max(value for _, value in rows) or 1.0
+    most = full or max(value for _, value in rows) or 1.0
     for name, value, (_, amount) in zip(names, values, rows, strict=True):
-        yield f"{name:{left}}  {'█' * max(1, round(room * amount / most))}  {value}"
+        yield f"{name:{left}}  {BAR * max(1, round(room * amount / most))}  {value}"
 
 
 def facts_lines(facts: Mapping[str, Any], *, colour: bool) -> Iterable[str]:

@@ -9,6 +9,7 @@ import pytest
 from reranker.errors import InvalidInput
 from reranker.eval_command import Query, read_queries
 from reranker.relevance import ndcg, recall, reciprocal_rank
+from reranker.table import bars
 from tests.client.guarded import KEY, MODEL, guarded_server
 from tests.client.proxying import REPO, write_outputs
 
@@ -69,6 +70,12 @@ def test_a_line_that_is_no_query_is_named(line, words):
         read_queries([b"", line.encode()], "queries.jsonl")
 
 
+def test_a_bar_fills_the_line_at_its_full_value_or_at_the_largest_one():
+    rows = [("good", 0.5), ("bad", 0.25)]
+    assert [line.count("▇") for line in bars(rows, "{:.2f}", 40, 1.0)] == [14, 7]
+    assert [line.count("▇") for line in bars(rows, "{:.2f}", 40)] == [28, 14]
+
+
 def evaluate(*args, **env):
     command = [sys.executable, "-m", "reranker", "eval", *map(str, args)]
     env = {"PYTHONPATH": str(REPO)} | env
@@ -117,8 +124,9 @@ def test_two_servers_are_compared_by_quality_speed_and_price(server, tmp_path):
     assert lines[0].split() == [
         "stack", "model", "nDCG@10", "MRR", "recall@10", "p50", "ms", "p95", "ms", "pairs/s", "$/1,000", "queries",
     ]  # fmt: skip
-    assert len(lines) == 3 + 2 * 4
-    assert lines[5].count("█") > lines[6].count("█") > 0
+    assert len(lines) == 3 + 3 * 4
+    assert lines[4] == "nDCG@10, 1 is best"
+    assert lines[5].count("▇") > lines[6].count("▇") > 0
 
 
 def test_without_a_price_there_are_no_dollars_and_no_bar_of_them(server):

@@ -25,8 +25,8 @@ def test_two_models_are_compared_in_a_table_and_a_plot(minilm, cross_encoder, tm
     assert shown.returncode == 0, shown.stderr
     print(shown.stdout)
     assert [line.split()[0] for line in shown.stdout.splitlines()[:3]] == ["stack", "minilm", "random"]
-    assert "\nnDCG@3\n" in shown.stdout
-    assert "\n$ per 1,000 queries\n" in shown.stdout
+    assert "\nnDCG@3, 1 is best\n" in shown.stdout
+    assert "\n$ per 1,000 queries, less is better\n" in shown.stdout
     found = subprocess.run([*command, "--json"], **options, check=False).stdout.splitlines()
     good, random = map(json.loads, found)
     assert (good["model"], random["model"]) == (minilm.model, cross_encoder.model)
