@@ -26,6 +26,7 @@ from components.replica_count import listed
 from components.scaling import Decision, Limits, Lull, Sample, Target, Why, decide
 from ops import load, report, stack_tags
 from ops.command import Outcome, verb
+from ops.config import texts
 from ops.cost import room_usd_h
 from ops.deploy import deploy_summary
 from ops.drift import refuse_if_busy, undeployed
@@ -113,9 +114,7 @@ def scale_once(pulumi: Pulumi, sample_s: float, metrics_file: Path | None) -> Ou
 
 def config_of(pulumi: Pulumi) -> Config:
     """Return a stack's config as its program reads it. Raises ConfigError."""
-    prefix = f"{pulumi.project}:"
-    found = {key.removeprefix(prefix): one for key, one in pulumi.all_config().items() if key.startswith(prefix)}
-    config, problems = read({key: str(one.get("value") or "") for key, one in found.items()})
+    config, problems = read(texts(pulumi))
     if problems:
         raise ConfigError(problems)
     return config
