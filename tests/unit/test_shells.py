@@ -13,7 +13,7 @@ from ops.exits import from_messages
 
 
 def run(*words, cwd=REPO, **env):
-    env = {"PATH": os.environ["PATH"], "HOME": "/nowhere"} | env
+    env = {"PATH": os.environ["PATH"], "HOME": "/dev/null"} | env
     return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
