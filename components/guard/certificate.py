@@ -17,7 +17,7 @@ LATER = "later.pem"
 
 class Handshake(ssl.SSLObject):
     """A server's side, whose client is told why its certificate is refused: asyncio drops the alert of a handshake that
-    fails (3.11 to 3.13), and sends it where the handshake waits for more, which then ends with its deadline."""
+    fails (3.11), and sends it where the handshake waits for more, which then ends with its deadline."""
 
     def do_handshake(self) -> None:
         try:
