@@ -11,8 +11,9 @@ from pulumi.runtime.config import get_config_env
 
 from components.errors import RerankerError, StateError
 from components.fleet import RerankerFleet
+from components.program_config import keys_in_clear, misplaced_keys, stack_config
 from components.replica_count import present_replicas
-from components.settings import emulator_hub_reachable, keys_in_clear, load, misplaced_keys, stack_config
+from components.settings import emulator_hub_reachable, load
 from components.state_folder import room_problem, state_folder
 from components.vllm.catalog import load_catalog
 from policy.limits import limits_of

@@ -15,6 +15,7 @@ import click
 
 from bench import attack, failover, guard, hot_path, local_vllm, provision, proxy, scale, scale_plot, serving
 from bench.load import Target
+from components import measurements
 from components.errors import ServingError
 from components.vllm.client import RerankClient
 from harness.stack import REPO
@@ -82,6 +83,7 @@ def provision_command(replicas: tuple[int, ...], boot_s: float, plain: bool, tar
 @click.option("--seconds", type=float, default=serving.Workload.seconds, help="of each measurement at least")
 @click.option("--api-servers", type=AT_LEAST_1, multiple=True, help="vLLM on this CPU with so many API servers instead")
 @click.option("--json", "target", type=FILE, default=RESULTS / "serving.json", help="where the figures go")
+@click.option("--record", "gpu", metavar="GPU", help=f"keep the best pairs/s as this GPU's, in {measurements.FILE}")
 def serving_command(
     *,
     url: str | None,
@@ -91,13 +93,17 @@ def serving_command(
     dph: float | None,
     api_servers: tuple[int, ...],
     target: Path,
+    gpu: str | None,
     **load: Any,
 ) -> None:
     """Pairs per second and dollars per million pairs of an endpoint, or what guard, TLS and gateway cost."""
+    if gpu and not url:
+        raise click.UsageError("--record is of a GPU, at --url")
     loaded = serving.Workload(**load)
     try:
         if url:
-            found = serving.measure([endpoint(url, key_env, ca, model, dph)], loaded)
+            measured = endpoint(url, key_env, ca, model, dph)
+            found = serving.measure([measured], loaded)
         else:
             counts = [local_vllm.with_api_servers(count) for count in api_servers]
             with local_vllm.running(counts) if counts else local_vllm.compared() as targets:
@@ -108,6 +114,10 @@ def serving_command(
     click.echo(serving.table(found))
     if failed := sum(figure.failed for figure in found):
         raise click.ClickException(f"{failed} requests failed; the figures count what was answered")
+    if gpu:
+        rate = max(figure.pairs_per_s for figure in found)
+        measurements.record_rate(gpu, measured.model, rate)
+        click.echo(f"{measurements.FILE}: {gpu}, {measured.model}: {rate:.1f} pairs/s")
 
 
 @main.command("guard")

@@ -27,7 +27,7 @@ from bench import guard, local_vllm
 from bench.load import Target
 from bench.serving import quantile
 from components.caddy.front_proxy import NAME, front_proxy_config
-from components.caddy.spec import Json
+from components.vast.json_values import Json
 from harness.caddy import running_front_proxy
 from harness.load import Load
 from harness.stack import REPO

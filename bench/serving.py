@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.load import Cell, Target, run
+from components.vast.throughput import usd_per_million
 from ops.report import table as markdown
 
 
@@ -108,11 +109,6 @@ def figures(cells: Sequence[Cell], targets: Sequence[Target], load: Workload) ->
             )
             found.append(figure)
     return found
-
-
-def usd_per_million(dph: float | None, pairs_per_s: float) -> float | None:
-    """Return the dollars that a million pairs cost at this rate; None without a price or a rate."""
-    return dph / 3600 / pairs_per_s * 1e6 if dph is not None and pairs_per_s else None
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.config import secret_keys
-from components.settings import Settings, emulator_hub_reachable, keys_in_clear, load, stack_config
+from components.program_config import keys_in_clear, stack_config
+from components.settings import Settings, emulator_hub_reachable, load
 from components.vllm.catalog import load_catalog
 
 # Keys that the provider's process or ops read by themselves: they are given no arguments, but the program's config.

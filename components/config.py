@@ -323,7 +323,9 @@ class Config(Keys):
     require: Require = _of(WHERE, Require(), "Conditions added to `query`")
     disk_gb: float = _of(WHERE, 40, "Disk of the instance, in GB; fixed for its life", ge=VAST_MIN_DISK_GB)
     max_dph_usd: float | None = _of(WHERE, None, "The most an hour of one may cost, GPU and disk, in dollars", ge=0.001)
-    prefer: Prefer = _of(WHERE, "balanced", "cheapest, fastest (to be ready) or balanced")
+    prefer: Prefer = _of(
+        WHERE, "balanced", "cheapest, fastest (to be ready), balanced, or value: dollars per million pairs"
+    )
     adopt_instance_id: int = _of(WHERE, 0, "Take over an existing instance, by its id, instead of renting", ge=0)
     emulator: Emulator = _of(WHERE, Emulator(), "The local Vast.ai")
     timeouts: Timeouts = _of(PATIENCE, Timeouts(), "How long things may take")

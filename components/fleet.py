@@ -28,7 +28,6 @@ from components.vast.address import is_loopback
 from components.vast.identity import expiry, own_key, server_name
 from components.vast.market import Search
 from components.vast.money import Budget, monthly_cost
-from components.vast.ranking import START_S
 
 if TYPE_CHECKING:
     from components.gateway import Gateway  # loaded where there is one: a preview without pays for every import
@@ -43,7 +42,6 @@ IN_CLEAR = (
 )
 FACTS = ("instance_id", "machine_id", "host_id", "gpu", "geolocation", "url", "hourly_cost_usd", "nonce")
 SERVER = ("name", "url", "instance_id", "nonce")
-SPARE_OFFERS = 8  # how many more offers than replicas are ranked
 
 
 class RerankerFleet(pulumi.ComponentResource):
@@ -85,16 +83,7 @@ class RerankerFleet(pulumi.ComponentResource):
         names = [name, *(f"{name}-{number}" for number in range(2, count + 1))][:count]
         self.offers = OfferQuery(
             f"{name}-offers",
-            Search(
-                query=config.query,
-                constraints=settings.constraints,
-                disk_gb=config.disk_gb,
-                pull_gb=settings.image.download_gb + settings.model.weights_gb,
-                start_s=START_S,
-                prefer=config.prefer,
-                offer_type="bid" if settings.bid else "on-demand",
-                keep=max(settings.replicas, 1) + SPARE_OFFERS - 1,
-            ),
+            settings.search(),
             names,
             child,
         )

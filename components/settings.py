@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-import pulumi
-from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env, is_config_secret
-
 from components.caddy.certificate import certificate_problems
 from components.caddy.spec import ders
-from components.config import Config, Gateway, secret_keys
+from components.config import Config, Gateway
 from components.config_reading import read
 from components.errors import ApiUnreachable, ConfigError, QueryError
 from components.guard.keys import MAX_KEYS
+from components.program_config import stack_config
 from components.records import structure
 from components.vast.address import choose_api_url, choose_key
 from components.vast.drift import Watch
+from components.vast.market import Search
 from components.vast.query import Constraint, Filters, parse
 from components.vast.ranking import pull_mbps
 from components.vast.rental_spec import Bid, Deadlines
@@ -42,6 +40,7 @@ from reranker.http import HttpTransport, Unanswered, bearer
 
 NO_LIMITS = Limits()
 MAX_CLIENT_CA_CHARS = 8192
+SPARE_OFFERS = 8  # how many more offers than replicas are ranked
 
 
 @dataclass(frozen=True)
@@ -64,41 +63,19 @@ class Settings:
     policy: Limits
     replicas: int
 
-
-def stack_config() -> dict[str, str]:
-    """Return the running program's config, its namespace, the project's name, taken off.
-
-    A program has it in its environment, the host of a component in the SDK's own record.
-    """
-    prefix = f"{pulumi.get_project()}:"
-    known = get_config_env() | CONFIG.get()
-    return {key.removeprefix(prefix): value for key, value in known.items() if key.startswith(prefix)}
-
-
-def misplaced_keys(keys: Iterable[str], project: str) -> list[str]:
-    """Return what is wrong with keys, `namespace:key` of all namespaces, whose namespace is nearly the project's."""
-    split = [key.partition(":") for key in keys]
-    near = {
-        space for space, _, _ in split if space != project and difflib.get_close_matches(space, [project], cutoff=0.8)
-    }
-    return [
-        f"{space}:{key}: is in a namespace that nobody reads; did you mean {project}:{key}?"
-        for space, _, key in split
-        if space in near
-    ]
-
-
-def keys_in_clear() -> list[str]:
-    """Return the config keys that are stored in clear although they are secrets."""
-    stored, namespace = stack_config(), pulumi.get_project()
-    encrypted = {key.rpartition(":")[2] for key in get_config_secret_keys_env()}
-    encrypted |= {key for key in stored if is_config_secret(f"{namespace}:{key}")}
-
-    def is_set(key: str) -> bool:
-        group, _, inner = key.rpartition(".")
-        return bool(json.loads(stored.get(group) or "{}").get(inner)) if group else key in stored
-
-    return [key for key in secret_keys() if key.partition(".")[0] not in encrypted and is_set(key)]
+    def search(self) -> Search:
+        """Return the search for the servers' machines."""
+        return Search(
+            query=self.config.query,
+            constraints=self.constraints,
+            disk_gb=self.config.disk_gb,
+            pull_gb=self.image.download_gb + self.model.weights_gb,
+            prefer=self.config.prefer,
+            offer_type="bid" if self.bid else "on-demand",
+            keep=max(self.replicas, 1) + SPARE_OFFERS - 1,
+            model=self.model.name,
+            parameters_m=self.model.parameters_m,
+        )
 
 
 def load(

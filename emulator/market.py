@@ -218,7 +218,7 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float) -> Machine:
         "gpu_display_active": False,
         "gpu_max_power": 300.0,
         "gpu_max_temp": 90.0,
-        "total_flops": gpu.dlperf,
+        "total_flops": gpu.dlperf * num_gpus,
         "cluster_id": None,
         "hostname": None,
         "webpage": None,

@@ -1,6 +1,7 @@
 """A stack's own config file, Pulumi.<stack>.yaml: values set and copied, the whole of it put back.
 
-Called by roll, rotate-key and review. The Pulumi CLI writes it, so that values stay as they are and secrets encrypted.
+Called by roll, rotate-key, review and market. The Pulumi CLI writes it, so that values stay as they are and secrets
+encrypted.
 """
 
 from __future__ import annotations
@@ -44,6 +45,13 @@ class StackConfig:
 def config_file(pulumi: Pulumi) -> Path:
     """Return where a stack's config stands."""
     return pulumi.cwd / f"Pulumi.{pulumi.name.rpartition('/')[2]}.yaml"
+
+
+def texts(pulumi: Pulumi) -> dict[str, str]:
+    """Return a stack's config by key, with the project's name taken off, as Pulumi gives it to a program."""
+    prefix = f"{pulumi.project}:"
+    found = pulumi.all_config().items()
+    return {key.removeprefix(prefix): str(one.get("value") or "") for key, one in found if key.startswith(prefix)}
 
 
 def copy(source: Pulumi, target: Pulumi) -> None:

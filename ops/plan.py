@@ -30,7 +30,8 @@ SHOWN_CHARS = 60
 
 @dataclass(frozen=True)
 class Choice:
-    """An offer of a plan, as ranking.Candidate records it: dollars per hour and for the download, seconds to ready."""
+    """An offer of a plan, as ranking.Candidate records it: dollars per hour and for the download, seconds to ready;
+    where its speed is estimated, on what basis, and pairs/s and dollars per million pairs if that was measured."""
 
     ask_contract_id: int = 0
     machine_id: int = 0
@@ -41,6 +42,9 @@ class Choice:
     bid_usd: float = 0.0
     pull_cost_usd: float = 0.0
     ready_s: float = 0.0
+    estimate: str = ""
+    pairs_per_s: float | None = None
+    usd_per_million: float | None = None
 
     @property
     def hourly_usd(self) -> float:

@@ -18,6 +18,9 @@ MAX_TEXT_CHARS = 600
 MAX_ERROR_CHARS = 6000
 _MARKUP = re.compile(r"[\\`\[\]<&|@]|:(?=//)|(?<=www)\.|[#!](?=\w)", re.IGNORECASE)
 _ESCAPES = {"<": "&lt;", "&": "&amp;", "@": "@\u200b", "#": "#\u200b", "!": "!\u200b"}
+OFFER_HEAD = (
+    "offer", "GPU", "machine", "place", "$/h", "download", "ready in", "pairs/s", "$ per million pairs", "how sure",
+)  # fmt: skip
 SIGNS = {"create": "+ create", "update": "~ update", "replace": "± replace", "delete": "- delete"}
 
 
@@ -69,7 +72,7 @@ def changes(plan: Plan) -> list[str]:
     rent = [
         f"**Would rent** offer {one.ask_contract_id}: {safe(one.gpu)} on machine {one.machine_id}, "
         f"{safe(one.geolocation)}, {usd(one.hourly_usd)}/h; the download costs {usd(one.pull_cost_usd, digits=2)} "
-        f"once; ready in about {minutes(one.ready_s)}."
+        f"once; ready in about {minutes(one.ready_s)}{speed(one)}."
         for one in plan.choices
     ]
     rows = [(SIGNS[one.op], code(one.name), safe(one.type), safe("; ".join(one.reasons) or "-")) for one in plan.steps]
@@ -87,13 +90,30 @@ def prices(now: float | None, after: float | None) -> str:
 
 def offers(found: Sequence[Choice]) -> str:
     """Return the offers that were considered, folded."""
+    return f"<details><summary>Offers considered: {len(found)}</summary>\n\n{offer_table(found)}\n\n</details>"
+
+
+def offer_table(found: Sequence[Choice]) -> str:
+    """Return offers as a table, with their speed where it is estimated."""
     rows = [
         (str(one.ask_contract_id), safe(one.gpu), str(one.machine_id), safe(one.geolocation), usd(one.hourly_usd),
-         usd(one.pull_cost_usd, digits=2), f"{one.ready_s / 60:.0f} min")
+         usd(one.pull_cost_usd, digits=2), f"{one.ready_s / 60:.0f} min", *_speed_cells(one))
         for one in found
     ]  # fmt: skip
-    head = ("offer", "GPU", "machine", "place", "$/h", "download", "ready in")
-    return f"<details><summary>Offers considered: {len(found)}</summary>\n\n{table(head, rows)}\n\n</details>"
+    shown = 10 if any(one.estimate for one in found) else 7
+    return table(OFFER_HEAD[:shown], [row[:shown] for row in rows])
+
+
+def speed(one: Choice) -> str:
+    """Return an offer's estimated speed as the end of a sentence, "" where there is no estimate."""
+    if one.pairs_per_s is None:
+        return f"; pairs/s {safe(one.estimate)}" if one.estimate else ""
+    return f"; about {one.pairs_per_s:.0f} pairs/s ({safe(one.estimate)}), {usd(one.usd_per_million)} per million"
+
+
+def _speed_cells(one: Choice) -> tuple[str, str, str]:
+    rate = "-" if one.pairs_per_s is None else f"{one.pairs_per_s:.0f}"
+    return rate, usd(one.usd_per_million), safe(one.estimate or "-")
 
 
 def running(outputs: Outputs) -> str:

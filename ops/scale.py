@@ -166,7 +166,7 @@ def exposition(stack: str, made: Decision, before: int, samples: Sequence[Sample
     )
 
 
-def table(samples: list[Sample]) -> str:
+def table(samples: Sequence[Sample]) -> str:
     """Return the samples as Markdown."""
     rows = [
         (f"{one.in_flight:.0f}", f"{one.queue:.0f}", *("-" if each is None else f"{each:.2f}" for each in

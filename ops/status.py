@@ -23,6 +23,7 @@ from rich.console import Console
 from components.config import Config
 from components.errors import ApiUnreachable, RateLimited, RerankerError, ServingError
 from components.plugin.session import open_session
+from components.scaling import Sample
 from components.vast.bill import Month
 from components.vast.models import Contract
 from components.vast.ranking import minutes
@@ -33,13 +34,18 @@ from ops.cost import of_month
 from ops.engine import Pulumi
 from ops.exits import DRIFT, ERROR, OK, USAGE, OpsError
 from ops.fleet import own_keys
+from ops.load import samples
 from ops.notify import Notice
 from ops.outputs import Outputs, Replica
+from ops.scale import table as load_table
 from ops.status_page import page
+from ops.status_server import StatusServer
 from reranker.endpoint import CLIENT_CERTIFICATE_ENV, CLIENT_KEY_ENV, client_pem
 from reranker.errors import InvalidInput
 
 PROBE_TIMEOUT_S = 15.0
+SAMPLE_S = 2.0  # of the load on a page
+REFRESH_S = 30  # a browser asks again for a page that is served
 ENDING_S = 86400.0  # a contract that ends sooner is told
 MAX_CONCURRENCY = 32  # servers that are asked at the same time
 HEAD = ("instance", "state", "answers", "$/h", "so far", "ends in", "machine", "place")
@@ -80,15 +86,20 @@ class Bill:
 @click.option("--watch", "every_s", type=click.FloatRange(0, min_open=True), is_flag=False, flag_value=5.0,
               metavar="SECONDS", help="Look again every SECONDS (5), on a terminal.")  # fmt: skip
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page, with the month's cost.")
+@click.option("--serve", "port", type=click.IntRange(0, 65535), is_flag=False, flag_value=8790, metavar="PORT",
+              help="Serve that page to this machine's browsers, at PORT (8790).")  # fmt: skip
 @click.option("--all-stacks", is_flag=True, help="On the page: every stack of the backend.")
-def status(pulumi: Pulumi, *, every_s: float | None, html: Path | None, all_stacks: bool) -> Outcome:
+def status(pulumi: Pulumi, *, every_s: float | None, html: Path | None, port: int | None, all_stacks: bool) -> Outcome:
     """Show what a stack runs, whether it answers, what it costs and until when."""
+    if port is not None:
+        with StatusServer(port, lambda: page(sections(pulumi, all_stacks), datetime.now(UTC), REFRESH_S)) as server:
+            click.echo(f"{server.url}; Ctrl-C ends it", err=True)
+            server.serve_forever()
+        sys.exit(OK)
     if every_s is None:
         found = look(pulumi)
         if html:
-            others = [name for name in pulumi.stacks() if name != pulumi.name] if all_stacks else []
-            sections = [*answers(pulumi, found), *(one for name in others for one in answers(pulumi.other(name)))]
-            html.write_text(page(sections, datetime.now(UTC)))
+            html.write_text(page(sections(pulumi, all_stacks, found), datetime.now(UTC)))
         return found
     if not sys.stdout.isatty():
         raise OpsError(USAGE, "--watch draws on a terminal, and there is none", "leave --watch out")
@@ -107,16 +118,43 @@ def status(pulumi: Pulumi, *, every_s: float | None, html: Path | None, all_stac
         sys.exit(found.code)
 
 
+def sections(pulumi: Pulumi, all_stacks: bool, found: Outcome | None = None) -> Iterator[tuple[bool, str]]:
+    """Give what a page shows, in Markdown, each with whether all is well. `found`: of the first stack, if known."""
+    yield from answers(pulumi, found)
+    for name in pulumi.stacks() if all_stacks else ():
+        if name != pulumi.name:
+            yield from answers(pulumi.other(name))
+
+
 def answers(pulumi: Pulumi, found: Outcome | None = None) -> Iterator[tuple[bool, str]]:
-    """Give what a page shows of a stack, in Markdown, each with whether all is well: its status, what it costs."""
+    """Give what a page shows of a stack: its status, its load, what it costs."""
     try:
         found = found or look(pulumi)
+        load = load_of(pulumi)
         month = of_month(pulumi, Month.of(datetime.now(UTC)))
     except (OpsError, RerankerError) as error:
         yield False, as_markdown("status", pulumi.name, Outcome(ERROR, "failed", [report.safe(error)]))
         return
     yield found.code == OK, as_markdown("status", pulumi.name, found)
+    if load:
+        yield load.code == OK, as_markdown("load", pulumi.name, load)
     yield not month.notices, as_markdown("cost", pulumi.name, month)
+
+
+def load_of(pulumi: Pulumi) -> Outcome | None:
+    """Return what the servers of a stack have to do, by their own metrics; None where there is none."""
+    outputs = Outputs.parse(pulumi.outputs())
+    if not outputs.replicas:
+        return None
+    keys = own_keys(pulumi.resources(show_secrets=True))
+    return load_summary(samples(outputs, keys, count=1, sample_s=SAMPLE_S))
+
+
+def load_summary(found: Sequence[Sample]) -> Outcome:
+    """Return the load of a sample, if any server told it."""
+    if not found:
+        return Outcome(ERROR, "no server tells its load")
+    return Outcome(OK, f"{found[0].in_flight:.0f} pairs in flight", [load_table(found), f"Over {SAMPLE_S:g} s."])
 
 
 def look(pulumi: Pulumi) -> Outcome:

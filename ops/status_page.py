@@ -1,4 +1,4 @@
-"""`ops status --html`: what stacks run and cost as one static page. Pure. It loads nothing, and runs no script."""
+"""The page of `ops status --html` and `--serve`: what stacks run and cost. Pure. It loads nothing, runs no script."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 0 auto; 
 section { border-left: .3rem solid var(--ok); padding-left: .75rem; margin: 1.5rem 0; overflow-wrap: anywhere; }
 section.bad { border-color: var(--bad); }
 h3 { margin: 0 0 .5rem; }
-table { display: block; max-width: 100%; overflow-x: auto; border-collapse: collapse; margin: .75rem 0; }
+table { display: block; width: fit-content; max-width: 100%; overflow-x: auto; border-collapse: collapse;
+  margin: .75rem 0; /* a shadow at the right edge while there is more to scroll to */
+  background: linear-gradient(Canvas, Canvas) right / .75rem 100% no-repeat local,
+    linear-gradient(to left, #8888, transparent) right / .75rem 100% no-repeat scroll; }
 th, td { text-align: left; white-space: nowrap; padding: .25rem .6rem; border-bottom: 1px solid var(--line); }
 ul { padding-left: 1.2rem; }
 """
@@ -21,8 +24,12 @@ ul { padding-left: 1.2rem; }
 RENDERER = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
 
 
-def page(answers: Iterable[tuple[bool, str]], at: datetime) -> str:
-    """Return an HTML document of answers in Markdown, each with whether all is well in it."""
+def page(answers: Iterable[tuple[bool, str]], at: datetime, refresh_s: int | None = None) -> str:
+    """Return an HTML document of answers in Markdown, each with whether all is well in it.
+
+    `refresh_s`: after so many seconds a browser asks for it again.
+    """
+    refresh = f'\n<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else ""
     sections = "\n".join(
         f'<section class="{"ok" if good else "bad"}">\n{RENDERER.render(text)}</section>' for good, text in answers
     )
@@ -31,7 +38,7 @@ def page(answers: Iterable[tuple[bool, str]], at: datetime) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">{refresh}
 <title>Rerankers</title>
 <style>{STYLE}</style>
 </head>

@@ -141,7 +141,7 @@ class RerankerArgs(TypedDict, total=False):
     max_dph_usd: float
     """The most an hour of one may cost, GPU and disk, in dollars."""
     prefer: str
-    """cheapest, fastest (to be ready) or balanced."""
+    """cheapest, fastest (to be ready), balanced, or value: dollars per million pairs."""
     adopt_instance_id: int
     """Take over an existing instance, by its id, instead of renting."""
     max_tries: int

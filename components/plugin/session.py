@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from components.errors import NoOffer, VastError
+from components.measurements import of_model
 from components.vast.address import choose_api_url, choose_key
 from components.vast.assignment import FleetState
 from components.vast.client import DEFAULT_API_URL, VastClient
@@ -103,7 +104,11 @@ class Session:
 
         `again` asks anew, and leaves what was found at first to be assigned to the others.
         """
-        same = self._searches.setdefault(f"{search.key()} {again}", SharedRead(lambda: search.run(self.client)))
+
+        def read() -> Sequence[Candidate]:
+            return search.run(self.client, measured=of_model(search.model))
+
+        same = self._searches.setdefault(f"{search.key()} {again}", SharedRead(read))
         return same.get(max_age_s=0.0 if again else FRESH_S)
 
     def on_demand_usd(self, search: Search) -> float | None:

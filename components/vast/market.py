@@ -17,10 +17,12 @@ from components.vast.json_values import Json, as_text
 from components.vast.models import Offer
 from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, describe, parse, unmet, value_of
 from components.vast.ranking import START_S, Candidate, Prefer, distinct_machines, rank
+from components.vast.throughput import estimates
 
 SPARE_KEEP = 16  # up to so many candidates one page is enough
 OTHER_CODES = {"uk": "gb", "el": "gr"}  # how people write countries whose ISO code is another
 MARKET_PAGES = 4  # pages read to explain why nothing fits
+NOTHING: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Search:
 
     `query`: the official CLI's syntax, or {field: {operator: value}}. `constraints`: what the deployment adds.
     `pull_gb`: what a host has to download; `disk_gb`: what prices include. `keep`: how many offers, best first.
+    `model`, of `parameters_m`: whose speed is estimated, if it is named.
     """
 
     query: str | Mapping[str, Json] | None
@@ -39,10 +42,12 @@ class Search:
     offer_type: OfferType = "on-demand"
     start_s: float = START_S
     keep: int = 8
+    model: str = ""
+    parameters_m: float = 0.0
 
     def key(self) -> str:
         """Return text that is equal for equal searches."""
-        return as_text([self.wire().body(), self.prefer, self.pull_gb, self.start_s, self.keep])
+        return as_text([self.wire().body(), self.prefer, self.pull_gb, self.start_s, self.keep, self.model])
 
     def wire(self) -> Query:
         """Return the query as the API receives it. Raises QueryError."""
@@ -52,8 +57,19 @@ class Search:
     def filters(self) -> Filters:
         return self.wire().filters
 
-    def run(self, client: VastClient, *, now: Callable[[], float] = time.time) -> Sequence[Candidate]:
-        """Search and rank. Raises NoOffer with the count of what each condition removed, QueryError, ApiError."""
+    def run(
+        self, client: VastClient, *, measured: Mapping[str, float] = NOTHING, now: Callable[[], float] = time.time
+    ) -> Sequence[Candidate]:
+        """Search and rank; see `fitting`."""
+        return distinct_machines(rank(self.fitting(client, measured=measured, now=now), self.prefer))[: self.keep]
+
+    def fitting(
+        self, client: VastClient, *, measured: Mapping[str, float] = NOTHING, now: Callable[[], float] = time.time
+    ) -> list[Candidate]:
+        """Return all that fits, in no order. `measured`: pairs/s of the model by GPU.
+
+        Raises NoOffer with the count of what each condition removed, QueryError, ApiError.
+        """
         query = self.wire()
         fit = [offer for offer in self._found(client, query) if not unmet(query.filters, offer.raw, now=now())]
         if not fit:
@@ -62,7 +78,10 @@ class Search:
             why = why_none(query.filters, market, now=now(), capped=capped, constraints=self.constraints)
             raise NoOffer(f"no offer fits: {why}{skipped}")
         candidates = [Candidate.of(offer, self.pull_gb, self.start_s) for offer in fit]
-        return distinct_machines(rank(candidates, self.prefer))[: self.keep]
+        if not self.model or not (measured or self.prefer == "value"):
+            return candidates
+        speeds = estimates(fit, self.parameters_m, measured)
+        return [replace(one, estimate=speed) for one, speed in zip(candidates, speeds, strict=True)]
 
     def _found(self, client: VastClient, query: Query) -> Sequence[Offer]:
         """Return the API's one page of 64 for the query, or, where more machines are wanted, further ones by price."""

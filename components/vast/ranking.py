@@ -5,14 +5,16 @@ Called by the OfferQuery resource and again by a rental that must search anew. P
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from components.vast.json_values import Json
 from components.vast.models import Offer, gpus
+from components.vast.throughput import Estimate
 
-Prefer = Literal["cheapest", "fastest", "balanced"]
+Prefer = Literal["cheapest", "fastest", "balanced", "value"]
 
 # A pull costs once; spread over a day it can be compared with a price per hour.
 PULL_SPREAD_H = 24.0
@@ -30,11 +32,12 @@ def pull_mbps(gb: float, within_s: float) -> float:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An offer with what it would cost and how long it would take to be ready."""
+    """An offer with what it would cost, how long it would take to be ready, and how fast it may answer."""
 
     offer: Offer
     pull_cost_usd: float
     ready_s: float
+    estimate: Estimate | None = None
 
     @classmethod
     def of(cls, offer: Offer, pull_gb: float, start_s: float = START_S) -> Candidate:
@@ -58,7 +61,12 @@ class Candidate:
             "num_gpus": offer.num_gpus,
             "pull_cost_usd": round(self.pull_cost_usd, 4),
             "ready_s": round(self.ready_s),
-        }
+        } | (self._speed(self.estimate) if self.estimate else {})
+
+    def _speed(self, estimate: Estimate) -> dict[str, Json]:
+        usd = estimate.usd_per_million(self.offer.dph_total_usd)
+        found = {"estimate": estimate.basis}
+        return found if usd is None else found | {"pairs_per_s": round(estimate.speed, 1), "usd_per_million": usd}
 
     @property
     def hourly_usd(self) -> float:
@@ -67,10 +75,12 @@ class Candidate:
 
     def __str__(self) -> str:
         offer = self.offer
+        usd = self.estimate.usd_per_million(offer.dph_total_usd) if self.estimate else None
+        speed = f", {self.estimate}" if self.estimate else ""
         return (
             f"offer {offer.ask_id}: {gpus(offer.num_gpus, offer.gpu_name)} on machine {offer.machine_id}, "
             f"{offer.place}, ${offer.dph_total_usd:.4f}/h, pull once ${self.pull_cost_usd:.2f}, ready in about "
-            f"{minutes(self.ready_s)}"
+            f"{minutes(self.ready_s)}{speed}{'' if usd is None else f', ${usd:.4f} per million pairs'}"
         )
 
 
@@ -90,6 +100,7 @@ def rank(candidates: Iterable[Candidate], prefer: Prefer) -> list[Candidate]:
     * cheapest: $/h with the pull spread over a day, divided by reliability (an hour that a host fails is paid twice).
     * fastest:  estimated time to ready, in steps of 15 s; price decides within a step.
     * balanced: the cheapest rule, times 1 + time to ready in hours: half an hour of waiting weighs like 50 % more $/h.
+    * value:    the cheapest rule, by the estimated pairs/s; what tells too little of its speed comes last.
     """
     return sorted(candidates, key=lambda candidate: _score(candidate, prefer))
 
@@ -103,6 +114,8 @@ def _score(candidate: Candidate, prefer: Prefer) -> tuple[float, float, int]:
             first = float(round(candidate.ready_s / 15.0))
         case "balanced":
             first = cost * (1.0 + candidate.ready_s / 3600.0)
+        case "value":
+            first = cost / candidate.estimate.speed if candidate.estimate and candidate.estimate.speed else math.inf
         case _:
             assert_never(prefer)
     return (first, cost, candidate.offer.ask_id)

@@ -96,7 +96,8 @@ def what_is_merged_is_deployed(scene):
     page = (scene.checkout / "all.html").read_text()
     assert "every server answers" in page
     assert f"<td>{out['instance_id']}</td>" in page
-    assert page.count("<section") == 2
+    assert "pairs in flight" in page
+    assert page.count("<section") == 3
     (row,) = status["instances"]
     assert row["took_ms"] > 0
     cost = scene.ops("cost", "--stack", "dev", "--json")

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from bench.__main__ import main
 from bench.load import Cell, Target
-from bench.serving import Workload, figures, interval, quantile, table, usd_per_million
+from bench.serving import Workload, figures, interval, quantile, table
+from components.measurements import measured
 from components.vast.identity import Authority
 from emulator.scoring import Served
 from emulator.stub import Stub
@@ -53,12 +54,6 @@ def test_a_target_is_compared_within_each_round_and_the_median_of_rounds_counts(
     assert guard.usd_per_million_pairs == pytest.approx(0.36 / 3600 / 990 * 1e6)
     assert "| guard | 10 | 8 | 99.0 | 990 |" in table([plain, guard])
     assert "1 of 344" in table([plain, guard])
-
-
-def test_a_million_pairs_cost_what_the_hours_cost_that_they_take():
-    assert usd_per_million(0.12, 1e6 / 3600) == pytest.approx(0.12)
-    assert usd_per_million(None, 100) is None
-    assert usd_per_million(0.12, 0) is None
 
 
 def test_quantiles_are_values_that_were_seen():
@@ -157,6 +152,23 @@ def test_a_request_that_takes_longer_than_the_measurement_is_waited_for(tmp_path
     assert done.exit_code == 0, done.output
     [figure] = json.loads((tmp_path / "x.json").read_text())["figures"]
     assert figure["requests"] >= 2
+
+
+def test_a_measurement_is_kept_as_the_gpus_and_one_with_failures_is_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fake = FakeVllm(context=10_000)
+    argv = ["--key-env", "THE_KEY", "--pairs", "2", "--in-flight", "2", "--rounds", "1", "--seconds", "0.1"]
+    argv += ["--json", "x.json", "--record", "RTX 4090"]
+    assert "--record is of a GPU, at --url" in serving(*argv, THE_KEY=KEY).stderr
+    with fake.listening() as url:
+        fake.fault = lambda path, _body, answer: (503, {"error": "busy"}) if path == "/rerank" else answer
+        assert serving("--url", url, *argv, THE_KEY=KEY).exit_code == 1
+        assert measured() == {}
+        fake.fault = lambda _path, _body, answer: answer
+        done = serving("--url", url, "--pairs", "8", *argv, THE_KEY=KEY)
+    assert done.exit_code == 0, done.output
+    best = max(one["pairs_per_s"] for one in json.loads((tmp_path / "x.json").read_text())["figures"])
+    assert measured() == {"RTX 4090": {fake.model: round(best, 1)}}
 
 
 def test_an_endpoint_with_tls_is_measured_by_its_ca_and_by_no_other(tmp_path):

@@ -9,8 +9,9 @@ from components.config import Config, groups, inner_groups, secret_keys
 from components.config_keys import has_secret, is_list, is_map, kind_of
 from components.config_reading import read
 from components.errors import ConfigError
+from components.program_config import misplaced_keys
 from components.reranker import configured_env
-from components.settings import load, misplaced_keys
+from components.settings import load
 from components.vast.identity import Authority
 from components.vast.models import Offer
 from components.vast.query import parse

@@ -2,8 +2,11 @@ import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
+from components.scaling import Sample
 from ops import report
 from ops.command import Outcome, as_markdown
+from ops.exits import ERROR
+from ops.status import load_summary
 from ops.status_page import STYLE, page
 
 AT = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -52,6 +55,18 @@ def test_a_page_has_a_section_for_each_answer_and_marks_those_that_are_not_well(
     assert "prod status: every server answers" in document.text
     assert "As of 2026-11-26 12:00 UTC." in document.text
     assert document.tags.count("table") == 1
+
+
+def test_a_page_that_is_served_is_asked_for_again_and_a_file_is_not():
+    assert '<meta http-equiv="refresh" content="30">' in page([], AT, 30)
+    assert "refresh" not in page([], AT)
+
+
+def test_the_load_is_shown_or_that_no_server_tells_it():
+    text = as_markdown("load", "prod", load_summary([Sample(0.0, in_flight=12, queue=3, p95_s=0.5, pairs_per_s=80.0)]))
+    assert "12 pairs in flight" in text
+    assert "| 12 | 3 | 0.50 | 80.00 |" in text
+    assert load_summary([]).code == ERROR
 
 
 def test_a_narrow_screen_scrolls_tables_and_nothing_else():
