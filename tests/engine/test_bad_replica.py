@@ -33,12 +33,12 @@ def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(gateway_caddy,
     status = ops(stack, "status").document
     assert all(one["took_ms"] > 0 for one in (*status["instances"], status["gateway"]))
     assert len(status["instances"]) == 3
-    written = ops(stack, "logs", "--lines", "20").document["lines"]
+    written = ops(stack, "logs", "--lines", "500").document["lines"]
     assert len(written) == 3
     assert all("Application startup complete." in " ".join(lines) for lines in written.values())
     asked = ops(stack, "logs", "--since", "10m", "--key", MANAGEMENT).document["lines"]  # the gateway's checks
     assert all(json.loads(lines[-1])["key"] == MANAGEMENT for lines in asked.values()), asked
-    follow = AtTerminal(stack, "logs", "-f", "--lines", "20")
+    follow = AtTerminal(stack, "logs", "-f", "--lines", "500")
     until(lambda: follow.shown.count("Application startup complete.") >= 3)
     follow.interrupt()
     assert follow.end() == 0, follow.shown

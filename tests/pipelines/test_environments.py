@@ -32,6 +32,7 @@ def test_two_environments_on_one_account_never_touch_each_others_instances(scene
 
     assert not scene.job("scale", "scale").ran
     scene.stack.write_config(schedule={"windows": [ALWAYS | {"replicas": 2}]}, replicas={"min": 1, "max": 2})
+    assert scene.job("deploy", "dev").rc == 0  # with replicas, other offers are within the policy's price
     done = scene.job("scale", "scale", "dev", more={"vars.SCALE": '["dev"]'})
     assert (done.rc, len(scene.ledger.billed())) == (0, 3), done.log
     assert "1 -> 2: 2 to 2 are allowed now, 1 are there" in done.summary
