@@ -154,7 +154,7 @@ def load_summary(found: Sequence[Sample]) -> Outcome:
     """Return the load of a sample, if any server told it."""
     if not found:
         return Outcome(ERROR, "no server tells its load")
-    return Outcome(OK, f"{found[0].in_flight:.0f} pairs in flight", [load_table(found), f"Over {SAMPLE_S:g} s."])
+    return Outcome(OK, f"{found[0].in_flight:.0f} pairs in flight", [load_table(list(found)), f"Over {SAMPLE_S:g} s."])
 
 
 def look(pulumi: Pulumi) -> Outcome:
