@@ -46,8 +46,9 @@ VARIANTS = (Variant("plain vLLM", False, False), Variant("guard", True, False), 
 
 
 def with_api_servers(count: int) -> Variant:
-    """Return the default launch with so many of vLLM's API servers."""
-    return Variant(f"guard and TLS, API servers: {count}", True, True, ("--api-server-count", str(count)))
+    """Return the default launch with so many of vLLM's API servers, booted without the compiler."""
+    flags = ("--enforce-eager", "--api-server-count", str(count))
+    return Variant(f"guard and TLS, API servers: {count}", True, True, flags)
 
 
 @contextlib.contextmanager
