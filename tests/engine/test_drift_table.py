@@ -192,6 +192,7 @@ def renewed(scene):
     return before, shown(scene)
 
 
+@pytest.mark.all
 def test_a_certificate_that_ends_soon_is_renewed_where_the_server_runs(scene):
     first = scene.instance_id
     before, after = renewed(scene)

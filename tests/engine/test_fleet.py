@@ -37,6 +37,7 @@ def test_each_replica_has_a_machine_and_a_host_of_its_own(growing):
     assert stack.outputs()["hourly_cost_usd"]["total"] == pytest.approx(sum(one["hourly_cost_usd"] for one in rows))
 
 
+@pytest.mark.all
 def test_growing_and_shrinking_touch_only_the_difference(growing):
     stack, ledger = growing
     two = [one["instance_id"] for one in stack.outputs()["replicas"]]
