@@ -168,11 +168,14 @@ def tags(points: Sequence[Spot], box: tuple[float, float, float, float]) -> list
         taken = [*placed, *points]
         placed.append(
             next(
-                spot
-                for spot in around
-                if all(math.dist(spot, other) > 2 * TAG for other in taken)
-                and box[0] + TAG <= spot[0] <= box[2] - TAG
-                and box[1] + TAG <= spot[1] <= box[3] - TAG
+                (
+                    spot
+                    for spot in around
+                    if all(math.dist(spot, other) > 2 * TAG for other in taken)
+                    and box[0] + TAG <= spot[0] <= box[2] - TAG
+                    and box[1] + TAG <= spot[1] <= box[3] - TAG
+                ),
+                (x, y),  # no room: on the point itself
             )
         )
     return placed
