@@ -49,7 +49,7 @@ from components.vast.market import Search
 from components.vast.probe import HttpProbe
 from components.vast.rental_spec import Bid
 
-offers = OfferQuery("offers", Search(query="num_gpus=1", disk_gb=40, pull_gb=10))
+offers = OfferQuery("offers", Search(query="num_gpus=1", disk_gb=40, pull_gb=10), ["bare"])
 Instance(
     "bare",
     InstanceArgs(
