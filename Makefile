@@ -27,7 +27,7 @@ test: ## lint, types, and the quick tests, with the real Pulumi engine, real Cad
 	@scripts/setup.sh test
 	@$(PYTEST) $(TWO_WORKERS) -m quick
 
-test-rest: ## what `make test` leaves out: more models, older vLLM, the examples' venv, others' clients, long fuzz and chaos: 32 minutes
+test-rest: ## what `make test` leaves out: more models, older vLLM, the examples' venv, others' clients, long fuzz and chaos: 44 minutes
 	@scripts/setup.sh all
 	@$(PYTEST) $(TWO_WORKERS) -m "all and not alone"
 
