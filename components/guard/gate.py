@@ -189,15 +189,15 @@ class Gate:
         """Yield an answer's body, and note that it was served, and the tokens that vLLM says it used: at one end of it
         or the other."""
         first = last = b""
-        kept = bytearray()
+        checks, kept = request.checks, bytearray()
         async for part in answer.parts():
             first = first or part[:EDGE_BYTES]
             last = (last + part)[-EDGE_BYTES:]
-            kept += part if request.checks else b""
+            kept += part if checks else b""
             yield part
         found = (USED.search(first) or USED.search(last)) if request.pairs else None
         request.tokens = int(found[1]) if found else 0
-        if answer.status == 200 and request.checks:
+        if answer.status == 200 and checks:
             self.last_check.passed(asked, bytes(kept), time.monotonic())
         elif answer.status == 200 and request.pairs:
             self.last_check.served_at = time.monotonic()
