@@ -7,7 +7,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
-from reranker.endpoint import CA_ENV, CLIENT_CERTIFICATE_ENV, CLIENT_KEY_ENV, KEY_ENV, URL_ENV, Endpoint, client_pem
+from reranker.endpoint import (
+    CA_ENV,
+    CLIENT_CERTIFICATE_ENV,
+    CLIENT_KEY_ENV,
+    KEY_ENV,
+    URL_ENV,
+    Endpoint,
+    client_pem,
+    pem,
+)
 from reranker.errors import InvalidInput
 from reranker.stack import COPY_KEY_ENV, Stack, read_copy, read_stack
 
@@ -52,4 +61,4 @@ def endpoint_from(args: argparse.Namespace, environ: Mapping[str, str] = os.envi
     key = environ.get(KEY_ENV, "")
     if not key:
         raise InvalidInput(f"no API key: set {KEY_ENV}")
-    return Stack("", Endpoint.of(url, key, args.ca or environ.get(CA_ENV, ""), args.model, client_certificate=client))
+    return Stack("", Endpoint(url, key, pem(args.ca or environ.get(CA_ENV, "")), args.model, client))

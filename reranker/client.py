@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from reranker.answers import Failed, Ranked, Ranking, ServedModel, read_models, read_ranking, read_scores
 from reranker.batches import Limits, encode, encoded_sizes, in_halves, split
-from reranker.endpoint import Endpoint, client_pem
+from reranker.endpoint import Endpoint, client_pem, pem
 from reranker.errors import InvalidInput, RerankerError
 from reranker.http import Transport
 from reranker.patience import Patience
@@ -100,8 +100,8 @@ class Reranker:
     ) -> Reranker:
         """Return a client for an address. The CA is PEM text or a path; without one, public CAs are trusted. So are a
         client's certificate and its private key, where the server asks for one."""
-        shown = {"client_certificate": client_certificate, "client_key": client_key}
-        return cls(Endpoint.of(url, api_key, ca_certificate, model, **shown), **options)
+        shown = client_pem(client_certificate, client_key)
+        return cls(Endpoint(url, api_key, pem(ca_certificate), model, shown), **options)
 
     def __repr__(self) -> str:
         return f"Reranker({self.endpoint.url!r}, model={self.endpoint.model!r})"

@@ -45,22 +45,6 @@ class Endpoint:
             raise InvalidInput("the API key is empty")
         self.ssl_context()
 
-    @classmethod
-    def of(
-        cls,
-        url: str,
-        api_key: str,
-        ca_certificate: str | os.PathLike[str] = "",
-        model: str | None = None,
-        *,
-        client_certificate: str | os.PathLike[str] = "",
-        client_key: str | os.PathLike[str] = "",
-    ) -> Endpoint:
-        """Return an endpoint whose certificates are given as PEM text or as the path of a file of it; the client's
-        private key may be in its certificate's file.
-        """
-        return cls(url, api_key, pem(ca_certificate), model, client_pem(client_certificate, client_key))
-
     def ssl_context(self) -> ssl.SSLContext | None:
         """Return a context that trusts this endpoint's CA and no other, and shows the client's certificate; None where
         there is neither (public CAs)."""
@@ -89,7 +73,8 @@ class Endpoint:
 
 
 def client_pem(certificate: str | os.PathLike[str] = "", key: str | os.PathLike[str] = "") -> str:
-    """Return a client's certificate and private key, each PEM text or a path, as one text. Raises InvalidInput."""
+    """Return a client's certificate and private key, each PEM text or a path, as one text; the key may be in the
+    certificate's. Raises InvalidInput."""
     if key and not certificate:
         raise InvalidInput("a client's private key is given without its certificate")
     parts = (pem(certificate, what="client's certificate"), pem(key, KEY_MARK, "client's private key"))

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict, Unpack
 from urllib.parse import unquote, urlsplit
 
 USER_AGENT = "vast-reranker"
@@ -90,20 +90,19 @@ class Unanswered(Exception):
         return self.kind == "broke"
 
 
+class Options(TypedDict, total=False):
+    """Of an exchange: a `body` is JSON. All is over after `timeout_s`; a larger answer than `max_bytes` is none."""
+
+    body: bytes | None
+    headers: Mapping[str, str]
+    timeout_s: float
+    max_bytes: int
+
+
 class Transport(Protocol):
     """Sends one request and returns the answer; raises Unanswered."""
 
-    def __call__(
-        self,
-        method: str,
-        url: str,
-        *,
-        body: bytes | None = None,
-        headers: Mapping[str, str] = NO_HEADERS,
-        timeout_s: float = 30.0,
-        max_bytes: int = MAX_BYTES,
-    ) -> Answer:
-        """Send `body`, JSON if there is one. All of it is over after `timeout_s`; a larger answer is none."""
+    def __call__(self, method: str, url: str, **options: Unpack[Options]) -> Answer: ...
 
 
 def bearer(key: str | None) -> dict[str, str]:

@@ -175,4 +175,4 @@ def test_errors_cross_processes(server, reranker):
 
 @pytest.mark.parametrize("around", ["{}\n", " {}", "{}\r\n"])
 def test_a_key_from_a_file_is_used_without_the_blanks_around_it(around):
-    assert Endpoint.of("https://x", around.format(KEY)).api_key == KEY
+    assert Endpoint("https://x", around.format(KEY)).api_key == KEY
