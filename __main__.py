@@ -9,7 +9,7 @@ from typing import Any
 import pulumi
 from pulumi.runtime.config import get_config_env
 
-from components.errors import RerankerError, StateError
+from components.errors import StateError, VastRerankerError
 from components.fleet import RerankerFleet
 from components.program_config import keys_in_clear, misplaced_keys, stack_config
 from components.replica_count import present_replicas
@@ -36,8 +36,8 @@ try:
         misplaced=misplaced_keys(get_config_env(), pulumi.get_project()),
         present=present_replicas,
     )
-except (RerankerError, ValueError) as error:
-    kind = type(error).__name__ if isinstance(error, RerankerError) else "ConfigError"
+except (VastRerankerError, ValueError) as error:
+    kind = type(error).__name__ if isinstance(error, VastRerankerError) else "ConfigError"
     pulumi.log.error(f"{kind}: this stack's config is refused; nothing is rented:\n{error}")
     sys.exit(ERROR_WAS_SHOWN)
 fleet = RerankerFleet("reranker", settings)

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from bench import attack, failover, guard, hot_path, local_vllm, provision, proxy, scale, scale_plot, serving
-from bench.load import Target
+from bench.load import BenchTarget
 from components import measurements
 from components.errors import ServingError
 from components.vllm.client import RerankClient
@@ -192,13 +192,13 @@ def proxy_command(rounds: int, seconds: float, target: Path) -> None:
     click.echo(serving.table(found))
 
 
-def endpoint(url: str, key_env: str, ca: Path | None, model: str | None, dph: float | None) -> Target:
+def endpoint(url: str, key_env: str, ca: Path | None, model: str | None, dph: float | None) -> BenchTarget:
     """Return the endpoint that the command line names; asks it what it serves. Raises ServingError, ClickException."""
     key = os.environ.get(key_env)
     if key is None:
         raise click.ClickException(f"{key_env} is not in the environment: export the key, or name it with --key-env")
     served = model or RerankClient(url, key, ca=str(ca or "")).models()[0].id
-    return Target("endpoint", url.rstrip("/"), served, key, str(ca or ""), dph)
+    return BenchTarget("endpoint", url.rstrip("/"), served, key, str(ca or ""), dph)
 
 
 def keep(path: Path, figures: Sequence[Any], **settings: Any) -> None:

@@ -24,7 +24,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from bench import guard, local_vllm
-from bench.load import Target
+from bench.load import BenchTarget
 from bench.serving import quantile
 from components.caddy.front_proxy import NAME, front_proxy_config
 from components.vast.json_values import Json
@@ -81,7 +81,7 @@ class Figure:
 
 
 @contextlib.contextmanager
-def running(served: Served) -> Iterator[list[Target]]:
+def running(served: Served) -> Iterator[list[BenchTarget]]:
     """Start a target with this project's bounds, and the one without."""
     with contextlib.ExitStack() as stack:
         if served == "vllm":
@@ -108,7 +108,7 @@ def _body_first(listen: str, *args: Json, **kwargs: Json) -> dict[str, Json]:
 
 
 def measure(
-    targets: Sequence[Target], attacks: Sequence[str], seconds: float, left_after_s: float = LEFT_AFTER_S
+    targets: Sequence[BenchTarget], attacks: Sequence[str], seconds: float, left_after_s: float = LEFT_AFTER_S
 ) -> list[Figure]:
     """Attack each target by each of some ATTACKS, after as long without one. What a target holds, it holds while the
     next ones have their turn, so those that should hold nothing come first."""
@@ -134,7 +134,7 @@ class Turn:
     rss_mb: float
 
 
-def _turn(stack: contextlib.ExitStack, target: Target, attack: str, seconds: float) -> Turn:
+def _turn(stack: contextlib.ExitStack, target: BenchTarget, attack: str, seconds: float) -> Turn:
     """Load a target, then attack it for as long as the stack lasts and load it again, until all is answered."""
     _load(target, AFTER_S)  # connections, and caches
     quiet = _load(target, seconds)
@@ -144,13 +144,13 @@ def _turn(stack: contextlib.ExitStack, target: Target, attack: str, seconds: flo
     return Turn(quiet, _load(target, seconds), rss)
 
 
-def _load(target: Target, seconds: float) -> Load:
+def _load(target: BenchTarget, seconds: float) -> Load:
     with Load(target, per_s=CLIENT_PER_S, threads=CLIENT_THREADS) as load:
         time.sleep(seconds)
     return load
 
 
-def _figure(target: Target, attack: str, turn: Turn, left: int) -> Figure:
+def _figure(target: BenchTarget, attack: str, turn: Turn, left: int) -> Figure:
     quiet_ms, ms = (sorted(one.took_s * 1000 for one in load.ended) for load in (turn.quiet, turn.attacked))
     return Figure(
         attack=ATTACKS[attack].what,
@@ -204,7 +204,7 @@ def connections(url: str) -> int:
 
 
 @contextlib.contextmanager
-def attacking(target: Target, attack: str, seconds: float) -> Iterator[None]:
+def attacking(target: BenchTarget, attack: str, seconds: float) -> Iterator[None]:
     """Attack for the length of a block, and open no connection after some seconds."""
     command = [sys.executable, "-m", "bench.attack", attack, target.url, str(seconds)]
     with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True) as process:

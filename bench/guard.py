@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.load import Target
+from bench.load import BenchTarget
 from components.errors import ServingError
 from components.vast.identity import Authority
 from components.vllm.client import RerankClient
@@ -60,7 +60,7 @@ class FixedTime:
 
 
 @contextmanager
-def running() -> Iterator[list[Target]]:
+def running() -> Iterator[list[BenchTarget]]:
     """Start the server alone, behind the guard, and behind the guard with TLS."""
     with ExitStack() as stack:
         yield [stack.enter_context(target(name, *flags)) for name, flags in NAMES.items()]
@@ -70,7 +70,7 @@ NAMES: dict[str, tuple[str, ...]] = {"server": (), "guard": ("--guard",), "guard
 
 
 @contextmanager
-def target(name: str, *flags: str) -> Iterator[Target]:
+def target(name: str, *flags: str) -> Iterator[BenchTarget]:
     """Start the server, with --guard behind the guard, with --tls too over TLS."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, socket.create_server((IP, 0)) as probe:
         port, key, files = probe.getsockname()[1], secrets.token_hex(32), Path(folder)
@@ -89,7 +89,7 @@ def target(name: str, *flags: str) -> Iterator[Target]:
         with subprocess.Popen(command, cwd=REPO, env=env, stdout=subprocess.DEVNULL) as process:
             try:
                 tls = "--tls" in flags
-                found = Target(
+                found = BenchTarget(
                     name,
                     f"{'https' if tls else 'http'}://{IP}:{port}",
                     MODEL,
@@ -102,7 +102,7 @@ def target(name: str, *flags: str) -> Iterator[Target]:
                 process.terminate()  # the guard passes it on
 
 
-def _serves(target: Target) -> bool:
+def _serves(target: BenchTarget) -> bool:
     ca = Path(target.ca).read_text() if target.ca else ""
     try:
         return bool(RerankClient(target.url, target.key, ca=ca, timeout_s=2).rerank("q", ["d"]).results)

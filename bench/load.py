@@ -22,7 +22,7 @@ SERIAL = itertools.count()
 
 
 @dataclass(frozen=True)
-class Target:
+class BenchTarget:
     """An endpoint to measure. `ca` is the file of a CA certificate, `dph` dollars per hour, `pid` the process that
     clients talk to, where that is on this machine. The key is not shown."""
 
@@ -56,7 +56,7 @@ class Cell:
         return statistics.median(self.ms or (math.nan,))
 
 
-def run(target: Target, *, pairs: int, words: int, users: int, seconds: float, number: int) -> Cell:
+def run(target: BenchTarget, *, pairs: int, words: int, users: int, seconds: float, number: int) -> Cell:
     """Load a target with `users` requests in flight, after a warm-up.
 
     It lasts `seconds`, and longer until as many requests have ended as are in flight: a batch that takes longer than

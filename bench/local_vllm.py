@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.load import Target
+from bench.load import BenchTarget
 from components.caddy.config import gateway_config
 from components.caddy.spec import GatewaySpec, Upstream
 from components.vast.identity import Authority
@@ -52,12 +52,12 @@ def with_api_servers(count: int) -> Variant:
 
 
 @contextlib.contextmanager
-def running(variants: Sequence[Variant]) -> Iterator[list[Target]]:
+def running(variants: Sequence[Variant]) -> Iterator[list[BenchTarget]]:
     """Start a server for each variant, one after the other; kill them all in the end. Raises RuntimeError."""
     if not (PYTHON.exists() and MODELS.exists()):
         raise RuntimeError("vLLM is not installed here: scripts/setup.sh test; or give the --url of an endpoint")
     catalog, weights = load_catalog(), Path(json.loads(MODELS.read_text())[MODEL])
-    model, image, targets = catalog.model(MODEL), catalog.default_image, list[Target]()
+    model, image, targets = catalog.model(MODEL), catalog.default_image, list[BenchTarget]()
     with tempfile.TemporaryDirectory(prefix="bench-vllm-") as folder, contextlib.ExitStack() as stack:
         for number, variant in enumerate(variants):
             sys.stderr.write(f"starting vLLM on this CPU, {variant.name}\n")
@@ -66,12 +66,12 @@ def running(variants: Sequence[Variant]) -> Iterator[list[Target]]:
             authority = Authority.make("bench") if tls else None
             own_folder = Path(folder) / str(number)
             one = stack.enter_context(serving(launch, MODEL, weights, PYTHON, own_folder, authority=authority))
-            targets.append(Target(variant.name, one.url, MODEL, one.key, one.ca or "", pid=one.pid))
+            targets.append(BenchTarget(variant.name, one.url, MODEL, one.key, one.ca or "", pid=one.pid))
         yield targets
 
 
 @contextlib.contextmanager
-def compared() -> Iterator[list[Target]]:
+def compared() -> Iterator[list[BenchTarget]]:
     """Start a server for each of VARIANTS, and a gateway in front of the last."""
     with running(VARIANTS) as targets, gateway("gateway, guard and TLS", targets[-1]) as last:
         yield [*targets, last]
@@ -80,9 +80,9 @@ def compared() -> Iterator[list[Target]]:
 @contextlib.contextmanager
 def gateway(
     name: str,
-    upstream: Target,
+    upstream: BenchTarget,
     front_proxy: Callable[[Path], AbstractContextManager[FrontProxy]] = running_front_proxy,
-) -> Iterator[Target]:
+) -> Iterator[BenchTarget]:
     """Run a gateway over TLS in front of a reranker: the real Caddy, behind the front that never reloads."""
     key = secrets.token_hex(32)
     with (
@@ -95,4 +95,4 @@ def gateway(
         spec = GatewaySpec("bench", front.listen, (key,), rows, readiness, ca, hop_key=secrets.token_hex(32))
         caddy.admin.load(gateway_config(spec))
         pid = front.caddy.process.pid if front.caddy.process else 0
-        yield Target(name, front.url, upstream.model, key, front.ca_file, pid=pid)
+        yield BenchTarget(name, front.url, upstream.model, key, front.ca_file, pid=pid)

@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.guard import target
-from bench.load import Target
+from bench.load import BenchTarget
 from harness.stack import REPO
 from reranker.endpoint import Endpoint
 from reranker.env_command import outputs_of, write_private
 
 
 @contextmanager
-def running() -> Iterator[list[Target]]:
+def running() -> Iterator[list[BenchTarget]]:
     """Start the server, and the proxy before it."""
     with target("TLS", "--guard", "--tls") as direct, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         outputs = Path(folder) / "outputs.json"

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.scaling import Limits, Lull, Sample, Target, decide
+from components.scaling import LoadTarget, Lull, Sample, ScaleLimits, decide
 from components.vast.rental_spec import Deadlines
 from ops.report import table as markdown
 
-DEFAULT = Target()
+DEFAULT = LoadTarget()
 DAY_S = 86400
 STEP_S = 15.0  # a sample, and a step of the simulation
 READS = 5  # looks at the fleet for each sample
@@ -87,7 +87,7 @@ class Result:
 class Choice:
     """A target that was tried."""
 
-    target: Target
+    target: LoadTarget
     usd: float
     p95_wait_s: float
     refused: float
@@ -131,7 +131,7 @@ class Fixed:
 class Scaled:
     """A fleet that `decide` sizes; `paid`: replicas that are billed, those that boot among them."""
 
-    def __init__(self, world: World, limits: Limits, target: Target) -> None:
+    def __init__(self, world: World, limits: ScaleLimits, target: LoadTarget) -> None:
         self.world, self.limits, self.target = world, limits, target
         self.name, self.replicas, self.boots = "ops scale", max(limits.least, 1), 0
         self.booting, self.ready_at_s = 0, 0.0
@@ -180,10 +180,10 @@ def simulate(world: World, rates: Sequence[float], fleet: Fixed | Scaled) -> Res
     return Result(fleet.name, usd, _p95(waits), refused / (sum(rates) * STEP_S), fleet.boots, tuple(sizes))
 
 
-def compare(world: World, rates: Sequence[float], most: int, target: Target = DEFAULT) -> list[Result]:
+def compare(world: World, rates: Sequence[float], most: int, target: LoadTarget = DEFAULT) -> list[Result]:
     """Return a row for each fixed fleet of 1 to `most`, and the last for the one that is scaled."""
     fixed = [simulate(world, rates, Fixed(count)) for count in range(1, most + 1)]
-    return [*fixed, simulate(world, rates, Scaled(world, Limits(1, most), target))]
+    return [*fixed, simulate(world, rates, Scaled(world, ScaleLimits(1, most), target))]
 
 
 def best_fixed(results: Sequence[Result]) -> Result | None:
@@ -209,8 +209,8 @@ def choose(world: World, days: Sequence[Sequence[float]], most: int) -> list[Cho
     """Return each target that is tried, with what all days cost under it, their worst p95 wait, the most refused."""
     found = []
     for in_flight, growth in itertools.product((16.0, 24.0, 32.0, 40.0, 48.0, 64.0), (1.25, 1.5, 2.0)):
-        target = Target(in_flight=in_flight, growth=growth)
-        seen = [simulate(world, rates, Scaled(world, Limits(1, most), target)) for rates in days]
+        target = LoadTarget(in_flight=in_flight, growth=growth)
+        seen = [simulate(world, rates, Scaled(world, ScaleLimits(1, most), target)) for rates in days]
         worst = max(one.p95_wait_s for one in seen), max(one.refused for one in seen)
         found.append(Choice(target, sum(one.usd for one in seen), *worst))
     return found

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.load import Cell, Target, run
+from bench.load import BenchTarget, Cell, run
 from components.vast.throughput import usd_per_million
 from ops.report import table as markdown
 
@@ -61,7 +61,7 @@ class Figure:
     usd_per_million_pairs: float | None
 
 
-def measure(targets: Sequence[Target], load: Workload) -> list[Figure]:
+def measure(targets: Sequence[BenchTarget], load: Workload) -> list[Figure]:
     """Load the targets, their order turned by one each round; return a figure for each, batch size and width."""
     sys.stderr.write(f"{load.describe(len(targets))}\n")
     cells = []
@@ -75,7 +75,7 @@ def measure(targets: Sequence[Target], load: Workload) -> list[Figure]:
     return figures(cells, targets, load)
 
 
-def figures(cells: Sequence[Cell], targets: Sequence[Target], load: Workload) -> list[Figure]:
+def figures(cells: Sequence[Cell], targets: Sequence[BenchTarget], load: Workload) -> list[Figure]:
     """Return what the cells of all rounds say: by batch size, then width, then target."""
     found = []
     for pairs, users in itertools.product(load.pairs, load.users):

@@ -15,11 +15,11 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
-from components.caddy.spec import Policy
+from components.caddy.spec import GatewayPolicy
 from components.client_options import ClientName, ClientOptions
 from components.client_options import form as _form
 from components.config_keys import Keys, groups_of, has_secret
-from components.scaling import Target
+from components.scaling import LoadTarget
 from components.vast.assignment import Spread
 from components.vast.drift import HealOn
 from components.vast.identity import LEAF_DAYS
@@ -109,7 +109,7 @@ Clock = Annotated[str, _form(r"([01]\d|2[0-3]):[0-5]\d", 'a time in quotes, such
 TimeZone = Annotated[str, AfterValidator(_zone)]
 
 
-class Acme(Keys):
+class AcmeConfig(Keys):
     """Certificates that Caddy gets and renews by itself."""
 
     names: tuple[HostName, ...] = Field(min_length=1, description="The host names, whose port 443 leads to `listen`")
@@ -122,7 +122,7 @@ class Acme(Keys):
     )
 
 
-class Limits(Keys):
+class RequestLimits(Keys):
     """What the guard takes of one request."""
 
     max_documents: int = Field(1000, ge=1, description="Most documents in one request")
@@ -135,7 +135,7 @@ class Limits(Keys):
     open_health: bool = Field(False, description="GET /health answers without a key, and says that the process lives")
 
 
-class Gateway(Keys):
+class GatewayConfig(Keys):
     """What stands in front of the servers."""
 
     kind: Literal["off", "rent", "caddy"] = Field(
@@ -149,13 +149,15 @@ class Gateway(Keys):
     )
     certificate: str = Field("", description="caddy: a certificate of your own for that host, PEM, its chain after it")
     private_key: Annotated[SecretStr, Bare] | None = Field(None, description="caddy: that certificate's key, PEM")
-    acme: Acme | None = Field(None, description="caddy: certificates that it gets and renews by itself, by ACME")
+    acme: AcmeConfig | None = Field(None, description="caddy: certificates that it gets and renews by itself, by ACME")
     ca_certificate: str = Field(
         "", description="caddy: what clients trust, PEM, where the certificate that they see is by no public CA"
     )
-    check_every_s: float = Field(Policy.check_every_s, ge=0.1, description="How often each server has to score a pair")
+    check_every_s: float = Field(
+        GatewayPolicy.check_every_s, ge=0.1, description="How often each server has to score a pair"
+    )
     retry_for_s: float = Field(
-        Policy.retry_for_s, ge=0, description="How long a request is tried on other servers, in seconds"
+        GatewayPolicy.retry_for_s, ge=0, description="How long a request is tried on other servers, in seconds"
     )
 
     @property
@@ -172,7 +174,7 @@ class Replicas(Keys):
     min: int = Field(1, ge=0, le=MOST_REPLICAS, description="The least that there are; 0 needs a gateway")
     max: int = Field(1, ge=0, le=MOST_REPLICAS, description="The most")
     pairs_in_flight: float = Field(
-        Target.in_flight,
+        LoadTarget.in_flight,
         ge=1,
         description="For `ops scale`: how many pairs one of them should have in flight, about those of one request",
     )
@@ -296,7 +298,7 @@ class Config(Keys):
     )
     guard: bool = _of(SERVED, True, "Every route needs the key; false: vLLM's own key, which leaves /rerank open")
     tls: bool = _of(SERVED, True, "Encrypted, by a certificate of the stack's own CA; false: all crosses in clear")
-    limits: Limits = _of(SERVED, Limits(), "What one request may be")
+    limits: RequestLimits = _of(SERVED, RequestLimits(), "What one request may be")
     api_key_generation: int = _of(SERVED, 1, "Counts the keys made for clients; another number: another key", ge=1)
     keep_previous_key: bool = _of(SERVED, False, "The key of the generation before is valid too")
     client_keys: Mapping[ClientName, ClientOptions] = _of(
@@ -309,11 +311,9 @@ class Config(Keys):
     )
     schedule: Schedule = _of(FLEET, Schedule(), "Other numbers of replicas by the clock, for `ops scale`")
     spread: Spread = _of(FLEET, "host", "What replicas do not share while there is choice: host, country, or none")
-    gateway: Gateway = _of(FLEET, Gateway(), "One address for all of them")
+    gateway: GatewayConfig = _of(FLEET, GatewayConfig(), "One address for all of them")
     client_ca: Pem = _of(
-        FLEET,
-        "",
-        "PEM of the CAs by which clients have certificates: a client's key alone opens nothing then",
+        FLEET, "", "PEM of the CAs by which clients have certificates: a client's key alone opens nothing then"
     )
     query: str = _of(
         WHERE,

@@ -48,12 +48,7 @@ class ApiKey(VastResource, name="ApiKey"):
     previous: pulumi.Output[str]
 
     def __init__(
-        self,
-        name: str,
-        opts: pulumi.ResourceOptions | None = None,
-        *,
-        generation: int = 1,
-        keep_previous: bool = False,
+        self, name: str, opts: pulumi.ResourceOptions | None = None, *, generation: int = 1, keep_previous: bool = False
     ) -> None:
         inputs = {"generation": generation, "keep_previous": keep_previous}
         super().__init__(ApiKeyProvider(), name, inputs, opts, secret=("value", "previous"))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 
-class RerankerError(Exception):
+class VastRerankerError(Exception):
     """Root of all errors raised on purpose. The text says what, which id, the last state and the next step."""
 
 
-class ConfigError(RerankerError):
+class ConfigError(VastRerankerError):
     """One or more values of the stack's config are unusable; every problem is listed, by config key."""
 
     def __init__(self, problems: list[str]) -> None:
@@ -15,11 +15,11 @@ class ConfigError(RerankerError):
         super().__init__("\n".join(self.problems))
 
 
-class StateError(RerankerError):
+class StateError(VastRerankerError):
     """The state could not be written, or is not one that this project writes."""
 
 
-class VastError(RerankerError):
+class VastError(VastRerankerError):
     """Root of what can go wrong with the marketplace."""
 
 
@@ -84,7 +84,7 @@ class Interrupted(VastError):
     """The operation was interrupted, or the Pulumi CLI that asked for it has died: what was booting is destroyed."""
 
 
-class ServingError(RerankerError):
+class ServingError(VastRerankerError):
     """Root of what can go wrong with the server on an instance."""
 
 
@@ -105,7 +105,7 @@ class ValidationFailed(ServingError):
     """A check failed; the text names the check, what it saw and what to do."""
 
 
-class GatewayError(RerankerError):
+class GatewayError(VastRerankerError):
     """Root of what can go wrong with the gateway."""
 
 

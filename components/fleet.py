@@ -81,12 +81,7 @@ class RerankerFleet(pulumi.ComponentResource):
             self.servers_ca = made.certificate
         count = settings.replicas
         names = [name, *(f"{name}-{number}" for number in range(2, count + 1))][:count]
-        self.offers = OfferQuery(
-            f"{name}-offers",
-            settings.search(),
-            names,
-            child,
-        )
+        self.offers = OfferQuery(f"{name}-offers", settings.search(), names, child)
         common = Common(
             settings=settings,
             launch=launch_of(settings),
@@ -192,7 +187,7 @@ class RerankerFleet(pulumi.ComponentResource):
     ) -> tuple[pulumi.Output[str], Gateway]:
         """Put a Caddy in front, which is this stack's alone: one that runs already, or one that was `rented` for it."""
         from components.caddy.launch import LISTEN, SOCKETS, admin_url  # noqa: PLC0415
-        from components.caddy.spec import Acme, Policy  # noqa: PLC0415
+        from components.caddy.spec import Acme, GatewayPolicy  # noqa: PLC0415
         from components.gateway import Gateway, GatewayArgs  # noqa: PLC0415
 
         child = pulumi.ResourceOptions(parent=self)
@@ -210,7 +205,7 @@ class RerankerFleet(pulumi.ComponentResource):
             "inbound_keys": pulumi.Output.all(*keys).apply(lambda all_: [key for key in all_ if key]),
             "clients": named.apply(lambda known: [{"name": one.name, "key": one.key} for one in known]),
             "readiness": settings.model.readiness,
-            "policy": structure(Policy, front.model_dump() | policy),
+            "policy": structure(GatewayPolicy, front.model_dump() | policy),
             "drain_timeout_s": config.timeouts.drain_s,
         }
         url = pulumi.Output.from_input(front.url)

@@ -14,19 +14,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pulumi
-from pulumi.dynamic import (
-    CheckFailure,
-    CheckResult,
-    CreateResult,
-    DiffResult,
-    ReadResult,
-    UpdateResult,
-)
+from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, ReadResult, UpdateResult
 
 from components.caddy import drift
 from components.caddy.admin import CaddyAdmin
 from components.caddy.config import gateway_config
-from components.caddy.spec import Acme, GatewaySpec, Policy, Upstream, problems
+from components.caddy.spec import Acme, GatewayPolicy, GatewaySpec, Upstream, problems
 from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, known, verb
@@ -69,7 +62,7 @@ class GatewayArgs:
     url: pulumi.Input[str] = ""
     ca_certificate: pulumi.Input[str] = ""
     upstream_ca: pulumi.Input[str] = ""
-    policy: Policy = field(default_factory=Policy)
+    policy: GatewayPolicy = field(default_factory=GatewayPolicy)
     admin_key: pulumi.Input[str] = ""
     admin_ca: pulumi.Input[str] = ""
     drain_timeout_s: float = 300.0

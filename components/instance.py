@@ -23,7 +23,7 @@ from components.plugin.verbs import VastProvider, VastResource, drop_unknowns, f
 from components.records import structure
 from components.translation import (
     Declared,
-    Outputs,
+    InstanceOutputs,
     certificate_end,
     container,
     kept,
@@ -45,7 +45,7 @@ from components.vast.ranking import Candidate
 from components.vast.rental import Rental
 from components.vast.rental_spec import Bid, Deadlines, Order
 from components.vast.status import Observation, observe
-from policy.rules import Limits
+from policy.rules import PolicyLimits
 
 PROBE_EVERY_S = 1.0
 REPLACED_IF_UNKNOWN = ("env", "stack_secret", "image_login", "args", "onstart", "image")
@@ -95,7 +95,7 @@ class InstanceArgs:
     adopt_instance_id: int | None = None
     spec_fault_logs: Sequence[str] = ()
     slot: ReplicaSlot | None = None
-    policy: Limits | None = None
+    policy: PolicyLimits | None = None
 
 
 class InstanceProvider(VastProvider):
@@ -375,7 +375,7 @@ class InstanceProvider(VastProvider):
             time.sleep(PROBE_EVERY_S)
 
 
-class Instance(VastResource, Outputs, name="Instance"):
+class Instance(VastResource, InstanceOutputs, name="Instance"):
     """A serving instance."""
 
     def __init__(self, name: str, args: InstanceArgs, opts: pulumi.ResourceOptions | None = None) -> None:

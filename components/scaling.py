@@ -31,7 +31,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Target:
+class LoadTarget:
     """What the load is held against. The defaults are those that `python -m bench scale` chooses.
 
     `in_flight`: pairs in flight that one replica should have. `samples`: so many have to be above it. `growth`: a fleet
@@ -52,11 +52,11 @@ class Target:
         return math.ceil(sample.in_flight / self.in_flight)
 
 
-DEFAULT = Target()
+DEFAULT = LoadTarget()
 
 
 @dataclass(frozen=True)
-class Limits:
+class ScaleLimits:
     """What binds a fleet now, the schedule's word included: replicas, and dollars per hour for all of them together.
 
     `growth_usd_h`: how many dollars per hour a load may add, where the budget of the month binds.
@@ -89,10 +89,10 @@ class Decision:
 def decide(
     samples: Sequence[Sample],
     present: int,
-    limits: Limits,
+    limits: ScaleLimits,
     *,
     replica_usd_h: float,
-    target: Target = DEFAULT,
+    target: LoadTarget = DEFAULT,
     lull: Lull | None = None,
 ) -> Decision:
     """Return what to do. `samples`: the newest last, all with `present` replicas; `lull`: of the decision before.
@@ -131,7 +131,7 @@ def decide(
     return Decision(present, "enough", f"{said}: {needed} are enough for {waited_s / 60:.0f} minutes, but {left}", lull)
 
 
-def _most(limits: Limits, replica_usd_h: float) -> tuple[int, str]:
+def _most(limits: ScaleLimits, replica_usd_h: float) -> tuple[int, str]:
     """Return the most replicas, and in words what bounds them where it is the price."""
     payable = _times(limits.max_hourly_usd, replica_usd_h, limits.most)
     if payable == limits.most:

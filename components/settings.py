@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from components.caddy.certificate import certificate_problems
 from components.caddy.spec import ders
-from components.config import Config, Gateway
+from components.config import Config, GatewayConfig
 from components.config_reading import read
 from components.errors import ApiUnreachable, ConfigError, QueryError
 from components.guard.keys import MAX_KEYS
@@ -35,10 +35,10 @@ from components.vllm.extra_args import (
 )  # fmt: skip
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import ENV_VALUE_LIMIT_CHARS
-from policy.rules import Facts, Limits, demands, violations
+from policy.rules import Facts, PolicyLimits, demands, violations
 from reranker.http import HttpTransport, Unanswered, bearer
 
-NO_LIMITS = Limits()
+NO_LIMITS = PolicyLimits()
 MAX_CLIENT_CA_CHARS = 8192
 SPARE_OFFERS = 8  # how many more offers than replicas are ranked
 
@@ -60,7 +60,7 @@ class Settings:
     deadlines: Deadlines
     watch: Watch
     bid: Bid | None
-    policy: Limits
+    policy: PolicyLimits
     replicas: int
 
     def search(self) -> Search:
@@ -83,7 +83,7 @@ def load(
     catalog: Catalog,
     *,
     hub_reachable: Callable[[str], bool],
-    limits: Limits = NO_LIMITS,
+    limits: PolicyLimits = NO_LIMITS,
     in_clear: Sequence[str] = (),
     misplaced: Sequence[str] = (),
     present: Callable[[], int | None] = lambda: None,
@@ -280,7 +280,7 @@ def _client_ca_problems(config: Config) -> list[str]:
     return [f"client_ca: {text}" for good, text in checks if not good]
 
 
-def _own_certificate_problems(gateway: Gateway) -> list[str]:
+def _own_certificate_problems(gateway: GatewayConfig) -> list[str]:
     given = [key for key in ("certificate", "private_key", "acme", "ca_certificate") if getattr(gateway, key)]
     if gateway.kind == "rent":
         why = (
@@ -306,7 +306,7 @@ def _own_certificate_problems(gateway: Gateway) -> list[str]:
     return certificate_problems(gateway.certificate, key, gateway.ca_certificate, host, now)
 
 
-def _bid(config: Config, limits: Limits, machines: int) -> Bid | None:
+def _bid(config: Config, limits: PolicyLimits, machines: int) -> Bid | None:
     if config.bid is None:
         return None
     cap_usd = _least(config.max_dph_usd, limits.max_hourly_usd and limits.max_hourly_usd / machines)

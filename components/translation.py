@@ -30,7 +30,7 @@ from components.vast.ranking import Candidate
 from components.vast.rental_spec import Bid, Rented, Spec
 from components.vast.status import Observation
 from policy.facts import of_instance
-from policy.rules import Limits, violations
+from policy.rules import PolicyLimits, violations
 
 SHOWN = 8  # candidates that a policy pack is shown, best first
 
@@ -96,7 +96,7 @@ def certificate_end(probe: HttpProbe, ip: str, port: int) -> dict[str, Any]:
     return {"certificate_expires_at": shown.ends_at} if shown else {}
 
 
-class Outputs:
+class InstanceOutputs:
     """What a program can read of an instance, in Vast.ai's own names where it has one; more is in the state."""
 
     instance_id: pulumi.Output[int]
@@ -153,6 +153,6 @@ def summaries(candidates: Sequence[Candidate], bid: Bid | None) -> list[dict[str
 def refusals(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:
     """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers."""
     inputs, tls = drop_unknowns(dict(news)), news.get("ca_certificate") not in (None, "")  # or not known until made
-    broken = violations(of_instance(inputs, offers, tls=tls), structure(Limits, inputs.get("policy") or {}))
+    broken = violations(of_instance(inputs, offers, tls=tls), structure(PolicyLimits, inputs.get("policy") or {}))
     lines = ["the policy of this stack refuses it; nothing is rented", *broken]
     return [CheckFailure("", "\n".join(lines))] if broken else []

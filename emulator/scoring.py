@@ -182,8 +182,7 @@ def _pairs(asked: Request, served: Served) -> tuple[list[tuple[str, str]], int]:
     limit, cut = served.max_model_len, asked.truncate_prompt_tokens
     if cut is not None and cut > limit:
         raise Refused(
-            400,
-            "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size.",
+            400, "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size."
         )
     firsts, seconds = (_texts(one) for one in asked.pair)
     if len(firsts) > 1 and len(firsts) != len(seconds):

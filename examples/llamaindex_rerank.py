@@ -17,11 +17,7 @@ from llama_index.postprocessor.cohere_rerank import CohereRerank
 from reranker import Endpoint
 
 QUERY = "What is deep learning?"
-TEXTS = [
-    "I like pizza.",
-    "Deep learning is machine learning with many layers.",
-    "The weather is nice today.",
-]
+TEXTS = ["I like pizza.", "Deep learning is machine learning with many layers.", "The weather is nice today."]
 
 
 def cohere_rerank(endpoint: Endpoint, model: str, top_n: int) -> CohereRerank:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from components.caddy.admin import CaddyAdmin
 from components.caddy.front_proxy import front_proxy_config
-from components.caddy.spec import Certificate, Policy
+from components.caddy.spec import Certificate, GatewayPolicy
 from components.errors import CaddyUnreachable, GatewayError
 from components.vast.identity import Authority
 from components.vast.json_values import Json
@@ -117,7 +117,7 @@ class FrontProxy:
 def running_front_proxy(
     folder: Path,
     authority: Authority | None = None,
-    policy: Policy | None = None,
+    policy: GatewayPolicy | None = None,
     make_config: Callable[..., dict[str, Json]] = front_proxy_config,
 ) -> Iterator[FrontProxy]:
     """Run the process that never reloads for the length of a block; a gateway behind it may come and go."""

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from components.guard.__main__ import KEY_ENV, OPTIONS_ENV, listener, make_server
-from components.guard.server import DEFAULT, Bounds, Server
+from components.guard.server import DEFAULT, Bounds, GuardServer
 from emulator.stub_faults import App, ServerFault
 from emulator.stub_server import StubServer, unix_listener
 
@@ -28,7 +28,7 @@ class Guarded:
     """A running guard: where it listens, what it wrote, and the loop that it runs in."""
 
     port: int
-    server: Server
+    server: GuardServer
     loop: asyncio.AbstractEventLoop
     log: list[str] = field(default_factory=list)
 

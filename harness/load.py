@@ -16,7 +16,7 @@ BODY = {"query": "deep learning", "documents": ["deep learning is fun", "pizza"]
 TIMEOUT_S = 120.0
 
 
-class Endpoint(Protocol):
+class LoadEndpoint(Protocol):
     """Where clients go: address, key, and the file with the CA to trust. A key that is set anew is used at once."""
 
     @property
@@ -44,7 +44,7 @@ class Load:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: LoadEndpoint,
         *,
         per_s: float = 80.0,
         threads: int = 8,

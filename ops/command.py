@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.markdown import Markdown
 
-from components.errors import RerankerError
+from components.errors import VastRerankerError
 from components.vast.json_values import Json
 from components.vast.status import without_numbers
 from ops import report
@@ -63,7 +63,7 @@ def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Calla
             try:
                 pulumi = opener(stack) if on_stack else None
                 outcome = work(pulumi or opener, **own)
-            except (OpsError, RerankerError, OSError) as error:
+            except (OpsError, VastRerankerError, OSError) as error:
                 outcome = _failed(from_error(error))
                 if name in RENTING and outcome.code not in (USAGE, PENDING):
                     failure = Notice("failed", outcome.facts["error"], without_numbers(outcome.facts["error"]))

@@ -6,7 +6,7 @@ from ops import report, stack_tags
 from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import OK
-from ops.outputs import Outputs
+from ops.outputs import StackOutputs
 from ops.plan import Run
 from ops.preview import CREATE
 
@@ -23,7 +23,7 @@ def deploy(pulumi: Pulumi, *, create: bool) -> Outcome:
 def deploy_summary(pulumi: Pulumi, run: Run) -> Outcome:
     """Return the outcome of an up that has succeeded."""
     stack_tags.delete(pulumi, stack_tags.DRIFT_SINCE)
-    outputs, changed, warnings = Outputs.parse(pulumi.outputs()), run.counts(), run.warnings()
+    outputs, changed, warnings = StackOutputs.parse(pulumi.outputs()), run.counts(), run.warnings()
     done = ", ".join(f"{count} {op}d" for op, count in changed.items()) or "nothing had to change"
     parts = [
         report.running(outputs),

@@ -10,7 +10,7 @@ from ops import report
 from ops.command import Outcome, verb
 from ops.engine import Pulumi
 from ops.exits import OK, USAGE, OpsError
-from ops.outputs import Outputs
+from ops.outputs import StackOutputs
 
 
 @verb("destroy")
@@ -18,14 +18,14 @@ from ops.outputs import Outputs
 @click.option("--remove", is_flag=True, help="Remove the stack, its history and its config file too.")
 def destroy(pulumi: Pulumi, *, yes: bool, remove: bool) -> Outcome:
     """Destroy everything that a stack has."""
-    outputs = Outputs.parse(pulumi.outputs())
+    outputs = StackOutputs.parse(pulumi.outputs())
     if not yes:
         ids = ", ".join(str(one.instance_id) for one in outputs.replicas) or "no instance"
         confirm(f"destroys stack {pulumi.name} ({ids}, ${outputs.hourly_cost_usd:.4f}/h)", pulumi.name)
     return destroy_stack(pulumi, outputs, remove=remove)
 
 
-def destroy_stack(pulumi: Pulumi, outputs: Outputs, *, remove: bool) -> Outcome:
+def destroy_stack(pulumi: Pulumi, outputs: StackOutputs, *, remove: bool) -> Outcome:
     """Destroy a stack and say what it no longer costs. Raises OpsError."""
     deleted = pulumi.destroy().counts().get("delete", 0)
     if remove:

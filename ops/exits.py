@@ -17,8 +17,8 @@ from components.errors import (
     NoOffer,
     QueryError,
     RateLimited,
-    RerankerError,
     StateError,
+    VastRerankerError,
 )
 
 OK, ERROR, USAGE, LEFT, SECRET, POLICY, NO_OFFER, DRIFT, BUSY, PENDING = range(10)
@@ -39,7 +39,7 @@ CODES: Mapping[int, str] = MappingProxyType(
 )
 
 # class (and those under it) -> exit code, what to do where the error does not say it itself; any other class: ERROR
-OF_CLASS: Mapping[type[RerankerError], tuple[int, str]] = {
+OF_CLASS: Mapping[type[VastRerankerError], tuple[int, str]] = {
     AuthError: (SECRET, ""),
     ApiUnreachable: (BUSY, ""),
     RateLimited: (BUSY, ""),
@@ -134,13 +134,13 @@ def _of_class(kind: type) -> tuple[int, str]:
     return next((meaning for base, meaning in OF_CLASS.items() if issubclass(kind, base)), (ERROR, ""))
 
 
-def _tree(kind: type[RerankerError]) -> Iterable[type[RerankerError]]:
+def _tree(kind: type[VastRerankerError]) -> Iterable[type[VastRerankerError]]:
     yield kind
     for below in kind.__subclasses__():
         yield from _tree(below)
 
 
-_BY_NAME = {kind.__name__: _of_class(kind) for kind in _tree(RerankerError)}
+_BY_NAME = {kind.__name__: _of_class(kind) for kind in _tree(VastRerankerError)}
 
 
 def table() -> str:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from components.scaling import Sample
-from ops.outputs import Outputs, Replica
+from ops.outputs import Replica, StackOutputs
 from reranker.http import HttpTransport, Unanswered, bearer
 
 TIMEOUT_S = 10.0
@@ -72,7 +72,7 @@ def sample(reads: Sequence[Scrape], took_s: float, at_s: float) -> Sample:
     return Sample(at_s, in_flight, queue, p95_s, answered / took_s if took_s else None)
 
 
-def samples(outputs: Outputs, keys: Mapping[int, str], *, count: int, sample_s: float) -> list[Sample]:
+def samples(outputs: StackOutputs, keys: Mapping[int, str], *, count: int, sample_s: float) -> list[Sample]:
     """Return samples of `sample_s` each; fewer where no server answers. `keys`: the servers' own, by instance."""
     transport = HttpTransport(ca=outputs.ca_certificate, keep=MAX_CONCURRENCY)
 

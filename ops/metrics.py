@@ -25,7 +25,7 @@ from ops.engine import Pulumi
 from ops.exits import OK, USAGE, OpsError
 from ops.fleet import GATEWAY as GATEWAY_TYPE
 from ops.fleet import kind, own_keys, secret_output
-from ops.outputs import Outputs
+from ops.outputs import StackOutputs
 
 REPLICAS, GATEWAY = "reranker", "reranker-gateway"  # the label `job`, as dashboards/reranker.json asks for it
 PRICE = "reranker:hourly_cost_usd"  # a recording rule of our own, by replica
@@ -53,7 +53,7 @@ class Admin:
 @click.option("--every-s", type=click.IntRange(min=1), default=15, show_default=True, help="Seconds between scrapes.")
 def metrics(pulumi: Pulumi, *, folder: Path, every_s: int) -> Outcome:
     """Write Prometheus' files for a stack into FOLDER, which has to be at the same path for Prometheus."""
-    outputs = Outputs.parse(pulumi.outputs())
+    outputs = StackOutputs.parse(pulumi.outputs())
     if not outputs.replicas:
         raise OpsError(USAGE, f"stack {pulumi.name} has no servers yet", f"python -m ops deploy --stack {pulumi.name}")
     resources = pulumi.resources(show_secrets=True)
@@ -71,7 +71,13 @@ def metrics(pulumi: Pulumi, *, folder: Path, every_s: int) -> Outcome:
 
 
 def files(
-    stack: str, outputs: Outputs, keys: Mapping[int, str], folder: Path, every_s: int, *, admin: Admin | None = None
+    stack: str,
+    outputs: StackOutputs,
+    keys: Mapping[int, str],
+    folder: Path,
+    every_s: int,
+    *,
+    admin: Admin | None = None,
 ) -> dict[str, str]:
     """Return the files' texts by name. `keys`: the servers' own, by instance; one without takes the clients'."""
     targets: dict[str, list[Json]] = {}

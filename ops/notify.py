@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from components.errors import RerankerError
+from components.errors import VastRerankerError
 from components.vast.drift import Drift
 from ops import stack_tags
 from ops.engine import Pulumi, without_secrets
@@ -74,7 +74,7 @@ def tell(pulumi: Pulumi, command: str, notices: Sequence[Notice], *, transport: 
             return
         for one in fresh:
             stack_tags.set_text(pulumi, _tag(one), f"{now.isoformat(timespec='seconds')} {one.digest()}")
-    except (OpsError, RerankerError, OSError, ValueError, AttributeError) as error:
+    except (OpsError, VastRerankerError, OSError, ValueError, AttributeError) as error:
         print(without_secrets(f"warning: nobody was told: {type(error).__name__}"), file=sys.stderr)
 
 

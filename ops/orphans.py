@@ -80,13 +80,7 @@ def orphans(contracts: Iterable[Contract], known: set[int], now: float) -> list[
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--api-url", envvar="VAST_URL", default=DEFAULT_API_URL, show_envvar=True, help="Vast.ai's API.")
 def find_orphans(
-    open_stack: Open,
-    *,
-    exports: tuple[Path, ...],
-    min_age_min: float,
-    destroy: bool,
-    yes: bool,
-    api_url: str,
+    open_stack: Open, *, exports: tuple[Path, ...], min_age_min: float, destroy: bool, yes: bool, api_url: str
 ) -> Outcome:
     """List instances with this project's labels that no state knows, and their cost.
 

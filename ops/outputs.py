@@ -25,7 +25,7 @@ class Replica:
 
 
 @dataclass(frozen=True)
-class Outputs:
+class StackOutputs:
     """What a stack has running; `url` is the gateway's where there is one; `api_key` never leaves the process.
 
     `ca_certificate`: of the servers, and of a gateway whose certificate is another CA's.
@@ -52,7 +52,7 @@ class Outputs:
         return max(round(self.hourly_cost_usd - sum(one.hourly_cost_usd for one in self.replicas), 5), 0.0)
 
     @classmethod
-    def parse(cls, raw: Mapping[str, Json]) -> Outputs:
+    def parse(cls, raw: Mapping[str, Json]) -> StackOutputs:
         """Read a stack's outputs; a stack with nothing in it has no replicas."""
         report = raw.get("validation") or {}
         return cls(

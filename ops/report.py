@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from components.redaction import plain
 from components.vast.models import HOURS_PER_MONTH
 from components.vast.ranking import minutes
-from ops.outputs import Outputs
+from ops.outputs import StackOutputs
 from ops.plan import Choice, Plan
 
 MAX_TEXT_CHARS = 600
@@ -116,7 +116,7 @@ def _speed_cells(one: Choice) -> tuple[str, str, str]:
     return rate, usd(one.usd_per_million), safe(one.estimate or "-")
 
 
-def running(outputs: Outputs) -> str:
+def running(outputs: StackOutputs) -> str:
     """Return what a stack has running; never its key."""
     hourly, checked = outputs.hourly_cost_usd, f"{'passed' if outputs.validated else 'FAILED'}, {outputs.checks} checks"
     instances = [

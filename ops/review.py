@@ -19,7 +19,7 @@ from ops.deploy import deploy_summary
 from ops.destroy import destroy_stack
 from ops.engine import Pulumi
 from ops.exits import LEFT, OK, USAGE, OpsError
-from ops.outputs import Outputs
+from ops.outputs import StackOutputs
 
 NAME = re.compile(r"review-[a-z0-9-]{1,40}")
 
@@ -57,7 +57,7 @@ def destroy(pulumi: Pulumi) -> Outcome:
     refuse_others(pulumi.name)
     if pulumi.name not in pulumi.stacks():
         return Outcome(OK, "no such stack, nothing to destroy", (), {"removed": False})
-    return destroy_stack(pulumi, Outputs.parse(pulumi.outputs()), remove=True)
+    return destroy_stack(pulumi, StackOutputs.parse(pulumi.outputs()), remove=True)
 
 
 @verb("expire", group=review, on_stack=False)
@@ -71,7 +71,7 @@ def expire(open_stack: Open) -> Outcome:
             worst = worst or (OK if expires else LEFT)
             continue
         try:
-            destroy_stack(pulumi, Outputs.parse(pulumi.outputs()), remove=True)
+            destroy_stack(pulumi, StackOutputs.parse(pulumi.outputs()), remove=True)
             removed.append(pulumi.name)
         except OpsError as error:
             print(f"error: {pulumi.name}: {error}", file=sys.stderr)

@@ -20,7 +20,7 @@ from ops.config import StackConfig, put
 from ops.engine import Pulumi
 from ops.exits import ERROR, OK, PENDING, USAGE, OpsError
 from ops.fleet import Fleet, key_resource, secret_output
-from ops.outputs import Outputs
+from ops.outputs import StackOutputs
 from ops.status import client, trusted
 
 KEY_BYTES = 32
@@ -83,7 +83,7 @@ class Rotation:
         self.pulumi, self.config = pulumi, StackConfig(pulumi)
         self.again = f"python -m ops rotate-key --stack {pulumi.name}"
         deploy = f"python -m ops deploy --stack {pulumi.name}"
-        self.outputs = Outputs.parse(pulumi.outputs())
+        self.outputs = StackOutputs.parse(pulumi.outputs())
         if not self.outputs.api_key or not self.outputs.url:
             raise OpsError(USAGE, f"stack {pulumi.name} has no server yet", deploy)
         if pulumi.config("guard") in ("off", "false"):
@@ -173,7 +173,7 @@ class Rotation:
             remedy = f"{error.remedy or 'put right what failed'}; then go on: {self.again} {half}"
             text = f"{error.text}. {self.config.path.name} asks for the change already"
             raise OpsError(error.code, text, remedy) from None
-        self.outputs = Outputs.parse(self.pulumi.outputs())
+        self.outputs = StackOutputs.parse(self.pulumi.outputs())
 
     def _see(self, key: str, status: int, name: str) -> None:
         """See at every address that a key is answered or refused. Raises OpsError."""

@@ -23,7 +23,7 @@ from components.config_reading import read
 from components.errors import ConfigError
 from components.records import structure
 from components.replica_count import listed
-from components.scaling import Decision, Limits, Lull, Sample, Target, Why, decide
+from components.scaling import Decision, LoadTarget, Lull, Sample, ScaleLimits, Why, decide
 from ops import load, report, stack_tags
 from ops.command import Outcome, verb
 from ops.config import texts
@@ -34,7 +34,7 @@ from ops.engine import Pulumi
 from ops.exits import BUSY, OK, PENDING, USAGE, OpsError
 from ops.fleet import Fleet, own_keys
 from ops.metrics import replace_file
-from ops.outputs import Outputs
+from ops.outputs import StackOutputs
 from ops.schedule import allowed
 from policy.limits import limits_of
 
@@ -87,8 +87,8 @@ def scale_once(pulumi: Pulumi, sample_s: float, metrics_file: Path | None) -> Ou
     present = listed(raw)
     if present is None:
         raise OpsError(USAGE, f"stack {pulumi.name} is not deployed yet", f"python -m ops deploy --stack {pulumi.name}")
-    outputs, resources = Outputs.parse(raw), pulumi.resources(show_secrets=True)
-    target = Target(in_flight=config.replicas.pairs_in_flight)
+    outputs, resources = StackOutputs.parse(raw), pulumi.resources(show_secrets=True)
+    target = LoadTarget(in_flight=config.replicas.pairs_in_flight)
     samples = load.samples(outputs, own_keys(resources), count=target.samples, sample_s=sample_s) if present else []
     price = max((one.hourly_cost_usd for one in outputs.replicas), default=0.0)
     made = decide(samples, present, limits(pulumi, config), replica_usd_h=price, target=target, lull=lull_of(pulumi))
@@ -120,12 +120,12 @@ def config_of(pulumi: Pulumi) -> Config:
     return config
 
 
-def limits(pulumi: Pulumi, config: Config) -> Limits:
+def limits(pulumi: Pulumi, config: Config) -> ScaleLimits:
     """Return what binds a stack at this moment: schedule, budget and the policy of the project."""
     span, policy = allowed(config, datetime.now(UTC)), limits_of(pulumi.name.rpartition("/")[2], pulumi.cwd / LIMITS)
     bounds = [usd for usd in (config.max_hourly_usd, policy.max_hourly_usd) if usd is not None]
     growth = room_usd_h(pulumi) if config.budget_refuses else None
-    return Limits(span.min, span.max, min(bounds, default=None), growth)
+    return ScaleLimits(span.min, span.max, min(bounds, default=None), growth)
 
 
 def lull_of(pulumi: Pulumi) -> Lull | None:

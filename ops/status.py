@@ -21,7 +21,7 @@ import click
 from rich.console import Console
 
 from components.config import Config
-from components.errors import ApiUnreachable, RateLimited, RerankerError, ServingError
+from components.errors import ApiUnreachable, RateLimited, ServingError, VastRerankerError
 from components.plugin.session import open_session
 from components.scaling import Sample
 from components.vast.bill import Month
@@ -36,7 +36,7 @@ from ops.exits import DRIFT, ERROR, OK, USAGE, OpsError
 from ops.fleet import own_keys
 from ops.load import samples
 from ops.notify import Notice
-from ops.outputs import Outputs, Replica
+from ops.outputs import Replica, StackOutputs
 from ops.scale import table as load_table
 from ops.status_page import page
 from ops.status_server import StatusServer
@@ -132,7 +132,7 @@ def answers(pulumi: Pulumi, found: Outcome | None = None) -> Iterator[tuple[bool
         found = found or look(pulumi)
         load = load_of(pulumi)
         month = of_month(pulumi, Month.of(datetime.now(UTC)))
-    except (OpsError, RerankerError) as error:
+    except (OpsError, VastRerankerError) as error:
         yield False, as_markdown("status", pulumi.name, Outcome(ERROR, "failed", [report.safe(error)]))
         return
     yield found.code == OK, as_markdown("status", pulumi.name, found)
@@ -143,7 +143,7 @@ def answers(pulumi: Pulumi, found: Outcome | None = None) -> Iterator[tuple[bool
 
 def load_of(pulumi: Pulumi) -> Outcome | None:
     """Return what the servers of a stack have to do, by their own metrics; None where there is none."""
-    outputs = Outputs.parse(pulumi.outputs())
+    outputs = StackOutputs.parse(pulumi.outputs())
     if not outputs.replicas:
         return None
     keys = own_keys(pulumi.resources(show_secrets=True))
@@ -159,7 +159,7 @@ def load_summary(found: Sequence[Sample]) -> Outcome:
 
 def look(pulumi: Pulumi) -> Outcome:
     """Return what the stack has, what Vast.ai says of it and whether it answers."""
-    outputs = Outputs.parse(pulumi.outputs())
+    outputs = StackOutputs.parse(pulumi.outputs())
     if not outputs.replicas:
         headline = "no replica: the gateway answers 503" if outputs.gateway else "nothing is rented"
         return Outcome(OK, headline, (), {"instances": [], "gateway": outputs.url or None})
@@ -188,7 +188,7 @@ def soon_over(bill: Bill, runway_h: float, contracts: Iterable[Contract], now: f
 
 def summary(
     stack: str,
-    outputs: Outputs,
+    outputs: StackOutputs,
     servers: Sequence[ServerStatus],
     gateway: ServerStatus | None,
     *,
@@ -234,7 +234,7 @@ def summary(
 
 
 def ask_all(
-    pulumi: Pulumi, outputs: Outputs, contracts: Mapping[int, Contract]
+    pulumi: Pulumi, outputs: StackOutputs, contracts: Mapping[int, Contract]
 ) -> tuple[list[ServerStatus], ServerStatus | None]:
     """Ask each server for a score, and the gateway if there is one."""
     keys = own_keys(pulumi.resources(show_secrets=True)) if outputs.gateway else {}
@@ -288,7 +288,7 @@ def client(url: str, key: str, ca: str, timeout_s: float) -> RerankClient:
     return RerankClient(url, key, ca=ca, client_certificate=shown, timeout_s=timeout_s)
 
 
-def trusted(outputs: Outputs) -> str:
+def trusted(outputs: StackOutputs) -> str:
     """Return the certificates to trust, PEM: the stack's own CA, and those that are trusted anyway; "" for these alone.
 
     A gateway that clients reach through a front of their own (gateway.url) has a certificate of another CA; one that

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from components.errors import RerankerError
+from components.errors import VastRerankerError
 from components.vast.address import is_loopback
 from ops.engine import without_secrets
 from ops.exits import OpsError
@@ -39,7 +39,7 @@ class StatusServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/"
 
     def page(self) -> str:
-        """Return the page, a fresh one or that of a moment ago. Raises OpsError, RerankerError."""
+        """Return the page, a fresh one or that of a moment ago. Raises OpsError, VastRerankerError."""
         with self._lock:
             if time.monotonic() - self._made_at >= FRESH_S:
                 self._page, self._made_at = self._make(), time.monotonic()
@@ -89,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
     def _send_page(self) -> None:
         try:
             body = self.server.page().encode()
-        except (OpsError, RerankerError) as error:
+        except (OpsError, VastRerankerError) as error:
             self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, explain=without_secrets(str(error)))
             return
         self.send_response(HTTPStatus.OK)

@@ -11,7 +11,7 @@ from args import RerankerArgs
 from pulumi.provider.experimental import component_provider_host
 
 from components.component_args import component_settings
-from components.errors import RerankerError
+from components.errors import VastRerankerError
 from components.fleet import RerankerFleet
 
 NAME = "vast-reranker"
@@ -39,7 +39,7 @@ class Reranker(pulumi.ComponentResource):
     def __init__(self, name: str, args: RerankerArgs, opts: Optional[pulumi.ResourceOptions] = None) -> None:
         try:
             settings = component_settings(args)
-        except (RerankerError, ValueError) as error:
+        except (VastRerankerError, ValueError) as error:
             raise pulumi.RunError(f"{name}: is refused; nothing is rented:\n{error}") from None
         super().__init__(f"{NAME}:index:Reranker", name, {}, opts)
         fleet = RerankerFleet(name, settings, pulumi.ResourceOptions(parent=self))

@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 
 from components.records import structure
-from policy.rules import NAMED, Limits
+from policy.rules import NAMED, PolicyLimits
 
 FILE = Path(__file__).with_name("limits.yaml")
 
 
-def limits_of(stack: str, path: Path = FILE) -> Limits:
+def limits_of(stack: str, path: Path = FILE) -> PolicyLimits:
     """Return what binds a stack of this name. Raises ValueError that names the file and the key."""
     try:
         entries: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -33,12 +33,14 @@ def limits_of(stack: str, path: Path = FILE) -> Limits:
                 raise ValueError(f"rules: has {rule!r}; accepted: {', '.join(NAMED)}{hint}")
         except ValueError as error:
             raise ValueError(f"policy/{path.name}: {pattern}: {error}") from None
-    return next((limits for pattern, limits in by_pattern.items() if fnmatch.fnmatchcase(stack, pattern)), Limits())
+    return next(
+        (limits for pattern, limits in by_pattern.items() if fnmatch.fnmatchcase(stack, pattern)), PolicyLimits()
+    )
 
 
-def parse(entry: Mapping[str, Any]) -> Limits:
+def parse(entry: Mapping[str, Any]) -> PolicyLimits:
     """Return the limits of an entry. Raises ValueError, with the key."""
-    limits = structure(Limits, entry, exact=True)
+    limits = structure(PolicyLimits, entry, exact=True)
     for key in ("max_hourly_usd", "max_disk_gb"):
         if (value := getattr(limits, key)) is not None and not value > 0:
             raise ValueError(f"{key}: is {value!r}; accepted: a number above 0")

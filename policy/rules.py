@@ -1,4 +1,4 @@
-"""The rules of the policy: condition, message and remedy of each. Functions of Facts and Limits; no Pulumi, no I/O.
+"""The rules of the policy: condition, message and remedy of each. Pure functions of facts and limits.
 
 One source for the program's guards (components/settings.py before anything is planned, components/instance.py before
 anything is rented) and for the policy pack (policy/__main__.py). A fact that is not known is None and is not judged.
@@ -21,7 +21,7 @@ LABEL = re.compile(r"[^/@\s]+/[^/@\s]+/[^@\s]+")  # <project>/<stack>/<name>
 
 
 @dataclass(frozen=True)
-class Limits:
+class PolicyLimits:
     """What binds a stack. `rules` names those that have no limit; the others bind where their limit is given."""
 
     rules: tuple[str, ...] = ()
@@ -60,32 +60,32 @@ class Facts:
 
 
 Demand = tuple[str, str, Any]  # a field of Vast.ai's search, its operator, its value
-Judge = Callable[["Facts", Limits], str | None]
+Judge = Callable[["Facts", PolicyLimits], str | None]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule: `limit` is the Limits field it reads, or "" for one that is named in `rules`. `demands`: the condition on
-    offers, for so many machines, that keeps out what the rule would refuse."""
+    """A rule. `limit`: the field of PolicyLimits that it reads; "" for a rule that is switched on by its name in `rules`.
+    `demands`: the condition on offers, for a number of machines, that leaves out what the rule would refuse."""
 
     name: str
     asks: str
     remedy: str
     judge: Judge
     limit: str = ""
-    demands: Callable[[Limits, int], Demand] | None = None
+    demands: Callable[[PolicyLimits, int], Demand] | None = None
 
-    def binds(self, limits: Limits) -> bool:
+    def binds(self, limits: PolicyLimits) -> bool:
         return bool(getattr(limits, self.limit)) if self.limit else self.name in limits.rules
 
 
-def violations(facts: Facts, limits: Limits) -> list[str]:
+def violations(facts: Facts, limits: PolicyLimits) -> list[str]:
     """Return a line for each broken rule that binds, in the order of RULES: its name, what was seen, what to do."""
     judged = [(rule, rule.judge(facts, limits)) for rule in RULES if rule.binds(limits)]
     return [f"policy: {rule.name}: {message}; {rule.remedy}" for rule, message in judged if message]
 
 
-def demands(limits: Limits, machines: int) -> list[tuple[str, str, Any, str]]:
+def demands(limits: PolicyLimits, machines: int) -> list[tuple[str, str, Any, str]]:
     """Return the conditions on offers of every rule that binds: field, operator, value, reason."""
     bound = [(rule.demands, rule.limit) for rule in RULES if rule.demands and rule.binds(limits)]
     return [(*demand(limits, machines), f"policy {limit}") for demand, limit in bound]
@@ -95,7 +95,7 @@ RULES: list[Rule] = []  # in the order of their functions below
 
 
 def rule(
-    remedy: str, *, limit: str = "", demands: Callable[[Limits, int], Demand] | None = None
+    remedy: str, *, limit: str = "", demands: Callable[[PolicyLimits, int], Demand] | None = None
 ) -> Callable[[Judge], Judge]:
     """Make a rule of a function that says what is wrong: its name is the rule's, its docstring what the rule asks."""
 
@@ -115,7 +115,7 @@ def rule(
     limit="max_hourly_usd",
     demands=lambda limits, machines: ("dph_total", "lte", (limits.max_hourly_usd or 0.0) / machines),
 )
-def hourly_price(facts: Facts, limits: Limits) -> str | None:
+def hourly_price(facts: Facts, limits: PolicyLimits) -> str | None:
     """The stack costs no more per hour than max_hourly_usd of policy/limits.yaml."""
     allowed = limits.max_hourly_usd or 0.0
     if facts.asks_hourly_usd is not None and facts.asks_hourly_usd > allowed:
@@ -129,20 +129,20 @@ def hourly_price(facts: Facts, limits: Limits) -> str | None:
 
 
 @rule("name a version, such as vllm/vllm-openai:v0.19.1, or a digest")
-def pinned_image(facts: Facts, _limits: Limits) -> str | None:
+def pinned_image(facts: Facts, _limits: PolicyLimits) -> str | None:
     """The image is pinned by a tag that does not move, or by digest."""
     return None if facts.image is None else not_pinned(facts.image)
 
 
 @rule("set tls and guard to true (form: script)")
-def tls_and_guard(facts: Facts, _limits: Limits) -> str | None:
+def tls_and_guard(facts: Facts, _limits: PolicyLimits) -> str | None:
     """TLS and the guard are on."""
     off = [name for name, on in (("tls", facts.tls), ("guard", facts.guard)) if on is False]
     return f"{' and '.join(off)} off" if off else None
 
 
 @rule("remove bid")
-def no_bid(facts: Facts, _limits: Limits) -> str | None:
+def no_bid(facts: Facts, _limits: PolicyLimits) -> str | None:
     """The instance is not interruptible."""
     return "the instance is interruptible (bid is set)" if facts.interruptible else None
 
@@ -152,7 +152,7 @@ def no_bid(facts: Facts, _limits: Limits) -> str | None:
     limit="countries",
     demands=lambda limits, _machines: ("geolocation", "in", list(limits.countries)),
 )
-def countries(facts: Facts, limits: Limits) -> str | None:
+def countries(facts: Facts, limits: PolicyLimits) -> str | None:
     """The machine stands in a country of countries of policy/limits.yaml."""
     allowed = ", ".join(limits.countries)
     refused = [code for code in facts.asks_countries or () if code.upper() not in limits.countries]
@@ -169,7 +169,7 @@ def countries(facts: Facts, limits: Limits) -> str | None:
     limit="hosting",
     demands=lambda _limits, _machines: ("datacenter", "eq", True),
 )
-def hosting(facts: Facts, limits: Limits) -> str | None:
+def hosting(facts: Facts, limits: PolicyLimits) -> str | None:
     """The machine stands with a host of the kind hosting of policy/limits.yaml."""
     if facts.asks_hosting not in (None, "", limits.hosting):
         return f"the config asks for {facts.asks_hosting} hosts; {limits.hosting} is demanded"
@@ -180,18 +180,15 @@ def hosting(facts: Facts, limits: Limits) -> str | None:
 
 
 @rule("leave the label to the stack")
-def label(facts: Facts, _limits: Limits) -> str | None:
+def label(facts: Facts, _limits: PolicyLimits) -> str | None:
     """The instance's label is <project>/<stack>/<name>."""
     if facts.label is None:
         return None
     return None if LABEL.fullmatch(facts.label) else f"the label {facts.label!r} is not <project>/<stack>/<name>"
 
 
-@rule(
-    "lower disk_gb, or have max_disk_gb of policy/limits.yaml raised",
-    limit="max_disk_gb",
-)
-def disk(facts: Facts, limits: Limits) -> str | None:
+@rule("lower disk_gb, or have max_disk_gb of policy/limits.yaml raised", limit="max_disk_gb")
+def disk(facts: Facts, limits: PolicyLimits) -> str | None:
     """The disk is no larger than max_disk_gb of policy/limits.yaml."""
     allowed = limits.max_disk_gb or 0.0
     if facts.disk_gb is None or facts.disk_gb <= allowed:
@@ -200,7 +197,7 @@ def disk(facts: Facts, limits: Limits) -> str | None:
 
 
 @rule("take them out of extra_args, or have flags of policy/limits.yaml extended", limit="flags")
-def flags(facts: Facts, limits: Limits) -> str | None:
+def flags(facts: Facts, limits: PolicyLimits) -> str | None:
     """The config adds no flag of vLLM but those of flags of policy/limits.yaml."""
     others = dict.fromkeys(flag for flag in facts.flags or () if flag not in limits.flags)
     return f"extra_args has {', '.join(others)}; {', '.join(limits.flags)} are allowed" if others else None
@@ -210,7 +207,7 @@ def flags(facts: Facts, limits: Limits) -> str | None:
     "set image to repository:tag@sha256:..., as its registry says, and revision to a commit of the model's repository",
     limit="pins",
 )
-def pins(facts: Facts, limits: Limits) -> str | None:
+def pins(facts: Facts, limits: PolicyLimits) -> str | None:
     """What pins of policy/limits.yaml names, image or model, is pinned by what cannot be moved: digest or commit."""
     image = facts.image is not None and not DIGEST.fullmatch(facts.image.partition("@")[2])
     model = facts.revision is not None and not COMMIT.fullmatch(facts.revision)
@@ -219,7 +216,7 @@ def pins(facts: Facts, limits: Limits) -> str | None:
 
 
 @rule("deploy with a RerankValidation, for a model whose catalog entry has golden pairs")
-def validation(facts: Facts, _limits: Limits) -> str | None:
+def validation(facts: Facts, _limits: PolicyLimits) -> str | None:
     """A validation with pairs to judge covers the instance."""
     return None if facts.validated is not False else "nothing judges what the server answers"
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from components.caddy.spec import Acme, Certificate, GatewaySpec, Policy, Upstream, ders
+from components.caddy.spec import Acme, Certificate, GatewayPolicy, GatewaySpec, Upstream, ders
 from components.guard import keys, last_check
 from components.guard.rules import ALLOW
 from components.vast.json_values import Json
@@ -38,10 +38,7 @@ KNOWN_ERRORS = (413, 502, 503, 504)  # those that Caddy itself meets, and that a
 
 def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
     """Return the whole config of a Caddy that is this gateway, but for its `admin`."""
-    routes = [
-        route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*ALLOW)),
-        route(_error(404)),
-    ]
+    routes = [route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*ALLOW)), route(_error(404))]
     config = server_config(
         gateway.site,
         gateway.listen,
@@ -61,7 +58,7 @@ def server_config(
     listen: str,
     routes: list[Json],
     certificate: Certificate | Acme | None,
-    policy: Policy,
+    policy: GatewayPolicy,
     *,
     client_ca: str = "",
     client_mode: str = "require_and_verify",
@@ -105,10 +102,7 @@ def _automation(acme: Acme, listen: str) -> dict[str, Json]:
         **({"trusted_roots_pem_files": [acme.directory_ca_file]} if acme.directory_ca_file else {}),
     }
     names = list(acme.names)
-    return {
-        "certificates": {"automate": names},
-        "automation": {"policies": [{"subjects": names, "issuers": [issuer]}]},
-    }
+    return {"certificates": {"automate": names}, "automation": {"policies": [{"subjects": names, "issuers": [issuer]}]}}
 
 
 def refuse_uncertified() -> dict[str, Json]:
@@ -134,10 +128,7 @@ def _behind_the_path(gateway: GatewaySpec) -> list[Json]:
         route(refusal, {"not": [bearer(gateway.keys)]}),
         {"handle": [{"handler": "headers", "request": {"delete": [CLIENT, CHECK]}}]},
         *(
-            {
-                "match": [bearer([one.key])],
-                "handle": [{"handler": "headers", "request": {"set": {CLIENT: [one.name]}}}],
-            }
+            {"match": [bearer([one.key])], "handle": [{"handler": "headers", "request": {"set": {CLIENT: [one.name]}}}]}
             for one in gateway.clients
         ),
         route({"handler": "static_response", "status_code": 204}, {"header": {ASKS: ["1"]}}),
@@ -255,10 +246,7 @@ def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, 
             "try_interval": seconds(policy.retry_every_s),
             # A POST is repeated only if one of these agrees and the body was buffered whole. Scoring changes nothing;
             # the second is about broken connections.
-            "retry_match": [
-                {"expression": "{http.reverse_proxy.status_code} in [502, 503]"},
-                _path(*ALLOW),
-            ],
+            "retry_match": [{"expression": "{http.reverse_proxy.status_code} in [502, 503]"}, _path(*ALLOW)],
         },
         "health_checks": {
             "active": {

@@ -19,7 +19,7 @@ from components.caddy.config import (
     seconds,
     server_config,
 )
-from components.caddy.spec import Certificate, Policy
+from components.caddy.spec import Certificate, GatewayPolicy
 from components.vast.json_values import Json
 
 NAME = "front"
@@ -39,7 +39,7 @@ def front_proxy_config(
     *,
     admin_socket: str = "",
     admin_key: str = "",
-    policy: Policy | None = None,
+    policy: GatewayPolicy | None = None,
     client_ca: str = "",
 ) -> dict[str, Json]:
     """Return the front's whole config; without a certificate it speaks plain HTTP. With a `client_ca` (PEM) all but the
@@ -71,7 +71,7 @@ def front_proxy_config(
         {"handle": [_lane(large, LANES[1][1])]},
     ]
     config = server_config(
-        NAME, listen, routes, certificate, policy or Policy(), client_ca=client_ca, client_mode="verify_if_given"
+        NAME, listen, routes, certificate, policy or GatewayPolicy(), client_ca=client_ca, client_mode="verify_if_given"
     )
     bodies = [*limits(MAX_BYTES), {"handle": [_to(back_socket)]}]
     config["apps"]["http"]["servers"]["bodies"] = inner_server([f"unix/{one}|0600" for one in (small, large)], bodies)

@@ -17,7 +17,7 @@ LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)?:(\d{1,5})|unix/({env
 
 
 @dataclass(frozen=True)
-class Policy:
+class GatewayPolicy:
     """How requests are spread, watched, repeated and bounded. Times in seconds, sizes in bytes."""
 
     max_bytes: int = 2 << 20
@@ -107,7 +107,7 @@ class GatewaySpec:
     upstream_ca: str = ""
     certificate: Certificate | None = None
     acme: Acme | None = None
-    policy: Policy = Policy()
+    policy: GatewayPolicy = GatewayPolicy()
     retired: tuple[Upstream, ...] = ()
     sockets: str = "unix/@gateway"
     hop_key: str = field(default="", repr=False)

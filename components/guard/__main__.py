@@ -18,31 +18,31 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .certificate import Certificate
+from .certificate import CertificateStore
 from .gate import Gate
-from .keys import Keys
+from .keys import KeyStore
 from .rules import Rules
-from .server import BACKLOG, DEFAULT, Bounds, Server
-from .upstream import Upstream
+from .server import BACKLOG, DEFAULT, Bounds, GuardServer
+from .upstream import VllmUpstream
 
 OPTIONS_ENV, KEY_ENV = "GUARD", "GUARD_KEY"
 NOT_FOR_VLLM = ("GUARD", "TLS_")
 SOCKET = "vllm.sock"
-Accept = Callable[[Server, socket.socket], Awaitable[Any]]
+Accept = Callable[[GuardServer, socket.socket], Awaitable[Any]]
 
 
 def make_server(
     env: Mapping[str, str], files: Path, *, tls: bool, log: Callable[[str], object], bounds: Bounds = DEFAULT
-) -> Server:
+) -> GuardServer:
     """Return the server that an environment asks for; `files` holds certificate and key, and is where state is kept."""
     options = json.loads(env.get(OPTIONS_ENV) or "{}")
     open_paths = frozenset(["/health"] if options.pop("open_health", False) else [])
     rules = Rules(**options | {"models": tuple(options.get("models", ()))})
-    keys = Keys(env.get(KEY_ENV, "").strip(), files / "keys.json", now=time.time)
-    certificate = Certificate(files / "cert.pem", files / "key.pem") if tls else None
+    keys = KeyStore(env.get(KEY_ENV, "").strip(), files / "keys.json", now=time.time)
+    certificate = CertificateStore(files / "cert.pem", files / "key.pem") if tls else None
     if certificate and keys.access.client_ca:
         certificate.ask_clients(keys.access.client_ca)
-    return Server(Gate(rules, keys, Upstream(str(files / SOCKET)), open_paths, certificate, log), bounds)
+    return GuardServer(Gate(rules, keys, VllmUpstream(str(files / SOCKET)), open_paths, certificate, log), bounds)
 
 
 def listener(host: str, port: int) -> socket.socket:
@@ -53,7 +53,9 @@ def listener(host: str, port: int) -> socket.socket:
     return made
 
 
-async def run(server: Server, listening: socket.socket, command: list[str], accept: Accept = Server.accept) -> int:
+async def run(
+    server: GuardServer, listening: socket.socket, command: list[str], accept: Accept = GuardServer.accept
+) -> int:
     """Start vLLM, serve until it ends, and return its exit code as a shell would."""
     Path(server.gate.upstream.socket_path).unlink(missing_ok=True)
     env = {name: value for name, value in os.environ.items() if not name.startswith(NOT_FOR_VLLM)}
@@ -80,7 +82,7 @@ def _log(line: str) -> None:
     sys.stdout.flush()
 
 
-def main(argv: list[str], accept: Accept = Server.accept) -> int:
+def main(argv: list[str], accept: Accept = GuardServer.accept) -> int:
     """Serve until vLLM ends."""
     split = argv.index("--")
     flags = argparse.ArgumentParser(prog="guard")

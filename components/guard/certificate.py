@@ -26,7 +26,7 @@ class Handshake(ssl.SSLObject):
             raise ssl.SSLWantReadError from None
 
 
-class Certificate:
+class CertificateStore:
     """What `context` shows, from the files that the boot script wrote, and whom it asks for a certificate."""
 
     def __init__(self, chain: Path, key: Path) -> None:

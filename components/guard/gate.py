@@ -15,12 +15,12 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .certificate import MAX_PEM_BYTES, Certificate
+from .certificate import MAX_PEM_BYTES, CertificateStore
 from .judging import Worker
-from .keys import CLIENT, MANAGEMENT, Access, Key, Keys, parse
+from .keys import CLIENT, MANAGEMENT, Access, Key, KeyStore, parse
 from .last_check import CHECK, LastCheck
 from .rules import ALLOW, KEYS, MANAGED, METRICS, ROUTES, SCORED, Judged, Refusal, Rules, judge
-from .upstream import STARTING, Answer, Headers, Upstream
+from .upstream import STARTING, Headers, VllmAnswer, VllmUpstream
 
 # Judged in a process beside: JSON of this size and more would keep the loop from all others.
 LARGE_BYTES = 64 << 10
@@ -76,10 +76,10 @@ class Gate:
     """One server's guard. `log` gets a line for each request with a valid key."""
 
     rules: Rules
-    keys: Keys
-    upstream: Upstream
+    keys: KeyStore
+    upstream: VllmUpstream
     open_paths: frozenset[str] = frozenset()
-    certificate: Certificate | None = None
+    certificate: CertificateStore | None = None
     log: Callable[[str], object] = print
     now: Callable[[], float] = time.time
     in_flight: Counter[str] = field(default_factory=Counter)
@@ -185,7 +185,7 @@ class Gate:
         finally:
             self.in_flight[name] -= tokens
 
-    async def _observed(self, request: Request, asked: bytes, answer: Answer, more: bytes) -> AsyncIterator[bytes]:
+    async def _observed(self, request: Request, asked: bytes, answer: VllmAnswer, more: bytes) -> AsyncIterator[bytes]:
         """Yield an answer's body, and note that it was served, and the tokens that vLLM says it used: at one end of it
         or the other."""
         first = last = b""

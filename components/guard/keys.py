@@ -71,7 +71,7 @@ class Bucket:
 
 
 @dataclass
-class Keys:
+class KeyStore:
     """The keys that are valid, kept in a file so that they outlive a restart of the container."""
 
     management: str = field(repr=False)

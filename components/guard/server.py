@@ -48,7 +48,7 @@ class Bounds:
 DEFAULT = Bounds()
 
 
-class Server:
+class GuardServer:
     """Serves connections until cancelled."""
 
     def __init__(self, gate: Gate, bounds: Bounds = DEFAULT) -> None:
@@ -125,7 +125,7 @@ class Protocol(asyncio.StreamReaderProtocol):
 class Connection:
     """One client's connection. `known`: a valid key was shown on it; `idle`: it waits for a request."""
 
-    def __init__(self, server: Server, sock: socket.socket, address: str) -> None:
+    def __init__(self, server: GuardServer, sock: socket.socket, address: str) -> None:
         self.server, self.gate, self.bounds = server, server.gate, server.bounds
         self.sock, self.address, self.transport = sock, address, cast("asyncio.Transport | None", None)
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
@@ -150,11 +150,7 @@ class Connection:
         handshake_s, shutdown_s = (self.bounds.handshake_s, self.bounds.shutdown_s) if tls else (None, None)
         try:
             transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol,
-                self.sock,
-                ssl=tls,
-                ssl_handshake_timeout=handshake_s,
-                ssl_shutdown_timeout=shutdown_s,
+                lambda: protocol, self.sock, ssl=tls, ssl_handshake_timeout=handshake_s, ssl_shutdown_timeout=shutdown_s
             )
             if certificate := transport.get_extra_info("peercert"):  # verified, or there were no connection
                 self.certified_until = ssl.cert_time_to_seconds(certificate["notAfter"])

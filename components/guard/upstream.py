@@ -49,7 +49,7 @@ class Line:
 
 
 @dataclass
-class Answer:
+class VllmAnswer:
     """An answer of vLLM's as it comes."""
 
     status: int
@@ -67,7 +67,7 @@ class Answer:
         return b"".join([part async for part in self.parts()])
 
 
-class Upstream:
+class VllmUpstream:
     """vLLM at a unix socket. `fields`: of its scoring requests; `routes`: path and methods of those it registers."""
 
     def __init__(self, socket_path: str) -> None:
@@ -78,12 +78,12 @@ class Upstream:
         self._kept: list[Line] = []
 
     @asynccontextmanager
-    async def ask(self, method: str, path: str, headers: Headers = [], body: bytes = b"") -> AsyncIterator[Answer]:  # noqa: B006
+    async def ask(self, method: str, path: str, headers: Headers = [], body: bytes = b"") -> AsyncIterator[VllmAnswer]:  # noqa: B006
         """Ask vLLM; the connection is kept if the answer was read to its end. Raises Refusal where there is none."""
         line, response = await self._answered(method, path, headers, body)
         try:
             passed = [(name, value) for name, value in response.headers if name not in HOP_BY_HOP]
-            yield Answer(response.status_code, passed, line)
+            yield VllmAnswer(response.status_code, passed, line)
             if line.http.our_state is line.http.their_state is h11.DONE and len(self._kept) < MAX_KEPT:
                 line.http.start_next_cycle()
                 self._kept.append(line)

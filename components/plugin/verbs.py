@@ -19,7 +19,7 @@ import pulumi
 from pulumi.dynamic import CheckFailure, ConfigureRequest, Resource, ResourceProvider
 from pulumi.output import Unknown
 
-from components.errors import RerankerError, VastError
+from components.errors import VastError, VastRerankerError
 from components.plugin.engine import ENGINE, current_urn
 from components.records import record
 from components.redaction import plain
@@ -91,7 +91,7 @@ def verb(method: Callable[P, R]) -> Callable[P, R]:
         try:
             with ENGINE:
                 return method(*args, **kwargs)
-        except RerankerError as error:
+        except VastRerankerError as error:
             # the servicer prints format_exc(): with no frames and no module what is left is "Name: text"
             sys.tracebacklimit = 0
             rented = still_rented(args[0], current_urn.get()) if method.__name__ in ("create", "update") else ""
@@ -127,7 +127,7 @@ def still_rented(provider: object, urn: str) -> str:
     return f"still rented: {', '.join(rows)}; {ways}" if rows else ""
 
 
-def failure(error: RerankerError) -> CheckFailure:
+def failure(error: VastRerankerError) -> CheckFailure:
     """Return an error as what a check found, told as other verbs tell it: "Name: text"."""
     return CheckFailure("", plain(f"{type(error).__name__}: {error}"))
 

@@ -21,11 +21,7 @@ from reranker.http import HttpTransport, Kind, Unanswered
 # ours, and will not come to be. busy: it took the connection and has not answered yet, as one that hangs or has a long
 # queue. no_answer: nothing was heard from the address, which proves nothing.
 Verdict = Literal["ready", "dead", "wrong_certificate", "busy", "no_answer"]
-VERDICTS: Mapping[Kind, Verdict] = {
-    "timeout": "busy",
-    "unreachable": "no_answer",
-    "untrusted": "wrong_certificate",
-}
+VERDICTS: Mapping[Kind, Verdict] = {"timeout": "busy", "unreachable": "no_answer", "untrusted": "wrong_certificate"}
 CONNECT_S = 5.0
 MAX_BYTES = 1 << 20
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")

@@ -123,12 +123,7 @@ class RerankClient:
         for again in (True, False):
             try:
                 return self._send(
-                    method,
-                    self.url + path,
-                    body=body,
-                    headers=headers,
-                    timeout_s=self._timeout_s,
-                    max_bytes=MAX_BYTES,
+                    method, self.url + path, body=body, headers=headers, timeout_s=self._timeout_s, max_bytes=MAX_BYTES
                 )
             except Unanswered as error:
                 # vLLM 0.19.1 closes a kept connection after some refusals without saying so; scoring twice is harmless

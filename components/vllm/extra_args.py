@@ -19,10 +19,7 @@ REFUSED = (
     (r"--(host|port|uds|model|chat-template|root-path|headless|grpc|grpc-port)", "is set by the stack, and relied on"),
     (r"--config", "names a file that the container does not have; write its flags in extra_args"),
     (r"--ssl-.+|--enable-ssl-refresh", "is set by the stack, which makes the certificates; the key tls turns them off"),
-    (
-        r"--data-parallel-.+|-dp[a-z]?",
-        "starts several engines, for which no GPUs are counted; use replicas",
-    ),
+    (r"--data-parallel-.+|-dp[a-z]?", "starts several engines, for which no GPUs are counted; use replicas"),
     (r"--disable-fastapi-docs", "takes away the description by which the guard knows what this vLLM has"),
     (r"--nnodes|-n|--node-rank|-r|--master-(addr|port)", "is for a server on several machines; each has one here"),
     (r"--middleware", "is code that sees every key and document, and the container has none"),

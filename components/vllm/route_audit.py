@@ -47,10 +47,7 @@ MAIN_ROUTES = [AuditedRoute(path, (method,)) for path, method in MAIN]
 def unauthorized_callers(key: str | None) -> dict[str, Caller]:
     """Return unauthorized callers, by name: the headers and the body of each. `key` is the valid one."""
     near = f"{key[:-1]}{'0' if key[-1] != '0' else '1'}" if key else "not-the-key"
-    found: dict[str, Caller] = {
-        "no key": ({}, PAIR_BODY),
-        "a wrong key": (bearer(near), PAIR_BODY),
-    }
+    found: dict[str, Caller] = {"no key": ({}, PAIR_BODY), "a wrong key": (bearer(near), PAIR_BODY)}
     if key:
         basic = base64.b64encode(f"user:{key}".encode()).decode()
         headers = {"Authorization": f"Basic {basic}", "X-Api-Key": key, "Api-Key": key}

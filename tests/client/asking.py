@@ -1,10 +1,7 @@
 """What the tests of the client ask, how patiently, and by which clock."""
 
 from emulator.scoring import overlap
-from reranker import (
-    Patience,
-    Reranker,
-)
+from reranker import Patience, Reranker
 from tests.client.guarded import KEY
 
 QUERY = "What is deep learning?"

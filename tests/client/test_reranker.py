@@ -8,14 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from emulator.scoring import overlap
-from reranker import (
-    InvalidInput,
-    Limits,
-    Ranked,
-    Reranker,
-    ServedModel,
-    ServerError,
-)
+from reranker import InvalidInput, Limits, Ranked, Reranker, ServedModel, ServerError
 from tests.client.asking import DOCUMENTS, QUERY, expected
 from tests.client.guarded import KEY, MODEL, guarded_server, refusal
 

@@ -9,14 +9,7 @@ import time
 import pytest
 
 from harness.wait import until
-from reranker import (
-    Busy,
-    Limits,
-    Patience,
-    Reranker,
-    ServerError,
-    Unreachable,
-)
+from reranker import Busy, Limits, Patience, Reranker, ServerError, Unreachable
 from reranker.http import Unanswered
 from tests.client.asking import DOCUMENTS, QUERY, Clock, on_clock
 from tests.client.guarded import KEY, MODEL, guarded_server, refusal

@@ -5,14 +5,7 @@ import pickle
 
 import pytest
 
-from reranker import (
-    InvalidInput,
-    KeyRefused,
-    MalformedAnswer,
-    Reranker,
-    ServerError,
-    Untrusted,
-)
+from reranker import InvalidInput, KeyRefused, MalformedAnswer, Reranker, ServerError, Untrusted
 from reranker.endpoint import Endpoint
 from reranker.http import tls_context
 from tests.client.guarded import KEY, certificates, guarded_server, refusal

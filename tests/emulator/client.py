@@ -20,13 +20,7 @@ GUIDE = {
     "static_ip": {"eq": True},
     "direct_port_count": {"gte": "1"},
 }
-SERVER = {
-    "image": IMAGE,
-    "disk": 40.0,
-    "env": {"-p 8000:8000": "1"},
-    "runtype": "args",
-    "args": ["--model", MODEL],
-}
+SERVER = {"image": IMAGE, "disk": 40.0, "env": {"-p 8000:8000": "1"}, "runtype": "args", "args": ["--model", MODEL]}
 
 
 class Client:

@@ -44,8 +44,7 @@ def test_without_room_for_the_state_a_preview_warns_and_nothing_is_rented(stack,
 
 @pytest.mark.all
 @pytest.mark.parametrize(
-    ("resources", "size", "replicas"),
-    [(3, 9_000, 1), (9, 12_000, 1), (9, 30_000, 2), (8, 600, 2)],
+    ("resources", "size", "replicas"), [(3, 9_000, 1), (9, 12_000, 1), (9, 30_000, 2), (8, 600, 2)]
 )
 def test_a_state_that_a_full_disk_cut_off_is_recovered_and_all_of_it_destroyed(
     stack, ledger, resources, size, replicas

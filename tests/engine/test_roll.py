@@ -134,10 +134,7 @@ def test_a_roll_of_what_is_declared_stops_where_it_fails_and_goes_on_when_that_i
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (
-            ["--set", "replicas=4"],
-            "more than a roll is to be done: reranker-3 (create), reranker-4 (create)",
-        ),
+        (["--set", "replicas=4"], "more than a roll is to be done: reranker-3 (create), reranker-4 (create)"),
         (["--set", "tls=off"], "reranker-ca (delete)"),
         (["--set", "model=BAAI/bge-reranker-base"], "another model"),
         (["--set", QUEUE, "--set", "replace=in_place"], "destroyed before its successor serves"),

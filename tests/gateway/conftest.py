@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from components.caddy.spec import Certificate, GatewaySpec, Policy, Upstream
+from components.caddy.spec import Certificate, GatewayPolicy, GatewaySpec, Upstream
 from components.errors import ServingError
 from components.vast.identity import DOMAIN, Authority
 from components.vllm.client import RerankClient
@@ -27,7 +27,7 @@ from tests.gateway.upstream import MODEL, READINESS
 REPO = Path(__file__).resolve().parents[2]
 # in the rerankers' certificates, so that only its name tells the gateway that each is the right one
 ELSEWHERE = "192.0.2.1"
-QUICK = Policy(check_every_s=0.5, response_timeout_s=10, retry_for_s=10, passive_for_s=2, max_bytes=20_000)
+QUICK = GatewayPolicy(check_every_s=0.5, response_timeout_s=10, retry_for_s=10, passive_for_s=2, max_bytes=20_000)
 
 
 @dataclass

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from bench.load import Target
+from bench.load import BenchTarget
 from bench.local_vllm import MODEL, gateway
 from components.vllm.client import RerankClient
 from harness.certificates import ca_file
@@ -16,7 +16,7 @@ KEY = "k" * 32
 
 def test_a_gateway_stands_in_front_of_a_reranker_for_the_length_of_a_block(rerankers, authority):
     [one] = rerankers(1, KEY, ip="127.0.0.1")
-    upstream = Target("one", f"https://{one.address}", MODEL, KEY, ca_file(authority.certificate))
+    upstream = BenchTarget("one", f"https://{one.address}", MODEL, KEY, ca_file(authority.certificate))
     with gateway("gateway", upstream) as at:
         client = RerankClient(at.url, at.key, ca=at.ca, timeout_s=10)
         until(lambda: scores(client))

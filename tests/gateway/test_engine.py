@@ -17,13 +17,13 @@ REPO = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import json
 import pulumi
-from components.caddy.spec import Policy
+from components.caddy.spec import GatewayPolicy
 from components.gateway import Gateway, GatewayArgs
 from components.vllm.catalog import load_catalog
 
 READINESS = load_catalog().model("sentence-transformers/all-MiniLM-L6-v2").readiness
 args = json.loads(open("gateway.json").read())
-gateway = Gateway("gateway", GatewayArgs(**args, readiness=READINESS, policy=Policy(check_every_s=1)))
+gateway = Gateway("gateway", GatewayArgs(**args, readiness=READINESS, policy=GatewayPolicy(check_every_s=1)))
 pulumi.export("drift", gateway.drift)
 """
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from components.caddy.config import gateway_config
-from components.caddy.spec import Policy
+from components.caddy.spec import GatewayPolicy
 from components.guard.last_check import CHECK
 from harness.load import BODY, Load
 from harness.wait import until
@@ -145,7 +145,7 @@ def test_an_upstream_that_serves_passes_its_checks_and_no_client_can_send_one(ca
 
 def test_checks_wait_as_long_as_requests(caddy, rerankers, front):
     one = front(rerankers(1))
-    text = json.dumps(gateway_config(replace(one.gateway, policy=Policy(response_timeout_s=77))))
+    text = json.dumps(gateway_config(replace(one.gateway, policy=GatewayPolicy(response_timeout_s=77))))
     assert text.count('"response_header_timeout": "77000ms"') == 1
     assert text.count('"timeout": "77000ms"') == 1
 

@@ -23,17 +23,7 @@ from components.vllm.route_audit import audit_routes, filled, routes_of, routes_
 from components.vllm.score_checks import CLOSED
 from harness.vllm import Vllm, serving
 from tests.dashboard import absent
-from tests.serving.conftest import (
-    BGE,
-    CATALOG,
-    HERE,
-    MINILM,
-    QWEN3,
-    REPO,
-    Deployment,
-    new_key,
-    require_vllm,
-)
+from tests.serving.conftest import BGE, CATALOG, HERE, MINILM, QWEN3, REPO, Deployment, new_key, require_vllm
 
 pytestmark = [pytest.mark.vllm, pytest.mark.all]
 
@@ -83,9 +73,7 @@ def test_example_puts_the_texts_on_deep_learning_above_pizza_and_weather(script:
     assert all("pizza" in line or "weather" in line for line in lines[3:5]), done.stdout
 
 
-def test_seeded_cross_encoder_passes_all_checks_but_order_which_is_reported_as_skipped(
-    cross_encoder: Vllm,
-) -> None:
+def test_seeded_cross_encoder_passes_all_checks_but_order_which_is_reported_as_skipped(cross_encoder: Vllm) -> None:
     report = run_checks(cross_encoder.client, CATALOG.model(BGE), golden=())
     assert not report.failed
     assert [check.name.split(",")[0] for check in report.checks if check.skipped] == ["/rerank order", "/score order"]
@@ -167,9 +155,7 @@ def test_client_reports_the_servers_own_words_for_an_unknown_model(cross_encoder
     assert caught.value.status == 404
 
 
-def test_every_metric_that_the_dashboard_asks_vllm_for_is_in_a_scrape_which_counts_pairs(
-    cross_encoder: Vllm,
-) -> None:
+def test_every_metric_that_the_dashboard_asks_vllm_for_is_in_a_scrape_which_counts_pairs(cross_encoder: Vllm) -> None:
     def scrape() -> str:
         headers = {"Authorization": f"Bearer {cross_encoder.key}"}
         return requests.get(f"{cross_encoder.url}/metrics", headers=headers, timeout=30).text

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from bench.attack import Figure, attacking, connections, measure, table
-from bench.load import Target
+from bench.load import BenchTarget
 from components.guard.server import Bounds
 from components.vast.identity import Authority
 from emulator.scoring import Served
@@ -24,7 +24,7 @@ def test_connections_that_a_server_ends_and_those_that_it_holds_are_told_apart(l
     identity, ca = authority.issue("127.0.0.1").pem(), ca_file(authority.certificate)
     bounds = Bounds(handshake_s=limit_s, header_s=limit_s)
     with guarded(Stub(Served(("m",))), KEY, identity=identity, bounds=bounds) as guard:
-        at = Target("guard", f"https://127.0.0.1:{guard.port}", "m", KEY, ca, pid=os.getpid())
+        at = BenchTarget("guard", f"https://127.0.0.1:{guard.port}", "m", KEY, ca, pid=os.getpid())
         with attacking(at, "half-sent", 0.0):
             until(lambda: connections(at.url) > 0)
             until(lambda: connections(at.url) == left)

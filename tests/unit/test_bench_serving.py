@@ -12,7 +12,7 @@ import uvicorn
 from click.testing import CliRunner
 
 from bench.__main__ import main
-from bench.load import Cell, Target
+from bench.load import BenchTarget, Cell
 from bench.serving import Workload, figures, interval, quantile, table
 from components.measurements import measured
 from components.vast.identity import Authority
@@ -21,7 +21,7 @@ from emulator.stub import Stub
 from harness.stack import REPO
 from tests.unit.fake_vllm import KEY, FakeVllm
 
-PLAIN, GUARD = Target("plain", "http://a", "m"), Target("guard", "http://b", "m", dph=0.36)
+PLAIN, GUARD = BenchTarget("plain", "http://a", "m"), BenchTarget("guard", "http://b", "m", dph=0.36)
 
 
 def cell(target, number, count, took_s=1.0, failures=(), pairs=10, users=8):

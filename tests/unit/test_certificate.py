@@ -53,10 +53,7 @@ AT_X = {"kind": "caddy", "admin_url": "http://x", "url": "https://x"}
     ("changes", "says"),
     [
         ({"gateway": {**AT_X, "acme": {}}}, "gateway.acme.names: is not given; accepted: a list"),
-        (
-            {"gateway": {**AT_X, "acme": {"names": ["y"]}}},
-            "gateway.acme: names has to have the host of gateway.url, x",
-        ),
+        ({"gateway": {**AT_X, "acme": {"names": ["y"]}}}, "gateway.acme: names has to have the host of gateway.url, x"),
         (
             {"gateway": {**AT_X, "acme": {"names": ["*.x"]}}},
             r"gateway.acme.names: is '\*.x'; accepted: host names, without a",

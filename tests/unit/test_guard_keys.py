@@ -9,8 +9,8 @@ from hashlib import sha256
 import pytest
 import requests
 
-from components.guard.certificate import LATER, Certificate
-from components.guard.keys import Keys, parse
+from components.guard.certificate import LATER, CertificateStore
+from components.guard.keys import KeyStore, parse
 from components.guard.rules import Refusal
 from components.vast.identity import Authority, shown_by
 from emulator.scoring import Served
@@ -84,14 +84,14 @@ def test_what_manages_needs_the_management_key(client, path):
 
 def test_keys_are_kept_in_a_file_over_a_restart(tmp_path):
     file = tmp_path / "keys.json"
-    Keys(OWN, file, now=time.time).set(parse(json.dumps({"keys": [named("search", routes=["/rerank"])]})))
-    assert Keys(OWN, file, now=time.time).find(["Bearer search"]).routes == ("/rerank",)
+    KeyStore(OWN, file, now=time.time).set(parse(json.dumps({"keys": [named("search", routes=["/rerank"])]})))
+    assert KeyStore(OWN, file, now=time.time).find(["Bearer search"]).routes == ("/rerank",)
     assert "search" not in [line for line in file.read_text().split('"') if len(line) == 64]
 
 
 def test_a_key_ends_at_its_time_and_opens_its_routes_only():
     now = [1000.0]
-    keys = Keys(OWN, now=lambda: now[0])
+    keys = KeyStore(OWN, now=lambda: now[0])
     keys.set(parse(json.dumps({"keys": [named("search", expires_at=1001)]})))
     assert keys.find(["Bearer search"]).name == "search"
     now[0] = 1001.0
@@ -102,7 +102,7 @@ def test_a_key_ends_at_its_time_and_opens_its_routes_only():
 
 def test_without_a_management_key_nothing_is_open():
     with pytest.raises(Refusal):
-        Keys("", now=time.time).find(["Bearer "])
+        KeyStore("", now=time.time).find(["Bearer "])
 
 
 def test_a_key_for_some_routes_gets_403_on_the_others(client):
@@ -113,7 +113,7 @@ def test_a_key_for_some_routes_gets_403_on_the_others(client):
 
 def test_rates_are_by_name_and_say_when_to_come_again():
     now = [0.0]
-    keys = Keys(OWN, now=lambda: now[0])
+    keys = KeyStore(OWN, now=lambda: now[0])
     limited = {"requests_per_s": 2, "pairs_per_min": 60}
     keys.set(parse(json.dumps({"keys": [named("search", **limited), named("search", "next", **limited)]})))
     one, other = keys.find(["Bearer search"]), keys.find(["Bearer next"])
@@ -292,8 +292,8 @@ def test_a_restart_takes_the_later_certificate_and_the_first_one_where_the_later
     files = tmp_path / "cert.pem", tmp_path / "key.pem"
     for file, text in zip(files, identity.pem(), strict=True):
         file.write_text(text)
-    first = Certificate(*files)
+    first = CertificateStore(*files)
     first.renew(renewed(authority, identity, 20))
-    assert Certificate(*files).ends_at == first.ends_at == pytest.approx(time.time() + 20 * 86400, abs=60)
+    assert CertificateStore(*files).ends_at == first.ends_at == pytest.approx(time.time() + 20 * 86400, abs=60)
     (tmp_path / LATER).write_text("cut off in its mid")
-    assert Certificate(*files).ends_at == pytest.approx(time.time() + 5 * 86400, abs=60)
+    assert CertificateStore(*files).ends_at == pytest.approx(time.time() + 5 * 86400, abs=60)

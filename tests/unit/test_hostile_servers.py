@@ -8,7 +8,7 @@ import time
 import pytest
 
 from components.caddy.admin import CaddyAdmin
-from components.errors import RerankerError, VastError
+from components.errors import VastError, VastRerankerError
 from components.guard.keys import Access, Key
 from components.readiness import Readiness
 from components.vast.client import VastClient
@@ -25,7 +25,7 @@ TIMEOUT_S = 0.4
 WITHIN_S = 3.0  # several calls, on a busy machine
 KEY = "a-key-that-must-not-leak"
 INSIDE = b'{"AccessKeyId": "ASIAEXAMPLE1234", "data": [], "results": [], "ok": true}'
-FAILED = (RerankerError, client_errors.RerankerError, ControlError, OSError)
+FAILED = (VastRerankerError, client_errors.RerankerError, ControlError, OSError)
 
 
 def reranker(url):

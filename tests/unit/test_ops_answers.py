@@ -16,12 +16,12 @@ from emulator.server import EmulatorServer
 from harness.stack import REPO
 from ops import exits
 from ops.command import draw
-from ops.outputs import Outputs, Replica
+from ops.outputs import Replica, StackOutputs
 from ops.status import Bill, ServerStatus, summary
 
 KEY = "key-of-this-test"
 TWO = [Replica(36895117 + n, 20196 + n, 5, "RTX 4060 Ti", "Japan, JP", f"https://203.0.113.{n}:1") for n in (0, 1)]
-OUTPUTS = Outputs("https://gateway:8443", "m", TWO, True, 30, "w", 0.2)
+OUTPUTS = StackOutputs("https://gateway:8443", "m", TWO, True, 30, "w", 0.2)
 ALIVE, DEAD = (
     ServerStatus("https://a", 31.2, "", 0.0863, "running"),
     ServerStatus("https://b", None, "refused", 0.0863, "exited"),

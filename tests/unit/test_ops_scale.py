@@ -52,10 +52,7 @@ def test_servers_that_do_not_answer_have_as_much_as_the_others():
 NIGHT = {"days": ["mon", "fri"], "from": "22:00", "to": "06:00", "replicas": 0}
 OFFICE = {"days": ["mon"], "from": "08:00", "to": "18:00", "replicas": {"min": 2, "max": 6}}
 CONFIG = Config.model_validate(
-    {
-        "replicas": {"min": 1, "max": 4},
-        "schedule": {"time_zone": "Europe/Oslo", "windows": [NIGHT, OFFICE]},
-    }
+    {"replicas": {"min": 1, "max": 4}, "schedule": {"time_zone": "Europe/Oslo", "windows": [NIGHT, OFFICE]}}
 )
 
 

@@ -14,7 +14,7 @@ from components.vllm.score_checks import judge_latency
 from policy.facts import of_instance
 from policy.limits import limits_of, parse
 from policy.pack import policies
-from policy.rules import NAMED, RULES, Facts, Limits, violations
+from policy.rules import NAMED, RULES, Facts, PolicyLimits, violations
 
 SWEDEN = {
     "machine_id": 7, "gpu_name": "RTX 4090", "dph_total": 0.4, "geolocation": "Sweden, SE", "hosting_type": 1
@@ -24,7 +24,7 @@ PINNED = "vllm/vllm-openai:v0.19.1"
 # rule -> its limits, then facts that break it (with what is said) and facts that pass
 CASES = {
     "hourly-price": (
-        Limits(max_hourly_usd=0.5),
+        PolicyLimits(max_hourly_usd=0.5),
         [
             (Facts(asks_hourly_usd=0.6), r"lets the stack cost \$0.6/h; \$0.5/h is allowed"),
             (Facts(offers=[SWEDEN], machines=2), r"RTX 4090 on machine 7 costs 2 x \$0.4000/h"),
@@ -33,7 +33,7 @@ CASES = {
         [Facts(), Facts(asks_hourly_usd=0.5), Facts(offers=[SWEDEN])],
     ),
     "pinned-image": (
-        Limits(rules=("pinned-image",)),
+        PolicyLimits(rules=("pinned-image",)),
         [
             (Facts(image="vllm/vllm-openai"), "has no tag, which means latest"),
             (Facts(image="registry:5000/vllm"), "has no tag"),
@@ -44,7 +44,7 @@ CASES = {
         [Facts(), Facts(image=PINNED), Facts(image=f"vllm/vllm-openai@sha256:{'0' * 64}")],
     ),
     "tls-and-guard": (
-        Limits(rules=("tls-and-guard",)),
+        PolicyLimits(rules=("tls-and-guard",)),
         [
             (Facts(tls=False, guard=True), "tls off"),
             (Facts(tls=True, guard=False), "guard off"),
@@ -53,12 +53,12 @@ CASES = {
         [Facts(), Facts(tls=True, guard=True)],
     ),
     "no-bid": (
-        Limits(rules=("no-bid",)),
+        PolicyLimits(rules=("no-bid",)),
         [(Facts(interruptible=True), "interruptible")],
         [Facts(), Facts(interruptible=False)],
     ),
     "countries": (
-        Limits(countries=("SE", "NO")),
+        PolicyLimits(countries=("SE", "NO")),
         [
             (Facts(asks_countries=["SE", "us"]), "the config asks for us; SE, NO are allowed"),
             (Facts(offers=[SWEDEN, {"machine_id": 8, "geolocation": "Texas, US"}]), "machine 8 stands in US"),
@@ -67,7 +67,7 @@ CASES = {
         [Facts(), Facts(asks_countries=["se"]), Facts(offers=[SWEDEN])],
     ),
     "hosting": (
-        Limits(hosting="datacenter"),
+        PolicyLimits(hosting="datacenter"),
         [
             (Facts(asks_hosting="private"), "asks for private hosts; datacenter is demanded"),
             (Facts(offers=[SWEDEN | {"hosting_type": 0}]), "machine 7 is not in a datacenter"),
@@ -76,7 +76,7 @@ CASES = {
         [Facts(), Facts(asks_hosting=""), Facts(asks_hosting="datacenter"), Facts(offers=[SWEDEN])],
     ),
     "label": (
-        Limits(rules=("label",)),
+        PolicyLimits(rules=("label",)),
         [
             (Facts(label=""), "is not <project>/<stack>/<name>"),
             (Facts(label="mine"), "is not <project>/<stack>/<name>"),
@@ -84,17 +84,17 @@ CASES = {
         [Facts(), Facts(label="vast-reranker/prod/reranker")],
     ),
     "disk": (
-        Limits(max_disk_gb=50),
+        PolicyLimits(max_disk_gb=50),
         [(Facts(disk_gb=50.5), "disk_gb is 50.5; 50 are allowed")],
         [Facts(), Facts(disk_gb=50)],
     ),
     "flags": (
-        Limits(flags=("--max-num-seqs", "--revision")),
+        PolicyLimits(flags=("--max-num-seqs", "--revision")),
         [(Facts(flags=["--max-num-seqs", "--worker-cls", "--worker-cls"]), "has --worker-cls; --max")],
         [Facts(), Facts(flags=[]), Facts(flags=["--revision"])],
     ),
     "pins": (
-        Limits(pins=("image", "model")),
+        PolicyLimits(pins=("image", "model")),
         [
             (Facts(image=PINNED), "image not pinned by digest or commit"),
             (Facts(image=f"vllm/vllm-openai:v1@sha256:{'0' * 64}", revision="main"), "model not pinned"),
@@ -103,14 +103,14 @@ CASES = {
         [Facts(), Facts(image=f"vllm/vllm-openai:v1@sha256:{'0' * 64}", revision="0" * 40)],
     ),
     "validation": (
-        Limits(rules=("validation",)),
+        PolicyLimits(rules=("validation",)),
         [(Facts(validated=False), "nothing judges what the server answers")],
         [Facts(), Facts(validated=True)],
     ),
 }  # fmt: skip
 BROKEN = [(rule, limits, facts, says) for rule, (limits, broken, _) in CASES.items() for facts, says in broken]
 PASSING = [(rule, limits, facts) for rule, (limits, _, passing) in CASES.items() for facts in passing]
-EVERYTHING = Limits(NAMED, max_hourly_usd=0.5, max_disk_gb=50, countries=("SE",), hosting="datacenter")
+EVERYTHING = PolicyLimits(NAMED, max_hourly_usd=0.5, max_disk_gb=50, countries=("SE",), hosting="datacenter")
 
 
 def settings(limits, catalog=None, **changes):
@@ -124,8 +124,8 @@ def refusals(limits, catalog=None, **changes):
 
 
 def test_pins_binds_what_it_names():
-    assert violations(Facts(image=PINNED, revision=""), Limits(pins=("model",)))
-    assert not violations(Facts(image=PINNED, revision="0" * 40), Limits(pins=("model",)))
+    assert violations(Facts(image=PINNED, revision=""), PolicyLimits(pins=("model",)))
+    assert not violations(Facts(image=PINNED, revision="0" * 40), PolicyLimits(pins=("model",)))
 
 
 def test_flags_and_revision_are_those_of_extra_args_in_any_spelling():
@@ -157,23 +157,18 @@ def test_what_keeps_a_rule_or_is_not_known_passes(rule, limits, facts):
 
 @pytest.mark.parametrize(("rule", "limits", "facts", "says"), BROKEN)
 def test_a_rule_that_does_not_bind_says_nothing(rule, limits, facts, says):
-    assert violations(facts, Limits()) == []
+    assert violations(facts, PolicyLimits()) == []
 
 
 def test_several_broken_rules_are_all_named():
     facts = Facts(image="x", interruptible=True, disk_gb=99, offers=[SWEDEN | {"geolocation": "Texas, US"}])
     rules = [line.split(": ")[1] for line in violations(facts, EVERYTHING)]
-    assert rules == [
-        "pinned-image",
-        "no-bid",
-        "countries",
-        "disk",
-    ]
+    assert rules == ["pinned-image", "no-bid", "countries", "disk"]
 
 
 def test_limits_survive_their_record():
-    assert structure(Limits, record(EVERYTHING)) == parse(record(EVERYTHING)) == EVERYTHING
-    assert structure(Limits, record(Limits())) == parse({}) == Limits()
+    assert structure(PolicyLimits, record(EVERYTHING)) == parse(record(EVERYTHING)) == EVERYTHING
+    assert structure(PolicyLimits, record(PolicyLimits())) == parse({}) == PolicyLimits()
 
 
 # ---- in the program, by config
@@ -236,7 +231,7 @@ def limits_from(tmp_path, text, stack="dev"):
 def test_the_first_pattern_that_fits_the_stacks_name_binds_it(tmp_path):
     text = "dev: {max_disk_gb: 1}\n'review-*': {max_disk_gb: 2}\n'*': {max_disk_gb: 3}\n"
     assert [limits_from(tmp_path, text, name).max_disk_gb for name in ("dev", "review-7", "prod")] == [1, 2, 3]
-    assert limits_from(tmp_path, "dev: {max_disk_gb: 1}\n", "prod") == Limits()
+    assert limits_from(tmp_path, "dev: {max_disk_gb: 1}\n", "prod") == PolicyLimits()
 
 
 @pytest.mark.parametrize(

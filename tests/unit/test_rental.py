@@ -297,10 +297,7 @@ def test_one_failed_destroy_does_not_keep_the_others_from_being_destroyed(api):
     asked = []
     with pytest.raises(DestroyFailed, match="9001"):
         rental(
-            api,
-            hedge=2,
-            probe=lambda *_: DEAD,
-            stop=lambda: asked.append(1) or ("gone" if len(asked) > 4 else ""),
+            api, hedge=2, probe=lambda *_: DEAD, stop=lambda: asked.append(1) or ("gone" if len(asked) > 4 else "")
         ).run()
     assert stuck
     assert list(api.contracts) == [9001]

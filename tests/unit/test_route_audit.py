@@ -28,11 +28,7 @@ from harness.guard import guarded
 from tests.unit.guard_requests import KEYS, App
 
 DESCRIBED = {
-    "paths": {
-        "/rerank": {"post": {}},
-        "/score": {"post": {}},
-        "/loras/{name}": {"delete": {}, "parameters": []},
-    }
+    "paths": {"/rerank": {"post": {}}, "/score": {"post": {}}, "/loras/{name}": {"delete": {}, "parameters": []}}
 }
 
 

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.scale import Curve, Fixed, World, best_fixed, compare, read_csv, simulate, verdict
-from components.scaling import Limits, Lull, Sample, Target, decide
+from components.scaling import LoadTarget, Lull, Sample, ScaleLimits, decide
 
-TARGET = Target(in_flight=100, samples=2, growth=2, boot_usd=0.08)
-ANY = Limits(1, 8)
+TARGET = LoadTarget(in_flight=100, samples=2, growth=2, boot_usd=0.08)
+ANY = ScaleLimits(1, 8)
 USD_H = 0.096  # a boot is 50 minutes of it
 
 
@@ -22,31 +22,31 @@ def made(in_flight, present, limits=ANY, lull=None, usd_h=USD_H):
 @pytest.mark.parametrize(
     ("in_flight", "present", "limits", "replicas", "why"),
     [
-        ([90, 100], 1, Limits(1, 8), 1, "enough"),
-        ([101, 120], 1, Limits(1, 8), 2, "load"),
-        ([900, 101], 1, Limits(1, 8), 2, "load"),  # the lower of the two
-        ([900, 900], 2, Limits(1, 8), 4, "load"),  # no more than twice itself at once
-        ([900, 900], 6, Limits(1, 8), 8, "load"),
-        ([900, 900], 8, Limits(1, 8), 8, "limits"),
-        ([900, 100], 1, Limits(1, 8), 1, "enough"),  # one sample is none
-        ([900], 1, Limits(1, 8), 1, "unknown"),
-        ([], 2, Limits(1, 8), 2, "unknown"),
-        ([0, 0], 1, Limits(1, 8), 1, "enough"),
-        ([0, 0], 3, Limits(1, 8), 3, "enough"),  # it does not pay yet
-        ([0, 0], 1, Limits(3, 8), 3, "limits"),  # the schedule's word, or another config
-        ([900, 900], 5, Limits(1, 3), 3, "limits"),
-        ([900, 900], 4, Limits(0, 0), 0, "limits"),
-        ([], 0, Limits(2, 4), 2, "limits"),
-        ([900, 900], 2, Limits(1, 8, 0.29), 3, "load"),
-        ([900, 900], 3, Limits(1, 8, 0.29), 3, "price"),
-        ([0, 0], 4, Limits(1, 8, 0.29), 3, "price"),
-        ([900, 900], 2, Limits(1, 8, growth_usd_h=0.1), 3, "load"),
-        ([900, 900], 2, Limits(1, 8, growth_usd_h=0.09), 2, "budget"),
-        ([900, 900], 2, Limits(1, 8, growth_usd_h=-5), 2, "budget"),
-        ([900, 900], 8, Limits(1, 8, growth_usd_h=-5), 8, "limits"),
-        ([0, 0], 4, Limits(1, 8, growth_usd_h=-5), 4, "enough"),  # what is there stays
-        ([0, 0], 1, Limits(2, 8, growth_usd_h=-5), 2, "limits"),  # nor is a minimum given up
-        ([0, 0], 4, Limits(4, 8, 0.29), 3, "price"),  # a budget is not overdrawn for a minimum
+        ([90, 100], 1, ScaleLimits(1, 8), 1, "enough"),
+        ([101, 120], 1, ScaleLimits(1, 8), 2, "load"),
+        ([900, 101], 1, ScaleLimits(1, 8), 2, "load"),  # the lower of the two
+        ([900, 900], 2, ScaleLimits(1, 8), 4, "load"),  # no more than twice itself at once
+        ([900, 900], 6, ScaleLimits(1, 8), 8, "load"),
+        ([900, 900], 8, ScaleLimits(1, 8), 8, "limits"),
+        ([900, 100], 1, ScaleLimits(1, 8), 1, "enough"),  # one sample is none
+        ([900], 1, ScaleLimits(1, 8), 1, "unknown"),
+        ([], 2, ScaleLimits(1, 8), 2, "unknown"),
+        ([0, 0], 1, ScaleLimits(1, 8), 1, "enough"),
+        ([0, 0], 3, ScaleLimits(1, 8), 3, "enough"),  # it does not pay yet
+        ([0, 0], 1, ScaleLimits(3, 8), 3, "limits"),  # the schedule's word, or another config
+        ([900, 900], 5, ScaleLimits(1, 3), 3, "limits"),
+        ([900, 900], 4, ScaleLimits(0, 0), 0, "limits"),
+        ([], 0, ScaleLimits(2, 4), 2, "limits"),
+        ([900, 900], 2, ScaleLimits(1, 8, 0.29), 3, "load"),
+        ([900, 900], 3, ScaleLimits(1, 8, 0.29), 3, "price"),
+        ([0, 0], 4, ScaleLimits(1, 8, 0.29), 3, "price"),
+        ([900, 900], 2, ScaleLimits(1, 8, growth_usd_h=0.1), 3, "load"),
+        ([900, 900], 2, ScaleLimits(1, 8, growth_usd_h=0.09), 2, "budget"),
+        ([900, 900], 2, ScaleLimits(1, 8, growth_usd_h=-5), 2, "budget"),
+        ([900, 900], 8, ScaleLimits(1, 8, growth_usd_h=-5), 8, "limits"),
+        ([0, 0], 4, ScaleLimits(1, 8, growth_usd_h=-5), 4, "enough"),  # what is there stays
+        ([0, 0], 1, ScaleLimits(2, 8, growth_usd_h=-5), 2, "limits"),  # nor is a minimum given up
+        ([0, 0], 4, ScaleLimits(4, 8, 0.29), 3, "price"),  # a budget is not overdrawn for a minimum
     ],
 )
 def test_a_fleet_is_sized_by_its_load_within_limits(in_flight, present, limits, replicas, why):
@@ -80,7 +80,7 @@ def test_a_fleet_whose_price_is_not_known_does_not_go_down():
     st.none() | st.builds(Lull, st.floats(-1e6, 0), st.integers(0, 40)),
 )
 def test_no_load_takes_a_fleet_beyond_its_limits_or_down_before_it_pays(in_flight, present, span, usd, price, lull):
-    found = made(in_flight, present, Limits(*span, usd), lull, price)
+    found = made(in_flight, present, ScaleLimits(*span, usd), lull, price)
     assert 0 <= found.replicas <= span[1]
     if usd is not None and price:
         assert found.replicas * price <= usd * 1.00001

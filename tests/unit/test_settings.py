@@ -161,10 +161,7 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
             "client_ca: is there, but clients' TLS ends before gateway.listen",
         ),
         ({"client_keys": {"a b": {}}}, "client_keys: is 'a b'; accepted: names such as search or batch-2"),
-        (
-            {"client_keys": {"management": None}},
-            "client_keys: .*; management is the name of a key that every",
-        ),
+        ({"client_keys": {"management": None}}, "client_keys: .*; management is the name of a key that every"),
         ({"client_keys": {"a": {"expires": "soon"}}}, "client_keys.a.expires: is 'soon'; accepted: a date such as"),
         ({"client_keys": {"a": {"pairs_per_min": 0}}}, "client_keys.a.pairs_per_min: is 0; accepted: a number of at"),
         ({"client_keys": {"a": {"routes": ["/metrics"]}}}, "client_keys.a.routes: is '/metrics'; accepted: among /rer"),

@@ -35,12 +35,7 @@ def text(one, protocol=4):
 
 
 def instance(given, part="outputs"):
-    return {
-        "urn": "urn::one",
-        "type": "pulumi-python:dynamic:Instance",
-        "custom": True,
-        part: {"__provider": given},
-    }
+    return {"urn": "urn::one", "type": "pulumi-python:dynamic:Instance", "custom": True, part: {"__provider": given}}
 
 
 def test_every_provider_of_this_checkout_as_pulumi_writes_it_is_its_own_of_its_type_only():
