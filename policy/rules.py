@@ -65,7 +65,7 @@ Judge = Callable[["Facts", PolicyLimits], str | None]
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule. `limit`: the field of PolicyLimits that it reads; "" for a rule that is switched on by its name in `rules`.
+    """A rule. `limit`: the field of PolicyLimits that it reads; "" for a rule that `rules` switches on by its name.
     `demands`: the condition on offers, for a number of machines, that leaves out what the rule would refuse."""
 
     name: str
