@@ -70,6 +70,7 @@ class GuardServer:
                 await asyncio.sleep(0.05)
                 continue
             self.connect(connection)
+            await asyncio.sleep(0)  # one handshake begins in each turn of the loop, so that clients are served between
 
     def connect(self, connection: socket.socket) -> None:
         """Serve a connection, if there is room for it or room can be made."""
@@ -119,6 +120,7 @@ class Protocol(asyncio.StreamReaderProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connection.gone()
+        del self.connection  # ends a circle of references, which holds the 256 KiB that asyncio reads TLS into
         super().connection_lost(exc)
 
 
