@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
@@ -15,12 +16,14 @@ from typing import Any, NoReturn, cast
 import h11
 
 from .gate import Gate, Reply, Request, refused
+from .keys import Bucket
 from .rules import Refusal
 
 # What is read at once, and how long a header may be that is not complete: together less than 32 KiB.
 READ_BYTES = 15 << 10
 MAX_HEADER_BYTES = 16 << 10
 BACKLOG = 1024
+MAX_ADDRESSES = 4096  # whose recent connections are counted
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Bounds:
     """How long each step may take, and how many connections there may be.
 
     `drain_...`: what is read of a refused body, so that the refusal is read: of a client's, of anybody else's.
-    `unknown_per_address`: connections on which nobody has shown a valid key yet; a gateway's are its clients'.
+    `unproven_...`: how many connections an address may open at once, and how many more per second, until it shows a
+    valid key on one of them.
     """
 
     handshake_s: float = 10.0
@@ -42,7 +46,8 @@ class Bounds:
     drain_bytes: int = 64 << 20
     drain_bytes_unknown: int = 1 << 20
     connections: int = 512
-    unknown_per_address: int = 64
+    unproven_burst: int = 64
+    unproven_per_s: float = 20.0
 
 
 DEFAULT = Bounds()
@@ -54,6 +59,7 @@ class GuardServer:
     def __init__(self, gate: Gate, bounds: Bounds = DEFAULT) -> None:
         self.gate, self.bounds = gate, bounds
         self.open: dict[Connection, asyncio.Task[None]] = {}
+        self.allowances: dict[str, Bucket] = {}
         gate.context_changed = self._close_idle
 
     @property
@@ -76,22 +82,31 @@ class GuardServer:
         """Serve a connection, if there is room for it or room can be made."""
         connection.setblocking(False)
         try:
-            made = Connection(self, connection, str(connection.getpeername()[0]))
+            address = str(connection.getpeername()[0])
         except OSError:
             connection.close()
             return
-        unknown = [one for one in self.open if not one.known]
-        beside = [one for one in unknown if one.address == made.address]
-        idle = [one for one in self.open if one.idle]
-        if len(beside) >= self.bounds.unknown_per_address:
-            self.open.pop(beside[0]).cancel()
-        elif len(self.open) >= self.bounds.connections:
-            if not (victims := unknown or idle):
+        bounds, allowance = self.bounds, self._allowance(address)
+        if allowance.take(1, bounds.unproven_per_s, bounds.unproven_burst, time.monotonic()):
+            connection.close()  # before the handshake, which is what costs
+            return
+        if len(self.open) >= bounds.connections:
+            unknown = [one for one in self.open if not one.known]
+            if not (victims := unknown or [one for one in self.open if one.idle]):
                 connection.close()
                 return
             self.open.pop(victims[0]).cancel()
+        made = Connection(self, connection, allowance)
         task = self.open[made] = asyncio.get_running_loop().create_task(made.run())
         task.add_done_callback(lambda _: self.open.pop(made, None))
+
+    def _allowance(self, address: str) -> Bucket:
+        """Return how many connections an address may open before it shows a valid key."""
+        now, full = time.monotonic(), float(self.bounds.unproven_burst)
+        if len(self.allowances) >= MAX_ADDRESSES:
+            refill_s = full / self.bounds.unproven_per_s
+            self.allowances = {key: bucket for key, bucket in self.allowances.items() if now - bucket.at < refill_s}
+        return self.allowances.setdefault(address, Bucket(full, now))
 
     def _close_idle(self) -> None:
         """Drop the connections that wait, so that their clients' next requests come by new ones."""
@@ -127,9 +142,9 @@ class Protocol(asyncio.StreamReaderProtocol):
 class Connection:
     """One client's connection. `known`: a valid key was shown on it; `idle`: it waits for a request."""
 
-    def __init__(self, server: GuardServer, sock: socket.socket, address: str) -> None:
+    def __init__(self, server: GuardServer, sock: socket.socket, allowance: Bucket) -> None:
         self.server, self.gate, self.bounds = server, server.gate, server.bounds
-        self.sock, self.address, self.transport = sock, address, cast("asyncio.Transport | None", None)
+        self.sock, self.allowance, self.transport = sock, allowance, cast("asyncio.Transport | None", None)
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
         self.known, self.idle, self.asks_vllm, self.expects = False, False, False, False
         self.tls, self.certified_until = server.tls, 0.0
@@ -168,6 +183,8 @@ class Connection:
             # asyncio has the socket: closed by us, its number would be that of the next connection, which is then deaf
             if self.transport is not None:
                 self.transport.abort()
+            for name in ("reader", "writer"):  # they keep the error of a broken connection, and it keeps this frame
+                vars(self).pop(name, None)
 
     async def _serve_one(self) -> bool:
         """Serve a request; return whether another may follow on this connection."""
@@ -216,6 +233,8 @@ class Connection:
         self.known = False
         self.gate.admit(request)
         self.known = request.key is not None
+        if self.known:
+            self.allowance.left = self.bounds.unproven_burst
         declared = request.values(b"content-length")
         size = int(declared[0][:20]) if declared else 0
         most = self.gate.max_bytes(request)
