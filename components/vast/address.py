@@ -26,7 +26,7 @@ def choose_api_url(configured: str) -> str:
     from_env = os.environ.get(URL_ENV, "").strip().rstrip("/")
     emulator = from_env if is_loopback(from_env) else ""
     if configured:
-        return checked_api_url(emulator if emulator and is_loopback(configured) else configured, "emulator.url")
+        return check_api_url(emulator if emulator and is_loopback(configured) else configured, "emulator.url")
     if emulator:
         raise ConfigError([
             f"emulator.url: is not set, so this stack rents on the real Vast.ai, but this shell is prepared for the "
@@ -35,7 +35,7 @@ def choose_api_url(configured: str) -> str:
     return DEFAULT_API_URL
 
 
-def checked_api_url(url: str, named: str) -> str:
+def check_api_url(url: str, named: str) -> str:
     """Return an API's address, known as `named`. Raises ConfigError for plain HTTP to another machine."""
     if url.startswith("https://") or is_loopback(url):
         return url

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from components.vast.label import nonce_of
+from components.vast.label import parse_nonce
 from components.vast.models import Contract
 from components.vast.probe import Probe, ProbeResult
 from components.vast.ranking import Candidate, minutes
@@ -99,7 +99,7 @@ class Attempt:
         else:
             self._away_since = None
         if seen.stage == "serving" and seen.port is not None:
-            self.probed = self.probe(seen.ip, seen.port, nonce_of(contract.label))
+            self.probed = self.probe(seen.ip, seen.port, parse_nonce(contract.label))
             if self.probed.verdict == "ready":
                 return StepResult("ready", f"serves after {minutes(now - self.rented_at)}: {self.description}")
             if self.probed.verdict == "wrong_certificate":

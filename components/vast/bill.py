@@ -20,7 +20,7 @@ USES: tuple[Use, ...] = ("serving", "boot", "boot failed", "hedge", "drain")
 
 
 @dataclass(frozen=True)
-class SoFar:
+class MonthToDate:
     """What a month has cost, and how many of its hours are left."""
 
     spent_usd: float
@@ -84,7 +84,7 @@ def spans(entries: Iterable[Entry], now: float) -> list[Span]:
     return found
 
 
-def by_day(parts: Iterable[Span], month: Month) -> dict[str, dict[Use, float]]:
+def cost_by_day(parts: Iterable[Span], month: Month) -> dict[str, dict[Use, float]]:
     """Return dollars by day and use, of the days that cost something."""
     found: dict[str, dict[Use, float]] = {}
     every = list(parts)
@@ -101,10 +101,10 @@ def cost_usd(entry: Entry, now: float) -> float:
     return sum(part.usd(0.0, now + 1.0) for part in spans([entry], now))
 
 
-def so_far(entries: Iterable[Entry], month: Month, now: float) -> SoFar:
+def month_to_date(entries: Iterable[Entry], month: Month, now: float) -> MonthToDate:
     """Return what a month has cost up to now."""
     spent_usd = sum(part.usd(month.since, month.until) for part in spans(entries, now))
-    return SoFar(spent_usd, max(month.until - max(now, month.since), 0.0) / 3600.0)
+    return MonthToDate(spent_usd, max(month.until - max(now, month.since), 0.0) / 3600.0)
 
 
 def hourly_usd(entries: Iterable[Entry], prices: Mapping[int, float]) -> float:
@@ -112,17 +112,17 @@ def hourly_usd(entries: Iterable[Entry], prices: Mapping[int, float]) -> float:
     return sum(prices.get(one.instance_id, one.dph_usd) for one in entries if one.until is None)
 
 
-def forecast_usd(month: SoFar, hourly_usd: float) -> float:
+def forecast_usd(month: MonthToDate, hourly_usd: float) -> float:
     """Return what a month will have cost if what runs now runs on."""
     return month.spent_usd + hourly_usd * month.hours_left
 
 
-def growth_usd_h(budget_usd: float, month: SoFar, hourly_usd: float) -> float:
+def growth_usd_h(budget_usd: float, month: MonthToDate, hourly_usd: float) -> float:
     """Return by how many dollars per hour what runs may grow, so that the month costs no more than its budget."""
     return (budget_usd - forecast_usd(month, hourly_usd)) / max(month.hours_left, 1e-9)
 
 
-def over_budget(budget_usd: float | None, month: SoFar, hourly_usd: float) -> str:
+def over_budget(budget_usd: float | None, month: MonthToDate, hourly_usd: float) -> str:
     """Return a warning where the month will have cost more than its budget, or ""."""
     forecast = forecast_usd(month, hourly_usd)
     if budget_usd is None or forecast <= budget_usd:

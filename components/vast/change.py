@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from components.records import structure
-from components.vast.drift import BY_HEAL_ON, Drift, Watch, due
-from components.vast.identity import signer_of
+from components.vast.drift import BY_HEAL_ON, Drift, Watch, expiry_drifts
+from components.vast.identity import signing_certificate
 from components.vast.json_values import Json, Wire, as_text, digest, same
 from components.vast.market import Search
-from components.vast.query import unknown, unmet
+from components.vast.query import unknown_conditions, unmet_conditions
 
 Effect = Literal["replace", "update", "trust", "judge", "ignore"]
 
@@ -61,7 +61,7 @@ class Change:
         return bool(self.replaces or self.updates)
 
 
-def recorded(inputs: Wire) -> dict[str, Json]:
+def record_inputs(inputs: Wire) -> dict[str, Json]:
     """Return what outputs keep of the inputs, for `plan` to compare with."""
     kept = {key: inputs[key] for key in KEPT if key in inputs}
     others = [key for key, effect in TABLE.items() if effect != "ignore" and key not in KEPT]
@@ -92,7 +92,7 @@ def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -
             change.reasons.append("interruptible and on-demand are different contracts")
         elif effect == "judge":
             _judge(change, olds, news, now)
-        elif effect == "replace" or (effect == "trust" and not (old and new and signer_of(old) in new)):
+        elif effect == "replace" or (effect == "trust" and not (old and new and signing_certificate(old) in new)):
             change.replaces.append(key)
             change.reasons.append(f"{key} changed")
         else:
@@ -101,7 +101,7 @@ def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -
     watch = _watch(news)
     drift = Drift.parse(olds.get("drift"))
     if drift is None and "watch" in change.updates:
-        drift = next(due(olds, float(olds.get("end_date") or 0.0), watch, now), None)
+        drift = next(expiry_drifts(olds, float(olds.get("end_date") or 0.0), watch, now), None)
     if drift is not None:
         action = drift.action(watch.heal_on)
         keys = {"replace": change.replaces, "update": change.updates}.get(action)
@@ -124,7 +124,7 @@ def renewal(olds: Wire, news: Wire, *, now: float) -> str:
     drift = Drift.parse(olds.get("drift"))
     if drift is not None and drift.kind == "renewal":
         return drift.reason
-    ends = due(olds, 0.0, _watch(news), now)
+    ends = expiry_drifts(olds, 0.0, _watch(news), now)
     return next((one.reason for one in ends if one.kind == "renewal"), "")
 
 
@@ -149,11 +149,11 @@ def _judge(change: Change, olds: Wire, news: Wire, now: float) -> None:
         for name, ops in structure(Search, json.loads(search)).filters().items()
         if name not in ("rentable", "rented")
     }
-    broken = unmet(filters, offer, now=now)
+    broken = unmet_conditions(filters, offer, now=now)
     if broken:
         change.replaces.append("search")
         change.reasons.append(f"the machine no longer satisfies: {'; '.join(broken)}")
     else:
         change.updates.append("search")
-        if conditions := unknown(filters, offer, now=now):
+        if conditions := unknown_conditions(filters, offer, now=now):
             change.warnings.append(f"is kept, but nothing is known of this machine for {', '.join(conditions)}")

@@ -123,7 +123,7 @@ def from_terms(
     announced_dph_usd: float | None = None,
 ) -> list[Drift]:
     """Judge a serving instance by its address, image, command, label, price and end, against what was recorded."""
-    found = [*due(outs, contract.end_date, watch, now)]
+    found = [*expiry_drifts(outs, contract.end_date, watch, now)]
     if outs.get("ip") and seen.port is not None and (seen.ip, seen.port) != (outs["ip"], int(outs.get("port") or 0)):
         found.append(Drift("address", f"moved from {outs['ip']}:{outs.get('port'):.0f} to {seen.ip}:{seen.port}"))
     if contract.image and outs.get("image_uuid") and contract.image != outs["image_uuid"]:
@@ -142,7 +142,7 @@ def from_terms(
     return found
 
 
-def due(outs: Mapping[str, Json], end_date: float, watch: Watch, now: float) -> Iterator[Drift]:
+def expiry_drifts(outs: Mapping[str, Json], end_date: float, watch: Watch, now: float) -> Iterator[Drift]:
     """Yield what ends too soon: the certificate, the contract."""
     ends = float(outs.get("certificate_expires_at") or 0.0)
     if ends and ends - now < watch.renew_certificate_before_d * 86400:

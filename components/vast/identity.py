@@ -155,7 +155,7 @@ class Authority:
         return _signed(builder, key, signer, now, days)
 
 
-def signer_of(bundle: str) -> str:
+def signing_certificate(bundle: str) -> str:
     """Return the first certificate of a PEM text: the authority that signs, before others that clients trust too."""
     return "".join(bundle.partition(END_PEM)[:2]).strip()
 
@@ -168,14 +168,16 @@ def expiry(certificate_pem: str) -> int:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ServerCertificate:
     """A certificate that a server shows, DER, and when it ends, in seconds since the epoch."""
 
     certificate: bytes
     ends_at: int
 
 
-def shown_by(ip: str, port: int, ca_certificate: str, name: str = "", *, timeout_s: float = 10.0) -> Shown | None:
+def fetch_certificate(
+    ip: str, port: int, ca_certificate: str, name: str = "", *, timeout_s: float = 10.0
+) -> ServerCertificate | None:
     """Return what a server shows; None when it shows nothing that the CA signed for this name, or else for its IP."""
     context = tls_context(ca_certificate)
     try:
@@ -186,7 +188,7 @@ def shown_by(ip: str, port: int, ca_certificate: str, name: str = "", *, timeout
             der, parsed = secured.getpeercert(binary_form=True), secured.getpeercert()
     except OSError:
         return None
-    return Shown(der, int(ssl.cert_time_to_seconds(str(parsed["notAfter"])))) if der and parsed else None
+    return ServerCertificate(der, int(ssl.cert_time_to_seconds(str(parsed["notAfter"])))) if der and parsed else None
 
 
 def _constraints(permitted: Sequence[str]) -> Any:

@@ -48,7 +48,7 @@ class SharedRead(Generic[T]):
             self._read_at = read_at
             return self._value
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Let the next look read anew: something was just changed."""
         with self._lock:
             self._read_at = float("-inf")
@@ -66,7 +66,7 @@ class InstanceCache(SharedRead[Mapping[int, Contract]]):
         """Return all contracts by id, no older than `max_age_s` at the time of the call."""
         return self.get(max_age_s=max_age_s)
 
-    def note(self, contract: Contract) -> None:
+    def put(self, contract: Contract) -> None:
         """Take in what was just changed on one contract, so that nobody needs another read to know it."""
         with self._lock:
             self._value = {**self._value, contract.id: contract}

@@ -59,7 +59,7 @@ class Label:
         return self.same_resource(other) and self.digest == other.digest
 
 
-def nonce_of(text: str) -> str:
+def parse_nonce(text: str) -> str:
     """Return the nonce in a label; "" where there is none, or the label is not of our making."""
     label = Label.parse(text)
     return label.nonce if label else ""

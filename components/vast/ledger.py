@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from components.vast.label import Label, nonce_of
+from components.vast.label import Label, parse_nonce
 from components.vast.models import Charge, Contract
 from components.vast.ranking import Candidate
 
@@ -75,7 +75,7 @@ def intent(label: Label, candidate: Candidate, bid_usd: float | None) -> Event:
     )
 
 
-def sighting(contract: Contract) -> Event:
+def rent_event(contract: Contract) -> Event:
     """Return a contract that exists as an event: it may be known already, or be one of a killed run."""
     label = Label.parse(contract.label)
     return Event(
@@ -126,7 +126,7 @@ def _with_facts(entry: Entry, event: Event) -> Entry:
     )
 
 
-def missing(
+def missing_events(
     entries: Mapping[int, Entry],
     contracts: Iterable[Contract],
     charges: Iterable[Charge],
@@ -146,11 +146,11 @@ def missing(
     for contract in live.values():
         entry, label = entries.get(contract.id), Label.parse(contract.label)
         if entry is None and label and label.base.startswith(f"{stack}/") and now - contract.start_date > new_s:
-            found.append(sighting(contract))
+            found.append(rent_event(contract))
             if not label.pending:
                 found.append(Event("serving", contract.start_date, instance_id=contract.id))
         elif entry and entry.until is not None and now - entry.until > new_s:
-            found.append(sighting(contract))
+            found.append(rent_event(contract))
     for charge in charged.values():
         label = Label.parse(charge.label)
         if charge.instance_id in entries or charge.instance_id in live or not label:
@@ -172,7 +172,7 @@ def _of_charge(charge: Charge, label: Label) -> list[Event]:
         "rent",
         charge.start,
         name=label.base,
-        nonce=nonce_of(charge.label),
+        nonce=parse_nonce(charge.label),
         instance_id=charge.instance_id,
         dph_usd=round(charge.amount_usd / hours, 6),
         since=charge.start,

@@ -15,9 +15,19 @@ from components.errors import NoOffer
 from components.vast.client import Page, VastClient
 from components.vast.json_values import Json, as_text
 from components.vast.models import Offer
-from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, describe, parse, unmet, value_of
+from components.vast.query import (
+    CLI_DEFAULTS,
+    Constraint,
+    Filters,
+    OfferType,
+    Query,
+    describe,
+    parse,
+    unmet_conditions,
+    value_of,
+)
 from components.vast.ranking import START_S, Candidate, Prefer, distinct_machines, rank
-from components.vast.throughput import estimates
+from components.vast.throughput import estimate_speeds
 
 SPARE_KEEP = 16  # up to so many candidates one page is enough
 OTHER_CODES = {"uk": "gb", "el": "gr"}  # how people write countries whose ISO code is another
@@ -61,9 +71,11 @@ class Search:
         self, client: VastClient, *, measured: Mapping[str, float] = NOTHING, now: Callable[[], float] = time.time
     ) -> Sequence[Candidate]:
         """Search and rank; see `fitting`."""
-        return distinct_machines(rank(self.fitting(client, measured=measured, now=now), self.prefer))[: self.keep]
+        return distinct_machines(rank(self.find_candidates(client, measured=measured, now=now), self.prefer))[
+            : self.keep
+        ]
 
-    def fitting(
+    def find_candidates(
         self, client: VastClient, *, measured: Mapping[str, float] = NOTHING, now: Callable[[], float] = time.time
     ) -> list[Candidate]:
         """Return all that fits, in no order. `measured`: pairs/s of the model by GPU.
@@ -71,7 +83,9 @@ class Search:
         Raises NoOffer with the count of what each condition removed, QueryError, ApiError.
         """
         query = self.wire()
-        fit = [offer for offer in self._found(client, query) if not unmet(query.filters, offer.raw, now=now())]
+        fit = [
+            offer for offer in self._found(client, query) if not unmet_conditions(query.filters, offer.raw, now=now())
+        ]
         if not fit:
             market, capped, unreadable = self._market(client)
             skipped = f"; {unreadable} more cannot be read, and were left out" if unreadable else ""
@@ -80,7 +94,7 @@ class Search:
         candidates = [Candidate.of(offer, self.pull_gb, self.start_s) for offer in fit]
         if not self.model or not (measured or self.prefer == "value"):
             return candidates
-        speeds = estimates(fit, self.parameters_m, measured)
+        speeds = estimate_speeds(fit, self.parameters_m, measured)
         return [replace(one, estimate=speed) for one, speed in zip(candidates, speeds, strict=True)]
 
     def _found(self, client: VastClient, query: Query) -> Sequence[Offer]:
@@ -133,7 +147,11 @@ def why_none(
     conditions = [(field, op, want) for field, ops in filters.items() for op, want in ops.items()]
     misses = []
     for offer in market:
-        broken = [(field, op, want) for field, op, want in conditions if unmet({field: {op: want}}, offer.raw, now=now)]
+        broken = [
+            (field, op, want)
+            for field, op, want in conditions
+            if unmet_conditions({field: {op: want}}, offer.raw, now=now)
+        ]
         misses.append((len(broken), offer.dph_total_usd, offer, broken))
     total = f"{len(market)}{'+' if capped else ''}"
     if not misses:

@@ -32,7 +32,7 @@ WIRE = {
     "min_bid_usd": "min_bid",
     "storage_cost_usd_gb_month": "storage_cost",
 }
-# Kept of an offer besides the fields that a query may name: `query.unmet` judges some of those by these.
+# Kept of an offer besides the fields that a query may name: `query.unmet_conditions` judges some of those by these.
 JUDGED_BY = ("end_date", "hosting_type", "driver_vers")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from components.errors import RentalFailed
-from components.vast.bill import SoFar, over_budget
+from components.vast.bill import MonthToDate, over_budget
 from components.vast.label import Label
 from components.vast.models import HOURS_PER_MONTH, Account, Contract
 from components.vast.ranking import Candidate, minutes
@@ -39,7 +39,7 @@ class Budget:
         *,
         hedge: int = 1,
         others_usd: float = 0.0,
-        month: SoFar | None = None,
+        month: MonthToDate | None = None,
     ) -> str | None:
         """Return a warning when the credit lasts less than `min_runway_h` for all `replicas`, or the month will have
         cost more than its budget; or None.

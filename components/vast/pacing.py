@@ -91,7 +91,7 @@ class Pacer:
                 self._turn.notify_all()
         return queue.sent[-1] - asked_at
 
-    def waiting(self, endpoint: str) -> int:
+    def queue_length(self, endpoint: str) -> int:
         """Return how many wait for an endpoint, the one whose turn it is among them."""
         queue = self._queues[endpoint]
         with self._turn:

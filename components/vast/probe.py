@@ -66,7 +66,7 @@ class HttpProbe:
         """Return the address of the server, without a path."""
         return f"{'https' if self.ca_certificate else 'http'}://{ip}:{host_port}"
 
-    def ask(self, ip: str, host_port: int, env: Mapping[str, str]) -> ProbeResult:
+    def check(self, ip: str, host_port: int, env: Mapping[str, str]) -> ProbeResult:
         headers = {
             name: _PLACEHOLDER.sub(lambda found: env.get(found[1], ""), value) for name, value in self.headers.items()
         }

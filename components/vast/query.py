@@ -159,7 +159,7 @@ def official_parser() -> ModuleType:
     return module
 
 
-def unmet(filters: Filters, raw: Wire, *, now: float) -> list[str]:
+def unmet_conditions(filters: Filters, raw: Wire, *, now: float) -> list[str]:
     """Return the conditions that an offer's (or a record's) fields break, in words; empty when it satisfies all.
 
     The API does not always apply its own filters, so every offer is judged again here. A field that the offer does
@@ -170,12 +170,12 @@ def unmet(filters: Filters, raw: Wire, *, now: float) -> list[str]:
         have = value_of(field, raw, now)
         if have is None:
             continue
-        wrong = [describe(field, op, want) for op, want in ops.items() if not holds(have, op, want)]
+        wrong = [describe(field, op, want) for op, want in ops.items() if not satisfies(have, op, want)]
         broken += [f"{condition} (it has {_short(field, have)})" for condition in wrong]
     return broken
 
 
-def unknown(filters: Filters, raw: Wire, *, now: float) -> list[str]:
+def unknown_conditions(filters: Filters, raw: Wire, *, now: float) -> list[str]:
     """Return the conditions on fields that an offer (or a record) does not carry, in words."""
     return [
         describe(field, op, want)
@@ -185,7 +185,7 @@ def unknown(filters: Filters, raw: Wire, *, now: float) -> list[str]:
     ]
 
 
-def holds(have: Json, op: str, want: Json) -> bool:
+def satisfies(have: Json, op: str, want: Json) -> bool:
     """Whether `have op want`, with numeric strings read as numbers, as the API reads them."""
     if op in ("in", "notin"):
         wanted = want if isinstance(want, list | tuple) else [want]

@@ -29,8 +29,8 @@ from components.redaction import scrub, tail
 from components.vast.attempt import Attempt, StepResult
 from components.vast.client import AmbiguousRent, VastClient, destroy_and_verify
 from components.vast.instance_cache import InstanceCache
-from components.vast.label import PENDING, Label, new_nonce, nonce_of
-from components.vast.ledger import Event, Reason, intent, sighting
+from components.vast.label import PENDING, Label, new_nonce, parse_nonce
+from components.vast.ledger import Event, Reason, intent, rent_event
 from components.vast.models import Contract
 from components.vast.probe import Probe
 from components.vast.ranking import Candidate, distinct_machines
@@ -49,7 +49,7 @@ BLIND = (
 class Rental:
     """One run of renting. Not reused.
 
-    `known`: ids that the state has. `stop`: why to end, "" to go on. `blind`: whether no rented host was ever heard
+    `managed_ids`: ids that the state has. `stop`: why to end, "" to go on. `no_host_reached`: whether no rented host was ever heard
     from here. `claim` reserves a machine for one rental of this process. `avoid`: machines that have just failed.
     """
 
@@ -60,12 +60,12 @@ class Rental:
     probe: Probe
     candidates: Sequence[Candidate]
     search: Callable[[], Sequence[Candidate]]
-    known: Callable[[], Iterable[int]] = tuple
+    managed_ids: Callable[[], Iterable[int]] = tuple
     claim: Callable[[int], bool] = lambda _machine: True
     progress: Callable[[str], None] = lambda _text: None
     notice: Callable[[str], None] = lambda _text: None
     stop: Callable[[], str] = str
-    blind: Callable[[], bool] = lambda: True
+    no_host_reached: Callable[[], bool] = lambda: True
     avoid: Collection[int] = ()
     record: Callable[[Event], None] = lambda _event: None  # writes the ledger
     news_every_s: float = 30.0
@@ -92,7 +92,7 @@ class Rental:
         try:
             adopted = self._adopt()
             if adopted is not None:
-                self._secrets.extend(self.order.spec.env_of(nonce_of(adopted.label)).values())
+                self._secrets.extend(self.order.spec.env_for(parse_nonce(adopted.label)).values())
                 self._active.append(self._attempt(self._seen(adopted), None))
             return self._keep(self._until_one_serves(), adopted, started)
         except BaseException as error:
@@ -159,7 +159,11 @@ class Rental:
         self._rejected.append(Rejected(attempt.machine_id, offer_id, text.partition("\n")[0], took))
         self.notice(f"given up and destroyed: {text.partition(chr(10))[0]}; {attempt.description}")
         self._signs[failure.sign] += 1
-        if failure.sign == "unreachable" and self._signs["unreachable"] >= SPEC_FAULT_MACHINES and self.blind():
+        if (
+            failure.sign == "unreachable"
+            and self._signs["unreachable"] >= SPEC_FAULT_MACHINES
+            and self.no_host_reached()
+        ):
             raise RentalFailed(f"{BLIND}\n{self._report()}")
         repeated = failure.fault == "either" and self._signs[failure.sign] >= SPEC_FAULT_MACHINES
         if failure.fault == "spec" or repeated:
@@ -223,7 +227,7 @@ class Rental:
     def _rent(self, candidate: Candidate) -> int | None:
         """Rent one offer; None when it is not to be had. A lost answer is resolved by the label first."""
         offer = candidate.offer
-        bid_usd = self.order.bid.on(offer) if self.order.bid else None
+        bid_usd = self.order.bid.price_for(offer) if self.order.bid else None
         label = replace(self.order.label, pending=True, nonce=new_nonce())
         try:
             identity = self.order.spec.identity(offer.public_ip, label.nonce)
@@ -231,7 +235,7 @@ class Rental:
             self._lost(candidate, f"its offer shows no IP to sign a certificate for ({offer.public_ip!r})")
             return None
         self._nonces.add(label.nonce)
-        self._secrets += [*self.order.spec.env_of(label.nonce).values(), *([identity.secret] if identity else [])]
+        self._secrets += [*self.order.spec.env_for(label.nonce).values(), *([identity.secret] if identity else [])]
         body = self.order.spec.body(label, bid_usd=bid_usd, identity=identity)
         self.record(intent(label, candidate, bid_usd))
         try:
@@ -263,7 +267,7 @@ class Rental:
         return instance_id
 
     def _seen(self, contract: Contract) -> int:
-        self.record(sighting(contract))
+        self.record(rent_event(contract))
         return contract.id
 
     def _resolve(self, nonce: str) -> Contract | None:
@@ -271,7 +275,7 @@ class Rental:
         deadline = self.clock() + self.order.resolve_s
         while True:
             for found in self._ours():
-                if nonce_of(found.label) == nonce:
+                if parse_nonce(found.label) == nonce:
                     return found
             if self.clock() >= deadline:
                 return None
@@ -292,7 +296,7 @@ class Rental:
     def _ours(self, *, max_age_s: float = 0.0, recorded: bool = False) -> list[Contract]:
         """Return the contracts of this very resource that no state has. `recorded`: those without pending mark too,
         which an update that failed may have replaced and not yet destroyed, and which a gateway may still use."""
-        known = set(self.known())
+        known = set(self.managed_ids())
         return [
             contract
             for contract in self.instance_cache.contracts(max_age_s=max_age_s).values()
@@ -340,16 +344,16 @@ class Rental:
             raise RentalFailed(f"{winner.description} was ready without an address")
         for stray in self._ours():  # the list may have been without it at first
             if stray.id != winner.instance_id:
-                unanswered = nonce_of(stray.label) in self._nonces
+                unanswered = parse_nonce(stray.label) in self._nonces
                 origin = "of a rent call without an answer" if unanswered else "left by a killed run"
                 self.notice(f"instance {stray.id}, {origin}, showed up late: destroyed")
                 self._destroy(self._seen(stray), "killed run")
         self._stop_if_asked()
-        label = str(replace(self.order.label, nonce=nonce_of(contract.label)))
+        label = str(replace(self.order.label, nonce=parse_nonce(contract.label)))
         self.client.set_label(winner.instance_id, label)
         self.record(Event("serving", instance_id=winner.instance_id))
         contract = replace(contract, label=label)
-        self.instance_cache.note(contract)
+        self.instance_cache.put(contract)
         return Rented(
             contract=contract,
             ip=seen.ip,

@@ -53,7 +53,7 @@ class Spec:
         }
         return digest(parts, self.stack_secret)
 
-    def env_of(self, nonce: str) -> dict[str, str]:
+    def env_for(self, nonce: str) -> dict[str, str]:
         """Return the environment of the instance whose label has this nonce, without files and certificate."""
         return {**self.env, **({self.key_env: own_key(self.stack_secret, nonce)} if self.key_env else {})}
 
@@ -73,7 +73,7 @@ class Spec:
         body: dict[str, Json] = {
             "client_id": "me",
             "image": self.image,
-            "env": {**env, **self.env_of(label.nonce), **self.pack(), **(identity.env() if identity else {})},
+            "env": {**env, **self.env_for(label.nonce), **self.pack(), **(identity.env() if identity else {})},
             "disk": float(self.disk_gb),
             "label": str(label),
             "runtype": "args",
@@ -160,13 +160,15 @@ class Bid:
     factor: float = 1.25
     cap_usd: float | None = None
 
-    def on(self, offer: Offer) -> float:
+    def price_for(self, offer: Offer) -> float:
         price = offer.min_bid_usd * self.factor if self.price_usd is None else self.price_usd
         return round(price if self.cap_usd is None else min(price, self.cap_usd), 5)
 
-    def dear(self, offer: Offer, on_demand_usd: float | None) -> str:
+    def price_warning(self, offer: Offer, on_demand_usd: float | None) -> str:
         """Return a warning where the bid pays more than what cannot be outbid costs, or ""."""
-        pays_usd = self.on(offer) + offer.dph_total_usd - offer.min_bid_usd  # with the disk, as an offer's total is
+        pays_usd = (
+            self.price_for(offer) + offer.dph_total_usd - offer.min_bid_usd
+        )  # with the disk, as an offer's total is
         if on_demand_usd is None or pays_usd <= on_demand_usd:
             return ""
         return (

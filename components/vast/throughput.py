@@ -49,7 +49,7 @@ def usd_per_million(dph_usd: float | None, pairs_per_s: float) -> float | None:
     return dph_usd / 3600 / pairs_per_s * 1e6 if dph_usd is not None and pairs_per_s else None
 
 
-def estimates(offers: Sequence[Offer], parameters_m: float, measured: Mapping[str, float]) -> list[Estimate]:
+def estimate_speeds(offers: Sequence[Offer], parameters_m: float, measured: Mapping[str, float]) -> list[Estimate]:
     """Return an estimate for each offer, for a model of so many million parameters.
 
     `measured`: pairs/s of that model by GPU, as Vast.ai names it. Such a GPU has its measured rate on its median

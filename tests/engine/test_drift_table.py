@@ -15,7 +15,7 @@ from cryptography import x509
 
 from components.guard.keys import Access, Key
 from components.vast import drift
-from components.vast.identity import shown_by
+from components.vast.identity import fetch_certificate
 from components.vllm.client import RerankClient
 from emulator.server import EmulatorServer
 from harness.certificates import ca_file
@@ -170,7 +170,7 @@ def scene(tmp_path_factory):
 
 def shown(scene, ca=""):
     out = scene.stack.outputs()
-    return shown_by(out["ip"], out["port"], ca or out["ca_certificate"])
+    return fetch_certificate(out["ip"], out["port"], ca or out["ca_certificate"])
 
 
 def public_key(certificate):

@@ -41,7 +41,7 @@ def probe(url):
     host, _, port = url.removeprefix("http://").partition(":")
     found = HttpProbe(
         8000, path="/rerank", readiness=Readiness("m", "q", "d", "e", (0.0, 1.0)), timeout_s=TIMEOUT_S
-    ).ask(host, int(port), {})
+    ).check(host, int(port), {})
     if found.verdict != "ready":
         raise VastError(found.detail)
 

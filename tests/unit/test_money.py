@@ -1,7 +1,7 @@
 import pytest
 
 from components.errors import RentalFailed
-from components.vast.bill import SoFar
+from components.vast.bill import MonthToDate
 from components.vast.models import Account, Contract, Offer
 from components.vast.money import Budget, hourly_cost, monthly_cost
 from components.vast.ranking import Candidate
@@ -17,7 +17,7 @@ def test_credit_that_does_not_last_until_it_serves_is_an_error():
 
 
 def test_a_month_over_its_budget_is_a_warning_beside_that_of_the_credit():
-    month = SoFar(2.0, 100.0)
+    month = MonthToDate(2.0, 100.0)
     check = Budget(budget_usd_month=12.5, min_runway_h=24).check
     assert check(Account(1, 100.0), CANDIDATE, 1, month=month) is None
     assert check(Account(1, 100.0), CANDIDATE, 2) is None
@@ -64,6 +64,6 @@ def test_costs_are_split_into_gpu_and_disk():
 
 def test_a_bid_stays_under_its_cap():
     floor = Offer.parse(offer(min_bid=0.04))
-    assert Bid(factor=1.5).on(floor) == 0.06
-    assert Bid(factor=1.5, cap_usd=0.05).on(floor) == 0.05
-    assert Bid(price_usd=0.07).on(floor) == 0.07
+    assert Bid(factor=1.5).price_for(floor) == 0.06
+    assert Bid(factor=1.5, cap_usd=0.05).price_for(floor) == 0.05
+    assert Bid(price_usd=0.07).price_for(floor) == 0.07
