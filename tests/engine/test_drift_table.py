@@ -79,7 +79,7 @@ REPLACED = {
 }
 UPDATED = {
     "address": (lambda scene, at: scene.host(at, "change-port"), "moved from 127.0."),
-    "renewal": (lambda scene, at: scene.host(at, "change-ip"), ", which its certificate does not name"),
+    "renewal": (lambda scene, at: scene.host(at, "change-ip"), ", and its certificate is not for that IP"),
     "label": (lambda scene, at: scene.api(at, "PUT", label="mine now"), "the label is 'mine now'"),
 }
 WARNED = {

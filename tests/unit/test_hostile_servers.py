@@ -134,6 +134,6 @@ def test_a_log_is_fetched_from_vasts_stores_and_the_api_alone(where):
     elsewhere = []
     with server(lambda line, _over: elsewhere.append(read_request(line))) as other:
         where = where.replace("{other}", other)
-        with server(log_server(say(), where)) as url, pytest.raises(VastError, match=r"is no store of Vast.ai's"):
+        with server(log_server(say(), where)) as url, pytest.raises(VastError, match=r"is not a log store of Vast.ai"):
             vast(url).logs(1, wait_s=TIMEOUT_S)
     assert elsewhere == []
