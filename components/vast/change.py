@@ -39,8 +39,8 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
     "ignore": ("adopt_instance_id", "candidates", "slot", "ca_private_key"),
 }  # fmt: skip
 TABLE: Mapping[str, Effect] = {key: effect for effect, keys in EFFECTS.items() for key in keys}
-# Inputs that the outputs contain unchanged: for `read` and `delete`, and `policy` for a policy pack that checks the whole
-# stack. The outputs contain digests of all other inputs.
+# Inputs that the outputs contain unchanged: for `read` and `delete`, and `policy` for a pack that checks the stack.
+# The outputs contain digests of all other inputs.
 COPIED_KEYS = ("label_base", "owner", "probe", "watch", "ca_certificate", "certificate_path", "bid", "policy")
 
 

@@ -43,7 +43,7 @@ def test_the_runway_counts_what_else_the_account_pays():
     check = Budget(min_runway_h=99).check
     assert "lasts for 97 h 22 min at $0.1000/h; add" in (check(Account(1, 10.0), CANDIDATE, 1, hedge=2) or "")
     warning = check(Account(1, 10.0), CANDIDATE, 1, others_usd=0.30) or ""
-    assert "lasts for 24 h 40 min at $0.4000/h, of which $0.3000 for what else the account rents; add" in warning
+    assert "lasts for 24 h 40 min at $0.4000/h, of which $0.3000 for other instances of the account; add" in warning
 
 
 def test_the_cap_counts_every_machine_that_runs_at_once():

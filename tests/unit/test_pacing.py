@@ -41,7 +41,7 @@ def test_a_refused_call_goes_before_those_that_wait_for_their_first_turn():
     pacer.wait("rent")
 
     def call(name, again):
-        pacer.wait("rent", again=again)
+        pacer.wait("rent", retry=again)
         order.append(name)
 
     threads = []
