@@ -146,7 +146,7 @@ def _judge(change: Change, olds: Wire, news: Wire, now: float) -> None:
     # a rented machine has no offer, so conditions on the offer itself do not apply
     filters = {
         name: ops
-        for name, ops in structure(Search, json.loads(search)).filters().items()
+        for name, ops in structure(Search, json.loads(search)).to_query().filters.items()
         if name not in ("rentable", "rented")
     }
     broken = unmet_conditions(filters, offer, now=now)
