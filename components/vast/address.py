@@ -19,9 +19,8 @@ URL_ENV = "VAST_URL"  # of the official CLI; `. scripts/env.sh` sets it to the e
 def choose_api_url(configured: str) -> str:
     """Return the API's address. `configured`: the emulator's address, "" for the real API.
 
-    The environment's emulator address takes precedence, so that EMULATOR_PORT moves the emulator and all stacks.
-    Raises ConfigError if the shell is prepared for the emulator but the stack rents on the real API, and for plain
-    HTTP to another machine.
+    An emulator's address in the environment takes precedence, so that EMULATOR_PORT moves the emulator and all stacks.
+    Raises ConfigError for plain HTTP to another machine, and for a real stack in a shell that is set to the emulator.
     """
     from_env = os.environ.get(URL_ENV, "").strip().rstrip("/")
     emulator = from_env if is_loopback(from_env) else ""
@@ -53,11 +52,8 @@ def is_loopback(url: str) -> bool:
 
 
 def choose_key(api_url: str, configured: str | None) -> str:
-    """Return the Vast.ai key.
-
-    The environment takes precedence, because the state may contain an old key. For an emulator the config takes
-    precedence, so that a real key is never sent to it.
-    """
+    """Return the Vast.ai key. The environment takes precedence, because the state may contain an old key. For an
+    emulator the config takes precedence, so that a real key is never sent to it."""
     from_env = os.environ.get(KEY_ENV, "").strip()
     config_key = (configured or "").strip()
     return (config_key or from_env) if is_loopback(api_url) else (from_env or config_key)

@@ -54,9 +54,7 @@ class FleetState:
 
 def assign_offers(candidates: Sequence[Candidate], slot: ReplicaSlot, state: FleetState) -> list[Candidate]:
     """Return the candidates of one replica, best first. No two replicas of a fleet are assigned the same machine.
-
-    Hosts (countries) of running replicas come last. The free candidates are divided among the missing replicas.
-    """
+    Hosts (countries) of running replicas come last. The free candidates are divided among the missing replicas."""
     free = [item for item in distinct_machines(candidates) if item.offer.machine_id not in state.machines]
     if slot.of <= 1:
         return free
@@ -72,9 +70,7 @@ def spread_by(
     candidates: Sequence[Candidate], used_groups: Collection[str], group: Callable[[Candidate], str]
 ) -> list[Candidate]:
     """Return the best candidate of each group first, then the second of each group. A used group starts one turn later.
-
-    Within a turn the order of `candidates` stays.
-    """
+    Within a turn the order of `candidates` stays."""
     next_turns: dict[str, int] = {}
     turns = []
     for candidate in candidates:

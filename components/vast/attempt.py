@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components.vast.label import parse_nonce
-from components.vast.models import Contract
+from components.vast.models import Contract, Offer
 from components.vast.probe import Probe, ProbeResult
 from components.vast.ranking import Candidate, minutes
 from components.vast.rental_spec import Deadlines
@@ -66,19 +66,18 @@ class Attempt:
         self._log, self._log_read_at, self._log_since = "", self.rented_at, self.rented_at
 
     @property
-    def machine_id(self) -> int:
-        """The machine of this attempt; 0 if unknown."""
-        if self.contract is not None:
-            return self.contract.machine_id
-        return self.candidate.offer.machine_id if self.candidate else 0
+    def _machine(self) -> Contract | Offer:
+        return self.contract or (self.candidate.offer if self.candidate else Contract(self.instance_id))
 
     @property
-    def gpu(self) -> str:
-        return self.contract.gpu_name if self.contract else (self.candidate.offer.gpu_name if self.candidate else "")
+    def machine_id(self) -> int:
+        """The machine of this attempt; 0 if unknown."""
+        return self._machine.machine_id
 
     @property
     def description(self) -> str:
-        return f"instance {self.instance_id} on machine {self.machine_id}" + (f" ({self.gpu})" if self.gpu else "")
+        gpu = self._machine.gpu_name
+        return f"instance {self.instance_id} on machine {self.machine_id}" + (f" ({gpu})" if gpu else "")
 
     def step(self, contract: Contract | None, now: float) -> StepResult:
         """Process one observation. `contract`: None if the API does not list the instance."""
@@ -132,9 +131,7 @@ class Attempt:
 
     def due_s(self, now: float, poll_s: float) -> float:
         """Return the seconds until the next observation, at most `poll_s`.
-
-        Shorter at the start, and if the next stage may be seconds away; longer in the middle of a long pull.
-        """
+        Shorter at the start, and if the next stage may be seconds away; longer in the middle of a long pull."""
         if self.stage == "serving":
             return min(poll_s, PROBE_EVERY_S)
         percent = self.observation.percent if self.observation is not None else None
@@ -155,12 +152,10 @@ class Attempt:
 
     def progress(self, now: float) -> str:
         """Return the stage, the share of the estimated boot time, and last the ids, as Pulumi cuts a long row.
-
-        The host's own percentage is not used: it is of one layer and starts again with the next.
-        """
+        The host's own percentage is not used: it is of one layer and starts again with the next."""
         detail = self.probe_result.detail if self.stage == "serving" and self.probe_result is not None else ""
-        ids = f"instance {self.instance_id} on machine {self.machine_id}"
-        return ", ".join(filter(None, (f"{STAGE_NAMES[self.stage]} {self._boot_share(now)}", self.gpu, detail, ids)))
+        stage, ids = STAGE_NAMES[self.stage], f"instance {self.instance_id} on machine {self.machine_id}"
+        return ", ".join(filter(None, (f"{stage} {self._boot_share(now)}", self._machine.gpu_name, detail, ids)))
 
     def _boot_share(self, now: float) -> str:
         elapsed_s, estimate_s = now - self.rented_at, self.candidate.ready_s if self.candidate else 0.0

@@ -71,9 +71,7 @@ def record_inputs(inputs: Wire) -> dict[str, Json]:
 
 def plan(olds: Wire, news: Wire, *, now: float, unknown: Collection[str] = ()) -> Change:
     """Compare recorded outputs with new inputs, and plan for the drift that `read` recorded.
-
-    `unknown`: inputs whose values are not known yet.
-    """
+    `unknown`: inputs whose values are not known yet."""
     change = Change()
     declared = json.loads(olds.get("declared") or "{}")
     # digests with different keys cannot be compared

@@ -125,11 +125,8 @@ class VastClient:
         return Page(offers, len(unreadable))
 
     def rent(self, ask_id: int, body: Mapping[str, Json]) -> int:
-        """Rent an offer and return the contract's id.
-
-        Raises OfferTaken, CreateFailed (with `leaked_id` if the API made a contract anyway), AuthError, RateLimited;
-        AmbiguousRent if a contract may exist.
-        """
+        """Rent an offer and return the contract's id. Raises OfferTaken, CreateFailed (with `leaked_id` if the API made
+        a contract anyway), AuthError, RateLimited; AmbiguousRent if a contract may exist."""
         try:
             answer = self._exchange("rent", "PUT", f"/api/v0/asks/{ask_id}/", dict(body), repeatable=False)
         except Unanswered as unanswered:
@@ -246,11 +243,8 @@ class VastClient:
         repeatable: bool = True,
         patience_s: float | None = None,
     ) -> Answer:
-        """Send one request at its allowed time; retry it for `patience_s` if that is safe.
-
-        A call that is not `repeatable` is retried only after a 429 or a failed connection; otherwise it raises
-        Unanswered.
-        """
+        """Send one request at its allowed time; retry it for `patience_s` if that is safe. A call that is not
+        `repeatable` is retried only after a 429 or a failed connection; otherwise it raises Unanswered."""
         try:
             key = read_secret(self._key, "the Vast.ai key")
         except InvalidInput as error:

@@ -71,9 +71,7 @@ class Drift:
 @dataclass(frozen=True)
 class Watch:
     """When an instance counts as drifted. A failed probe is repeated for `probe_window_s`.
-
-    A server that accepts connections may take `answer_s` to respond, as its clients wait that long.
-    """
+    A server that accepts connections may take `answer_s` to respond, as its clients wait that long."""
 
     heal_on: HealOn = "dead"
     probe_window_s: float = 20.0

@@ -36,9 +36,7 @@ CERT_ENVS = ("TLS_CERT_0", "TLS_CERT_1", "TLS_CERT_2")
 
 def own_key(stack_secret: str, nonce: str) -> str:
     """Return the management key of the instance with this nonce, 64 hex digits. It is valid for that server only.
-
-    A rejected machine had a different nonce, so its key is useless.
-    """
+    A rejected machine had a different nonce, so its key is useless."""
     return hmac.digest(stack_secret.encode(), nonce.encode(), "sha256").hex()
 
 
@@ -86,9 +84,7 @@ PRIVATE_NETWORKS = (
 @dataclass(frozen=True)
 class Authority:
     """A certificate authority, PEM: signs the certificates of the stack's servers.
-
-    `certificate` may contain further certificates after the authority's: clients trust all of them.
-    """
+    `certificate` may contain further certificates after the authority's: clients trust all of them."""
 
     certificate: str
     private_key: str = field(repr=False)
@@ -145,7 +141,10 @@ class Authority:
         signer = serialization.load_pem_private_key(self.private_key.encode(), None)
         if not isinstance(signer, ec.EllipticCurvePrivateKey):
             raise ValueError("the authority's key is not an EC key")
-        alternative_names = x509.SubjectAlternativeName([_general_name(name.strip()) for name in names])
+        alternative_names = x509.SubjectAlternativeName([
+            x509.DNSName(name) if HOST_NAME.fullmatch(name) else x509.IPAddress(ipaddress.ip_address(name))
+            for name in map(str.strip, names)
+        ])  # fmt: skip
         builder = x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(authority.subject)
         builder = builder.add_extension(alternative_names, critical=True)  # the subject is empty (RFC 5280, 4.2.1.6)
         builder = builder.add_extension(x509.ExtendedKeyUsage([x509.OID_SERVER_AUTH]), critical=False)
@@ -160,7 +159,7 @@ def signing_certificate(bundle: str) -> str:
 
 
 def expiry(certificate_pem: str) -> int:
-    """Return the end of a PEM certificate's validity, in seconds since the epoch."""
+    """Return the end of a PEM certificate, in seconds since the epoch."""
     from cryptography import x509  # noqa: PLC0415
 
     return int(x509.load_pem_x509_certificate(certificate_pem.encode()).not_valid_after_utc.timestamp())
@@ -201,12 +200,6 @@ def _constraints(permitted: Sequence[str]) -> Any:
     internet = [x509.IPAddress(ipaddress.ip_network(network)) for network in ("0.0.0.0/0", "::/0")]
     excluded = [x509.IPAddress(item) for item in private if not any(item.overlaps(network) for network in networks)]
     return x509.NameConstraints([*names, *internet], excluded)
-
-
-def _general_name(name: str) -> Any:
-    from cryptography import x509  # noqa: PLC0415
-
-    return x509.DNSName(name) if HOST_NAME.fullmatch(name) else x509.IPAddress(ipaddress.ip_address(name))
 
 
 def _sign(builder: Any, key: Any, signer: Any, now: datetime.datetime | None, days: float) -> bytes:

@@ -30,9 +30,7 @@ class SharedRead(Generic[T]):
 
     def get(self, *, max_age_s: float = 0.0) -> T:
         """Return the value, no older than `max_age_s` at the time of the call.
-
-        If a read fails, the threads that wait for it get the same error, without a retry of their own.
-        """
+        If a read fails, the threads that wait for it get the same error, without a retry of their own."""
         called_at = self._clock()
         with self._lock:
             if self._read_at >= called_at - max_age_s:
@@ -73,8 +71,6 @@ class InstanceCache(SharedRead[Mapping[int, Contract]]):
 
     def contract(self, instance_id: int, *, max_age_s: float = 0.0) -> Contract | None:
         """Return one contract; None if the API reports that it does not exist.
-
-        The list may lack a contract just after its rent, so a second read confirms that it does not exist.
-        """
+        The list may lack a contract just after its rent, so a second read confirms that it does not exist."""
         contract = self.contracts(max_age_s=max_age_s).get(instance_id)
         return contract if contract is not None else self._client.instance(instance_id)

@@ -65,9 +65,7 @@ class Search:
         self, client: VastClient, *, measured: Mapping[str, float] = NO_SPEEDS, now: Callable[[], float] = time.time
     ) -> list[Candidate]:
         """Return all offers that fit, in no order. `measured`: pairs/s of the model by GPU.
-
-        Raises NoOffer with the number of offers that each condition removes, QueryError, ApiError.
-        """
+        Raises NoOffer with the number of offers that each condition removes, QueryError, ApiError."""
         query = self.to_query()
         offers = self._search(client, query)
         offers = [offer for offer in offers if not unmet_conditions(query.filters, offer.raw, now=now())]

@@ -11,7 +11,7 @@ from components.vast.label import Label
 from components.vast.models import HOURS_PER_MONTH, Account, Contract
 from components.vast.ranking import Candidate, minutes
 
-BILLING = "https://cloud.vast.ai/billing/"
+BILLING_URL = "https://cloud.vast.ai/billing/"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Budget:
         if account.credit_usd < boot:
             raise RentalFailed(
                 f"the credit is ${account.credit_usd:.2f}, but until it serves {candidate} costs about ${boot:.2f}; "
-                f"nothing was rented; add credit at {BILLING}"
+                f"nothing was rented; add credit at {BILLING_URL}"
             )
         total = hourly * replicas + others_usd
         hours = (account.credit_usd - boot) / max(total, 1e-6)
@@ -65,7 +65,7 @@ class Budget:
             others = f", of which ${others_usd:.4f} for other instances of the account" if others_usd else ""
             runway = f"{minutes(hours * 3600.0)} at ${total:.4f}/h{others}"
             lasts = f"the credit of ${account.credit_usd:.2f} lasts for {runway}"
-            warning = "; ".join([*filter(None, [warning]), lasts, f"add credit at {BILLING}"])
+            warning = "; ".join([*filter(None, [warning]), lasts, f"add credit at {BILLING_URL}"])
         return warning or None
 
 

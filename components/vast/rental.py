@@ -13,13 +13,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 
 from components.errors import (
-    ApiError,
-    ApiUnreachable,
     AuthError,
     CreateFailed,
     DestroyFailed,
     Interrupted,
-    MalformedAnswer,
     NoOffer,
     OfferTaken,
     RentalFailed,
@@ -32,6 +29,7 @@ from components.vast.instance_cache import InstanceCache
 from components.vast.label import PENDING, Label, new_nonce, parse_nonce
 from components.vast.ledger import Event, Reason, intent, rent_event
 from components.vast.models import Contract
+from components.vast.money import BILLING_URL
 from components.vast.probe import Probe
 from components.vast.ranking import Candidate, distinct_machines
 from components.vast.rental_spec import Order, Rejected, Rented, rejection_report
@@ -130,7 +128,7 @@ class Rental:
             return self.instance_cache.contracts(max_age_s=max_age_s)
         except AuthError:
             raise
-        except (ApiUnreachable, ApiError, MalformedAnswer) as error:
+        except VastError as error:
             self.progress(f"the API is unavailable, still waiting: {str(error)[:120]}")
             for attempt in list(self._active):
                 waited = self.clock() - attempt.rented_at
@@ -252,9 +250,7 @@ class Rental:
                 text = scrub(str(error), self._secrets)
                 raise RentalFailed(f"the API rejects the rent request: {text}") from None
             elif "credit" in str(error):
-                raise RentalFailed(
-                    f"the account cannot pay: {error}; add credit at https://cloud.vast.ai/billing/"
-                ) from None
+                raise RentalFailed(f"the account cannot pay: {error}; add credit at {BILLING_URL}") from None
             else:
                 self._reject(candidate, f"refused: {error}")
         return None
@@ -291,11 +287,8 @@ class Rental:
     # ---- instances of a killed run -------------------------------------------------------------------------------
 
     def _leftovers(self, *, max_age_s: float = 0.0, pending_only: bool = True) -> list[Contract]:
-        """Return the pending contracts of this resource that no state contains.
-
-        `pending_only=False`: also those that are no longer pending. A failed update may have left such a contract, and
-        a gateway may still use it.
-        """
+        """Return the pending contracts of this resource that no state contains. `pending_only=False`: also those that
+        are no longer pending. A failed update may have left such a contract, and a gateway may still use it."""
         managed_ids = set(self.managed_ids())
         return [
             contract

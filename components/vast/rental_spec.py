@@ -40,9 +40,7 @@ class Spec:
 
     def digest(self) -> str:
         """Return 12 hex digits that change if the container must be replaced, secrets included.
-
-        The stack's secret is the key of the digest, so that a label reveals nothing.
-        """
+        The stack's secret is the key of the digest, so that a label reveals nothing."""
         parts = {item.name: getattr(self, item.name) for item in fields(self) if item.compare}
         parts |= {
             "env": dict(self.env),

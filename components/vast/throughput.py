@@ -24,9 +24,7 @@ UNKNOWN = "not known: the offer lacks dlperf, gpu_mem_bw or cpu_cores_effective"
 @dataclass(frozen=True)
 class Estimate:
     """`speed`: pairs/s if `measured`, else a number that is comparable only within one search; 0 if unknown.
-
-    `basis`: the source of the number, as text.
-    """
+    `basis`: the source of the number, as text."""
 
     speed: float
     basis: str
