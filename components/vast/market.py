@@ -135,20 +135,20 @@ def explain_no_offer(
     total = f"{len(market)}{'+' if capped else ''}"
     if not misses:
         return "0 offers are on the market at all; try again in a few minutes"
-    alone = []
+    removals = []
     for condition in conditions:
         removed = [offer for count, _, offer, broken in misses if count == 1 and broken == [condition]]
         if removed:
             cheapest = min(offer.dph_total_usd for offer in removed)
-            what = reasons.get(condition[:2]) or describe(*condition)
-            alone.append(f"{what} alone removes {len(removed)} (the cheapest at ${cheapest:.3f}/h)")
+            text = reasons.get(condition[:2]) or describe(*condition)
+            removals.append(f"{text} alone removes {len(removed)} (the cheapest at ${cheapest:.3f}/h)")
     count, price, nearest, broken = min(misses, key=lambda miss: (miss[0], miss[1]))
     near = "the offers that fit were rented during this search; try again"
     if count:
         failed = "; ".join(reasons.get(condition[:2]) or describe(*condition) for condition in broken)
         where = f"{nearest.gpu_name} on machine {nearest.machine_id}, {nearest.place}"
         near = f"nearest miss: {where}, ${price:.3f}/h, fails {failed}"
-    return "; ".join([f"0 of {total} offers fit", *alone, near, *_suggest_names(conditions, market, now)])
+    return "; ".join([f"0 of {total} offers fit", *removals, near, *_suggest_names(conditions, market, now)])
 
 
 def _suggest_names(conditions: Sequence[tuple[str, str, Json]], market: Sequence[Offer], now: float) -> Iterator[str]:

@@ -165,10 +165,8 @@ class Rental:
         repeated = failure.fault == "either" and self._signs[failure.sign] >= SPEC_FAULT_MACHINES
         if failure.fault == "spec" or repeated:
             why = "the same on two machines" if repeated else "another machine would fail as well"
-            report = self._report(
-                "change what it names in the config (model, image, extra_args, limits), then run again"
-            )
-            raise RentalFailed(f"what is deployed is at fault, not the hosts ({why}): {text}\n{report}")
+            report = self._report("correct the config (model, image, extra_args, limits), then run again")
+            raise RentalFailed(f"the deployment is at fault, not the hosts ({why}): {text}\n{report}")
 
     def _fetch_log(self, attempt: Attempt) -> str:
         try:
@@ -311,7 +309,7 @@ class Rental:
                 self.notice(f"instance {contract.id} was left by a killed run and runs something else: destroyed")
                 self._destroy(self._record_contract(contract), "killed run")
         if adopted is not None:
-            self.notice(f"instance {adopted.id} was left by an earlier run: adopted, nothing rented anew")
+            self.notice(f"instance {adopted.id} was left by an earlier run: adopted, no new one rented")
         return adopted
 
     def _adopt_named(self, instance_id: int) -> Contract:
@@ -358,7 +356,7 @@ class Rental:
     def _raise_if_stopped(self) -> None:
         if why := self.stop():
             ids = ", ".join(str(attempt.instance_id) for attempt in self._active)
-            outcome = f"what was booting is destroyed (instance {ids})" if ids else "nothing is rented"
+            outcome = f"booting instances destroyed: {ids}" if ids else "nothing is rented"
             raise Interrupted(f"{why}: {outcome}")
 
     def _release(self, error: BaseException) -> None:
