@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 Json: TypeAlias = Any
 Wire: TypeAlias = Mapping[str, Json]
-DIGEST_CHARS = 12
 
 
 def same(old: Json, new: Json) -> bool:
@@ -37,4 +36,4 @@ def as_text(value: Json) -> str:
 
 def digest(value: Json, secret: str = "") -> str:
     """Return 12 hex digits of the canonical text. `secret` is the key: without it nobody can verify a guess."""
-    return hmac.digest(secret.encode(), as_text(value).encode(), "sha256").hex()[:DIGEST_CHARS]
+    return hmac.digest(secret.encode(), as_text(value).encode(), "sha256").hex()[:12]
