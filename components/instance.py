@@ -127,7 +127,7 @@ class InstanceProvider(VastProvider):
         first = candidates[0]
         hedge, bid = declared.hedge, declared.bid
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
-        offered = f"; bid ${bid.on(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
+        offered = f"; bid ${bid.price_for(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
         ENGINE.log(f"first choice: {first}{offered}{extra}")
         if bid and (dear := bid.price_warning(first.offer, self.session.on_demand_usd(declared.parsed_search))):
             ENGINE.warn(dear)
