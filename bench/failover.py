@@ -75,7 +75,7 @@ def _rent(url: str) -> None:
         client,
         InstanceCache(client),
         order,
-        probe=lambda ip, port, _nonce: probe.ask(ip, port, {}),
+        probe=lambda ip, port, _nonce: probe.check(ip, port, {}),
         candidates=search.run(client, now=time.time),
         search=list,
     ).run()

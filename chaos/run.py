@@ -19,8 +19,8 @@ from chaos.scenario import SIGNALS, SLOW, Difference, Result, Scenario
 from components.ledger_file import ledger_file
 from components.vast.bill import cost_usd
 from components.vast.client import VastClient
-from components.vast.label import PENDING, nonce_of
-from components.vast.ledger import Entry, fold, missing
+from components.vast.label import PENDING, parse_nonce
+from components.vast.ledger import Entry, fold, missing_events
 from components.vast.models import Contract
 from components.vast.pacing import OFF, Pacer
 from emulator.client import ControlClient, ControlError
@@ -85,8 +85,10 @@ class Runner:
         ledger, market = ledger_file(stack, self.stack.env, self.stack.project), self._ledger()["contracts"]
         events = ledger.events()
         intents = {one.nonce for one in events if one.kind == "intent"}
-        texts = [f"no intent of {row['label']}" for row in market if nonce_of(row["label"]) not in intents]
-        for event in missing(fold(events), self.client.instances(), self.client.charges(0, now), stack, now, new_s=0):
+        texts = [f"no intent of {row['label']}" for row in market if parse_nonce(row["label"]) not in intents]
+        for event in missing_events(
+            fold(events), self.client.instances(), self.client.charges(0, now), stack, now, new_s=0
+        ):
             ledger.append(event)
         entries, most = fold(ledger.events()), Difference()
         for row in market:

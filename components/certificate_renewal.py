@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from components.errors import ServerError, ServerUnreachable
 from components.redaction import excerpt
-from components.vast.identity import expiry, server_name, shown_by
+from components.vast.identity import expiry, fetch_certificate, server_name
 from components.vast.rental_spec import Spec
 from reranker.http import HttpTransport, Unanswered, bearer
 
@@ -19,11 +19,11 @@ def renew_certificate(ip: str, port: int, spec: Spec, nonce: str) -> int:
     """Sign a certificate for a server's own key, this IP and its own name, and have the server show it; return when it
     ends, in seconds since the epoch. Raises ServerUnreachable, ServerError."""
     where, name = f"https://{ip}:{port}{spec.certificate_path}", server_name(nonce)
-    if spec.authority is None or (shown := shown_by(ip, port, spec.authority.certificate, name)) is None:
+    if spec.authority is None or (shown := fetch_certificate(ip, port, spec.authority.certificate, name)) is None:
         raise ServerUnreachable(f"{where}: no certificate of {name} is shown there, so none is renewed")
     pem = spec.authority.renew(shown.certificate, ip, name)
     send = HttpTransport(ca=spec.authority.certificate, server_name=name)
-    key = spec.env_of(nonce).get(spec.key_env, "")
+    key = spec.env_for(nonce).get(spec.key_env, "")
     try:
         answer = send("PUT", where, body=pem.encode(), headers=bearer(key), timeout_s=TIMEOUT_S, max_bytes=1 << 16)
     except Unanswered as error:

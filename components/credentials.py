@@ -12,7 +12,7 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ResourceProvider, UpdateResult
 
 from components.plugin.verbs import VastResource
-from components.vast.identity import FIXED_LEAF_DAYS, Authority, expiry, signer_of
+from components.vast.identity import FIXED_LEAF_DAYS, Authority, expiry, signing_certificate
 
 KEY_BYTES = 32
 DAY_S = 86400.0
@@ -92,7 +92,7 @@ def stepped(olds: Mapping[str, Any], news: Mapping[str, Any], now: float) -> dic
     """Return the outputs after what is due. `certificate`: the one that signs, then what clients trust besides."""
     step, outs = authority_step(olds, news, now), {**olds, **news, "common_name": olds["common_name"]}
     signs = {key: olds[key] for key in ("certificate", "private_key", "expires_at", "permitted")}
-    signs["certificate"] = signer_of(signs["certificate"])
+    signs["certificate"] = signing_certificate(signs["certificate"])
     following, trusted = olds.get("next") or {}, [one for one in olds.get("trusted") or () if one["expires_at"] > now]
     if step == "announce":
         following = _made(news, now)

@@ -25,7 +25,7 @@ from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, known, verb
 from components.readiness import Readiness
 from components.records import record, structure
-from components.vast.identity import shown_by
+from components.vast.identity import fetch_certificate
 from components.vast.json_values import digest, same
 
 SECRETS = ("inbound_keys", "clients", "private_key", "upstreams", "retired", "admin_key", "hop_key")
@@ -228,7 +228,7 @@ def _see_certificate(props: Mapping[str, Any]) -> None:
     where, began = urlsplit(str(props["url"])), time.monotonic()
     host, timeout_s = str(where.hostname), float(props["acme_timeout_s"])
     ENGINE.log(f"waits for a certificate of {host} by {props['acme']['directory']}", ephemeral=True)
-    while shown_by(host, where.port or 443, str(props["ca_certificate"]), host) is None:
+    while fetch_certificate(host, where.port or 443, str(props["ca_certificate"]), host) is None:
         if time.monotonic() - began > timeout_s:
             raise GatewayError(
                 f"within {timeout_s:g} s {props['url']} shows no certificate that clients trust; Caddy's log says why: "

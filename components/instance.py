@@ -127,9 +127,9 @@ class InstanceProvider(VastProvider):
         first = candidates[0]
         hedge, bid = declared.hedge, declared.bid
         extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
-        offered = f"; bid ${bid.on(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
+        offered = f"; bid ${bid.price_for(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
         ENGINE.log(f"first choice: {first}{offered}{extra}")
-        if bid and (dear := bid.dear(first.offer, self.session.on_demand_usd(declared.parsed_search))):
+        if bid and (dear := bid.price_warning(first.offer, self.session.on_demand_usd(declared.parsed_search))):
             ENGINE.warn(dear)
         try:
             if warning := self._runway(declared, first):
@@ -177,11 +177,11 @@ class InstanceProvider(VastProvider):
             self.session.client,
             self.session.instance_cache,
             structure(Order, props | changed),
-            probe=lambda ip, port, nonce: self.session.heard_from(probe.ask(ip, port, spec.env_of(nonce))),
-            blind=lambda: not self.session.heard,
+            probe=lambda ip, port, nonce: self.session.heard_from(probe.check(ip, port, spec.env_for(nonce))),
+            no_host_reached=lambda: not self.session.heard,
             candidates=candidates,
             search=lambda: self._search_again(declared),
-            known=lambda: self.session.known(resource_key),
+            managed_ids=lambda: self.session.known(resource_key),
             claim=lambda machine: self.session.claim(machine, resource_key),
             progress=lambda text: ENGINE.log(text, ephemeral=True),
             notice=ENGINE.log,
@@ -242,7 +242,7 @@ class InstanceProvider(VastProvider):
         if bid is not None and bid.price_usd is not None and not same(olds.get("bid"), news.get("bid")):
             price = bid.price_usd if bid.cap_usd is None else min(bid.price_usd, bid.cap_usd)
             self.session.client.change_bid(int(id_), price)
-        self.session.instance_cache.forget()
+        self.session.instance_cache.invalidate()
         outs = {**olds, **kept(news, declared, label), "drift": ""}
         if renewal(olds, news, now=time.time()):
             spec = container(news)
@@ -266,7 +266,7 @@ class InstanceProvider(VastProvider):
         else:
             self._ensure_same_account(id_, props)
             ENGINE.log(f"instance {id_} was gone already")
-        self.session.instance_cache.forget()
+        self.session.instance_cache.invalidate()
 
     # ---- looking ---------------------------------------------------------------------------------------------------
 
@@ -364,7 +364,7 @@ class InstanceProvider(VastProvider):
         probe, answer_s = declared.probe, declared.watch.answer_s
         deadline = time.monotonic() + declared.watch.probe_window_s
         while True:
-            probed = self.session.heard_from(probe.ask(seen.ip, seen.port or 0, declared.env))
+            probed = self.session.heard_from(probe.check(seen.ip, seen.port or 0, declared.env))
             if probed.verdict == "busy" and probe.timeout_s < answer_s:
                 ENGINE.log(f"takes connections, but {probed.detail}: asked again for {answer_s:g} s", ephemeral=True)
                 probe = replace(probe, timeout_s=answer_s)

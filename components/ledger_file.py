@@ -19,14 +19,14 @@ from pathlib import Path
 from components.plugin.engine import ENGINE
 from components.records import structure
 from components.state_folder import state_folder
-from components.vast.bill import Month, SoFar, so_far
+from components.vast.bill import Month, MonthToDate, month_to_date
 from components.vast.instance_cache import SharedRead
 from components.vast.ledger import Event, fold
 
 FRESH_S = 300.0
 MAX_TEXT_CHARS = 300  # a line is one write of less than 4096 bytes, which no other writer's gets into
 
-_MONTHS: dict[Path, SharedRead[SoFar | None]] = {}
+_MONTHS: dict[Path, SharedRead[MonthToDate | None]] = {}
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,17 @@ def ledger_file(label_base: str, env: Mapping[str, str], folder: Path) -> Ledger
     return LedgerFile(where / "ledger" / project / f"{stack}.jsonl")
 
 
-def month_so_far(label_base: str) -> SoFar | None:
+def month_so_far(label_base: str) -> MonthToDate | None:
     """Return what the stack of a resource has cost this month by its ledger; None where that cannot be read.
 
     Read once for all replicas of a fleet that rent at the same time.
     """
     ledger = ledger_file(label_base, os.environ, Path())
 
-    def read() -> SoFar | None:
+    def read() -> MonthToDate | None:
         now = datetime.now(UTC)
         try:
-            return so_far(fold(ledger.events()).values(), Month.of(now), now.timestamp())
+            return month_to_date(fold(ledger.events()).values(), Month.of(now), now.timestamp())
         except OSError:
             return None
 

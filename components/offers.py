@@ -21,7 +21,7 @@ from components.records import record, structure
 from components.vast.client import destroy_and_verify
 from components.vast.json_values import as_text, same
 from components.vast.label import Label
-from components.vast.ledger import Event, sighting
+from components.vast.ledger import Event, rent_event
 from components.vast.market import Search
 from components.vast.models import Contract
 
@@ -81,9 +81,9 @@ class OfferQueryProvider(VastProvider):
 
     def _destroy(self, contract: Contract) -> None:
         destroy_and_verify(self.session.client, contract.id)
-        self.session.instance_cache.forget()
+        self.session.instance_cache.invalidate()
         record_event = recorder(contract.label)
-        record_event(sighting(contract))
+        record_event(rent_event(contract))
         record_event(Event("end", instance_id=contract.id, reason="killed run"))
         ENGINE.warn(f"instance {contract.id} was left by a run that was killed: destroyed")
 

@@ -17,11 +17,11 @@ from components.container_files import packed_env
 from components.plugin.verbs import drop_unknowns
 from components.records import record, structure
 from components.vast.assignment import ReplicaSlot
-from components.vast.change import recorded
+from components.vast.change import record_inputs
 from components.vast.drift import Watch
-from components.vast.identity import Authority, shown_by
+from components.vast.identity import Authority, fetch_certificate
 from components.vast.json_values import as_text
-from components.vast.label import nonce_of
+from components.vast.label import parse_nonce
 from components.vast.market import Search
 from components.vast.models import Contract, gpus
 from components.vast.money import Budget, bandwidth_cost, hourly_cost
@@ -77,9 +77,9 @@ def container(props: Mapping[str, Any]) -> Spec:
 
 def kept(props: Mapping[str, Any], declared: Declared, label: str) -> dict[str, Any]:
     """Return what outputs keep of the inputs; of the environment, secret, only what the probe fills in."""
-    names, nonce = declared.probe.names(), nonce_of(label)
-    env = {name: value for name, value in structure(Spec, props).env_of(nonce).items() if name in names}
-    return {**recorded(props), "env": env, "label": label, "nonce": nonce}
+    names, nonce = declared.probe.names(), parse_nonce(label)
+    env = {name: value for name, value in structure(Spec, props).env_for(nonce).items() if name in names}
+    return {**record_inputs(props), "env": env, "label": label, "nonce": nonce}
 
 
 def live(contract: Contract, seen: Observation, probe: HttpProbe) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def live(contract: Contract, seen: Observation, probe: HttpProbe) -> dict[str, A
 
 def certificate_end(probe: HttpProbe, ip: str, port: int) -> dict[str, Any]:
     """Return when the certificate ends that a server shows, in seconds since the epoch; nothing where it shows none."""
-    shown = shown_by(ip, port, probe.ca_certificate) if probe.ca_certificate else None
+    shown = fetch_certificate(ip, port, probe.ca_certificate) if probe.ca_certificate else None
     return {"certificate_expires_at": shown.ends_at} if shown else {}
 
 
@@ -147,7 +147,7 @@ def outputs(props: Mapping[str, Any], declared: Declared, rented: Rented) -> dic
 
 def summaries(candidates: Sequence[Candidate], bid: Bid | None) -> list[dict[str, Any]]:
     """Return what a policy pack is shown of the offers."""
-    return [one.summary() | ({"bid_usd": bid.on(one.offer)} if bid else {}) for one in candidates[:SHOWN]]
+    return [one.summary() | ({"bid_usd": bid.price_for(one.offer)} if bid else {}) for one in candidates[:SHOWN]]
 
 
 def refusals(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:

@@ -22,16 +22,16 @@ from components.vast.bill import (
     USES,
     Month,
     Use,
-    by_day,
+    cost_by_day,
     cost_usd,
     forecast_usd,
     growth_usd_h,
     hourly_usd,
+    month_to_date,
     over_budget,
-    so_far,
     spans,
 )
-from components.vast.ledger import Entry, fold, missing
+from components.vast.ledger import Entry, fold, missing_events
 from components.vast.models import Charge
 from ops import cost_plot, report
 from ops.command import Outcome, verb
@@ -98,7 +98,7 @@ def budget_warning(pulumi: Pulumi, hourly: float) -> str:
         return ""
     now = datetime.now(UTC)
     entries = fold(stack_ledger(pulumi).events()).values()
-    return over_budget(budget, so_far(entries, Month.of(now), now.timestamp()), hourly)
+    return over_budget(budget, month_to_date(entries, Month.of(now), now.timestamp()), hourly)
 
 
 def room_usd_h(pulumi: Pulumi) -> float | None:
@@ -109,7 +109,7 @@ def room_usd_h(pulumi: Pulumi) -> float | None:
     month, at = Month.of(now), now.timestamp()
     accounts = settle(pulumi, stack_ledger(pulumi), month, at)
     hourly = hourly_usd(accounts.entries, accounts.prices)
-    return growth_usd_h(budget, so_far(accounts.entries, month, at), hourly)
+    return growth_usd_h(budget, month_to_date(accounts.entries, month, at), hourly)
 
 
 def settle(pulumi: Pulumi, ledger: LedgerFile, month: Month, now: float) -> Accounts:
@@ -121,7 +121,7 @@ def settle(pulumi: Pulumi, ledger: LedgerFile, month: Month, now: float) -> Acco
         contracts, charges = client.instances(), client.charges(since, max(month.until, now))
     except VastError as error:
         return Accounts(list(entries.values()), unread=str(error))
-    added = missing(entries, contracts, charges, _base(pulumi), now)
+    added = missing_events(entries, contracts, charges, _base(pulumi), now)
     for event in added:
         ledger.append(event)
     entries = fold(ledger.events()) if added else entries
@@ -132,7 +132,7 @@ def settle(pulumi: Pulumi, ledger: LedgerFile, month: Month, now: float) -> Acco
 def summary(accounts: Accounts, month: Month, now: float, budget: float | None, ledger: Path) -> Outcome:
     """Return the answer."""
     here = [one for one in accounts.entries if one.since < month.until and (one.until or now) >= month.since]
-    days, so_far_usd = by_day(spans(accounts.entries, now), month), so_far(accounts.entries, month, now)
+    days, so_far_usd = cost_by_day(spans(accounts.entries, now), month), month_to_date(accounts.entries, month, now)
     hourly = hourly_usd(accounts.entries, accounts.prices)
     total: dict[Use, float] = {use: sum(day.get(use, 0.0) for day in days.values()) for use in USES}
     rows = [_row(day, uses) for day, uses in days.items()]

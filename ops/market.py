@@ -46,7 +46,7 @@ def market(pulumi: Pulumi, *, query: str | None, top: int, png: Path | None) -> 
     search = search_of(pulumi, query)
     client = open_session(lambda key: pulumi.config(key) or None).client
     known = measurements.of_model(search.model, pulumi.cwd / measurements.FILE)
-    found = search.fitting(client, measured=known)
+    found = search.find_candidates(client, measured=known)
     if png:
         scatter(found, best(found, 1)).png(png)
     return summary(found, best(found, top), search.model)

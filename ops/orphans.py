@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import yaml
 
-from components.vast.address import checked_api_url
+from components.vast.address import check_api_url
 from components.vast.client import DEFAULT_API_URL, VastClient, destroy_and_verify
 from components.vast.label import Label
 from components.vast.models import Contract
@@ -87,7 +87,7 @@ def find_orphans(
     EXPORTS: files of `pulumi stack export`, one for each stack that shares the account; without them, every stack of
     the backend is asked.
     """
-    api_url = checked_api_url(api_url, "VAST_URL or --api-url")
+    api_url = check_api_url(api_url, "VAST_URL or --api-url")
     client = VastClient(os.environ.get("VAST_API_KEY", ""), pacer=Pacer(PUBLISHED), api_url=api_url)
     texts = [path.read_text() for path in exports]
     if not exports:

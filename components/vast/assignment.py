@@ -1,6 +1,6 @@
-"""Which replica of a fleet takes which offer: machines of their own, hosts or countries apart, no race for one offer.
+"""Assigns offers to the replicas of a fleet: each replica on its own machine, spread over hosts or countries.
 
-Called by the Instance resource before it rents. Pure: ranked candidates and what the fleet has already go in.
+Called by the Instance resource before it rents. Pure: the inputs are ranked candidates and the fleet's contracts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Spread = Literal["host", "country", "none"]
 
 @dataclass(frozen=True)
 class ReplicaSlot:
-    """One replica's place in its fleet: number `index` of `of`, and what is spread."""
+    """Replica number `index` of a fleet of `of` replicas. `spread`: what the replicas are spread over."""
 
     index: int = 0
     of: int = 1
@@ -27,7 +27,7 @@ class ReplicaSlot:
 
 @dataclass(frozen=True)
 class FleetState:
-    """What the other replicas of a fleet have rented: their numbers are in the order of their names."""
+    """The other replicas of a fleet: their names, machines, hosts and countries."""
 
     names: Collection[str] = ()
     machines: Collection[int] = ()
@@ -35,57 +35,52 @@ class FleetState:
 
     @classmethod
     def of(cls, contracts: Iterable[Contract], base: str, owner: str) -> FleetState:
-        """Find the other replicas of the fleet of this label among the account's contracts."""
+        """Find the other replicas of the fleet of the label `base` among the account's contracts."""
         fleet = base.rpartition("/")[0]
-        found = []
+        replicas = []
         for contract in contracts:
             label = Label.parse(contract.label)
             if label and label.owner == owner and label.base.rpartition("/")[0] == fleet and label.base != base:
-                found.append((label.base, contract))
+                replicas.append((label.base, contract))
         return cls(
-            names={name for name, _ in found},
-            machines={one.machine_id for _, one in found},
+            names={name for name, _ in replicas},
+            machines={contract.machine_id for _, contract in replicas},
             groups={
-                "host": {str(one.host_id) for _, one in found},
-                "country": {country(one.geolocation) for _, one in found},
+                "host": {str(contract.host_id) for _, contract in replicas},
+                "country": {country_code(contract.geolocation) for _, contract in replicas},
             },
         )
 
 
 def assign_offers(candidates: Sequence[Candidate], slot: ReplicaSlot, state: FleetState) -> list[Candidate]:
-    """Return the candidates of one replica, best first; no two replicas of a fleet are assigned the same machine.
-
-    Replicas that are up already keep their hosts (countries) to themselves as long as there are others, and leave
-    the rest to those that are not.
-    """
-    free = [one for one in distinct_machines(candidates) if one.offer.machine_id not in state.machines]
+    """Return the candidates of one replica, best first. No two replicas of a fleet are assigned the same machine.
+    Hosts (countries) of running replicas come last. The free candidates are divided among the missing replicas."""
+    free = [item for item in distinct_machines(candidates) if item.offer.machine_id not in state.machines]
     if slot.of <= 1:
         return free
     if slot.spread != "none":
-        free = spread_by(free, state.groups.get("host", ()), lambda one: str(one.offer.host_id))
+        free = spread_by(free, state.groups.get("host", ()), lambda item: str(item.offer.host_id))
     if slot.spread == "country":
-        free = spread_by(free, state.groups.get("country", ()), lambda one: country(one.offer.geolocation))
-    vacant = max(slot.of - len(state.names), 1)
-    return free[slot.index % vacant :: vacant]
+        free = spread_by(free, state.groups.get("country", ()), lambda item: country_code(item.offer.geolocation))
+    missing = max(slot.of - len(state.names), 1)
+    return free[slot.index % missing :: missing]
 
 
 def spread_by(
-    candidates: Sequence[Candidate], taken: Collection[str], group: Callable[[Candidate], str]
+    candidates: Sequence[Candidate], used_groups: Collection[str], group: Callable[[Candidate], str]
 ) -> list[Candidate]:
-    """Return the best candidate of each group first, then the second of each; groups that are taken come a turn later.
-
-    The order within a turn stays as it was: by rank.
-    """
-    turns: dict[str, int] = {}
-    numbered = []
-    for place, one in enumerate(candidates):
-        name = group(one)
-        turn = turns.get(name, 1 if name in taken else 0)
-        turns[name] = turn + 1
-        numbered.append((turn, place, one))
-    return [one for _, _, one in sorted(numbered, key=lambda entry: entry[:2])]
+    """Return the best candidate of each group first, then the second of each group. A used group starts one turn later.
+    Within a turn the order of `candidates` stays."""
+    next_turns: dict[str, int] = {}
+    turns = []
+    for candidate in candidates:
+        name = group(candidate)
+        turn = next_turns.get(name, 1 if name in used_groups else 0)
+        next_turns[name] = turn + 1
+        turns.append((turn, candidate))
+    return [candidate for _, candidate in sorted(turns, key=lambda entry: entry[0])]
 
 
-def country(geolocation: str) -> str:
-    """Return the country's code of a place as Vast.ai writes it: "Sweden, SE"."""
+def country_code(geolocation: str) -> str:
+    """Return the country code of a Vast.ai location such as "Sweden, SE"."""
     return geolocation.rpartition(",")[2].strip()

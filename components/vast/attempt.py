@@ -1,7 +1,6 @@
-"""One rented machine on its way to serving: which stage it is in, since when, and when to give it up.
+"""State machine of one rented instance, from rented to serving: its stage, its deadlines, its failure.
 
-A state machine over looks at the contract: `rental` feeds it, it answers pending, ready or failed. Knows no HTTP, no
-clock and no API; time is passed in.
+`rental` passes in each observation of the contract; the result is pending, ready or failed. Uses no HTTP, clock or API.
 """
 
 from __future__ import annotations
@@ -10,20 +9,20 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from components.vast.label import nonce_of
-from components.vast.models import Contract
+from components.vast.label import parse_nonce
+from components.vast.models import Contract, Offer
 from components.vast.probe import Probe, ProbeResult
 from components.vast.ranking import Candidate, minutes
 from components.vast.rental_spec import Deadlines
 from components.vast.status import STAGES, Failure, Observation, Stage, observe
 
-AWAY_S = 60.0  # a host without heartbeat this long is given up while it boots
-MISSING_S = 45.0  # a new contract may be missing from reads for moments
-PROBE_EVERY_S = 1.0  # a server of one's own may be asked as often as one likes
-LIST_EVERY_S = 1.5  # the API's list while the next stage is near; Vast.ai takes one read a second (`pacing`)
+AWAY_S = 60.0  # a booting host without heartbeat for this long has failed
+MISSING_S = 45.0  # a new contract may be absent from the API's list for a short time
+PROBE_EVERY_S = 1.0  # the rented server has no rate limit
+LIST_EVERY_S = 1.5  # the API's list, if the next stage is near; Vast.ai allows one read per second (`pacing`)
 NEAR_END_PERCENT = 90
-LOG_EVERY_S = 60.0  # a server that does not answer yet: the end of its log is read
-WORDS: dict[Stage, str] = {
+LOG_EVERY_S = 60.0  # how often the log of a loading server is read
+STAGE_NAMES: dict[Stage, str] = {
     "rented": "rented",
     "pulling": "pulling",
     "starting": "starting",
@@ -35,7 +34,7 @@ DOWNLOADING = re.compile(r"download|fetching \d+ files|\.safetensors|\d+%\|", re
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a look came to."""
+    """The state of an attempt after one observation."""
 
     state: Literal["pending", "ready", "failed"]
     text: str = ""
@@ -44,7 +43,7 @@ class StepResult:
 
 @dataclass(eq=False, repr=False)
 class Attempt:
-    """Follows one contract from rented to serving. `rented_at`: by the clock of each `now`."""
+    """Follows one contract from rented to serving. `rented_at` is in seconds of the same clock as each `now`."""
 
     instance_id: int
     container_port: int
@@ -56,80 +55,83 @@ class Attempt:
     def __post_init__(self) -> None:
         self.contract: Contract | None = None
         self.stage: Stage = "rented"
-        self.probed: ProbeResult | None = None
+        self.probe_result: ProbeResult | None = None
         self.observation: Observation | None = None
         self._progress = ""
-        self._stage_since = self._progress_since = self._shown_at = self.rented_at
+        self._stage_since = self._progress_since = self._reported_at = self.rented_at
         self._missing_since: float | None = self.rented_at
         self._away_since: float | None = None
-        self._silent_since: float | None = None
-        self._shown: Stage | None = None
+        self._unreachable_since: float | None = None
+        self._reported_stage: Stage | None = None
         self._log, self._log_read_at, self._log_since = "", self.rented_at, self.rented_at
 
     @property
-    def machine_id(self) -> int:
-        """The machine that this attempt runs on; 0 while unknown."""
-        if self.contract is not None:
-            return self.contract.machine_id
-        return self.candidate.offer.machine_id if self.candidate else 0
+    def _machine(self) -> Contract | Offer:
+        return self.contract or (self.candidate.offer if self.candidate else Contract(self.instance_id))
 
     @property
-    def gpu(self) -> str:
-        return self.contract.gpu_name if self.contract else (self.candidate.offer.gpu_name if self.candidate else "")
+    def machine_id(self) -> int:
+        """The machine of this attempt; 0 if unknown."""
+        return self._machine.machine_id
 
     @property
     def description(self) -> str:
-        return f"instance {self.instance_id} on machine {self.machine_id}" + (f" ({self.gpu})" if self.gpu else "")
+        gpu = self._machine.gpu_name
+        return f"instance {self.instance_id} on machine {self.machine_id}" + (f" ({gpu})" if gpu else "")
 
     def step(self, contract: Contract | None, now: float) -> StepResult:
-        """Take one look. `contract` is None when the API does not show the instance (yet, or any more)."""
+        """Process one observation. `contract`: None if the API does not list the instance."""
         if contract is None:
-            return self._missing(now)
+            self._missing_since = now if self._missing_since is None else self._missing_since
+            if now - self._missing_since > MISSING_S:
+                return _failed(Failure("vanished", "the API no longer lists the instance"))
+            return StepResult("pending", self.progress(now))
         self._missing_since = None
         self.contract = contract
-        seen = observe(contract, self.container_port)
-        self.observation = seen
-        if seen.failure is not None:
-            return self._failed(seen.failure)
-        self._advance(seen, now)
-        if seen.away:
+        observation = self.observation = observe(contract, self.container_port)
+        if observation.failure is not None:
+            return _failed(observation.failure)
+        self._advance(observation, now)
+        if observation.is_away:
             self._away_since = now if self._away_since is None else self._away_since
             if now - self._away_since > AWAY_S:
-                return self._failed(Failure("away", f"the host is {contract.actual_status} for over {AWAY_S:g} s"))
+                return _failed(Failure("away", f"the host is {contract.actual_status} for over {AWAY_S:g} s"))
         else:
             self._away_since = None
-        if seen.stage == "serving" and seen.port is not None:
-            self.probed = self.probe(seen.ip, seen.port, nonce_of(contract.label))
-            if self.probed.verdict == "ready":
+        if observation.stage == "serving" and observation.port is not None:
+            ip, port = observation.ip, observation.port
+            self.probe_result = self.probe(ip, port, parse_nonce(contract.label))
+            verdict = self.probe_result.verdict
+            if verdict == "ready":
                 return StepResult("ready", f"serves after {minutes(now - self.rented_at)}: {self.description}")
-            if self.probed.verdict == "wrong_certificate":
-                why = f"{seen.ip}:{seen.port} shows a certificate that is not this instance's: {self.probed.detail}"
-                return self._failed(Failure("certificate", why))
-            silent = self.probed.verdict == "no_answer"
-            self._silent_since = (now if self._silent_since is None else self._silent_since) if silent else None
-        return self._late(now) or StepResult("pending", self.progress(now))
+            if verdict == "wrong_certificate":
+                why = f"{ip}:{port} presents a certificate of another instance: {self.probe_result.detail}"
+                return _failed(Failure("certificate", why))
+            if verdict != "no_answer":
+                self._unreachable_since = None
+            elif self._unreachable_since is None:
+                self._unreachable_since = now
+        return self._check_deadlines(now) or StepResult("pending", self.progress(now))
 
     def is_log_due(self, now: float) -> bool:
-        """Whether the end of the container's log is to be read: the API says nothing more of a server that loads."""
+        """Whether to read the end of the container's log now. The API reports nothing else about a loading server."""
         return self.stage == "serving" and now - self._log_read_at >= min(LOG_EVERY_S, self.deadlines.stall_s / 2)
 
     def read_log(self, log: str, now: float) -> StepResult:
-        """Take the end of the log, scrubbed: a download that stands still is given up before the server's deadline."""
+        """Process the end of the log, scrubbed. A stalled download fails before the deadline of the serving stage."""
         self._log_read_at = now
         if log and log != self._log:
             self._log, self._log_since = log, now
-        last = log.rpartition("\n")[2][-160:]
-        if now - self._log_since < self.deadlines.stall_s or not DOWNLOADING.search(last):
+        last_line = log.rpartition("\n")[2][-160:]
+        if now - self._log_since < self.deadlines.stall_s or not DOWNLOADING.search(last_line):
             return StepResult("pending", self.progress(now))
-        still = f"the download of the model stands still for {minutes(self.deadlines.stall_s)}: {last}"
-        help_ = "another host may be better connected, or set HF_HUB_DISABLE_XET or HF_ENDPOINT in env"
-        return self._failed(Failure("download", f"{still}; {help_}", "either"))
+        stalled = f"the download of the model stands still for {minutes(self.deadlines.stall_s)}: {last_line}"
+        remedy = "another host may have a better connection, or set HF_HUB_DISABLE_XET or HF_ENDPOINT in env"
+        return _failed(Failure("download", f"{stalled}; {remedy}", "either"))
 
     def due_s(self, now: float, poll_s: float) -> float:
-        """Return in how many seconds the next look is due, at most `poll_s`.
-
-        Early, and wherever the next stage may be seconds away, more often than in the middle of a long pull.
-        """
+        """Return the seconds until the next observation, at most `poll_s`.
+        Shorter at the start, and if the next stage may be seconds away; longer in the middle of a long pull."""
         if self.stage == "serving":
             return min(poll_s, PROBE_EVERY_S)
         percent = self.observation.percent if self.observation is not None else None
@@ -137,71 +139,63 @@ class Attempt:
             return min(poll_s, LIST_EVERY_S)
         return min(poll_s, max(LIST_EVERY_S, (now - self.rented_at) / 10))
 
-    def is_news(self, now: float, every_s: float) -> bool:
-        """Whether `progress` is of another stage, or was not said for so long; remembers that it was said."""
-        if self.stage == self._shown and now - self._shown_at < every_s:
+    def is_report_due(self, now: float, every_s: float) -> bool:
+        """Whether to report `progress` now: the stage is new, or the last report is old. Records the report."""
+        if self.stage == self._reported_stage and now - self._reported_at < every_s:
             return False
-        self._shown, self._shown_at = self.stage, now
+        self._reported_stage, self._reported_at = self.stage, now
         return True
 
     def list_age_s(self, now: float, poll_s: float) -> float:
-        """Return how old the list may be in a look: once there is an address, the server itself tells more."""
+        """Return how old the API's list may be. Once the address is known, the probe reports more than the list."""
         return poll_s if self.stage == "serving" else self.due_s(now, poll_s) / 2
 
     def progress(self, now: float) -> str:
-        """Return the stage, how far the whole boot is by its estimate, and names last: a row is cut at its end.
+        """Return the stage, the share of the estimated boot time, and last the ids, as Pulumi cuts a long row.
+        The host's own percentage is not used: it is of one layer and starts again with the next."""
+        detail = self.probe_result.detail if self.stage == "serving" and self.probe_result is not None else ""
+        stage, ids = STAGE_NAMES[self.stage], f"instance {self.instance_id} on machine {self.machine_id}"
+        return ", ".join(filter(None, (f"{stage} {self._boot_share(now)}", self._machine.gpu_name, detail, ids)))
 
-        What the host says of its pull is the percentage of one layer, which runs backwards with the next.
-        """
-        detail = self.probed.detail if self.stage == "serving" and self.probed is not None else ""
-        names = f"instance {self.instance_id} on machine {self.machine_id}"
-        return ", ".join(filter(None, (f"{WORDS[self.stage]} {self._share(now)}", self.gpu, detail, names)))
-
-    def _share(self, now: float) -> str:
-        took_s, estimate_s = now - self.rented_at, self.candidate.ready_s if self.candidate else 0.0
+    def _boot_share(self, now: float) -> str:
+        elapsed_s, estimate_s = now - self.rented_at, self.candidate.ready_s if self.candidate else 0.0
         if not estimate_s:
-            return f"for {minutes(took_s)}"
-        if took_s >= estimate_s:
-            return f"99 %, {minutes(took_s - estimate_s)} over the estimate"
-        return f"{min(int(100 * took_s / estimate_s), 99)} %, {minutes(estimate_s - took_s)} left"
+            return f"for {minutes(elapsed_s)}"
+        if elapsed_s >= estimate_s:
+            return f"99 %, {minutes(elapsed_s - estimate_s)} over the estimate"
+        return f"{min(int(100 * elapsed_s / estimate_s), 99)} %, {minutes(estimate_s - elapsed_s)} left"
 
-    def _advance(self, seen: Observation, now: float) -> None:
-        if STAGES.index(seen.stage) > STAGES.index(self.stage):
-            self.stage = seen.stage
+    def _advance(self, observation: Observation, now: float) -> None:
+        if STAGES.index(observation.stage) > STAGES.index(self.stage):
+            self.stage = observation.stage
             self._stage_since = now
-        if seen.progress != self._progress:
-            self._progress = seen.progress
+        if observation.progress != self._progress:
+            self._progress = observation.progress
             self._progress_since = now
         self._progress_since = max(self._progress_since, self._stage_since)
 
-    def _late(self, now: float) -> StepResult | None:
-        limit = self.deadlines.of(self.stage)
-        if self._silent_since is not None and now - self._silent_since > self.deadlines.port_s:
-            limit = self.deadlines.port_s  # packets are dropped on the way: waiting for the server will not help
-        if now - self._stage_since > limit:
-            return self._failed(self._overdue(f"over its deadline of {minutes(limit)}"))
-        # a server that loads weights says nothing through the API: only the deadline ends that stage
-        if self.stage != "serving" and now - self._progress_since > self.deadlines.stall_s:
-            return self._failed(self._overdue(f"no progress for {minutes(self.deadlines.stall_s)}"))
+    def _check_deadlines(self, now: float) -> StepResult | None:
+        limit_s, stall_s = self.deadlines.of(self.stage), self.deadlines.stall_s
+        if self._unreachable_since is not None and now - self._unreachable_since > self.deadlines.port_s:
+            limit_s = self.deadlines.port_s  # the network drops packets, so a longer wait for the server is useless
+        if now - self._stage_since > limit_s:
+            return _failed(self._timeout(f"over its deadline of {minutes(limit_s)}"))
+        # the API reports no progress of a server that loads weights: only the deadline ends that stage
+        if self.stage != "serving" and now - self._progress_since > stall_s:
+            return _failed(self._timeout(f"no progress for {minutes(stall_s)}"))
         return None
 
-    def _overdue(self, why: str) -> Failure:
-        last = f"; last seen: {self._progress[:200]}" if self._progress else ""
+    def _timeout(self, why: str) -> Failure:
+        last = f"; last status: {self._progress[:200]}" if self._progress else ""
         if self.stage == "port":
             return Failure("port", f"no port was mapped, {why}{last}")
         if self.stage == "serving":
-            saw = self.probed.detail if self.probed else "not probed"
-            silent = self.probed is not None and self.probed.verdict == "no_answer"
-            if silent:
-                return Failure("unreachable", f"its port is mapped but cannot be reached ({saw}), {why}")
-            return Failure("not-serving", f"the server does not answer as it should ({saw}), {why}", "either")
+            detail = self.probe_result.detail if self.probe_result else "not probed"
+            if self.probe_result and self.probe_result.verdict == "no_answer":
+                return Failure("unreachable", f"its port is mapped but cannot be reached ({detail}), {why}")
+            return Failure("not-serving", f"the server does not answer as it should ({detail}), {why}", "either")
         return Failure(self.stage, f"stage '{self.stage}' {why}{last}")
 
-    def _missing(self, now: float) -> StepResult:
-        self._missing_since = now if self._missing_since is None else self._missing_since
-        if now - self._missing_since > MISSING_S:
-            return self._failed(Failure("vanished", "the API does not know the instance any more"))
-        return StepResult("pending", self.progress(now))
 
-    def _failed(self, failure: Failure) -> StepResult:
-        return StepResult("failed", failure.text, failure)
+def _failed(failure: Failure) -> StepResult:
+    return StepResult("failed", failure.text, failure)

@@ -1,7 +1,7 @@
-"""What the contracts of a ledger cost: by day and by what it was for; what a month will have cost. Pure.
+"""Cost of the contracts in a ledger: by day and by use, and the forecast of a month. Pure.
 
-Reckoned at the price of the rent, from the rent to the end, and the download once; Vast.ai's own bill has no GPU in the
-minutes before the container runs, and has the traffic.
+Computed from the price at the rent, from the rent to the end, plus the download once. Vast.ai's own bill differs: it
+charges no GPU before the container runs, and it includes traffic.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Literal
 
 from components.vast.ledger import Entry
 
-# drain: of one that was replaced, from when the other one served. boot: of one that came to serve, or still boots.
+# boot: of an instance that later served, or that still boots. drain: from the time its replacement served.
 Use = Literal["serving", "boot", "boot failed", "hedge", "drain"]
 USES: tuple[Use, ...] = ("serving", "boot", "boot failed", "hedge", "drain")
 
 
 @dataclass(frozen=True)
-class SoFar:
-    """What a month has cost, and how many of its hours are left."""
+class MonthToDate:
+    """The cost of a month so far, and its remaining hours."""
 
     spent_usd: float
     hours_left: float
@@ -29,7 +29,7 @@ class SoFar:
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a contract's time, in seconds since the epoch; `once_usd` is paid at its start."""
+    """One use of a contract, from `start` to `end` in seconds since the epoch; `once_usd` is charged at `start`."""
 
     use: Use
     entry: Entry
@@ -38,7 +38,7 @@ class Span:
     once_usd: float = 0.0
 
     def usd(self, since: float, until: float) -> float:
-        """Return what of it falls between two times."""
+        """Return the cost between two times."""
         seconds = max(min(self.end, until) - max(self.start, since), 0.0)
         once = self.once_usd if since <= self.start < until else 0.0
         return seconds / 3600.0 * self.entry.dph_usd + once
@@ -46,7 +46,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Month:
-    """A month of the calendar, UTC: from the first second to that of the next one."""
+    """A calendar month in UTC, from its first second to the first second of the next month."""
 
     since: float
     until: float
@@ -54,76 +54,74 @@ class Month:
     @classmethod
     def of(cls, day: datetime) -> Month:
         first = datetime(day.year, day.month, 1, tzinfo=UTC)
-        following = (first + timedelta(days=31)).replace(day=1)
-        return cls(first.timestamp(), following.timestamp())
+        return cls(first.timestamp(), (first + timedelta(days=31)).replace(day=1).timestamp())
 
     def days(self) -> Iterator[tuple[str, float, float]]:
-        """Give each day's date, begin and end."""
-        for at in range(int(self.since), int(self.until), 86400):
-            yield f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}", at, at + 86400
+        """Yield the date, start and end of each day."""
+        for start in range(int(self.since), int(self.until), 86400):
+            yield f"{datetime.fromtimestamp(start, UTC):%Y-%m-%d}", start, start + 86400
 
 
 def spans(entries: Iterable[Entry], now: float) -> list[Span]:
-    """Return what each contract's time was for."""
-    found, every = [], list(entries)
-    began: dict[str, list[float]] = {}  # by name: when each server of a replica began to serve
-    for at, name in sorted((one.serving_at, one.name) for one in every if one.serving_at is not None):
-        began.setdefault(name, []).append(at)
-    for one in every:
-        end = now if one.until is None else one.until
-        if one.serving_at is None:
-            use: Use = "hedge" if one.reason == "hedge" else "boot" if one.until is None else "boot failed"
-            found.append(Span(use, one, one.since, end, one.pull_usd))
+    """Split the time of each contract by use."""
+    result, entries = [], list(entries)
+    serving_starts: dict[str, list[float]] = {}  # by name of the replica, in order of time
+    for at, name in sorted((entry.serving_at, entry.name) for entry in entries if entry.serving_at is not None):
+        serving_starts.setdefault(name, []).append(at)
+    for entry in entries:
+        end = now if entry.until is None else entry.until
+        if entry.serving_at is None:
+            use: Use = "hedge" if entry.reason == "hedge" else "boot" if entry.until is None else "boot failed"
+            result.append(Span(use, entry, entry.since, end, entry.pull_usd))
             continue
-        serving_at = min(max(one.serving_at, one.since), end)
-        later = began[one.name][bisect_right(began[one.name], serving_at) :][:1]
-        drain_at = min([*later, end])
-        found.append(Span("boot", one, one.since, serving_at, one.pull_usd))
-        found.append(Span("serving", one, serving_at, drain_at))
-        found.append(Span("drain", one, drain_at, end))
-    return found
+        serving_at = min(max(entry.serving_at, entry.since), end)
+        starts = serving_starts[entry.name]
+        drain_at = min([*starts[bisect_right(starts, serving_at) :][:1], end])
+        result.append(Span("boot", entry, entry.since, serving_at, entry.pull_usd))
+        result.append(Span("serving", entry, serving_at, drain_at))
+        result.append(Span("drain", entry, drain_at, end))
+    return result
 
 
-def by_day(parts: Iterable[Span], month: Month) -> dict[str, dict[Use, float]]:
-    """Return dollars by day and use, of the days that cost something."""
-    found: dict[str, dict[Use, float]] = {}
-    every = list(parts)
-    for name, since, until in month.days():
-        for part in every:
+def cost_by_day(parts: Iterable[Span], month: Month) -> dict[str, dict[Use, float]]:
+    """Return dollars by day and use. Days without cost are left out."""
+    costs: dict[str, dict[Use, float]] = {}
+    parts = list(parts)
+    for date, since, until in month.days():
+        for part in parts:
             if (usd := part.usd(since, until)) > 0:
-                day = found.setdefault(name, {})
+                day = costs.setdefault(date, {})
                 day[part.use] = day.get(part.use, 0.0) + usd
-    return found
+    return costs
 
 
 def cost_usd(entry: Entry, now: float) -> float:
-    """Return what a contract has cost so far."""
+    """Return the cost of a contract so far."""
     return sum(part.usd(0.0, now + 1.0) for part in spans([entry], now))
 
 
-def so_far(entries: Iterable[Entry], month: Month, now: float) -> SoFar:
-    """Return what a month has cost up to now."""
+def month_to_date(entries: Iterable[Entry], month: Month, now: float) -> MonthToDate:
     spent_usd = sum(part.usd(month.since, month.until) for part in spans(entries, now))
-    return SoFar(spent_usd, max(month.until - max(now, month.since), 0.0) / 3600.0)
+    return MonthToDate(spent_usd, max(month.until - max(now, month.since), 0.0) / 3600.0)
 
 
 def hourly_usd(entries: Iterable[Entry], prices: Mapping[int, float]) -> float:
-    """Return what runs now per hour: at the present price of an instance where that is known."""
-    return sum(prices.get(one.instance_id, one.dph_usd) for one in entries if one.until is None)
+    """Return the hourly cost of the running contracts. `prices`: current $/h by instance id, where known."""
+    return sum(prices.get(entry.instance_id, entry.dph_usd) for entry in entries if entry.until is None)
 
 
-def forecast_usd(month: SoFar, hourly_usd: float) -> float:
-    """Return what a month will have cost if what runs now runs on."""
+def forecast_usd(month: MonthToDate, hourly_usd: float) -> float:
+    """Return the cost of the whole month if the current hourly cost stays."""
     return month.spent_usd + hourly_usd * month.hours_left
 
 
-def growth_usd_h(budget_usd: float, month: SoFar, hourly_usd: float) -> float:
-    """Return by how many dollars per hour what runs may grow, so that the month costs no more than its budget."""
+def growth_usd_h(budget_usd: float, month: MonthToDate, hourly_usd: float) -> float:
+    """Return the increase in $/h that the month's budget still allows; negative if the forecast exceeds the budget."""
     return (budget_usd - forecast_usd(month, hourly_usd)) / max(month.hours_left, 1e-9)
 
 
-def over_budget(budget_usd: float | None, month: SoFar, hourly_usd: float) -> str:
-    """Return a warning where the month will have cost more than its budget, or ""."""
+def over_budget(budget_usd: float | None, month: MonthToDate, hourly_usd: float) -> str:
+    """Return a warning if the forecast of the month exceeds its budget, or ""."""
     forecast = forecast_usd(month, hourly_usd)
     if budget_usd is None or forecast <= budget_usd:
         return ""

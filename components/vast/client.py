@@ -1,7 +1,7 @@
 """A typed client of Vast.ai's API, one method per call. Used by `rental`, the resources and ops.
 
-Endpoints and shapes: Vast.ai API reference. What is decided here is only what every call needs: pacing, retries of
-calls that are safe to repeat, and which error an answer is. Renting is never repeated unless it surely did not happen.
+Endpoints and JSON: Vast.ai API reference. All calls share pacing, retries and the mapping of responses to errors. A
+rent call is retried only if it certainly had no effect.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ KEY_HELP: Final = (
     "keys are made at https://cloud.vast.ai/manage-keys/"
 )
 SCOPE_HELP: Final = (
-    "it is a key with few permissions; one for this stack needs instance_read, instance_write, user_read and misc, "
-    "and is made at https://cloud.vast.ai/manage-keys/"
+    "the key lacks a permission: this stack needs instance_read, instance_write, user_read and misc; "
+    "make such a key at https://cloud.vast.ai/manage-keys/"
 )
 KEPT_CONNECTIONS: Final = 8
 LOG_BYTES: Final = 1 << 20
-# Where the reference and the official client say that logs are put; an emulator keeps them itself.
+# Log stores, from the API reference and the official client. An emulator stores the logs itself.
 LOG_STORE: Final = re.compile(r"https://(?:s3\.amazonaws\.com/(?:public\.)?vast\.ai|(?:[a-z0-9-]+\.)*vast\.ai)/")
-LIST_PAGE: Final = 25  # the API's own maximum
-CHARGES_PAGE: Final = 100  # likewise
-SEARCH_CAP: Final = 64  # offers per search, whatever `limit` says
+LIST_PAGE: Final = 25  # the API's maximum
+CHARGES_PAGE: Final = 100  # the API's maximum
+SEARCH_CAP: Final = 64  # offers per search, for any `limit`
 
 _BAD_KEY = ("Invalid user key", "Session expired")
 _TAKEN = ("no_such_ask", "not available", "no longer available")
@@ -59,12 +59,12 @@ _RETRIED = (429, 502, 503, 504)
 
 
 class AmbiguousRent(Exception):
-    """The rent call may or may not have made a contract: no answer, or a gateway's. Resolved by label, not by retry."""
+    """The rent call may have made a contract: no response, or one of a gateway. Resolved by label, not by retry."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """What one search returned: the offers, and how many more there were that lack an id, a machine or a price."""
+    """One page of a search: the offers, and the number of rows without an id, a machine or a price."""
 
     offers: list[Offer]
     unreadable: int = 0
@@ -112,42 +112,38 @@ class VastClient:
         return Account.parse(self._object(self._call("show", "GET", "/api/v0/users/current/"), "user"))
 
     def search(self, query: Query) -> Page:
-        """Return the offers that satisfy the query, at most 64 (the API's cap), in the query's order. Raises
-        MalformedAnswer where none of them can be read."""
+        """Return a query's offers in its order, at most SEARCH_CAP. Raises MalformedAnswer if no row can be read."""
         rows = self._object(self._call("search", "POST", "/api/v0/bundles/", query.body()), "offers", list)["offers"]
         offers, unreadable = [], []
         for row in rows:
             try:
                 offers.append(Offer.parse(row))
-            except (MalformedAnswer, AttributeError) as error:  # AttributeError: a row that is no object
+            except (MalformedAnswer, AttributeError) as error:  # AttributeError: the row is not an object
                 unreadable.append(error)
         if unreadable and not offers:
             raise MalformedAnswer(f"search at {self.api_url}: none of {len(rows)} offers can be read: {unreadable[0]}")
         return Page(offers, len(unreadable))
 
     def rent(self, ask_id: int, body: Mapping[str, Json]) -> int:
-        """Rent an offer and return the contract's id.
-
-        Raises OfferTaken, CreateFailed (with `leaked_id` where a contract was made all the same), AuthError,
-        RateLimited; AmbiguousRent when nobody can tell whether a contract exists.
-        """
+        """Rent an offer and return the contract's id. Raises OfferTaken, CreateFailed (with `leaked_id` if the API made
+        a contract anyway), AuthError, RateLimited; AmbiguousRent if a contract may exist."""
         try:
             answer = self._exchange("rent", "PUT", f"/api/v0/asks/{ask_id}/", dict(body), repeatable=False)
         except Unanswered as unanswered:
             raise AmbiguousRent(str(unanswered)) from None
         data = _fields(answer)
-        made, refused = data.get("new_contract"), data.get("success") is False
-        if answer.status == 200 and made and not refused:
-            return int(made)
+        contract_id, refused = data.get("new_contract"), data.get("success") is False
+        if answer.status == 200 and contract_id and not refused:
+            return int(contract_id)
         if answer.status >= 500 or answer.status == 408 or (answer.status < 300 and not refused):
             raise AmbiguousRent(f"HTTP {answer.status}")
         error = self._error(answer, f"renting offer {ask_id}", CreateFailed)
-        if made:
-            raise CreateFailed(str(error), status=answer.status, code=error.code, leaked_id=int(made))
+        if contract_id:
+            raise CreateFailed(str(error), status=answer.status, code=error.code, leaked_id=int(contract_id))
         raise error
 
     def instance(self, instance_id: int) -> Contract | None:
-        """Return one instance, or None where the API says on its own authority that it does not exist."""
+        """Return one instance, or None if the API reports that it does not exist. A 404 for a wrong key is an error."""
         try:
             answer = self._call("show", "GET", f"/api/v0/instances/{instance_id}/?owner=me")
         except ApiError as error:
@@ -160,23 +156,23 @@ class VastClient:
         if row is None:
             return None
         if not isinstance(row, dict) or "id" not in row:
-            raise MalformedAnswer(f"instance {instance_id} at {self.api_url}: the answer describes no instance")
+            raise MalformedAnswer(f"instance {instance_id} at {self.api_url}: the response contains no instance")
         return Contract.parse(row)
 
     def instances(self) -> list[Contract]:
-        """Return all instances of the account, every page."""
+        """Return all instances of the account, from all pages."""
         args = {"select_filters": {}, "order_by": [{"col": "id", "dir": "asc"}], "limit": LIST_PAGE}
         return [Contract.parse(row) for row in self._pages("list", "/api/v1/instances/", args, "instances")]
 
     def charges(self, since: float, until: float) -> list[Charge]:
-        """Return what each instance that was there between two times (seconds since the epoch) has cost, every page."""
+        """Return the charges of each instance between two times (seconds since the epoch), from all pages."""
         span = {"gte": int(since), "lte": math.ceil(until)}
         filters = {"day": span, "type": {"in": ["instance"]}}
         args = {"select_filters": filters, "latest_first": False, "limit": CHARGES_PAGE}
         return [Charge.parse(row) for row in self._pages("charges", "/api/v0/charges/", args, "results")]
 
     def _pages(self, endpoint: str, path: str, args: Mapping[str, Json], rows: str) -> Iterator[Json]:
-        """Give the rows of every page of a list."""
+        """Yield the rows of all pages of a list."""
         query = {name: json.dumps(value) for name, value in args.items()}
         while True:
             page = f"{path}?{urlencode(query, quote_via=quote)}"
@@ -187,10 +183,10 @@ class VastClient:
             query["after_token"] = data["next_token"]
 
     def price_increases(self) -> dict[int, float]:
-        """Return the price increases that hosts have announced: contract id -> new $/h for GPU and disk."""
+        """Return the price increases announced by hosts: contract id -> new $/h for GPU and disk."""
         answer = self._call("prices", "GET", "/api/v0/instances/pending-price-increases/")
         rows = self._object(answer, "price increases").get("pending_price_increases") or []
-        return {one.contract_id: one.dph_usd for one in (read(PriceIncrease, row) for row in rows)}
+        return {increase.contract_id: increase.dph_usd for increase in (read(PriceIncrease, row) for row in rows)}
 
     def set_label(self, instance_id: int, label: str) -> None:
         self._call("manage", "PUT", f"/api/v0/instances/{instance_id}/", {"label": label})
@@ -199,9 +195,9 @@ class VastClient:
         self._call("bid", "PUT", f"/api/v0/instances/bid_price/{instance_id}/", {"client_id": "me", "price": price_usd})
 
     def destroy(self, instance_id: int) -> bool:
-        """Destroy an instance for good; False when it was gone already. Repeats hard: what stays is billed."""
+        """Destroy an instance; return False if it did not exist. Retried for longer, as an instance costs money."""
+        path = f"/api/v0/instances/{instance_id}/"
         try:
-            path = f"/api/v0/instances/{instance_id}/"
             self._call("destroy", "DELETE", path, {}, patience_s=4 * self._patience_s)
         except ApiError as error:
             if error.status in (404, 410) and not isinstance(error, AuthError):
@@ -210,15 +206,14 @@ class VastClient:
         return True
 
     def logs(self, instance_id: int, *, lines: int = 100, wait_s: float = 10.0) -> str:
-        """Return the end of a container's log; "" when the host does not deliver it in time. Not yet scrubbed."""
+        """Return the end of a container's log, not scrubbed; "" if the host does not upload it within `wait_s`."""
         answer = self._call("logs", "PUT", f"/api/v0/instances/request_logs/{instance_id}/", {"tail": str(lines)})
         url = str(self._object(answer, "logs").get("result_url") or "")
         if not LOG_STORE.match(url) and not url.startswith(f"{self.api_url}/"):
-            where = excerpt(url.partition("?")[0])
-            raise MalformedAnswer(f"not fetched, {where!r} is no store of Vast.ai's")
+            raise MalformedAnswer(f"not fetched, {excerpt(url.partition('?')[0])!r} is not a log store of Vast.ai")
         deadline = self._clock() + wait_s
         while (left_s := deadline - self._clock()) > 0:
-            try:  # no key: the log lies on a public store
+            try:  # without the key: the store is public
                 answer = self._transport("GET", url, timeout_s=left_s, max_bytes=LOG_BYTES)
             except Unanswered:
                 return ""
@@ -227,12 +222,12 @@ class VastClient:
             self._sleep(0.3)
         return ""
 
-    # ---- what every call needs ---------------------------------------------------------------------------------------
+    # ---- requests ----------------------------------------------------------------------------------------------------
 
     def _call(
         self, endpoint: str, method: str, path: str, body: Json = None, *, patience_s: float | None = None
     ) -> Answer:
-        """Make a call that is safe to repeat. Raises the ApiError that an answer is, ApiUnreachable."""
+        """Make a call that is safe to repeat. Raises ApiError for an error response, ApiUnreachable."""
         answer = self._exchange(endpoint, method, path, body, patience_s=patience_s)
         if answer.status < 300 and _fields(answer).get("success") is not False:
             return answer
@@ -248,26 +243,23 @@ class VastClient:
         repeatable: bool = True,
         patience_s: float | None = None,
     ) -> Answer:
-        """Send one request, waiting for its turn; repeat it within the patience where that is safe.
-
-        A call that is not `repeatable` is sent again only after a 429 or a connection that was never made, and its
-        Unanswered is left to the caller.
-        """
+        """Send one request at its allowed time; retry it for `patience_s` if that is safe. A call that is not
+        `repeatable` is retried only after a 429 or a failed connection; otherwise it raises Unanswered."""
         try:
             key = read_secret(self._key, "the Vast.ai key")
         except InvalidInput as error:
             raise AuthError(f"{error}; {KEY_HELP}", status=0, code="no_key") from None
         if not key:
             raise AuthError(f"no Vast.ai key; {KEY_HELP}", status=0, code="no_key")
-        sent = None if body is None else json.dumps(body).encode()
+        data = None if body is None else json.dumps(body).encode()
         deadline = self._clock() + (self._patience_s if patience_s is None else patience_s)
         pause, limited = 0.5, False
         while True:
-            deadline += self._pacer.wait(endpoint, again=limited)  # in a queue it is not the API that is slow
+            deadline += self._pacer.wait(endpoint, retry=limited)  # time in the queue does not count
             answer: Answer | Unanswered
             try:
                 answer = self._transport(
-                    method, self.api_url + path, body=sent, headers=bearer(key), timeout_s=self._timeout_s
+                    method, self.api_url + path, body=data, headers=bearer(key), timeout_s=self._timeout_s
                 )
             except Unanswered as error:
                 if error.sent and not repeatable:
@@ -275,8 +267,8 @@ class VastClient:
                 answer, limited = error, False
             else:
                 limited = answer.status == 429
-                again = "search_quota_exceeded" not in answer.text if limited else repeatable
-                if not again or answer.status not in _RETRIED:
+                retry = "search_quota_exceeded" not in answer.text if limited else repeatable
+                if not retry or answer.status not in _RETRIED:
                     return answer
             wait = max(pause * random.uniform(0.8, 1.2), _retry_after(answer))  # noqa: S311 - jitter
             if self._clock() + wait >= deadline:
@@ -292,13 +284,13 @@ class VastClient:
             self._sleep(wait)
             pause = min(pause * 2, 8.0)
 
-    def _error(self, answer: Answer, doing: str, refusal: type[ApiError] = ApiError) -> ApiError:
-        """Return the error that an answer is. A 404 alone never means "gone": a wrong key answers 404 as well."""
+    def _error(self, answer: Answer, call: str, refusal: type[ApiError] = ApiError) -> ApiError:
+        """Return the error for an error response. A 404 alone does not mean "gone": a wrong key gets a 404 as well."""
         fields, status = _fields(answer), answer.status
         code = str(fields.get("error") or "")
         message = str(fields.get("msg") or fields.get("message") or fields.get("detail") or answer.text)
         message = excerpt(message, [self._key])
-        where = f"{doing} at {self.api_url}"
+        where = f"{call} at {self.api_url}"
         kind, text = refusal, f"{where}: HTTP {status} {code} {message}".rstrip()
         if status in (401, 403) or code == "auth_error" or any(sign in message for sign in _BAD_KEY):
             remedy = SCOPE_HELP if "permission" in message else KEY_HELP
@@ -312,12 +304,12 @@ class VastClient:
             kind, text = ApiError, f"{where}: redirected to {target}; set emulator.url to that host"
         return kind(text, status=status, code=code)
 
-    def _object(self, answer: Answer, what: str, kind: type = object) -> dict[str, Json]:
-        """Return an answer's object. Raises MalformedAnswer where there is none, or no `kind` under `what`."""
+    def _object(self, answer: Answer, name: str, kind: type = object) -> dict[str, Json]:
+        """Return the JSON object of a response. Raises MalformedAnswer if there is none, or no `kind` under `name`."""
         data = answer.json()
-        if not isinstance(data, dict) or not isinstance(data.get(what), kind):
+        if not isinstance(data, dict) or not isinstance(data.get(name), kind):
             raise MalformedAnswer(
-                f"{self.api_url} answered HTTP {answer.status} without {what} in a JSON object: "
+                f"{self.api_url} answered HTTP {answer.status} without {name} in a JSON object: "
                 f"{excerpt(answer.text, [self._key])}"
             )
         return data
@@ -331,13 +323,13 @@ def destroy_and_verify(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Destroy an instance and see that it is gone; False when it was gone before. Raises DestroyFailed, with the id."""
+    """Destroy an instance and verify it; return False if it did not exist. Raises DestroyFailed, with the id."""
     try:
         existed = client.destroy(instance_id)
         deadline = clock() + verify_s
         while client.instance(instance_id) is not None:
             if clock() >= deadline:
-                raise ApiError(f"it is still there {verify_s:g} s after it was destroyed", status=200)
+                raise ApiError(f"it still exists {verify_s:g} s after the destroy call", status=200)
             sleep(1.0)
     except (ApiError, ApiUnreachable, MalformedAnswer) as error:
         raise DestroyFailed(
@@ -349,13 +341,13 @@ def destroy_and_verify(
 
 
 def _fields(answer: Answer) -> dict[str, Json]:
-    """Return an answer's JSON object; {} where it has none."""
+    """Return the JSON object of a response; {} if it has none."""
     data = answer.json()
     return data if isinstance(data, dict) else {}
 
 
 def _retry_after(answer: Answer | Unanswered) -> float:
-    """Return what the server asks to wait, in seconds: the header, or `retry_after` in the body; else 0."""
+    """Return the wait in seconds that the API requests: the header, or `retry_after` in the body; else 0."""
     if isinstance(answer, Answer):
         for wait in (answer.headers.get("retry-after"), _fields(answer).get("retry_after")):
             with suppress(TypeError, ValueError):

@@ -1,7 +1,7 @@
-"""Drift of an instance: whether it differs from what was declared, why, and what `up` does about it.
+"""Drift of an instance: its kind, its reason, and what `up` does about it.
 
-The table is also in docs/behaviour.md. Pure: a contract, a probe's verdict and the recorded outputs go
-in. Called by the Instance resource's `read`; its `diff` acts on the result.
+The table is also in docs/behaviour.md. Pure: the inputs are a contract, a probe result and the recorded outputs.
+Called by the Instance resource's `read`; its `diff` acts on the result.
 """
 
 from __future__ import annotations
@@ -14,44 +14,46 @@ from components.vast.json_values import Json
 from components.vast.models import Contract
 from components.vast.probe import ProbeResult
 from components.vast.ranking import minutes
-from components.vast.status import Failure, Observation
+from components.vast.status import Observation
 
 Action = Literal["none", "update", "replace", "warn"]
 HealOn = Literal["dead", "unreachable", "never"]
-PRICE_TOLERANCE = 0.02  # share by which a price may differ before it is said
+PRICE_TOLERANCE = 0.02  # share of the price; a smaller increase is not reported
 
-# kind -> (what up does, what it means); the order is that of docs/behaviour.md
+# kind -> (what `up` does, meaning), in the order of docs/behaviour.md
 TABLE: Mapping[str, tuple[Action, str]] = {
     "gone": ("replace", "Vast.ai no longer lists the instance"),
-    "stopped": ("replace", "stopped by the host, by someone else or for want of credit; its GPU may be re-let"),
+    "stopped": ("replace", "stopped by the host, by someone else or for lack of credit; the host may rent out its GPU"),
     "outbid": ("replace", "an interruptible instance was outbid and paused"),
     "exited": ("replace", "the container's process ended"),
     "offline": ("replace", "the host sends no heartbeat"),
     "not-running": ("replace", "the container is not running"),
     "engine-dead": ("replace", "the container runs but its server does not serve"),
-    "unreachable": ("warn", "nothing can be said: no answer comes from the host at all"),
+    "unreachable": ("warn", "state unknown: the host does not respond at all"),
     "address": ("update", "the IP or port moved"),
-    "renewal": ("update", "the certificate is not for the new IP, or ends within renew.certificate_before_d"),
-    "certificate": ("replace", "the same, of a server that takes no other one while it runs"),
+    "renewal": ("update", "the certificate is not for the new IP, or expires within renew.certificate_before_d"),
+    "certificate": ("replace", "as renewal, but this server cannot load another certificate while it runs"),
     "image": ("replace", "the image was changed by hand"),
     "label": ("update", "the label was changed by hand"),
     "command": ("replace", "the container's command was changed by hand"),
-    "price": ("warn", "the price was raised, or a raise is announced"),
+    "price": ("warn", "the price increased, or an increase is announced"),
     "ending": ("replace", "the contract ends within renew.before_h"),
 }
-# what `heal_on` decides about: whether the server is alive
+# kinds whose action depends on `heal_on`: the server may be dead
 BY_HEAL_ON = ("stopped", "outbid", "exited", "offline", "not-running", "engine-dead", "unreachable")
+
+
+# sign of a failure -> kind of drift; all others are "not-running"
+KINDS = {"exited": "exited", "outbid": "outbid", "stopped": "stopped", "frozen": "stopped"}
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What differs from what was declared."""
-
     kind: str
     reason: str
 
     def action(self, heal_on: HealOn) -> Action:
-        """Return what `up` does about it."""
+        """Return the action of `up`."""
         if self.kind in BY_HEAL_ON and heal_on != "dead":
             return "replace" if heal_on == "unreachable" else "warn"
         return TABLE[self.kind][0]
@@ -61,17 +63,15 @@ class Drift:
 
     @classmethod
     def parse(cls, text: object) -> Drift | None:
-        """Read a drift back from the outputs; None for none."""
+        """Parse the drift in the outputs; None if there is none."""
         kind, colon, reason = str(text or "").partition(": ")
         return cls(kind, reason) if colon and kind in TABLE else None
 
 
 @dataclass(frozen=True)
 class Watch:
-    """How strictly an instance is watched; what looks bad is asked again for `probe_window_s`.
-
-    A server that takes connections may be busy for `answer_s`, as its clients wait.
-    """
+    """When an instance counts as drifted. A failed probe is repeated for `probe_window_s`.
+    A server that accepts connections may take `answer_s` to respond, as its clients wait that long."""
 
     heal_on: HealOn = "dead"
     probe_window_s: float = 20.0
@@ -80,83 +80,77 @@ class Watch:
     renew_certificate_before_d: float = 10.0
 
 
-def from_state(contract: Contract, seen: Observation) -> Drift | None:
-    """Judge by what the API says alone; None when the container runs and its port is mapped."""
-    failure = seen.failure
-    if failure is not None:
-        return Drift(_kind(failure), f"instance {contract.id}: {failure.text}")
-    if seen.away:
+def from_state(contract: Contract, observation: Observation) -> Drift | None:
+    """Return the drift that the API reports; None if the container runs and its port is mapped."""
+    if observation.failure is not None:
+        kind = KINDS.get(observation.failure.sign, "not-running")
+        return Drift(kind, f"instance {contract.id}: {observation.failure.text}")
+    if observation.is_away:
         return Drift("offline", f"instance {contract.id}: the host is {contract.actual_status}")
-    if seen.port is None:
-        status = contract.actual_status or "being provisioned"
-        return Drift("not-running", f"instance {contract.id} is {status}, with no address ({seen.progress[:120]})")
+    if observation.port is None:
+        status, progress = contract.actual_status or "being provisioned", observation.progress[:120]
+        return Drift("not-running", f"instance {contract.id} is {status}, with no address ({progress})")
     return None
 
 
-def from_move(contract: Contract, seen: Observation, outs: Mapping[str, Json]) -> Drift | None:
-    """Judge an IP that changed: a certificate is for one IP."""
-    if outs.get("certificate_expires_at") and outs.get("ip") and seen.port is not None and seen.ip != outs["ip"]:
-        reason = f"instance {contract.id} moved from {outs['ip']} to {seen.ip}, which its certificate does not name"
-        return Drift(_of_certificate(outs), reason)
+def from_move(contract: Contract, observation: Observation, outs: Mapping[str, Json]) -> Drift | None:
+    """Return the drift of a changed IP, as a certificate is valid for one IP."""
+    ip, old_ip = observation.ip, outs.get("ip")
+    if outs.get("certificate_expires_at") and old_ip and observation.port is not None and ip != old_ip:
+        reason = f"instance {contract.id} moved from {old_ip} to {ip}, and its certificate is not for that IP"
+        return Drift(_certificate_kind(outs), reason)
     return None
 
 
-def from_probe(contract: Contract, seen: Observation, probed: ProbeResult) -> Drift | None:
-    """Judge by what the server itself answered, or did not: for `answer_s`, where it takes connections."""
-    where = f"instance {contract.id} at {seen.ip}:{seen.port}"
-    if probed.verdict == "ready":
+def from_probe(contract: Contract, observation: Observation, result: ProbeResult) -> Drift | None:
+    """Return the drift that a probe of the server shows."""
+    where = f"instance {contract.id} at {observation.ip}:{observation.port}"
+    if result.verdict == "ready":
         return None
-    if probed.verdict == "no_answer":
-        return Drift("unreachable", f"{where} runs, says the API, but cannot be reached from here: {probed.detail}")
-    if probed.verdict == "busy":
-        return Drift("engine-dead", f"{where} takes connections, but its server hangs: {probed.detail}")
-    return Drift("engine-dead", f"{where} runs but does not serve: {probed.detail}")
+    if result.verdict == "no_answer":
+        return Drift("unreachable", f"{where} runs, says the API, but cannot be reached from here: {result.detail}")
+    if result.verdict == "busy":
+        return Drift("engine-dead", f"{where} takes connections, but its server hangs: {result.detail}")
+    return Drift("engine-dead", f"{where} runs but does not serve: {result.detail}")
 
 
 def from_terms(
     contract: Contract,
-    seen: Observation,
+    observation: Observation,
     outs: Mapping[str, Json],
     watch: Watch,
     *,
     now: float,
     announced_dph_usd: float | None = None,
 ) -> list[Drift]:
-    """Judge a serving instance by its address, image, command, label, price and end, against what was recorded."""
-    found = [*due(outs, contract.end_date, watch, now)]
-    if outs.get("ip") and seen.port is not None and (seen.ip, seen.port) != (outs["ip"], int(outs.get("port") or 0)):
-        found.append(Drift("address", f"moved from {outs['ip']}:{outs.get('port'):.0f} to {seen.ip}:{seen.port}"))
+    """Compare address, image, command, label, price and end of a serving instance with the recorded outputs."""
+    drifts = [*expiry_drifts(outs, contract.end_date, watch, now)]
+    ip, port = observation.ip, observation.port
+    if outs.get("ip") and port is not None and (ip, port) != (outs["ip"], int(outs.get("port") or 0)):
+        drifts.append(Drift("address", f"moved from {outs['ip']}:{outs.get('port'):.0f} to {ip}:{port}"))
     if contract.image and outs.get("image_uuid") and contract.image != outs["image_uuid"]:
-        found.append(Drift("image", f"instance {contract.id} runs {contract.image}, not {outs['image_uuid']}"))
+        drifts.append(Drift("image", f"instance {contract.id} runs {contract.image}, not {outs['image_uuid']}"))
     if outs.get("command_digest") and contract.command_digest not in ("", outs["command_digest"]):
-        found.append(Drift("command", f"the command of instance {contract.id} is not the one it was rented with"))
+        drifts.append(Drift("command", f"the command of instance {contract.id} is not the one it was rented with"))
     if outs.get("label") and contract.label != outs["label"]:
-        found.append(Drift("label", f"the label is {contract.label!r}, not {outs['label']!r}"))
-    recorded = float(outs.get("dph_total_usd") or 0.0)
-    if recorded and contract.dph_total_usd > recorded * (1 + PRICE_TOLERANCE):
-        found.append(Drift("price", f"now ${contract.dph_total_usd:.4f}/h, was ${recorded:.4f}/h when it was rented"))
+        drifts.append(Drift("label", f"the label is {contract.label!r}, not {outs['label']!r}"))
+    price_usd, old_price_usd = contract.dph_total_usd, float(outs.get("dph_total_usd") or 0.0)
+    if old_price_usd and price_usd > old_price_usd * (1 + PRICE_TOLERANCE):
+        drifts.append(Drift("price", f"now ${price_usd:.4f}/h, was ${old_price_usd:.4f}/h when it was rented"))
     if announced_dph_usd is not None:
-        found.append(
-            Drift("price", f"the host announces ${announced_dph_usd:.4f}/h, now ${contract.dph_total_usd:.4f}/h")
-        )
-    return found
+        drifts.append(Drift("price", f"the host announces ${announced_dph_usd:.4f}/h, now ${price_usd:.4f}/h"))
+    return drifts
 
 
-def due(outs: Mapping[str, Json], end_date: float, watch: Watch, now: float) -> Iterator[Drift]:
-    """Yield what ends too soon: the certificate, the contract."""
+def expiry_drifts(outs: Mapping[str, Json], end_date: float, watch: Watch, now: float) -> Iterator[Drift]:
+    """Yield a drift for a certificate and for a contract that ends too soon."""
     ends = float(outs.get("certificate_expires_at") or 0.0)
     if ends and ends - now < watch.renew_certificate_before_d * 86400:
-        yield Drift(_of_certificate(outs), f"it ends in {max(ends - now, 0) / 86400:.0f} days")
+        yield Drift(_certificate_kind(outs), f"it ends in {max(ends - now, 0) / 86400:.0f} days")
     left_s = end_date - now
     if watch.renew_before_h and end_date and left_s < watch.renew_before_h * 3600:
         yield Drift("ending", f"the contract ends in {minutes(max(left_s, 0))}")
 
 
-def _of_certificate(outs: Mapping[str, Json]) -> str:
+def _certificate_kind(outs: Mapping[str, Json]) -> str:
     return "renewal" if outs.get("certificate_path") else "certificate"
-
-
-def _kind(failure: Failure) -> str:
-    return {"exited": "exited", "outbid": "outbid", "stopped": "stopped", "frozen": "stopped"}.get(
-        failure.sign, "not-running"
-    )

@@ -1,6 +1,6 @@
-"""What all threads of a process read of the account once: SharedRead, and InstanceCache, its list of instances.
+"""Reads shared by all threads of a process: SharedRead, and InstanceCache for the account's list of instances.
 
-A request for each instance instead is what leads other clients into storms of 429. Used by `rental` and the session.
+One request per instance would exceed the API's rate limit (429). Used by `rental` and the session.
 """
 
 from __future__ import annotations
@@ -18,38 +18,36 @@ T = TypeVar("T")
 
 
 class SharedRead(Generic[T]):
-    """A value that is read anew once it is too old; threads that ask while a read is under way share its answer."""
+    """A cached value that is read again once it is too old. Concurrent threads share one read."""
 
     def __init__(self, read: Callable[[], T], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._read = read
         self._clock = clock
         self._lock = threading.Lock()
         self._read_at = float("-inf")
-        self._failed: tuple[float, VastError] | None = None
+        self._failure: tuple[float, VastError] | None = None
         self._value: T
 
     def get(self, *, max_age_s: float = 0.0) -> T:
         """Return the value, no older than `max_age_s` at the time of the call.
-
-        A read that fails does so for all who waited for it, so that none waits through the client's retries again.
-        """
-        asked_at = self._clock()
+        If a read fails, the threads that wait for it get the same error, without a retry of their own."""
+        called_at = self._clock()
         with self._lock:
-            if self._read_at >= asked_at - max_age_s:
+            if self._read_at >= called_at - max_age_s:
                 return self._value
-            if self._failed is not None and self._failed[0] >= asked_at:
-                raise self._failed[1]
+            if self._failure is not None and self._failure[0] >= called_at:
+                raise self._failure[1]
             read_at = self._clock()
             try:
                 self._value = self._read()
             except VastError as error:
-                self._failed = (self._clock(), error)
+                self._failure = (self._clock(), error)
                 raise
             self._read_at = read_at
             return self._value
 
-    def forget(self) -> None:
-        """Let the next look read anew: something was just changed."""
+    def invalidate(self) -> None:
+        """Make the next `get` read again."""
         with self._lock:
             self._read_at = float("-inf")
 
@@ -66,15 +64,13 @@ class InstanceCache(SharedRead[Mapping[int, Contract]]):
         """Return all contracts by id, no older than `max_age_s` at the time of the call."""
         return self.get(max_age_s=max_age_s)
 
-    def note(self, contract: Contract) -> None:
-        """Take in what was just changed on one contract, so that nobody needs another read to know it."""
+    def put(self, contract: Contract) -> None:
+        """Replace one contract in the cache after a change, without another read."""
         with self._lock:
             self._value = {**self._value, contract.id: contract}
 
     def contract(self, instance_id: int, *, max_age_s: float = 0.0) -> Contract | None:
-        """Return one contract; None only when the API says on its own authority that there is none.
-
-        The list lags behind a rent by moments and may lag behind a destroy, so absence is confirmed by a read.
-        """
-        listed = self.contracts(max_age_s=max_age_s).get(instance_id)
-        return listed if listed is not None else self._client.instance(instance_id)
+        """Return one contract; None if the API reports that it does not exist.
+        The list may lack a contract just after its rent, so a second read confirms that it does not exist."""
+        contract = self.contracts(max_age_s=max_age_s).get(instance_id)
+        return contract if contract is not None else self._client.instance(instance_id)

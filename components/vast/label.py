@@ -1,8 +1,8 @@
-"""What an instance's label says: `<project>/<stack>/<name>@<owner>:<digest>[.<nonce>][~pending]`. For `rental`, ops.
+"""Label of an instance: `<project>/<stack>/<name>@<owner>:<digest>[.<nonce>][~pending]`. For `rental`, ops.
 
-`owner` is made once per state (the OfferQuery's id), so that two states with the same stack name on one account never
-touch each other's instances. `digest` names the spec. `nonce` is random for each rent: the key and the name that belong
-to this instance alone follow from it. A pending mark says that no state has the instance yet.
+`owner` is the OfferQuery's id, unique per state: two states with the same stack name never touch each other's
+instances. `digest` identifies the spec. `nonce` is random for each rent; the instance's key and host name are derived
+from it. "~pending" means that no state contains the instance yet.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ from dataclasses import dataclass
 
 PENDING = "~pending"
 NONCE_BYTES = 8
-MAX_CHARS = 256  # what Vast.ai keeps of a label
-OWN_CHARS = len(f"@{8 * '0'}:{12 * '0'}.{2 * NONCE_BYTES * '0'}{PENDING}")
+MAX_CHARS = 256  # Vast.ai cuts longer labels
+SUFFIX_CHARS = len(f"@{8 * '0'}:{12 * '0'}.{2 * NONCE_BYTES * '0'}{PENDING}")
 
 
 def new_nonce() -> str:
-    """Return 16 hex digits, which no other instance has."""
+    """Return 16 random hex digits."""
     return secrets.token_hex(NONCE_BYTES)
 
 
 @dataclass(frozen=True)
 class Label:
-    """A label of ours, read or to be written."""
-
     base: str
     owner: str
     digest: str
@@ -33,7 +31,7 @@ class Label:
 
     @classmethod
     def parse(cls, text: str) -> Label | None:
-        """Return the label, or None for one that is not of our making."""
+        """Return the label, or None for a label in another format."""
         head, colon, tail = text.strip().rpartition(":")
         base, at, owner = head.rpartition("@")
         if not colon or not at or base.count("/") < 2:
@@ -47,27 +45,26 @@ class Label:
 
     @property
     def name(self) -> str:
-        """The resource's name."""
         return self.base.rpartition("/")[2]
 
     def same_resource(self, other: Label) -> bool:
-        """Whether both name the same resource of the same state, whatever they run."""
+        """Whether both labels are of the same resource of the same state."""
         return (self.base, self.owner) == (other.base, other.owner)
 
     def same_spec(self, other: Label) -> bool:
-        """Whether both name the same resource and what it runs, whatever instance that is."""
+        """Whether both labels are of the same resource with the same spec."""
         return self.same_resource(other) and self.digest == other.digest
 
 
-def nonce_of(text: str) -> str:
-    """Return the nonce in a label; "" where there is none, or the label is not of our making."""
+def parse_nonce(text: str) -> str:
+    """Return the nonce in a label; "" if there is none, or the label has another format."""
     label = Label.parse(text)
     return label.nonce if label else ""
 
 
 def label_problem(base: str) -> str | None:
-    """Return why no label can begin with this text, or None. One that Vast.ai cuts would not be found again."""
-    spare = MAX_CHARS - OWN_CHARS
-    if len(base) <= spare:
+    """Return why a label cannot begin with `base`, or None. A label cut by Vast.ai could not be parsed."""
+    limit = MAX_CHARS - SUFFIX_CHARS
+    if len(base) <= limit:
         return None
-    return f"is {len(base)} characters long, and a label has room for {spare}: take a shorter project, stack or name"
+    return f"is {len(base)} characters long, and a label has room for {limit}: use a shorter project, stack or name"

@@ -1,7 +1,7 @@
-"""The ledger of a stack: events of what was rented, folded into contracts, and held against what Vast.ai says. Pure.
+"""Ledger of a stack: events of its rents, folded into contracts, and compared with the account. Pure.
 
-Written by `rental` and the Instance resource as things happen, and by `ops cost`, which adds what a killed run could
-not write. `components.ledger_file` keeps the events; `bill` says what they cost.
+`rental` and the Instance resource write the events; `ops cost` adds those that a killed run did not write.
+`components.ledger_file` stores the events; `bill` computes their cost.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from components.vast.label import Label, nonce_of
+from components.vast.label import Label
 from components.vast.models import Charge, Contract
 from components.vast.ranking import Candidate
 
-# intent: before the rent call. rent: there is a contract. serving: it serves and stays. end: it is destroyed, or gone.
+# intent: before the rent call. rent: the contract exists. serving: it serves and is kept. end: it is destroyed or gone.
 Kind = Literal["intent", "rent", "serving", "end"]
 Reason = Literal["", "boot failed", "hedge", "killed run", "destroyed", "gone"]
-NEW_S = 120.0  # an up that runs now may not have written yet what is younger, nor the API's list have it
+NEW_S = 120.0  # younger events may still be missing in the ledger or in the API's list
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a contract; `at` and `since` in seconds since the epoch. What is not known is left empty.
+    """A change of a contract; `at` and `since` in seconds since the epoch. Unknown values are empty.
 
-    `nonce`: of the label, which tells whose intent a contract comes from. `since`: when the contract began, where
-    Vast.ai says so. `pull_usd`: the download, once.
+    `nonce`: of the label; it links a contract to its intent. `since`: start of the contract according to Vast.ai.
+    `pull_usd`: the one-off cost of the download.
     """
 
     kind: Kind
@@ -44,7 +44,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Entry:
-    """One contract: from when to when (None: it still runs), since when it served (None: never), and why it ended."""
+    """One contract from `since` to `until` (None: still running). `serving_at`: None if it never served."""
 
     instance_id: int
     since: float
@@ -61,9 +61,9 @@ class Entry:
 
 
 def intent(label: Label, candidate: Candidate, bid_usd: float | None) -> Event:
-    """Return what is written before an offer is rented, so that a run that is killed then is known."""
+    """Return the event that is written before a rent, in case the run is killed during the rent call."""
     offer = candidate.offer
-    dph_usd = offer.dph_total_usd + (bid_usd - offer.min_bid_usd if bid_usd else 0.0)  # an offer's total has the floor
+    dph_usd = offer.dph_total_usd + (bid_usd - offer.min_bid_usd if bid_usd else 0.0)  # the total includes min_bid
     return Event(
         "intent",
         name=label.base,
@@ -75,8 +75,8 @@ def intent(label: Label, candidate: Candidate, bid_usd: float | None) -> Event:
     )
 
 
-def sighting(contract: Contract) -> Event:
-    """Return a contract that exists as an event: it may be known already, or be one of a killed run."""
+def rent_event(contract: Contract) -> Event:
+    """Return the rent event of an existing contract. The ledger may already have one."""
     label = Label.parse(contract.label)
     return Event(
         "rent",
@@ -91,29 +91,29 @@ def sighting(contract: Contract) -> Event:
 
 
 def fold(events: Iterable[Event]) -> dict[int, Entry]:
-    """Return the contracts by id. An intent of which no contract is known is none; the first end counts, as a list may
-    still show for moments what was destroyed."""
+    """Return the contracts by id. An intent without a contract is left out. The first end counts, as the API's list may
+    still contain a destroyed instance for a short time."""
     intents: dict[str, Event] = {}
     entries: dict[int, Entry] = {}
-    for one in events:
-        if one.kind == "intent":
-            intents[one.nonce] = one
+    for event in events:
+        if event.kind == "intent":
+            intents[event.nonce] = event
             continue
-        entry = entries.get(one.instance_id) or Entry(one.instance_id, one.at)
-        for source in (intents.get(one.nonce or entry.nonce), one):
-            entry = _with_facts(entry, source) if source else entry
-        if one.kind == "serving":
-            entry = replace(entry, serving_at=entry.serving_at or one.at)
-        elif one.kind == "rent" and entry.until is not None and one.at - entry.until > NEW_S:
-            entry = replace(entry, until=None, reason="", text="")  # it was taken for gone
-        elif one.kind == "end" and entry.until is None:
-            entry = replace(entry, until=max(one.at, entry.since), reason=one.reason, text=one.text)
-        entries[one.instance_id] = entry
+        entry = entries.get(event.instance_id) or Entry(event.instance_id, event.at)
+        for source in (intents.get(event.nonce or entry.nonce), event):
+            entry = _merge(entry, source) if source else entry
+        if event.kind == "serving":
+            entry = replace(entry, serving_at=entry.serving_at or event.at)
+        elif event.kind == "rent" and entry.until is not None and event.at - entry.until > NEW_S:
+            entry = replace(entry, until=None, reason="", text="")  # the recorded end was wrong
+        elif event.kind == "end" and entry.until is None:
+            entry = replace(entry, until=max(event.at, entry.since), reason=event.reason, text=event.text)
+        entries[event.instance_id] = entry
     return entries
 
 
-def _with_facts(entry: Entry, event: Event) -> Entry:
-    """Return an entry with what an event knows of it: the first word counts, but for when it began and the price."""
+def _merge(entry: Entry, event: Event) -> Entry:
+    """Add the values of an event to an entry. Existing values stay, except `since` and `pull_usd`."""
     return replace(
         entry,
         since=event.since or entry.since,
@@ -126,7 +126,7 @@ def _with_facts(entry: Entry, event: Event) -> Entry:
     )
 
 
-def missing(
+def missing_events(
     entries: Mapping[int, Entry],
     contracts: Iterable[Contract],
     charges: Iterable[Charge],
@@ -135,48 +135,48 @@ def missing(
     *,
     new_s: float = NEW_S,
 ) -> list[Event]:
-    """Return the events that the ledger of a stack ("project/name") lacks, by what the account has and was charged.
+    """Return the events that are missing in the ledger of a stack ("project/name"), from the account's contracts and
+    charges: rents of a killed run, and ends that no run recorded. A lost ledger is rebuilt this way.
 
-    So what a killed run rented comes in, and the end of what ended while nobody looked; a lost ledger is made anew.
-    `new_s`: what is younger is left alone, since whoever made it may be about to write it.
+    `new_s`: younger contracts are ignored, because a running `up` may still write their events.
     """
-    live = {one.id: one for one in contracts}
-    charged = {one.instance_id: one for one in charges}
-    found = []
+    live = {contract.id: contract for contract in contracts}
+    charges_by_id = {charge.instance_id: charge for charge in charges}
+    events = []
     for contract in live.values():
         entry, label = entries.get(contract.id), Label.parse(contract.label)
         if entry is None and label and label.base.startswith(f"{stack}/") and now - contract.start_date > new_s:
-            found.append(sighting(contract))
+            events.append(rent_event(contract))
             if not label.pending:
-                found.append(Event("serving", contract.start_date, instance_id=contract.id))
+                events.append(Event("serving", contract.start_date, instance_id=contract.id))
         elif entry and entry.until is not None and now - entry.until > new_s:
-            found.append(sighting(contract))
-    for charge in charged.values():
+            events.append(rent_event(contract))
+    for charge in charges_by_id.values():
         label = Label.parse(charge.label)
         if charge.instance_id in entries or charge.instance_id in live or not label:
             continue
         if label.base.startswith(f"{stack}/") and now - charge.end > new_s:
-            found += _of_charge(charge, label)
+            events += _charge_events(charge, label)
     for entry in entries.values():
         if entry.until is None and entry.instance_id not in live and now - entry.since > new_s:
-            bill = charged.get(entry.instance_id)
+            bill = charges_by_id.get(entry.instance_id)
             reason: Reason = "killed run" if entry.serving_at is None else "gone"
-            found.append(Event("end", bill.end if bill else now, instance_id=entry.instance_id, reason=reason))
-    return [replace(one, at=one.at or now) for one in found]
+            events.append(Event("end", bill.end if bill else now, instance_id=entry.instance_id, reason=reason))
+    return [replace(event, at=event.at or now) for event in events]
 
 
-def _of_charge(charge: Charge, label: Label) -> list[Event]:
-    """Return a contract of which nothing but its charge is left; its amount is all that is known of its price."""
+def _charge_events(charge: Charge, label: Label) -> list[Event]:
+    """Return the events of a contract that is known only from its charge; the price is the mean of the charge."""
     hours = max(charge.end - charge.start, 1.0) / 3600.0
-    begun = Event(
+    rent = Event(
         "rent",
         charge.start,
         name=label.base,
-        nonce=nonce_of(charge.label),
+        nonce=label.nonce,
         instance_id=charge.instance_id,
         dph_usd=round(charge.amount_usd / hours, 6),
         since=charge.start,
     )
-    served = [] if label.pending else [Event("serving", charge.start, instance_id=charge.instance_id)]
+    serving = [] if label.pending else [Event("serving", charge.start, instance_id=charge.instance_id)]
     reason: Reason = "killed run" if label.pending else "gone"
-    return [begun, *served, Event("end", charge.end, instance_id=charge.instance_id, reason=reason)]
+    return [rent, *serving, Event("end", charge.end, instance_id=charge.instance_id, reason=reason)]

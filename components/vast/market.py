@@ -1,6 +1,6 @@
-"""A search of the market, from a user's query to ranked candidates, or to the reason why there is none.
+"""Searches the market: from the user's query to ranked candidates, or to the reason why no offer fits.
 
-Built by the OfferQuery resource and again by a rental whose record has grown old. The client is passed in.
+Used by the OfferQuery resource, and by a rental that searches again.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from components.errors import NoOffer
 from components.vast.client import Page, VastClient
 from components.vast.json_values import Json, as_text
 from components.vast.models import Offer
-from components.vast.query import CLI_DEFAULTS, Constraint, Filters, OfferType, Query, describe, parse, unmet, value_of
+from components.vast.query import Constraint, OfferType, Query, describe, parse, unmet_conditions, value_of
 from components.vast.ranking import START_S, Candidate, Prefer, distinct_machines, rank
-from components.vast.throughput import estimates
+from components.vast.throughput import estimate_speeds
 
-SPARE_KEEP = 16  # up to so many candidates one page is enough
-OTHER_CODES = {"uk": "gb", "el": "gr"}  # how people write countries whose ISO code is another
-MARKET_PAGES = 4  # pages read to explain why nothing fits
-NOTHING: Mapping[str, float] = {}
+ONE_PAGE_KEEP = 16  # one page is enough for this many candidates
+COUNTRY_ALIASES = {"uk": "gb", "el": "gr"}  # common abbreviation -> ISO code
+MARKET_PAGES = 4  # pages read to explain why no offer fits
+NO_SPEEDS: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is looked for, and how to rank it.
+    """A search, and the order of its results.
 
-    `query`: the official CLI's syntax, or {field: {operator: value}}. `constraints`: what the deployment adds.
-    `pull_gb`: what a host has to download; `disk_gb`: what prices include. `keep`: how many offers, best first.
-    `model`, of `parameters_m`: whose speed is estimated, if it is named.
+    `query`: the official CLI's syntax, or {field: {operator: value}}. `constraints`: conditions of the deployment.
+    `pull_gb`: size of the download; `disk_gb`: disk included in prices. `keep`: maximum number of candidates.
+    `model`: the model for speed estimates, with `parameters_m` million parameters; "" for no estimates.
     """
 
     query: str | Mapping[str, Json] | None
@@ -47,65 +47,62 @@ class Search:
 
     def key(self) -> str:
         """Return text that is equal for equal searches."""
-        return as_text([self.wire().body(), self.prefer, self.pull_gb, self.start_s, self.keep, self.model])
+        return as_text([self.to_query().body(), self.prefer, self.pull_gb, self.start_s, self.keep, self.model])
 
-    def wire(self) -> Query:
-        """Return the query as the API receives it. Raises QueryError."""
-        plain = Query(parse(self.query), offer_type=self.offer_type, allocated_storage_gb=self.disk_gb)
-        return plain.with_constraints(self.constraints)
-
-    def filters(self) -> Filters:
-        return self.wire().filters
+    def to_query(self) -> Query:
+        """Return the query for the API. Raises QueryError."""
+        query = Query(parse(self.query), offer_type=self.offer_type, allocated_storage_gb=self.disk_gb)
+        return query.with_constraints(self.constraints)
 
     def run(
-        self, client: VastClient, *, measured: Mapping[str, float] = NOTHING, now: Callable[[], float] = time.time
+        self, client: VastClient, *, measured: Mapping[str, float] = NO_SPEEDS, now: Callable[[], float] = time.time
     ) -> Sequence[Candidate]:
-        """Search and rank; see `fitting`."""
-        return distinct_machines(rank(self.fitting(client, measured=measured, now=now), self.prefer))[: self.keep]
+        """Return the best candidates in order, one per machine; see `find_candidates`."""
+        candidates = self.find_candidates(client, measured=measured, now=now)
+        return distinct_machines(rank(candidates, self.prefer))[: self.keep]
 
-    def fitting(
-        self, client: VastClient, *, measured: Mapping[str, float] = NOTHING, now: Callable[[], float] = time.time
+    def find_candidates(
+        self, client: VastClient, *, measured: Mapping[str, float] = NO_SPEEDS, now: Callable[[], float] = time.time
     ) -> list[Candidate]:
-        """Return all that fits, in no order. `measured`: pairs/s of the model by GPU.
-
-        Raises NoOffer with the count of what each condition removed, QueryError, ApiError.
-        """
-        query = self.wire()
-        fit = [offer for offer in self._found(client, query) if not unmet(query.filters, offer.raw, now=now())]
-        if not fit:
+        """Return all offers that fit, in no order. `measured`: pairs/s of the model by GPU.
+        Raises NoOffer with the number of offers that each condition removes, QueryError, ApiError."""
+        query = self.to_query()
+        offers = self._search(client, query)
+        offers = [offer for offer in offers if not unmet_conditions(query.filters, offer.raw, now=now())]
+        if not offers:
             market, capped, unreadable = self._market(client)
             skipped = f"; {unreadable} more cannot be read, and were left out" if unreadable else ""
-            why = why_none(query.filters, market, now=now(), capped=capped, constraints=self.constraints)
+            why = explain_no_offer(query, market, now=now(), capped=capped, constraints=self.constraints)
             raise NoOffer(f"no offer fits: {why}{skipped}")
-        candidates = [Candidate.of(offer, self.pull_gb, self.start_s) for offer in fit]
+        candidates = [Candidate.of(offer, self.pull_gb, self.start_s) for offer in offers]
         if not self.model or not (measured or self.prefer == "value"):
             return candidates
-        speeds = estimates(fit, self.parameters_m, measured)
-        return [replace(one, estimate=speed) for one, speed in zip(candidates, speeds, strict=True)]
+        speeds = estimate_speeds(offers, self.parameters_m, measured)
+        return [replace(item, estimate=speed) for item, speed in zip(candidates, speeds, strict=True)]
 
-    def _found(self, client: VastClient, query: Query) -> Sequence[Offer]:
-        """Return the API's one page of 64 for the query, or, where more machines are wanted, further ones by price."""
-        page = client.search(query)
-        offers = {offer.ask_id: offer for offer in page.offers}
-        if self.keep > SPARE_KEEP and page.is_full:
-            for further in _pages(client, query):
-                offers.update((offer.ask_id, offer) for offer in further.offers if offer.ask_id not in offers)
+    def _search(self, client: VastClient, query: Query) -> Sequence[Offer]:
+        """Return the first page of the query's offers; also the cheapest ones, page by page, for a large `keep`."""
+        first_page = client.search(query)
+        offers = {offer.ask_id: offer for offer in first_page.offers}
+        if self.keep > ONE_PAGE_KEEP and first_page.is_full:
+            for page in _pages(client, query):
+                offers.update((offer.ask_id, offer) for offer in page.offers if offer.ask_id not in offers)
                 if len({offer.machine_id for offer in offers.values()}) >= 2 * self.keep:
                     break
         return list(offers.values())
 
     def _market(self, client: VastClient) -> tuple[list[Offer], bool, int]:
-        """Read offers with none of the user's conditions, cheapest first; return also whether there are more than were
-        read, and how many cannot be read."""
-        plain = Query({"rentable": dict(CLI_DEFAULTS["rentable"])}, (), self.offer_type, self.disk_gb)
-        pages = list(islice(_pages(client, plain), MARKET_PAGES))
+        """Return the cheapest offers without the user's conditions, whether there are more, and the number of offers
+        that cannot be read."""
+        query = Query({"rentable": {"eq": True}}, (), self.offer_type, self.disk_gb)
+        pages = list(islice(_pages(client, query), MARKET_PAGES))
         offers = {offer.ask_id: offer for page in pages for offer in page.offers}
-        more = len(pages) == MARKET_PAGES and pages[-1].is_full
-        return list(offers.values()), more, sum(page.unreadable for page in pages)
+        capped = len(pages) == MARKET_PAGES and pages[-1].is_full
+        return list(offers.values()), capped, sum(page.unreadable for page in pages)
 
 
 def _pages(client: VastClient, query: Query) -> Iterator[Page]:
-    """Read a query's offers, cheapest first, page by page of the API's 64: each begins at the last price of another."""
+    """Yield pages of a query's offers, cheapest first. Each page starts at the last price of the page before."""
     floor: float | None = None
     while True:
         bounds = [] if floor is None else [Constraint("dph_total", "gte", floor, "")]
@@ -116,54 +113,53 @@ def _pages(client: VastClient, query: Query) -> Iterator[Page]:
         floor = page.offers[-1].dph_total_usd
 
 
-def why_none(
-    filters: Filters,
-    market: Sequence[Offer],
-    *,
-    now: float,
-    capped: bool = False,
-    constraints: Iterable[Constraint] = (),
+def explain_no_offer(
+    query: Query, market: Sequence[Offer], *, now: float, capped: bool, constraints: Iterable[Constraint]
 ) -> str:
-    """Return one or two sentences: how many were looked at, which conditions remove how many, who came nearest.
+    """Return the number of offers that each condition removes, and the nearest miss.
 
-    `market` are offers found without the user's conditions; `capped` says that there were more than were read. A
-    condition that is one of `constraints` is told with its reason, such as the config key.
+    `market`: offers without the user's conditions; `capped`: there are more. A condition that comes from `constraints`
+    is printed with its reason, such as the config key.
     """
-    reasons = {(one.field, one.op): str(one) for one in constraints if filters[one.field][one.op] == one.value}
-    conditions = [(field, op, want) for field, ops in filters.items() for op, want in ops.items()]
+    filters = query.filters
+    reasons = {(item.field, item.op): str(item) for item in constraints if filters[item.field][item.op] == item.value}
+    conditions = [(field, op, limit) for field, ops in filters.items() for op, limit in ops.items()]
     misses = []
     for offer in market:
-        broken = [(field, op, want) for field, op, want in conditions if unmet({field: {op: want}}, offer.raw, now=now)]
+        broken = [
+            (field, op, limit)
+            for field, op, limit in conditions
+            if unmet_conditions({field: {op: limit}}, offer.raw, now=now)
+        ]
         misses.append((len(broken), offer.dph_total_usd, offer, broken))
     total = f"{len(market)}{'+' if capped else ''}"
     if not misses:
         return "0 offers are on the market at all; try again in a few minutes"
-    alone = []
+    removals = []
     for condition in conditions:
         removed = [offer for count, _, offer, broken in misses if count == 1 and broken == [condition]]
         if removed:
             cheapest = min(offer.dph_total_usd for offer in removed)
-            what = reasons.get(condition[:2]) or describe(*condition)
-            alone.append(f"{what} alone removes {len(removed)} (the cheapest at ${cheapest:.3f}/h)")
+            text = reasons.get(condition[:2]) or describe(*condition)
+            removals.append(f"{text} alone removes {len(removed)} (the cheapest at ${cheapest:.3f}/h)")
     count, price, nearest, broken = min(misses, key=lambda miss: (miss[0], miss[1]))
-    near = "offers fit but went away while they were counted; try again"
+    near = "the offers that fit were rented during this search; try again"
     if count:
-        words = "; ".join(reasons.get(condition[:2]) or describe(*condition) for condition in broken)
+        failed = "; ".join(reasons.get(condition[:2]) or describe(*condition) for condition in broken)
         where = f"{nearest.gpu_name} on machine {nearest.machine_id}, {nearest.place}"
-        near = f"nearest miss: {where}, ${price:.3f}/h, fails {words}"
-    return "; ".join([f"0 of {total} offers fit", *alone, near, *_near_names(conditions, market, now)])
+        near = f"nearest miss: {where}, ${price:.3f}/h, fails {failed}"
+    return "; ".join([f"0 of {total} offers fit", *removals, near, *_suggest_names(conditions, market, now)])
 
 
-def _near_names(conditions: Sequence[tuple[str, str, Json]], market: Sequence[Offer], now: float) -> Iterator[str]:
-    """Yield a hint for each GPU or country of the conditions that no offer has, and that is meant for one that some do:
-    RTX4090 for RTX 4090, UK for GB."""
-    for field, op, want in conditions:
+def _suggest_names(conditions: Sequence[tuple[str, str, Json]], market: Sequence[Offer], now: float) -> Iterator[str]:
+    """Suggest a name for each GPU or country in the conditions that no offer has: RTX 4090 for RTX4090, GB for UK."""
+    for field, op, limit in conditions:
         if field not in ("gpu_name", "geolocation") or op not in ("eq", "in"):
             continue
         names = {str(value_of(field, offer.raw, now)) for offer in market}
-        there = {name.replace(" ", "").casefold(): name for name in names}
-        for name in map(str, want if isinstance(want, list | tuple) else [want]):
-            short = name.replace(" ", "").casefold()
-            near = get_close_matches(OTHER_CODES.get(short, short), there, 1, 0.8)
-            if near and name.casefold() != there[near[0]].casefold():
-                yield f"no offer has {field} {name}; did you mean {there[near[0]]}?"
+        names_by_key = {name.replace(" ", "").casefold(): name for name in names}
+        for name in map(str, limit if isinstance(limit, list | tuple) else [limit]):
+            key = name.replace(" ", "").casefold()
+            matches = get_close_matches(COUNTRY_ALIASES.get(key, key), names_by_key, 1, 0.8)
+            if matches and name.casefold() != names_by_key[matches[0]].casefold():
+                yield f"no offer has {field} {name}; did you mean {names_by_key[matches[0]]}?"

@@ -21,7 +21,7 @@ from components.vast.query import official_parser
 HOURS_PER_MONTH = 730.0
 T = TypeVar("T")
 
-# Vast.ai's name of a field that is called otherwise here. What its answer lacks keeps its default.
+# Vast.ai's names of fields that have another name here. A field that is missing in the response keeps its default.
 WIRE = {
     "public_ip": "public_ipaddr",
     "image": "image_uuid",
@@ -32,23 +32,23 @@ WIRE = {
     "min_bid_usd": "min_bid",
     "storage_cost_usd_gb_month": "storage_cost",
 }
-# Kept of an offer besides the fields that a query may name: `query.unmet` judges some of those by these.
-JUDGED_BY = ("end_date", "hosting_type", "driver_vers")
+# Fields of an offer that `query.value_of` reads besides the fields that a query may name.
+SOURCE_FIELDS = ("end_date", "hosting_type", "driver_vers")
 
 
-def read(cls: type[T], raw: Wire, **given: Json) -> T:
-    """Return a record of Vast.ai's JSON, in which a number may be a string, and a string null or end in a newline.
+def read(cls: type[T], raw: Wire, **values: Json) -> T:
+    """Parse a record from Vast.ai's JSON, where a number may be a string and a string may be null or end in a newline.
 
-    `given`: values that do not stand under the field's name or WIRE's. Raises MalformedAnswer for a number that is
-    none, or where something is missing that has no default.
+    `values`: fields that `raw` has neither under their own name nor under that in WIRE. Raises MalformedAnswer for an
+    invalid number, and if a field without default is missing.
     """
     raw = {name: plain(value) if isinstance(value, str) else value for name, value in raw.items()}
-    named = {one.name: raw.get(WIRE.get(one.name, one.name)) for one in fields(cls)}  # type: ignore[arg-type]
-    values = {name: value.strip() if isinstance(value, str) else value for name, value in (named | given).items()}
+    values = {item.name: raw.get(WIRE.get(item.name, item.name)) for item in fields(cls)} | values  # type: ignore[arg-type]
+    values = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
     try:
         return structure(cls, {name: value for name, value in values.items() if value != ""} | {"raw": raw})
     except (TypeError, ValueError) as error:
-        raise MalformedAnswer(f"the API's answer is no {cls.__name__}: {error}") from None
+        raise MalformedAnswer(f"the API's response is not a valid {cls.__name__}: {error}") from None
 
 
 def gpus(count: int, name: str) -> str:
@@ -58,7 +58,7 @@ def gpus(count: int, name: str) -> str:
 
 @dataclass(frozen=True)
 class Offer:
-    """One line of the marketplace: a machine, or a share of one, that can be rented now."""
+    """An offer of the marketplace: a machine, or a share of one, that can be rented now."""
 
     ask_id: int
     machine_id: int
@@ -76,15 +76,15 @@ class Offer:
 
     @classmethod
     def parse(cls, raw: Wire) -> Offer:
-        """Read an offer off the wire. Raises MalformedAnswer when it lacks id, machine or price."""
+        """Parse an offer. Raises MalformedAnswer if it has no id, machine or price."""
         reliability = raw.get("reliability", raw.get("reliability2"))
         return read(cls, raw, ask_id=raw.get("ask_contract_id", raw.get("id")), reliability=reliability)
 
     def record(self) -> dict[str, Json]:
-        """Return the JSON that state keeps of this offer: every field that a later query may judge its machine by."""
-        kept = {*official_parser().offers_fields, *JUDGED_BY} - {"id", "rentable", "rented"}
-        fields_kept = {key: value for key, value in self.raw.items() if key in kept and value is not None}
-        return {**fields_kept, "ask_contract_id": self.ask_id}
+        """Return the JSON of this offer in the state: all fields that a later query may use."""
+        names = {*official_parser().offers_fields, *SOURCE_FIELDS} - {"id", "rentable", "rented"}
+        values = {key: value for key, value in self.raw.items() if key in names and value is not None}
+        return {**values, "ask_contract_id": self.ask_id}
 
     @property
     def place(self) -> str:
@@ -93,7 +93,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Contract:
-    """An instance: what is rented, in what state, where it can be reached."""
+    """An instance: the rented machine, its state and its address."""
 
     id: int
     machine_id: int = 0
@@ -121,27 +121,27 @@ class Contract:
 
     @classmethod
     def parse(cls, raw: Wire) -> Contract:
-        """Read an instance off the wire, from the single read or a row of the list."""
+        """Parse an instance, from the response of a single read or a row of the list."""
         return read(cls, raw, ports=_host_ports(raw.get("ports")))
 
     def env_values(self) -> list[str]:
-        """Return the values of the container's environment, which the API shows in clear: not for people's eyes."""
+        """Return the values of the container's environment. The API returns them in clear; never print them."""
         pairs = self.raw.get("extra_env")
         return [str(pair[1]) for pair in pairs if len(pair) == 2] if isinstance(pairs, list) else []
 
     @property
     def command_digest(self) -> str:
-        """A digest of entrypoint and arguments as the API reports them, or "" where it reports none."""
+        """A digest of the reported entrypoint and arguments; "" if the API reports none."""
         parts = [self.raw.get("onstart"), self.raw.get("image_args")]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12] if any(parts) else ""
 
     def host_port(self, container_port: int) -> int | None:
-        """Return the external port that reaches `container_port` over TCP, once the host has mapped it."""
+        """Return the external TCP port of `container_port`; None while the host has not mapped it."""
         return self.ports.get(f"{container_port}/tcp")
 
 
 def _host_ports(raw: Json) -> dict[str, int]:
-    """Flatten Docker's port map {"8000/tcp": [{"HostPort": "40123"}]}; null entries are ports not mapped yet."""
+    """Flatten Docker's port map {"8000/tcp": [{"HostPort": "40123"}]}; a null entry is an unmapped port."""
     if not isinstance(raw, Mapping):
         return {}
     mapped = {}
@@ -156,20 +156,19 @@ def _host_ports(raw: Json) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Account:
-    """Who pays: the account behind the key, and the credit it has left."""
+    """The account of the API key, and its remaining credit."""
 
     id: int = 0
     credit_usd: float = 0.0
 
     @classmethod
     def parse(cls, raw: Wire) -> Account:
-        """Read the current user off the wire."""
         return read(cls, raw, credit_usd=raw.get("credit", raw.get("balance")))
 
 
 @dataclass(frozen=True)
 class Charge:
-    """What an instance has cost from `start` to `end`, seconds since the epoch, by Vast.ai's bill."""
+    """A charge of Vast.ai for one instance, from `start` to `end` in seconds since the epoch."""
 
     instance_id: int
     amount_usd: float
@@ -180,17 +179,16 @@ class Charge:
 
     @classmethod
     def parse(cls, raw: Wire) -> Charge:
-        """Read a line of the charges off the wire; its source is "instance-ID". Raises MalformedAnswer."""
+        """Parse a row of the charges; its `source` is "instance-ID". Raises MalformedAnswer."""
         metadata = raw.get("metadata")
         label = metadata.get("label") if isinstance(metadata, Mapping) else None
-        return read(
-            cls, raw, instance_id=str(raw.get("source")).rpartition("-")[2], amount_usd=raw.get("amount"), label=label
-        )
+        instance_id = str(raw.get("source")).rpartition("-")[2]
+        return read(cls, raw, instance_id=instance_id, amount_usd=raw.get("amount"), label=label)
 
 
 @dataclass(frozen=True)
 class PriceIncrease:
-    """A raise that a host has announced; prices per second, as the official SDK's price_increase module has them."""
+    """A price increase announced by a host; prices per second, as in the official SDK's price_increase module."""
 
     contract_id: int
     new_gpu_costpersec: float = 0.0

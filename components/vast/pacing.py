@@ -1,7 +1,7 @@
-"""How often each endpoint may be called. One Pacer per plugin process, shared by all its threads; asked by `client`.
+"""Rate limits of the API's endpoints. One Pacer per plugin process, shared by all its threads; used by `client`.
 
-Vast.ai limits each endpoint by a least interval between calls (docs: "Rate limits and errors"; below: `threshold` of
-its API descriptions, in seconds) and search to 10 calls per minute. Callers of one endpoint wait in a queue.
+Vast.ai requires a minimum interval between calls of each endpoint (docs: "Rate limits and errors"; below: `threshold`
+of its API descriptions, in seconds) and allows 10 searches per minute. Callers of one endpoint wait in a queue.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Limit:
     per_s: float
 
 
-# With 0.2 s more each: what leaves in time may arrive closer to the call before it.
+# Each limit has 0.2 s added, because two calls may arrive closer together than they were sent.
 PUBLISHED: Mapping[str, Limit] = {
     "search": Limit(10, 60.2),
     "rent": Limit(1, 4.7),
@@ -41,7 +41,7 @@ OFF: Mapping[str, Limit] = {}
 
 @dataclass
 class _Queue:
-    """Who waits for one endpoint, when its last calls left, and until when it is held."""
+    """The waiting callers of one endpoint, the times of its last calls, and the end of its hold."""
 
     sent: deque[float]
     waiting: list[tuple[int, int]] = field(default_factory=list)
@@ -50,7 +50,7 @@ class _Queue:
 
 
 class Pacer:
-    """Makes a caller wait until its endpoint may be called again: in the order they ask, but repeated calls first."""
+    """Delays each call until the endpoint's limit allows it: first in, first out, but retries before new calls."""
 
     def __init__(
         self,
@@ -66,44 +66,41 @@ class Pacer:
         self._tickets = itertools.count()
         self._queues = {name: _Queue(deque(maxlen=limit.calls)) for name, limit in limits.items()}
 
-    def wait(self, endpoint: str, *, again: bool = False) -> float:
-        """Block until `endpoint` may be called; return the seconds waited. Unlimited endpoints return at once.
-
-        `again`: a call that was refused, and goes before those that were not made yet.
-        """
+    def wait(self, endpoint: str, *, retry: bool = False) -> float:
+        """Block until `endpoint` may be called; return the seconds waited. An endpoint without limit does not wait."""
         queue = self._queues.get(endpoint)
         if queue is None:
             return 0.0
-        asked_at = self._clock()
-        ticket = (0 if again else 1, next(self._tickets))
+        queued_at = self._clock()
+        ticket = (0 if retry else 1, next(self._tickets))
         with self._turn:
             heapq.heappush(queue.waiting, ticket)
             self._turn.wait_for(lambda: not queue.busy and queue.waiting[0] == ticket)
             heapq.heappop(queue.waiting)
             queue.busy = True
         try:
-            while (left := self._due(endpoint) - self._clock()) > 0:
-                self._sleep(left)
-            queue.sent.append(self._clock())  # when it really leaves: a sleep may be long
+            while (left_s := self._due_at(endpoint) - self._clock()) > 0:
+                self._sleep(left_s)
+            queue.sent.append(self._clock())  # the real time: a sleep may take longer
         finally:
             with self._turn:
                 queue.busy = False
                 self._turn.notify_all()
-        return queue.sent[-1] - asked_at
+        return queue.sent[-1] - queued_at
 
-    def waiting(self, endpoint: str) -> int:
-        """Return how many wait for an endpoint, the one whose turn it is among them."""
+    def queue_length(self, endpoint: str) -> int:
+        """Return the number of callers that wait for an endpoint."""
         queue = self._queues[endpoint]
         with self._turn:
             return len(queue.waiting) + queue.busy
 
     def hold(self, endpoint: str, seconds: float) -> None:
-        """Let nobody call an endpoint for so long: it has just said that it is called too often."""
+        """Block all calls of an endpoint for some seconds, after it responded 429."""
         queue = self._queues.get(endpoint)
         if queue is not None:
             queue.held_until = max(queue.held_until, self._clock() + seconds)
 
-    def _due(self, endpoint: str) -> float:
+    def _due_at(self, endpoint: str) -> float:
         queue, limit = self._queues[endpoint], self._limits[endpoint]
         full = len(queue.sent) == limit.calls
         return max(queue.held_until, queue.sent[0] + limit.per_s if full else float("-inf"))

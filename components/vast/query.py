@@ -1,7 +1,7 @@
-"""The offer query: from what a user writes to what the API receives, and the same rules applied on this side.
+"""Offer query: parses the user's query into the API's filters, and applies the same filters to offers locally.
 
-Called by `market` for a search, and by `change`: does the running machine still satisfy? The syntax is the official
-CLI's (`vastai search offers --help`) and is parsed by the official parser.
+Called by `market` for a search, and by `change` to check the machine of a running instance. The syntax is that of the
+official CLI (`vastai search offers --help`); the official parser parses it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from components.vast.json_values import Json, Wire
 Filters = dict[str, dict[str, Json]]
 OfferType = Literal["on-demand", "bid"]
 
-# What `vastai search offers` sends when the user says nothing about these fields (vastai 1.9.1).
+# Filters that `vastai search offers` sends by default (vastai 1.9.1).
 CLI_DEFAULTS: Mapping[str, Mapping[str, Json]] = {
     "verified": {"eq": True},
     "external": {"eq": False},
@@ -32,7 +32,7 @@ CLI_ORDER = (("score", "desc"),)
 CLI_STORAGE_GB = 5.0
 OPERATORS = ("eq", "neq", "gt", "gte", "lt", "lte", "in", "notin")
 
-_WORDS = {"gte": ">=", "lte": "<=", "gt": ">", "lt": "<", "eq": "=", "neq": "!=", "in": " in ", "notin": " notin "}
+_SYMBOLS = {"gte": ">=", "lte": "<=", "gt": ">", "lt": "<", "eq": "=", "neq": "!=", "in": " in ", "notin": " notin "}
 _TERM = re.compile(
     r"\s*(?P<field>[A-Za-z0-9_]+)\s*"
     r"(?P<op>>=|<=|!=|==|=|>|<|(?:not ?in|nin|in|not ?eq|neq|eq|gte|gt|lte|lt)(?=[\s\[\"]))"
@@ -42,7 +42,7 @@ _TERM = re.compile(
 
 @dataclass(frozen=True)
 class Constraint:
-    """One condition on offers that the user did not write, with the reason it is there."""
+    """A condition on offers that does not come from the user's query, with its reason."""
 
     field: str
     op: str
@@ -55,7 +55,7 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Query:
-    """A search: filters by field and operator, order, offer type and the disk that prices are quoted for."""
+    """A search: filters by field and operator, order, offer type, and the disk included in prices."""
 
     filters: Filters
     order: tuple[tuple[str, str], ...] = CLI_ORDER
@@ -63,7 +63,7 @@ class Query:
     allocated_storage_gb: float = CLI_STORAGE_GB
 
     def body(self) -> dict[str, Json]:
-        """Return the JSON that `POST /api/v0/bundles/` receives; for a plain query the bytes that the CLI sends."""
+        """Return the JSON body of `POST /api/v0/bundles/`, equal to the CLI's for the same query."""
         return {
             **{field: dict(ops) for field, ops in self.filters.items()},
             "order": [list(pair) for pair in self.order],
@@ -72,7 +72,7 @@ class Query:
         }
 
     def with_constraints(self, constraints: Iterable[Constraint]) -> Query:
-        """Return the query with `constraints` added; where both bound the same field the tighter bound stays."""
+        """Return the query with `constraints` added. If both limit the same field, the tighter limit applies."""
         filters = {field: dict(ops) for field, ops in self.filters.items()}
         for constraint in constraints:
             ops = filters.setdefault(constraint.field, {})
@@ -81,62 +81,61 @@ class Query:
 
 
 def parse(text: str | Mapping[str, Json] | None) -> Filters:
-    """Return the filters of a query in the CLI's syntax, or given as {field: {operator: value}}.
+    """Return the filters of a query: a text in the CLI's syntax, or a map {field: {operator: value}}.
 
-    The CLI's own three (verified, not external, rentable) are there unless the query says otherwise.
-    Raises QueryError with the position of what cannot be read, or the nearest names of an unknown field.
+    Includes CLI_DEFAULTS, unless the query overrides them. Raises QueryError with the position of the syntax error, or
+    the nearest names of an unknown field.
     """
-    start: Filters = {field: dict(ops) for field, ops in CLI_DEFAULTS.items()}
+    filters: Filters = {field: dict(ops) for field, ops in CLI_DEFAULTS.items()}
     if text is None:
-        return start
+        return filters
     if not isinstance(text, str):
-        return start | _typed(text)
-    _locate_fault(text)
+        return filters | _parse_map(text)
+    _check_syntax(text)
     official = official_parser()
     try:
-        parsed: Filters = official.parse_query(
-            text, start, official.offers_fields, official.offers_alias, official.offers_mult
+        filters = official.parse_query(
+            text, filters, official.offers_fields, official.offers_alias, official.offers_mult
         )
     except ValueError as error:
         raise QueryError(f"query cannot be read: {error}") from None
-    return parsed
+    return filters
 
 
-def _typed(given: Mapping[str, Json]) -> Filters:
-    known = official_parser().offers_fields
+def _parse_map(query: Mapping[str, Json]) -> Filters:
     filters: Filters = {}
-    for field, ops in given.items():
-        _known_field(field, known, position=None)
+    for field, ops in query.items():
+        _check_field(field, official_parser().offers_fields, position=None)
         if not isinstance(ops, Mapping) or not ops or any(op not in OPERATORS for op in ops):
             raise QueryError(f"query field {field!r} needs {{operator: value}} with operators {', '.join(OPERATORS)}")
         filters[field] = dict(ops)
     return filters
 
 
-def _locate_fault(text: str) -> None:
-    """Raise QueryError at the first term that is not `field operator value`, or whose field does not exist."""
+def _check_syntax(text: str) -> None:
+    """Raise QueryError for the first term that is not `field operator value`, or has an unknown field."""
     official = official_parser()
     known = set(official.offers_fields) | set(official.offers_alias)
-    at = 0
-    while text[at:].strip():
-        term = _TERM.match(text, at)
+    position = 0
+    while text[position:].strip():
+        term = _TERM.match(text, position)
         if term is None:
-            start = at + len(text[at:]) - len(text[at:].lstrip())
+            start = len(text) - len(text[position:].lstrip())
             raise QueryError(
                 f"query cannot be read at position {start + 1}: {text[start : start + 30]!r}; expected a term like "
                 "gpu_ram>=16, gpu_name=RTX_4090 or 'geolocation in [US,CA]'"
             )
-        _known_field(term["field"], known, position=term.start("field") + 1)
+        _check_field(term["field"], known, position=term.start("field") + 1)
         value = term["value"].strip('"')
         if term["field"] in official.offers_mult and value not in ("any", "*", "?") and not _is_number(value):
             raise QueryError(
                 f"query cannot be read at position {term.start('value') + 1}: {term['field']} needs a number, "
                 f"not {value!r}"
             )
-        at = term.end()
+        position = term.end()
 
 
-def _known_field(field: str, known: Iterable[str], position: int | None) -> None:
+def _check_field(field: str, known: Iterable[str], position: int | None) -> None:
     names = sorted(known)
     if field not in names:
         near = difflib.get_close_matches(field, names, 3) or names[:3]
@@ -146,7 +145,7 @@ def _known_field(field: str, known: Iterable[str], position: int | None) -> None
 
 @functools.cache
 def official_parser() -> ModuleType:
-    """Load the official CLI's query module from its file: importing the package around it takes 0.8 s."""
+    """Load the official CLI's query module from its file, because an import of its package takes 0.8 s."""
     package = importlib.util.find_spec("vastai")
     if package is None or package.origin is None:
         raise QueryError("the vastai package is not installed; run `pip install -r requirements.txt`")
@@ -159,53 +158,52 @@ def official_parser() -> ModuleType:
     return module
 
 
-def unmet(filters: Filters, raw: Wire, *, now: float) -> list[str]:
-    """Return the conditions that an offer's (or a record's) fields break, in words; empty when it satisfies all.
+def unmet_conditions(filters: Filters, raw: Wire, *, now: float) -> list[str]:
+    """Return the conditions that an offer (or its record) does not satisfy, as text.
 
-    The API does not always apply its own filters, so every offer is judged again here. A field that the offer does
-    not carry is not held against it. `now` is epoch seconds: `duration` is read as the time left until `end_date`.
+    Needed because the API does not always apply its own filters. A field that the offer does not have counts as
+    satisfied. `now`: seconds since the epoch; `duration` is the time from `now` to `end_date`.
     """
-    broken = []
-    for field, ops in filters.items():
-        have = value_of(field, raw, now)
-        if have is None:
-            continue
-        wrong = [describe(field, op, want) for op, want in ops.items() if not holds(have, op, want)]
-        broken += [f"{condition} (it has {_short(field, have)})" for condition in wrong]
-    return broken
-
-
-def unknown(filters: Filters, raw: Wire, *, now: float) -> list[str]:
-    """Return the conditions on fields that an offer (or a record) does not carry, in words."""
     return [
-        describe(field, op, want)
+        f"{describe(field, op, limit)} (it has {_short(field, value)})"
         for field, ops in filters.items()
-        if value_of(field, raw, now) is None
-        for op, want in ops.items()
+        if (value := value_of(field, raw, now)) is not None
+        for op, limit in ops.items()
+        if not satisfies(value, op, limit)
     ]
 
 
-def holds(have: Json, op: str, want: Json) -> bool:
-    """Whether `have op want`, with numeric strings read as numbers, as the API reads them."""
+def unknown_conditions(filters: Filters, raw: Wire, *, now: float) -> list[str]:
+    """Return the conditions on fields that an offer (or its record) does not have, as text."""
+    return [
+        describe(field, op, limit)
+        for field, ops in filters.items()
+        if value_of(field, raw, now) is None
+        for op, limit in ops.items()
+    ]
+
+
+def satisfies(value: Json, op: str, limit: Json) -> bool:
+    """Whether `value op limit` is true. Numeric strings are compared as numbers, as in the API."""
     if op in ("in", "notin"):
-        wanted = want if isinstance(want, list | tuple) else [want]
-        return any(_equal(have, item) for item in wanted) == (op == "in")
+        items = limit if isinstance(limit, list | tuple) else [limit]
+        return any(_equal(value, item) for item in items) == (op == "in")
     if op in ("eq", "neq"):
-        return _equal(have, want) == (op == "eq")
-    if not (_is_number(have) and _is_number(want)):
+        return _equal(value, limit) == (op == "eq")
+    if not (_is_number(value) and _is_number(limit)):
         return True
-    left, right = float(have), float(want)
+    left, right = float(value), float(limit)
     return {"gt": left > right, "gte": left >= right, "lt": left < right, "lte": left <= right}[op]
 
 
 def describe(field: str, op: str, value: Json) -> str:
-    """Return one condition as a user would write it."""
-    shown = f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else _short(field, value)
-    return f"{field}{_WORDS[op]}{shown}"
+    """Return a condition in the query's syntax."""
+    text = f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else _short(field, value)
+    return f"{field}{_SYMBOLS[op]}{text}"
 
 
 def value_of(field: str, raw: Wire, now: float) -> Json:
-    """Return what an offer has for a field of the query; None where it says nothing."""
+    """Return an offer's value for a field of the query; None if it has none."""
     if field == "verified":
         return None if raw.get("verification") is None else raw["verification"] == "verified"
     if field == "datacenter":
@@ -224,7 +222,7 @@ def _tighter(op: str, bound: Json, other: Json) -> Json:
     if bound is None or op not in ("gte", "gt", "lte", "lt", "in"):
         return other
     if op == "in":
-        return [item for item in bound if any(_equal(item, one) for one in other)]
+        return [item for item in bound if any(_equal(item, option) for option in other)]
     return (max if op in ("gte", "gt") else min)(bound, other, key=float)
 
 

@@ -1,6 +1,6 @@
-"""Which offer to rent first: a documented order over price, one-off pull cost, time to ready and reliability.
+"""Ranks offers by price, one-off pull cost, time to ready and reliability.
 
-Called by the OfferQuery resource and again by a rental that must search anew. Pure: offers in, ranked candidates out.
+Called by the OfferQuery resource, and by a rental that searches again. Pure: offers in, ranked candidates out.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from components.vast.throughput import Estimate
 
 Prefer = Literal["cheapest", "fastest", "balanced", "value"]
 
-# A pull costs once; spread over a day it can be compared with a price per hour.
+# The one-off cost of a pull is spread over a day, to compare it with a price per hour.
 PULL_SPREAD_H = 24.0
-# Share of the advertised bandwidth that a pull gets: layers unpack while they download, registries throttle.
+# Share of the advertised bandwidth that a pull reaches: layers unpack while they download, registries throttle.
 PULL_EFFICIENCY = 0.6
-MBIT_PER_GB = 8000.0 / PULL_EFFICIENCY  # Mbit advertised for each GB pulled
-# Container start, weights onto the GPU, first scored pair; the bench of a rented GPU is the way to replace it.
-START_S = 90.0
+MBIT_PER_GB = 8000.0 / PULL_EFFICIENCY  # advertised Mbit per pulled GB
+START_S = 90.0  # assumed time to start the container, load the weights onto the GPU and score the first pair
 
 
 def pull_mbps(gb: float, within_s: float) -> float:
-    """Return the advertised bandwidth that pulls so much in time, in Mbit/s."""
+    """Return the advertised bandwidth, in Mbit/s, that pulls `gb` in `within_s`."""
     return gb * MBIT_PER_GB / within_s
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An offer with what it would cost, how long it would take to be ready, and how fast it may answer."""
+    """An offer with its pull cost, its estimated time to ready, and the estimated speed of its machine."""
 
     offer: Offer
     pull_cost_usd: float
@@ -41,7 +40,7 @@ class Candidate:
 
     @classmethod
     def of(cls, offer: Offer, pull_gb: float, start_s: float = START_S) -> Candidate:
-        """Reckon for a machine that has so much to fetch, and starts for so long after that."""
+        """Estimate cost and time for a machine that pulls `pull_gb` and then starts in `start_s`."""
         return cls(
             offer=offer,
             pull_cost_usd=pull_gb * offer.inet_down_cost_usd_gb,
@@ -49,7 +48,7 @@ class Candidate:
         )
 
     def summary(self) -> dict[str, Json]:
-        """Return what a policy judges it by and a preview shows, in Vast.ai's words; and dollars and time to ready."""
+        """Return the offer for policies and previews, with Vast.ai's names; and pull cost and time to ready."""
         offer = self.offer
         return {
             "ask_contract_id": offer.ask_id,
@@ -65,12 +64,12 @@ class Candidate:
 
     def _speed(self, estimate: Estimate) -> dict[str, Json]:
         usd = estimate.usd_per_million(self.offer.dph_total_usd)
-        found = {"estimate": estimate.basis}
-        return found if usd is None else found | {"pairs_per_s": round(estimate.speed, 1), "usd_per_million": usd}
+        values = {"estimate": estimate.basis}
+        return values if usd is None else values | {"pairs_per_s": round(estimate.speed, 1), "usd_per_million": usd}
 
     @property
     def hourly_usd(self) -> float:
-        """Dollars per hour for GPU and disk, with the one-off pull spread over a day."""
+        """Dollars per hour for GPU and disk, with the pull cost spread over a day."""
         return self.offer.dph_total_usd + self.pull_cost_usd / PULL_SPREAD_H
 
     def __str__(self) -> str:
@@ -85,22 +84,22 @@ class Candidate:
 
 
 def minutes(seconds: float) -> str:
-    """Return a duration the way people say it: 45 s, 3 min 20 s, 1 h 5 min."""
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    if whole < 7200:
-        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 and whole < 600 else "")
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    """Format a duration: 45 s, 3 min 20 s, 1 h 5 min."""
+    total = round(seconds)
+    if total < 120:
+        return f"{total} s"
+    if total < 7200:
+        return f"{total // 60} min" + (f" {total % 60} s" if total % 60 and total < 600 else "")
+    return f"{total // 3600} h {total % 3600 // 60} min"
 
 
 def rank(candidates: Iterable[Candidate], prefer: Prefer) -> list[Candidate]:
-    """Return them best first; the cheaper of two equals first, then the lower offer id, so it is repeatable.
+    """Sort candidates, best first; equal candidates by price, then by offer id, so that the order is repeatable.
 
-    * cheapest: $/h with the pull spread over a day, divided by reliability (an hour that a host fails is paid twice).
-    * fastest:  estimated time to ready, in steps of 15 s; price decides within a step.
-    * balanced: the cheapest rule, times 1 + time to ready in hours: half an hour of waiting weighs like 50 % more $/h.
-    * value:    the cheapest rule, by the estimated pairs/s; what tells too little of its speed comes last.
+    * cheapest: $/h with the pull cost spread over a day, divided by reliability (an hour on a failed host costs twice).
+    * fastest:  estimated time to ready, in steps of 15 s; within a step by price.
+    * balanced: the value of cheapest, times 1 + time to ready in hours: half an hour counts like 50 % more $/h.
+    * value:    the value of cheapest, divided by the estimated pairs/s; offers without an estimate come last.
     """
     return sorted(candidates, key=lambda candidate: _score(candidate, prefer))
 
@@ -122,7 +121,7 @@ def _score(candidate: Candidate, prefer: Prefer) -> tuple[float, float, int]:
 
 
 def distinct_machines(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Keep the best offer of each machine: a host that fails once is not worth a second try in the same run."""
+    """Keep the best offer of each machine, because a machine that failed is not rented again in the same run."""
     best: dict[int, Candidate] = {}
     for candidate in candidates:
         best.setdefault(candidate.offer.machine_id, candidate)

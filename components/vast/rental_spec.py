@@ -1,4 +1,4 @@
-"""Input and result of a rental, as records: the container to run, the deadlines of its boot, a bid; what came of it.
+"""Records for a rental: its input (container, deadlines, bid) and its result.
 
 Built by the Instance resource, used by `rental` and `attempt`.
 """
@@ -19,10 +19,9 @@ from components.vast.ranking import Candidate, minutes
 class Spec:
     """A container: image, command, environment, ports, disk. `env` and `image_login` are secret and not in the repr.
 
-    Each container gets a key of its own in the variable `key_env`, if that is named, by the stack's secret; with an
-    `authority` also an identity, signed for the IP of its offer and a name of its own. `certificate_path`: where it
-    takes another certificate while it runs; empty for nowhere. `files` are digests of files by name, and `pack` returns
-    the environment that carries them.
+    `key_env`: the variable for the instance's management key, derived from `stack_secret`; "" for none. `authority`
+    signs a certificate for the instance's name and IP. `certificate_path`: the route to load a new certificate into
+    the running server; "" for none. `files`: digests by file name; `pack` returns the variables that contain the files.
     """
 
     image: str
@@ -40,11 +39,9 @@ class Spec:
     pack: Callable[[], Mapping[str, str]] = field(default=dict, repr=False, compare=False)
 
     def digest(self) -> str:
-        """Return 12 hex digits that change with anything that needs a new container, secrets included.
-
-        Keyed by the stack's secret: whoever reads a label can guess nothing of what is in it.
-        """
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        """Return 12 hex digits that change if the container must be replaced, secrets included.
+        The stack's secret is the key of the digest, so that a label reveals nothing."""
+        parts = {item.name: getattr(self, item.name) for item in fields(self) if item.compare}
         parts |= {
             "env": dict(self.env),
             "files": dict(self.files),
@@ -53,12 +50,12 @@ class Spec:
         }
         return digest(parts, self.stack_secret)
 
-    def env_of(self, nonce: str) -> dict[str, str]:
-        """Return the environment of the instance whose label has this nonce, without files and certificate."""
+    def env_for(self, nonce: str) -> dict[str, str]:
+        """Return the environment of the instance with this nonce, without files and certificate."""
         return {**self.env, **({self.key_env: own_key(self.stack_secret, nonce)} if self.key_env else {})}
 
     def identity(self, ip: str, nonce: str) -> Identity | None:
-        """Return the identity of the instance at this IP; None without TLS. Raises ValueError for what is no IP."""
+        """Make the identity of the instance at this IP; None without TLS. Raises ValueError for an invalid IP."""
         if self.authority is None:
             return None
         days = LEAF_DAYS if self.certificate_path else FIXED_LEAF_DAYS
@@ -68,12 +65,12 @@ class Spec:
         return [*self.env.values(), *(self.image_login or "").split()]
 
     def body(self, label: Label, *, bid_usd: float | None = None, identity: Identity | None = None) -> dict[str, Json]:
-        """Return the JSON for `PUT /api/v0/asks/{id}/`; `cancel_unavail` refuses to queue for a busy machine."""
+        """Return the JSON body of `PUT /api/v0/asks/{id}/`. `cancel_unavail`: fail if the machine is busy."""
         env: dict[str, str] = {f"-p {mapping}": "1" for mapping in self.ports}
         body: dict[str, Json] = {
             "client_id": "me",
             "image": self.image,
-            "env": {**env, **self.env_of(label.nonce), **self.pack(), **(identity.env() if identity else {})},
+            "env": {**env, **self.env_for(label.nonce), **self.pack(), **(identity.env() if identity else {})},
             "disk": float(self.disk_gb),
             "label": str(label),
             "runtype": "args",
@@ -87,7 +84,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Deadlines:
-    """How long each stage may take, in seconds, and how long progress may stand still (`stall_s`)."""
+    """The maximum time of each stage, and of a stage without progress (`stall_s`), in seconds."""
 
     rented_s: float = 180.0
     pulling_s: float = 1800.0
@@ -102,7 +99,7 @@ class Deadlines:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A machine that was tried, or an offer that was lost, and why."""
+    """A machine that failed, or an offer that could not be rented, and the reason."""
 
     machine_id: int
     offer_id: int
@@ -110,21 +107,21 @@ class Rejected:
     after_s: float
 
 
-def rejections(rejected: Sequence[Rejected], max_tries: int, next_step: str) -> str:
-    """Return what happened to each candidate, where none serves, and what to do next."""
+def rejection_report(rejected: Sequence[Rejected], max_tries: int, next_step: str) -> str:
+    """Return the reason for each rejected candidate, and the next step."""
     if not rejected:
-        return "no candidate could be rented: the offers found are gone and a new search found none"
+        return "no candidate could be rented: the offers are gone and a new search found none"
     lines = [
-        f"  machine {one.machine_id}{f' after {minutes(one.after_s)}' if one.after_s else ''}: {one.reason}"
-        for one in rejected
+        f"  machine {item.machine_id}{f' after {minutes(item.after_s)}' if item.after_s else ''}: {item.reason}"
+        for item in rejected
     ]
-    counted = f"{len(rejected)} of at most {max_tries} candidates were tried, none serves"
-    return "\n".join([f"{counted}; nothing is left rented:", *lines, f"next: {next_step}"])
+    tried = f"{len(rejected)} of at most {max_tries} candidates were tried, none serves"
+    return "\n".join([f"{tried}; nothing is left rented:", *lines, f"next: {next_step}"])
 
 
 @dataclass(frozen=True)
 class Rented:
-    """What serves now, and what it took."""
+    """The result of a rental: the serving contract, its address, and the rejected candidates."""
 
     contract: Contract
     ip: str
@@ -137,7 +134,7 @@ class Rented:
 
 @dataclass(frozen=True)
 class Order:
-    """What to rent and how long to try."""
+    """The container to rent, and the limits of the rental."""
 
     spec: Spec
     label: Label
@@ -154,22 +151,22 @@ class Order:
 
 @dataclass(frozen=True)
 class Bid:
-    """What to offer for an interruptible instance: a price, or the floor times `factor`; never over `cap_usd`."""
+    """The bid for an interruptible instance: `price_usd`, or the minimum bid times `factor`; at most `cap_usd`."""
 
     price_usd: float | None = None
     factor: float = 1.25
     cap_usd: float | None = None
 
-    def on(self, offer: Offer) -> float:
+    def price_for(self, offer: Offer) -> float:
         price = offer.min_bid_usd * self.factor if self.price_usd is None else self.price_usd
         return round(price if self.cap_usd is None else min(price, self.cap_usd), 5)
 
-    def dear(self, offer: Offer, on_demand_usd: float | None) -> str:
-        """Return a warning where the bid pays more than what cannot be outbid costs, or ""."""
-        pays_usd = self.on(offer) + offer.dph_total_usd - offer.min_bid_usd  # with the disk, as an offer's total is
-        if on_demand_usd is None or pays_usd <= on_demand_usd:
+    def price_warning(self, offer: Offer, on_demand_usd: float | None) -> str:
+        """Return a warning if the bid costs more than an on-demand instance, or ""."""
+        usd = self.price_for(offer) + offer.dph_total_usd - offer.min_bid_usd  # with the disk, as in `dph_total_usd`
+        if on_demand_usd is None or usd <= on_demand_usd:
             return ""
         return (
-            f"the bid pays ${pays_usd:.4f}/h, and may be outbid; on demand, a machine that fits costs "
-            f"${on_demand_usd:.4f}/h: take `bid` out, or lower it"
+            f"the bid costs ${usd:.4f}/h, and may be outbid; on demand, a machine that fits costs "
+            f"${on_demand_usd:.4f}/h: remove `bid`, or lower it"
         )

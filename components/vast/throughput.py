@@ -1,6 +1,6 @@
-"""How many pairs/s the machine of an offer may answer: from measurements of the user's, and what the offer tells.
+"""Estimates the pairs/s of an offer's machine from the user's measurements and the offer's fields.
 
-Called by `market`. Pure. Without a measurement there is no number, only an order: which offers are faster than others.
+Called by `market`. Pure. Without a measurement the estimates only order the offers by speed.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from components.vast.models import Offer
 
-# An assumption, for order among machines that were not measured: the CPU side of a pair (HTTP, tokenizer, scheduler)
-# takes as long as so many parameters on the GPU. A model of 22 M is bound by the CPU, one of 8000 M by the GPU.
+# Assumption, to order machines without a measurement: the CPU work of a pair (HTTP, tokenizer, scheduler) takes as long
+# as this many million parameters on the GPU. A model of 22 M is bound by the CPU, one of 8000 M by the GPU.
 CPU_AS_PARAMETERS_M = 200.0
-# vLLM's API server, its tokenizer and its engine are a process or thread each; further cores wait.
+# vLLM's API server, tokenizer and engine use one process or thread each; more cores do not help.
 CORES_USED = 4.0
 RELATIVE = "relative, not measured"
 UNKNOWN = "not known: the offer lacks dlperf, gpu_mem_bw or cpu_cores_effective"
@@ -23,10 +23,8 @@ UNKNOWN = "not known: the offer lacks dlperf, gpu_mem_bw or cpu_cores_effective"
 
 @dataclass(frozen=True)
 class Estimate:
-    """`speed`: pairs/s where `measured`, else comparable within one search alone; 0 where nothing is known.
-
-    `basis`: how sure that is, in words.
-    """
+    """`speed`: pairs/s if `measured`, else a number that is comparable only within one search; 0 if unknown.
+    `basis`: the source of the number, as text."""
 
     speed: float
     basis: str
@@ -37,7 +35,7 @@ class Estimate:
         return self.speed if self.measured else None
 
     def usd_per_million(self, dph_usd: float) -> float | None:
-        """Return the dollars for a million pairs at a price per hour; None where the speed is not measured."""
+        """Return the dollars per million pairs at a price per hour; None if the speed is not measured."""
         return usd_per_million(dph_usd, self.pairs_per_s or 0.0)
 
     def __str__(self) -> str:
@@ -45,16 +43,16 @@ class Estimate:
 
 
 def usd_per_million(dph_usd: float | None, pairs_per_s: float) -> float | None:
-    """Return the dollars that a million pairs cost at this rate; None without a price or a rate."""
+    """Return the dollars per million pairs; None without a price or a rate."""
     return dph_usd / 3600 / pairs_per_s * 1e6 if dph_usd is not None and pairs_per_s else None
 
 
-def estimates(offers: Sequence[Offer], parameters_m: float, measured: Mapping[str, float]) -> list[Estimate]:
-    """Return an estimate for each offer, for a model of so many million parameters.
+def estimate_speeds(offers: Sequence[Offer], parameters_m: float, measured: Mapping[str, float]) -> list[Estimate]:
+    """Return an estimate for each offer, for a model of `parameters_m` million parameters.
 
-    `measured`: pairs/s of that model by GPU, as Vast.ai names it. Such a GPU has its measured rate on its median
-    machine among the offers, and less or more where an offer tells of a weaker or stronger one. The others are scaled
-    from those of the offers' GPUs that were measured, by the median of what these say.
+    `measured`: pairs/s of that model by Vast.ai's GPU name. The median machine of a measured GPU among the offers gets
+    the measured rate; its other machines get more or less by their relative speed. All other GPUs are scaled by the
+    median factor of the measured GPUs.
     """
     relative = [relative_speed(offer, parameters_m) for offer in offers]
     by_gpu: defaultdict[str, list[float]] = defaultdict(list)
@@ -65,8 +63,8 @@ def estimates(offers: Sequence[Offer], parameters_m: float, measured: Mapping[st
     if not factors:
         return [Estimate(speed, RELATIVE if speed else UNKNOWN) for speed in relative]
     scale, scaled = statistics.median(factors.values()), f"scaled from {', '.join(sorted(factors))}"
-    if (apart := max(factors.values()) / min(factors.values())) > 1:
-        scaled += f" ({apart:.1f}x apart)"
+    if (ratio := max(factors.values()) / min(factors.values())) > 1:
+        scaled += f" ({ratio:.1f}x apart)"
     return [
         Estimate(0.0, UNKNOWN)
         if not speed
@@ -78,10 +76,10 @@ def estimates(offers: Sequence[Offer], parameters_m: float, measured: Mapping[st
 
 
 def relative_speed(offer: Offer, parameters_m: float) -> float:
-    """Return how fast one GPU of an offer, with its CPU, is to others; 0 where the offer does not tell.
+    """Return the relative speed of one GPU of an offer with its CPU; 0 if the offer lacks a field.
 
-    The GPU counts by Vast.ai's benchmark and its memory's bandwidth alike, the CPU by its cores; each to the power of
-    its share of a pair's time. `total_flops` is left out: it is of 32 bits, without tensor cores.
+    Product of the GPU's speed (Vast.ai's benchmark and memory bandwidth, weighted equally) and the CPU's cores, each to
+    the power of its share of a pair's time. `total_flops` is not used: it is for 32 bits, without tensor cores.
     """
     try:
         dlperf = float(offer.raw["dlperf"]) / offer.num_gpus

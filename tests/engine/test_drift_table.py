@@ -15,7 +15,7 @@ from cryptography import x509
 
 from components.guard.keys import Access, Key
 from components.vast import drift
-from components.vast.identity import shown_by
+from components.vast.identity import fetch_certificate
 from components.vllm.client import RerankClient
 from emulator.server import EmulatorServer
 from harness.certificates import ca_file
@@ -79,7 +79,7 @@ REPLACED = {
 }
 UPDATED = {
     "address": (lambda scene, at: scene.host(at, "change-port"), "moved from 127.0."),
-    "renewal": (lambda scene, at: scene.host(at, "change-ip"), ", which its certificate does not name"),
+    "renewal": (lambda scene, at: scene.host(at, "change-ip"), ", and its certificate is not for that IP"),
     "label": (lambda scene, at: scene.api(at, "PUT", label="mine now"), "the label is 'mine now'"),
 }
 WARNED = {
@@ -170,7 +170,7 @@ def scene(tmp_path_factory):
 
 def shown(scene, ca=""):
     out = scene.stack.outputs()
-    return shown_by(out["ip"], out["port"], ca or out["ca_certificate"])
+    return fetch_certificate(out["ip"], out["port"], ca or out["ca_certificate"])
 
 
 def public_key(certificate):

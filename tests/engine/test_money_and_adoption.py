@@ -91,7 +91,7 @@ def test_a_bid_over_what_cannot_be_outbid_costs_is_a_warning_with_both_prices(st
     stack.write_config(bid=0.5)
     seen = stack.preview()
     bid, on_demand = (
-        float(one) for one in re.search(r"bid pays \$(\S+)/h, .* costs \$(\S+)/h: take", seen.text).groups()
+        float(one) for one in re.search(r"bid costs \$(\S+)/h, .* costs \$(\S+)/h: remove", seen.text).groups()
     )
     assert 0.5 <= bid < 0.51
     stack.write_config(bid=None)

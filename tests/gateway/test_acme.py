@@ -9,7 +9,7 @@ from components.caddy.config import gateway_config
 from components.caddy.spec import Acme, problems
 from components.gateway import GatewayProvider
 from components.records import record
-from components.vast.identity import shown_by
+from components.vast.identity import fetch_certificate
 from emulator.runtime import free_port
 from harness.pebble import running_pebble
 from harness.wait import until
@@ -46,7 +46,7 @@ def test_a_certificate_is_renewed_before_its_end(client_ca, pebble, port, caddy,
     caddy.admin.load(config)
 
     def shown():
-        return shown_by(HOST, port, pebble.ca_certificate, HOST)
+        return fetch_certificate(HOST, port, pebble.ca_certificate, HOST)
 
     first = until(shown)
     assert until(lambda: shown() != first and shown()).ends_at > first.ends_at

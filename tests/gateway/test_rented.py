@@ -45,7 +45,7 @@ class Container:
         self.admin_url = launch.admin_url(self.url)
 
     def probed(self):
-        return self.probe.ask(IP, self.port, self.env)
+        return self.probe.check(IP, self.port, self.env)
 
     def admin(self, key):
         return CaddyAdmin(self.admin_url, ca=self.ca, key=key)

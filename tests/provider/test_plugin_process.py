@@ -203,7 +203,7 @@ def test_an_interrupted_create_destroys_what_boots_at_once_and_rents_nothing_new
     (booting,) = until(lambda: billed(market))
     plugin.stub.Cancel(empty_pb2.Empty())
     until(lambda: ended)
-    assert f"Interrupted: the operation was interrupted: what was booting is destroyed (instance {booting})" in ended[0]
+    assert f"Interrupted: the operation was interrupted: booting instances destroyed: {booting}" in ended[0]
     assert billed(market) == set()
     contracts = market.control.ledger()
     assert [one["id"] for one in contracts] == [booting]

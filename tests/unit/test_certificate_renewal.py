@@ -9,7 +9,7 @@ import pytest
 
 from components.certificate_renewal import renew_certificate
 from components.errors import ServerError, ServerUnreachable
-from components.vast.identity import Authority, own_key, server_name, shown_by
+from components.vast.identity import Authority, fetch_certificate, own_key, server_name
 from components.vast.rental_spec import Spec
 
 IP, ELSEWHERE, PATH = "127.0.0.1", "192.0.2.1", "/guard/certificate"
@@ -81,12 +81,12 @@ def spec(authority):
 def test_a_server_shows_what_is_signed_for_its_own_key_and_the_ip_that_it_has_now(authority, serve):
     first = authority.issue(ELSEWHERE, server_name(NONCE), days=5)
     server = serve(first)
-    before = shown_by(IP, server.port, authority.certificate, server_name(NONCE))
-    assert shown_by(IP, server.port, authority.certificate) is None  # it moved here
+    before = fetch_certificate(IP, server.port, authority.certificate, server_name(NONCE))
+    assert fetch_certificate(IP, server.port, authority.certificate) is None  # it moved here
     ends_at = renew_certificate(IP, server.port, spec(authority), NONCE)
     assert server.asked == [(PATH, f"Bearer {own_key(SECRET, NONCE)}")]
     for name in ("", server_name(NONCE)):
-        shown = shown_by(IP, server.port, authority.certificate, name)
+        shown = fetch_certificate(IP, server.port, authority.certificate, name)
         assert shown.ends_at == ends_at > before.ends_at + 24 * 86400
 
 
@@ -95,8 +95,8 @@ def test_a_server_is_handed_over_to_the_authority_that_follows_in_what_clients_t
     following = Authority.make("ours", ["127.0.0.0/8"])
     both = Authority(following.certificate + authority.certificate, following.private_key)
     renew_certificate(IP, server.port, spec(both), NONCE)
-    assert shown_by(IP, server.port, following.certificate)
-    assert shown_by(IP, server.port, authority.certificate) is None
+    assert fetch_certificate(IP, server.port, following.certificate)
+    assert fetch_certificate(IP, server.port, authority.certificate) is None
 
 
 @pytest.mark.parametrize("whose", ["another instance's", "another authority's"])

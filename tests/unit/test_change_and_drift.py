@@ -10,7 +10,7 @@ from components.vast.drift import Drift, Watch
 from components.vast.label import Label, new_nonce
 from components.vast.models import Contract, Offer
 from components.vast.probe import ProbeResult
-from components.vast.query import official_parser, unmet
+from components.vast.query import official_parser, unmet_conditions
 from components.vast.rental_spec import Spec
 from components.vast.status import observe
 from emulator.server import EmulatorServer
@@ -31,7 +31,7 @@ INPUTS = {
     "owner": "0a1b",
 }
 OUTS = {
-    **change.recorded(INPUTS),
+    **change.record_inputs(INPUTS),
     "drift": "",
     "image_uuid": "vllm/vllm-openai:v0.19.1",
     "offer": json_values.as_text(offer()),
@@ -55,32 +55,32 @@ COMPARED = [key for key, effect in change.TABLE.items() if effect != "ignore"]
 
 
 def test_what_outputs_keep_of_the_inputs_survives_json_and_is_no_change():
-    kept = json.loads(json.dumps(change.recorded(FULL)))
+    kept = json.loads(json.dumps(change.record_inputs(FULL)))
     assert not change.plan(kept, json.loads(json.dumps(FULL)), now=NOW).any
-    assert set(kept) == {*change.KEPT, "declared"}
+    assert set(kept) == {*change.COPIED_KEYS, "declared"}
 
 
 @pytest.mark.parametrize("key", COMPARED)
 def test_an_input_that_is_taken_away_or_comes_back_is_a_change_of_it_alone(key):
     without = {name: value for name, value in FULL.items() if name != key}
     for before, after in ((FULL, without), (without, FULL)):
-        plan = change.plan(change.recorded(before), after, now=NOW)
+        plan = change.plan(change.record_inputs(before), after, now=NOW)
         assert [*plan.replaces, *plan.updates] == [key]
 
 
 @pytest.mark.parametrize("key", COMPARED)
 def test_what_is_not_known_yet_is_no_change(key):
-    assert not change.plan(change.recorded(FULL), {**FULL, key: object()}, now=NOW, unknown=[key]).any
+    assert not change.plan(change.record_inputs(FULL), {**FULL, key: object()}, now=NOW, unknown=[key]).any
 
 
 def test_outputs_hold_nothing_of_the_environment_in_clear():
     secret = "a-secret-of-the-environment"
-    assert secret not in json.dumps(change.recorded({**FULL, "env": {"K": secret}, "image_login": f"-p {secret}"}))
+    assert secret not in json.dumps(change.record_inputs({**FULL, "env": {"K": secret}, "image_login": f"-p {secret}"}))
 
 
 def test_who_guesses_a_secret_input_cannot_tell_by_state_or_label_that_it_is_right():
     guess = {**FULL, "image_login": "-u robot -p Summer2026!"}
-    theirs, own = (change.recorded(guess | {"stack_secret": key * 64}) for key in "01")
+    theirs, own = (change.record_inputs(guess | {"stack_secret": key * 64}) for key in "01")
     shown, other = (json.loads(one["declared"]) for one in (theirs, own))
     assert all(shown[key] != other[key] for key in shown)
     assert json_values.digest(guess["image_login"]) not in theirs["declared"]
@@ -90,7 +90,7 @@ def test_who_guesses_a_secret_input_cannot_tell_by_state_or_label_that_it_is_rig
 
 def test_a_plan_before_the_stacks_secret_is_known_compares_what_it_can():
     news = {**FULL, "image": "other", "watch": {"heal_on": "never"}, "stack_secret": object()}
-    assert change.plan(change.recorded(FULL), news, now=NOW, unknown=["stack_secret"]).updates == ["watch"]
+    assert change.plan(change.record_inputs(FULL), news, now=NOW, unknown=["stack_secret"]).updates == ["watch"]
 
 
 def test_nulls_in_maps_and_the_order_of_keys_do_not_show_in_a_digest():
@@ -142,7 +142,7 @@ def test_whatever_a_query_may_ask_of_an_offer_is_recorded_and_judges_the_machine
         record = Offer.parse(row).record()
         for field in asked:  # no machine has that value, so the condition is broken wherever the field is known
             filters = {field: {"eq": "no such thing"}}
-            assert unmet(filters, record, now=NOW) == unmet(filters, row, now=NOW), field
+            assert unmet_conditions(filters, record, now=NOW) == unmet_conditions(filters, row, now=NOW), field
 
 
 def test_a_new_query_names_what_is_not_known_of_the_machine_instead_of_taking_it_as_satisfied_in_silence():
@@ -285,10 +285,10 @@ def planned(path="/renew", *, trusted=PEMS[0], ends_in_d=30.0, drifted=""):
 
 def test_a_certificate_that_ends_soon_is_renewed_where_it_runs_if_the_server_takes_another():
     assert planned() == ([], [], "")
-    found = next(drift.due({**TAKES, "certificate_expires_at": NOW + 9 * 86400}, 0, Watch(), NOW))
+    found = next(drift.expiry_drifts({**TAKES, "certificate_expires_at": NOW + 9 * 86400}, 0, Watch(), NOW))
     assert str(found) == "renewal: it ends in 9 days"
     assert planned(drifted=str(found)) == ([], ["drift"], "it ends in 9 days")
-    found = next(drift.due({"certificate_expires_at": NOW + 9 * 86400}, 0, Watch(), NOW))
+    found = next(drift.expiry_drifts({"certificate_expires_at": NOW + 9 * 86400}, 0, Watch(), NOW))
     assert planned(path="", drifted=str(found)) == (["drift"], [], "")
     assert planned(drifted="engine-dead: because") == (["drift"], [], "")
 

@@ -12,7 +12,7 @@ import requests
 from components.guard.certificate import LATER, CertificateStore
 from components.guard.keys import KeyStore, parse
 from components.guard.rules import Refusal
-from components.vast.identity import Authority, shown_by
+from components.vast.identity import Authority, fetch_certificate
 from emulator.scoring import Served
 from emulator.stub import Stub
 from harness.guard import guarded
@@ -274,7 +274,7 @@ def test_a_later_certificate_of_the_same_key_is_shown_at_once_and_nothing_else_i
             return requests.put(url, data=pem, headers=headers, timeout=10, verify=str(ca)).status_code
 
         def days():
-            return (shown_by("127.0.0.1", guard.port, authority.certificate).ends_at - time.time()) / 86400
+            return (fetch_certificate("127.0.0.1", guard.port, authority.certificate).ends_at - time.time()) / 86400
 
         assert days() == pytest.approx(5, abs=0.1)
         for wrong in (b"", b"no pem", other.pem()[0].encode(), renewed(authority, identity, 3), b"x" * 70_000):

@@ -41,7 +41,7 @@ def probe(url):
     host, _, port = url.removeprefix("http://").partition(":")
     found = HttpProbe(
         8000, path="/rerank", readiness=Readiness("m", "q", "d", "e", (0.0, 1.0)), timeout_s=TIMEOUT_S
-    ).ask(host, int(port), {})
+    ).check(host, int(port), {})
     if found.verdict != "ready":
         raise VastError(found.detail)
 
@@ -134,6 +134,6 @@ def test_a_log_is_fetched_from_vasts_stores_and_the_api_alone(where):
     elsewhere = []
     with server(lambda line, _over: elsewhere.append(read_request(line))) as other:
         where = where.replace("{other}", other)
-        with server(log_server(say(), where)) as url, pytest.raises(VastError, match=r"is no store of Vast.ai's"):
+        with server(log_server(say(), where)) as url, pytest.raises(VastError, match=r"is not a log store of Vast.ai"):
             vast(url).logs(1, wait_s=TIMEOUT_S)
     assert elsewhere == []

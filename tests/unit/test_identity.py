@@ -22,8 +22,8 @@ from components.vast.identity import (
     Authority,
     Identity,
     expiry,
+    fetch_certificate,
     server_name,
-    shown_by,
 )
 from components.vast.rental_spec import Spec
 from components.vllm.encryption import check_encryption, judge_plain
@@ -123,11 +123,11 @@ def test_a_port_that_speaks_plain_http_fails_the_check():
 
 
 def test_what_a_server_shows_says_when_it_ends(authority, server):
-    shown = shown_by("127.0.0.1", server, authority.certificate)
+    shown = fetch_certificate("127.0.0.1", server, authority.certificate)
     assert 29 < (shown.ends_at - datetime.datetime.now().timestamp()) / 86400 <= 30
-    assert shown == shown_by("127.0.0.1", server, authority.certificate, NAME)
-    assert shown_by("127.0.0.1", server, authority.certificate, f"another.{DOMAIN}") is None
-    assert shown_by("127.0.0.1", server, Authority.make("another").certificate) is None
+    assert shown == fetch_certificate("127.0.0.1", server, authority.certificate, NAME)
+    assert fetch_certificate("127.0.0.1", server, authority.certificate, f"another.{DOMAIN}") is None
+    assert fetch_certificate("127.0.0.1", server, Authority.make("another").certificate) is None
     assert expiry(authority.certificate) > datetime.datetime.now().timestamp() + 3649 * 86400
 
 

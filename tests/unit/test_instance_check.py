@@ -97,7 +97,7 @@ def test_a_preview_says_what_the_credit_and_the_key_do_not_allow(provider, api):
     api.interrupt = lambda _method, path: Answer(403, forbidden) if "users" in path else None
     provider.session = Session(client := api.client(), InstanceCache(client))
     with pytest.raises(
-        Exception, match=r"permission: user_read\); it is a key with few permissions; .* needs instance_read, "
+        Exception, match=r"permission: user_read\); the key lacks a permission: .* needs instance_read, "
     ):
         provider.check({}, inputs())
 

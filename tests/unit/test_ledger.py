@@ -13,18 +13,18 @@ import pytest
 from components.ledger_file import LedgerFile, ledger_file
 from components.vast.bill import (
     Month,
-    SoFar,
-    by_day,
+    MonthToDate,
+    cost_by_day,
     cost_usd,
     forecast_usd,
     growth_usd_h,
     hourly_usd,
+    month_to_date,
     over_budget,
-    so_far,
     spans,
 )
 from components.vast.label import Label
-from components.vast.ledger import Entry, Event, fold, missing
+from components.vast.ledger import Entry, Event, fold, missing_events
 from components.vast.models import Charge, Contract
 from reranker.http import Unanswered
 from tests.unit.renting import LABEL, READY, machine, rental
@@ -82,7 +82,7 @@ CHARGED = Charge(1, 0.25, T + 2, T + 1802, MARK)
 
 
 def lacking(events, contracts=(), charges=(), now=T + 7200):
-    return fold([*events, *missing(fold(events), contracts, charges, "vast-reranker/prod", now)])
+    return fold([*events, *missing_events(fold(events), contracts, charges, "vast-reranker/prod", now)])
 
 
 def test_what_a_killed_run_rented_comes_in_by_its_label_with_its_intent():
@@ -110,8 +110,8 @@ def test_what_is_another_stacks_or_new_or_known_is_left_alone():
     other = Label("vast-reranker/production/reranker", "0a1b2c3d", "d" * 12, nonce="bb")
     assert lacking([], [replace(RUNS, label=str(other))], [replace(CHARGED, label=str(other))]) == {}
     assert lacking([], [RUNS], now=T + 60) == {}
-    assert missing(fold([INTENT, RENT]), [], [], "vast-reranker/prod", T + 60) == []
-    assert missing(fold([INTENT, RENT, SERVING]), [RUNS], [CHARGED], "vast-reranker/prod", T + 7200) == []
+    assert missing_events(fold([INTENT, RENT]), [], [], "vast-reranker/prod", T + 60) == []
+    assert missing_events(fold([INTENT, RENT, SERVING]), [RUNS], [CHARGED], "vast-reranker/prod", T + 7200) == []
 
 
 # ---- what it costs ---------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_a_contract_costs_its_hours_and_the_download_once():
     ],
 )
 def test_time_is_booked_by_what_it_was_for(entries, uses):
-    days = by_day(spans(entries, T + 3601), Month.of(datetime(2026, 11, 1, tzinfo=UTC)))
+    days = cost_by_day(spans(entries, T + 3601), Month.of(datetime(2026, 11, 1, tzinfo=UTC)))
     assert days == {"2026-11-26": pytest.approx(uses)}
 
 
@@ -147,16 +147,16 @@ def test_a_month_has_its_own_days_and_each_day_its_own_hours():
     long = Entry(1, end - 36 * 3600, NAME, dph_usd=1.0, serving_at=end - 36 * 3600, until=end + 3600)
     november, december = Month.of(datetime(2026, 11, 5, tzinfo=UTC)), Month.of(datetime(2026, 12, 31, tzinfo=UTC))
     parts = spans([long], end + 7200)
-    assert by_day(parts, november) == {"2026-11-29": {"serving": 12.0}, "2026-11-30": {"serving": 24.0}}
-    assert by_day(parts, december) == {"2026-12-01": {"serving": 1.0}}
-    assert so_far([long], november, end + 7200) == SoFar(pytest.approx(36.0), 0.0)
-    assert so_far([long], december, end + 7200) == SoFar(1.0, 31 * 24 - 2)
+    assert cost_by_day(parts, november) == {"2026-11-29": {"serving": 12.0}, "2026-11-30": {"serving": 24.0}}
+    assert cost_by_day(parts, december) == {"2026-12-01": {"serving": 1.0}}
+    assert month_to_date([long], november, end + 7200) == MonthToDate(pytest.approx(36.0), 0.0)
+    assert month_to_date([long], december, end + 7200) == MonthToDate(1.0, 31 * 24 - 2)
 
 
 def test_the_forecast_is_what_was_spent_and_what_runs_until_the_month_ends():
     entries = [WHOLE, replace(WHOLE, instance_id=2, until=None), replace(WHOLE, instance_id=3, until=None)]
     assert hourly_usd(entries, {2: 0.7}) == pytest.approx(1.2)
-    month = SoFar(1.0, 4.0)
+    month = MonthToDate(1.0, 4.0)
     assert forecast_usd(month, 0.5) == 3.0
     assert over_budget(None, month, 9e9) == over_budget(3.0, month, 0.5) == ""
     assert growth_usd_h(5.0, month, 0.5) == 0.5

@@ -1,7 +1,7 @@
 import pytest
 
 from components.errors import RentalFailed
-from components.vast.bill import SoFar
+from components.vast.bill import MonthToDate
 from components.vast.models import Account, Contract, Offer
 from components.vast.money import Budget, hourly_cost, monthly_cost
 from components.vast.ranking import Candidate
@@ -17,7 +17,7 @@ def test_credit_that_does_not_last_until_it_serves_is_an_error():
 
 
 def test_a_month_over_its_budget_is_a_warning_beside_that_of_the_credit():
-    month = SoFar(2.0, 100.0)
+    month = MonthToDate(2.0, 100.0)
     check = Budget(budget_usd_month=12.5, min_runway_h=24).check
     assert check(Account(1, 100.0), CANDIDATE, 1, month=month) is None
     assert check(Account(1, 100.0), CANDIDATE, 2) is None
@@ -43,7 +43,7 @@ def test_the_runway_counts_what_else_the_account_pays():
     check = Budget(min_runway_h=99).check
     assert "lasts for 97 h 22 min at $0.1000/h; add" in (check(Account(1, 10.0), CANDIDATE, 1, hedge=2) or "")
     warning = check(Account(1, 10.0), CANDIDATE, 1, others_usd=0.30) or ""
-    assert "lasts for 24 h 40 min at $0.4000/h, of which $0.3000 for what else the account rents; add" in warning
+    assert "lasts for 24 h 40 min at $0.4000/h, of which $0.3000 for other instances of the account; add" in warning
 
 
 def test_the_cap_counts_every_machine_that_runs_at_once():
@@ -64,6 +64,6 @@ def test_costs_are_split_into_gpu_and_disk():
 
 def test_a_bid_stays_under_its_cap():
     floor = Offer.parse(offer(min_bid=0.04))
-    assert Bid(factor=1.5).on(floor) == 0.06
-    assert Bid(factor=1.5, cap_usd=0.05).on(floor) == 0.05
-    assert Bid(price_usd=0.07).on(floor) == 0.07
+    assert Bid(factor=1.5).price_for(floor) == 0.06
+    assert Bid(factor=1.5, cap_usd=0.05).price_for(floor) == 0.05
+    assert Bid(price_usd=0.07).price_for(floor) == 0.07

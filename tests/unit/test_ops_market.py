@@ -8,7 +8,7 @@ from PIL import Image
 
 from components.vast.models import Offer
 from components.vast.ranking import Candidate
-from components.vast.throughput import estimates
+from components.vast.throughput import estimate_speeds
 from ops.command import as_markdown
 from ops.market import best, scatter, summary
 from ops.market_plot import COLUMNS, HEIGHT, LINES, TAG, WIDTH, Axis, tags
@@ -26,7 +26,7 @@ PLACE = {"cheapest": "CHEAP", "fastest": "FAST", "balanced": "MIDDLE", "value": 
 def market(measured=None, *offers):
     facts = {"gpu_mem_bw": 400.0, "cpu_cores_effective": 8.0, "inet_down_cost": 0.0}
     found = [Offer.parse(offer(number, **facts | one)) for number, one in enumerate(offers or OFFERS, start=1)]
-    speeds = estimates(found, 8000.0, measured or {})
+    speeds = estimate_speeds(found, 8000.0, measured or {})
     return [Candidate(one, 0.0, Candidate.of(one, 12.0).ready_s, at) for one, at in zip(found, speeds, strict=True)]
 
 

@@ -41,7 +41,7 @@ def test_a_refused_call_goes_before_those_that_wait_for_their_first_turn():
     pacer.wait("rent")
 
     def call(name, again):
-        pacer.wait("rent", again=again)
+        pacer.wait("rent", retry=again)
         order.append(name)
 
     threads = []
@@ -49,7 +49,7 @@ def test_a_refused_call_goes_before_those_that_wait_for_their_first_turn():
         threads.append(threading.Thread(target=call, args=(name, again)))
         threads[-1].start()
         deadline = time.monotonic() + 10
-        while pacer.waiting("rent") < len(threads):
+        while pacer.queue_length("rent") < len(threads):
             assert time.monotonic() < deadline
     for thread in threads:
         thread.join()

@@ -91,7 +91,7 @@ def secured(context, answer=OK):
 
 
 def ask(port, *, ip=IP, ca="", env=None, **fields):
-    return HttpProbe(**{"port": 8000, "timeout_s": 5.0, "ca_certificate": ca, **fields}).ask(ip, port, env or {})
+    return HttpProbe(**{"port": 8000, "timeout_s": 5.0, "ca_certificate": ca, **fields}).check(ip, port, env or {})
 
 
 def free_port():

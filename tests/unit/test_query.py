@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from components.errors import QueryError
-from components.vast.query import Constraint, Query, holds, parse, unmet
+from components.vast.query import Constraint, Query, parse, satisfies, unmet_conditions
 from tests.unit.wire_samples import offer
 
 GUIDE = "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true"
@@ -109,20 +109,20 @@ def test_the_tighter_of_two_bounds_stays():
     ],
 )
 def test_offers_are_judged_again_on_this_side(fields, broken):
-    assert unmet(parse(GUIDE), offer(**fields), now=NOW) == broken
+    assert unmet_conditions(parse(GUIDE), offer(**fields), now=NOW) == broken
 
 
 def test_places_are_compared_by_their_country_code_and_durations_by_the_time_left():
-    assert unmet({"geolocation": {"in": ["SE"]}}, offer(), now=NOW) == []
-    assert unmet({"geolocation": {"in": ["US"]}}, offer(), now=NOW)
-    assert unmet({"duration": {"gte": 3600.0}}, offer(end_date=NOW + 60), now=NOW)
-    assert unmet({"duration": {"gte": 3600.0}}, offer(end_date=NOW + 7200), now=NOW) == []
+    assert unmet_conditions({"geolocation": {"in": ["SE"]}}, offer(), now=NOW) == []
+    assert unmet_conditions({"geolocation": {"in": ["US"]}}, offer(), now=NOW)
+    assert unmet_conditions({"duration": {"gte": 3600.0}}, offer(end_date=NOW + 60), now=NOW)
+    assert unmet_conditions({"duration": {"gte": 3600.0}}, offer(end_date=NOW + 7200), now=NOW) == []
 
 
 def test_numeric_strings_compare_as_numbers():
-    assert holds(16376, "gte", "16000")
-    assert holds("750", "eq", 750)
-    assert not holds(9, "gt", "10")
+    assert satisfies(16376, "gte", "16000")
+    assert satisfies("750", "eq", 750)
+    assert not satisfies(9, "gt", "10")
 
 
 def test_parsing_a_query_does_not_import_the_vastai_package():

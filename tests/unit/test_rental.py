@@ -5,7 +5,7 @@ import pytest
 
 from components.errors import ApiUnreachable, DestroyFailed, Interrupted, NoOffer, RentalFailed
 from components.vast.identity import own_key
-from components.vast.label import nonce_of
+from components.vast.label import parse_nonce
 from components.vast.models import Offer
 from components.vast.ranking import Candidate
 from reranker.http import Answer
@@ -21,7 +21,7 @@ def api():
 def test_renting_returns_a_serving_contract_whose_label_no_longer_says_pending(api):
     rented = rental(api).run()
     assert (rented.contract.machine_id, rented.ip, rented.port) == (machine(0), "127.0.1.9", 40123)
-    assert only(api)["label"] == rented.contract.label == str(replace(LABEL, nonce=nonce_of(rented.contract.label)))
+    assert only(api)["label"] == rented.contract.label == str(replace(LABEL, nonce=parse_nonce(rented.contract.label)))
     assert not rented.adopted
     assert not rented.rejected
 
@@ -30,7 +30,7 @@ def test_each_machine_gets_a_key_of_its_own_and_the_probe_asks_each_with_that_on
     given, asked = [], []
 
     def rent(ask, body):
-        given.append((nonce_of(body["label"]), body["env"]["OWN_KEY"]))
+        given.append((parse_nonce(body["label"]), body["env"]["OWN_KEY"]))
 
     def probe(_ip, _port, nonce):
         asked.append(nonce)
@@ -42,7 +42,7 @@ def test_each_machine_gets_a_key_of_its_own_and_the_probe_asks_each_with_that_on
     (first, its_key), (second, other_key) = given
     assert its_key != other_key
     assert [its_key, other_key] == [own_key(SPEC.stack_secret, nonce) for nonce in (first, second)]
-    assert asked == [second] == [nonce_of(only(api)["label"])]
+    assert asked == [second] == [parse_nonce(only(api)["label"])]
     assert not any(SPEC.stack_secret in str(value) for row in api.contracts.values() for value in row.values())
 
 
@@ -139,7 +139,7 @@ def test_the_same_application_error_on_two_machines_is_the_specs_fault(api):
     api.interrupt = log
     with pytest.raises(RentalFailed, match="the same on two machines") as caught:
         rental(api).run()
-    assert "next: change what it names in the config" in str(caught.value)
+    assert "next: correct the config" in str(caught.value)
     assert "widen the query" not in str(caught.value)  # which would help nothing
     assert api.calls["PUT asks"] == 2
     assert not api.contracts
@@ -170,7 +170,7 @@ def test_a_dead_engine_makes_the_plugin_destroy_what_it_rented(api):
 
 def test_after_an_interrupt_what_boots_is_destroyed_and_named_and_nothing_new_is_rented(api):
     stop = lambda: "the operation was interrupted" if api.clock.now > 1010 else ""  # noqa: E731
-    with pytest.raises(Interrupted, match=r"interrupted: what was booting is destroyed \(instance 9001\)"):
+    with pytest.raises(Interrupted, match="interrupted: booting instances destroyed: 9001"):
         rental(api, probe=lambda *_: DEAD, stop=stop).run()
     assert (api.destroyed, api.calls["PUT asks"]) == ([9001], 1)
     assert api.clock.now < 1020

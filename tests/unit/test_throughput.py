@@ -9,7 +9,7 @@ from components.vast.instance_cache import InstanceCache
 from components.vast.market import Search
 from components.vast.models import Offer
 from components.vast.ranking import Candidate, rank
-from components.vast.throughput import RELATIVE, Estimate, estimates, relative_speed, usd_per_million
+from components.vast.throughput import RELATIVE, Estimate, estimate_speeds, relative_speed, usd_per_million
 from ops.plan import Choice
 from ops.report import offer_table, speed
 from tests.unit.scripted_api import ScriptedApi
@@ -24,7 +24,7 @@ def an(gpu="RTX 3060", **fields):
 
 
 def test_without_a_measurement_there_is_an_order_and_no_number():
-    found = estimates([an(), an(dlperf=80.0, gpu_mem_bw=1000.0)], BASE_M, {"RTX 9090": 5.0})
+    found = estimate_speeds([an(), an(dlperf=80.0, gpu_mem_bw=1000.0)], BASE_M, {"RTX 9090": 5.0})
     assert [one.pairs_per_s for one in found] == [None, None]
     assert found[0].speed < found[1].speed
     assert {one.basis for one in found} == {RELATIVE}
@@ -33,7 +33,7 @@ def test_without_a_measurement_there_is_an_order_and_no_number():
 
 
 def test_a_measured_gpu_has_its_own_rate_and_others_are_scaled_from_it():
-    found = estimates([an("A"), an("B", dlperf=80.0, gpu_mem_bw=1600.0)], BASE_M, {"A": 400.0})
+    found = estimate_speeds([an("A"), an("B", dlperf=80.0, gpu_mem_bw=1600.0)], BASE_M, {"A": 400.0})
     assert (found[0].pairs_per_s, found[0].basis) == (pytest.approx(400), "measured on this GPU")
     share = 1 - 200 / 478
     assert (found[1].pairs_per_s, found[1].basis) == (pytest.approx(400 * 4**share), "scaled from A")
@@ -41,7 +41,7 @@ def test_a_measured_gpu_has_its_own_rate_and_others_are_scaled_from_it():
 
 
 def test_several_measurements_say_how_far_they_are_apart():
-    found = estimates([an("A"), an("B"), an("C")], BASE_M, {"A": 100.0, "B": 150.0})
+    found = estimate_speeds([an("A"), an("B"), an("C")], BASE_M, {"A": 100.0, "B": 150.0})
     assert [one.pairs_per_s for one in found] == pytest.approx([100, 150, 125])
     assert found[2].basis == "scaled from A, B (1.5x apart)"
 
@@ -63,7 +63,7 @@ def test_a_server_has_one_gpu_of_an_offer_of_several():
 @pytest.mark.parametrize("lacks", [{"dlperf": None}, {"gpu_mem_bw": "?"}, {"cpu_cores_effective": 0}, {"num_gpus": 0}])
 def test_an_offer_that_tells_too_little_has_no_speed_and_is_last(lacks):
     silent, telling = an(dph_total=0.01, **lacks), an(dph_total=5.0)
-    speeds = estimates([silent, telling], BASE_M, {"RTX 3060": 100.0})
+    speeds = estimate_speeds([silent, telling], BASE_M, {"RTX 3060": 100.0})
     assert (speeds[0].pairs_per_s, speeds[1].pairs_per_s) == (None, 100)
     assert str(speeds[0]).startswith("pairs/s not known: the offer lacks dlperf")
     ranked = rank([Candidate(one, 0.0, 60.0, at) for one, at in zip((silent, telling), speeds, strict=True)], "value")
