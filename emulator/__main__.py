@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--runtime",
         choices=("none", "stub", "vllm"),
         default="stub",
-        help="what containers run: nothing, a stub of vLLM, or vLLM on CPU (default %(default)s)",
+        help="containers: nothing, a vLLM stub, or vLLM on CPU (default %(default)s)",
     )
     flags.add_argument(
         "--state", dest="state_dir", type=Path, help="folder that keeps the state over a restart (default: temporary)"
@@ -37,26 +37,21 @@ def build_parser() -> argparse.ArgumentParser:
         "--time",
         choices=("instant", "scaled", "real"),
         default="instant",
-        help="how long a boot takes (default %(default)s)",
+        help="duration of boots (default %(default)s)",
     )
-    flags.add_argument(
-        "--time-scale", type=float, default=60.0, help="speed-up factor of scaled time (default %(default)s)"
-    )
+    flags.add_argument("--time-scale", type=float, default=60.0, help="speed-up of scaled time (default %(default)s)")
     flags.add_argument("--boot-s", type=float, help="seconds of each boot until its process starts")
     flags.add_argument("--seed", type=int, default=7, help="seed of the market (default %(default)s)")
     flags.add_argument(
-        "--pacing",
-        choices=("off", "published"),
-        default="off",
-        help="refuse calls that exceed Vast.ai's rate limits (default %(default)s)",
+        "--pacing", choices=("off", "published"), default="off", help="Vast.ai's rate limits (default %(default)s)"
     )
-    flags.add_argument("--vllm-python", type=Path, help="Python interpreter with vLLM, for --runtime vllm")
+    flags.add_argument("--vllm-python", type=Path, help="Python with vLLM, for --runtime vllm")
     flags.add_argument("--models", type=Path, help="JSON file: model name -> folder with its weights")
     flags.add_argument(
         "--hub",
         choices=("auto", "online", "offline"),
         default="auto",
-        help="whether containers can reach the model hub (default: tested at start)",
+        help="model hub for containers (default: test it)",
     )
     flags.add_argument("--keep-containers", action="store_true", help="do not stop containers when the emulator stops")
     flags.add_argument("--url-file", type=Path, help="file to write the address to")

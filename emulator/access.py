@@ -1,7 +1,7 @@
 """Access control: checks the key, the Host and the Origin of each request. Called by `server`.
 
-A web page in a browser can send requests to loopback (DNS rebinding, cross-origin requests). Any user of the
-machine can connect. Neither has the key: only its owner can read the key file.
+A web page can send requests to loopback (DNS rebinding, cross-origin requests). Any user of the machine can connect.
+Neither has the key: only its owner can read the key file.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from emulator.http_faults import reply
 
 KEYS_ENV = "EMULATOR_API_KEYS"
 KEY_FILE = "key"
 NAMES = ("127.0.0.1", "localhost", "[::1]")
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def load_keys(folder: Path) -> tuple[str, ...]:
@@ -50,13 +50,8 @@ def bearer_key(request: web.Request) -> str:
     return key if scheme == "Bearer" else ""
 
 
-def access_middleware(
-    keys: Iterable[str], host: str, port: Callable[[], int]
-) -> Callable[..., Awaitable[web.StreamResponse]]:
-    """Return a middleware that refuses other hosts, other origins and bodies that are not JSON.
-
-    It checks the key of `/_emulator/` only. `routes` checks the key of Vast's API: the error differs by call.
-    """
+def access_middleware(keys: Iterable[str], host: str, port: Callable[[], int]) -> Middleware:
+    """Return a middleware that checks Host, Origin, body type, and the key of `/_emulator/` (`routes`: other keys)."""
 
     @web.middleware
     async def check_access(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -24,8 +24,7 @@ async def advance(contract: Contract, machine: Machine, world: World) -> None:
         contract.go_offline(now)
         return
     if contract.started:
-        code = contract.process.poll() if contract.process is not None else None
-        if code is not None and contract.process is not None:
+        if contract.process is not None and (code := contract.process.poll()) is not None:
             contract.process.kill()  # the container's other processes
             contract.set_exited(code, now)
         return
@@ -48,8 +47,8 @@ def apply_boot_fault(contract: Contract, machine: Machine) -> bool:
     """Apply the boot fault of a contract. Return whether the fault blocks the boot."""
     fault = contract.boot_fault
     if fault == "oci_error":
-        message = contract.fault_params.get("msg") or "unresolvable CDI devices nvidia.com/gpu=8: unknown"
-        _fail_start(contract, machine, message)
+        default = "unresolvable CDI devices nvidia.com/gpu=8: unknown"
+        _fail_start(contract, machine, contract.fault_params.get("msg") or default)
         return True
     if fault == "pull_error":
         default = f"Error response from daemon: manifest for {contract.image} not found: manifest unknown"

@@ -19,6 +19,7 @@ from emulator.routes import Api
 from emulator.world import World
 
 Body = dict[str, Any]
+LEDGER_FIELDS = ("id", "ask_id", "machine_id", "label", "rented_at", "destroyed_at")
 SETTABLE_FIELDS = ("actual_status", "intended_status", "cur_state", "next_state", "status_msg")
 
 
@@ -96,13 +97,8 @@ class Control:
         """Return all contracts ever created, with their costs."""
         now = self.world.now()
         rows = [
-            {
-                "id": contract.id,
-                "ask_id": contract.ask_id,
-                "machine_id": contract.machine_id,
-                "label": contract.label,
-                "rented_at": contract.rented_at,
-                "destroyed_at": contract.destroyed_at,
+            {name: getattr(contract, name) for name in LEDGER_FIELDS}
+            | {
                 "status": "destroyed" if contract.destroyed_at is not None else contract.actual_status,
                 "cost_usd": round(contract.cost_usd(now), 6),
             }

@@ -86,5 +86,4 @@ def refusal(name: str, extra: dict[str, Any] | None = None, **values: Any) -> Se
 
 
 def invalid(what: str) -> ServiceError:
-    """Return the refusal of the body of a rent call, with a reason."""
     return refusal("invalid_args", what=what)

@@ -5,8 +5,10 @@ Called by `heartbeat` for each contract.
 
 from __future__ import annotations
 
+from typing import Any
+
 from emulator.contract import Contract
-from emulator.faults import MARKET, Rule
+from emulator.faults import MARKET
 from emulator.world import World
 
 
@@ -31,23 +33,21 @@ async def apply_market_events(contract: Contract, world: World) -> None:
     rule = world.faults.take(
         *MARKET,
         ready=lambda rule: running_s(contract, now) >= float(rule.params.get("after_s", 0)),
-        id=contract.id,
-        machine_id=contract.machine_id,
-        ask_id=contract.ask_id,
-        label=contract.label,
+        **fault_context(contract),
     )
-    if rule is not None:
-        await apply_fault(contract, rule, world)
-
-
-async def apply_fault(contract: Contract, rule: Rule, world: World) -> None:
-    """Apply a market fault: outbid, end_contract or price_increase."""
+    if rule is None:
+        return
     if rule.kind == "outbid":
         await world.outbid(contract, rule.params.get("intended"))
     elif rule.kind == "end_contract":
         contract.end_date = world.now() + float(rule.params.get("seconds", 0))
     else:
         world.raise_price(contract, float(rule.params.get("factor", 1.5)), bool(rule.params.get("at_once", False)))
+
+
+def fault_context(contract: Contract) -> dict[str, Any]:
+    """Return the values to compare with the match of a fault."""
+    return {"id": contract.id, "machine_id": contract.machine_id, "ask_id": contract.ask_id, "label": contract.label}
 
 
 def running_s(contract: Contract, now: float) -> float:

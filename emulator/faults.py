@@ -16,39 +16,18 @@ from typing import Any
 BEFORE = ("http_429", "http_502_html", "http_500", "http_error", "auth_expired", "hang", "lost_answer_before")
 AFTER = ("lost_answer_after", "malformed_json")
 BOOT = (
-    "oci_error",
-    "pull_error",
-    "stuck_loading",
-    "exited_at_boot",
-    "app_error",
-    "port_never_mapped",
-    "port_unreachable",
-    "never_serves",
-    "download_stalls",
-    "offline_at_boot",
-)
+    "oci_error", "pull_error", "stuck_loading", "exited_at_boot", "app_error", "port_never_mapped",
+    "port_unreachable", "never_serves", "download_stalls", "offline_at_boot",
+)  # fmt: skip
 MARKET = ("outbid", "end_contract", "price_increase")
 RENT = ("offer_taken", "lag", "success_false", "no_credit")
 OTHER = ("queued_start",)
 # On the server: its port, TLS, answers. The last two work with any process, the others with the stub only.
 SERVER = (
-    "firewall",
-    "hang_after_accept",
-    "hang_after_tls",
-    "hang_after_request",
-    "slow_answer",
-    "drip",
-    "endless_header",
-    "huge_answer",
-    "gzip_bomb",
-    "redirect",
-    "cut_answer",
-    "nan_scores",
-    "null_scores",
-    "wrong_order",
-    "frozen",
+    "firewall", "hang_after_accept", "hang_after_tls", "hang_after_request", "slow_answer", "drip", "endless_header",
+    "huge_answer", "gzip_bomb", "redirect", "cut_answer", "nan_scores", "null_scores", "wrong_order", "frozen",
     "disk_full",
-)
+)  # fmt: skip
 KINDS = (*BEFORE, *AFTER, *BOOT, *MARKET, *RENT, *OTHER, *SERVER)
 NUMERIC_PARAMS = frozenset({"seconds", "reads", "after_s", "factor", "status", "chance", "every_s", "mb"})
 # Chaos excludes these by default: a client cannot survive them without an operator.

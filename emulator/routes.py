@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from emulator.access import bearer_key, is_accepted
 from emulator.account_routes import AccountRoutes
@@ -20,7 +21,7 @@ from emulator.http_faults import HANDLERS, reply
 from emulator.instance_routes import InstanceRoutes
 from emulator.list_routes import ListRoutes
 from emulator.offer_routes import OfferRoutes
-from emulator.request import Handler, Route
+from emulator.request import Route
 from emulator.world import World
 
 

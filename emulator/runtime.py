@@ -92,7 +92,7 @@ class Containers:
         new_file = file.with_suffix(".new")
         new_file.write_text(json.dumps(fault))
         new_file.replace(file)
-        for outer in ports.values() if fault.get("kind") == "firewall" else ():  # the server reads it after an accept
+        for outer in ports.values() if fault.get("kind") == "firewall" else ():  # an accept makes the server read it
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(WAKE_TIMEOUT_S):
                     _, writer = await asyncio.open_connection(ip, outer)

@@ -12,11 +12,12 @@ import logging
 import socket
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from emulator import boot, heartbeat
 from emulator.access import access_middleware, load_keys
@@ -238,9 +239,7 @@ class EmulatorServer:
 
 
 @web.middleware
-async def _json_not_found(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _json_not_found(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Return the API's JSON error for paths that are not emulated."""
     try:
         return await handler(request)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from emulator.contract import Contract
-from emulator.events import running_s
+from emulator.events import fault_context, running_s
 from emulator.faults import SERVER, Rule
 from emulator.runtime import Runtime, can_bind
 from emulator.stub_faults import ServerFault
@@ -77,14 +77,7 @@ def _take_fault(contract: Contract, world: World, starting: bool) -> dict[str, A
         after_s = float(rule.params.get("after_s", 0))
         return not after_s if starting else "chance" not in rule.params and running_s(contract, now) >= after_s
 
-    rule = world.faults.take(
-        *SERVER,
-        ready=ready,
-        id=contract.id,
-        machine_id=contract.machine_id,
-        ask_id=contract.ask_id,
-        label=contract.label,
-    )
+    rule = world.faults.take(*SERVER, ready=ready, **fault_context(contract))
     return {"kind": rule.kind, "rule": rule.id, **rule.params} if rule else {}
 
 

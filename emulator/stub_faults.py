@@ -110,10 +110,6 @@ async def _frozen(call: Call) -> None:
     await call.proceed()
 
 
-async def _hang(call: Call) -> None:
-    await call.until_disconnect()
-
-
 async def _slow(call: Call) -> None:
     if call.busy or not call.fault.queue:
         await asyncio.sleep(call.fault.seconds)
@@ -194,7 +190,7 @@ def _set_scores(value: float | None) -> Callable[[list[dict[str, Any]]], object]
 
 HANDLERS: dict[str, Callable[[Call], Awaitable[None]]] = {
     "frozen": _frozen,
-    "hang_after_request": _hang,
+    "hang_after_request": Call.until_disconnect,
     "slow_answer": _slow,
     "drip": _drip,
     "huge_answer": _huge,

@@ -102,8 +102,8 @@ class World:
     def remaining_credit(self) -> float:
         """Return the credit after the costs and deposits of all contracts, in dollars."""
         now = self.now()
-        used = sum(contract.cost_usd(now) + contract.deposit_usd(now) for contract in self.contracts.values())
-        return self.credit_usd - used
+        costs = (contract.cost_usd(now) + contract.deposit_usd(now) for contract in self.contracts.values())
+        return self.credit_usd - sum(costs)
 
     def pay(self, usd: float) -> None:
         self.credit_usd += usd
@@ -132,8 +132,9 @@ class World:
         self.contracts[contract.id] = contract
         if contract.is_bid and contract.price_usd < machine.min_bid_usd:
             contract.create_stopped("created")
-            extra = {"new_contract": contract.id}
-            raise refusal("bid_too_low", extra, price=contract.price_usd, floor=machine.min_bid_usd)
+            raise refusal(
+                "bid_too_low", {"new_contract": contract.id}, price=contract.price_usd, floor=machine.min_bid_usd
+            )
         if body.get("target_state") == "stopped":
             contract.create_stopped("stopped")
             return contract
@@ -143,18 +144,16 @@ class World:
     def _create_contract(self, machine: Machine, body: dict[str, Any]) -> Contract:
         contract_id, self.next_id = self.next_id, self.next_id + self.dice.randint(1, 9)
         created, pull, start = self._timing(machine)
-        label = str(body.get("label") or "")
-        context: dict[str, Any] = {"machine_id": machine.machine_id, "ask_id": machine.ask_id, "label": label}
+        context: dict[str, Any] = {"machine_id": machine.machine_id, "ask_id": machine.ask_id}
+        context["label"] = str(body.get("label") or "")
         rule = self.faults.take(*BOOT, **context)
         lag = self.faults.take("lag", **context)
         price = body.get("price")
         now = self.now()
         return Contract(
             id=contract_id,
-            machine_id=machine.machine_id,
-            ask_id=machine.ask_id,
+            **context,
             body=body,
-            label=label,
             rented_at=now,
             booted_at=now,
             created_s=created,
@@ -236,10 +235,7 @@ class World:
         self.find_machine(contract).rented_by = SOMEBODY_ELSE
 
     async def bid(self, instance_id: int, price: Any) -> None:
-        """Change a bid; None means the minimum bid. Raises ServiceError.
-
-        Below the minimum bid, the contract loses its GPU; otherwise it gets its GPU again when the GPU is free.
-        """
+        """Change a bid (None: to the minimum). `events` then stops or starts the contract. Raises ServiceError."""
         contract = self.get_contract(instance_id)
         machine = self.find_machine(contract)
         bid = machine.min_bid_usd if price is None else parse_bid(price, machine.num_gpus)
