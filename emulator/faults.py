@@ -30,7 +30,7 @@ SERVER = (
 )  # fmt: skip
 KINDS = (*BEFORE, *AFTER, *BOOT, *MARKET, *RENT, *OTHER, *SERVER)
 NUMERIC_PARAMS = frozenset({"seconds", "reads", "after_s", "factor", "status", "chance", "every_s", "mb"})
-# Chaos excludes these by default: a client cannot survive them without an operator.
+# Chaos uses the other kinds by default: a client must survive those without an operator.
 NO_CHAOS = ("hang", "auth_expired", "http_error", "no_credit", "end_contract", "disk_full", *SERVER)
 CHAOS = tuple(kind for kind in KINDS if kind not in NO_CHAOS)
 # The end of vLLM's log after an application error, by variant.
