@@ -9,7 +9,7 @@ from aiohttp import web
 
 from emulator import account, shapes
 from emulator.errors import refusal
-from emulator.filters import satisfies, sort_rows
+from emulator.filters import satisfies, satisfies_all, sort_rows
 from emulator.http_faults import reply
 from emulator.pages import page
 from emulator.request import Route, parameter, path_id, read_body
@@ -79,7 +79,7 @@ class AccountRoutes:
 
     async def templates(self, request: web.Request) -> web.Response:
         filters = parameter(request, "select_filters", {})
-        rows = [row for row in self.world.account.templates if _matches(row, filters)]
+        rows = [row for row in self.world.account.templates if satisfies_all(row, filters)]
         if request.query.get("order_by"):
             rows = sort_rows(rows, [(request.query["order_by"], "asc")])
         if not rows:
@@ -147,14 +147,10 @@ class AccountRoutes:
     async def invoice_items(self, request: web.Request) -> web.Response:
         """Return the same items as a bare list."""
         filters = parameter(request, "select_filters", {})
-        return reply([item for item in self._items() if _matches(item, filters)])
+        return reply([item for item in self._items() if satisfies_all(item, filters)])
 
     def _items(self) -> list[dict[str, Any]]:
         now = self.world.now()
         payments = [shapes.payment_item(payment) for payment in self.world.account.payments]
         charges = [shapes.charge_item(contract, now) for contract in self.world.contracts.values()]
         return sort_rows([*payments, *charges], [("timestamp", "asc")])
-
-
-def _matches(row: dict[str, Any], filters: dict[str, Any]) -> bool:
-    return all(satisfies(row.get(name), ops) for name, ops in filters.items())

@@ -39,6 +39,10 @@ def satisfies(actual: Any, ops: Mapping[str, Any]) -> bool:
     return True
 
 
+def satisfies_all(row: Mapping[str, Any], filters: Mapping[str, Any]) -> bool:
+    return all(satisfies(row.get(name), ops) for name, ops in filters.items())
+
+
 def select(offers: Iterable[dict[str, Any]], query: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the offers that satisfy a query, sorted, at most 64. Raises ServiceError."""
     if query.get("type", TYPES[0]) not in TYPES:

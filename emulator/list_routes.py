@@ -10,7 +10,7 @@ from aiohttp import web
 from emulator import shapes
 from emulator.contract import Contract
 from emulator.errors import refusal
-from emulator.filters import OPERATORS, satisfies
+from emulator.filters import OPERATORS, satisfies_all
 from emulator.http_faults import reply
 from emulator.pages import page
 from emulator.request import Route, parameter, path_id, read_body
@@ -65,7 +65,7 @@ class ListRoutes:
         limit = parameter(request, "limit", PAGE_MAX)
         limit = DEFAULT_PAGE if limit <= 0 else min(limit, PAGE_MAX)
         rows = [self._row(contract) for contract in self.world.visible_contracts()]
-        rows = [row for row in rows if all(satisfies(row.get(name), ops) for name, ops in filters.items())]
+        rows = [row for row in rows if satisfies_all(row, filters)]
         instances, token = page(rows, order, limit, request.query.get("after_token"))
         columns = parameter(request, "select_cols", ["*"])
         if "*" not in columns:
