@@ -1,1 +1,1 @@
-"""An emulator of Vast.ai: its API with the same paths, JSON, errors and timing; containers are local processes."""
+"""An emulator of Vast.ai: the same API paths, JSON, errors and timing; containers are local processes."""

@@ -1,7 +1,7 @@
-"""Who is obeyed: callers that know a key of this start, under this server's own name. Called by `server`.
+"""Access control: checks the key, the Host and the Origin of each request. Called by `server`.
 
-A page in a browser can send requests to loopback, under a name of its own (DNS rebinding) or across origins, and any
-user of the machine can connect: neither has the key, which lies in a file of its owner alone.
+A web page can send requests to loopback (DNS rebinding, cross-origin requests). Any user of the machine can connect.
+Neither has the key: only its owner can read the key file.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from emulator.http_faults import reply
 
 KEYS_ENV = "EMULATOR_API_KEYS"
 KEY_FILE = "key"
 NAMES = ("127.0.0.1", "localhost", "[::1]")
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def keys_of(folder: Path) -> tuple[str, ...]:
-    """Return the environment's keys, or that of a folder, which is made where there is none: mode 0600."""
-    if given := tuple(filter(None, os.environ.get(KEYS_ENV, "").split(","))):
-        return given
+def load_keys(folder: Path) -> tuple[str, ...]:
+    """Return the keys of the environment, else the key in `folder`. Create the file (mode 0600) if it is missing."""
+    if keys := tuple(filter(None, os.environ.get(KEYS_ENV, "").split(","))):
+        return keys
     path = folder / KEY_FILE
     try:
         with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
@@ -34,41 +34,40 @@ def keys_of(folder: Path) -> tuple[str, ...]:
     except FileExistsError:
         path.chmod(0o600)
     if not (key := path.read_text().strip()):
-        raise ValueError(f"{path} is empty: remove it, and a key is made")
+        raise ValueError(f"{path} is empty: remove it; the next start creates a new key")
     return (key,)
 
 
 def is_accepted(key: str, keys: Iterable[str]) -> bool:
-    """Whether a key is one of those, in the same time for all wrong ones."""
-    return any([hmac.compare_digest(key.encode(), one.encode()) for one in keys])
+    """Return whether `key` is in `keys`. Compares in constant time."""
+    return any([hmac.compare_digest(key.encode(), accepted.encode()) for accepted in keys])
 
 
-def bearer_of(request: web.Request) -> str:
-    """Return the key that a request presents, "" for none and for more than one."""
-    given = request.headers.getall("Authorization", [])
-    scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+def bearer_key(request: web.Request) -> str:
+    """Return the key of the Authorization header, "" if there is no such header or more than one."""
+    values = request.headers.getall("Authorization", [])
+    scheme, _, key = values[0].partition(" ") if len(values) == 1 else ("", "", "")
     return key if scheme == "Bearer" else ""
 
 
-def only_for(keys: Iterable[str], host: str, port: Callable[[], int]) -> Callable[..., Awaitable[web.StreamResponse]]:
-    """Return the middleware that refuses other names, other origins and bodies that are no JSON, and `/_emulator/` to
-    callers without a key. The API's own calls look at the key themselves, since each refuses in its way."""
+def access_middleware(keys: Iterable[str], host: str, port: Callable[[], int]) -> Middleware:
+    """Return a middleware that checks Host, Origin, body type, and the key of `/_emulator/` (`routes`: other keys)."""
 
     @web.middleware
-    async def obey(request: web.Request, handler: Handler) -> web.StreamResponse:
-        here = {f"{name}:{port()}" for name in (*NAMES, host)}
+    async def check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
+        allowed = {f"{name}:{port()}" for name in (*NAMES, host)}
         origin = request.headers.get("Origin")
-        if len(request.headers.getall("Host", [])) != 1 or request.host not in here:
-            return _refuse(421, f"this server is {host}:{port()}, and not {request.host[:100]}")
-        if origin is not None and urlsplit(origin).netloc not in here:
-            return _refuse(403, "requests of another origin's pages are refused")
+        if len(request.headers.getall("Host", [])) != 1 or request.host not in allowed:
+            return _refuse(421, f"this server is {host}:{port()}, not {request.host[:100]}")
+        if origin is not None and urlsplit(origin).netloc not in allowed:
+            return _refuse(403, "requests from pages of another origin are refused")
         if request.body_exists and request.content_type != "application/json":
-            return _refuse(415, "a body has to be application/json")
-        if request.path.startswith("/_emulator/") and not is_accepted(bearer_of(request), keys):
-            return _refuse(401, "the control API takes the key of this emulator, as Authorization: Bearer KEY")
+            return _refuse(415, "the body must be application/json")
+        if request.path.startswith("/_emulator/") and not is_accepted(bearer_key(request), keys):
+            return _refuse(401, "the control API requires the emulator's key: Authorization: Bearer KEY")
         return await handler(request)
 
-    return obey
+    return check_access
 
 
 def _refuse(status: int, msg: str) -> web.Response:

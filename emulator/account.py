@@ -1,4 +1,4 @@
-"""The account: its ssh keys, its templates, what it paid in. Rules and rows, no HTTP. Called by `account_routes`."""
+"""The account: ssh keys, templates, payments. No HTTP. Called by `account_routes`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emulator.errors import refusal
 USER_ID = 1001
 KEY_ID = 501
 Row = dict[str, Any]
-# A template's fields and their defaults; what else a client sends of one is not kept.
+# The fields of a template and their defaults; other fields of a request are dropped.
 TEMPLATE: Row = {
     "name": None, "image": None, "tag": "latest", "env": "", "onstart": None, "runtype": "args", "args_str": "",
     "ssh_direct": False, "jup_direct": False, "use_ssh": False, "use_jupyter_lab": False, "jupyter_dir": None,
@@ -25,13 +25,13 @@ TEMPLATE_RUNTYPES = ("ssh", "jupyter", "args")
 
 @dataclass
 class Account:
-    """What belongs to the account beside its contracts. Rows are as the API shows them."""
+    """The account without its contracts. Rows have the form of the API."""
 
     ssh_keys: list[Row] = field(default_factory=list)
     templates: list[Row] = field(default_factory=list)
     payments: list[Row] = field(default_factory=list)
     last_id: int = 330_000
-    # What a wrong key gets where the account is read: 404 was seen live in place of the documented 401.
+    # HTTP status for a wrong key when instances are read: 401 as documented; the live API also returned 404.
     wrong_key_status: int = 401
 
     def _next_id(self) -> int:
@@ -53,39 +53,39 @@ class Account:
         row.update(key=key, public_key=key)
         return row
 
-    def drop_key(self, key_id: int) -> None:
+    def delete_key(self, key_id: int) -> None:
         self.ssh_keys.remove(self._key(key_id))
 
     def _key(self, key_id: int) -> Row:
-        found = [one for one in self.ssh_keys if one["id"] == key_id]
-        if not found:
-            raise refusal("no_key_given")  # the description's code for a key that is not there
-        return found[0]
+        for row in self.ssh_keys:
+            if row["id"] == key_id:
+                return row
+        raise refusal("no_key_given")  # the documented code for an unknown key
 
     # ---- templates -----------------------------------------------------------------------------------------------
 
     def add_template(self, body: Row, now: float) -> Row:
-        """Add a template, or return the one of the same content. Raises ServiceError."""
+        """Add a template, or return the existing template with the same content. Raises ServiceError."""
         values = _template(TEMPLATE, body)
-        same = [one for one in self.templates if one["hash_id"] == _hash(values)]
-        if same:
-            return same[0]
-        made = {"id": self._next_id(), "creator_id": USER_ID, "created_at": now, "count_created": 0}
-        self.templates.append({**values, **made, "hash_id": _hash(values)})
+        for row in self.templates:
+            if row["hash_id"] == _hash(values):
+                return row
+        ids = {"id": self._next_id(), "creator_id": USER_ID, "created_at": now, "count_created": 0}
+        self.templates.append({**values, **ids, "hash_id": _hash(values)})
         return self.templates[-1]
 
     def change_template(self, body: Row) -> Row:
-        """Change what a body gives of a template: its id stays, its hash does not. Raises ServiceError."""
+        """Change the fields in `body`. The id stays, the hash changes. Raises ServiceError."""
         row = self.template(body.get("id"), body.get("hash_id"))
         values = _template({name: row[name] for name in TEMPLATE}, body)
         row.update(values, hash_id=_hash(values))
         return row
 
-    def drop_template(self, template_id: Any) -> None:
+    def delete_template(self, template_id: Any) -> None:
         self.templates.remove(self.template(template_id, None))
 
     def template(self, template_id: Any, hash_id: Any) -> Row:
-        """Return a template by its id or, without one, by its hash. Raises ServiceError."""
+        """Return a template by id, or by hash if the id is None. Raises ServiceError."""
         name, value = ("id", template_id) if template_id is not None else ("hash_id", hash_id)
         for row in self.templates:
             if value is not None and str(row[name]) == str(value):
@@ -94,21 +94,21 @@ class Account:
 
     # ---- money ---------------------------------------------------------------------------------------------------
 
-    def paid(self, usd: float, now: float) -> None:
-        """Note a payment; one of less than nothing is a transfer to somebody else."""
-        self.payments.append({"id": self._next_id(), "when": int(now), "usd": usd})  # in whole seconds, as clients ask
+    def add_payment(self, usd: float, now: float) -> None:
+        """Record a payment. A negative amount is a transfer to another account."""
+        self.payments.append({"id": self._next_id(), "when": int(now), "usd": usd})  # clients filter by whole seconds
 
 
 def invoice(payment: Row) -> Row:
-    """Return a payment as the list of invoices shows it: what a card was charged is negative."""
-    bought = payment["usd"] >= 0
-    service = "stripe_payments" if bought else "transfer"
+    """Return a payment as an entry of the list of invoices: the amount charged to a card is negative."""
+    is_credit = payment["usd"] >= 0
+    service = "stripe_payments" if is_credit else "transfer"
     return {
         "start": payment["when"],
         "end": payment["when"],
-        "type": "credit" if bought else "transfer",
-        "source": "stripe" if bought else "someone@example.com",
-        "description": f"{'Manual Billing' if bought else 'Transfer'} {payment['id']}",
+        "type": "credit" if is_credit else "transfer",
+        "source": "stripe" if is_credit else "someone@example.com",
+        "description": f"{'Manual Billing' if is_credit else 'Transfer'} {payment['id']}",
         "amount": -payment["usd"],
         "metadata": {"invoice_id": payment["id"], "service": service},
         "items": [],
@@ -123,7 +123,7 @@ def _public_key(text: Any) -> str:
 
 
 def _template(base: Row, body: Row) -> Row:
-    """Return a template's fields with those that a body gives."""
+    """Return the fields of `base`, updated from `body`. Raises ServiceError."""
     values = {name: default if body.get(name) is None else body[name] for name, default in base.items()}
     if not values["name"]:
         raise refusal("template_without_name")

@@ -1,4 +1,4 @@
-"""How a contract's container comes up, goes wrong and ends, one step at a time. Called under the world's lock."""
+"""The boot of a contract's container, step by step, with its faults and its exit. Called with the world's lock held."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from emulator.contract import Contract
 from emulator.faults import APP_ERRORS
 from emulator.market import Machine
 from emulator.process import NotExecutable
-from emulator.rental import ports_of
+from emulator.rental import parse_ports
 from emulator.runtime import can_bind, free_ports
 from emulator.world import World
 
@@ -16,24 +16,23 @@ STALLED = "model.safetensors:  31%|###1      | 345M/1.11G [00:12<00:26, 28.9MB/s
 
 
 async def advance(contract: Contract, machine: Machine, world: World) -> None:
-    """Move a contract along to now."""
+    """Update the state of a contract to the current time."""
     now = world.now()
     if contract.is_stopped() or contract.actual_status in ("exited", "scheduling"):
         return
     if not machine.alive or contract.boot_fault == "offline_at_boot":
-        contract.offline(now)
+        contract.go_offline(now)
         return
     if contract.started:
-        code = contract.process.poll() if contract.process is not None else None
-        if code is not None and contract.process is not None:
-            contract.process.kill()  # what the first process started does not outlive it
-            contract.exited(code, now)
+        if contract.process is not None and (code := contract.process.poll()) is not None:
+            contract.process.kill()  # the container's other processes
+            contract.set_exited(code, now)
         return
     phase = contract.phase(now)
     if phase == "created":
         contract.actual_status = contract.first_status(now)
         return
-    if trouble(contract, machine):
+    if apply_boot_fault(contract, machine):
         return
     contract.actual_status = "loading"
     if phase == "pulling":
@@ -44,12 +43,12 @@ async def advance(contract: Contract, machine: Machine, world: World) -> None:
         await start(contract, machine, world)
 
 
-def trouble(contract: Contract, machine: Machine) -> bool:
-    """Let a boot go wrong the way its fault says; True when it gets no further."""
+def apply_boot_fault(contract: Contract, machine: Machine) -> bool:
+    """Apply the boot fault of a contract. Return whether the fault blocks the boot."""
     fault = contract.boot_fault
     if fault == "oci_error":
-        message = contract.fault_params.get("msg") or "unresolvable CDI devices nvidia.com/gpu=8: unknown"
-        _not_started(contract, machine, message)
+        default = "unresolvable CDI devices nvidia.com/gpu=8: unknown"
+        _fail_start(contract, machine, contract.fault_params.get("msg") or default)
         return True
     if fault == "pull_error":
         default = f"Error response from daemon: manifest for {contract.image} not found: manifest unknown"
@@ -63,11 +62,11 @@ def trouble(contract: Contract, machine: Machine) -> bool:
 
 
 async def start(contract: Contract, machine: Machine, world: World) -> None:
-    """Start the container: give it its ports, run its command."""
+    """Start the container: map its ports, run its command."""
     if any(not can_bind(machine.ip, port) for port in contract.ports.values()):
         contract.ports = {}
     if not contract.ports:
-        contract.ports = free_ports(machine.ip, ports_of(contract.body))
+        contract.ports = free_ports(machine.ip, parse_ports(contract.body))
     contract.halt(world.now())
     contract.started = True
     fault = contract.boot_fault
@@ -75,7 +74,7 @@ async def start(contract: Contract, machine: Machine, world: World) -> None:
         variant = APP_ERRORS.get(contract.fault_params.get("variant", "unknown_flag"), "")
         default = variant if fault == "app_error" else "RuntimeError: the engine core failed to start"
         world.containers.append_log(contract.id, contract.fault_params.get("log") or default)
-        contract.exited(1, world.now())
+        contract.set_exited(1, world.now())
         return
     try:
         contract.process = None
@@ -84,21 +83,21 @@ async def start(contract: Contract, machine: Machine, world: World) -> None:
         if fault not in SERVES_NOTHING:
             await server_faults.bind(contract, world, starting=True)
             contract.process = await world.containers.start(contract.id, contract.body, machine.ip, contract.ports)
-    except OSError:  # another emulator was faster at one of the ports: the next step draws others
+    except OSError:  # another emulator took one of the ports: the next step chooses other ports
         await world.containers.stop(contract.id)
         contract.ports, contract.started = {}, False
         return
     except NotExecutable as error:
         reason = f'runc create failed: exec: "{error}": executable file not found in $PATH: unknown'
-        _not_started(contract, machine, reason)
+        _fail_start(contract, machine, reason)
         return
     contract.actual_status = "running"
     contract.status_msg = f"success, running {contract.image}\n"
     contract.running_since = world.now()
-    await server_faults.obey(contract, world)
+    await server_faults.apply(contract, world)
 
 
-def _not_started(contract: Contract, machine: Machine, reason: str) -> None:
-    contract.not_created(reason)
+def _fail_start(contract: Contract, machine: Machine, reason: str) -> None:
+    contract.fail_creation(reason)
     if machine.rented_by == contract.id:
         machine.rented_by = None

@@ -1,4 +1,4 @@
-"""The emulator's clock and how long things take: instant, scaled or real. Passed to the world as functions."""
+"""The emulator's clock, and the durations of boots: instant, scaled or real. Both are callables for `world`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Time = Literal["instant", "scaled", "real"]
 IMAGE_GB = 12.6
 MEGABITS_PER_GB = 8000
 CREATED_S, START_S = 5.0, 15.0
-# Long enough that a poll can see each state, short enough that nobody waits.
+# Long enough for a poll to see each state.
 INSTANT_S = (0.02, 0.08, 0.02)
 
 
 @dataclass
 class Clock:
-    """Epoch seconds that can jump ahead. Bills run by it, whatever the mode: scaled time only shortens boots."""
+    """Epoch seconds plus an offset. Costs use this clock in every mode: scaled time shortens boots only."""
 
     ahead_s: float = 0.0
 
@@ -31,7 +31,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a boot takes on a machine: contract made, image pulled, container started."""
+    """Returns the durations of a boot on a machine, in seconds: created, image pull, container start."""
 
     mode: Time = "instant"
     scale: float = 60.0

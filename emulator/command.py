@@ -1,6 +1,4 @@
-"""The few commands that the API runs in a container: `ls`, `du` and `rm`, on files of that container alone. Called by
-`instance_routes` off the event loop.
-"""
+"""The commands that the API runs in a container: `ls`, `du` and `rm`. Called by `instance_routes`."""
 
 from __future__ import annotations
 
@@ -12,11 +10,11 @@ from emulator.errors import refusal
 
 COMMANDS = ("ls", "du", "rm")
 COMMAND_LIMIT = 512
-WITHIN_S = 10.0
+TIMEOUT_S = 10.0
 
 
-def arguments_of(command: object, folder: Path) -> list[str]:
-    """Return a command's words, its paths those of the container's folder. Raises ServiceError."""
+def parse_command(command: object, folder: Path) -> list[str]:
+    """Return the words of a command, with its paths inside `folder`. Raises ServiceError."""
     try:
         words = shlex.split(str(command))
     except ValueError:
@@ -31,9 +29,9 @@ def arguments_of(command: object, folder: Path) -> list[str]:
 
 
 def run(words: list[str], folder: Path) -> str:
-    """Run a command; what it writes, errors too."""
+    """Run a command (blocking) and return its stdout and stderr."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=WITHIN_S, check=False
+    result = subprocess.run(
+        words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT_S, check=False
     )
-    return done.stdout
+    return result.stdout

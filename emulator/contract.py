@@ -1,4 +1,4 @@
-"""A contract: what was rented, in which state its container is, what it has cost. Rules by time, no HTTP, no clock."""
+"""A contract: the rental, the state of its container, its cost. No HTTP, no clock: callers pass the time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from emulator.market import HOURS_PER_MONTH
 from emulator.process import Process
 
-DISCOUNT_MOST, DISCOUNT_PER_MONTH = 0.4, 0.1
+DISCOUNT_MAX, DISCOUNT_PER_MONTH = 0.4, 0.1
 LAYERS = ("4f4fb700ef54", "a3ed95caeb02", "1b930d010525", "8f6b7c9d0e11", "c2adabaecedb")
 
 
 @dataclass
 class Contract:
-    """One rented machine. Times are seconds of the emulator's clock."""
+    """A rented machine. Times are seconds of the emulator's clock."""
 
     id: int
     machine_id: int
@@ -38,13 +38,13 @@ class Contract:
     boot_fault: str = ""
     fault_params: dict[str, Any] = field(default_factory=dict)
     server_fault: dict[str, Any] = field(default_factory=dict)  # a ServerFault's fields
-    # what the API's four fields say
+    # the API's status fields
     actual_status: str | None = None
     intended_status: str = "running"
     cur_state: str = "running"
     next_state: str = "running"
     status_msg: str = ""
-    # the status shown while a boot begins, when the boot began, since when it runs
+    # actual_status at the start of a boot, start of the boot, start of running
     transient: str | None = None
     booted_at: float = 0.0
     running_since: float | None = None
@@ -60,7 +60,7 @@ class Contract:
     started: bool = False
     process: Process | None = None
     ssh_keys: list[dict[str, Any]] = field(default_factory=list)
-    # what was deposited in advance, and what the contract had cost by then
+    # the deposit, and the cost of the contract at the time of the deposit
     prepaid_usd: float = 0.0
     cost_before_usd: float = 0.0
 
@@ -70,11 +70,11 @@ class Contract:
 
     @property
     def gpu_dph_usd(self) -> float:
-        """What its GPU costs per hour of running: the bid, or the price it was rented at."""
+        """The price of the GPU per hour of running: the bid, or the rental price."""
         return self.price_usd if self.is_bid else self.dph_base_usd
 
     def phase(self, now: float) -> str:
-        """Return created, pulling, starting or due by the time since the boot began."""
+        """Return the phase of the boot: created, pulling, starting or due."""
         age = now - self.booted_at
         if age < self.created_s:
             return "created"
@@ -83,18 +83,18 @@ class Contract:
         return "starting" if age < self.created_s + self.pull_s + self.start_s else "due"
 
     def first_status(self, now: float) -> str | None:
-        """Return what is said before the pull begins: at first nothing at all."""
+        """Return the status before the pull: None in the first half of this phase."""
         return self.transient if now - self.booted_at < self.created_s / 2 else self.transient or "created"
 
     def pull_message(self, now: float) -> str:
-        """Return what docker says of the pull, layer by layer."""
+        """Return docker's message about the pull, layer by layer."""
         share = (now - self.booted_at - self.created_s) / max(self.pull_s, 1e-9)
         done = min(int(share * len(LAYERS)), len(LAYERS) - 1)
         percent = max(0, min(int((share * len(LAYERS) - done) * 100), 100))
         return f"{LAYERS[done]}: {'Pull complete' if percent >= 95 else f'Downloading {percent}%'}\n"
 
     def cost_usd(self, now: float) -> float:
-        """Return what it has cost: GPU while running, disk while it exists and its host is there, each pull begun."""
+        """Return the cost: GPU while running, disk while it exists and its host is online, each started pull."""
         until = self.destroyed_at if self.destroyed_at is not None else now
         running = max(until - self.running_since, 0.0) if self.running_since is not None else 0.0
         offline = self.offline_s + (max(until - self.offline_since, 0.0) if self.offline_since is not None else 0.0)
@@ -106,18 +106,18 @@ class Contract:
         self.prepaid_usd, self.cost_before_usd = self.deposit_usd(now) + usd, self.cost_usd(now)
 
     def deposit_usd(self, now: float) -> float:
-        """Return what is left of the amount paid in advance."""
+        """Return the remaining deposit."""
         if self.destroyed_at is not None:
             return 0.0
         return max(self.prepaid_usd - (self.cost_usd(now) - self.cost_before_usd), 0.0)
 
     def prepaid_months(self) -> float:
-        """Return for how many months of running the amount paid in advance is enough."""
+        """Return the months of running that the deposit covers."""
         return self.prepaid_usd / ((self.gpu_dph_usd + self.dph_disk_usd) * HOURS_PER_MONTH)
 
     def discount_rate(self) -> float:
-        """Return the discount that is shown for paying in advance; bills here go without it."""
-        return min(self.prepaid_months() * DISCOUNT_PER_MONTH, DISCOUNT_MOST)
+        """Return the displayed discount for a deposit; costs here do not include it."""
+        return min(self.prepaid_months() * DISCOUNT_PER_MONTH, DISCOUNT_MAX)
 
     def halt(self, now: float) -> None:
         """Stop counting GPU time."""
@@ -128,7 +128,7 @@ class Contract:
             self.running_since = None
 
     def reprice(self, now: float, *, base_usd: float | None = None, bid_usd: float | None = None) -> None:
-        """Change what the GPU costs from now on."""
+        """Change the price of the GPU from now on."""
         was_running = self.running_since is not None
         self.halt(now)
         if base_usd is not None:
@@ -138,27 +138,27 @@ class Contract:
         self.running_since = now if was_running else None
 
     def set_status(self, status: str | None) -> None:
-        """Set the container's status; while its host is gone, the status that it will have once the host is back."""
+        """Set the container's status; while its host is offline, set the status for its return."""
         if self.offline_since is None:
             self.actual_status = status
         else:
             self.status_when_back = status
 
-    def offline(self, now: float) -> None:
-        """Its host is gone: nothing is billed, be it running or stopped."""
+    def go_offline(self, now: float) -> None:
+        """Mark the host as offline: nothing is billed."""
         self.halt(now)
         if self.offline_since is None:
             self.status_when_back, self.offline_since = self.actual_status, now
         self.actual_status = "offline"
 
-    def online(self, now: float) -> None:
+    def go_online(self, now: float) -> None:
         if self.offline_since is not None:
             self.offline_s += max(now - self.offline_since, 0.0)
             self.offline_since = None
             self.actual_status = self.status_when_back
 
     def boot(self, now: float, *, transient: str | None, pull_s: float) -> None:
-        """Begin a boot: after a rent, a start, a reboot, a recycling or a power cycle."""
+        """Begin a boot: after a start, a reboot, a recycle or a power cycle."""
         self.intended_status = self.cur_state = self.next_state = "running"
         self.transient = self.actual_status = transient
         self.status_msg = ""
@@ -168,18 +168,18 @@ class Contract:
         self.started = self.outbid = False
         self.process = None
 
-    def never_booted(self, status: str) -> None:
-        """Be stopped from the first moment: there was nothing to pull yet."""
+    def create_stopped(self, status: str) -> None:
+        """Set the state of a contract that was created stopped, with no image pull."""
         self.intended_status = self.cur_state = self.next_state = "stopped"
         self.actual_status = status
         self.pulls, self.pull_s = 0, 0.0
 
-    def not_created(self, reason: str) -> None:
-        """Docker could not make the container: it stays created, and holds no GPU."""
+    def fail_creation(self, reason: str) -> None:
+        """Set the state after docker failed to create the container: created, without a GPU."""
         self.actual_status, self.cur_state, self.started = "created", "stopped", False
         self.status_msg = f"Error response from daemon: OCI runtime create failed: {reason}"
 
-    def exited(self, code: int, now: float) -> None:
+    def set_exited(self, code: int, now: float) -> None:
         self.halt(now)
         self.started = True
         self.process = None
@@ -187,5 +187,5 @@ class Contract:
         self.status_msg = f"exited ({code})\n"
 
     def is_stopped(self) -> bool:
-        """Whether it holds no GPU."""
+        """Return whether it holds no GPU."""
         return self.cur_state == "stopped"

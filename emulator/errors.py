@@ -1,12 +1,13 @@
-"""What the service answers when it refuses: statuses, codes and texts in one table, raised by the rules, rendered by
-`routes`. The texts are those of Vast.ai's descriptions, or were seen live, where there is one.
+"""The refusals of the API: HTTP statuses, error codes and texts. `routes` turns a ServiceError into an answer.
+
+The texts are those of Vast.ai's documentation or of its live API, where known.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-# Name here -> HTTP status, error code, text.
+# Name -> HTTP status, error code, text.
 REFUSALS: dict[str, tuple[int, str, str]] = {
     # the account
     "wrong_key": (401, "auth_error", "Invalid user key"),
@@ -65,7 +66,7 @@ REFUSALS: dict[str, tuple[int, str, str]] = {
 
 
 class ServiceError(Exception):
-    """A refusal with HTTP status, Vast's error code and message, and whatever else the body carries."""
+    """A refusal: HTTP status, Vast.ai's error code and message, and further fields of the body."""
 
     def __init__(self, status: int, code: str, msg: str, **extra: Any) -> None:
         self.status = status
@@ -79,11 +80,10 @@ class ServiceError(Exception):
 
 
 def refusal(name: str, extra: dict[str, Any] | None = None, **values: Any) -> ServiceError:
-    """Return a refusal of the table, its text completed by `values`; `extra` are more fields of the answer."""
+    """Return a refusal of the table. `values` complete its text; `extra` are further fields of the answer."""
     status, code, text = REFUSALS[name]
     return ServiceError(status, code, text.format(**values), **(extra or {}))
 
 
 def invalid(what: str) -> ServiceError:
-    """A rent call's body is not taken, for a reason in words."""
     return refusal("invalid_args", what=what)

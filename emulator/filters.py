@@ -1,4 +1,4 @@
-"""The query language of the API: {field: {operator: value}} with numeric strings, order, and the cap of 64 offers."""
+"""The query language of the API: {field: {operator: value}} with numeric strings, order, at most 64 offers."""
 
 from __future__ import annotations
 
@@ -11,58 +11,61 @@ from emulator.errors import refusal
 CAP = 64
 CONTROL = frozenset({"order", "type", "limit", "allocated_storage", "disable_bundling", "resource_type", "select_cols"})
 OPERATORS = ("eq", "neq", "gt", "gte", "lt", "lte", "in", "notin")
-# Documented and what clients in use send; the official one says on-demand.
+# The documented values and those that clients send; the official client sends on-demand.
 TYPES = ("ondemand", "on-demand", "bid", "interruptible", "reserved")
 ALIASES = {"ubuntu_version": "os_version"}
 DRIVER_PARTS = (1_000_000, 1000, 1)
 
 
 def matches(offer: Mapping[str, Any], query: Mapping[str, Any]) -> bool:
-    """Whether an offer satisfies a query. `id` matches nothing, as on the real service."""
+    """Return whether an offer satisfies a query. `id` matches nothing, as in the real API."""
     for name, ops in query.items():
         if name in CONTROL or not isinstance(ops, Mapping):
             continue
         if name == "id":
             return False
-        if not satisfies(_value(offer, name), {op: _wanted(name, want) for op, want in ops.items()}):
+        if not satisfies(_value(offer, name), {op: _normalize(name, value) for op, value in ops.items()}):
             return False
     return True
 
 
-def satisfies(have: Any, ops: Mapping[str, Any]) -> bool:
-    """Whether a value satisfies every operator. Raises ServiceError for an operator that there is not."""
-    for op, want in ops.items():
+def satisfies(actual: Any, ops: Mapping[str, Any]) -> bool:
+    """Return whether a value satisfies all operators. Raises ServiceError for an unknown operator."""
+    for op, value in ops.items():
         if op not in OPERATORS:
             raise refusal("invalid_search", what=f"unknown operator {op}; there are {', '.join(OPERATORS)}")
-        if not _holds(have, op, want):
+        if not _satisfies_operator(actual, op, value):
             return False
     return True
+
+
+def satisfies_all(row: Mapping[str, Any], filters: Mapping[str, Any]) -> bool:
+    return all(satisfies(row.get(name), ops) for name, ops in filters.items())
 
 
 def select(offers: Iterable[dict[str, Any]], query: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the offers that satisfy a query, ordered, at most 64. Raises ServiceError."""
+    """Return the offers that satisfy a query, sorted, at most 64. Raises ServiceError."""
     if query.get("type", TYPES[0]) not in TYPES:
         raise refusal("invalid_search", what=f"type is one of {', '.join(TYPES)}")
-    found = ordered([offer for offer in offers if matches(offer, query)], query.get("order") or [])
-    limit = int(query.get("limit") or CAP)
-    return found[: min(limit, CAP)]
+    rows = sort_rows([offer for offer in offers if matches(offer, query)], query.get("order") or [])
+    return rows[: min(int(query.get("limit") or CAP), CAP)]
 
 
 Order = list[tuple[str, str]]
 
 
-def ordered(rows: list[dict[str, Any]], order: Iterable[Iterable[str]]) -> list[dict[str, Any]]:
-    """Return rows sorted by [name, "asc" or "desc"] pairs, the first pair first."""
+def sort_rows(rows: list[dict[str, Any]], order: Iterable[Iterable[str]]) -> list[dict[str, Any]]:
+    """Return rows sorted by pairs of [name, "asc" or "desc"]; the first pair has priority."""
     pairs = [(name, direction) for name, direction in order]
-    return sorted(rows, key=cmp_to_key(partial(compared, pairs)))
+    return sorted(rows, key=cmp_to_key(partial(compare_rows, pairs)))
 
 
-def compared(order: Order, left: Mapping[str, Any], right: Mapping[str, Any]) -> int:
-    """Return -1, 0 or 1: whether a row comes before another, with it, or after it."""
+def compare_rows(order: Order, left: Mapping[str, Any], right: Mapping[str, Any]) -> int:
+    """Return -1, 0 or 1: `left` sorts before, with or after `right`."""
     for name, direction in order:
-        one, other = _sortable(left.get(name)), _sortable(right.get(name))
-        if one != other:
-            return -1 if (one < other) == (direction != "desc") else 1
+        first, second = _sortable(left.get(name)), _sortable(right.get(name))
+        if first != second:
+            return -1 if (first < second) == (direction != "desc") else 1
     return 0
 
 
@@ -78,15 +81,15 @@ def _value(offer: Mapping[str, Any], name: str) -> Any:
     return offer.get(ALIASES.get(name, name))
 
 
-def _wanted(name: str, want: Any) -> Any:
-    """Return the value of a filter as offers hold it: a name without underscores, a driver's version as a number."""
-    if isinstance(want, list):
-        return [_wanted(name, one) for one in want]
+def _normalize(name: str, value: Any) -> Any:
+    """Return a filter's value in the form of offers: a name without underscores, a driver version as a number."""
+    if isinstance(value, list):
+        return [_normalize(name, item) for item in value]
     if name == "gpu_name":
-        return str(want).replace("_", " ")
-    if name == "driver_version" and all(part.isdecimal() for part in str(want).split(".")) and "." in str(want):
-        return sum(int(part) * unit for part, unit in zip(str(want).split("."), DRIVER_PARTS, strict=False))
-    return want
+        return str(value).replace("_", " ")
+    if name == "driver_version" and all(part.isdecimal() for part in str(value).split(".")) and "." in str(value):
+        return sum(int(part) * unit for part, unit in zip(str(value).split("."), DRIVER_PARTS, strict=False))
+    return value
 
 
 def _sortable(value: Any) -> tuple[int, Any]:
@@ -102,19 +105,19 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _same(have: Any, want: Any) -> bool:
-    left, right = _number(have), _number(want)
+def _equal(actual: Any, value: Any) -> bool:
+    left, right = _number(actual), _number(value)
     if left is not None and right is not None:
         return left == right
-    return str(have).casefold() == str(want).casefold()
+    return str(actual).casefold() == str(value).casefold()
 
 
-def _holds(have: Any, op: str, want: Any) -> bool:
+def _satisfies_operator(actual: Any, op: str, value: Any) -> bool:
     if op in ("eq", "neq"):
-        return _same(have, want) == (op == "eq")
+        return _equal(actual, value) == (op == "eq")
     if op in ("in", "notin"):
-        return any(_same(have, one) for one in want) == (op == "in")
-    left, right = _number(have), _number(want)
+        return any(_equal(actual, item) for item in value) == (op == "in")
+    left, right = _number(actual), _number(value)
     if left is None or right is None:
         return False
     return {"gt": left > right, "gte": left >= right, "lt": left < right, "lte": left <= right}[op]

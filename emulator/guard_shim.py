@@ -1,7 +1,7 @@
-"""The container's guard at the host's port: `python3 -m guard ...` in a container, run as `guard_shim.py FILE ...`.
+"""The command `python3 -m guard ...` in a container: runs the guard at the host's port.
 
-FILE (JSON, written by `runtime`) says where the container's ports lead. In front of the stub it accepts connections by
-`stub_server`, so that faults act as they do at a port without a guard.
+Run as `guard_shim.py FILE ...`. FILE (JSON, written by `runtime`) has the port mapping. In front of the stub,
+`stub_server` accepts the connections, so that server faults act here as they do without a guard.
 """
 
 from __future__ import annotations
@@ -15,24 +15,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-ADDRESS = ("--host", "--port")
 
-
-def mapped(argv: list[str], shim: dict[str, Any]) -> list[str]:
-    """Return the guard's arguments with the host's address for the container's."""
+def map_address(argv: list[str], shim: dict[str, Any]) -> list[str]:
+    """Return the guard's arguments with the host's address in place of the container's."""
     port = str(shim["ports"].get(argv[argv.index("--port") + 1], 0))
-    given = {"--host": shim["ip"], "--port": port}
-    return [given.get(before, word) for before, word in zip(["", *argv], argv, strict=False)]
+    values = {"--host": shim["ip"], "--port": port}
+    return [values.get(previous, word) for previous, word in zip(["", *argv], argv, strict=False)]
 
 
 def main() -> None:
-    """Become the guard."""
     shim = json.loads(Path(sys.argv[1]).read_text())
-    argv = mapped(sys.argv[2:], shim)
+    argv = map_address(sys.argv[2:], shim)
     if shim["runtime"] != "stub":
-        os.execv(shim["python"], [shim["python"], "-m", "guard", *argv])  # noqa: S606 - that is its purpose
+        os.execv(shim["python"], [shim["python"], "-m", "guard", *argv])  # noqa: S606 - fixed command
     sys.path.insert(0, shim["source"])
-    from emulator.stub_faults import ServerFault  # noqa: PLC0415 - on the path only now
+    from emulator.stub_faults import ServerFault  # noqa: PLC0415 - importable only now
     from emulator.stub_server import Port  # noqa: PLC0415
 
     read = partial(ServerFault.read, Path(shim["fault_file"]))

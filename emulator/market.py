@@ -1,6 +1,6 @@
-"""The machines of the market and the offers they make: seeded, so that every run sees the same. Knows no HTTP.
+"""The machines of the market and their offers. A seed makes them the same in every run. No HTTP.
 
-Prices, bandwidths and model names are made up within believable ranges; no host here exists.
+Prices, bandwidths and models are invented, within realistic ranges; no host here exists.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 HOURS_PER_MONTH = 730.0
 FIRST_MACHINE = 20001
 FIRST_ASK = 7000001
-MOST_GPUS = 8
+MAX_GPUS = 8
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A model: compute capability x100, memory in MiB, the price around which hosts ask, deep-learning score, watts."""
+    """A GPU model: compute capability x100, memory in MiB, typical price per hour, dlperf, share of the market."""
 
     name: str
     compute_cap: int
@@ -60,7 +60,7 @@ CUDA_WEIGHTS = (3, 6, 12, 20, 22, 26, 11)
 
 @dataclass
 class Machine:
-    """A host's machine: what it is, where, how it is priced; and what a test does to it."""
+    """A machine: hardware, location, prices, and its state (faults, rental)."""
 
     machine_id: int
     host_id: int
@@ -80,15 +80,15 @@ class Machine:
     rented_by: int | None = None
 
     def disk_dph(self, disk_gb: float) -> float:
-        """Dollars per hour for storage."""
+        """Return the price of storage in dollars per hour."""
         return self.storage_usd_gb_month * disk_gb / HOURS_PER_MONTH
 
     def usable(self) -> bool:
-        """Whether its host is there and its GPU free."""
+        """Return whether its host is online and its GPU free."""
         return self.alive and self.rented_by is None
 
     def relist(self, now: float) -> None:
-        """Offer it for another term once the last one is over, as hosts do: a market kept for months does not empty."""
+        """Extend an expired offer by a term, as hosts do: a market with an old state keeps its offers."""
         if self.end_date <= now:
             self.end_date = now + self.term_s
 
@@ -123,8 +123,8 @@ class Machine:
             "is_bid": bid,
             "storage_cost": self.storage_usd_gb_month,
             "storage_total_cost": disk,
-            "search": hourly(base, disk),
-            "instance": hourly(0.0, disk),
+            "search": hourly_price(base, disk),
+            "instance": hourly_price(0.0, disk),
             "vram_costperhour": base / (self.gpu.ram_mb * self.num_gpus),
             "dlperf": dlperf,
             "dlperf_per_dphtotal": dlperf / total,
@@ -143,8 +143,8 @@ class Machine:
         }
 
 
-def hourly(gpu_usd: float, disk_usd: float) -> dict[str, float]:
-    """Return the API's breakdown of an hour's price."""
+def hourly_price(gpu_usd: float, disk_usd: float) -> dict[str, float]:
+    """Return the API's breakdown of the price per hour."""
     total = gpu_usd + disk_usd
     return {
         "gpuCostPerHour": gpu_usd,
@@ -156,17 +156,17 @@ def hourly(gpu_usd: float, disk_usd: float) -> dict[str, float]:
 
 
 def build(seed: int, *, now: float, hosts: int = 200) -> dict[int, Machine]:
-    """Return machines by id. Each has a loopback address of its own, 127.0.1.N."""
+    """Return machines by id. Each has a separate loopback address, 127.0.1.N."""
     dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
     shares = [gpu for gpu in GPUS for _ in range(gpu.share)]
     machines = {}
     for n in range(hosts):
-        machine = _machine(dice, n, shares[n % len(shares)], now)
+        machine = _create_machine(dice, n, shares[n % len(shares)], now)
         machines[machine.machine_id] = machine
     return machines
 
 
-def _machine(dice: random.Random, n: int, gpu: Gpu, now: float) -> Machine:
+def _create_machine(dice: random.Random, n: int, gpu: Gpu, now: float) -> Machine:
     cuda, driver = dice.choices(CUDA, CUDA_WEIGHTS)[0]
     if gpu.compute_cap >= 1200:
         cuda, driver = max((cuda, driver), (12.8, 570))
@@ -190,7 +190,7 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float) -> Machine:
         "cpu_arch": "amd64",
         "cpu_ghz": round(dice.uniform(2.2, 4.8), 1),
         "cpu_cores": dice.choice((16, 32, 64, 128)),
-        "gpu_frac": max(dice.choice((0.25, 0.5, 1.0, 1.0)), num_gpus / MOST_GPUS),
+        "gpu_frac": max(dice.choice((0.25, 0.5, 1.0, 1.0)), num_gpus / MAX_GPUS),
         "cpu_ram": dice.choice((32, 64, 128, 256)) * 1024,
         "has_avx": 1,
         "disk_space": round(dice.uniform(20, 900), 1),
@@ -237,7 +237,7 @@ def _machine(dice: random.Random, n: int, gpu: Gpu, now: float) -> Machine:
         "time_remaining_isbid": "",
         "logo": "/static/logos/vastai_small2.png",
     }
-    facts["cpu_cores_effective"] = facts["cpu_cores"] * facts["gpu_frac"]  # an offer's share of its machine
+    facts["cpu_cores_effective"] = facts["cpu_cores"] * facts["gpu_frac"]  # the offer's share of the machine
     machine = Machine(
         machine_id=FIRST_MACHINE + n * 3,
         host_id=1000 + n // 2,

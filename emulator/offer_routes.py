@@ -1,4 +1,4 @@
-"""Calls about offers: search, and the rent calls. Parses, calls a rule of `world`, shapes the answer."""
+"""API calls about offers: search and rent. Called by `routes`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from aiohttp import web
 from emulator.contract import Contract
 from emulator.errors import ServiceError, refusal
 from emulator.http_faults import reply
-from emulator.request import Route, body_of, path_id
+from emulator.request import Route, path_id, read_body
 from emulator.world import World
 
 
 class OfferRoutes:
-    """Handlers of searches and rent calls over one world."""
-
     def __init__(self, world: World) -> None:
         self.world = world
 
@@ -29,35 +27,35 @@ class OfferRoutes:
         ]
 
     async def search(self, request: web.Request) -> web.Response:
-        return reply({"offers": self.world.search(await body_of(request, "invalid_json"))})
+        return reply({"offers": self.world.search(await read_body(request, "invalid_json"))})
 
     async def search_new(self, request: web.Request) -> web.Response:
-        """Offers by the newer form of the same query."""
-        return reply({"offers": self.world.search((await body_of(request, "invalid_json")).get("q") or {})})
+        """Search with the newer form of the query."""
+        return reply({"offers": self.world.search((await read_body(request, "invalid_json")).get("q") or {})})
 
     async def rent(self, request: web.Request) -> web.Response:
-        return reply(_made(self._rented(path_id(request), await body_of(request))))
+        return reply(_rent_result(self._rent(path_id(request), await read_body(request))))
 
     async def rent_many(self, request: web.Request) -> web.Response:
-        """Make a contract of each offer; the reply's shape is not documented, so it is the single one's, listed."""
-        body = await body_of(request)
+        """Rent several offers. The answer is a list of single rent answers (an assumption: it is not documented)."""
+        body = await read_body(request)
         results: list[dict[str, Any]] = []
         for ask_id in map(int, body.pop("ids")):
             try:
-                results.append({**_made(self._rented(ask_id, dict(body))), "ask_id": ask_id})
+                results.append({**_rent_result(self._rent(ask_id, dict(body))), "ask_id": ask_id})
             except ServiceError as error:
                 results.append(error.body())
-        return reply({"success": all(one["success"] for one in results), "results": results})
+        return reply({"success": all(result["success"] for result in results), "results": results})
 
     async def launch(self, request: web.Request) -> web.Response:
-        """Search, and rent what comes first."""
-        body = await body_of(request)
+        """Search, and rent the first offer."""
+        body = await read_body(request)
         offers = self.world.search(body.pop("q", None) or {})
         if not offers:
             raise refusal("no_offer")
-        return reply(_made(self._rented(offers[0]["id"], body)))
+        return reply(_rent_result(self._rent(offers[0]["id"], body)))
 
-    def _rented(self, ask_id: int, body: dict[str, Any]) -> Contract:
+    def _rent(self, ask_id: int, body: dict[str, Any]) -> Contract:
         try:
             if self.world.faults.take("success_false", ask_id=ask_id):
                 raise refusal("temporary")
@@ -67,5 +65,5 @@ class OfferRoutes:
             raise
 
 
-def _made(contract: Contract) -> dict[str, Any]:
+def _rent_result(contract: Contract) -> dict[str, Any]:
     return {"success": True, "new_contract": contract.id, "instance_api_key": contract.api_key}

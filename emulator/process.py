@@ -1,4 +1,4 @@
-"""A container's process: started in a session of its own, watched by pid and start time, killed with all it started."""
+"""A container's process: started in a new session, identified by pid and start time, killed with its session."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KILL_WITHIN_S = 10.0
-# The processes that this emulator started, held here: the exit code of one that is let go of is taken by whatever is
-# started next.
+# The processes that this emulator started. Without a reference, the next Popen would reap them and lose the exit code.
 CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -25,7 +24,7 @@ class NotExecutable(Exception):
 
 @dataclass
 class Process:
-    """A running, or ended, container process. Survives a restart of the emulator as pid and start time."""
+    """A container process, running or ended. `pid` and `started` identify it after a restart of the emulator."""
 
     pid: int
     started: int
@@ -35,7 +34,7 @@ class Process:
 
     @classmethod
     def start(cls, argv: list[str], env: Mapping[str, str], folder: Path) -> Process:
-        """Start `argv` with exactly this environment, its output in `folder`/log. Raises NotExecutable."""
+        """Start `argv` with exactly this environment and its output in `folder`/log. Raises NotExecutable."""
         executable = shutil.which(argv[0], path=env["PATH"])
         if executable is None:
             raise NotExecutable(argv[0])
@@ -53,26 +52,26 @@ class Process:
         return cls(child.pid, start_time(child.pid) or 0)
 
     def poll(self) -> int | None:
-        """Return the exit code once the process has ended, else None."""
+        """Return the exit code, None while the process runs, -1 if the exit code is unknown."""
         if self.exit_code is None:
             child = CHILDREN.get(self.pid)
             if child is not None:
                 self.exit_code = child.poll()
-            elif start_time(self.pid) != self.started:  # a process of an emulator before this one: nobody knows
+            elif start_time(self.pid) != self.started:  # started by an earlier emulator
                 self.exit_code = -1
             if self.exit_code is not None:
                 CHILDREN.pop(self.pid, None)
         return self.exit_code
 
     def freeze(self, *, on: bool) -> None:
-        """Stop everything in the container without ending it, or let it go on: connections are taken, not answered."""
+        """Stop (SIGSTOP) all processes of the container, or continue them: the kernel still accepts connections."""
         self.frozen = on
         self._signal(signal.SIGSTOP if on else signal.SIGCONT)
 
     def fill_disk(self, *, on: bool) -> None:
-        """Let every write to a file in the container fail, or succeed again.
+        """Make every file write in the container fail, or succeed again.
 
-        As at a full disk, but for the number of the error: EFBIG, since a limit on the size of files is what makes it.
+        Sets a limit on the file size, so the error is EFBIG instead of ENOSPC.
         """
         self.full = on
         for pid in list(self._members()):
@@ -81,7 +80,7 @@ class Process:
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (0 if on else hard, hard))
 
     def kill(self) -> None:
-        """Kill everything in the container and wait until it is gone, as a container dies with its first process."""
+        """Kill all processes of the container and wait until they have ended."""
         deadline = time.monotonic() + KILL_WITHIN_S
         while time.monotonic() < deadline:
             self._signal(signal.SIGKILL)
@@ -89,13 +88,13 @@ class Process:
                 return
             time.sleep(0.005)
 
-    def _signal(self, sign: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> None:
         for pid in list(self._members()):
             with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, sign)
+                os.kill(pid, number)
 
     def _members(self) -> Iterator[int]:
-        """Yield the living processes of the session; none when its id has come to be another process's."""
+        """Yield the pids of the session's processes; nothing if the pid now belongs to another process."""
         leader = stat(self.pid)
         if leader is not None and int(leader[19]) != self.started:
             return
@@ -107,7 +106,7 @@ class Process:
 
 
 def stat(pid: int) -> list[str] | None:
-    """Return a process's status fields from its state on (state 0, group 2, session 3, start 19), or None."""
+    """Return the fields of /proc/PID/stat after the name (state 0, group 2, session 3, start 19), or None."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -115,6 +114,6 @@ def stat(pid: int) -> list[str] | None:
 
 
 def start_time(pid: int) -> int | None:
-    """Return when a process was started (clock ticks since boot), or None if it is none, or has ended."""
+    """Return the start time of a process (clock ticks since boot), or None if it does not exist or has ended."""
     fields = stat(pid)
     return None if fields is None or fields[0] in "ZX" else int(fields[19])

@@ -1,6 +1,6 @@
-"""pytest fixtures: a local Vast.ai for tests of what rents machines. pytest loads it where the package is installed.
+"""pytest fixtures: a local Vast.ai for tests. pytest loads this plugin if the package is installed.
 
-Override `vastai_emulator_options` to have another runtime, seed or pacing: it returns arguments of EmulatorServer.
+Override `vastai_emulator_options` to change the arguments of EmulatorServer (runtime, seed, pacing).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def vastai_emulator_options() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def vastai_emulator_server(vastai_emulator_options: dict[str, Any]) -> Iterator[EmulatorServer]:
-    """One emulator for all tests of a run."""
+    """An emulator for all tests of a run."""
     with EmulatorServer(**vastai_emulator_options) as server:
         yield server
 
 
 @pytest.fixture
 def vastai_emulator(vastai_emulator_server: EmulatorServer, monkeypatch: pytest.MonkeyPatch) -> ControlClient:
-    """The emulator as on its first day, for the length of a test where VAST_URL and VAST_API_KEY say."""
+    """A client of the emulator, reset to its initial state. Sets VAST_URL and VAST_API_KEY during the test."""
     control = vastai_emulator_server.control
     control.reset()
     monkeypatch.setenv("VAST_URL", control.url)

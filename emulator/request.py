@@ -1,27 +1,23 @@
-"""What all calls have in common: a route, and how a request's body, ids and JSON parameters are read. Used by the
-modules with the handlers (`account_routes`, `instance_routes`, `list_routes`, `offer_routes`) and by `routes`.
-"""
+"""A route, and the parsing of a request's body, ids and JSON parameters. Used by `routes` and `*_routes`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from emulator.errors import refusal
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
 class Route:
-    """A documented path with its slash at the end; it answers without one as well.
+    """An API call. `path` ends with a slash; the server also accepts it without the slash.
 
-    `endpoint` is the kind of call, by which faults are matched. Under published pacing a path takes `burst` calls in
-    `burst` times `interval_s`.
+    `endpoint` is the kind of call, for the match of faults. With published pacing, `burst` calls are accepted within
+    `burst` * `interval_s` seconds.
     """
 
     method: str
@@ -36,8 +32,8 @@ class Route:
         return f"{self.method} {self.path}"
 
 
-async def body_of(request: web.Request, malformed: str = "invalid_format") -> dict[str, Any]:
-    """Return a request's body, {} where there is none. Raises the refusal of the name given for all but an object."""
+async def read_body(request: web.Request, malformed: str = "invalid_format") -> dict[str, Any]:
+    """Return the JSON object in the body, {} for an empty body. Raises the refusal `malformed` for other bodies."""
     text = await request.text()
     try:
         body = json.loads(text) if text.strip() else {}
@@ -49,7 +45,6 @@ async def body_of(request: web.Request, malformed: str = "invalid_format") -> di
 
 
 def path_id(request: web.Request, name: str = "id") -> int:
-    """Return a number in the path."""
     text = request.match_info[name]
     if not text.isdecimal():
         raise refusal("invalid_instance_id")
@@ -57,7 +52,7 @@ def path_id(request: web.Request, name: str = "id") -> int:
 
 
 def parameter(request: web.Request, name: str, default: Any) -> Any:
-    """Return a parameter of the query that is JSON, of the same type as its default."""
+    """Return a JSON parameter of the query, of the type of its default. Raises ServiceError."""
     text = request.query.get(name)
     try:
         value = json.loads(text) if text else default

@@ -1,6 +1,6 @@
-"""HTTP to the world and back: Vast's paths, its authentication, its pacing, its errors. The handlers are in the modules
-`*_routes`: each parses, calls a rule and shapes the answer. Faults that act on a call are in `http_faults`, the control
-API is in `control`.
+"""The HTTP layer of the emulated API: paths, authentication, pacing, errors, faults of calls. Called by `server`.
+
+The modules `*_routes` have the handlers: each parses the request, calls `world` or `account`, and builds the answer.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from emulator.access import bearer_of, is_accepted
+from emulator.access import bearer_key, is_accepted
 from emulator.account_routes import AccountRoutes
 from emulator.errors import ServiceError, refusal
 from emulator.faults import AFTER, BEFORE
@@ -20,39 +21,37 @@ from emulator.http_faults import HANDLERS, reply
 from emulator.instance_routes import InstanceRoutes
 from emulator.list_routes import ListRoutes
 from emulator.offer_routes import OfferRoutes
-from emulator.request import Handler, Route
+from emulator.request import Route
 from emulator.world import World
 
 
 class Api:
-    """The emulated API over one world."""
-
-    def __init__(self, world: World, *, keys: Iterable[str], pacing: bool, changed: Callable[[], None]) -> None:
+    def __init__(self, world: World, *, keys: Iterable[str], pacing: bool, save: Callable[[], None]) -> None:
         self.world = world
         self.requests: Counter[str] = Counter()
         self._keys = keys
         self._pacing = pacing
-        self._changed = changed
+        self._save = save
         self._calls: dict[Route, list[float]] = {}
         self._account = AccountRoutes(world)
         self._instances = InstanceRoutes(world)
         self._groups = (self._account, OfferRoutes(world), ListRoutes(world), self._instances)
 
     def routes(self) -> list[Route]:
-        """Return every call that is answered."""
+        """Return all emulated calls."""
         return [route for group in self._groups for route in group.routes()]
 
     def table(self) -> list[web.RouteDef]:
-        found = []
+        table = []
         for route in self.routes():
             handler = self._wrap(route)
-            # //api/… too: the official client does not strip a slash at the end of its address
+            # also //api/...: the official client keeps a slash at the end of its base URL
             for path in (route.path, route.path.rstrip("/")):
-                found += [web.route(route.method, lead + path, handler) for lead in ("", "/")]
-        free = {"/blob/{name}": self._instances.blob, "/static/jvastai_root.cer": self._account.root_certificate}
-        return [*found, *(web.get(lead + path, call) for path, call in free.items() for lead in ("", "/"))]
+                table += [web.route(route.method, lead + path, handler) for lead in ("", "/")]
+        public = {"/blob/{name}": self._instances.blob, "/static/jvastai_root.cer": self._account.root_certificate}
+        return [*table, *(web.get(lead + path, handler) for path, handler in public.items() for lead in ("", "/"))]
 
-    # ---- around every call ---------------------------------------------------------------------------------------
+    # ---- steps of each call --------------------------------------------------------------------------------------
 
     def _wrap(self, route: Route) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -60,52 +59,50 @@ class Api:
             context = self._context(request, route)
             try:
                 self._authorize(request, route)
-                if late := self._too_soon(route):
-                    return late
-                if fault := await self._fault(BEFORE, request, context):
-                    return fault
+                if answer := self._check_pacing(route) or await self._apply_fault(BEFORE, request, context):
+                    return answer
                 answer = await route.handler(request)
             except ServiceError as error:
                 answer = reply(error.body(), status=error.status)
                 if error.code == "auth_error":
                     return answer
-            except (ValueError, KeyError, TypeError, AttributeError):  # of what was sent: handlers convert as they read
+            except (ValueError, KeyError, TypeError, AttributeError):  # a wrong type in the request
                 answer = reply(refusal("invalid_format").body(), status=400)
             if request.method != "GET":
-                self._changed()
+                self._save()
             if request.transport is None or request.transport.is_closing():
-                return answer  # nobody is left to see a fault, and it would be drawn instead of another caller's
-            return await self._fault(AFTER, request, context) or answer
+                return answer  # the caller has disconnected: leave the fault for another call
+            return await self._apply_fault(AFTER, request, context) or answer
 
         return handle
 
     def _context(self, request: web.Request, route: Route) -> dict[str, Any]:
-        """Return what a fault's match is compared with."""
-        found: dict[str, Any] = {"endpoint": route.endpoint, "method": request.method, "path": route.template}
+        """Return the values to compare with the match of a fault."""
+        context: dict[str, Any] = {"endpoint": route.endpoint, "method": request.method, "path": route.template}
         text = request.match_info.get("id", "")
         if text.isdecimal():
-            rents = route.endpoint == "rent"
-            known = (self.world.asks if rents else self.world.contracts).get(int(text))
-            found["ask_id" if rents else "id"] = int(text)
-            if known is not None:
-                found["machine_id"] = known.machine_id
-        return found
+            is_rent = route.endpoint == "rent"
+            target = (self.world.asks if is_rent else self.world.contracts).get(int(text))
+            context["ask_id" if is_rent else "id"] = int(text)
+            if target is not None:
+                context["machine_id"] = target.machine_id
+        return context
 
     def _authorize(self, request: web.Request, route: Route) -> None:
-        """Raise for a wrong key, and for none, with which only searches are answered."""
-        key = bearer_of(request) or request.query.get("api_key", "")
-        searches = route.endpoint == "search"
-        if is_accepted(key, self._keys) or (searches and not key and "Authorization" not in request.headers):
+        """Raise ServiceError for a wrong or a missing key; a search needs no key."""
+        key = bearer_key(request) or request.query.get("api_key", "")
+        is_search = route.endpoint == "search"
+        if is_accepted(key, self._keys) or (is_search and not key and "Authorization" not in request.headers):
             return
         error = refusal("wrong_key")
-        if searches:
+        if is_search:
             error.status = 404
         elif route.endpoint in ("list", "show"):
             error.status = self.world.account.wrong_key_status
         raise error
 
-    def _too_soon(self, route: Route) -> web.Response | None:
-        """Return the refusal of a call that comes faster than its route takes them."""
+    def _check_pacing(self, route: Route) -> web.Response | None:
+        """Return the refusal of a call that exceeds the rate limit of its route, else None."""
         if not self._pacing:
             return None
         now = time.monotonic()
@@ -115,7 +112,7 @@ class Api:
         self._calls[route] = [*recent, now]
         return None
 
-    async def _fault(
+    async def _apply_fault(
         self, kinds: tuple[str, ...], request: web.Request, context: dict[str, Any]
     ) -> web.StreamResponse | None:
         rule = self.world.faults.take(*kinds, **context)

@@ -1,7 +1,7 @@
-"""vLLM's pooling routes in miniature: shapes, limits and errors as the real server gives them, scores by word overlap.
+"""vLLM's pooling routes without a model: the same fields, limits and errors; scores by word overlap.
 
-Served by `stub` (a process, behind the real guard and TLS) and by the `none` runtime (inside the emulator). A stand-in
-for weights, not for vLLM's interface: statuses and bodies are those that vLLM 0.32 was seen to give.
+Used by `stub` (a process, behind the guard and TLS) and by `stub_inline` (inside the emulator). Statuses and bodies are
+those observed with vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from emulator import stub_requests as requests
+from emulator import stub_requests
 from emulator.stub_requests import Inputs, Refused, Request, RerankRequest, Unreadable, parse
 
 VERSION = "0.32.0-stub"
 TOKENS_PER_WORD = 1.3
-# around and between the two texts of a pair, around a text alone, in a template around a pair
+# Special tokens of a pair and of a single text; tokens of a chat template.
 PAIR_TOKENS = 4
 TEXT_TOKENS = 2
 TEMPLATE_TOKENS = 100
@@ -49,16 +49,14 @@ METRICS = (
     "# TYPE vllm:request_success_total counter\n"
     'vllm:request_success_total{engine="0",finished_reason="stop",model_name="%(name)s"} %(answered).1f\n'
 )
-
-
 Kind = Literal["cross-encoder", "bi-encoder", "decoder"]
 
 
 @dataclass(frozen=True)
 class Served:
-    """What a server serves: the names it answers to, where its weights are, how long a pair may be, who may ask.
+    """The served model: names, path of the weights, maximum length, accepted keys (empty: no key check).
 
-    A bi-encoder reads each text by itself, a decoder reads a pair within a template.
+    A bi-encoder reads each text separately, a decoder reads a pair inside a chat template.
     """
 
     names: tuple[str, ...]
@@ -69,18 +67,18 @@ class Served:
 
     @property
     def name(self) -> str:
-        """The name that answers carry."""
+        """The name in answers."""
         return self.names[0]
 
-    def locked(self, method: str, path: str, authorization: str) -> bool:
-        """Whether vLLM's own key keeps a request out: it covers /v1 and /v2, and nothing else."""
+    def is_unauthorized(self, method: str, path: str, authorization: str) -> bool:
+        """Return whether vLLM's key check refuses a request; vLLM checks the key of /v1 and /v2 only."""
         if not self.keys or method == "OPTIONS" or not path.startswith(("/v1", "/v2")):
             return False
         return authorization not in {f"Bearer {key}" for key in self.keys}
 
 
-def kind_of(name: str, root: str = "", template: str | None = None) -> Kind:
-    """Return a model's kind, by its weights' own description where they are there, else by who made it."""
+def detect_kind(name: str, root: str = "", template: str | None = None) -> Kind:
+    """Return a model's kind, from the config.json of its weights if present, else from its name."""
     if template:
         return "decoder"
     config = Path(root) / "config.json"
@@ -92,7 +90,7 @@ def kind_of(name: str, root: str = "", template: str | None = None) -> Kind:
 
 @dataclass(frozen=True)
 class Load:
-    """What /metrics tells: requests under way, each of which counts as one pair, and pairs that were scored."""
+    """Values for /metrics: running requests (each counts as one pair) and scored pairs."""
 
     running: int = 0
     answered: int = 0
@@ -104,8 +102,8 @@ IDLE = Load()
 def respond(
     method: str, path: str, body: bytes, served: Served, headers: Mapping[str, str] = IS_JSON, *, load: Load = IDLE
 ) -> tuple[int, Any]:
-    """Return status and JSON body (or text) for a request; names of headers are in lower case."""
-    if served.locked(method, path, headers.get("authorization", "")):
+    """Return the status and the JSON body (or text) for a request. Header names are lower case."""
+    if served.is_unauthorized(method, path, headers.get("authorization", "")):
         return 401, {"error": "Unauthorized"}
     if path in READ:
         if method != "GET" and path != "/metrics" and not (path == "/ping" and method == "POST"):
@@ -120,9 +118,9 @@ def respond(
         if headers.get("content-type", "").lower().partition(";")[0] != "application/json":
             raise Refused(400, NO_JSON, "Bad Request")
         if path in RERANK:
-            answer = _rerank(parse(body, requests.RERANK), served)
+            answer = _rerank(parse(body, stub_requests.RERANK), served)
         else:
-            answer = _score(parse(body, requests.SCORE), served)
+            answer = _score(parse(body, stub_requests.SCORE), served)
     except Refused as refused:
         return refused.status, {"error": refused.error}
     except Unreadable as error:
@@ -131,7 +129,7 @@ def respond(
 
 
 def overlap(query: str, text: str) -> float:
-    """Return a score in 0..1 that grows with the share of the query's words that the text has."""
+    """Return a score in 0..1 that grows with the share of common words."""
     left, right = _words(query), _words(text)
     if not left or not right:
         return 0.01
@@ -151,82 +149,82 @@ def _read(path: str, served: Served, load: Load) -> Any:
     if path == "/metrics":
         return METRICS % {"name": served.name, "running": load.running, "answered": load.answered}
     if path == "/openapi.json":
-        return _described()
+        return _openapi()
     if path == "/v1/models":
         return {"object": "list", "data": [_model_card(name, served) for name in served.names]}
     return ""
 
 
 @cache
-def _described() -> dict[str, Any]:
-    """Return the description of the routes, with the schemas of requests."""
+def _openapi() -> dict[str, Any]:
+    """Return the OpenAPI document, with the schemas of requests."""
     paths: dict[str, Any] = {path: {"post": {}} for path in (*RERANK, *SCORE, "/ping")}
     for path in set(READ) - {"/metrics", "/openapi.json"}:
         paths.setdefault(path, {})["get"] = {}
-    models = (RerankRequest, *requests.SCORES)
+    models = (RerankRequest, *stub_requests.SCORES)
     schemas = {model.__name__: model.model_json_schema(ref_template="#/components/schemas/{model}") for model in models}
     return {"openapi": "3.1.0", "info": {"title": "FastAPI", "version": "0.1.0"}, "paths": paths} | {
         "components": {"schemas": schemas}
     }
 
 
-# ---- what a request asks for -----------------------------------------------------------------------------------------
+# ---- requests --------------------------------------------------------------------------------------------------------
 
 
-def _pairs(asked: Request, served: Served) -> tuple[list[tuple[str, str]], int]:
-    """Return the pairs to score and how many tokens they have together. Raises Refused, in vLLM's order."""
-    if asked.mm_processor_kwargs:
+def _pairs(request: Request, served: Served) -> tuple[list[tuple[str, str]], int]:
+    """Return the pairs to score and their total number of tokens. Raises Refused; checks have vLLM's order."""
+    if request.mm_processor_kwargs:
         raise Refused(400, NO_MM_KWARGS, param="mm_processor_kwargs")
-    if asked.model and asked.model not in served.names:
-        raise Refused(404, f"The model `{asked.model}` does not exist.", "NotFoundError")
-    limit, cut = served.max_model_len, asked.truncate_prompt_tokens
+    if request.model and request.model not in served.names:
+        raise Refused(404, f"The model `{request.model}` does not exist.", "NotFoundError")
+    limit, cut = served.max_model_len, request.truncate_prompt_tokens
     if cut is not None and cut > limit:
         raise Refused(
             400, "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size."
         )
-    firsts, seconds = (_texts(one) for one in asked.pair)
+    firsts, seconds = map(_texts, request.pair)
     if len(firsts) > 1 and len(firsts) != len(seconds):
         raise Refused(400, "Input lengths must be either 1:1, 1:N or N:N")
     if not firsts or not seconds:
         raise Refused(400, f"At least one {'text' if not firsts else 'text_pair'} element must be given")
     for name in ("max_tokens_per_query", "max_tokens_per_doc"):
-        value = getattr(asked, name)
+        value = getattr(request, name)
         if value < 0:
             raise Refused(400, f"{name} must be a non-negative integer")
         if value >= limit:
             raise Refused(400, f"{name} ({value}) must be less than max_model_len ({limit}).")
     pairs = list(zip(firsts * (len(seconds) if len(firsts) == 1 else 1), seconds, strict=True))
-    lefts = [_words_tokens(text, asked.max_tokens_per_query) for text in firsts]
-    rights = [_words_tokens(text, asked.max_tokens_per_doc) for text in seconds]
-    if served.kind == "bi-encoder":  # each text is a prompt of its own
+    lefts = [_text_tokens(text, request.max_tokens_per_query) for text in firsts]
+    rights = [_text_tokens(text, request.max_tokens_per_doc) for text in seconds]
+    if served.kind == "bi-encoder":  # each text is a separate prompt
         prompts = [count + TEXT_TOKENS for count in (*lefts, *rights)]
-        joint = len(pairs)  # one more between the two of each pair
+        separators = len(pairs)
     else:
-        around = TEMPLATE_TOKENS if served.kind == "decoder" else PAIR_TOKENS
-        every = lefts * (len(rights) if len(lefts) == 1 else 1)
-        prompts, joint = [left + right + around for left, right in zip(every, rights, strict=True)], 0
-    return pairs, sum(_prompt_tokens(count, asked, limit) for count in prompts) + joint
+        extra = TEMPLATE_TOKENS if served.kind == "decoder" else PAIR_TOKENS
+        lefts = lefts * (len(rights) if len(lefts) == 1 else 1)
+        prompts, separators = [left + right + extra for left, right in zip(lefts, rights, strict=True)], 0
+    return pairs, sum(_prompt_tokens(count, request, limit) for count in prompts) + separators
 
 
 def _texts(value: Inputs) -> list[str]:
-    """Return one text or a list of texts as a list."""
-    found = []
-    for one in value if isinstance(value, list) else [value]:
-        if not isinstance(one, str):
+    """Return a text or a list of texts as a list. Raises Refused."""
+    texts = []
+    for text in value if isinstance(value, list) else [value]:
+        if not isinstance(text, str):
             raise Refused(400, "MultiModalParam is not supported for a model of texts")
-        if any("\ud800" <= sign <= "\udfff" for sign in one):
+        if any("\ud800" <= char <= "\udfff" for char in text):
             raise Refused(400, "TextInputSequence must be str")
-        found.append(one)
-    return found
+        texts.append(text)
+    return texts
 
 
-def _words_tokens(text: str, most: int) -> int:
+def _text_tokens(text: str, maximum: int) -> int:
     count = math.ceil(TOKENS_PER_WORD * len(text.split()))
-    return min(count, most) if most else count
+    return min(count, maximum) if maximum else count
 
 
-def _prompt_tokens(count: int, asked: Request, limit: int) -> int:
-    cut = limit if asked.truncate_prompt_tokens == -1 else asked.truncate_prompt_tokens
+def _prompt_tokens(count: int, request: Request, limit: int) -> int:
+    cut = limit if request.truncate_prompt_tokens == -1 else request.truncate_prompt_tokens
     count = count if cut is None else min(count, cut)
     if count > limit:
         message = (
@@ -235,7 +233,7 @@ def _prompt_tokens(count: int, asked: Request, limit: int) -> int:
             f"length of the input prompt. (parameter=input_tokens, value={limit + 1})"
         )
         raise Refused(400, message, param="input_tokens")
-    if asked.padding == "max_length":
+    if request.padding == "max_length":
         return limit
     if not count:
         raise Refused(400, "The decoder prompt cannot be empty")
@@ -245,9 +243,9 @@ def _prompt_tokens(count: int, asked: Request, limit: int) -> int:
 # ---- answers ---------------------------------------------------------------------------------------------------------
 
 
-def _rerank(asked: RerankRequest, served: Served) -> dict[str, Any]:
-    pairs, tokens = _pairs(asked, served)
-    scored = sorted(((overlap(*pair), n) for n, pair in enumerate(pairs)), key=lambda one: -one[0])
+def _rerank(request: RerankRequest, served: Served) -> dict[str, Any]:
+    pairs, tokens = _pairs(request, served)
+    scored = sorted(((overlap(*pair), n) for n, pair in enumerate(pairs)), key=lambda item: -item[0])
     results = [
         {"index": n, "document": {"text": pairs[n][1], "multi_modal": None}, "relevance_score": score}
         for score, n in scored
@@ -255,12 +253,12 @@ def _rerank(asked: RerankRequest, served: Served) -> dict[str, Any]:
     return {
         "model": served.name,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        "results": results[: asked.top_n or None],
+        "results": results[: request.top_n or None],
     }
 
 
-def _score(asked: Request, served: Served) -> dict[str, Any]:
-    pairs, tokens = _pairs(asked, served)
+def _score(request: Request, served: Served) -> dict[str, Any]:
+    pairs, tokens = _pairs(request, served)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
     return {
         "object": "list",

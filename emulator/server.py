@@ -1,4 +1,4 @@
-"""The emulator as a server: assembly, heartbeat, start and stop. Used by `__main__` and, in a thread, by tests.
+"""The emulator as a server: setup, heartbeat, start and stop. Used by `__main__` and, in a thread, by tests.
 
 >>> with EmulatorServer(runtime="stub") as market:
 ...     market.control.ledger()
@@ -12,14 +12,15 @@ import logging
 import socket
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from emulator import boot, heartbeat
-from emulator.access import keys_of, only_for
+from emulator.access import access_middleware, load_keys
 from emulator.client import ControlClient
 from emulator.clock import Clock, Time, Timing
 from emulator.control import Control
@@ -37,10 +38,10 @@ LOG = logging.getLogger("emulator")
 
 
 class EmulatorServer:
-    """A Vast.ai on loopback. As a context manager it runs in a thread of its own; `serve` runs it in a given loop.
+    """A Vast.ai on loopback. As a context manager it runs in a thread; `serve` runs it in the current event loop.
 
-    `keys`: those that it accepts; by default the environment's (EMULATOR_API_KEYS), or one that is made, in the state's
-    folder. `key`: the first of them.
+    `keys` are the accepted keys. Default: those of the environment (EMULATOR_API_KEYS), else a generated key in the
+    state folder. `key` is the first of them.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class EmulatorServer:
         self._temporary = tempfile.TemporaryDirectory(prefix="emulator-") if state_dir is None else None
         self.folder = Path(self._temporary.name if self._temporary else state_dir or ".").absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._keys = tuple(keys) or keys_of(self.folder)
+        self._keys = tuple(keys) or load_keys(self.folder)
         self._args = (seed, pacing, hub)
         self._timing = Timing(time, time_scale, boot_s)
         served = json.loads(Path(models).read_text()) if models else {}
@@ -77,7 +78,7 @@ class EmulatorServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._ready = threading.Event()
-        self._failed: BaseException | None = None
+        self._error: BaseException | None = None
         self._power_off = True
 
     def __str__(self) -> str:
@@ -90,7 +91,6 @@ class EmulatorServer:
 
     @property
     def control(self) -> ControlClient:
-        """A client of its control API."""
         return ControlClient(self.url, self.key)
 
     @property
@@ -100,29 +100,29 @@ class EmulatorServer:
     # ---- in a thread ---------------------------------------------------------------------------------------------
 
     def start(self) -> EmulatorServer:
-        """Start in a thread; returns when it answers. Raises what keeps it from that."""
+        """Start in a thread; return when the server is ready. Raises the error of a failed start."""
         self._ready.clear()
-        self._failed = None
+        self._error = None
         self._thread = threading.Thread(target=self._run, name="emulator", daemon=True)
         self._thread.start()
         if not self._ready.wait(30):
             raise TimeoutError("the emulator did not start within 30 s")
-        if self._failed is not None:
+        if self._error is not None:
             self.close()
-            raise self._failed
+            raise self._error
         return self
 
     def stop(self) -> None:
-        """Stop the thread; containers end too unless they are kept. Raises what had ended it before."""
+        """Stop the thread, and the containers unless `keep_containers`. Raises the error of the thread, if any."""
         if self._thread is not None and self._loop is not None and self._stop is not None:
-            with suppress(RuntimeError):  # the loop is closed: it has ended by itself
+            with suppress(RuntimeError):  # the loop has ended already
                 self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(STOP_WITHIN_S)
             if self._thread.is_alive():
                 raise TimeoutError(f"the emulator did not stop within {STOP_WITHIN_S:g} s")
             self._thread = None
-        if self._failed is not None:
-            raise self._failed
+        if self._error is not None:
+            raise self._error
 
     def __enter__(self) -> EmulatorServer:
         return self.start()
@@ -134,21 +134,21 @@ class EmulatorServer:
             self.close()
 
     def close(self) -> None:
-        """Remove the folder of an emulator that was given none."""
+        """Remove the state folder if it is temporary."""
         if self._temporary is not None:
             self._temporary.cleanup()
 
     def _run(self) -> None:
         try:
             asyncio.run(self.serve(on_ready=self._ready.set))
-        except BaseException as error:  # noqa: BLE001 - handed to whoever started the thread
-            self._failed = error
+        except BaseException as error:  # noqa: BLE001 - raised by start() or stop()
+            self._error = error
             self._ready.set()
 
     # ---- in a loop -----------------------------------------------------------------------------------------------
 
     async def serve(self, *, on_ready: Callable[[], None] = lambda: None, stop: asyncio.Event | None = None) -> None:
-        """Serve until stopped."""
+        """Serve until `stop` is set."""
         self._loop = asyncio.get_running_loop()
         self._stop = stop or asyncio.Event()
         store = Store(self.folder)
@@ -158,31 +158,33 @@ class EmulatorServer:
             store.close()
 
     async def _serve(self, store: Store, on_ready: Callable[[], None], stop: asyncio.Event) -> None:
-        seed, pacing, hub = self._args
+        seed, pacing, hub_mode = self._args
         clock = Clock(float(store.get("ahead_s") or 0.0))
-        born = store.get("born") or clock()
-        store.put("born", born)
-        self._settings.offline = not (hub == "online" or (hub == "auto" and reachable(*HUB)))
+        created_at = store.get("born") or clock()
+        store.put("born", created_at)
+        self._settings.offline = not (hub_mode == "online" or (hub_mode == "auto" and is_reachable(*HUB)))
         containers = Containers(self._settings)
-        world = World(build(seed, now=born), containers, now=clock, timing=self._timing, seed=seed)
+        world = World(build(seed, now=created_at), containers, now=clock, timing=self._timing, seed=seed)
         store.load(world)
 
         def save() -> None:
             store.put("ahead_s", clock.ahead_s)
             store.save(world)
 
-        api = Api(world, keys=self._keys, pacing=pacing, changed=save)
-        control = Control(world, api, clock, hub=not self._settings.offline, changed=save, forget=store.forget)
-        app = web.Application(middlewares=[only_for(self._keys, self.host, lambda: self.port), _json_not_found])
+        api = Api(world, keys=self._keys, pacing=pacing, save=save)
+        hub = not self._settings.offline
+        control = Control(world, api, clock, hub=hub, save=save, delete_contracts=store.delete_contracts)
+        check_access = access_middleware(self._keys, self.host, lambda: self.port)
+        app = web.Application(middlewares=[check_access, _json_not_found])
         app.add_routes([*api.table(), *control.table()])
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         try:
             site = web.TCPSite(runner, self.host, self.port)
-            await site.start()  # before anything is started or marked: the address may be another emulator's
+            await site.start()  # first: the address may be in use by another emulator
             self.port = runner.addresses[0][1]
             self._power_off = not store.get("kept")
-            store.put("kept", True)  # until an orderly end says otherwise, whatever still runs is ours
+            store.put("kept", True)  # after a crash, containers may still run
             try:
                 await self._recover(world)
                 save()
@@ -198,49 +200,47 @@ class EmulatorServer:
 
     @staticmethod
     async def _heartbeat(world: World, control: Control, save: Callable[[], None], stop: asyncio.Event) -> None:
-        """Move the world along until stopped. What goes wrong is logged, shown by the control API, and tried again."""
+        """Advance the world until stopped. Errors are logged, shown by the control API, and retried."""
         while not stop.is_set():
             try:
                 if await heartbeat.advance(world):
                     save()
             except Exception as error:
-                if control.trouble != repr(error):
+                if control.heartbeat_error != repr(error):
                     LOG.exception("a heartbeat failed; the emulator goes on")
-                control.trouble = repr(error)
+                control.heartbeat_error = repr(error)
                 save()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(stop.wait(), HEARTBEAT_S)
 
     async def _recover(self, world: World) -> None:
-        """After a restart: a container that still runs is found again, one that was switched off starts again.
+        """Restore containers after a restart of the emulator.
 
-        One that died while nobody looked has exited, unless it was never more than bookkeeping.
+        A process that still runs is kept. Containers that the emulator stopped itself start again, others have exited.
         """
-        off = self._power_off or self._settings.runtime == "none"
-        for contract in world.live():
+        restart = self._power_off or self._settings.runtime == "none"
+        for contract in world.live_contracts():
             if not contract.started or contract.actual_status != "running":
                 continue
             if contract.process is not None and contract.process.poll() is None:
                 continue
-            if off:
-                await boot.start(contract, world.machine_of(contract), world)
+            if restart:
+                await boot.start(contract, world.find_machine(contract), world)
             elif contract.process is not None:
-                contract.exited(contract.process.exit_code or -1, world.now())
+                contract.set_exited(contract.process.exit_code or -1, world.now())
 
     async def _shut_down(self, world: World) -> None:
-        for contract in world.live():
-            if contract.process is not None and self.keep_containers:
-                continue
+        for contract in world.live_contracts():
             if contract.process is not None:
+                if self.keep_containers:
+                    continue
                 contract.process.kill()
             await world.containers.stop(contract.id)
 
 
 @web.middleware
-async def _json_not_found(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Answer for a path that is not emulated as the API answers for one that is not there."""
+async def _json_not_found(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Return the API's JSON error for paths that are not emulated."""
     try:
         return await handler(request)
     except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
@@ -248,8 +248,7 @@ async def _json_not_found(
         return reply({"success": False, "error": "not_found", "msg": msg}, status=error.status)
 
 
-def reachable(host: str, port: int, timeout_s: float = 2.0) -> bool:
-    """Whether a TCP connection to an address can be made."""
+def is_reachable(host: str, port: int, timeout_s: float = 2.0) -> bool:
     try:
         with socket.create_connection((host, port), timeout_s):
             return True

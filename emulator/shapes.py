@@ -1,4 +1,4 @@
-"""The JSON of contracts, users and lists, as the API sends it. Pure; called by `routes`."""
+"""The JSON objects of the API: instances, user, charges. Pure functions, called by `*_routes`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from typing import Any
 
 from emulator.account import KEY_ID, USER_ID, Account
 from emulator.contract import Contract
-from emulator.market import Machine, hourly
-from emulator.rental import args_of, disk_gb, runtype_of
+from emulator.market import Machine, hourly_price
+from emulator.rental import disk_gb, parse_args, resolve_runtype
 
-# What an offer has and an instance has not: the offer it came from cannot be read back.
-NOT_ECHOED = ("id", "ask_contract_id", "rented", "rn", "bundled_results", "discounted_dph_total", "dph_total_adj")
+# Fields of an offer that an instance does not have.
+OFFER_ONLY = ("id", "ask_contract_id", "rented", "rn", "bundled_results", "discounted_dph_total", "dph_total_adj")
 
 
 def instance(contract: Contract, machine: Machine, now: float) -> dict[str, Any]:
-    """Return an instance as reads and lists show it; addresses are there only while it runs."""
+    """Return an instance. Its address and ports are null unless it runs."""
     offer = machine.offer(now=now, storage_gb=disk_gb(contract.body))
     running = contract.actual_status == "running"
-    shown = {key: value for key, value in offer.items() if key not in NOT_ECHOED}
+    facts = {key: value for key, value in offer.items() if key not in OFFER_ONLY}
     base = contract.gpu_dph_usd
     total = base + contract.dph_disk_usd
     ports = {f"{inner}/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(outer)}] for inner, outer in contract.ports.items()}  # noqa: S104
     if contract.boot_fault == "port_never_mapped":
         ports = {}
     up_mins = (now - contract.running_since) / 60 if contract.running_since is not None else None
-    return shown | {
+    return facts | {
         "id": contract.id,
         "label": contract.label or None,
         "actual_status": contract.actual_status,
@@ -33,14 +33,14 @@ def instance(contract: Contract, machine: Machine, now: float) -> dict[str, Any]
         "next_state": contract.next_state,
         "status_msg": contract.status_msg,
         "image_uuid": contract.image,
-        "image_args": args_of(contract.body),
-        "image_runtype": runtype_of(contract.body),
+        "image_args": parse_args(contract.body),
+        "image_runtype": resolve_runtype(contract.body),
         "onstart": contract.body.get("onstart"),
         "extra_env": [[key, value] for key, value in (contract.body.get("env") or {}).items()],
         "dph_base": base,
         "dph_total": total,
-        "search": hourly(base, contract.dph_disk_usd),
-        "instance": hourly(base if running else 0.0, contract.dph_disk_usd),
+        "search": hourly_price(base, contract.dph_disk_usd),
+        "instance": hourly_price(base if running else 0.0, contract.dph_disk_usd),
         "storage_total_cost": contract.dph_disk_usd,
         "is_bid": contract.is_bid,
         "start_date": contract.rented_at,
@@ -80,7 +80,7 @@ def instance(contract: Contract, machine: Machine, now: float) -> dict[str, Any]
 
 
 def user(credit_usd: float, account: Account) -> dict[str, Any]:
-    """Return the account behind the key."""
+    """Return the user of the account."""
     return {
         "id": USER_ID,
         "key_id": KEY_ID,
@@ -97,7 +97,7 @@ def user(credit_usd: float, account: Account) -> dict[str, Any]:
 
 
 def price_increase(contract: Contract, machine: Machine) -> dict[str, Any]:
-    """Return the announcement of a higher price. Its id is the contract's: there is one of each at most."""
+    """Return the announcement of a higher price. Its id is the contract's id: a contract has at most one."""
     announced = contract.announced_dph_usd
     return {
         "pending_price_increase_id": contract.id,
@@ -120,16 +120,16 @@ def price_increase(contract: Contract, machine: Machine) -> dict[str, Any]:
 
 
 def deposit(contract: Contract, now: float) -> dict[str, Any]:
-    """Return what is left of an amount paid in advance."""
-    left = contract.deposit_usd(now)
-    months = contract.prepaid_months() * left / contract.prepaid_usd if contract.prepaid_usd else 0.0
-    return {"success": True, "refundable_deposit": left, "total_discount": 0.0, "discount_months": months}
+    """Return the remaining deposit."""
+    remaining = contract.deposit_usd(now)
+    months = contract.prepaid_months() * remaining / contract.prepaid_usd if contract.prepaid_usd else 0.0
+    return {"success": True, "refundable_deposit": remaining, "total_discount": 0.0, "discount_months": months}
 
 
 def charge(contract: Contract, now: float) -> dict[str, Any]:
-    """Return what a contract has cost as the list of charges shows it."""
+    """Return the cost of a contract as an entry of the list of charges."""
     start, end = contract.rented_at, now if contract.destroyed_at is None else contract.destroyed_at
-    whole = {
+    entry = {
         "start": start,
         "end": end,
         "type": "instance",
@@ -138,26 +138,26 @@ def charge(contract: Contract, now: float) -> dict[str, Any]:
         "amount": contract.cost_usd(now),
         "metadata": {"contract_id": contract.id, "label": contract.label},
     }
-    return {**whole, "items": [{**whole, "type": "usage", "source": f"machine-{contract.machine_id}", "items": []}]}
+    return {**entry, "items": [{**entry, "type": "usage", "source": f"machine-{contract.machine_id}", "items": []}]}
 
 
 def charge_item(contract: Contract, now: float) -> dict[str, Any]:
-    """Return the same as the older list of invoices shows it."""
-    found = charge(contract, now)
-    hours = (found["end"] - found["start"]) / 3600
+    """Return the cost of a contract as an entry of the older list of invoices."""
+    entry = charge(contract, now)
+    hours = (entry["end"] - entry["start"]) / 3600
     return {
         "type": "charge",
-        "timestamp": found["end"],
-        "description": found["description"],
-        "amount": found["amount"],
+        "timestamp": entry["end"],
+        "description": entry["description"],
+        "amount": entry["amount"],
         "quantity": hours,
-        "rate": found["amount"] / hours if hours else 0.0,
+        "rate": entry["amount"] / hours if hours else 0.0,
         "instance_id": contract.id,
     }
 
 
 def payment_item(payment: dict[str, Any]) -> dict[str, Any]:
-    """Return a payment as the older list of invoices shows it."""
+    """Return a payment as an entry of the older list of invoices."""
     return {
         "type": "payment",
         "timestamp": payment["when"],

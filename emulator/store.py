@@ -1,4 +1,4 @@
-"""The emulator's memory: one SQLite file, so that stacks outlive a terminal. Read at start, written on change."""
+"""The saved state of the emulator: a SQLite file, read at start and written on change. Used by `server`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from emulator.contract import Contract
 from emulator.process import Process
 from emulator.world import World
 
-MACHINE_KEPT = ("ip", "alive", "stalled", "unreachable", "rented_by", "dph_base_usd", "min_bid_usd", "end_date")
-
-CONTRACT = tuple(one.name for one in fields(Contract))
+MACHINE_FIELDS = ("ip", "alive", "stalled", "unreachable", "rented_by", "dph_base_usd", "min_bid_usd", "end_date")
+CONTRACT_FIELDS = tuple(field.name for field in fields(Contract))
 
 
 class StoreInUse(OSError):
-    """Another emulator keeps its memory there: the two would take each other's containers for their own."""
+    """Another emulator uses this state folder."""
 
 
 class Store:
-    """Keeps a World between runs of the emulator. Only what differs from the last save is written."""
+    """Saves a World. A save writes changed values only."""
 
     def __init__(self, folder: Path) -> None:
         self._lock = (folder / "lock").open("w")
@@ -35,14 +34,14 @@ class Store:
             self._lock.close()
             raise StoreInUse(f"another emulator uses {folder}") from None
         file = folder / "emulator.sqlite"
-        file.touch(mode=0o600)  # it holds what containers are given in their environment
+        file.touch(mode=0o600)  # it contains the environment of containers, with keys
         self._db = sqlite3.connect(file, check_same_thread=False)
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = normal")
         self._db.execute("create table if not exists world (name text primary key, value text not null)")
-        self._written: dict[str, str] = {}
-        self._machines: dict[int, tuple[Any, ...]] = {}  # what was last written of each
-        self._over: set[int] = set()  # destroyed contracts that are written: they change no more
+        self._saved: dict[str, str] = {}
+        self._saved_machines: dict[int, tuple[Any, ...]] = {}
+        self._saved_destroyed: set[int] = set()  # ids of destroyed contracts: they no longer change
 
     def get(self, name: str) -> Any:
         row = self._db.execute("select value from world where name = ?", (name,)).fetchone()
@@ -52,31 +51,31 @@ class Store:
         self._put([(name, value)])
 
     def save(self, world: World) -> None:
-        """Write everything that a restart must know. Takes as long as there are live contracts, not ever made ones."""
+        """Save the world. The duration depends on the number of live contracts, not of all contracts."""
         values: list[tuple[str, Any]] = [
             ("account", {"credit_usd": world.credit_usd, "next_id": world.next_id}),
             ("profile", world.account),
             ("faults", world.faults.dump()),
         ]
-        for key, one in world.machines.items():
-            kept = tuple(getattr(one, name) for name in MACHINE_KEPT)
-            if self._machines.get(key) != kept:
-                values.append((f"machine {key}", dict(zip(MACHINE_KEPT, kept, strict=True))))
-                self._machines[key] = kept
-        changing = [one for one in world.contracts.values() if one.id not in self._over]
-        values += [(f"contract {one.id}", {name: getattr(one, name) for name in CONTRACT}) for one in changing]
+        for key, machine in world.machines.items():
+            state = tuple(getattr(machine, name) for name in MACHINE_FIELDS)
+            if self._saved_machines.get(key) != state:
+                values.append((f"machine {key}", dict(zip(MACHINE_FIELDS, state, strict=True))))
+                self._saved_machines[key] = state
+        contracts = [contract for contract in world.contracts.values() if contract.id not in self._saved_destroyed]
+        for contract in contracts:
+            values.append((f"contract {contract.id}", {name: getattr(contract, name) for name in CONTRACT_FIELDS}))
         self._put(values)
-        self._over.update(one.id for one in changing if one.destroyed_at is not None)
+        self._saved_destroyed.update(contract.id for contract in contracts if contract.destroyed_at is not None)
 
-    def forget(self) -> None:
-        """Drop every contract."""
+    def delete_contracts(self) -> None:
         with self._db:
             self._db.execute("delete from world where name like 'contract %'")
-        self._written.clear()
-        self._over.clear()
+        self._saved.clear()
+        self._saved_destroyed.clear()
 
     def load(self, world: World) -> None:
-        """Bring a World back to what was saved; processes that still live are found again."""
+        """Load the saved state into a world."""
         account = self.get("account")
         if account is None:
             return
@@ -87,26 +86,25 @@ class Store:
             for name, value in (self.get(f"machine {key}") or {}).items():
                 setattr(machine, name, value)
         rows = self._db.execute("select value from world where name like 'contract %'").fetchall()
-        for contract in sorted((_contract(json.loads(row[0])) for row in rows), key=lambda one: one.id):
+        for contract in sorted((_build_contract(json.loads(row[0])) for row in rows), key=lambda contract: contract.id):
             world.contracts[contract.id] = contract
 
     def close(self) -> None:
-        """Close the file, and let others use it."""
         self._db.close()
         self._lock.close()
 
     def _put(self, values: Iterable[tuple[str, Any]]) -> None:
         texts = {name: json.dumps(value, default=asdict) for name, value in values}
-        news = [(name, text) for name, text in texts.items() if self._written.get(name) != text]
-        if news:
+        changes = [(name, text) for name, text in texts.items() if self._saved.get(name) != text]
+        if changes:
             with self._db:
-                self._db.executemany("insert or replace into world values (?, ?)", news)
-            self._written.update(news)
+                self._db.executemany("insert or replace into world values (?, ?)", changes)
+            self._saved.update(changes)
 
 
-def _contract(raw: dict[str, Any]) -> Contract:
-    process = raw.pop("process")
-    raw["ports"] = {int(inner): outer for inner, outer in raw["ports"].items()}
-    contract = Contract(**raw)
+def _build_contract(values: dict[str, Any]) -> Contract:
+    process = values.pop("process")
+    values["ports"] = {int(inner): outer for inner, outer in values["ports"].items()}
+    contract = Contract(**values)
     contract.process = Process(**process) if process else None
     return contract

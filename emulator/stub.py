@@ -1,7 +1,7 @@
-"""A stand-in for vLLM in a container: `python -m emulator.stub MODEL --port N ...`, an ASGI server without weights.
+"""A stub of vLLM in a container: `python -m emulator.stub MODEL --port N ...`, an ASGI server without weights.
 
-Takes vLLM's flags, acts on those for address, names, limits, keys, TLS and middleware, and refuses unknown ones as vLLM
-does. Started by the shim that the stub runtime puts on a container's PATH.
+Accepts vLLM's flags, implements those for address, names, limits, keys, TLS and middleware, and refuses unknown flags.
+Started by `vllm_shim`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from inspect import isclass
 from pathlib import Path
 from typing import Any
 
-from emulator.scoring import Load, Served, kind_of, respond
+from emulator.scoring import Load, Served, detect_kind, respond
 from emulator.stub_faults import Message, Receive, Send, ServerFault
 from emulator.stub_server import StubServer, listener, unix_listener
 
-# Every other flag of vLLM 0.32: after "=" a value, after "*" several. Accepted, and without effect here.
+# The other flags of vLLM 0.32 ("=": a value, "*": several values): accepted without effect.
 FLAGS = Path(__file__).with_name("vllm_flags.txt").read_text().split()
-# Flags of older versions that are gone in 0.32.
+# Flags of older versions, removed in 0.32.
 OLDER_FLAGS = ("--disable-log-requests", "--override-pooler-config=", "--task=", "--swap-space=")
 DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
 
@@ -46,9 +46,9 @@ class Stub:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        given = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        request_headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         load = Load(scope.get("under_way", 0), self.answered)
-        status, answer = respond(scope["method"], scope["path"], body, self.served, given, load=load)
+        status, answer = respond(scope["method"], scope["path"], body, self.served, request_headers, load=load)
         if isinstance(answer, dict) and status == 200:
             self.answered += len(answer.get("results") or answer.get("data") or ()) if scope["method"] == "POST" else 0
         text = (answer if isinstance(answer, str) else json.dumps(answer, separators=(",", ":"))).encode()
@@ -59,8 +59,7 @@ class Stub:
         await send({"type": "http.response.body", "body": text})
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return a parser of vLLM's flags."""
+def build_parser() -> argparse.ArgumentParser:
     usage = "vllm serve [model_tag] [options]"
     flags = argparse.ArgumentParser(prog="vllm serve", usage=usage, allow_abbrev=False)
     flags.add_argument("model")
@@ -72,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--served-model-name", nargs="+")
     flags.add_argument("--api-key", nargs="+", default=[])
     flags.add_argument("--api-server-count", type=int, default=1)
-    flags.add_argument("--max-model-len", type=tokens, default=512)
+    flags.add_argument("--max-model-len", type=parse_token_count, default=512)
     flags.add_argument("--dtype", choices=DTYPES, default="auto")
     flags.add_argument("--middleware", action="append", default=[])
     flags.add_argument("--ssl-certfile")
@@ -85,27 +84,26 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def tokens(text: str) -> int:
-    """Read a number of tokens as vLLM does: 1k is 1000, 1K is 1024."""
+def parse_token_count(text: str) -> int:
+    """Parse a number of tokens: 1k is 1000, 1K is 1024."""
     factor = {"k": 1000, "K": 1024}.get(text[-1:], 1)
     return int(float(text[:-1]) * factor) if factor > 1 else int(text)
 
 
-def normal(argv: list[str]) -> list[str]:
-    """Spell flags with dashes: vLLM takes --max_model_len as well."""
-    found = []
+def normalize_flags(argv: list[str]) -> list[str]:
+    """Return the arguments with dashes in flag names: vLLM also accepts --max_model_len."""
+    words = []
     for arg in argv:
         name, equals, value = arg.partition("=")
-        found.append(name.replace("_", "-") + equals + value if arg.startswith("--") else arg)
-    return found
+        words.append(name.replace("_", "-") + equals + value if arg.startswith("--") else arg)
+    return words
 
 
 def main() -> None:
-    """Serve until killed."""
-    args = parser().parse_args(normal(sys.argv[1:]))
+    args = build_parser().parse_args(normalize_flags(sys.argv[1:]))
     keys = tuple(args.api_key) or tuple(filter(None, [os.environ.get("VLLM_API_KEY")]))
     names = tuple(args.served_model_name or [args.model])
-    kind = kind_of(args.model, args.root, args.chat_template)
+    kind = detect_kind(args.model, args.root, args.chat_template)
     app: Any = Stub(Served(names, args.root or args.model, args.max_model_len, keys, kind))
     for path in args.middleware:
         module, _, name = path.rpartition(".")
@@ -120,19 +118,14 @@ def main() -> None:
         tls.load_cert_chain(args.ssl_certfile, args.ssl_keyfile)
     listening = unix_listener(args.uds) if args.uds else listener(args.host, args.port)
     server = StubServer(app, listening, partial(ServerFault.read, args.fault_file), tls)
-    where = args.uds or f"{args.host}:{args.port}"
-    say(f"INFO stub of vLLM serves {args.model} as {', '.join(names)}, dtype {args.dtype}, on {where}")
-    say("INFO:     Application startup complete.")
-    for _ in range(args.api_server_count - 1):  # as vLLM's: processes with one port, each with middleware of its own
+    address = args.uds or f"{args.host}:{args.port}"
+    sys.stdout.write(f"INFO stub of vLLM serves {args.model} as {', '.join(names)}, dtype {args.dtype}, on {address}\n")
+    sys.stdout.write("INFO:     Application startup complete.\n")
+    sys.stdout.flush()
+    for _ in range(args.api_server_count - 1):  # as in vLLM: processes that share the port, with separate middleware
         if os.fork() == 0:
             break
     asyncio.run(server.serve())
-
-
-def say(line: str) -> None:
-    """Write a line of the server's log."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

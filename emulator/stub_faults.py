@@ -1,6 +1,6 @@
-"""What a server that is up can do wrong with a request: an ASGI wrapper around the stub. Used by `stub_server`.
+"""Faults of a running server: an ASGI middleware around the stub. Used by `stub_server`.
 
-Which fault is on is read from a file for every request, so that one comes and goes while the server runs.
+The fault is read from a file at each request, so it can change while the server runs.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ MB = 1 << 20
 
 @dataclass(frozen=True)
 class ServerFault:
-    """The fault that is on: its kind ("" for none) and the parameters that its rule gave.
+    """The active fault: its kind ("" for none) and its parameters.
 
-    `route` limits what is done to answers to one path, `queue` slowness to requests that meet one under way.
+    `route` limits the fault to one path. `queue` limits slow_answer to requests that arrive during another request.
     """
 
     kind: str = ""
@@ -35,7 +35,7 @@ class ServerFault:
     every_s: float = 1.0
     mb: int = 300
     location: str = "http://127.0.0.1:9/elsewhere"
-    # how the rule came to be on, of no meaning here
+    # fields of the rule, not used here
     rule: int = 0
     after_s: float = 0.0
     chance: float = 1.0
@@ -50,7 +50,7 @@ class ServerFault:
 
 @dataclass(frozen=True)
 class Call:
-    """A request on its way to the application, and whether another was under way when it came."""
+    """A request to the application. `busy`: another request was running when it arrived."""
 
     app: App
     scope: Message
@@ -64,14 +64,14 @@ class Call:
         await self.app(self.scope, self.receive, self.send)
 
     async def answer(self) -> tuple[Message, bytes]:
-        """Return what the application would answer: the start, and the whole body."""
-        sent: list[Message] = []
+        """Return the application's answer: the start message and the complete body."""
+        messages: list[Message] = []
 
-        async def keep(message: Message) -> None:
-            sent.append(message)
+        async def record(message: Message) -> None:
+            messages.append(message)
 
-        await self.app(self.scope, self.receive, keep)
-        return sent[0], b"".join(message.get("body", b"") for message in sent[1:])
+        await self.app(self.scope, self.receive, record)
+        return messages[0], b"".join(message.get("body", b"") for message in messages[1:])
 
     async def start(self, status: int, *headers: tuple[bytes, bytes]) -> None:
         await self.send({"type": "http.response.start", "status": status, "headers": list(headers)})
@@ -85,7 +85,7 @@ class Call:
 
 
 class Faulty:
-    """ASGI middleware that does with a request what the fault says that is on."""
+    """ASGI middleware that applies the active fault to requests."""
 
     def __init__(self, app: App, read: Callable[[], ServerFault]) -> None:
         self.app = app
@@ -96,7 +96,7 @@ class Faulty:
         fault = self.read()
         handle = HANDLERS.get(fault.kind) if fault.route in ("", scope.get("path")) else None
         call = Call(self.app, scope, receive, send, fault, self.read, self.under_way > 0)
-        scope["under_way"] = self.under_way  # before this one, for the stub's metrics
+        scope["under_way"] = self.under_way  # without this request; for the metrics of the stub
         self.under_way += 1
         try:
             await (handle(call) if handle and scope["type"] == "http" else call.proceed())
@@ -110,10 +110,6 @@ async def _frozen(call: Call) -> None:
     await call.proceed()
 
 
-async def _hang(call: Call) -> None:
-    await call.until_disconnect()
-
-
 async def _slow(call: Call) -> None:
     if call.busy or not call.fault.queue:
         await asyncio.sleep(call.fault.seconds)
@@ -123,36 +119,36 @@ async def _slow(call: Call) -> None:
 async def _drip(call: Call) -> None:
     start, body = await call.answer()
     await call.send(start)
-    gone = asyncio.create_task(call.until_disconnect())
+    disconnect = asyncio.create_task(call.until_disconnect())
     for byte in body:
         await call.body(bytes([byte]))
-        if (await asyncio.wait({gone}, timeout=call.fault.every_s))[0]:
+        if (await asyncio.wait({disconnect}, timeout=call.fault.every_s))[0]:
             return
-    gone.cancel()
+    disconnect.cancel()
     await call.body(b"", more=False)
 
 
 async def _huge(call: Call) -> None:
-    await _pour(call, lambda part: part)
+    await _send_large(call, lambda part: part)
 
 
 async def _gzip_bomb(call: Call) -> None:
     packer = zlib.compressobj(wbits=31)
-    await _pour(call, packer.compress, (b"content-encoding", b"gzip"), end=packer.flush)
+    await _send_large(call, packer.compress, (b"content-encoding", b"gzip"), end=packer.flush)
 
 
-async def _pour(
+async def _send_large(
     call: Call, pack: Callable[[bytes], bytes], *headers: tuple[bytes, bytes], end: Callable[[], bytes] = bytes
 ) -> None:
-    await call.answer()  # the request is read
-    gone = asyncio.create_task(call.until_disconnect())
+    await call.answer()  # reads the request
+    disconnect = asyncio.create_task(call.until_disconnect())
     await call.start(200, (b"content-type", b"application/json"), *headers)
     for _ in range(call.fault.mb):
         await call.body(pack(b" " * MB))
         await asyncio.sleep(0)
-        if gone.done():
+        if disconnect.done():
             return
-    gone.cancel()
+    disconnect.cancel()
     await call.body(pack(b"{}") + end(), more=False)
 
 
@@ -164,11 +160,11 @@ async def _redirect(call: Call) -> None:
 async def _cut(call: Call) -> None:
     start, body = await call.answer()
     await call.send(start)
-    await call.body(body[: len(body) // 2])  # the server closes the connection of an application that ends like this
+    await call.body(body[: len(body) // 2])  # uvicorn then closes the connection
 
 
-def _changed(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Call], Awaitable[None]]:
-    """Return a handler that changes the scored items of an answer."""
+def _change_scores(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Call], Awaitable[None]]:
+    """Return a handler that applies `change` to the scored items of an answer."""
 
     async def handle(call: Call) -> None:
         start, body = await call.answer()
@@ -177,14 +173,14 @@ def _changed(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Call
         if items and {"relevance_score", "score"} & items[0].keys():
             change(items)
             body = json.dumps(answer, separators=(",", ":")).encode()
-        kept = [(name, value) for name, value in start["headers"] if name != b"content-length"]
-        await call.start(start["status"], *kept, (b"content-length", str(len(body)).encode()))
+        headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
+        await call.start(start["status"], *headers, (b"content-length", str(len(body)).encode()))
         await call.body(body, more=False)
 
     return handle
 
 
-def _scores(value: float | None) -> Callable[[list[dict[str, Any]]], object]:
+def _set_scores(value: float | None) -> Callable[[list[dict[str, Any]]], object]:
     def change(items: list[dict[str, Any]]) -> None:
         for item in items:
             item["relevance_score" if "relevance_score" in item else "score"] = value
@@ -194,14 +190,14 @@ def _scores(value: float | None) -> Callable[[list[dict[str, Any]]], object]:
 
 HANDLERS: dict[str, Callable[[Call], Awaitable[None]]] = {
     "frozen": _frozen,
-    "hang_after_request": _hang,
+    "hang_after_request": Call.until_disconnect,
     "slow_answer": _slow,
     "drip": _drip,
     "huge_answer": _huge,
     "gzip_bomb": _gzip_bomb,
     "redirect": _redirect,
     "cut_answer": _cut,
-    "nan_scores": _changed(_scores(float("nan"))),
-    "null_scores": _changed(_scores(None)),
-    "wrong_order": _changed(list.reverse),
+    "nan_scores": _change_scores(_set_scores(float("nan"))),
+    "null_scores": _change_scores(_set_scores(None)),
+    "wrong_order": _change_scores(list.reverse),
 }

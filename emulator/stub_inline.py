@@ -1,7 +1,6 @@
-"""The `none` runtime's container: the stub, with TLS and guard as launched, in the emulator's own loop.
+"""A container of the runtime `none`: the stub, with the TLS and the guard of the launch, in the emulator's event loop.
 
-No process runs the launch's boot script here, so what the script would unpack from the environment is unpacked here.
-Called by `runtime`.
+No process runs the launch's boot script, so this module unpacks the files in the environment. Called by `runtime`.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from emulator.scoring import Served, kind_of
-from emulator.stub import Stub, tokens
+from emulator.scoring import Served, detect_kind
+from emulator.stub import Stub, parse_token_count
 from emulator.stub_faults import ServerFault
-from emulator.stub_server import SHUT, Port, Read, StubServer, listener, unix_listener
+from emulator.stub_server import NO_ACCEPT, Port, Read, StubServer, listener, unix_listener
 
 FILES = ("FILES_0_", "FILES_1_")
-LEARNS_WITHIN_S = 5.0
+READY_TIMEOUT_S = 5.0
 
 
 class InlineServer:
-    """What a container serves at its ports; `folder` is its own. Raises OSError where it cannot listen."""
+    """The servers of a container; `folder` is its /tmp. Raises OSError if a port is not free."""
 
     def __init__(
         self,
@@ -44,32 +43,33 @@ class InlineServer:
         log: Callable[[str], None],
     ) -> None:
         env = {str(name): str(value) for name, value in (body.get("env") or {}).items()}
-        stub, tls, listening = application(body, env), unpack_identity(env, folder), []
+        stub, tls, sockets = build_stub(body, env), unpack_identity(env, folder), []
         try:
-            listening += [listener(ip, outer) for outer in ports.values()]
+            for outer in ports.values():
+                sockets.append(listener(ip, outer))
         except OSError:
-            for one in listening:
-                one.close()
+            for listening in sockets:
+                listening.close()
             raise
         self.guard: Any = None
         self.servers: list[Port | StubServer] = []
-        if "-m guard" in script_of(body):
-            self.guard = guard_of(files_of(env))(env, folder, tls=tls, log=log)
-            # what keeps connections from being accepted does so at the container's port
+        if "-m guard" in launch_command(body):
+            self.guard = import_guard(unpack_files(env))(env, folder, tls=tls, log=log)
+            # faults that prevent an accept act at the container's port, the others behind the guard
             socket_path = self.guard.gate.upstream.socket_path
-            self.servers.append(StubServer(stub, unix_listener(socket_path), lambda: _inside(read())))
-            self.servers += [Port(one, read, self.guard.connect, self.guard.tls) for one in listening]
+            self.servers.append(StubServer(stub, unix_listener(socket_path), lambda: _without_accept_faults(read())))
+            self.servers += [Port(listening, read, self.guard.connect, self.guard.tls) for listening in sockets]
         else:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if tls else None
             if context is not None:
                 context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-            self.servers += [StubServer(stub, one, read, context) for one in listening]
+            self.servers += [StubServer(stub, listening, read, context) for listening in sockets]
         self.tasks = [asyncio.create_task(server.serve()) for server in self.servers]
 
-    async def started(self) -> None:
-        """Wait until the guard, if there is one, knows the stub."""
+    async def wait_ready(self) -> None:
+        """Wait until the guard, if any, has read the stub's models."""
         if self.guard is not None:
-            async with asyncio.timeout(LEARNS_WITHIN_S):
+            async with asyncio.timeout(READY_TIMEOUT_S):
                 await self.guard.gate.upstream.learn()
 
     def close(self) -> None:
@@ -81,50 +81,50 @@ class InlineServer:
             self.guard.close()
 
 
-def _inside(fault: ServerFault) -> ServerFault:
-    return ServerFault() if fault.kind in SHUT else fault
+def _without_accept_faults(fault: ServerFault) -> ServerFault:
+    return ServerFault() if fault.kind in NO_ACCEPT else fault
 
 
-def application(body: dict[str, Any], env: Mapping[str, str]) -> Stub:
-    """Return what a launch's body serves, without its guard."""
-    given, key, model = flags_of(body), env.get("VLLM_API_KEY"), model_of(body)
-    length = tokens(given.get("--max-model-len", "512"))
-    kind = kind_of(model, template=given.get("--chat-template"))
+def build_stub(body: dict[str, Any], env: Mapping[str, str]) -> Stub:
+    """Return the stub for the body of a launch, without its guard."""
+    flags, key, model = parse_flags(body), env.get("VLLM_API_KEY"), parse_model(body)
+    length = parse_token_count(flags.get("--max-model-len", "512"))
+    kind = detect_kind(model, template=flags.get("--chat-template"))
     return Stub(Served((model,), max_model_len=length, keys=(key,) if key else (), kind=kind))
 
 
-def script_of(body: dict[str, Any]) -> str:
-    """Return the command of a launch in one text."""
-    return " ".join(str(one) for one in body.get("args") or [body.get("args_str") or ""])
+def launch_command(body: dict[str, Any]) -> str:
+    """Return the command of a launch as a string."""
+    return " ".join(str(arg) for arg in body.get("args") or [body.get("args_str") or ""])
 
 
-def flags_of(body: dict[str, Any]) -> dict[str, str]:
-    """Return the word after each word of a launch, in the image's own form or in a boot script."""
-    words = script_of(body).replace("'", "").split()
-    return {before: word for before, word in reversed(list(pairwise(words)))}
+def parse_flags(body: dict[str, Any]) -> dict[str, str]:
+    """Return the flags of a launch: each word of the command with the next word (first occurrence)."""
+    words = launch_command(body).replace("'", "").split()
+    return dict(reversed(list(pairwise(words))))
 
 
-def model_of(body: dict[str, Any]) -> str:
-    """Return the model that a launch names."""
-    given = flags_of(body)
-    return given.get("--model") or given.get("serve") or "model"
+def parse_model(body: dict[str, Any]) -> str:
+    """Return the model of a launch."""
+    flags = parse_flags(body)
+    return flags.get("--model") or flags.get("serve") or "model"
 
 
-def files_of(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the files, by name, that a boot script would unpack from the environment."""
-    found: dict[str, str] = {}
+def unpack_files(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the files in the environment, name -> text, as the boot script unpacks them."""
+    files: dict[str, str] = {}
     for prefix in FILES:
         packed = "".join(env[name] for name in sorted(env) if name.startswith(prefix))
         if packed:
-            found |= json.loads(zlib.decompress(base64.b64decode(packed)))
-    return found
+            files |= json.loads(zlib.decompress(base64.b64decode(packed)))
+    return files
 
 
-def guard_of(files: Mapping[str, str]) -> Callable[..., Any]:
-    """Return `make_server` of the guard's package that a container brings. A package that came before is imported."""
+def import_guard(files: Mapping[str, str]) -> Callable[..., Any]:
+    """Return `make_server` of the guard package in a launch's files. The same package is written only once."""
     modules = {name: text for name, text in files.items() if name.startswith("guard/")}
     name = f"guard_{hashlib.sha256(json.dumps(modules, sort_keys=True).encode()).hexdigest()[:12]}"
-    folder = Path(_packages().name, name)
+    folder = Path(_packages_folder().name, name)
     if not folder.exists():
         folder.mkdir()
         for path, text in modules.items():
@@ -134,15 +134,15 @@ def guard_of(files: Mapping[str, str]) -> Callable[..., Any]:
 
 
 @cache
-def _packages() -> TemporaryDirectory[str]:
-    """Return a folder on the path of this process, and so of those that a guard starts."""
-    made = TemporaryDirectory(prefix="emulator-guards-")
-    sys.path.append(made.name)
-    return made
+def _packages_folder() -> TemporaryDirectory[str]:
+    """Return a folder in sys.path of this process and of the processes of a guard."""
+    folder = TemporaryDirectory(prefix="emulator-guards-")
+    sys.path.append(folder.name)
+    return folder
 
 
 def unpack_identity(env: Mapping[str, str], folder: Path) -> bool:
-    """Write certificate and key as a boot script would; return whether the environment has any."""
+    """Write the certificate and key of the environment to `folder`. Return False if it has none."""
     if not env.get("TLS_KEY"):
         return False
     pieces = "".join(str(env[name]) for name in sorted(env) if name.startswith("TLS_CERT_"))

@@ -1,4 +1,4 @@
-"""What vLLM 0.32 takes on its scoring routes, by models of the same fields: what it refuses is refused in its words.
+"""The requests of vLLM 0.32's scoring routes, as pydantic models with the same fields and error texts.
 
 Called by `scoring`.
 """
@@ -10,18 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Required, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+from typing_extensions import TypedDict  # pydantic requires it before Python 3.12
 
 SALT_CHARS = 128
 NOT_IN_SALT = "@/\\\0"
 MAX_REPORTED = 10
 INPUT_CHARS = 200
-# the parts of pydantic's locations that name types: vLLM leaves them out
+# Types in pydantic's error locations: vLLM omits them.
 TYPES = frozenset({"str", "int", "bool", "dict"})
 
 
 class Refused(Exception):
-    """An error answer: status, message, type, parameter."""
+    """An error answer of vLLM: status, message, type, parameter."""
 
     def __init__(self, status: int, message: str, kind: str = "BadRequestError", param: str | None = None) -> None:
         self.status = status
@@ -30,7 +30,7 @@ class Refused(Exception):
 
 
 class Unreadable(Exception):
-    """A body that is no text; the answer is of another shape."""
+    """A body that is not UTF-8: its error answer has a different form."""
 
 
 class _Text(TypedDict, total=False):
@@ -48,7 +48,7 @@ class _Image(TypedDict, total=False):
 
 
 class ScoreMultiModalParam(TypedDict, total=False):
-    """A text or an image in parts, as models of both take it."""
+    """An input of text and image parts, for multimodal models."""
 
     content: Required[list[_Image | _Text]]
 
@@ -58,7 +58,7 @@ Inputs = Input | list[Input]
 
 
 class Request(BaseModel):
-    """What all scoring requests have in common. Unknown properties are taken, and mean nothing."""
+    """The common fields of scoring requests. Unknown properties are accepted and ignored."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -94,25 +94,20 @@ class Request(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _extra(cls, data: Any, handler: Callable[[Any], Self]) -> Self:
-        return handler(data)  # vLLM logs unknown properties here; which model a union takes depends on its being there
+        return handler(data)  # as in vLLM: a wrap validator affects which model of a union matches
 
     @property
     def pair(self) -> tuple[Inputs, Inputs]:
-        """The two inputs, whatever they are called."""
-        first, second = self.__class__.names()
+        """The two inputs."""
+        first, second = (name for name, field in type(self).model_fields.items() if field.is_required())
         return getattr(self, first), getattr(self, second)
-
-    @classmethod
-    def names(cls) -> tuple[str, str]:
-        first, second = (name for name, field in cls.model_fields.items() if field.is_required())
-        return first, second
 
 
 R = TypeVar("R", bound=Request)
 
 
 class RerankRequest(Request):
-    """One query, documents to rank."""
+    """A query and the documents to rank."""
 
     query: Input
     documents: Inputs
@@ -127,21 +122,21 @@ class ScoreQueriesDocumentsRequest(Request):
 
 
 class ScoreQueriesItemsRequest(Request):
-    """The same, by another name."""
+    """Pairs, with other field names."""
 
     queries: Inputs
     items: Inputs
 
 
 class ScoreDataRequest(Request):
-    """The same, by another name."""
+    """Pairs, with other field names."""
 
     data_1: Inputs
     data_2: Inputs
 
 
 class ScoreTextRequest(Request):
-    """The same, by the oldest name."""
+    """Pairs, with the oldest field names."""
 
     text_1: Inputs
     text_2: Inputs
@@ -155,9 +150,9 @@ SCORE: TypeAdapter[Request] = TypeAdapter(
 
 
 def parse(body: bytes, adapter: TypeAdapter[R]) -> R:
-    """Return a request. Raises Refused."""
+    """Return a request. Raises Refused, Unreadable."""
     try:
-        asked = json.loads(body) if body else None
+        data = json.loads(body) if body else None
     except json.JSONDecodeError as error:
         raise _invalid([{
             "type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON decode error", "input": {},
@@ -165,31 +160,31 @@ def parse(body: bytes, adapter: TypeAdapter[R]) -> R:
         }]) from None  # fmt: skip
     except UnicodeDecodeError:
         raise Unreadable("There was an error parsing the body") from None
-    if asked is None:
+    if data is None:
         raise _invalid([{"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}])
     try:
-        return adapter.validate_python(asked, from_attributes=True)
+        return adapter.validate_python(data, from_attributes=True)
     except ValidationError as error:
-        errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        errors = [{**item, "loc": ("body", *item["loc"])} for item in error.errors(include_url=False)]
         raise _invalid(errors) from None
 
 
 def _invalid(errors: Sequence[Mapping[str, Any]]) -> Refused:
     count = len(errors)
-    shown = [{**one, "loc": _place(one["loc"]), "input": _input(one["input"])} for one in errors]
-    lines = [f"  {one}" for one in shown[:MAX_REPORTED]]
+    items = [{**error, "loc": _location(error["loc"]), "input": _shorten(error["input"])} for error in errors]
+    lines = [f"  {item}" for item in items[:MAX_REPORTED]]
     label = "error" if count == 1 else "errors"
     if count > MAX_REPORTED:
         lines.append(f"  ...and {count - MAX_REPORTED} more {label}")
     message = "\n".join([f"{count} validation {label}:", *lines])
-    return Refused(400, message, "Bad Request", shown[0]["loc"])
+    return Refused(400, message, "Bad Request", items[0]["loc"])
 
 
-def _place(loc: tuple[str | int, ...]) -> str:
-    return ".".join(str(one) for one in loc if str(one) not in TYPES and not set("[]{}()") & set(str(one)))
+def _location(loc: tuple[str | int, ...]) -> str:
+    return ".".join(str(part) for part in loc if str(part) not in TYPES and not set("[]{}()") & set(str(part)))
 
 
-def _input(value: Any) -> str:
+def _shorten(value: Any) -> str:
     if isinstance(value, list | dict):
         return f"<{type(value).__name__} of {len(value)} items>"
     text = str(value)

@@ -1,6 +1,6 @@
-"""A container's port: takes connections, and hands them to a server, or does what its fault says instead.
+"""A container's port: accepts connections and passes them to a server, or applies a fault to them.
 
-Used by `stub` and `guard_shim` in processes of their own, and by `stub_inline` in the emulator's loop.
+Used by `stub` and `guard_shim` in separate processes, and by `stub_inline` in the emulator's event loop.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from uvicorn.server import ServerState
 
 from emulator.stub_faults import POLL_S, App, Faulty, ServerFault
 
-BACKLOG = 2048  # as uvicorn has it
-SHUT = ("firewall", "frozen")  # faults that keep connections from being accepted
+BACKLOG = 2048  # uvicorn's default
+NO_ACCEPT = ("firewall", "frozen")  # kinds of faults that prevent an accept
 
 
 class Silent(asyncio.Protocol):
-    """Takes what is sent and answers nothing."""
+    """Receives data and sends nothing."""
 
 
 class EndlessHeader(asyncio.Protocol):
-    """Answers with a header that does not end."""
+    """Sends response headers without end."""
 
     def __init__(self, every_s: float) -> None:
         self.every_s = every_s
@@ -40,13 +40,13 @@ class EndlessHeader(asyncio.Protocol):
 
     def data_received(self, _data: bytes) -> None:
         if self.next.startswith(b"HTTP"):
-            self.more()
+            self._send_header()
 
-    def more(self) -> None:
+    def _send_header(self) -> None:
         if not self.transport.is_closing():
             self.transport.write(self.next)
             self.next = b"x-more: of the same\r\n"
-            asyncio.get_running_loop().call_later(self.every_s, self.more)
+            asyncio.get_running_loop().call_later(self.every_s, self._send_header)
 
 
 Read = Callable[[], ServerFault]
@@ -54,46 +54,46 @@ Connect = Callable[[socket.socket], object]
 
 
 def listener(ip: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises OSError where it cannot listen."""
-    made = socket.create_server((ip, port), backlog=BACKLOG)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)  # of its connections, as asyncio sets it
-    return made
+    """Return a listening socket. Raises OSError if the port is not free."""
+    listening = socket.create_server((ip, port), backlog=BACKLOG)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)  # its connections inherit it
+    return listening
 
 
 def unix_listener(path: str) -> socket.socket:
-    """Return a socket that listens at a path, in place of one that was left there."""
+    """Return a listening Unix socket. Removes an old socket at this path."""
     Path(path).unlink(missing_ok=True)
-    made = socket.socket(socket.AF_UNIX)
-    made.bind(path)
-    made.listen(BACKLOG)
-    return made
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    listening.listen(BACKLOG)
+    return listening
 
 
 class Port:
-    """Accepts connections for `connect`. `read` tells the fault that is on; `tls`: the server's, for some of them."""
+    """Accepts connections and calls `connect`. `read` returns the active fault; faults after a handshake need `tls`."""
 
     def __init__(
         self, listening: socket.socket, read: Read, connect: Connect, tls: ssl.SSLContext | None = None
     ) -> None:
         self.socket, self.read, self.connect, self.tls = listening, read, connect, tls
         self.socket.setblocking(False)
-        self.held: list[socket.socket] = []
+        self.unanswered: list[socket.socket] = []
         self.handshakes = Handshakes()
 
     async def serve(self) -> NoReturn:
         """Serve until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            await self._while_shut()
+            await self._wait_for_accept()
             try:
                 connection, _ = await loop.sock_accept(self.socket)
-            except OSError:  # the caller has left, or there is no descriptor for it
+            except OSError:  # the client disconnected, or no file descriptor is free
                 await asyncio.sleep(POLL_S)
                 continue
-            await self._while_shut()  # it may have come to be while nobody called
+            await self._wait_for_accept()  # the fault may be newer than the accept
             fault = self.read()
             if fault.kind == "hang_after_accept":
-                self.held.append(connection)
+                self.unanswered.append(connection)
             elif fault.kind == "hang_after_tls":
                 self.handshakes.start(Silent, connection, self.tls)
             elif fault.kind == "endless_header":
@@ -101,31 +101,31 @@ class Port:
             else:
                 self.connect(connection)
 
-    async def _while_shut(self) -> None:
-        """Wait for as long as a fault keeps connections from being accepted.
+    async def _wait_for_accept(self) -> None:
+        """Wait while a fault prevents an accept.
 
-        Behind a firewall nothing is heard of an attempt: the kernel drops them while its queue, of one, is full.
+        Firewall: the kernel drops connection attempts while its queue (of length one) is full.
         """
-        if self.read().kind not in SHUT:
+        if self.read().kind not in NO_ACCEPT:
             return
         with socket.socket(self.socket.family) as filler:
             if self.read().kind == "firewall":
                 self.socket.listen(0)
                 filler.setblocking(False)
                 filler.connect_ex(self.socket.getsockname())
-            while self.read().kind in SHUT:
+            while self.read().kind in NO_ACCEPT:
                 await asyncio.sleep(POLL_S)
         self.socket.listen(BACKLOG)
 
     def close(self) -> None:
         self.socket.close()
-        for connection in self.held:
+        for connection in self.unanswered:
             connection.close()
         self.handshakes.close()
 
 
 class Handshakes:
-    """Makes protocols of accepted connections."""
+    """Connects accepted sockets to asyncio protocols, with TLS if given."""
 
     def __init__(self) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
@@ -134,7 +134,7 @@ class Handshakes:
         self, protocol: Callable[[], asyncio.Protocol], connection: socket.socket, tls: ssl.SSLContext | None
     ) -> None:
         async def connect() -> None:
-            with suppress(OSError):  # includes what a handshake fails at
+            with suppress(OSError):  # also errors of the TLS handshake
                 await asyncio.get_running_loop().connect_accepted_socket(protocol, connection, ssl=tls)
 
         task = asyncio.get_running_loop().create_task(connect())
@@ -147,7 +147,7 @@ class Handshakes:
 
 
 class StubServer:
-    """Serves an ASGI application, which goes wrong as its fault says, at a listening socket."""
+    """Serves an ASGI application, with its faults, at a listening socket."""
 
     def __init__(self, app: App, listening: socket.socket, read: Read, tls: ssl.SSLContext | None = None) -> None:
         self.tls = tls
@@ -168,7 +168,7 @@ class StubServer:
         self.handshakes.start(protocol, connection, self.tls)
 
     def close(self) -> None:
-        """Drop every connection."""
+        """Close all connections."""
         self.port.close()
         self.handshakes.close()
         for task in self.state.tasks:

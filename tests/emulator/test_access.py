@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from emulator.access import KEY_FILE, KEYS_ENV, keys_of
+from emulator.access import KEY_FILE, KEYS_ENV, load_keys
 from emulator.client import ControlClient
 from emulator.server import EmulatorServer
 
@@ -123,7 +123,7 @@ def test_an_empty_file_of_a_key_is_refused_by_its_name(tmp_path, monkeypatch):
     monkeypatch.delenv(KEYS_ENV)
     (tmp_path / KEY_FILE).touch()
     with pytest.raises(ValueError, match="key is empty: remove it"):
-        keys_of(tmp_path)
+        load_keys(tmp_path)
 
 
 def shell(repo, mode, *, command='echo "$VAST_API_KEY"', program="bash", **env):

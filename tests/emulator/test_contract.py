@@ -4,7 +4,7 @@ import pytest
 
 from emulator.contract import Contract
 from emulator.errors import ServiceError
-from emulator.rental import COMMAND_LIMIT, argv_of, ports_of, validate
+from emulator.rental import COMMAND_LIMIT, build_argv, parse_ports, validate
 
 HOUR = 3600.0
 
@@ -77,9 +77,9 @@ def test_an_interruptible_contract_costs_its_bid():
 def test_nothing_is_billed_while_the_host_is_offline():
     one = contract(pull_cost_usd=0.0)
     one.running_since = 0.0
-    one.offline(HOUR)
+    one.go_offline(HOUR)
     assert one.cost_usd(5 * HOUR) == pytest.approx(0.31)
-    one.online(5 * HOUR)
+    one.go_online(5 * HOUR)
     assert one.cost_usd(6 * HOUR) == pytest.approx(0.31 + 0.01)
 
 
@@ -118,7 +118,7 @@ def test_a_command_of_exactly_the_limit_is_taken():
 
 def test_docker_flags_in_env_name_the_ports():
     env = {"-p 8000:8000": "1", "-p 70000:70001/tcp": "1", "-p 53:53/udp": "1", "A": "-p 1:1"}
-    assert ports_of({"env": env}) == [8000, 70001]
+    assert parse_ports({"env": env}) == [8000, 70001]
 
 
 @pytest.mark.parametrize(
@@ -133,4 +133,4 @@ def test_docker_flags_in_env_name_the_ports():
     ],
 )
 def test_a_container_runs_what_docker_would(body, argv):
-    assert argv_of({"image": "vllm/vllm-openai:v0.19.1", **body}) == argv
+    assert build_argv({"image": "vllm/vllm-openai:v0.19.1", **body}) == argv

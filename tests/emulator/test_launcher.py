@@ -96,7 +96,10 @@ def test_what_keeps_it_from_starting_is_one_line(launch, tmp_path):
     one = launch()
     port = one.vast.url.rpartition(":")[2]
     for flags, said in [
-        (["--port", port, "--hub", "offline"], "address already in use; another port: --port N, or EMULATOR_PORT=N"),
+        (
+            ["--port", port, "--hub", "offline"],
+            "address already in use; choose another port: --port N, or EMULATOR_PORT=N",
+        ),
         (["--state", str(tmp_path / "state")], "another emulator uses"),
         (["--models", str(tmp_path / "none.json")], "No such file"),
         (["--runtime", "vllm"], "--runtime vllm needs --vllm-python"),

@@ -1,6 +1,6 @@
 """The machines that are offered, and the query language that finds them."""
 
-from emulator.filters import CAP, matches, ordered, select
+from emulator.filters import CAP, matches, select, sort_rows
 from emulator.market import build
 from tests.emulator.client import GUIDE
 
@@ -87,7 +87,7 @@ def test_64_offers_are_the_most_that_a_search_returns():
 
 def test_rows_are_ordered_by_the_first_pair_first():
     rows = [{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 0, "b": 9}]
-    assert ordered(rows, [["a", "asc"], ["b", "desc"]]) == [rows[2], rows[1], rows[0]]
+    assert sort_rows(rows, [["a", "asc"], ["b", "desc"]]) == [rows[2], rows[1], rows[0]]
 
 
 def test_an_offer_has_the_share_of_its_machines_cores_that_it_has_of_the_gpus():

@@ -20,7 +20,7 @@ ROUTES = Api(
     World(build(7, now=0.0, hosts=1), Containers(RuntimeSettings()), now=Clock(), timing=lambda _: (0.0, 0.0, 0.0)),
     keys=set(),
     pacing=False,
-    changed=lambda: None,
+    save=lambda: None,
 ).routes()
 FIELDS = (
     "q", "order", "limit", "type", "num_gpus", "ids", "IDs", "instance_ids", "disk", "env", "args", "args_str", "label",

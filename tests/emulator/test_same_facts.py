@@ -7,12 +7,12 @@ from components.vllm.catalog import load_catalog
 from components.vllm.gpu_requirements import load_flags
 from emulator import clock, market
 from emulator.scoring import VERSION
-from emulator.stub import FLAGS, parser
+from emulator.stub import FLAGS, build_parser
 
 
 def test_the_stub_takes_the_flags_of_the_vllm_that_it_stands_in_for():
     flags, version = load_flags(), VERSION.partition("-")[0]
-    shown = itertools.chain.from_iterable(action.option_strings for action in parser()._actions)
+    shown = itertools.chain.from_iterable(action.option_strings for action in build_parser()._actions)
     assert {*shown, "--model"} >= flags.everywhere | flags.only[version]
     assert {flag.rstrip("=*") for flag in FLAGS} <= flags.everywhere | flags.only[version]
 

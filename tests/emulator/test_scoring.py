@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from emulator.scoring import IS_JSON, Served, kind_of, overlap, respond
+from emulator.scoring import IS_JSON, Served, detect_kind, overlap, respond
 
 SERVED = Served(("BAAI/bge-reranker-base",))
 QUERY = "What is deep learning?"
@@ -251,7 +251,7 @@ def test_a_bi_encoders_limit_is_of_each_text_and_a_cross_encoders_of_the_pair():
 )
 def test_a_models_kind_is_what_its_weights_say(tmp_path, weights, template, kind):
     (tmp_path / "config.json").write_text(json.dumps({"architectures": [weights]}))
-    assert kind_of("a/model", str(tmp_path), template) == kind
+    assert detect_kind("a/model", str(tmp_path), template) == kind
 
 
 @pytest.mark.parametrize(("sent", "status"), [("application/json; charset=utf-8", 200), ("text/plain", 400), ("", 400)])

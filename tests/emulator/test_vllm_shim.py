@@ -125,7 +125,7 @@ def test_the_shim_lets_the_stub_find_the_project_after_what_the_container_brings
 
 def test_the_shim_says_in_the_log_what_it_changes(vllm):
     said = vllm("serve", "a/model", "-tp", "2", runtime="vllm", offline=True).stderr.splitlines()
-    assert "emulator: drops -tp: a CPU is one device" in said
+    assert "emulator: drops -tp: a CPU is a single device" in said
     assert "emulator: listens at 127.0.1.9:40123, where the container's port is mapped" in said
     assert all(one.startswith("emulator: ") for one in said)
 
@@ -133,4 +133,4 @@ def test_the_shim_says_in_the_log_what_it_changes(vllm):
 def test_the_shim_knows_only_serve(vllm):
     done = vllm("bench", "throughput", runtime="stub", offline=True)
     assert done.returncode == 1
-    assert "only `serve` is there" in done.stderr
+    assert "only `serve` is supported" in done.stderr

@@ -45,7 +45,7 @@ class Days:
         return contract
 
     def row(self, contract):
-        return shapes.instance(contract, self.world.machine_of(contract), self.now)
+        return shapes.instance(contract, self.world.find_machine(contract), self.now)
 
     async def cost_of(self, contract, seconds):
         """What some time costs."""
@@ -67,7 +67,7 @@ def lived(scenario):
             try:
                 await scenario(days)
             finally:
-                for contract in days.world.live():
+                for contract in days.world.live_contracts():
                     await days.world.destroy(contract.id)
 
         asyncio.run(live())
@@ -176,7 +176,7 @@ async def test_credit_that_runs_out_stops_everything_and_nothing_starts_without_
     contract = await days.running()
     days.world.credit_usd = contract.cost_usd(days.now) + 0.001
     await days.after(HOUR)
-    assert days.world.credit_left() <= 0
+    assert days.world.remaining_credit() <= 0
     states = (contract.actual_status, contract.cur_state, contract.next_state, contract.intended_status)
     assert states == ("stopped",) * 4
     assert days.machine.usable()
@@ -189,9 +189,9 @@ async def test_credit_that_is_added_lets_a_stopped_contract_start_and_pays_for_w
     contract = await days.running()
     days.world.credit_usd = 0.01
     await days.after(HOUR)
-    owed = -days.world.credit_left()
+    owed = -days.world.remaining_credit()
     days.world.credit_usd += 5
-    assert days.world.credit_left() == pytest.approx(5 - owed)
+    assert days.world.remaining_credit() == pytest.approx(5 - owed)
     await days.after(1)
     assert contract.actual_status == "stopped"
     await days.world.set_state(contract.id, "running")
@@ -247,7 +247,7 @@ async def test_a_stop_frees_the_machine_and_a_start_after_it_was_rented_again_is
 async def test_too_low_a_bid_fails_and_leaves_a_stopped_contract_that_has_pulled_nothing(days):
     error = refused(days.rent, price=days.machine.min_bid_usd * 0.9)
     assert error.status == 400
-    contract = days.world.contract(error.body()["new_contract"])
+    contract = days.world.get_contract(error.body()["new_contract"])
     assert (contract.intended_status, contract.cur_state, contract.next_state) == ("stopped",) * 3
     assert days.machine.usable()
     assert await days.cost_of(contract, HOUR) == pytest.approx(days.machine.disk_dph(40))
@@ -345,5 +345,5 @@ async def test_a_reset_brings_back_the_first_day(days):
     await hosts.move(days.world, days.machine, ip=True)
     await days.world.reset()
     assert vars(days.machine) == vars(first)
-    assert (days.world.contracts, days.world.credit_left()) == ({}, CREDIT_USD)
+    assert (days.world.contracts, days.world.remaining_credit()) == ({}, CREDIT_USD)
     assert contract.destroyed_at is not None
