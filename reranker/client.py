@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from random import random
 from threading import Event
-from types import TracebackType
 from typing import Any, TypeVar
 
 from reranker.answers import Failed, Ranked, Ranking, ServedModel, read_models, read_ranking, read_scores
@@ -53,7 +52,7 @@ class Reranker:
         chance: Callable[[], float] = random,
     ) -> None:
         if concurrency < 1:
-            raise InvalidInput("concurrency is at least 1")
+            raise InvalidInput("concurrency must be at least 1")
         self.endpoint = endpoint
         self.limits = limits or Limits()
         self.concurrency = concurrency
@@ -102,9 +101,7 @@ class Reranker:
     def __enter__(self) -> Reranker:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -170,7 +167,7 @@ class Reranker:
         second = _texts("text_2", [text_2] if isinstance(text_2, str) else text_2)
         first = None if isinstance(text_1, str) else _texts("text_1", text_1)
         if first is not None and len(first) != len(second):
-            raise InvalidInput(f"text_1 has {len(first)} texts and text_2 has {len(second)}: pass one, or as many")
+            raise InvalidInput(f"text_1 has {len(first)} texts and text_2 has {len(second)}: use equal numbers")
         fields = self._common_fields(model, truncate_prompt_tokens)
 
         def send(part: range, deadline: float, stop: Event) -> list[float]:

@@ -60,7 +60,7 @@ class Command(Protocol):
 
 COMMANDS: Mapping[str, Command] = {"proxy": proxy_command, "env": env_command, "eval": eval_command}
 TEST_REQUEST = ("ready?", ["yes"])
-TEST_REQUESTS = 3
+TEST_COUNT = 3
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -222,7 +222,7 @@ def status(args: argparse.Namespace, out: Output) -> int:
     with Reranker(stack.endpoint, patience=Patience(deadline_s=args.timeout)) as reranker:
         try:
             times_ms = []
-            for _ in range(TEST_REQUESTS):
+            for _ in range(TEST_COUNT):
                 started = time.monotonic()
                 facts["model"] = reranker.rerank(*TEST_REQUEST).model
                 times_ms.append((time.monotonic() - started) * 1000)

@@ -82,9 +82,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         raise InvalidInput("--k, --at-once and --timeout must be above 0")
     queries = read_file(args.queries, lambda file: read_queries(file, args.queries))
     sources = [(option, value) for option in ("stack", "outputs", "url") for value in getattr(args, option)]
-    stacks = [(value, _stack(args, option, value)) for option, value in sources] or [
-        ("selected", _stack(args, "stack", None))
-    ]
+    stacks = [(value or "selected", _stack(args, option, value)) for option, value in sources or [("stack", None)]]
     measurements = []
     for name, stack in stacks:
         with Reranker(stack.endpoint, patience=Patience(deadline_s=args.timeout)) as reranker:

@@ -7,7 +7,6 @@ requests finish on the old connections.
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import ssl
 import time
@@ -231,13 +230,10 @@ class Upstream:
             raise Retryable(Unreachable(f"{target}: the server closed the connection")) from None
         except (aiohttp.ClientError, ssl.SSLError, OSError) as error:
             raise StaleEndpoint(Unreachable(f"{target}: {_reason(error)}")) from None
-        if response.status != 200:
-            answer = Answer(response.status, content)
+        answer = Answer(response.status, content)
+        if answer.status != 200:
             self._raise_for_status(target, answer, response.headers.get("retry-after"), endpoint.api_key)
-        try:
-            raw = json.loads(content)
-        except (ValueError, RecursionError):
-            raw = None
+        raw = answer.json()
         if not isinstance(raw, dict):
             raise MalformedAnswer(f"{target}: HTTP 200 with a body that is not a JSON object: check the address")
         return raw
