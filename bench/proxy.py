@@ -15,7 +15,7 @@ from bench.guard import target
 from bench.load import BenchTarget
 from harness.stack import REPO
 from reranker.endpoint import Endpoint
-from reranker.env_command import outputs_of, write_private
+from reranker.env_command import client_outputs, write_private
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def running() -> Iterator[list[BenchTarget]]:
     """Start the server, and the proxy before it."""
     with target("TLS", "--guard", "--tls") as direct, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         outputs = Path(folder) / "outputs.json"
-        write_private(outputs, json.dumps(outputs_of(Endpoint(direct.url, direct.key, direct.ca, direct.model))))
+        write_private(outputs, json.dumps(client_outputs(Endpoint(direct.url, direct.key, direct.ca, direct.model))))
         command = [sys.executable, "-m", "reranker", "proxy", "--listen", "127.0.0.1:0", "--outputs", str(outputs)]
         with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True) as process:
             try:

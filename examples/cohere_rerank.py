@@ -1,8 +1,7 @@
-"""Reranks with Cohere's own client: python examples/cohere_rerank.py --stack local   (pip install cohere)
+"""Reranks with Cohere's client: python examples/cohere_rerank.py --stack local   (pip install cohere)
 
-ClientV2 posts to /v2/rerank, which vLLM serves; the stack's CA goes in with an httpx client. One difference to Cohere's
-service: vLLM sends the documents back, and ClientV2 keeps them as plain dicts, so it is `document["text"]`, not
-`document.text`. (The older `cohere.Client` posts to /v1/rerank and works too; there it is `document.text`.)
+ClientV2 posts to /v2/rerank, which vLLM serves. An httpx client sets the stack's CA. vLLM returns the documents, and
+ClientV2 keeps them as dicts: use `document["text"]`. The older `cohere.Client` (/v1/rerank) has `document.text`.
 """
 
 from __future__ import annotations
@@ -26,16 +25,15 @@ DOCUMENTS = [
 
 
 def main() -> None:
-    """Rerank and print, best first."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--query", default=QUERY)
-    parser.add_argument("--top-n", type=int, help="how many documents to get back (default: all)")
+    parser.add_argument("--top-n", type=int, help="number of documents to return (default: all)")
     parser.add_argument("documents", nargs="*", default=DOCUMENTS, help="texts to rerank (default: four examples)")
     args, endpoint, model = connect(parser)
     http = httpx.Client(verify=endpoint.ssl_context() or True, timeout=TIMEOUT_S)
     client = cohere.ClientV2(endpoint.api_key, base_url=endpoint.url, httpx_client=http)
     try:
-        # the client sends null for a top_n that is not given, which vLLM without the guard refuses
+        # without top_n the client sends null, which vLLM without the guard refuses
         top_n = args.top_n or len(args.documents)
         answer = client.rerank(model=model, query=args.query, documents=args.documents, top_n=top_n)
     except ApiError as error:
@@ -43,8 +41,8 @@ def main() -> None:
     except httpx.HTTPError as error:
         sys.exit(f"cannot reach {endpoint.url}: {error}")
     print(f"{args.query}  ({model} at {endpoint.url})")
-    for one in answer.results:
-        print(f"  {one.relevance_score:.6f}  [{one.index}]  {one.document['text']}")
+    for result in answer.results:
+        print(f"  {result.relevance_score:.6f}  [{result.index}]  {result.document['text']}")
 
 
 if __name__ == "__main__":

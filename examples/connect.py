@@ -1,4 +1,4 @@
-"""Where the reranker is, read from the command line. Used by the scripts beside it that bring a client of their own."""
+"""Reads the location of the reranker from the command line. Called by the scripts with other clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reranker.arguments import endpoint_arguments, endpoint_from
 
 
 def connect(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Endpoint, str]:
-    """Return the arguments, the endpoint that they name, and the model that it serves. Exits with what is wrong."""
+    """Return the arguments, the endpoint, and the name of the served model. Exits with a message on an error."""
     endpoint_arguments(parser)
     args = parser.parse_args()
     try:

@@ -1,7 +1,7 @@
-"""Reranks LangChain documents with its CohereRerank: python examples/langchain_rerank.py --stack local
+"""Reranks LangChain documents with CohereRerank: python examples/langchain_rerank.py --stack local
 
-CohereRerank takes a Cohere client, and that an httpx client, which is where the stack's CA goes: nothing else in the
-process changes. Needs requirements/examples.lock.
+The stack's CA is set in an httpx client for Cohere's client, so the rest of the process still trusts the public CAs.
+Needs requirements/examples.lock.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ DOCUMENTS = [
 
 
 def main() -> None:
-    """Compress documents to the best two, and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     _, endpoint, model = connect(parser)
     http = httpx.Client(verify=endpoint.ssl_context() or True, timeout=30)
     client = cohere.ClientV2(endpoint.api_key, base_url=endpoint.url, httpx_client=http)
     compressor = CohereRerank(client=client, model=model, top_n=2)
-    for one in compressor.compress_documents(DOCUMENTS, QUERY):
-        print(f"  {one.metadata['relevance_score']:.4f}  {one.metadata['source']:6}  {one.page_content}")
+    for document in compressor.compress_documents(DOCUMENTS, QUERY):
+        print(f"  {document.metadata['relevance_score']:.4f}  {document.metadata['source']:6}  {document.page_content}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Reranks LlamaIndex nodes with its CohereRerank: python examples/llamaindex_rerank.py --stack local
+"""Reranks LlamaIndex nodes with CohereRerank: python examples/llamaindex_rerank.py --stack local
 
-CohereRerank makes its own Cohere client and takes none, so the CA reaches it by SSL_CERT_FILE, which httpx reads at the
-moment a client is made. It is set for that moment only: left set, every other httpx client of the process (that of the
-language model, say) would trust this CA and no public one. Needs requirements/examples.lock.
+CohereRerank creates its own Cohere client; httpx reads the CA from SSL_CERT_FILE at that moment. The variable is set
+only then: otherwise all other httpx clients of the process, such as that of the language model, would trust only this
+CA. Needs requirements/examples.lock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TEXTS = ["I like pizza.", "Deep learning is machine learning with many layers.",
 
 
 def cohere_rerank(endpoint: Endpoint, model: str, top_n: int) -> CohereRerank:
-    """Return LlamaIndex's CohereRerank for an endpoint, trusting its CA."""
+    """Return a CohereRerank that trusts the endpoint's CA."""
     before = os.environ.get("SSL_CERT_FILE")
     with endpoint.ca_file() as ca:
         try:
@@ -36,13 +36,11 @@ def cohere_rerank(endpoint: Endpoint, model: str, top_n: int) -> CohereRerank:
 
 
 def main() -> None:
-    """Postprocess nodes to the best two, and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     _, endpoint, model = connect(parser)
     nodes = [NodeWithScore(node=TextNode(text=text)) for text in TEXTS]
-    reranked = cohere_rerank(endpoint, model, 2).postprocess_nodes(nodes, QueryBundle(QUERY))
-    for one in reranked:
-        print(f"  {one.score or 0:.4f}  {one.node.get_content()}")
+    for node in cohere_rerank(endpoint, model, 2).postprocess_nodes(nodes, QueryBundle(QUERY)):
+        print(f"  {node.score or 0:.4f}  {node.node.get_content()}")
 
 
 if __name__ == "__main__":

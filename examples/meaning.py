@@ -1,7 +1,7 @@
-"""What a score means, by kind of model. Used by the scripts beside it.
+"""The meaning of scores, by kind of model. Used by score.py and rag.py.
 
-Cross-encoders such as bge answer with a sigmoid between 0 and 1, embedding models with a cosine, where 0.3 may mean
-much or nothing. The order is what a model promises, not the numbers: measure your own cuts on your own texts.
+Scores of cross-encoders such as bge are sigmoids between 0 and 1; scores of embedding models are cosines. Only the
+order of scores is reliable: measure your own thresholds with your texts.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ COSINE = ("sentence-transformers/all-MiniLM-L6-v2",)
 
 
 def band(value: float) -> str:
-    """Return what a sigmoid score usually means."""
-    return next((name for least, name in BANDS if value >= least), BANDS[-1][1])
+    """Return the usual meaning of a sigmoid score."""
+    return next((name for minimum, name in BANDS if value >= minimum), BANDS[-1][1])
 
 
 def is_cosine(model: str) -> bool:
-    """Whether a model of the catalog answers with cosines."""
+    """Whether the scores of a model of the catalog are cosines."""
     return model in COSINE
 
 
-def relevant_from(model: str) -> float:
-    """Return the score from which a document usually has to do with the query: a rule of thumb."""
+def min_relevant_score(model: str) -> float:
+    """Return the usual minimum score of a relevant document: an estimate."""
     return 0.3 if is_cosine(model) else 0.5

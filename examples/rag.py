@@ -1,8 +1,8 @@
 """Filters the context of a RAG prompt: retrieve by embeddings, rerank, cut: python examples/rag.py --stack local
 
-Embeddings find what is near, cheaply, and let in what only sounds alike; the reranker reads question and passage
-together and drops that. What is left goes into the prompt, printed here for want of a language model.
-Needs requirements/examples.lock and the weights (`scripts/setup.sh all`); minilm.py says why these.
+Retrieval by embeddings is cheap, but also finds passages with only similar words. The reranker reads question and
+passage together and gives those low scores. The script prints the prompt for a language model.
+Needs requirements/examples.lock and the weights (`scripts/setup.sh all`); see minilm.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from meaning import relevant_from
+from meaning import min_relevant_score
 from minilm import MiniLM
 
 from reranker import Reranker, RerankerError
@@ -31,32 +31,31 @@ PASSAGES = [
 
 
 def main() -> None:
-    """Retrieve, rerank, cut, print the prompt."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("question", nargs="?", default=QUESTION)
     parser.add_argument("--retrieve", type=int, default=6, metavar="N", help="passages to retrieve (default: 6)")
-    parser.add_argument("--min-score", type=float, help="what the reranker lets through (default: by the model)")
+    parser.add_argument("--min-score", type=float, help="minimum score of a passage (default: depends on the model)")
     endpoint_arguments(parser)
     args = parser.parse_args()
 
     model = MiniLM()
-    nearness = model.embed(PASSAGES) @ model.embed([args.question])[0]
-    retrieved = sorted(range(len(PASSAGES)), key=lambda index: -nearness[index])[: args.retrieve]
+    cosines = model.embed(PASSAGES) @ model.embed([args.question])[0]
+    retrieved = sorted(range(len(PASSAGES)), key=lambda index: -cosines[index])[: args.retrieve]
     candidates = [PASSAGES[index] for index in retrieved]
     try:
         with Reranker(endpoint_from(args).endpoint) as reranker:
             ranking = reranker.rerank(args.question, candidates, truncate_prompt_tokens=-1)
     except RerankerError as error:
         sys.exit(str(error))
-    cut = relevant_from(ranking.model) if args.min_score is None else args.min_score
+    cut = min_relevant_score(ranking.model) if args.min_score is None else args.min_score
 
     print(
         f"retrieved {len(candidates)} of {len(PASSAGES)} by all-MiniLM-L6-v2, reranked by {ranking.model}, cut {cut:g}"
     )
-    for one in ranking:
-        verdict = "keep" if one.score >= cut else "drop"
-        print(f"  {verdict}  {one.score:.4f}  (cosine {nearness[retrieved[one.index]]:.2f})  {one.text}")
-    context = "\n".join(f"- {one.text}" for one in ranking if one.score >= cut) or "- nothing that answers it"
+    for result in ranking:
+        verdict = "keep" if result.score >= cut else "drop"
+        print(f"  {verdict}  {result.score:.4f}  (cosine {cosines[retrieved[result.index]]:.2f})  {result.text}")
+    context = "\n".join(f"- {result.text}" for result in ranking if result.score >= cut) or "- no relevant passage"
     print(f"\nAnswer from these passages only:\n{context}\nQuestion: {args.question}")
 
 

@@ -1,7 +1,7 @@
-"""Recommends items by what someone liked: python examples/recommend.py --stack local --liked "a novel about the sea"
+"""Recommends items similar to liked items: python examples/recommend.py --stack local --liked "a novel about the sea"
 
-Each liked item is a query, each other item of the catalogue a document; an item counts by its best score over all
-likes, so that one strong match beats several weak ones. Items that were liked already are left out.
+Each liked item is a query, and the other items of the catalogue are the documents. The score of an item is its best
+score over all queries, so that one strong match beats several weak matches.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ LIKED = ["A novel about deep sea diving", "A cookbook of pasta recipes"]
 
 
 def main() -> None:
-    """Rank the catalogue by every like, keep each item's best score."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("catalogue", nargs="*", default=CATALOGUE, help="descriptions (default: six titles)")
-    parser.add_argument("--liked", action="append", help="what was liked; may be repeated (default: two titles)")
-    parser.add_argument("--top-n", type=int, default=4, help="how many to recommend (default: 4)")
+    parser.add_argument("--liked", action="append", help="a liked item; may be repeated (default: two titles)")
+    parser.add_argument("--top-n", type=int, default=4, help="number of recommendations (default: 4)")
     endpoint_arguments(parser)
     args = parser.parse_args()
     liked = args.liked or LIKED
@@ -36,15 +35,15 @@ def main() -> None:
     best: dict[int, tuple[float, str]] = {}
     try:
         with Reranker(endpoint_from(args).endpoint) as reranker:
-            for like in liked:
-                for one in reranker.rerank(like, items, truncate_prompt_tokens=-1):
-                    best[one.index] = max(best.get(one.index, (-1.0, "")), (one.score, like))
+            for query in liked:
+                for result in reranker.rerank(query, items, truncate_prompt_tokens=-1):
+                    best[result.index] = max(best.get(result.index, (-1.0, "")), (result.score, query))
     except RerankerError as error:
         sys.exit(str(error))
-    print(f"because of {len(liked)} likes, the best of {len(items)}:")
-    ranked = sorted(best.items(), key=lambda one: one[1], reverse=True)
-    for index, (score, like) in ranked[: args.top_n]:
-        print(f"  {score:.4f}  {items[index]}  (you liked: {like})")
+    print(f"the best of {len(items)} items for {len(liked)} liked items:")
+    ranked = sorted(best.items(), key=lambda item: item[1], reverse=True)
+    for index, (score, query) in ranked[: args.top_n]:
+        print(f"  {score:.4f}  {items[index]}  (you liked: {query})")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Scores documents against a query with /score, and prints them best first: python examples/score.py --stack local
+"""Scores documents for a query with /score, and prints them best first: python examples/score.py --stack local
 
-/score keeps the order of the documents that were sent, so ranking is up to the caller; /rerank sorts by itself.
-Plain `requests`, to show the wire; the package `reranker` does this with `Reranker.score`.
+/score returns the scores in the order of the documents; /rerank sorts them. This script uses `requests` to show the
+HTTP API; in the package `reranker` this is `Reranker.score`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ def score(endpoint: Endpoint, model: str, query: str, documents: list[str]) -> l
 
 
 def main() -> None:
-    """Score, sort, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--query", default=QUERY)
     parser.add_argument("documents", nargs="*", default=DOCUMENTS, help="texts to score (default: four examples)")
@@ -54,9 +53,9 @@ def main() -> None:
     for value, text in sorted(zip(scores, args.documents, strict=True), reverse=True):
         print(f"  {value:.6f}  {'cosine' if is_cosine(model) else band(value):10}  {text}")
     if is_cosine(model):
-        print("Scores are cosines of an embedding model: compare them with each other, there are no bands.")
+        print("Scores are cosines of an embedding model: they have no bands; compare them only with each other.")
     else:
-        print("Bands are a rule of thumb: high from 0.5, medium from 0.1, low from 0.01.")
+        print("The bands are estimates: high from 0.5, medium from 0.1, low from 0.01.")
 
 
 if __name__ == "__main__":

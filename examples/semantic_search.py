@@ -1,7 +1,7 @@
 """Semantic search over a small corpus: python examples/semantic_search.py --stack local "how do I get my money back"
 
-Every document is scored against the query, so no index is needed, and the words need not match. That is fine up to some
-thousand documents; for more, retrieve first, as rag.py does. --file takes your own corpus, as JSON lines.
+Each document is scored for the query, so the search needs no index and no common words. This works for a few thousand
+documents; for more, retrieve first, see rag.py. --file reads your own corpus as JSON lines.
 """
 
 from __future__ import annotations
@@ -27,24 +27,23 @@ CORPUS = [
 
 
 def main() -> None:
-    """Search and print the best."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("query", nargs="?", default=QUERY)
-    parser.add_argument("--top-n", type=int, default=3, help="how many to show (default: 3)")
+    parser.add_argument("--top-n", type=int, default=3, help="number of results (default: 3)")
     parser.add_argument("--file", type=Path, help='your own corpus: "a string" or {"text": ...} on each line')
     endpoint_arguments(parser)
     args = parser.parse_args()
     try:
         corpus = CORPUS
         if args.file:
-            corpus = [one.text for one in read_lines(args.file.read_bytes().splitlines(), str(args.file))]
+            corpus = [document.text for document in read_lines(args.file.read_bytes().splitlines(), str(args.file))]
         with Reranker(endpoint_from(args).endpoint) as reranker:
-            found = reranker.rerank(args.query, corpus, args.top_n, truncate_prompt_tokens=-1)
+            ranking = reranker.rerank(args.query, corpus, args.top_n, truncate_prompt_tokens=-1)
     except (RerankerError, OSError) as error:
         sys.exit(str(error))
-    print(f"{args.query}  ({found.model}, the best of {len(corpus)})")
-    for one in found:
-        print(f"  {one.score:.4f}  {one.text}")
+    print(f"{args.query}  ({ranking.model}, the best of {len(corpus)})")
+    for result in ranking:
+        print(f"  {result.score:.4f}  {result.text}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A client for a reranker that a stack of this project serves: rank documents, score pairs. Needs `certifi` only.
+"""Client for a reranker deployed by a stack of this project: ranks documents, scores pairs. Depends on `certifi` only.
 
 >>> from reranker import Reranker
 >>> with Reranker.from_stack("dev") as reranker:                                    # doctest: +SKIP

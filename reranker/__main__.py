@@ -1,4 +1,4 @@
-"""`python -m reranker`: the same as the command `rerank`."""
+"""`python -m reranker`: the command `rerank`."""
 
 from reranker.command import entry
 

@@ -1,6 +1,6 @@
-"""What a server sends back, as frozen records: read from vLLM's JSON here and nowhere else. Used by `client`.
+"""Parses the response bodies of /rerank, /score and /v1/models. Used by `client` and `upstream`.
 
-Bodies: vLLM 0.19.1 and 0.32.0, /rerank, /score and /v1/models.
+Source of the formats: vLLM 0.19.1 and 0.32.0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from reranker.errors import MalformedAnswer, RerankerError
 
 @dataclass(frozen=True)
 class Ranked:
-    """One document: its place in the list that was given, its score, and its text."""
+    """A scored document. `index` is its position in the input list."""
 
     index: int
     score: float
@@ -25,7 +25,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Failed:
-    """A document that has no score, by its place in the list that was given, and why."""
+    """A document without a score, and the reason. `index` is its position in the input list."""
 
     index: int
     error: RerankerError
@@ -33,9 +33,9 @@ class Failed:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Documents, best first (equal scores in the order given), and the model that scored them. Iterates as a tuple.
+    """Scored documents, best first (equal scores in input order), and the model. Iterates over `results`.
 
-    `failed` are those without a score, in the order given: only a call with `partial=True` has any.
+    `failed`: documents without a score, in input order; empty unless the call had `partial=True`.
     """
 
     model: str
@@ -48,13 +48,13 @@ class Ranking:
     def __len__(self) -> int:
         return len(self.results)
 
-    def __getitem__(self, place: int) -> Ranked:
-        return self.results[place]
+    def __getitem__(self, index: int) -> Ranked:
+        return self.results[index]
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model as /v1/models lists it: the name to ask for, where its weights came from, its context in tokens."""
+    """A model of /v1/models: its name for requests, the source of its weights, its context length in tokens."""
 
     id: str
     root: str
@@ -62,60 +62,60 @@ class ServedModel:
 
 
 def read_ranking(raw: Mapping[str, Any], part: range, top_n: int | None) -> tuple[str, list[tuple[int, float]]]:
-    """Return model and (index in the whole list, score) of an answer to the documents of `part`.
+    """Return the model and (index in the full list, score) for each result; `part` is the range of the request.
 
-    Raises MalformedAnswer unless each index is one that was sent, at most once, and as many came as were asked for.
+    Raises MalformedAnswer if an index is out of range or repeated, or if the number of results is wrong.
     """
-    with _understood("/rerank"):
-        found = [(part[_index(one, len(part))], _score(one, "relevance_score")) for one in raw["results"]]
-        wanted = len(part) if top_n is None else min(top_n, len(part))
-        if len(found) != wanted or len({index for index, _ in found}) != wanted:
-            raise ValueError(f"{len(found)} results for {wanted} documents")
-        return str(raw.get("model") or ""), found
+    with _malformed_answer("/rerank"):
+        results = [(part[_index(row, len(part))], _score(row, "relevance_score")) for row in raw["results"]]
+        expected = len(part) if top_n is None else min(top_n, len(part))
+        if len(results) != expected or len({index for index, _ in results}) != expected:
+            raise ValueError(f"{len(results)} results for {expected} documents")
+        return str(raw.get("model") or ""), results
 
 
 def read_scores(raw: Mapping[str, Any], count: int) -> list[float]:
-    """Return the scores of an answer to `count` pairs, in the order of the pairs. Raises MalformedAnswer."""
-    with _understood("/score"):
-        by_index = {_index(one, count): _score(one, "score") for one in raw["data"]}
+    """Return the scores of `count` pairs, in the order of the pairs. Raises MalformedAnswer."""
+    with _malformed_answer("/score"):
+        by_index = {_index(row, count): _score(row, "score") for row in raw["data"]}
         if not len(by_index) == len(raw["data"]) == count:
             raise ValueError(f"{len(raw['data'])} scores for {count} pairs")
         return [by_index[index] for index in range(count)]
 
 
 def read_models(raw: Mapping[str, Any]) -> tuple[ServedModel, ...]:
-    """Return what is served. Raises MalformedAnswer."""
-    with _understood("/v1/models"):
-        found = []
-        for one in raw["data"]:
-            length = one.get("max_model_len")
+    """Return the served models. Raises MalformedAnswer."""
+    with _malformed_answer("/v1/models"):
+        models = []
+        for row in raw["data"]:
+            length = row.get("max_model_len")
             if length is not None and not isinstance(length, int):
                 raise ValueError("max_model_len is not a whole number")
-            found.append(ServedModel(str(one["id"]), str(one.get("root") or one["id"]), length))
-        return tuple(found)
+            models.append(ServedModel(str(row["id"]), str(row.get("root") or row["id"]), length))
+        return tuple(models)
 
 
 @contextlib.contextmanager
-def _understood(path: str) -> Iterator[None]:
-    """Turn what reading a foreign body may raise into MalformedAnswer. Shows field names, never the body."""
+def _malformed_answer(path: str) -> Iterator[None]:
+    """Turn parse errors into MalformedAnswer. Its text contains field names, never the body."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        detail = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise MalformedAnswer(
-            f"{path} answered 200 with a body that is not a reranker's ({what}): is this address right?"
+            f"{path}: HTTP 200 with a body that is not from a reranker ({detail}): check the address"
         ) from None
 
 
-def _index(one: Mapping[str, Any], count: int) -> int:
-    index = one["index"]
+def _index(row: Mapping[str, Any], count: int) -> int:
+    index = row["index"]
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
-        raise ValueError(f"an index that is none of 0..{count - 1}")
+        raise ValueError(f"an index is not in 0..{count - 1}")
     return index
 
 
-def _score(one: Mapping[str, Any], name: str) -> float:
-    score = one[name]
+def _score(row: Mapping[str, Any], name: str) -> float:
+    score = row[name]
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        raise ValueError(f"a {name} that is no number")
+        raise ValueError(f"a {name} is not a finite number")
     return float(score)

@@ -1,6 +1,6 @@
-"""What to paste into an application that takes a reranker: applications.toml, as records and with values in place.
+"""Reads applications.toml: the configuration of applications that use a reranker.
 
-Read by `env_command`, and by the script that writes docs/plug-it-into.md.
+Called by `env_command`, and by the script that writes docs/plug-it-into.md.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ TABLE = Path(__file__).with_name("applications.toml")
 
 @dataclass(frozen=True)
 class Application:
-    """An application: the block to paste, and the lines for the CA.
+    """An application: `block` is the configuration to paste, `ca` its lines for the CA.
 
-    `proxy` is why it needs `rerank proxy`, `why` no test runs it, each "" where that is not so. `setting`: what else
-    has to be as in the block. `also`: other clients of it, each with how it works, and why no test runs it.
+    `proxy`: why it needs `rerank proxy`. `untested_reason`: why no test runs it. `setting`: the setting that differs
+    from the usual one. Each is "" if it does not apply. `other_clients`: (name, connection, untested_reason) each.
     """
 
     name: str
@@ -29,17 +29,17 @@ class Application:
     ca: str = ""
     proxy: str = ""
     note: str = ""
-    why: str = ""
+    untested_reason: str = ""
     setting: str = ""
-    also: tuple[tuple[str, str, str], ...] = ()
+    other_clients: tuple[tuple[str, str, str], ...] = ()
 
     @property
-    def works(self) -> str:
-        """How it works with a stack: unchanged, by a setting, or by the proxy."""
-        return "by the proxy" if self.proxy else f"by a setting: {self.setting}" if self.setting else "unchanged"
+    def connection(self) -> str:
+        """How it connects to a stack: through the proxy, with a setting, or unchanged."""
+        return "through the proxy" if self.proxy else f"setting: {self.setting}" if self.setting else "unchanged"
 
-    def filled(self, values: Mapping[str, str]) -> str:
-        """Return the block with values for URL, KEY, MODEL, and CA where there is one; what is not given stays."""
+    def fill(self, values: Mapping[str, str]) -> str:
+        """Return the block with the values of URL, KEY, MODEL and CA; placeholders without a value stay."""
         text = f"{self.block.strip()}\n{self.ca.strip(chr(10))}" if values.get("CA") and self.ca else self.block.strip()
         for name, value in values.items():
             text = text.replace(f"<{name}>", value)
@@ -47,6 +47,6 @@ class Application:
 
 
 def read_applications() -> dict[str, Application]:
-    """Return all applications by name, in the order of the table."""
+    """Return the applications by name, in the order of the file."""
     with TABLE.open("rb") as file:
         return {name: Application(name=name, **fields) for name, fields in tomllib.load(file).items()}

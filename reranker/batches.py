@@ -1,6 +1,6 @@
-"""How many requests a long list takes: splits it by the server's limits, halves what is still too much. Pure.
+"""Splits a long list into requests within the server's limits. Called by `client` and `upstream`.
 
-Called by `client`. The limits are the guard's: at most 1,000 documents and 2 MiB in one request.
+The default limits are those of the guard: 1,000 documents and 2 MiB in one request.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ TOO_MANY = re.compile(r"\d+ documents in one request")
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may hold: entries of a list, and bytes of the body."""
+    """Limits of one request: entries of a list, and bytes of the body."""
 
     documents: int = 1000
     body_bytes: int = 2 << 20
 
 
 def encode(value: object) -> bytes:
-    """Return JSON in UTF-8, as short as it gets: the server's limit counts bytes."""
+    """Return compact JSON in UTF-8: the server's limit counts bytes."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def encoded_sizes(name: str, texts: Sequence[str]) -> list[int]:
-    """Return how many bytes each text takes in a list. Raises InvalidInput, with the index, for what is no text."""
+    """Return the size of each text as an entry of a JSON list, in bytes. Raises InvalidInput with the index."""
     sizes = []
     for index, text in enumerate(texts):
         if not isinstance(text, str):
@@ -39,60 +39,59 @@ def encoded_sizes(name: str, texts: Sequence[str]) -> list[int]:
         try:
             sizes.append(len(encode(text)) + 1)
         except UnicodeEncodeError:
-            raise InvalidInput(f"{name}[{index}] has half of a surrogate pair in it, which UTF-8 cannot say") from None
+            raise InvalidInput(f"{name}[{index}] contains an unpaired surrogate, which UTF-8 cannot encode") from None
     return sizes
 
 
 def split(name: str, sizes: Sequence[int], fixed_bytes: int, limits: Limits) -> list[range]:
     """Return consecutive ranges that cover all entries, each within the limits.
 
-    `sizes` are bytes of the entries, `fixed_bytes` those of a request without any. Raises InvalidInput for an entry
-    that is too large by itself.
+    `sizes` are the bytes of the entries, `fixed_bytes` those of a request without entries. Raises InvalidInput if one
+    entry alone exceeds the limit.
     """
     parts: list[range] = []
-    start, held = 0, fixed_bytes
+    start, total = 0, fixed_bytes
     for index, size in enumerate(sizes):
-        if fixed_bytes + size > limits.body_bytes:
-            alone = fixed_bytes + size
+        if (alone := fixed_bytes + size) > limits.body_bytes:
             raise InvalidInput(f"{name}[{index}] is too large: {alone} bytes by itself, of {limits.body_bytes} allowed")
-        if index - start == limits.documents or held + size > limits.body_bytes:
+        if index - start == limits.documents or total + size > limits.body_bytes:
             parts.append(range(start, index))
-            start, held = index, fixed_bytes
-        held += size
+            start, total = index, fixed_bytes
+        total += size
     return [*parts, range(start, len(sizes))] if sizes else []
 
 
 def is_too_large(error: RerankerError) -> bool:
-    """Whether the server found a request too large: in bytes or in documents."""
+    """Whether the server refused a request because it has too many bytes or documents."""
     if not isinstance(error, ServerError):
         return False
     return error.status == 413 or (error.status == 400 and bool(TOO_MANY.search(error.message)))
 
 
-def in_halves(
-    ask: Callable[[range], list[Answer]],
+def request_in_halves(
+    send: Callable[[range], list[Answer]],
     part: range,
     failed: dict[int, RerankerError] | None = None,
     shortest: range | None = None,
 ) -> list[Answer]:
-    """Ask for a part; where the server finds it too large (its limits are lower than we know), for its halves.
+    """Send a part. If the server refuses it as too large, send its halves: the server's limits may be lower than ours.
 
-    With `failed`, an error is put there for each entry that it concerns, and the others are answered: a part that is
-    refused is halved down to the entries at fault. An entry of `shortest` is asked for first: where that is refused
-    too, the request itself is at fault, and its error is raised.
+    With `failed`, errors are stored there by index instead of raised, and a part refused with 400 is halved until only
+    the invalid entries fail. First `shortest` is sent: if it is refused too, the query is the cause, and its error is
+    raised.
     """
     try:
-        return ask(part)
+        return send(part)
     except RerankerError as error:
         too_large = is_too_large(error)
-        refused = failed is not None and not too_large and isinstance(error, ServerError) and error.status == 400
-        if len(part) < 2 or not (too_large or refused):
+        invalid = failed is not None and not too_large and isinstance(error, ServerError) and error.status == 400
+        if len(part) < 2 or not (too_large or invalid):
             if failed is None:
                 raise
             failed.update(dict.fromkeys(part, error))
             return []
-    if refused and shortest:
-        ask(shortest)
+    if invalid and shortest:
+        send(shortest)
         shortest = None
-    middle = len(part) // 2
-    return [one for half in (part[:middle], part[middle:]) for one in in_halves(ask, half, failed, shortest)]
+    halves = part[: len(part) // 2], part[len(part) // 2 :]
+    return [answer for half in halves for answer in request_in_halves(send, half, failed, shortest)]

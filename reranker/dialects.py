@@ -1,7 +1,7 @@
-"""What clients of other rerankers send and expect: their requests to ours, our scores to their answers. Pure.
+"""Request and response formats of other rerankers' APIs ("dialects"). Called by `proxy`.
 
-Called by `proxy`. A dialect is found by the request's fields, or named by the first part of the path where the fields
-do not tell: /voyage/v1/rerank, /infinity/rerank. tests/client/test_dialects.py has what each client really sent.
+The fields of a request identify its dialect, or the first part of the path does: /voyage/v1/rerank, /infinity/rerank.
+tests/client/test_dialects.py contains requests recorded from each client.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CUT_AT_MODEL_LENGTH = -1
 
 @dataclass(frozen=True)
 class Route:
-    """What a path asks for: an operation, the version before it, and the dialect where the path names one."""
+    """A parsed path: operation, API version and dialect; version and dialect are "" if not in the path."""
 
     operation: str
     version: str = ""
@@ -28,26 +28,26 @@ class Route:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request in whatever dialect: what to score, and what of it to answer.
+class RerankRequest:
+    """A rerank request, independent of its dialect.
 
-    `given` are the documents as they came, `documents` their texts. `extra` goes to the server as it is.
+    `originals`: the documents of the request, `documents`: their texts. `extra`: fields sent to the server unchanged.
     """
 
     dialect: str
     query: str
     documents: tuple[str, ...]
-    given: tuple[Any, ...] = field(repr=False)
+    originals: tuple[Any, ...] = field(repr=False)
     model: str | None = None
     top_n: int | None = None
     max_tokens_per_doc: int | None = None
-    wants_documents: bool = True
+    return_documents: bool = True
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Scores of an answer: (index, score) best first; the model, an id, and the tokens that were read."""
+class RerankResult:
+    """`results`: (index, score), best first. `tokens`: number of input tokens."""
 
     results: Sequence[tuple[int, float]]
     model: str
@@ -55,83 +55,80 @@ class Scored:
     tokens: int
 
 
-def route(path: str) -> Route | None:
-    """Return what a path asks for, None for one that nobody sends: [/dialect][/v1|/v2]/operation, any slashes."""
+def parse_route(path: str) -> Route | None:
+    """Parse [/dialect][/v1|/v2]/operation; extra slashes are ignored. Returns None for an unknown path."""
     parts = [part for part in path.split("/") if part]
-    dialect = parts.pop(0) if parts and parts[0] in ANSWERS else ""
+    dialect = parts.pop(0) if parts and parts[0] in FORMATTERS else ""
     version = parts.pop(0) if parts and parts[0] in ("v1", "v2") else ""
     return Route(parts[0], version, dialect) if len(parts) == 1 and parts[0] in OPERATIONS else None
 
 
-def dialect_of(where: Route, body: Mapping[str, Any]) -> str:
-    """Return the dialect of a request: what the path names, else what its fields tell."""
-    if where.dialect == "cohere":
-        return "cohere-v2" if where.version == "v2" else "cohere"
-    if where.dialect:
-        return where.dialect
+def detect_dialect(route: Route, body: Mapping[str, Any]) -> str:
+    """Return the dialect from the path, or else from the fields of the body."""
+    if route.dialect == "cohere":
+        return "cohere-v2" if route.version == "v2" else "cohere"
+    if route.dialect:
+        return route.dialect
     if "texts" in body:
         return "tei"
     if "top_k" in body or "truncation" in body:
         return "voyage"
-    return "cohere-v2" if where.version == "v2" else "jina"
+    return "cohere-v2" if route.version == "v2" else "jina"
 
 
-def read(where: Route, body: object) -> Asked:
-    """Return what a body of /rerank asks for. Raises InvalidInput."""
+def parse_request(route: Route, body: object) -> RerankRequest:
+    """Parse the body of a rerank request. Raises InvalidInput."""
     if not isinstance(body, dict):
         raise InvalidInput("the body is not a JSON object")
-    dialect = dialect_of(where, body)
+    dialect = detect_dialect(route, body)
     name = "texts" if dialect == "tei" else "documents"
-    given, fields = body.get(name), body.get("rank_fields") or ()
-    if not isinstance(given, list):
+    originals, fields = body.get(name), body.get("rank_fields") or ()
+    if not isinstance(originals, list):
         raise InvalidInput(f"{name} is not a list")
-    wants = _truth("return_text" if dialect == "tei" else "return_documents", body)
+    return_documents = _flag("return_text" if dialect == "tei" else "return_documents", body)
     limit = body.get("truncate_prompt_tokens")
-    return Asked(
+    return RerankRequest(
         dialect=dialect,
-        query=text_of("query", body.get("query")),
-        documents=tuple(text_of(f"{name}[{index}]", one, fields) for index, one in enumerate(given)),
-        given=tuple(given),
+        query=document_text("query", body.get("query")),
+        documents=tuple(document_text(f"{name}[{index}]", item, fields) for index, item in enumerate(originals)),
+        originals=tuple(originals),
         model=body["model"] if isinstance(body.get("model"), str) and body["model"] else None,
-        top_n=_whole("top_n", body) or _whole("top_k", body),
-        max_tokens_per_doc=_whole("max_tokens_per_doc", body),
-        wants_documents=dialect in GIVES_DOCUMENTS if wants is None else wants,
+        top_n=_positive_int("top_n", body) or _positive_int("top_k", body),
+        max_tokens_per_doc=_positive_int("max_tokens_per_doc", body),
+        return_documents=dialect in RETURNS_DOCUMENTS if return_documents is None else return_documents,
         extra={key: body[key] for key in PASSED_ON if body.get(key) is not None}
         | {"truncate_prompt_tokens": CUT_AT_MODEL_LENGTH if limit is None else limit},
     )
 
 
-def text_of(name: str, given: object, fields: Sequence[str] = ()) -> str:
-    """Return the text of a document: a string, its `text`, those of its `fields`, or all of it as JSON.
-
-    Raises InvalidInput.
-    """
-    if isinstance(given, str):
-        return given
-    if not isinstance(given, dict):
-        raise InvalidInput(f"{name} is {type(given).__name__}, not a string")
-    if given.keys() <= {"image"}:
-        raise InvalidInput(f"{name} has no text; images are not read")
+def document_text(name: str, document: object, fields: Sequence[str] = ()) -> str:
+    """Return a string as is; of an object its `fields`, its `text`, or all of it as JSON. Raises InvalidInput."""
+    if isinstance(document, str):
+        return document
+    if not isinstance(document, dict):
+        raise InvalidInput(f"{name} is {type(document).__name__}, not a string")
+    if document.keys() <= {"image"}:
+        raise InvalidInput(f"{name} has no text; images are not supported")
     if fields:
-        return "\n".join(f"{one}: {given[one]}" for one in fields if one in given)
-    text = given.get("text")
-    return text if isinstance(text, str) else json.dumps(given, ensure_ascii=False)
+        return "\n".join(f"{key}: {document[key]}" for key in fields if key in document)
+    text = document.get("text")
+    return text if isinstance(text, str) else json.dumps(document, ensure_ascii=False)
 
 
-def answer(asked: Asked, scored: Scored) -> Any:
-    """Return the body of the answer, in the dialect of the request."""
-    return ANSWERS[asked.dialect](asked, scored)
+def format_answer(request: RerankRequest, result: RerankResult) -> Any:
+    """Return the response body in the dialect of the request."""
+    return FORMATTERS[request.dialect](request, result)
 
 
-def refusal(dialect: str, status: int, text: str) -> dict[str, Any]:
-    """Return the body of an error, so that each client finds its text where it looks for it."""
+def error_body(dialect: str, status: int, text: str) -> dict[str, Any]:
+    """Return an error body with the text in all fields that the clients of the dialect read."""
     if dialect == "tei":
         return {"error": text, "error_type": "Validation" if status < 500 else "Backend"}
     return {"message": text, "detail": text, "error": {"message": text, "code": status}}
 
 
-def info(model: str, max_model_len: int | None, max_documents: int) -> dict[str, Any]:
-    """Return TEI's /info, of which clients read the kind of model, its length and the size of a request."""
+def tei_info(model: str, max_model_len: int | None, max_documents: int) -> dict[str, Any]:
+    """Return the body of TEI's /info, with the fields that clients read."""
     return {
         "model_id": model,
         "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
@@ -141,74 +138,68 @@ def info(model: str, max_model_len: int | None, max_documents: int) -> dict[str,
     }
 
 
-def _whole(name: str, body: Mapping[str, Any]) -> int | None:
-    """Return a number from 1, also one that is written as text; None for null, nothing and 0."""
+def _positive_int(name: str, body: Mapping[str, Any]) -> int | None:
+    """Return a whole number, also from a string; None if it is missing, null, "" or 0. Raises InvalidInput."""
     value = body.get(name)
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value[:9])
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidInput(f"{name} is a whole number from 1")
+        raise InvalidInput(f"{name} must be a whole number from 1")
     return value or None
 
 
-def _truth(name: str, body: Mapping[str, Any]) -> bool | None:
+def _flag(name: str, body: Mapping[str, Any]) -> bool | None:
     value = body.get(name)
     return value.lower() == "true" if isinstance(value, str) else value if isinstance(value, bool) else None
 
 
-def _rows(asked: Asked, scored: Scored, document: Callable[[int], Any]) -> list[dict[str, Any]]:
-    return [
-        {"index": index, "relevance_score": score} | ({"document": document(index)} if asked.wants_documents else {})
-        for index, score in scored.results
-    ]
+def _rows(request: RerankRequest, result: RerankResult, documents: Sequence[Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [{"index": index, "relevance_score": score} for index, score in result.results]
+    return [row | {"document": documents[row["index"]]} for row in rows] if request.return_documents else rows
 
 
-def _object(asked: Asked) -> Callable[[int], Any]:
-    return lambda index: asked.given[index] if isinstance(asked.given[index], dict) else {"text": asked.given[index]}
+def _usage(result: RerankResult) -> dict[str, int]:
+    return {"prompt_tokens": result.tokens, "total_tokens": result.tokens}
 
 
-def _usage(scored: Scored) -> dict[str, int]:
-    return {"prompt_tokens": scored.tokens, "total_tokens": scored.tokens}
-
-
-def _cohere(asked: Asked, scored: Scored) -> Any:
-    version = "2" if asked.dialect == "cohere-v2" else "1"
+def _cohere(request: RerankRequest, result: RerankResult) -> Any:
+    objects = [item if isinstance(item, dict) else {"text": item} for item in request.originals]
     return {
-        "id": scored.id,
-        "results": _rows(asked, scored, _object(asked)),
+        "id": result.id,
+        "results": _rows(request, result, objects),
         "meta": {
-            "api_version": {"version": version},
+            "api_version": {"version": "2" if request.dialect == "cohere-v2" else "1"},
             "billed_units": {"search_units": 1},
-            "tokens": {"input_tokens": scored.tokens, "output_tokens": 0},
+            "tokens": {"input_tokens": result.tokens, "output_tokens": 0},
         },
     }
 
 
-def _jina(asked: Asked, scored: Scored) -> Any:
-    """Return what Jina, vLLM and Cohere v1 have in common, and all that each has besides."""
-    return _cohere(asked, scored) | {"object": "list", "model": scored.model, "usage": _usage(scored)}
+def _jina(request: RerankRequest, result: RerankResult) -> Any:
+    """Return the fields of Jina, vLLM and Cohere v1 together: these dialects cannot be distinguished."""
+    return _cohere(request, result) | {"object": "list", "model": result.model, "usage": _usage(result)}
 
 
-def _infinity(asked: Asked, scored: Scored) -> Any:
-    rows = _rows(asked, scored, asked.documents.__getitem__)
-    return {"object": "rerank", "id": scored.id, "model": scored.model, "results": rows, "usage": _usage(scored)}
+def _infinity(request: RerankRequest, result: RerankResult) -> Any:
+    rows = _rows(request, result, request.documents)
+    return {"object": "rerank", "id": result.id, "model": result.model, "results": rows, "usage": _usage(result)}
 
 
-def _voyage(asked: Asked, scored: Scored) -> Any:
-    rows = _rows(asked, scored, asked.documents.__getitem__)
-    return {"object": "list", "data": rows, "model": scored.model, "usage": {"total_tokens": scored.tokens}}
+def _voyage(request: RerankRequest, result: RerankResult) -> Any:
+    rows = _rows(request, result, request.documents)
+    return {"object": "list", "data": rows, "model": result.model, "usage": {"total_tokens": result.tokens}}
 
 
-def _tei(asked: Asked, scored: Scored) -> Any:
+def _tei(request: RerankRequest, result: RerankResult) -> Any:
     return [
-        {"index": index, "score": score} | ({"text": asked.documents[index]} if asked.wants_documents else {})
-        for index, score in scored.results
+        {"index": index, "score": score} | ({"text": request.documents[index]} if request.return_documents else {})
+        for index, score in result.results
     ]
 
 
-ANSWERS: Mapping[str, Callable[[Asked, Scored], Any]] = {
+FORMATTERS: Mapping[str, Callable[[RerankRequest, RerankResult], Any]] = {
     "cohere": _cohere,
     "cohere-v2": _cohere,
     "jina": _jina,
@@ -216,5 +207,5 @@ ANSWERS: Mapping[str, Callable[[Asked, Scored], Any]] = {
     "voyage": _voyage,
     "tei": _tei,
 }
-# what a request gets that does not say: vLLM and Jina send the documents back, the others do not
-GIVES_DOCUMENTS = frozenset({"jina"})
+# dialects that return the documents by default, as vLLM and Jina do
+RETURNS_DOCUMENTS = frozenset({"jina"})

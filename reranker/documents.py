@@ -1,7 +1,6 @@
-"""Documents as JSON lines: a string, or an object with a text field, on each; results as `--json` prints them.
+"""Reads JSON lines: documents (a string, or an object with a text field), and results printed by `--json`.
 
-An object comes out of the command as it went in, so that an id or a title beside the text is not lost.
-Read by `command`.
+Objects are printed unchanged, so that other fields, such as an id, are kept. Called by `command`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Original = str | dict[str, Any]
 
 @dataclass(frozen=True)
 class Document:
-    """The text that is scored, what it was given as, and its line in a file; 0 for one that is in none."""
+    """The text to score, the original JSON value, and the line in the file, 0 if there is no file."""
 
     text: str
     original: Original
@@ -28,7 +27,7 @@ class Document:
 
 
 def read_file(path: str, read: Callable[[BinaryIO], Read]) -> Read:
-    """Return what `read` makes of a file. Raises InvalidInput."""
+    """Return `read(file)` for the file at `path`. Raises InvalidInput if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return read(file)
@@ -37,42 +36,40 @@ def read_file(path: str, read: Callable[[BinaryIO], Read]) -> Read:
 
 
 def read_results(lines: Iterable[bytes], source: str, documents: list[Document]) -> dict[int, float]:
-    """Return the score of each index that an earlier `--json` of these documents has. Raises InvalidInput."""
-    found = {}
+    """Return index -> score from the `--json` output of an earlier run with these documents. Raises InvalidInput."""
+    scores = {}
     for number, line in enumerate(lines, 1):
         try:
-            given = json.loads(line)
-            index, score = int(given["index"]), float(given["score"])
-            same = index >= 0 and documents[index].original == given["document"]
+            row = json.loads(line)
+            index, score = int(row["index"]), float(row["score"])
+            is_result = index >= 0 and documents[index].original == row["document"]
         except (ValueError, TypeError, LookupError, RecursionError):
-            same = False
-        if not same:
-            raise InvalidInput(f"{source}, line {number} is no result for these documents, as --json prints them")
-        found[index] = score
-    return found
+            is_result = False
+        if not is_result:
+            raise InvalidInput(f"{source}, line {number} is not a --json result for these documents")
+        scores[index] = score
+    return scores
 
 
 def read_lines(lines: Iterable[bytes], source: str, field: str = "text") -> list[Document]:
-    """Return the documents of JSON lines; blank lines are skipped. Raises InvalidInput, with the line's number."""
-    found = []
+    """Return the documents of JSON lines; blank lines are skipped. Raises InvalidInput with the line number."""
+    documents = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        where = f"{source}, line {number}"
+        prefix = f"{source}, line {number}"
         try:
-            given = json.loads(line)
+            original = json.loads(line)
         except (ValueError, RecursionError):
             raise InvalidInput(
-                f'{where} is not JSON in UTF-8: each line is "a string" or {{"{field}": "a text"}} '
-                "(plain lines become that by: jq -R .)"
+                f'{prefix} is not JSON in UTF-8: each line is "a string" or {{"{field}": "a text"}} '
+                "(to convert plain lines: jq -R .)"
             ) from None
-        text = given.get(field) if isinstance(given, dict) else given
-        if isinstance(given, list):
-            raise InvalidInput(
-                f"{where} is an array: each line is one document (an array becomes that by: jq -c '.[]')"
-            )
+        if isinstance(original, list):
+            raise InvalidInput(f"{prefix} is an array: each line is one document (to convert an array: jq -c '.[]')")
+        text = original.get(field) if isinstance(original, dict) else original
         if not isinstance(text, str):
-            names = f"; it has {', '.join(map(repr, given)) or 'nothing'}" if isinstance(given, dict) else ""
-            raise InvalidInput(f"{where} is no string and no object with a string in {field!r} (--field){names}")
-        found.append(Document(text, given, number))
-    return found
+            names = f"; it has {', '.join(map(repr, original)) or 'nothing'}" if isinstance(original, dict) else ""
+            raise InvalidInput(f"{prefix} is not a string or an object with a string in {field!r} (--field){names}")
+        documents.append(Document(text, original, number))
+    return documents

@@ -1,7 +1,4 @@
-"""Endpoint: where a reranker is, what opens it and who vouches for it. Built from a stack or by hand; used by all.
-
-A key is never an argument of a command, since everyone on a machine can read those: it comes from the environment.
-"""
+"""Endpoint: address, API key, CA and client certificate of a reranker. Made by `stack`, `client` and `arguments`."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from reranker.errors import InvalidInput
-from reranker.http import show
+from reranker.http import load_client_certificate
 from reranker.secret import read_secret
 
 URL_ENV, KEY_ENV, CA_ENV = "RERANKER_URL", "RERANKER_API_KEY", "RERANKER_CA"
@@ -26,10 +23,10 @@ KEY_MARK = "PRIVATE KEY-----"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A reranker. `ca_certificate` is PEM text; empty trusts public CAs. `model` None asks for whatever is served.
-    `client_certificate`: PEM text of one and its private key, where the reranker takes no client without.
+    """The location of a reranker. Raises InvalidInput for an invalid address, key or certificate.
 
-    Raises InvalidInput for what can be no address, key or certificate.
+    `ca_certificate`: PEM text; "" trusts public CAs. `model`: None sends no model name. `client_certificate`: PEM text
+    of a certificate and its private key, if the server requires one.
     """
 
     url: str
@@ -46,23 +43,22 @@ class Endpoint:
         self.ssl_context()
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """Return a context that trusts this endpoint's CA and no other, and shows the client's certificate; None where
-        there is neither (public CAs)."""
+        """Return a context that trusts only this CA and presents the client certificate; None if there is neither."""
         if not self.ca_certificate and not self.client_certificate:
             return None
-        # bundles have comments between the blocks, in any language; only ASCII is taken
-        blocks, what = self.ca_certificate.encode("ascii", "ignore").decode(), "CA certificate is"
+        # a bundle may contain comments that are not ASCII
+        blocks, subject = self.ca_certificate.encode("ascii", "ignore").decode(), "CA certificate is"
         try:
             context = ssl.create_default_context(cadata=blocks or None)
-            what = "client's certificate and private key are"
-            show(context, self.client_certificate)
+            subject = "client certificate and private key are"
+            load_client_certificate(context, self.client_certificate)
         except (ssl.SSLError, ValueError) as error:
-            raise InvalidInput(f"the {what} not PEM that can be read: {error}") from None
+            raise InvalidInput(f"the {subject} not valid PEM: {error}") from None
         return context
 
     @contextlib.contextmanager
     def ca_file(self) -> Iterator[str | None]:
-        """Give the CA as the path of a file that only this user can read, for clients that want one; then remove it."""
+        """Yield the path of a temporary file with the CA, None without a CA. Only this user can read the file."""
         if not self.ca_certificate:
             yield None
             return
@@ -73,25 +69,27 @@ class Endpoint:
 
 
 def client_pem(certificate: str | os.PathLike[str] = "", key: str | os.PathLike[str] = "") -> str:
-    """Return a client's certificate and private key, each PEM text or a path, as one text; the key may be in the
-    certificate's. Raises InvalidInput."""
+    """Return a client certificate and its private key as one PEM text. Each argument is PEM text or a path.
+
+    Without `key`, the private key is in `certificate`. Raises InvalidInput.
+    """
     if key and not certificate:
-        raise InvalidInput("a client's private key is given without its certificate")
-    parts = (pem(certificate, what="client's certificate"), pem(key, KEY_MARK, "client's private key"))
-    return "\n".join(one.strip() for one in parts if one)
+        raise InvalidInput("a client key requires a client certificate")
+    parts = (pem(certificate, name="client certificate"), pem(key, KEY_MARK, "client key"))
+    return "\n".join(part.strip() for part in parts if part)
 
 
-def pem(given: str | os.PathLike[str], mark: str = PEM_MARK, what: str = "CA certificate") -> str:
-    """Return what is given as PEM text or as a path. Raises InvalidInput for a file that cannot be read."""
-    if isinstance(given, str) and (not given or mark in given):
-        return given
+def pem(source: str | os.PathLike[str], mark: str = PEM_MARK, name: str = "CA certificate") -> str:
+    """Return PEM text; `source` is PEM text or a path. Raises InvalidInput."""
+    if isinstance(source, str) and (not source or mark in source):
+        return source
     try:
-        text = Path(given).read_text(encoding="utf-8")
+        text = Path(source).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InvalidInput(f"cannot read the {what} {os.fspath(given)!r}: {reason}") from None
+        raise InvalidInput(f"cannot read the {name} {os.fspath(source)!r}: {reason}") from None
     if mark not in text:
-        raise InvalidInput(f"{os.fspath(given)!r} holds no {what.rpartition(' ')[2]} in PEM")
+        raise InvalidInput(f"{os.fspath(source)!r} contains no {name.rpartition(' ')[2]} in PEM")
     return text
 
 
@@ -100,9 +98,9 @@ def _checked_url(url: str) -> str:
         parts = urlsplit(url)
         _ = parts.port
     except (ValueError, AttributeError, TypeError):
-        raise InvalidInput("the address is not a URL: it looks like https://203.0.113.7:41025") from None
+        raise InvalidInput("the address is not a URL; example: https://203.0.113.7:41025") from None
     if parts.username or parts.password:
-        raise InvalidInput("the address holds a user or password: give the key by itself")
+        raise InvalidInput("the address contains a user or password: pass the API key separately")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise InvalidInput(f"{url!r} is not the address of a server: it looks like https://203.0.113.7:41025")
+        raise InvalidInput(f"{url!r} is not the address of a server; example: https://203.0.113.7:41025")
     return url.rstrip("/")

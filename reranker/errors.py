@@ -1,17 +1,14 @@
-"""What can go wrong between a caller and its reranker: one tree, so that `except RerankerError` catches all of it.
-
-Raised throughout this package, which stands alone: it imports nothing else of the project. No text holds a key.
-"""
+"""The exceptions of this package: all derive from RerankerError. No text contains a key. Raised by all modules."""
 
 from __future__ import annotations
 
 
 class RerankerError(Exception):
-    """The root: catching it catches everything this package raises on purpose."""
+    """Base class of all errors of this package."""
 
 
 class InvalidInput(RerankerError, ValueError):
-    """What the caller gave cannot be sent: says which argument, and which index of it. Nothing was asked."""
+    """An argument is invalid; the text names it and its index. No request was sent."""
 
 
 class StackError(RerankerError):
@@ -19,31 +16,31 @@ class StackError(RerankerError):
 
 
 class PulumiMissing(StackError):
-    """There is no `pulumi` to ask."""
+    """The program `pulumi` cannot be run."""
 
 
 class UnknownStack(StackError):
-    """Pulumi knows no such stack, or none is selected."""
+    """The stack does not exist, or no stack is selected."""
 
 
 class NotDeployed(StackError):
-    """The stack is there, and nothing runs: `pulumi up` first."""
+    """The stack exists but is not deployed: run `pulumi up` first."""
 
 
 class WrongPassphrase(StackError):
-    """The stack's secrets, the API key among them, cannot be decrypted with the passphrase that is set."""
+    """The stack's secrets, including the API key, cannot be decrypted with the current passphrase."""
 
 
 class Unreachable(RerankerError):
-    """No connection came about within the deadline, or none lasted."""
+    """No connection within the deadline, or the connection was lost."""
 
 
 class Untrusted(RerankerError):
-    """Something answered, and its certificate is not one that the CA vouches for. The key was not sent."""
+    """The server's certificate is not signed by the trusted CA. The key was not sent."""
 
 
 class ServerError(RerankerError):
-    """The server answered with another status than 200: `status`, and its own words in `message`."""
+    """The response has another status than 200. `message` is the server's error text."""
 
     def __init__(self, text: str, status: int = 0, message: str = "") -> None:
         super().__init__(text)
@@ -52,12 +49,12 @@ class ServerError(RerankerError):
 
 
 class KeyRefused(ServerError):
-    """401: the key is missing, or is not this server's."""
+    """401: the key is missing or invalid."""
 
 
 class Busy(ServerError):
-    """429, 502 or 503 until the deadline, or 504, or no answer (`status` 0) from a server that took the request."""
+    """429, 502 or 503 until the deadline; 504; or a timeout after the request was sent (`status` 0)."""
 
 
 class MalformedAnswer(RerankerError):
-    """200 with a body that is not a reranker's: another server, or a proxy, sits at this address."""
+    """200 with a body that is not from a reranker: the address is that of another server or proxy."""

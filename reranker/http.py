@@ -1,8 +1,8 @@
-"""One HTTP exchange, as a function that tests replace: `Transport`. All clients of servers that a stack uses have it.
+"""HTTP client: one request with a total deadline. Tests replace it by another `Transport`.
 
 Called by `transport`, and by the stack's clients of Vast.ai, vLLM and Caddy. Standard library only: `http.client`
-over sockets that know the deadline of the call. A redirect is an answer like any other, so a key stays where it
-belongs. No `.netrc`; proxies only where they are asked for.
+over sockets with a deadline. Redirects are returned, not followed, so that a key is sent to no other server. Does not
+read `.netrc`; uses the proxies of the environment only with `proxies=True`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ CHUNK_BYTES = 1 << 16
 URL = re.compile(r"(https?)://(\[[^\]/]+\]|[^/:?#\[]+)(?::(\d+))?([/?].*)?", re.DOTALL)
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
-# refused: nothing listens there. unreachable: no way to the address, no such name, or no word from it. timeout: it took
-# the connection, and the deadline passed. untrusted: a certificate that the CA does not vouch for. uncertified: it
-# refuses the client's certificate. broke: the connection ended before the answer did.
-# malformed: what came is no TLS, no HTTP, or too large. unsendable: the request itself is none.
+# refused: nothing listens on the port. unreachable: no route, unknown name, or no reply to the connection attempt.
+# timeout: connected, and the deadline passed. untrusted: the CA did not sign the server's certificate. uncertified: the
+# server refuses the client certificate. broke: the connection ended before the end of the response.
+# malformed: the response is not TLS, not HTTP, or too large. unsendable: the request is invalid.
 Kind = Literal["refused", "unreachable", "timeout", "untrusted", "uncertified", "broke", "malformed", "unsendable"]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: status, decoded body, headers by lower-case name."""
+    """A response: status, decoded body, headers by lower-case name."""
 
     status: int
     body: bytes = field(default=b"", repr=False)
@@ -50,18 +50,17 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The body as text."""
         return self.body.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """Return the parsed body, or None when it is not JSON."""
+        """Return the parsed body, None if it is not JSON."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):
             return None
 
     def message(self) -> str:
-        """Return what an error body says: {"error": {"message"}}, {"error"}, {"detail"}, {"message"}, or its text."""
+        """Return the error text: {"error": {"message"}}, {"error"}, {"detail"}, {"message"}, or the whole body."""
         raw = self.json()
         if raw is None:
             return self.text.strip() or "no text"
@@ -74,9 +73,9 @@ class Answer:
 
 
 class Unanswered(Exception):
-    """No usable answer came. `sent` is False only where the request surely never reached the server.
+    """No usable response. `sent` is False only if the request certainly did not reach the server.
 
-    The text is of fixed words: neither URL, header nor key is in it.
+    The text contains no URL, header or key.
     """
 
     def __init__(self, reason: str, kind: Kind = "broke", *, sent: bool) -> None:
@@ -86,12 +85,12 @@ class Unanswered(Exception):
 
     @property
     def broke(self) -> bool:
-        """Whether the connection was there and ended without a whole answer."""
+        """Whether the connection ended before the end of the response."""
         return self.kind == "broke"
 
 
 class Options(TypedDict, total=False):
-    """Of an exchange: a `body` is JSON. All is over after `timeout_s`; a larger answer than `max_bytes` is none."""
+    """Options of a request: JSON `body`, `timeout_s` for the whole call, `max_bytes` of the response."""
 
     body: bytes | None
     headers: Mapping[str, str]
@@ -100,24 +99,24 @@ class Options(TypedDict, total=False):
 
 
 class Transport(Protocol):
-    """Sends one request and returns the answer; raises Unanswered."""
+    """Sends one request and returns the response. Raises Unanswered."""
 
     def __call__(self, method: str, url: str, **options: Unpack[Options]) -> Answer: ...
 
 
 def bearer(key: str | None) -> dict[str, str]:
-    """Return the header that presents a key; none without one."""
+    """Return the Authorization header for a key, {} without a key."""
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 class HttpTransport:
-    """The real transport. May be used by many threads at once.
+    """The production transport. Thread-safe.
 
-    `ca`: PEM text that https is verified against, and nothing else; without it public CAs are. `client_certificate`:
-    PEM text of one and its private key, shown to servers that ask for it. `server_name`: the name that the certificate
-    has to bear instead of the URL's host. `unix_socket`: the path of one, whatever the URL's address. `connect_s`: TCP,
-    proxy and TLS may take no longer, nor than the call's deadline. `keep`: so many connections stay open for the next
-    calls. `proxies`: use those of the environment. The look-up of a name is the system's, and not bounded.
+    `ca`: the only trusted CA, PEM text; "" trusts public CAs. `client_certificate`: PEM text of a certificate and its
+    private key, presented on request. `server_name`: the name expected in the certificate instead of the URL's host.
+    `unix_socket`: path of a socket to connect to instead of the URL's address. `connect_s`: limit for TCP, proxy and
+    TLS together. `keep`: number of idle connections that stay open. `proxies`: use the proxies of the environment.
+    The resolver of the system looks names up; the deadline does not limit it.
     """
 
     def __init__(
@@ -147,38 +146,37 @@ class HttpTransport:
         timeout_s: float = 30.0,
         max_bytes: int = MAX_BYTES,
     ) -> Answer:
-        """See Transport."""
-        connection, sent, done = None, False, False
-        until = time.monotonic() + timeout_s
+        connection, sent, reusable = None, False, False
+        deadline = time.monotonic() + timeout_s
         try:
             connection, target = self._connection(url)
             connection.prepare(method, target, body, headers)
-            connection.reach(until, self)
+            connection.open(deadline, self)
             sent = True
             cut_off = False
             try:
                 connection.endheaders(body)
             except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                cut_off = True  # a server may refuse a request before it has read it all, and close
+                cut_off = True  # a server may refuse a request and close before it has read the whole body
             response = connection.getresponse()
             content = _content(response, max_bytes)
-            done = not response.will_close and not cut_off
+            reusable = not response.will_close and not cut_off
             return Answer(response.status, content, {name.lower(): value for name, value in response.getheaders()})
         except (OSError, ValueError, OverflowError, http.client.HTTPException, zlib.error) as error:
             raise _unanswered(error, sent, timeout_s if sent else min(timeout_s, self.connect_s)) from None
         finally:
             if connection is not None:
-                self._give_back(connection, done)
+                self._release(connection, reusable)
 
     def close(self) -> None:
-        """Close the connections that are kept."""
+        """Close the idle connections."""
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
 
     def _connection(self, url: str) -> tuple[_Connection, str]:
-        """Return a connection, kept or not yet open, and the request's target: the path letter for letter."""
+        """Return an idle or a new connection, and the request target: the URL's path and query, unchanged."""
         parts = URL.fullmatch(url)
         if parts is None or int(parts[3] or 0) > 65535:
             raise ValueError("no URL")
@@ -191,44 +189,43 @@ class HttpTransport:
         origin = (scheme, host, port, proxy)
         while True:
             with self._lock:
-                kept = next((one for one in self._idle if one.origin == origin), None)
-                if kept is not None:
-                    self._idle.remove(kept)
-            if kept is None:
-                return _Connection(origin), target
-            if kept.is_open():
-                return kept, target
-            kept.close()
+                idle = next((connection for connection in self._idle if connection.origin == origin), None)
+                if idle is None:
+                    return _Connection(origin), target
+                self._idle.remove(idle)
+            if idle.is_open():
+                return idle, target
+            idle.close()
 
-    def _give_back(self, connection: _Connection, done: bool) -> None:
+    def _release(self, connection: _Connection, reusable: bool) -> None:
         with self._lock:
-            if done and len(self._idle) < self.keep:
+            if reusable and len(self._idle) < self.keep:
                 self._idle.append(connection)
                 return
         connection.close()
 
 
 class _Deadline:
-    """A socket's reads and writes: each may take what is left until `until`, a moment of time.monotonic."""
+    """A socket whose reads and writes end by `deadline`, in time.monotonic."""
 
-    until = math.inf
+    deadline = math.inf
 
-    def _arm(self) -> None:
-        left_s = self.until - time.monotonic()
-        if left_s <= 0:
+    def _set_timeout(self) -> None:
+        remaining_s = self.deadline - time.monotonic()
+        if remaining_s <= 0:
             raise TimeoutError
-        self.settimeout(None if left_s == math.inf else left_s)  # type: ignore[attr-defined]
+        self.settimeout(None if remaining_s == math.inf else remaining_s)  # type: ignore[attr-defined]
 
     def recv_into(self, *args: Any) -> int:
-        self._arm()
+        self._set_timeout()
         return super().recv_into(*args)  # type: ignore[misc,no-any-return]
 
     def send(self, *args: Any) -> int:
-        self._arm()
+        self._set_timeout()
         return super().send(*args)  # type: ignore[misc,no-any-return]
 
     def sendall(self, *args: Any) -> None:
-        self._arm()
+        self._set_timeout()
         super().sendall(*args)  # type: ignore[misc]
 
 
@@ -241,7 +238,7 @@ class _Tls(_Deadline, ssl.SSLSocket):
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to an origin: (scheme, host, port, URL of the proxy or "")."""
+    """A connection to an origin: (scheme, host, port, proxy URL or "")."""
 
     def __init__(self, origin: tuple[str, str, int, str]) -> None:
         self.origin = origin
@@ -253,43 +250,43 @@ class _Connection(http.client.HTTPConnection):
             parts = urlsplit(proxy)
             self.host, self.port = parts.hostname or "", parts.port or 80
             if parts.username:
-                given = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-                self.proxy_headers = {"Proxy-Authorization": f"Basic {base64.b64encode(given).decode()}"}
+                user = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+                self.proxy_headers = {"Proxy-Authorization": f"Basic {base64.b64encode(user).decode()}"}
             if scheme == "https":
                 self.set_tunnel(host, port, self.proxy_headers)
                 self.proxy_headers = {}
 
     def prepare(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> None:
-        """Write the request's head into this object's buffer. Raises ValueError for what no request can carry."""
+        """Write the head of the request into the buffer. Raises ValueError for an invalid target or header."""
         self.putrequest(method, target, skip_accept_encoding=True)
-        own = {"User-Agent": USER_AGENT, "Accept-Encoding": "gzip"}
+        defaults = {"User-Agent": USER_AGENT, "Accept-Encoding": "gzip"}
         if body is not None:
-            own |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
-        for name, value in {**own, **self.proxy_headers, **headers}.items():
+            defaults |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        for name, value in {**defaults, **self.proxy_headers, **headers}.items():
             self.putheader(name, value)
 
-    def reach(self, until: float, transport: HttpTransport) -> None:
-        """Be connected, and let the deadline hold for what follows."""
+    def open(self, deadline: float, transport: HttpTransport) -> None:
+        """Connect if necessary, and set the deadline of the socket."""
         if self.sock is None:
             scheme, host, *_ = self.origin
             started = time.monotonic()
-            soon = min(until, started + transport.connect_s)
+            connect_deadline = min(deadline, started + transport.connect_s)
             try:
-                self.sock = sock = _dial(transport.unix_socket or (self.host, self.port), soon)
+                self.sock = sock = _dial(transport.unix_socket or (self.host, self.port), connect_deadline)
             except TimeoutError:
-                waited_s = soon - started
+                waited_s = connect_deadline - started
                 raise Unanswered(f"no connection within {waited_s:.3g} s", "unreachable", sent=False) from None
             if getattr(self, "_tunnel_host", None):
                 self._tunnel()  # type: ignore[attr-defined]
             if scheme == "https":
-                sock.settimeout(max(soon - time.monotonic(), 0.001))  # the handshake's, in all
+                sock.settimeout(max(connect_deadline - time.monotonic(), 0.001))  # for the whole handshake
                 name = transport.server_name or host
                 context = tls_context(transport.ca, transport.client_certificate)
                 self.sock = context.wrap_socket(sock, server_hostname=name)
-        self.sock.until = until  # type: ignore[union-attr]
+        self.sock.deadline = deadline  # type: ignore[union-attr]
 
     def is_open(self) -> bool:
-        """Whether the server has left a kept connection open, and owes nothing on it."""
+        """Whether an idle connection is still open and has no data to read."""
         try:
             self.sock.settimeout(0)
             socket.socket.recv(self.sock, 1, socket.MSG_PEEK)
@@ -300,21 +297,21 @@ class _Connection(http.client.HTTPConnection):
         return False
 
 
-def _dial(address: str | tuple[str, int], until: float) -> _Plain:
-    """Return a connected socket: to a unix socket's path, or to the first address of a host that answers."""
+def _dial(address: str | tuple[str, int], deadline: float) -> _Plain:
+    """Return a socket connected to the path of a unix socket, or to the first address of a host that accepts."""
     if isinstance(address, str):
-        found: list[tuple[Any, ...]] = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", address)]
+        candidates: list[tuple[Any, ...]] = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", address)]
     else:
-        found = list(socket.getaddrinfo(*address, type=socket.SOCK_STREAM))
+        candidates = list(socket.getaddrinfo(*address, type=socket.SOCK_STREAM))
     failure: OSError = OSError("no address")
-    for place, (family, kind, protocol, _, where) in enumerate(found):
+    for index, (family, kind, protocol, _, socket_address) in enumerate(candidates):
         sock = _Plain(family, kind, protocol)
         try:
-            sock.settimeout(max((until - time.monotonic()) / (len(found) - place), 0.001))
-            sock.connect(where)
+            sock.settimeout(max((deadline - time.monotonic()) / (len(candidates) - index), 0.001))
+            sock.connect(socket_address)
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.until = until
+            sock.deadline = deadline
             return sock
         except OSError as error:
             failure = error
@@ -325,38 +322,40 @@ def _dial(address: str | tuple[str, int], until: float) -> _Plain:
 def _proxy(scheme: str, host: str) -> str:
     from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415
 
-    found = "" if proxy_bypass(host) else getproxies().get(scheme, "")
-    return found if "://" in found or not found else f"http://{found}"
+    proxy = "" if proxy_bypass(host) else getproxies().get(scheme, "")
+    return proxy if "://" in proxy or not proxy else f"http://{proxy}"
 
 
 @functools.cache
 def tls_context(ca: str = "", client_certificate: str = "") -> ssl.SSLContext:
-    """Return what trusts this CA (PEM text) alone, or public CAs: the system's and certifi's; and shows a certificate
-    of its own, PEM with its private key, where it is asked for one. Raises ssl.SSLError, ValueError.
+    """Return a context that trusts only this CA (PEM text), or the public CAs of the system and certifi.
+
+    `client_certificate`: see HttpTransport. Raises ssl.SSLError, ValueError.
     """
-    # bundles have comments between the blocks, in any language; only ASCII is taken
+    # a bundle may contain comments that are not ASCII
     context = ssl.create_default_context(cadata=ca.encode("ascii", "ignore").decode() or None)
     if not ca:
         with contextlib.suppress(ImportError):
             import certifi  # noqa: PLC0415
 
             context.load_verify_locations(certifi.where())
-    show(context, client_certificate)
+    load_client_certificate(context, client_certificate)
     context.sslsocket_class = _Tls
     return context
 
 
-def show(context: ssl.SSLContext, client_certificate: str) -> None:
-    """Have a context show a certificate, PEM with its private key, if one is given. Raises ssl.SSLError."""
+def load_client_certificate(context: ssl.SSLContext, client_certificate: str) -> None:
+    """Load a certificate with its private key (PEM text) into a context, unless it is "". Raises ssl.SSLError."""
     if client_certificate:
-        with tempfile.TemporaryDirectory(prefix="reranker-") as folder:  # of this user alone; OpenSSL takes files only
+        # OpenSSL reads only files; the folder is private to this user
+        with tempfile.TemporaryDirectory(prefix="reranker-") as folder:
             file = Path(folder) / "client.pem"
             file.write_text(client_certificate, encoding="utf-8")
-            context.load_cert_chain(file, password=lambda: "")  # a key behind a password is refused, not asked for
+            context.load_cert_chain(file, password=lambda: "")  # an encrypted key is an error, not a prompt
 
 
 def _content(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
-    """Return the body, unzipped. Never holds much more than `max_bytes`."""
+    """Return the decompressed body. Raises Unanswered if it is larger than `max_bytes`."""
     encoding = (response.getheader("Content-Encoding") or "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
         raise http.client.HTTPException
@@ -375,9 +374,9 @@ def _content(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
 
 
 def _unanswered(error: Exception, sent: bool, waited_s: float) -> Unanswered:
-    """Return what an error means. Its text is not used where it may hold what was sent."""
+    """Return the Unanswered for an error. The error's own text is omitted if it may contain the request."""
     name = type(error).__name__
-    reason, kind = f"the answer is no whole HTTP ({name})", "malformed"
+    reason, kind = f"the answer is not complete HTTP ({name})", "malformed"
     match error:
         case TimeoutError():
             reason, kind = f"no answer within {waited_s:.3g} s", "timeout"
@@ -388,7 +387,7 @@ def _unanswered(error: Exception, sent: bool, waited_s: float) -> Unanswered:
         case ConnectionError() | ssl.SSLEOFError() | ssl.SSLZeroReturnError() | http.client.IncompleteRead():
             reason, kind = "the connection is cut off", "broke"
         case ssl.SSLError(reason=str(alert)) if re.search("ALERT.*(CERT|UNKNOWN_CA|DECRYPT_ERROR)", alert):
-            reason, kind = f"it takes no client without a certificate by its CA ({alert})", "uncertified"
+            reason, kind = f"the server requires a client certificate from its CA ({alert})", "uncertified"
         case ssl.SSLError():
             reason = f"TLS fails ({error.reason or name})"
         case OSError():

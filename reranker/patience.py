@@ -1,22 +1,21 @@
-"""How long to wait, and how often to ask again: pure arithmetic of time. Used by `transport`."""
+"""Retry policy: deadlines, waits and statuses that are retried. Used by `transport` and `upstream`."""
 
 from __future__ import annotations
 
 import email.utils
 from dataclasses import dataclass
 
-# Statuses that say "not now": asking again may be answered. Every request of this package is safe to repeat; one that
-# ran out of time is not repeated (nor is 504, which says that of a server behind), since it may be computed still.
-NOT_NOW = frozenset({429, 502, 503})
+# Statuses that are retried. All requests of this package are idempotent. A timeout or a 504 is not retried: the server
+# may still be computing the answer.
+RETRIED_STATUSES = frozenset({429, 502, 503})
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds: for a connection, for one request (None: as long as the call), for a whole call with all its batches and
-    repetitions.
+    """Retry policy, in seconds. `timeout_s` limits one request (None: no limit of its own), `deadline_s` a whole call.
 
-    Between two tries it waits `first_wait_s`, doubling up to `longest_wait_s`, less up to half of it by chance, so that
-    many clients do not come back at the same moment; or what the server says in Retry-After, where that is longer.
+    The wait between two attempts doubles from `first_wait_s` to `longest_wait_s`, and is shortened at random by up to
+    half, so that clients do not retry at the same moment. A longer Retry-After of the server replaces it.
     """
 
     connect_s: float = 5.0
@@ -25,14 +24,14 @@ class Patience:
     first_wait_s: float = 0.25
     longest_wait_s: float = 8.0
 
-    def wait_s(self, attempt: int, chance: float, asked_s: float | None) -> float:
-        """Return the wait after try number `attempt` (from 0); `chance` is 0..1, `asked_s` the server's Retry-After."""
+    def wait_s(self, attempt: int, chance: float, server_s: float | None) -> float:
+        """Return the wait after attempt number `attempt` (from 0). `chance`: 0..1. `server_s`: Retry-After."""
         backoff = min(self.longest_wait_s, self.first_wait_s * 2.0 ** min(attempt, 30))
-        return max(backoff * (1 - chance / 2), asked_s or 0.0)
+        return max(backoff * (1 - chance / 2), server_s or 0.0)
 
 
 def retry_after_s(header: str | None, now_s: float) -> float | None:
-    """Return Retry-After in seconds: given as such or as a date (RFC 9110, 10.2.3). None for what is neither."""
+    """Return Retry-After in seconds, from seconds or a date (RFC 9110, 10.2.3); None if invalid."""
     if header is None:
         return None
     header = header.strip()

@@ -1,6 +1,6 @@
-"""`rerank proxy`: plain HTTP for applications on this machine; TLS, CA, key and the stack's address are its business.
+"""`rerank proxy`: serves a stack over plain HTTP to applications on this machine. Started by `proxy_command`.
 
-Started by `proxy_command`, on aiohttp. Requests are translated by `dialects` and asked by `upstream`.
+`dialects` translates requests and responses; `upstream` sends the requests to the stack.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ from typing import Any
 
 from aiohttp import web
 
+from reranker import dialects
 from reranker.answers import read_models
-from reranker.dialects import CUT_AT_MODEL_LENGTH, Asked, Route, Scored, answer, info, read, refusal, route
+from reranker.batches import encode
+from reranker.dialects import CUT_AT_MODEL_LENGTH, RerankResult, Route
 from reranker.errors import Busy, InvalidInput, RerankerError, ServerError, Unreachable
 from reranker.proxy_metrics import Metrics
 from reranker.upstream import Upstream
 
-# A name that leads to this machine's loopback: its own, and the one by which a container on a desktop reaches it.
+# Names of this machine's loopback; Docker Desktop's containers use host.docker.internal.
 LOOPBACK_NAMES = frozenset({"localhost", "host.docker.internal"})
-HEALTH_S = 5.0
+HEALTH_TIMEOUT_S = 5.0
 IDLE_S = 75.0
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where the proxy listens, and its bounds. `key` "" takes requests without one.
+    """Listen address and limits of the proxy. `key`: "" accepts requests without a key.
 
-    `aliases`: names that are taken for the stack's model; "*" takes any. `deadline_s`: of a request, repetitions
-    included, and of the stop. `follow_s`: how often to look whether the stack has moved; 0: only when it fails.
-    `max_requests`: at once; more are answered 503.
+    `aliases`: other accepted names of the model; "*" accepts any name. `deadline_s`: limit of a request with its
+    retries, and of the shutdown. `follow_s`: interval between reads of the stack's outputs; 0: only after failures.
+    `max_requests`: concurrent requests; further requests get 503.
     """
 
     host: str = "127.0.0.1"
@@ -55,15 +57,15 @@ class Options:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address leads to the machine itself."""
+    """Whether a host name or address is this machine's loopback."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host in LOOPBACK_NAMES or host.endswith(".localhost")
 
 
-class Refused(Exception):
-    """An answer that is given in the stack's place: status and text."""
+class HttpError(Exception):
+    """An error response of the proxy itself."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -71,7 +73,7 @@ class Refused(Exception):
 
 
 class Proxy:
-    """Answers requests in the dialects of `dialects` with the scores of the stack."""
+    """The HTTP application: translates requests, sends them to the stack, translates the results."""
 
     def __init__(self, upstream: Upstream, options: Options) -> None:
         self.upstream, self.options, self.metrics = upstream, options, Metrics(upstream.events)
@@ -84,64 +86,63 @@ class Proxy:
         }
 
     def application(self) -> web.Application:
-        """Return the aiohttp application."""
         app = web.Application(client_max_size=self.options.max_body_bytes)
         app.router.add_route("*", "/{path:.*}", self.handle)
         return app
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Answer a request; whatever goes wrong is an answer too."""
-        began = time.monotonic()
-        where = route(request.path)
-        dialect = where.dialect if where else ""
+        """Return the response to a request, also for errors."""
+        started = time.monotonic()
+        route = dialects.parse_route(request.path)
         self.metrics.in_flight += 1
+        text = ""
         try:
-            if where and where.operation == "metrics" and request.method == "GET":
-                self._admit(request)
+            if route and route.operation == "metrics" and request.method == "GET":
+                self._check_access(request)
                 return web.Response(text=self.metrics.text(), content_type="text/plain")
-            async with asyncio.timeout(self.options.deadline_s + 1):  # the body's way here is in it
-                body = await self._answer(where, request, began + self.options.deadline_s)
+            async with asyncio.timeout(self.options.deadline_s + 1):  # includes receiving the body
+                body = await self._dispatch(route, request, started + self.options.deadline_s)
             status = 200
-        except Refused as error:
-            status, body = error.status, refusal(dialect, error.status, str(error))
+        except HttpError as error:
+            status, text = error.status, str(error)
         except web.HTTPRequestEntityTooLarge:
-            text = f"the body is larger than {self.options.max_body_bytes} bytes"
-            status, body = 413, refusal(dialect, 413, text)
+            status, text = 413, f"the body is larger than {self.options.max_body_bytes} bytes"
         except TimeoutError:
-            status, body = 408, refusal(dialect, 408, "the request did not come in time")
+            status, text = 408, "the request did not arrive in time"
         except RerankerError as error:
-            status = status_of(error)
-            body = refusal(dialect, status, str(error))
+            status, text = http_status(error), str(error)
         finally:
             self.metrics.in_flight -= 1
-        operation = where.operation if where else "other"
-        self.metrics.count(operation, status, time.monotonic() - began)
+        if status != 200:
+            body = dialects.error_body(route.dialect if route else "", status, text)
+        self.metrics.count(route.operation if route else "other", status, time.monotonic() - started)
         headers = {"Retry-After": "1"} if status == 503 else {}
-        return web.json_response(body, status=status, headers=headers, dumps=_dumps)
+        kind = "application/json"
+        return web.Response(body=encode(body), status=status, headers=headers, content_type=kind, charset="utf-8")
 
-    async def _answer(self, where: Route | None, request: web.Request, deadline: float) -> Any:
-        operation = self._operations.get((request.method, where.operation)) if where else None
-        if where is None:
-            raise Refused(404, f"{request.path} is no path of this proxy: /rerank, /v1/rerank, /v2/rerank, /score")
+    async def _dispatch(self, route: Route | None, request: web.Request, deadline: float) -> Any:
+        if route is None:
+            raise HttpError(404, f"unknown path {request.path}; paths: /rerank, /v1/rerank, /v2/rerank, /score")
+        operation = self._operations.get((request.method, route.operation))
         if operation is None:
-            raise Refused(405, f"{request.method} is not taken here")
-        self._admit(request)
+            raise HttpError(405, f"the method {request.method} is not allowed")
+        self._check_access(request)
         if self.metrics.in_flight > self.options.max_requests:
-            raise Refused(503, f"more than {self.options.max_requests} requests at once")
-        return await operation(where, request, deadline)
+            raise HttpError(503, f"more than {self.options.max_requests} requests at once")
+        return await operation(route, request, deadline)
 
-    def _admit(self, request: web.Request) -> None:
-        """Raise Refused for a request without the key, which only /health needs not, or one of a page in a browser."""
+    def _check_access(self, request: web.Request) -> None:
+        """Raise HttpError for a request without the key (/health needs none) or from a web page in a browser."""
         if self.options.key and not request.path.endswith("/health"):
             headers = request.headers.getall("Authorization", [])
-            scheme, _, given = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
-            same = hmac.compare_digest(given.strip().encode(), self.options.key.encode())
-            if scheme.lower() != "bearer" or not same:
-                raise Refused(401, "a valid key is needed: Authorization: Bearer <the proxy's key>")
+            scheme, _, token = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
+            is_valid = hmac.compare_digest(token.strip().encode(), self.options.key.encode())
+            if scheme.lower() != "bearer" or not is_valid:
+                raise HttpError(401, "a valid key is required: Authorization: Bearer <the proxy's key>")
         elif self.options.is_loopback and not is_loopback(request.url.host or ""):
-            raise Refused(421, "this proxy is for programs on its own machine: ask it as 127.0.0.1 or localhost")
+            raise HttpError(421, "the proxy serves only its own machine: use the host 127.0.0.1 or localhost")
         if request.method == "POST" and request.content_type != "application/json":
-            raise Refused(415, "Content-Type: application/json is needed")
+            raise HttpError(415, "Content-Type: application/json is required")
 
     async def _body(self, request: web.Request) -> Any:
         try:
@@ -149,47 +150,46 @@ class Proxy:
         except (ValueError, RecursionError):
             raise InvalidInput("the body is not JSON in UTF-8") from None
 
-    def _checked_model(self, name: object) -> None:
+    def _check_model(self, name: object) -> None:
         served = self.upstream.link.endpoint.model
         if name and served and name != served and not self.options.aliases & {str(name), "*"}:
-            raise Refused(
-                404, f"The model `{name}` does not exist; served: {served}. The proxy takes it for that: --alias {name}"
+            raise HttpError(
+                404, f"The model `{name}` does not exist; served: {served}. To accept the name: --alias {name}"
             )
 
-    async def _rerank(self, where: Route, request: web.Request, deadline: float) -> Any:
-        asked: Asked = read(where, await self._body(request))
-        self._checked_model(asked.model)
-        results, model, tokens = await self.upstream.rerank(asked, deadline)
-        self.metrics.documents += len(asked.documents)
-        return answer(asked, Scored(results, model, f"rerank-{uuid.uuid4().hex}", tokens))
+    async def _rerank(self, route: Route, request: web.Request, deadline: float) -> Any:
+        rerank = dialects.parse_request(route, await self._body(request))
+        self._check_model(rerank.model)
+        results, model, tokens = await self.upstream.rerank(rerank, deadline)
+        self.metrics.documents += len(rerank.documents)
+        return dialects.format_answer(rerank, RerankResult(results, model, f"rerank-{uuid.uuid4().hex}", tokens))
 
-    async def _score(self, where: Route, request: web.Request, deadline: float) -> Any:
+    async def _score(self, route: Route, request: web.Request, deadline: float) -> Any:
         body = await self._body(request)
         if not isinstance(body, dict):
             raise InvalidInput("the body is not a JSON object")
-        self._checked_model(body.pop("model", None))
+        self._check_model(body.pop("model", None))
         body.setdefault("truncate_prompt_tokens", CUT_AT_MODEL_LENGTH)
-        return await self.upstream.ask("POST", "/score", body, deadline)
+        return await self.upstream.request("POST", "/score", body, deadline)
 
-    async def _models(self, where: Route, request: web.Request, deadline: float) -> Any:
-        return await self.upstream.ask("GET", "/v1/models", None, deadline)
+    async def _models(self, route: Route, request: web.Request, deadline: float) -> Any:
+        return await self.upstream.request("GET", "/v1/models", None, deadline)
 
-    async def _info(self, where: Route, request: web.Request, deadline: float) -> Any:
-        served = read_models(await self._models(where, request, deadline))
+    async def _info(self, route: Route, request: web.Request, deadline: float) -> Any:
+        served = read_models(await self._models(route, request, deadline))
         name = self.upstream.link.endpoint.model or (served[0].id if served else "")
-        return info(name, served[0].max_model_len if served else None, self.upstream.limits.documents)
+        return dialects.tei_info(name, served[0].max_model_len if served else None, self.upstream.limits.documents)
 
-    async def _health(self, where: Route, request: web.Request, deadline: float) -> Any:
-        """Return that the stack answers to the key; 503 where it does not."""
+    async def _health(self, route: Route, request: web.Request, deadline: float) -> Any:
         try:
-            await self._models(where, request, min(deadline, time.monotonic() + HEALTH_S))
+            await self._models(route, request, min(deadline, time.monotonic() + HEALTH_TIMEOUT_S))
         except RerankerError as error:
-            raise Refused(503, str(error)) from None
+            raise HttpError(503, str(error)) from None
         return {"status": "ok", "model": self.upstream.link.endpoint.model}
 
 
-def status_of(error: RerankerError) -> int:
-    """Return the status that says to an application what went wrong: no 401, since the key is not the application's."""
+def http_status(error: RerankerError) -> int:
+    """Return the status for an application. It is never 401: the refused key is the proxy's, not the application's."""
     if isinstance(error, InvalidInput):
         return 400
     if isinstance(error, Busy):
@@ -200,11 +200,11 @@ def status_of(error: RerankerError) -> int:
 
 
 async def serve(proxy: Proxy, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; then take no more, and let requests under way end. `ready` gets the address."""
+    """Serve until SIGTERM or SIGINT, then finish the current requests. Calls `ready` with the address of the proxy."""
     options = proxy.options
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
     runner = web.AppRunner(
         proxy.application(),
         access_log=None,
@@ -215,14 +215,14 @@ async def serve(proxy: Proxy, ready: Callable[[str], None]) -> None:
     await runner.setup()
     try:
         await proxy.upstream.start()
-        accept = runner.server
-        if accept is None:
-            raise RuntimeError("setup() makes a server")
+        server = runner.server
+        if server is None:
+            raise RuntimeError("setup() did not create a server")
 
-        def connection() -> asyncio.BaseProtocol:
-            return accept() if len(accept.connections) < options.max_connections else _Full()
+        def make_protocol() -> asyncio.BaseProtocol:
+            return server() if len(server.connections) < options.max_connections else _CloseAtOnce()
 
-        listener = await loop.create_server(connection, options.host, options.port)
+        listener = await loop.create_server(make_protocol, options.host, options.port)
         port = listener.sockets[0].getsockname()[1]
         host = f"[{options.host}]" if ":" in options.host else options.host
         ready(f"http://{host}:{port}")
@@ -234,19 +234,15 @@ async def serve(proxy: Proxy, ready: Callable[[str], None]) -> None:
         await proxy.upstream.close()
 
 
-async def _is_set(event: asyncio.Event, within_s: float | None) -> bool:
+async def _is_set(event: asyncio.Event, timeout_s: float | None) -> bool:
     try:
-        return await asyncio.wait_for(event.wait(), within_s)
+        return await asyncio.wait_for(event.wait(), timeout_s)
     except TimeoutError:
         return False
 
 
-class _Full(asyncio.Protocol):
-    """Closes a connection that is one too many."""
+class _CloseAtOnce(asyncio.Protocol):
+    """The protocol of connections above `max_connections`."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
-
-
-def _dumps(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""The arguments of `rerank proxy`, and its start. Called by `command`; needs the package's extra `proxy`."""
+"""`rerank proxy`: arguments and start of the proxy. Called by `command`; needs the package's extra `proxy`."""
 
 from __future__ import annotations
 
@@ -13,43 +13,36 @@ from reranker.patience import Patience
 from reranker.secret import read_secret
 
 ABOUT = """\
-Serve a stack to applications on this machine, as plain HTTP. The proxy does TLS, trusts the CA, sends the key, splits
-long lists, repeats and cuts, and follows the stack to a new address or key. It speaks Cohere v1 and v2, Jina, TEI,
-Voyage, Infinity and vLLM. Where the request's fields do not tell which one, the path does: http://127.0.0.1:8787/voyage/v1,
-/infinity, /tei, /cohere, /jina."""
+Serve a stack to applications on this machine over plain HTTP. The proxy adds TLS, CA and key, splits long lists,
+retries failed requests, cuts long texts, and follows the stack to a new address or key. It supports the APIs of Cohere
+v1 and v2, Jina, TEI, Voyage, Infinity and vLLM. If the fields of the request do not identify the API, the path does:
+http://127.0.0.1:8787/voyage/v1, /infinity, /tei, /cohere, /jina."""
 EPILOG = """\
-It prints its address when it is ready. SIGTERM and Ctrl-C stop it when the requests under way are answered.
+It prints its address when it is ready. SIGTERM and Ctrl-C stop it after the current requests.
 
-  rerank proxy --stack prod                                 reads the outputs with Pulumi, again when they change
-  rerank proxy --outputs /run/reranker.json                 reads a file that `rerank env --write` makes: no Pulumi
+  rerank proxy --stack prod                                 read the outputs with Pulumi
+  rerank proxy --outputs /run/reranker.json                 read a file made by `rerank env --write`, without Pulumi
   rerank proxy --outputs FILE --listen 0.0.0.0:8787 --key-file /run/secrets/proxy-key
 
-GET /health asks the stack; GET /metrics is for Prometheus."""
+GET /health sends a request to the stack; GET /metrics is for Prometheus."""
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
-    parser.add_argument("--listen", default="127.0.0.1:8787", metavar="HOST:PORT", help="default: 127.0.0.1:8787")
-    parser.add_argument("--key-file", metavar="FILE", help="requests need the key in this file, as a bearer token")
-    parser.add_argument("--no-key", action="store_true", help="needed to listen beyond loopback without --key-file")
-    parser.add_argument(
-        "--alias", action="append", default=[], metavar="NAME", help="take this name for the model; * takes any name"
-    )
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds for a request (default: 60)")
-    parser.add_argument(
-        "--follow",
-        type=float,
-        default=30.0,
-        metavar="S",
-        help="look every S seconds whether the stack has moved (default: 30), besides when it fails; 0: only then",
-    )
-    parser.add_argument("--max-requests", type=int, default=256, metavar="N", help="at once; default: 256")
-    parser.add_argument("--max-body-mb", type=int, default=32, metavar="MB", help="of a request; default: 32")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--listen", default="127.0.0.1:8787", metavar="HOST:PORT", help="default: 127.0.0.1:8787")
+    add("--key-file", metavar="FILE", help="require the key in this file as bearer token")
+    add("--no-key", action="store_true", help="allow a listen address beyond loopback without --key-file")
+    add("--alias", action="append", default=[], metavar="NAME", help="accept this model name; *: accept any name")
+    add("--timeout", type=float, default=60.0, metavar="S", help="seconds for a request (default: 60)")
+    text = "read the outputs every S seconds (default: 30) and after failures; 0: only after failures"
+    add("--follow", type=float, default=30.0, metavar="S", help=text)
+    add("--max-requests", type=int, default=256, metavar="N", help="concurrent requests (default: 256)")
+    add("--max-body-mb", type=int, default=32, metavar="MB", help="size of a request body (default: 32)")
     endpoint_arguments(parser)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    """Serve until a signal. Raises RerankerError where it cannot begin."""
+    """Serve until a signal. Raises RerankerError if the proxy cannot start."""
     try:
         from reranker.proxy import Options, Proxy, serve  # noqa: PLC0415
         from reranker.upstream import Upstream  # noqa: PLC0415
@@ -57,7 +50,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         raise InvalidInput(f"the proxy needs {error.name}: pip install 'vast-reranker-client[proxy]'") from None
     host, _, port = args.listen.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
-        raise InvalidInput("--listen is HOST:PORT")
+        raise InvalidInput("--listen must be HOST:PORT")
     options = Options(
         host=host.strip("[]"),
         port=int(port),
@@ -70,16 +63,13 @@ def run(args: argparse.Namespace, out: Output) -> int:
     )
     if not (options.is_loopback or options.key or args.no_key):
         raise InvalidInput(
-            f"{host} can be reached from other machines, whose requests would need no key: give --key-file FILE, or "
-            "--no-key where only the application can reach it"
+            f"other machines can reach {host} without a key: give --key-file FILE, or --no-key if only the application "
+            "can reach it"
         )
 
-    def ready(url: str) -> None:
-        out.lines([url])
-
     async def main() -> None:
-        upstream = Upstream(lambda: endpoint_from(args).endpoint, Patience(deadline_s=args.timeout), say=out.say)
-        await serve(Proxy(upstream, options), ready)
+        upstream = Upstream(lambda: endpoint_from(args).endpoint, Patience(deadline_s=args.timeout), out.log)
+        await serve(Proxy(upstream, options), lambda url: out.print_lines([url]))
 
     try:
         asyncio.run(main())
@@ -94,5 +84,5 @@ def _key(path: str) -> str:
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
     if not key:
-        raise InvalidInput(f"{path} is empty: it holds the key that requests need")
+        raise InvalidInput(f"{path} is empty: it must contain the key for requests")
     return key

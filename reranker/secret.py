@@ -1,4 +1,4 @@
-"""The one reader of secrets, wherever they come from: environment, config, files. Used by the stack and by clients."""
+"""Checks secrets from environment, config and files. Used by the stack and by the clients."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 
 from reranker.errors import InvalidInput
 
-RULE = "no blank, no control character, nothing beyond ASCII inside: no header can carry it"
+RULE = "printable ASCII without spaces, as HTTP headers require"
 
 
 def read_secret(text: str, name: str) -> str:
-    """Return a secret without the blanks around it: a file or a secret store may end it with a newline.
+    """Return a secret without surrounding whitespace: files and secret stores may add a newline.
 
     Raises InvalidInput with the name and the rule, never the value.
     """
-    bare = text.strip()
-    if not re.fullmatch(r"[\x21-\x7e]*", bare):
-        raise InvalidInput(f"{name}: {RULE}")
-    return bare
+    secret = text.strip()
+    if not re.fullmatch(r"[\x21-\x7e]*", secret):
+        raise InvalidInput(f"{name} must be {RULE}")
+    return secret

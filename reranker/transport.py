@@ -1,7 +1,4 @@
-"""One request to a reranker, repeated until a deadline. Returns JSON objects, raises errors of `errors`.
-
-Used by `client`, over `http`. Trust is the stack's own CA and nothing else.
-"""
+"""Sends one request to a reranker over `http`, with retries until a deadline. Used by `client`."""
 
 from __future__ import annotations
 
@@ -15,15 +12,15 @@ from typing import Any
 from reranker.endpoint import Endpoint
 from reranker.errors import Busy, KeyRefused, MalformedAnswer, RerankerError, ServerError, Unreachable, Untrusted
 from reranker.http import Answer, HttpTransport, Transport, Unanswered, bearer
-from reranker.patience import NOT_NOW, Patience, retry_after_s
+from reranker.patience import RETRIED_STATUSES, Patience, retry_after_s
 
-SHOWN_CHARS = 300
-BUSY = "it is busy or hangs; wait longer (deadline_s, --timeout) or send less at once, it is not asked again"
+MAX_MESSAGE_CHARS = 300
+BUSY = "the server is busy or hangs; not retried. Wait longer (deadline_s, --timeout) or send fewer requests at once"
 MAX_BYTES = 64 << 20
 
 
 class Retryable(Exception):
-    """Asking again may help: the error to raise if it cannot, and the seconds that the server asked for."""
+    """A failure worth a retry: the error to raise at the deadline, and the seconds of Retry-After."""
 
     def __init__(self, error: RerankerError, wait_s: float | None = None) -> None:
         super().__init__()
@@ -32,14 +29,14 @@ class Retryable(Exception):
 
 
 class Connection:
-    """Asks one endpoint. `http`, `clock`, `sleep` and `chance` are seams; the defaults are the real ones."""
+    """Sends requests to one endpoint. Tests replace `http`, `clock`, `sleep` and `chance`."""
 
     def __init__(
         self,
         endpoint: Endpoint,
         patience: Patience,
         *,
-        connections: int = 4,
+        keep: int = 4,
         http: Transport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -47,43 +44,44 @@ class Connection:
     ) -> None:
         self.endpoint = endpoint
         self.patience = patience
-        self._own = HttpTransport(
+        self._transport = HttpTransport(
             ca=endpoint.ca_certificate,
             client_certificate=endpoint.client_certificate,
             connect_s=patience.connect_s,
-            keep=connections,
+            keep=keep,
         )
-        self.http: Transport = http or self._own
+        self.http: Transport = http or self._transport
         self.clock, self.sleep, self.chance = clock, sleep, chance
 
     def close(self) -> None:
-        """Close the connections."""
-        self._own.close()
+        self._transport.close()
 
     def deadline(self) -> float:
-        """Return the moment, on this transport's clock, by which a call that starts now has to be answered."""
+        """Return the deadline of a call that starts now, in the time of `clock`."""
         return self.clock() + self.patience.deadline_s
 
-    def ask(
+    def request(
         self, method: str, path: str, body: bytes | None, deadline: float, stop: Event | None = None
     ) -> Mapping[str, Any]:
-        """Return the JSON object that the server answers with. `stop` ends the repetition early.
+        """Return the JSON object of the response. `stop` ends the retries early.
 
         Raises Unreachable, Untrusted, ServerError (KeyRefused, Busy) or MalformedAnswer.
         """
         attempt = 0
         while True:
             try:
-                return self._once(method, path, body, deadline)
-            except Retryable as late:
-                wait_s = self.patience.wait_s(attempt, self.chance(), late.wait_s)
+                return self._request_once(method, path, body, deadline)
+            except Retryable as failure:
+                wait_s = self.patience.wait_s(attempt, self.chance(), failure.wait_s)
                 attempt += 1
                 if (stop and stop.is_set()) or self.clock() + wait_s >= deadline:
-                    raise _with_count(late.error, attempt) from None
+                    if attempt > 1:
+                        failure.error.args = (f"{failure.error.args[0]} ({attempt} attempts)",)
+                    raise failure.error from None
             self.sleep(wait_s)
 
-    def _once(self, method: str, path: str, body: bytes | None, deadline: float) -> Mapping[str, Any]:
-        where = f"{method} {self.endpoint.url}{path}"
+    def _request_once(self, method: str, path: str, body: bytes | None, deadline: float) -> Mapping[str, Any]:
+        target = f"{method} {self.endpoint.url}{path}"
         timeout_s = min(self.patience.timeout_s or math.inf, max(0.001, deadline - self.clock()))
         headers = {**bearer(self.endpoint.api_key), "Accept": "application/json"}
         try:
@@ -92,41 +90,35 @@ class Connection:
             )
         except Unanswered as error:
             if error.kind == "untrusted":
-                raise Untrusted(f"{where}: {error}: give the stack's output ca_certificate as it is now") from None
+                raise Untrusted(f"{target}: {error}: pass the current stack output ca_certificate") from None
             if error.kind == "uncertified":
-                raise Unreachable(f"{where}: {error}: give one, as client_certificate and client_key") from None
-            if error.kind == "timeout" and error.sent:  # it may be computing still: asking again would double its work
-                raise Busy(f"{where}: {error}, though it took the request: {BUSY}") from None
-            unreachable = Unreachable(f"{where}: {error}")
+                raise Unreachable(f"{target}: {error}: pass client_certificate and client_key") from None
+            if error.kind == "timeout" and error.sent:  # a retry would double the server's work
+                raise Busy(f"{target}: {error}, although the request was sent: {BUSY}") from None
+            unreachable = Unreachable(f"{target}: {error}")
             if error.kind == "unsendable":
                 raise unreachable from None
             raise Retryable(unreachable) from None
         if answer.status != 200:
-            self._refuse(where, answer)
+            self._raise_for_status(target, answer)
         raw = answer.json()
         if not isinstance(raw, dict):
-            raise MalformedAnswer(f"{where}: 200 with a body that is no JSON object: is this address the reranker's?")
+            raise MalformedAnswer(f"{target}: HTTP 200 with a body that is not a JSON object: check the address")
         return raw
 
-    def _refuse(self, where: str, answer: Answer) -> None:
-        status, said = answer.status, shown(answer.message(), self.endpoint.api_key)
-        text = f"{where}: HTTP {status}: {said}"
-        if status in NOT_NOW:
-            raise Retryable(Busy(text, status, said), retry_after_s(answer.headers.get("retry-after"), time.time()))
+    def _raise_for_status(self, target: str, answer: Answer) -> None:
+        status, message = answer.status, sanitize(answer.message(), self.endpoint.api_key)
+        text = f"{target}: HTTP {status}: {message}"
+        if status in RETRIED_STATUSES:
+            raise Retryable(Busy(text, status, message), retry_after_s(answer.headers.get("retry-after"), time.time()))
         if status == 504:
-            raise Busy(f"{text}; {BUSY}", status, said)
+            raise Busy(f"{text}; {BUSY}", status, message)
         if status == 401:
-            raise KeyRefused(f"{text}; the API key is missing or not this server's", status, said)
-        raise ServerError(text, status, said)
+            raise KeyRefused(f"{text}; the API key is missing or invalid", status, message)
+        raise ServerError(text, status, message)
 
 
-def shown(text: str, key: str) -> str:
-    """Return a server's words as a person may see them: without the key, without control characters, cut."""
-    text = "".join(one if one.isprintable() else " " for one in text.replace(key, "[key]")).strip()
-    return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
-
-
-def _with_count(error: RerankerError, attempts: int) -> RerankerError:
-    if attempts > 1:
-        error.args = (f"{error.args[0]} (asked {attempts} times)",)
-    return error
+def sanitize(text: str, key: str) -> str:
+    """Return a server's text without the key and control characters, cut to MAX_MESSAGE_CHARS."""
+    text = "".join(char if char.isprintable() else " " for char in text.replace(key, "[key]")).strip()
+    return text if len(text) <= MAX_MESSAGE_CHARS else text[:MAX_MESSAGE_CHARS] + "..."

@@ -10,8 +10,8 @@ from pathlib import Path
 from reranker.applications import Application, read_applications
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "plug-it-into.md"
-# what stands above it is written there
-MADE = "| application | version | works | run, or why not |\n| --- | --- | --- | --- |\n"
+# the text above the table is edited in the page itself
+MADE = "| application | version | connection | tested |\n| --- | --- | --- | --- |\n"
 
 
 def page() -> str:
@@ -22,8 +22,8 @@ def page() -> str:
         row
         for one in applications
         for row in (
-            f"| [{one.title}](#{one.name}) | {one.version} | {one.works} | {one.why or 'run'} |",
-            *(f"| | {client} | {works} | {why or 'run'} |" for client, works, why in one.also),
+            f"| [{one.title}](#{one.name}) | {one.version} | {one.connection} | {one.untested_reason or 'yes'} |",
+            *(f"| | {client} | {connection} | {reason or 'yes'} |" for client, connection, reason in one.other_clients),
         )
     ]
     return written + MADE + "\n".join(rows) + "\n" + "".join(map(_section, applications))
@@ -32,9 +32,9 @@ def page() -> str:
 def _section(one: Application) -> str:
     parts = [f"### {one.name}", f"```{one.language}\n{one.block.strip()}\n```"]
     if one.ca:
-        parts.append(f"Without the proxy, for the CA:\n\n```{one.language}\n{one.ca.strip(chr(10))}\n```")
+        parts.append(f"Without the proxy, the CA:\n\n```{one.language}\n{one.ca.strip(chr(10))}\n```")
     if one.proxy:
-        parts.append(f"By the proxy: {one.proxy}.")
+        parts.append(f"Needs the proxy: {one.proxy}.")
     if one.note:
         parts.append(one.note)
     return "\n" + "\n\n".join(parts) + "\n"

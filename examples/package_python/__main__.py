@@ -1,4 +1,4 @@
-"""A reranker as a component of this program. `pulumi package add` writes a typed class; this needs none."""
+"""A Pulumi program with a reranker as a component. It does not need the class that `pulumi package add` generates."""
 
 import pulumi
 

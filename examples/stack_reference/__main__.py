@@ -1,13 +1,13 @@
-"""A program that uses the reranker of another stack: it reads url, api_key and ca_certificate by a StackReference.
+"""A Pulumi program that reads url, api_key and ca_certificate of a reranker stack by a StackReference.
 
-pulumi config set reranker organization/vast-reranker/dev    # backend of your own; Pulumi Cloud: ORG/vast-reranker/dev
+pulumi config set reranker organization/vast-reranker/dev    # with Pulumi Cloud: ORG/vast-reranker/dev
 """
 
 import pulumi
 
 reranker = pulumi.StackReference(pulumi.Config().require("reranker"))
 url, ca = reranker.require_output("url"), reranker.require_output("ca_certificate")
-key = reranker.require_output("api_key")  # stays secret
+key = reranker.require_output("api_key")  # a secret output
 
-# give these to whatever calls it: a container's environment, a Kubernetes secret, a function's settings
+# for the environment of a container, a Kubernetes secret or the settings of a function
 pulumi.export("environment", {"RERANKER_URL": url, "RERANKER_API_KEY": key, "RERANKER_CA": ca})

@@ -126,9 +126,9 @@ NPM_CLIENTS = {
     "ai-sdk": True, "ai-sdk-voyage": True, "voyage": True, "librechat": True,
     "cohere-v1": False, "cohere-v2": False, "langchain": False,
 }  # fmt: skip
-ROWS = [tuple(row) for one in read_applications().values() for row in one.also]
+ROWS = [tuple(row) for one in read_applications().values() for row in one.other_clients]
 NEEDS_PROXY = {name for name in CALLS if read_applications()[name].proxy}
-NEEDS_PROXY |= {client for client, works, _ in ROWS if works == "by the proxy"}
+NEEDS_PROXY |= {client for client, connection, _ in ROWS if connection == "through the proxy"}
 
 
 def ways(needs_proxy):
@@ -261,7 +261,7 @@ def test_the_versions_that_are_said_to_run_are_those_that_run(python):
     names += ["langchain-voyageai", "vllm-haystack", "jina-haystack", "huggingface-api-haystack", "lightrag-hku"]
     names += ["dify-plugin"] + (["open-webui"] if sys.version_info < (3, 13) else [])
     code = f"import importlib.metadata as m\nfor one in {names!r}: print(one, m.version(one))"
-    said = " ".join(one.version for one in read_applications().values() if not one.why)
+    said = " ".join(one.version for one in read_applications().values() if not one.untested_reason)
     said += " ".join(client for client, _, _ in ROWS)
     assert [line for line in python(code) if line.split()[0] not in said or line.split()[1] not in said] == []
     assert installed("cohere") in said, sys.executable

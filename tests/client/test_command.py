@@ -96,7 +96,7 @@ def test_min_score_leaves_out_and_says_when_nothing_is_left(rerank):
     assert len(rerank(QUERY, *DOCUMENTS, "--min-score", "0.5").stdout.splitlines()) == 1
     none = rerank(QUERY, *DOCUMENTS, "--min-score", "0.9999")
     assert (none.returncode, none.stdout) == (0, "")
-    assert none.stderr == "rerank: none of 2 documents scores 0.9999\n"
+    assert none.stderr == "rerank: none of 2 documents has a score of at least 0.9999\n"
 
 
 def test_a_long_document_is_cut_on_request(rerank):
@@ -199,7 +199,7 @@ def test_resuming_from_another_runs_output_is_refused(rerank, tmp_path, line):
     (tmp_path / "before.jsonl").write_text(line)
     done = rerank("q", "d", "--resume", str(tmp_path / "before.jsonl"))
     assert done.returncode == 2
-    assert "before.jsonl, line 1 is no result for these documents" in done.stderr
+    assert "before.jsonl, line 1 is not a --json result for these documents" in done.stderr
 
 
 def test_where_the_request_itself_is_refused_no_document_is_blamed(server, rerank):
@@ -274,20 +274,20 @@ def test_status_is_a_command_by_itself_a_query_by_name_and_never_a_guess(server,
     ("args", "given", "words"),
     [
         ((), "", "no query"),
-        (("q", "d", "--top-n", "0"), "", "top_n is a whole number from 1"),
+        (("q", "d", "--top-n", "0"), "", "top_n must be a whole number from 1"),
         (("q", "d", "--top-n", "x"), "", "invalid int value"),
         (("q", "d", "--nonsense"), "", "unrecognized arguments"),
-        (("q", "d", "--truncate", "-5"), "", "is a number of tokens, or -1 for the model's own length"),
-        (("q", "d", "--min-score", "nan"), "", "--min-score is a number"),
-        (("q",), '["a", "b"]', "line 1 is an array: each line is one document (an array becomes that by: jq -c '.[]')"),
-        (("q", "d", "--timeout", "0"), "", "--timeout is a number of seconds above 0"),
+        (("q", "d", "--truncate", "-5"), "", "must be a number of tokens, or -1 for the model's length"),
+        (("q", "d", "--min-score", "nan"), "", "--min-score must be a number"),
+        (("q",), '["a", "b"]', "line 1 is an array: each line is one document (to convert an array: jq -c '.[]')"),
+        (("q", "d", "--timeout", "0"), "", "--timeout must be a number of seconds above 0"),
         (("q", "d", "--file", "x"), "", "given twice"),
         (("q", "--file", "/nowhere"), "", "cannot read /nowhere: No such file"),
         (("q",), '"a"\nplain words\n', 'standard input, line 2 is not JSON in UTF-8: each line is "a string"'),
         (
             ("q",),
             '"a"\n{"id": 1, "body": "b"}\n',
-            "line 2 is no string and no object with a string in 'text' (--field)",
+            "line 2 is not a string or an object with a string in 'text' (--field)",
         ),
         (("q", "--field", "body"), '{"body": 7}\n', "it has 'body'"),
         (("q", "d", "--ca", "/nowhere.pem", "--url", "https://127.0.0.1:1"), "", "cannot read the CA certificate"),
@@ -306,7 +306,7 @@ def test_a_wrong_command_is_2_and_says_what_is_wrong(rerank, args, given, words)
 def test_a_command_is_the_first_word_and_as_a_query_goes_by_name(rerank, name):
     assert rerank(name, "--help").stdout.startswith(f"usage: rerank {name}")
     misplaced = rerank("--timeout", "5", name, "d")
-    assert (misplaced.returncode, f"`{name}` comes first" in misplaced.stderr) == (2, True)
+    assert (misplaced.returncode, f"`{name}` must come first" in misplaced.stderr) == (2, True)
     assert rerank("--query", name, "d").returncode == 0
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reranker.dialects import Asked, Route, Scored, answer, read, refusal, route
+from reranker.dialects import RerankRequest, RerankResult, Route, error_body, format_answer, parse_request, parse_route
 from reranker.errors import InvalidInput
 
 D = ["a", "b"]
@@ -10,8 +10,9 @@ CUT = {"truncate_prompt_tokens": -1}
 
 
 def asked(dialect, documents=("a", "b"), given=None, **changes):
-    fields = {"given": tuple(documents if given is None else given), "extra": CUT, "wants_documents": False} | changes
-    return Asked(dialect, "q", tuple(documents), **fields)
+    originals = tuple(documents if given is None else given)
+    fields = {"originals": originals, "extra": CUT, "return_documents": False} | changes
+    return RerankRequest(dialect, "q", tuple(documents), **fields)
 
 
 # client and version -> path, body as it was sent, what is read from it
@@ -25,7 +26,7 @@ RECORDED = {
         "/v1/rerank",
         {"model": "m", "query": "q", "documents": [{"text": "a", "t": "x"}, "b"], "rank_fields": ["t"],
          "return_documents": True},
-        asked("jina", ["t: x", "b"], [{"text": "a", "t": "x"}, "b"], model="m", wants_documents=True),
+        asked("jina", ["t: x", "b"], [{"text": "a", "t": "x"}, "b"], model="m", return_documents=True),
     ),
     "cohere 5.21.1 (LangChain), nulls": (
         "/v2/rerank",
@@ -35,7 +36,7 @@ RECORDED = {
     "cohere-ai 8.1.0 (npm), V1": (
         "/v1/rerank",
         {"model": "m", "query": "q", "documents": [{"text": "a"}], "top_n": 1, "return_documents": True},
-        asked("jina", ["a"], [{"text": "a"}], model="m", top_n=1, wants_documents=True),
+        asked("jina", ["a"], [{"text": "a"}], model="m", top_n=1, return_documents=True),
     ),
     "cohere-haystack 11.0.0": (
         "/v2/rerank",
@@ -45,27 +46,27 @@ RECORDED = {
     "jina-haystack 2.0.1": (
         "/v1/rerank",
         {"query": "q", "documents": D, "model": "m", "top_n": None},
-        asked("jina", model="m", wants_documents=True),
+        asked("jina", model="m", return_documents=True),
     ),
     "litellm 1.110.2, cohere": (
         "/v2/rerank",
         {"model": "m", "query": "q", "documents": D, "return_documents": True},
-        asked("cohere-v2", model="m", wants_documents=True),
+        asked("cohere-v2", model="m", return_documents=True),
     ),
     "litellm 1.110.2, huggingface": (
         "/rerank",
         {"raw_scores": False, "truncation_direction": "Right", "query": "q", "texts": D, "return_text": True},
-        asked("tei", wants_documents=True),
+        asked("tei", return_documents=True),
     ),
     "litellm 1.110.2, infinity": (
         "/infinity/rerank",
         {"model": "m", "query": "q", "documents": D, "return_documents": True},
-        asked("infinity", model="m", wants_documents=True),
+        asked("infinity", model="m", return_documents=True),
     ),
     "litellm 1.110.2, voyage": (
         "/voyage/v1/rerank",
         {"model": "m", "query": "q", "documents": D, "return_documents": True},
-        asked("voyage", model="m", wants_documents=True),
+        asked("voyage", model="m", return_documents=True),
     ),
     "llama-index-postprocessor-tei-rerank 0.6.0": ("/rerank", {"query": "q", "texts": D}, asked("tei")),
     "voyageai 0.5.0": (
@@ -87,21 +88,21 @@ RECORDED = {
         "/v1/rerank",
         {"model": "jina-reranker-v2-base-multilingual", "query": "q", "documents": D, "top_n": 5,
          "return_documents": True},
-        asked("jina", model="jina-reranker-v2-base-multilingual", top_n=5, wants_documents=True),
+        asked("jina", model="jina-reranker-v2-base-multilingual", top_n=5, return_documents=True),
     ),
     "Xinference's clients: text for everything": (
         "/v1/rerank",
         {"model": "m", "query": "q", "documents": D, "top_n": "2", "return_documents": "false", "return_len": "true"},
         asked("jina", model="m", top_n=2),
     ),
-    "Milvus: no model": ("/rerank", {"query": "q", "documents": D}, asked("jina", wants_documents=True)),
+    "Milvus: no model": ("/rerank", {"query": "q", "documents": D}, asked("jina", return_documents=True)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("client", RECORDED)
 def test_a_recorded_request_is_understood(client):
     path, body, wanted = RECORDED[client]
-    assert read(route(path), body) == wanted
+    assert parse_request(parse_route(path), body) == wanted
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_a_recorded_request_is_understood(client):
     ],
 )
 def test_a_path_names_operation_version_and_dialect(path, found):
-    assert route(path) == found
+    assert parse_route(path) == found
 
 
 @pytest.mark.parametrize(
@@ -130,26 +131,26 @@ def test_a_path_names_operation_version_and_dialect(path, found):
         ({"query": "q", "texts": "a"}, "texts is not a list"),
         ({"documents": D}, "query is NoneType, not a string"),
         ({"query": "q", "documents": ["a", 7]}, r"documents\[1\] is int, not a string"),
-        ({"query": "q", "documents": [{"image": "data:"}]}, r"documents\[0\] has no text; images are not read"),
-        ({"query": "q", "documents": D, "top_n": -1}, "top_n is a whole number from 1"),
-        ({"query": "q", "documents": D, "top_k": True}, "top_k is a whole number from 1"),
-        ({"query": "q", "documents": D, "top_n": "many"}, "top_n is a whole number from 1"),
+        ({"query": "q", "documents": [{"image": "data:"}]}, r"documents\[0\] has no text; images are not supported"),
+        ({"query": "q", "documents": D, "top_n": -1}, "top_n must be a whole number from 1"),
+        ({"query": "q", "documents": D, "top_k": True}, "top_k must be a whole number from 1"),
+        ({"query": "q", "documents": D, "top_n": "many"}, "top_n must be a whole number from 1"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_by_name(body, words):
     with pytest.raises(InvalidInput, match=words):
-        read(Route("rerank"), body)
+        parse_request(Route("rerank"), body)
 
 
 def test_an_object_without_text_is_scored_as_json_and_comes_back_as_it_was():
     given = {"title": "é"}
-    one = read(Route("rerank"), {"query": {"text": "q"}, "documents": [given]})
+    one = parse_request(Route("rerank"), {"query": {"text": "q"}, "documents": [given]})
     assert (one.query, one.documents) == ("q", ('{"title": "é"}',))
-    assert answer(one, SCORED_ONE)["results"][0]["document"] == given
+    assert format_answer(one, SCORED_ONE)["results"][0]["document"] == given
 
 
-SCORED = Scored([(1, 0.9), (0, 0.1)], "served", "rerank-1", 7)
-SCORED_ONE = Scored([(0, 0.1)], "served", "rerank-1", 7)
+SCORED = RerankResult([(1, 0.9), (0, 0.1)], "served", "rerank-1", 7)
+SCORED_ONE = RerankResult([(0, 0.1)], "served", "rerank-1", 7)
 ROWS = [{"index": 1, "relevance_score": 0.9}, {"index": 0, "relevance_score": 0.1}]
 
 
@@ -180,7 +181,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("dialect", ANSWERS)
 def test_an_answer_has_the_shape_that_the_dialects_clients_read(dialect):
-    assert answer(asked(dialect), SCORED) == ANSWERS[dialect]
+    assert format_answer(asked(dialect), SCORED) == ANSWERS[dialect]
 
 
 @pytest.mark.parametrize(
@@ -193,15 +194,15 @@ def test_an_answer_has_the_shape_that_the_dialects_clients_read(dialect):
     ],
 )
 def test_documents_come_back_where_they_are_asked_for(dialect, rows):
-    body = answer(asked(dialect, wants_documents=True), SCORED)
+    body = format_answer(asked(dialect, return_documents=True), SCORED)
     assert body.get("results", body.get("data")) == rows
 
 
 def test_tei_calls_a_document_text():
-    assert answer(asked("tei", wants_documents=True), SCORED)[0] == {"index": 1, "score": 0.9, "text": "b"}
+    assert format_answer(asked("tei", return_documents=True), SCORED)[0] == {"index": 1, "score": 0.9, "text": "b"}
 
 
 def test_an_error_has_its_text_where_each_client_looks():
-    body = refusal("", 400, "no")
+    body = error_body("", 400, "no")
     assert (body["message"], body["detail"], body["error"]["message"]) == ("no", "no", "no")
-    assert refusal("tei", 400, "no") == {"error": "no", "error_type": "Validation"}
+    assert error_body("tei", 400, "no") == {"error": "no", "error_type": "Validation"}

@@ -88,7 +88,7 @@ def test_of_a_public_name_no_ca_is_told_and_none_written(server, tmp_path):
     assert (code, "REQUESTS_CA_BUNDLE" in said, "ca.pem" in said) == (0, False, False)
     code, said = run("--write-ca", tmp_path / "ca.pem")
     assert code == 2
-    assert "there is no CA to write" in said
+    assert "the stack has no CA of its own" in said
     assert not (tmp_path / "ca.pem").exists()
 
 
@@ -111,4 +111,4 @@ def test_a_copy_of_the_outputs_is_for_its_user_alone_and_replaces_the_last_one_w
 
 def test_what_is_called_run_is_run_by_a_test():
     by_tests = {*CALLS, "litellm", "ai-sdk", "librechat", "shell"}
-    assert {one.name for one in APPLICATIONS.values() if not one.why} == by_tests
+    assert {one.name for one in APPLICATIONS.values() if not one.untested_reason} == by_tests

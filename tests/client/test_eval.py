@@ -55,13 +55,13 @@ def test_relevant_documents_are_named_by_index_or_id_with_grades_or_without():
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("x", "line 2 is no query"),
+        ("x", "line 2 is not a query"),
         ('{"query": "q", "relevant": [0]}', "no 'documents'"),
-        ('{"query": "q", "documents": ["a"], "relevant": []}', "nothing is relevant"),
+        ('{"query": "q", "documents": ["a"], "relevant": []}', "no document is relevant"),
         ('{"query": "q", "documents": [7], "relevant": [0]}', "document 0 has no text"),
         (
             '{"query": "q", "documents": [{"id": 1, "text": "a"}, {"id": 1, "text": "b"}], "relevant": [1]}',
-            "of another",
+            "a duplicate id",
         ),
     ],
 )
@@ -133,7 +133,7 @@ def test_without_a_price_there_are_no_dollars_and_no_bar_of_them(server):
     known = {"RERANKER_API_KEY": KEY, "RERANKER_CA": str(server.ca_file)}
     done = evaluate("--queries", SAMPLE, "--url", server.url, **known)
     assert done.returncode == 0, done.stderr
-    assert "not known" in done.stdout
+    assert "unknown" in done.stdout
     assert "$ per" not in done.stdout
 
 

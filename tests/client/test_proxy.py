@@ -96,7 +96,7 @@ def test_another_models_name_is_404_with_the_remedy_unless_it_is_an_alias(proxy,
     assert reranked(proxy, model=LIBRECHAT)["model"] == MODEL
     refused = post(proxy, "/rerank", {"model": "other", "query": "q", "documents": ["d"]})
     assert refused.status_code == 404
-    assert f"served: {MODEL}. The proxy takes it for that: --alias other" in refused.json()["message"]
+    assert f"served: {MODEL}. To accept the name: --alias other" in refused.json()["message"]
     assert len(server.asked()) == 1
 
 
@@ -232,9 +232,9 @@ def test_beyond_loopback_a_key_is_needed_or_said_to_be_none(server, tmp_path):
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (("--listen", "8787"), 2, "--listen is HOST:PORT"),
+        (("--listen", "8787"), 2, "--listen must be HOST:PORT"),
         (("--outputs", "/nowhere.json"), 3, "the outputs cannot be read: /nowhere.json: No such file"),
-        (("--outputs", "/dev/null"), 3, "/dev/null holds no JSON object"),
+        (("--outputs", "/dev/null"), 3, "/dev/null contains no JSON object"),
         (("--outputs", "http://127.0.0.1:1/o?token=s3cret"), 3, "http://127.0.0.1:1/o: the connection is refused"),
         (("--key-file", "/dev/null"), 2, "/dev/null is empty"),
     ],
@@ -361,7 +361,7 @@ def test_a_key_that_stays_refused_is_no_401_to_the_application_and_says_what_is_
     with running_proxy("--outputs", outputs, "--timeout", "1") as proxy:
         answer = post(proxy, "/rerank", {"query": "q", "documents": ["d"]})
     assert answer.status_code == 502
-    assert "the outputs that the proxy follows hold another key" in answer.json()["message"]
+    assert "the stack's outputs contain another key" in answer.json()["message"]
     assert "another-key" not in answer.text
 
 

@@ -34,7 +34,7 @@ def test_what_will_not_pass_is_asked_once(server, reranker, status):
 def test_waits_grow_to_the_longest_and_end_at_the_deadline(server):
     clock = Clock()
     server.fail(*[refusal(503, "loading")] * 50)
-    with pytest.raises(Busy, match=r"HTTP 503: loading \(asked 7 times\)"):
+    with pytest.raises(Busy, match=r"HTTP 503: loading \(7 attempts\)"):
         on_clock(server, clock).rerank(QUERY, DOCUMENTS)
     assert clock.slept == [1, 2, 4, 4, 4, 4]
 
@@ -84,7 +84,7 @@ def test_a_server_that_takes_a_request_and_says_nothing_is_busy_and_is_not_asked
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(
-            Busy, match=rf"POST {url}/rerank: no answer within 0\.2 s, though .* busy or hangs"
+            Busy, match=rf"POST {url}/rerank: no answer within 0\.2 s, although .* busy or hangs"
         ) as caught:
             Reranker.from_url(url, KEY, patience=Patience(timeout_s=0.2, deadline_s=5)).rerank("q", ["d"])
         assert caught.value.status == 0
@@ -96,7 +96,7 @@ def test_a_server_that_takes_a_request_and_says_nothing_is_busy_and_is_not_asked
 
 def test_a_gateway_that_gave_up_on_a_busy_server_is_not_asked_again(server, reranker):
     server.fail(refusal(504, "no reranker answered in time"))
-    with pytest.raises(Busy, match="HTTP 504: no reranker answered in time; it is busy or hangs") as caught:
+    with pytest.raises(Busy, match="HTTP 504: no reranker answered in time; the server is busy or hangs") as caught:
         reranker.rerank(QUERY, DOCUMENTS)
     assert caught.value.status == 504
     assert len(server.asked()) == 1
@@ -197,7 +197,7 @@ def test_a_closed_port_is_unreachable_and_says_refused():
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     patience = Patience(deadline_s=0.2, first_wait_s=0.05)
-    with pytest.raises(Unreachable, match=rf"GET https://127.0.0.1:{port}/v1/models: .*refused \(asked \d+ times\)"):
+    with pytest.raises(Unreachable, match=rf"GET https://127.0.0.1:{port}/v1/models: .*refused \(\d+ attempts\)"):
         Reranker.from_url(f"https://127.0.0.1:{port}", KEY, patience=patience).models()
 
 

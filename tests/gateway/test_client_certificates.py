@@ -89,11 +89,11 @@ def test_a_certificate_that_cannot_be_shown_is_named(ca, tmp_path):
     certificate, key = ca.issue(tmp_path)
     _, other = ca.issue(tmp_path, x509.OID_SERVER_AUTH)
     for shown, says in (
-        ({"client_key": key}, "private key is given without its certificate"),
-        ({"client_certificate": certificate}, "client's certificate and private key are not PEM that can be read"),
-        ({"client_certificate": certificate, "client_key": other}, "are not PEM that can be read"),
-        ({"client_certificate": key}, "holds no certificate in PEM"),
-        ({"client_certificate": certificate, "client_key": certificate}, "holds no key in PEM"),
+        ({"client_key": key}, "a client key requires a client certificate"),
+        ({"client_certificate": certificate}, "client certificate and private key are not valid PEM"),
+        ({"client_certificate": certificate, "client_key": other}, "are not valid PEM"),
+        ({"client_certificate": key}, "contains no certificate in PEM"),
+        ({"client_certificate": certificate, "client_key": certificate}, "contains no key in PEM"),
     ):
         with pytest.raises(InvalidInput, match=says):
             Reranker.from_url("https://127.0.0.1:1", "a-key-0123456789", **shown)
