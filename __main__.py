@@ -16,7 +16,7 @@ from components.replica_count import present_replicas
 from components.settings import emulator_hub_reachable, load
 from components.state_folder import room_problem, state_folder
 from components.vllm.catalog import load_catalog
-from policy.limits import limits_of
+from policy.limits import load_limits
 
 ERROR_WAS_SHOWN = 32  # to Pulumi's language host: nothing is to be added about an error without a handler
 
@@ -31,7 +31,7 @@ try:
         stack_config(),
         load_catalog(),
         hub_reachable=emulator_hub_reachable,
-        limits=limits_of(pulumi.get_stack()),
+        limits=load_limits(pulumi.get_stack()),
         in_clear=keys_in_clear(),
         misplaced=misplaced_keys(get_config_env(), pulumi.get_project()),
         present=present_replicas,

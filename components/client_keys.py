@@ -21,7 +21,7 @@ from components.guard.keys import Access
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, verb
 from components.records import structure
-from components.servers import Server, changed, differs, on_each
+from components.servers import Server, call_servers, changed_servers, has_changed
 from components.vllm.client import RerankClient
 
 COMMON = ("stack_secret", "clients", "ca_certificate", "client_ca")  # a change of these is one for every server
@@ -47,11 +47,11 @@ class ClientKeysProvider(VastProvider):
 
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        return DiffResult(changes=differs(olds, news, COMMON) or bool(olds.get("drift")))
+        return DiffResult(changes=has_changed(olds, news, COMMON) or bool(olds.get("drift")))
 
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:
-        return CreateResult(secrets.token_hex(4), self._applied(props, Server.listed(props["servers"]), retired=[]))
+        return CreateResult(secrets.token_hex(4), self._applied(props, Server.parse_all(props["servers"]), retired=[]))
 
     @verb
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
@@ -64,7 +64,7 @@ class ClientKeysProvider(VastProvider):
             except ServingError:
                 return None
 
-        wrong_by_name = on_each(Server.listed(props.get("servers")), wrong)
+        wrong_by_name = call_servers(Server.parse_all(props.get("servers")), wrong)
         named = ", ".join(name for name, is_wrong in wrong_by_name.items() if is_wrong)
         # what was wrong is not put right by a server's silence
         drift = str(props.get("drift") or "") if None in wrong_by_name.values() else ""
@@ -78,7 +78,7 @@ class ClientKeysProvider(VastProvider):
     def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
         keys = {one.key for one in _clients(news)}
         gone = [one.key for one in _clients(olds) if one.key not in keys]
-        servers = Server.listed(news["servers"]) if olds.get("drift") else changed(olds, news, COMMON)
+        servers = Server.parse_all(news["servers"]) if olds.get("drift") else changed_servers(olds, news, COMMON)
         return UpdateResult(self._applied(news, servers, retired=gone))
 
     @verb
@@ -89,7 +89,7 @@ class ClientKeysProvider(VastProvider):
             with suppress(ServingError):
                 _client(props, server, LOOK_TIMEOUT_S).set_access(Access())
 
-        on_each(Server.listed(props.get("servers")), forget)
+        call_servers(Server.parse_all(props.get("servers")), forget)
 
     @staticmethod
     def _applied(props: dict[str, Any], servers: Sequence[Server], *, retired: Sequence[str]) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class ClientKeysProvider(VastProvider):
                 if set(statuses) != {status}:
                     raise ServerUnreachable(f"{client.url} answers {what}: HTTP {max(statuses)}")
 
-        on_each(servers, tell)
+        call_servers(servers, tell)
         if retired:
             ENGINE.log(f"keys that are valid: {len(clients)}; taken away, and seen to be refused: {len(retired)}")
         return {**props, "current": clients[0].key, "drift": ""}

@@ -46,7 +46,7 @@ def named_clients(asked: Mapping[str, ClientOptions], stack_secret: str) -> list
     return found
 
 
-def valid_at_servers(named: Sequence[Client], unnamed: Sequence[str], *, direct: bool) -> list[Client]:
+def guard_clients(named: Sequence[Client], unnamed: Sequence[str], *, direct: bool) -> list[Client]:
     """Return what the servers' guards are told: all keys; behind a gateway (not `direct`) only the names."""
     if direct:
         return [*(Client(DEFAULT, key) for key in unnamed if key), *named]

@@ -26,11 +26,11 @@ def component_settings(args: Mapping[str, Any]) -> Settings:
     Secrets, `emulator`, `timeouts` and `notify` are config keys of the program that uses it, in its own namespace.
     Raises ConfigError with every problem found.
     """
-    raw = merged(args, stack_config())
+    raw = merge_config(args, stack_config())
     return load(raw, load_catalog(), hub_reachable=emulator_hub_reachable, in_clear=keys_in_clear())
 
 
-def merged(args: Mapping[str, Any], config: Mapping[str, str]) -> dict[str, str]:
+def merge_config(args: Mapping[str, Any], config: Mapping[str, str]) -> dict[str, str]:
     """Return arguments and those of the config's keys that are no arguments, as config is given to a program."""
     raw = {key: _as_text(value) for key, value in args.items()}
     for key in (*FROM_CONFIG, *secret_keys()):

@@ -45,20 +45,20 @@ def is_map(field: FieldInfo) -> bool:
     return get_origin(field.annotation) is Mapping
 
 
-def each_of(field: FieldInfo | None) -> type[Keys] | None:
+def value_model(field: FieldInfo | None) -> type[Keys] | None:
     """Return the model of each value, where a key is a map of objects."""
     kind = get_args(field.annotation)[1] if field is not None and is_map(field) else None
     return kind if isinstance(kind, type) and issubclass(kind, Keys) else None
 
 
-def kind_of(field: FieldInfo) -> str:
+def describe_type(field: FieldInfo) -> str:
     """Say in words what a key takes."""
     kind = field.annotation
     if is_list(field):
         inner = get_args(kind)[0]
         is_group = isinstance(inner, type) and issubclass(inner, Keys)
         return f"a list of objects of {', '.join(_names(inner))}" if is_group else "a list of strings"
-    if each_of(field):
+    if value_model(field):
         return "an object of names, each with the keys below or none"
     if is_map(field):
         return "an object of names and values" + (", each a secret" if has_secret(field) else "")

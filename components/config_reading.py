@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from components.config import YAML_WORD, Config, groups
-from components.config_keys import Keys, each_of, groups_of, has_secret, is_list, is_map, kind_of
+from components.config_keys import Keys, describe_type, groups_of, has_secret, is_list, is_map, value_model
 
 
 def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
@@ -31,7 +31,7 @@ def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
         except ValueError:
             problems.append(f"{key}: is not {kind}")
             continue
-        if each_of(Config.model_fields.get(key)) and isinstance(values[key], dict):  # a name may stand there alone
+        if value_model(Config.model_fields.get(key)) and isinstance(values[key], dict):  # a name may stand there alone
             values[key] = {name: {} if one is None else one for name, one in values[key].items()}
     values = _without_empty(values)
     while True:
@@ -76,7 +76,7 @@ def _problem(detail: ErrorDetails) -> str:
     while depth < len(path):
         if inner := groups_of(model).get(path[depth - 1]):
             model, depth = inner, depth + 1
-        elif (inner := each_of(model.model_fields.get(path[depth - 1]))) and path[depth + 1 :][:1] not in (
+        elif (inner := value_model(model.model_fields.get(path[depth - 1]))) and path[depth + 1 :][:1] not in (
             [],
             ["[key]"],
         ):
@@ -89,8 +89,8 @@ def _problem(detail: ErrorDetails) -> str:
         near = difflib.get_close_matches(name, model.model_fields, 1)
         return f"{key}: is not a config key" + (f"; did you mean {near[0]}?" if near else "")
     if detail["type"] == "missing":
-        return f"{key}: is not given; accepted: {kind_of(field)}"
+        return f"{key}: is not given; accepted: {describe_type(field)}"
     shown = "(it is not shown)" if has_secret(field) else repr(detail["input"])
     hint = YAML_WORD if isinstance(detail["input"], bool) and detail["type"] == "string_type" else ""
-    accepted = detail["msg"] if detail["type"] == "form" else f"accepted: {kind_of(field)}"
+    accepted = detail["msg"] if detail["type"] == "form" else f"accepted: {describe_type(field)}"
     return f"{key}: is {shown}; {accepted}{hint}"

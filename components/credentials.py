@@ -58,17 +58,17 @@ class CertificateAuthorityProvider(ResourceProvider):
     """Makes a certificate authority, and the next one long before it ends: clients trust both before that one signs."""
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        return CreateResult(secrets.token_hex(4), founded(props, time.time()))
+        return CreateResult(secrets.token_hex(4), new_authority(props, time.time()))
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """Its name is a name only, and stays as it was where the stack is renamed."""
         return DiffResult(changes=bool(authority_step(olds, news, time.time())))
 
     def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        return UpdateResult(stepped(olds, news, time.time()))
+        return UpdateResult(advance_authority(olds, news, time.time()))
 
 
-def founded(props: Mapping[str, Any], now: float) -> dict[str, Any]:
+def new_authority(props: Mapping[str, Any], now: float) -> dict[str, Any]:
     """Return the outputs of an authority that is new. `next`: the one that will sign; `trusted`: those that did."""
     return {**props, **_made(props, now), "next": {}, "trusted": []}
 
@@ -88,7 +88,7 @@ def authority_step(
     return "forget" if ended else ""
 
 
-def stepped(olds: Mapping[str, Any], news: Mapping[str, Any], now: float) -> dict[str, Any]:
+def advance_authority(olds: Mapping[str, Any], news: Mapping[str, Any], now: float) -> dict[str, Any]:
     """Return the outputs after what is due. `certificate`: the one that signs, then what clients trust besides."""
     step, outs = authority_step(olds, news, now), {**olds, **news, "common_name": olds["common_name"]}
     signs = {key: olds[key] for key in ("certificate", "private_key", "expires_at", "permitted")}

@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 import pulumi
 
 from components.client_keys import ClientKeys, ClientKeysArgs
-from components.clients import Client, named_clients, valid_at_servers
+from components.clients import Client, guard_clients, named_clients
 from components.config import DAY_S, Config
 from components.credentials import ApiKey, CertificateAuthority, ServerCertificate
 from components.instance import Instance
 from components.offers import OfferQuery
 from components.records import record, structure
-from components.reranker import Common, instance, launch_of, server
+from components.reranker import Common, instance, server, server_launch
 from components.settings import Settings
 from components.validation import RerankValidation, RerankValidationArgs
 from components.vast.address import is_loopback
@@ -84,7 +84,7 @@ class RerankerFleet(pulumi.ComponentResource):
         self.offers = OfferQuery(f"{name}-offers", settings.search(), names, child)
         common = Common(
             settings=settings,
-            launch=launch_of(settings),
+            launch=server_launch(settings),
             offers=self.offers,
             stack_secret=secret,
             # with a guard, a container is given a key of its own, and is told later which others are valid
@@ -103,7 +103,7 @@ class RerankerFleet(pulumi.ComponentResource):
         named = secret.apply(lambda text: named_clients(config.client_keys, text))
         # what clients present at the servers themselves; behind a gateway they present it there
         valid = pulumi.Output.all(named, *keys).apply(
-            lambda known: record(valid_at_servers(known[0], known[1:], direct=direct))
+            lambda known: record(guard_clients(known[0], known[1:], direct=direct))
         )
         access = ClientKeysArgs(servers, secret, valid, self.servers_ca, config.client_ca if direct else "")
         accepted: ClientKeys | None = None

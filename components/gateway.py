@@ -22,7 +22,7 @@ from components.caddy.config import gateway_config
 from components.caddy.spec import Acme, GatewayPolicy, GatewaySpec, Upstream, problems
 from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, VastResource, known, verb
+from components.plugin.verbs import VastProvider, VastResource, is_known, verb
 from components.readiness import Readiness
 from components.records import record, structure
 from components.vast.identity import shown_by
@@ -81,7 +81,7 @@ class GatewayProvider(VastProvider):
     @verb
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         # upstreams are not there at all where what they come from has failed; the engine then skips this resource
-        if news.get("upstreams") is None or not all(known(news.get(key)) for key in INPUTS):
+        if news.get("upstreams") is None or not all(is_known(news.get(key)) for key in INPUTS):
             return CheckResult(news, [])
         reasons = problems(_spec(news))
         if urlsplit(str(news.get("admin_url"))).scheme not in ("http", "https", "unix"):
@@ -91,7 +91,7 @@ class GatewayProvider(VastProvider):
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """Everything is applied in place, but another `site`; what was seen to differ in Caddy is put back."""
-        unknown = [key for key in INPUTS if not known(news.get(key))]
+        unknown = [key for key in INPUTS if not is_known(news.get(key))]
         changed = [key for key in INPUTS if key not in unknown and not same(olds.get(key), news.get(key))]
         if difference := str(olds.get("drift") or ""):
             ENGINE.warn(f"will be put back: {difference}")

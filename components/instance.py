@@ -19,7 +19,7 @@ from components.certificate_renewal import renew_certificate
 from components.errors import AuthError, NoOffer, RentalFailed
 from components.ledger_file import month_so_far, recorder
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, VastResource, drop_unknowns, failure, known, verb
+from components.plugin.verbs import VastProvider, VastResource, check_failure, drop_unknowns, is_known, verb
 from components.records import structure
 from components.translation import (
     Declared,
@@ -107,7 +107,7 @@ class InstanceProvider(VastProvider):
         declared = Declared.of(drop_unknowns(news))
         if too_long := label_problem(declared.label_base):
             return CheckResult(news, [CheckFailure("label_base", too_long)])
-        if olds or not known(news.get("search")):
+        if olds or not is_known(news.get("search")):
             return CheckResult({**news, "candidates": self._shown(olds, news, declared)}, refusals(news))
         if adopt := self._to_adopt(declared):
             ENGINE.log(f"adopts instance {adopt} and rents none for this server")
@@ -119,7 +119,7 @@ class InstanceProvider(VastProvider):
         try:
             candidates = self._candidates(declared, for_all=True)
         except NoOffer as error:
-            return CheckResult(news, [failure(error)])
+            return CheckResult(news, [check_failure(error)])
         if refused := refusals(news, [one.offer.raw for one in candidates]):
             return CheckResult(news, refused)
         news = {**news, "candidates": summaries(candidates, declared.bid)}
@@ -135,17 +135,17 @@ class InstanceProvider(VastProvider):
             if warning := self._runway(declared, first):
                 ENGINE.warn(warning)
         except RentalFailed as error:
-            return CheckResult(news, [failure(error)])
+            return CheckResult(news, [check_failure(error)])
         return CheckResult(news, [])
 
     @verb
     def diff(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         resource_key = Declared.of(olds).resource_key
-        self.session.knows(resource_key, int(id_))
-        unknown = [key for key in news if not known(news[key])]
+        self.session.add_instance_id(resource_key, int(id_))
+        unknown = [key for key in news if not is_known(news[key])]
         change = plan(olds, news, now=time.time(), unknown=unknown)
         if "drift" in change.replaces:
-            self.session.failed(resource_key, int(olds.get("machine_id") or 0))
+            self.session.add_failed_machine(resource_key, int(olds.get("machine_id") or 0))
         for one in change.warnings:
             ENGINE.warn(one)
         if change.replaces:
@@ -177,21 +177,21 @@ class InstanceProvider(VastProvider):
             self.session.client,
             self.session.instance_cache,
             structure(Order, props | changed),
-            probe=lambda ip, port, nonce: self.session.heard_from(probe.ask(ip, port, spec.env_of(nonce))),
-            blind=lambda: not self.session.heard,
+            probe=lambda ip, port, nonce: self.session.note_probe(probe.ask(ip, port, spec.env_of(nonce))),
+            blind=lambda: not self.session.has_host_answered,
             candidates=candidates,
             search=lambda: self._search_again(declared),
-            known=lambda: self.session.known(resource_key),
+            known=lambda: self.session.instance_ids(resource_key),
             claim=lambda machine: self.session.claim(machine, resource_key),
             progress=lambda text: ENGINE.log(text, ephemeral=True),
             notice=ENGINE.log,
             stop=ENGINE.stopped,
-            avoid=self.session.avoid(resource_key),
+            avoid=self.session.failed_machines(resource_key),
             record=recorder(declared.label_base),
             news_every_s=ENGINE.news_every_s(),
         )
         rented = rental.run()
-        self.session.knows(resource_key, rented.contract.id)
+        self.session.add_instance_id(resource_key, rented.contract.id)
         adopted = secrets.token_hex(4) if rented.adopted else ""
         if adopted:
             self.session.note_adopted(rented.contract.id, adopted)
@@ -208,7 +208,7 @@ class InstanceProvider(VastProvider):
         """Look again: live state and drift, gone, or raise. Trouble with the API or the network is never "gone"."""
         # a forced replacement asks for no diff before it creates
         declared = Declared.of(props)
-        self.session.knows(declared.resource_key, int(id_))
+        self.session.add_instance_id(declared.resource_key, int(id_))
         contract = self.session.instance_cache.contract(int(id_), max_age_s=LOOK_FRESH_S)
         if contract is None:
             self._ensure_same_account(id_, props)
@@ -257,7 +257,7 @@ class InstanceProvider(VastProvider):
         old one, whose deletion is still due: then it stays.
         """
         declared = Declared.of(props)
-        self.session.knows(declared.resource_key, int(id_))
+        self.session.add_instance_id(declared.resource_key, int(id_))
         if self.session.is_adopted_from(int(id_), str(props.get("adopted") or "")):
             ENGINE.log(f"instance {id_} stays: the resource's new entry in the state has adopted it")
             return
@@ -308,7 +308,7 @@ class InstanceProvider(VastProvider):
 
     def _to_adopt(self, declared: Declared) -> int | None:
         named = declared.adopt_instance_id
-        return named if named and named not in self.session.known(declared.resource_key) else None
+        return named if named and named not in self.session.instance_ids(declared.resource_key) else None
 
     def _candidates(self, declared: Declared, *, for_all: bool = False) -> Sequence[Candidate]:
         """Return what this replica may rent. `for_all`: only if there is something for each replica. Raises NoOffer."""
@@ -334,7 +334,7 @@ class InstanceProvider(VastProvider):
         """Return what a policy pack is shown of a running instance: a pack judges before it is known whether it will be
         replaced, so of another search that search's offers, none where nothing fits (a replacement then fails by it).
         """
-        if not known(news.get("search")) or same(olds.get("search"), news["search"]):
+        if not is_known(news.get("search")) or same(olds.get("search"), news["search"]):
             return list(olds.get("candidates") or [])
         try:
             return summaries(self._candidates(declared), declared.bid)
@@ -351,7 +351,7 @@ class InstanceProvider(VastProvider):
         return self._without_taken(assign_offers(candidates, declared.slot, self._fleet_state(declared)), declared)
 
     def _without_taken(self, candidates: Sequence[Candidate], declared: Declared) -> list[Candidate]:
-        taken = {*self._fleet_state(declared).machines, *self.session.avoid(declared.resource_key)}
+        taken = {*self._fleet_state(declared).machines, *self.session.failed_machines(declared.resource_key)}
         return [one for one in candidates if one.offer.machine_id not in taken]
 
     def _fleet_state(self, declared: Declared) -> FleetState:
@@ -364,7 +364,7 @@ class InstanceProvider(VastProvider):
         probe, answer_s = declared.probe, declared.watch.answer_s
         deadline = time.monotonic() + declared.watch.probe_window_s
         while True:
-            probed = self.session.heard_from(probe.ask(seen.ip, seen.port or 0, declared.env))
+            probed = self.session.note_probe(probe.ask(seen.ip, seen.port or 0, declared.env))
             if probed.verdict == "busy" and probe.timeout_s < answer_s:
                 ENGINE.log(f"takes connections, but {probed.detail}: asked again for {answer_s:g} s", ephemeral=True)
                 probe = replace(probe, timeout_s=answer_s)

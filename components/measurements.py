@@ -17,7 +17,7 @@ HEAD = "# Pairs/s by GPU, as Vast.ai names it, and model: the best of `python -m
 Measured = Mapping[str, Mapping[str, float]]
 
 
-def measured(path: Path = FILE) -> Measured:
+def read_rates(path: Path = FILE) -> Measured:
     """Return pairs/s by GPU and model; empty without the file. Raises ConfigError."""
     if not path.exists():
         return {}
@@ -35,15 +35,15 @@ def measured(path: Path = FILE) -> Measured:
     return found
 
 
-def of_model(model: str, path: Path = FILE) -> dict[str, float]:
+def rates_of_model(model: str, path: Path = FILE) -> dict[str, float]:
     """Return pairs/s of a model by GPU. Raises ConfigError."""
-    return {gpu: rates[model] for gpu, rates in measured(path).items() if model in rates}
+    return {gpu: rates[model] for gpu, rates in read_rates(path).items() if model in rates}
 
 
 def record_rate(gpu: str, model: str, pairs_per_s: float, path: Path = FILE) -> None:
     """Write a measurement into the file, in the place of an earlier one. Raises ConfigError where it is unreadable."""
     import yaml  # noqa: PLC0415 - as above
 
-    known = {one: dict(rates) for one, rates in measured(path).items()}
+    known = {one: dict(rates) for one, rates in read_rates(path).items()}
     known.setdefault(gpu, {})[model] = round(pairs_per_s, 1)
     path.write_text(HEAD + yaml.safe_dump(known), encoding="utf-8")

@@ -16,7 +16,7 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 from components.errors import NoOffer, QueryError
 from components.ledger_file import recorder
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, VastResource, failure, known, verb
+from components.plugin.verbs import VastProvider, VastResource, check_failure, is_known, verb
 from components.records import record, structure
 from components.vast.client import destroy_and_verify
 from components.vast.json_values import as_text, same
@@ -36,14 +36,14 @@ class OfferQueryProvider(VastProvider):
     def check(self, olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         """Validate the query and find offers; a query that nothing satisfies fails here, before anything is rented."""
         search = news.get("search")
-        if not known(search) or not isinstance(search, dict):
+        if not is_known(search) or not isinstance(search, dict):
             return CheckResult(news, [])
         if same(olds.get("search"), search) and olds.get("candidates"):
             return CheckResult({**news, "candidates": olds["candidates"]}, [])
         try:
             candidates = self.session.search(structure(Search, search))
         except (NoOffer, QueryError) as error:
-            return CheckResult(news, [failure(error)])
+            return CheckResult(news, [check_failure(error)])
         except ValueError as error:  # a value that is none of those that `prefer` or `offer_type` may have
             return CheckResult(news, [CheckFailure("search", str(error))])
         shown = [candidate.summary() for candidate in candidates[:RECORDED]]
@@ -73,7 +73,7 @@ class OfferQueryProvider(VastProvider):
     def _left(self, id_: str, props: dict[str, Any]) -> list[Contract]:
         """Return contracts of this state that it neither has nor declares; none before a refresh has read what it has,
         as in a preview without one."""
-        if not (known_ids := self.session.known_of(id_)):
+        if not (known_ids := self.session.owner_instance_ids(id_)):
             return []
         contracts = self.session.instance_cache.contracts(max_age_s=LOOK_FRESH_S).values()
         labels = ((one, Label.parse(one.label)) for one in contracts if one.id not in known_ids)

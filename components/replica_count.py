@@ -24,11 +24,11 @@ def present_replicas() -> int | None:
     if told := os.environ.get(REPLICAS_ENV):
         return int(told)
     name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{pulumi.get_stack()}"
-    found = read_again(lambda: pulumi.runtime.invoke("pulumi:pulumi:readStackOutputs", {"name": name}).value)
-    return listed(found["outputs"])
+    found = read_with_retries(lambda: pulumi.runtime.invoke("pulumi:pulumi:readStackOutputs", {"name": name}).value)
+    return count_replicas(found["outputs"])
 
 
-def read_again(read: Callable[[], T], *, sleep: Callable[[float], None] = time.sleep) -> T:
+def read_with_retries(read: Callable[[], T], *, sleep: Callable[[float], None] = time.sleep) -> T:
     """Read the stack's own state, of a file backend, which the engine may be writing: what is cut off is read again."""
     for pause_s in PAUSES_S:
         try:
@@ -38,6 +38,6 @@ def read_again(read: Callable[[], T], *, sleep: Callable[[float], None] = time.s
     return read()
 
 
-def listed(outputs: Mapping[str, Any]) -> int | None:
+def count_replicas(outputs: Mapping[str, Any]) -> int | None:
     """Return how many replicas a stack's outputs list."""
     return None if outputs.get(OUTPUT) is None else len(outputs[OUTPUT])

@@ -39,7 +39,7 @@ class Common:
     ca_private_key: pulumi.Output[str] | None = None
 
 
-def launch_of(settings: Settings) -> Launch:
+def server_launch(settings: Settings) -> Launch:
     """Return what each server of a stack runs, without its keys."""
     config = settings.config
     return plan_launch(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from components.errors import ServingError
-from components.plugin.verbs import known
+from components.plugin.verbs import is_known
 from components.records import structure
 from components.vast.identity import own_key
 from components.vast.json_values import same
@@ -32,7 +32,7 @@ class Server:
     nonce: str = ""
 
     @classmethod
-    def listed(cls, raw: Sequence[Mapping[str, Any]] | None) -> list[Server]:
+    def parse_all(cls, raw: Sequence[Mapping[str, Any]] | None) -> list[Server]:
         return [structure(cls, one) for one in raw or ()]
 
     def own_key(self, stack_secret: str) -> str:
@@ -40,21 +40,21 @@ class Server:
         return own_key(stack_secret, self.nonce)
 
 
-def differs(olds: Mapping[str, Any], news: Mapping[str, Any], keys: Sequence[str]) -> bool:
+def has_changed(olds: Mapping[str, Any], news: Mapping[str, Any], keys: Sequence[str]) -> bool:
     """Whether the servers, or one of `keys`, changed or are not known yet."""
-    return any(not known(news.get(key)) or not same(olds.get(key), news.get(key)) for key in ("servers", *keys))
+    return any(not is_known(news.get(key)) or not same(olds.get(key), news.get(key)) for key in ("servers", *keys))
 
 
-def changed(olds: Mapping[str, Any], news: Mapping[str, Any], keys: Sequence[str]) -> list[Server]:
+def changed_servers(olds: Mapping[str, Any], news: Mapping[str, Any], keys: Sequence[str]) -> list[Server]:
     """Return the servers to see to: all where one of `keys` changed, else those that are new or have moved."""
-    servers = Server.listed(news.get("servers"))
+    servers = Server.parse_all(news.get("servers"))
     if any(not same(olds.get(key), news.get(key)) for key in keys):
         return servers
-    before = Server.listed(olds.get("servers"))
+    before = Server.parse_all(olds.get("servers"))
     return [one for one in servers if one not in before]
 
 
-def on_each(servers: Sequence[Server], act: Callable[[Server], T]) -> dict[str, T]:
+def call_servers(servers: Sequence[Server], act: Callable[[Server], T]) -> dict[str, T]:
     """Do something on all servers at once; return what came of it by name.
 
     Raises the ServingError of the one that failed, or of all that failed one that names them, once each has ended.

@@ -29,7 +29,7 @@ from components.vast.probe import HttpProbe
 from components.vast.ranking import Candidate
 from components.vast.rental_spec import Bid, Rented, Spec
 from components.vast.status import Observation
-from policy.facts import of_instance
+from policy.facts import instance_facts
 from policy.rules import PolicyLimits, violations
 
 SHOWN = 8  # candidates that a policy pack is shown, best first
@@ -153,6 +153,6 @@ def summaries(candidates: Sequence[Candidate], bid: Bid | None) -> list[dict[str
 def refusals(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:
     """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers."""
     inputs, tls = drop_unknowns(dict(news)), news.get("ca_certificate") not in (None, "")  # or not known until made
-    broken = violations(of_instance(inputs, offers, tls=tls), structure(PolicyLimits, inputs.get("policy") or {}))
+    broken = violations(instance_facts(inputs, offers, tls=tls), structure(PolicyLimits, inputs.get("policy") or {}))
     lines = ["the policy of this stack refuses it; nothing is rented", *broken]
     return [CheckFailure("", "\n".join(lines))] if broken else []

@@ -16,7 +16,7 @@ from pulumi.dynamic import CreateResult, DiffResult, UpdateResult
 
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, verb
-from components.servers import Server, changed, differs, on_each
+from components.servers import Server, call_servers, changed_servers, has_changed
 from components.vast.identity import server_name
 from components.vllm.catalog import load_catalog
 from components.vllm.checks import CHECKS_VERSION, Report, run_checks
@@ -52,7 +52,7 @@ class RerankValidationProvider(VastProvider):
 
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        return DiffResult(changes=differs(olds, news, COMMON))
+        return DiffResult(changes=has_changed(olds, news, COMMON))
 
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:
@@ -67,7 +67,7 @@ class RerankValidationProvider(VastProvider):
 def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]:
     model = load_catalog().model(props["model"])
     ca, secret = str(props.get("ca_certificate") or ""), str(props.get("stack_secret") or "")
-    servers, due = Server.listed(props["servers"]), changed(olds, props, COMMON)
+    servers, due = Server.parse_all(props["servers"]), changed_servers(olds, props, COMMON)
     if due:
         where = ", ".join(one.url for one in due)
         ENGINE.log(f"scoring golden pairs of {model.name} on /rerank of {where}", ephemeral=True)
@@ -90,7 +90,7 @@ def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]
         report.raise_if_failed()
         return report
 
-    reports = on_each(due, checked)
+    reports = call_servers(due, checked)
     summary, report = dict(olds.get("summary") or {}), olds.get("report")
     if due:
         first = reports[due[0].name]

@@ -17,7 +17,7 @@ GATEWAY = "pulumi-python:dynamic:Gateway"
 VLLM_OWN_KEY = "VLLM_API_KEY"
 
 
-def of_instance(
+def instance_facts(
     inputs: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = (), *, tls: bool | None = None
 ) -> Facts:
     """Return what an instance is asked to be. `offers`: what it may rent; `tls`: whether its server is asked by TLS."""

@@ -17,7 +17,7 @@ from policy.rules import NAMED, PolicyLimits
 FILE = Path(__file__).with_name("limits.yaml")
 
 
-def limits_of(stack: str, path: Path = FILE) -> PolicyLimits:
+def load_limits(stack: str, path: Path = FILE) -> PolicyLimits:
     """Return what binds a stack of this name. Raises ValueError that names the file and the key."""
     try:
         entries: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}

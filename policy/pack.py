@@ -22,8 +22,8 @@ from pulumi_policy import (
 )
 from pulumi_policy.proxy import UnknownValueError
 
-from policy.facts import GATEWAY, INSTANCE, VALIDATION, of_instance
-from policy.limits import limits_of
+from policy.facts import GATEWAY, INSTANCE, VALIDATION, instance_facts
+from policy.limits import load_limits
 from policy.rules import RULES, Facts, Rule
 
 
@@ -46,7 +46,7 @@ def _of_resource(rule: Rule) -> Any:
             offers = inputs.get("candidates") or ()
             # not known until it is made, and to look at it would end the rule: that it is asked for is enough
             tls = "ca_certificate" in set(args.props) and inputs.get("ca_certificate") != ""
-            _judge(rule, of_instance(inputs, offers, tls=tls), args.urn, report)
+            _judge(rule, instance_facts(inputs, offers, tls=tls), args.urn, report)
 
     return validate
 
@@ -61,7 +61,7 @@ def _of_stack(rule: Rule) -> Any:
 
 
 def _judge(rule: Rule, facts: Facts, urn: str, report: ReportViolation) -> None:
-    limits = limits_of(urn.split(":")[2])  # urn:pulumi:<stack>::<project>::<type>::<name>
+    limits = load_limits(urn.split(":")[2])  # urn:pulumi:<stack>::<project>::<type>::<name>
     if rule.binds(limits) and (message := rule.judge(facts, limits)):
         report(f"{message}; {rule.remedy}", urn)  # the engine names the rule beside it
 

@@ -131,7 +131,7 @@ def hourly_price(facts: Facts, limits: PolicyLimits) -> str | None:
 @rule("name a version, such as vllm/vllm-openai:v0.19.1, or a digest")
 def pinned_image(facts: Facts, _limits: PolicyLimits) -> str | None:
     """The image is pinned by a tag that does not move, or by digest."""
-    return None if facts.image is None else not_pinned(facts.image)
+    return None if facts.image is None else pin_problem(facts.image)
 
 
 @rule("set tls and guard to true (form: script)")
@@ -221,14 +221,14 @@ def validation(facts: Facts, _limits: PolicyLimits) -> str | None:
     return None if facts.validated is not False else "nothing judges what the server answers"
 
 
-def tag_of(image: str) -> str:
+def image_tag(image: str) -> str:
     """Return the tag of an image's reference; a colon before the last slash is a registry's port."""
     return image.partition("@")[0].rpartition("/")[2].partition(":")[2]
 
 
-def not_pinned(image: str) -> str | None:
+def pin_problem(image: str) -> str | None:
     """Return why a reference may name another image one day, or None."""
-    tag, digest = tag_of(image), image.partition("@")[2]
+    tag, digest = image_tag(image), image.partition("@")[2]
     if digest:
         return None if DIGEST.fullmatch(digest) else f"the digest of image {image} is not sha256: and 64 hex digits"
     if not tag:

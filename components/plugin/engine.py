@@ -101,7 +101,7 @@ class Engine:
         """Let `stopped` say so from now on: an engine is interrupted once."""
         self._interrupted.set()
 
-    def hear_interrupts(self) -> None:
+    def handle_cancel(self) -> None:
         """Have the SDK's servicer, whose Cancel does nothing, tell of it.
 
         Its bound method is registered before our code is loaded, so what the method does is changed, not which it is.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from components.errors import NoOffer, VastError
-from components.measurements import of_model
+from components.measurements import rates_of_model
 from components.vast.address import choose_api_url, choose_key
 from components.vast.assignment import FleetState
 from components.vast.client import DEFAULT_API_URL, VastClient
@@ -40,33 +40,33 @@ class Session:
         self._prices = SharedRead(self._price_increases)
         self._searches: dict[str, SharedRead[Sequence[Candidate]]] = {}
         self._fleet_states: dict[str, SharedRead[FleetState]] = {}
-        self.heard = False
+        self.has_host_answered = False
 
     def claim(self, machine_id: int, owner: str) -> bool:
         """Reserve a machine for one rental; False when another rental of this process has it."""
         return self._claimed.setdefault(machine_id, owner) == owner
 
-    def knows(self, resource_key: str, instance_id: int) -> None:
+    def add_instance_id(self, resource_key: str, instance_id: int) -> None:
         """Remember that the state has this instance for the resource of `resource_key` (a label without its digest)."""
         self._known[resource_key].add(instance_id)
 
-    def known(self, resource_key: str) -> set[int]:
+    def instance_ids(self, resource_key: str) -> set[int]:
         return self._known[resource_key].copy()
 
-    def known_of(self, owner: str) -> set[int]:
+    def owner_instance_ids(self, owner: str) -> set[int]:
         """Return all instances that the state with this mark is known to have."""
         return {one for key, ids in list(self._known.items()) if key.endswith(f"@{owner}") for one in ids}
 
-    def heard_from(self, probed: ProbeResult) -> ProbeResult:
+    def note_probe(self, probed: ProbeResult) -> ProbeResult:
         """Remember that some rented host was heard from here: then another's silence is that host's own."""
-        self.heard = self.heard or probed.verdict != "no_answer"
+        self.has_host_answered = self.has_host_answered or probed.verdict != "no_answer"
         return probed
 
-    def failed(self, resource_key: str, machine_id: int) -> None:
+    def add_failed_machine(self, resource_key: str, machine_id: int) -> None:
         """Remember that this machine has just failed the resource of `resource_key`, so that a heal looks elsewhere."""
         self._failed[resource_key].add(machine_id)
 
-    def avoid(self, resource_key: str) -> set[int]:
+    def failed_machines(self, resource_key: str) -> set[int]:
         return self._failed[resource_key].copy()
 
     def note_adopted(self, instance_id: int, mark: str) -> None:
@@ -106,7 +106,7 @@ class Session:
         """
 
         def read() -> Sequence[Candidate]:
-            return search.run(self.client, measured=of_model(search.model))
+            return search.run(self.client, measured=rates_of_model(search.model))
 
         same = self._searches.setdefault(f"{search.key()} {again}", SharedRead(read))
         return same.get(max_age_s=0.0 if again else FRESH_S)

@@ -53,7 +53,7 @@ class VastProvider(ResourceProvider):
         """Open the session that the stack's config names, and let as many operations run as are asked for."""
         from components.plugin.session import open_session  # noqa: PLC0415 - the program's process never needs it
 
-        ENGINE.hear_interrupts()
+        ENGINE.handle_cancel()
         if ENGINE.address and not widen():
             ENGINE.warn("this Pulumi SDK runs four operations at a time; a wider stack boots in turns")
         self.session = open_session(req.config.get)
@@ -127,19 +127,19 @@ def still_rented(provider: object, urn: str) -> str:
     return f"still rented: {', '.join(rows)}; {ways}" if rows else ""
 
 
-def failure(error: VastRerankerError) -> CheckFailure:
+def check_failure(error: VastRerankerError) -> CheckFailure:
     """Return an error as what a check found, told as other verbs tell it: "Name: text"."""
     return CheckFailure("", plain(f"{type(error).__name__}: {error}"))
 
 
-def known(value: Any) -> bool:
+def is_known(value: Any) -> bool:
     """Whether a value, and all in it, is known: in a preview an input may be unknown until something is created."""
     if isinstance(value, Unknown):
         return False
     if isinstance(value, dict):
-        return all(known(item) for item in value.values())
+        return all(is_known(item) for item in value.values())
     if isinstance(value, list | tuple):
-        return all(known(item) for item in value)
+        return all(is_known(item) for item in value)
     return True
 
 
@@ -147,5 +147,5 @@ def drop_unknowns(value: Any) -> Any:
     """Return what is known of a value: maps without their unknown entries, at every depth; a list is known or not."""
     if isinstance(value, dict):
         kept = {key: drop_unknowns(item) for key, item in value.items()}
-        return {key: item for key, item in kept.items() if known(item)}
+        return {key: item for key, item in kept.items() if is_known(item)}
     return value

@@ -185,9 +185,9 @@ def test_an_answer_in_a_refresh_is_remembered_as_a_host_that_was_heard(provider,
     try:
         here = {"public_ipaddr": "127.0.0.1", "ports": {"8000/tcp": [{"HostPort": str(server.server_port)}]}}
         id_ = api.add("p/s/n@0a1b:abc", **here)
-        assert not session.heard
+        assert not session.has_host_answered
         assert provider.read(str(id_), inputs()).outs["drift"] == ""
-        assert session.heard
+        assert session.has_host_answered
     finally:
         server.shutdown()
         server.server_close()

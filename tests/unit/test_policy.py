@@ -11,8 +11,8 @@ from components.settings import load
 from components.vast.rental_spec import Bid
 from components.vllm.catalog import Catalog, load_catalog
 from components.vllm.score_checks import judge_latency
-from policy.facts import of_instance
-from policy.limits import limits_of, parse
+from policy.facts import instance_facts
+from policy.limits import load_limits, parse
 from policy.pack import policies
 from policy.rules import NAMED, RULES, Facts, PolicyLimits, violations
 
@@ -225,7 +225,7 @@ def test_a_bid_without_a_cap_is_bounded_by_the_policys_price():
 def limits_from(tmp_path, text, stack="dev"):
     path = tmp_path / "limits.yaml"
     path.write_text(text)
-    return limits_of(stack, path)
+    return load_limits(stack, path)
 
 
 def test_the_first_pattern_that_fits_the_stacks_name_binds_it(tmp_path):
@@ -265,12 +265,12 @@ def test_the_facts_of_an_instance_are_read_off_its_inputs():
         "bid": {"price_usd": 0.2},
         "probe": {"headers": {"Authorization": "Bearer ${RERANK_API_KEYS}"}},
     }
-    facts = of_instance(inputs, [SWEDEN], tls=True)
+    facts = instance_facts(inputs, [SWEDEN], tls=True)
     assert facts == Facts(PINNED, True, True, True, "a/b/c", 40.0, None, 0.4, offers=[SWEDEN], machines=2)
     own_key = {"headers": {"Authorization": "Bearer ${VLLM_API_KEY}"}}
-    assert of_instance({"probe": own_key}).guard is False
-    assert of_instance({"probe": {"path": "/health"}}).guard is False
-    assert of_instance({}).guard is None
+    assert instance_facts({"probe": own_key}).guard is False
+    assert instance_facts({"probe": {"path": "/health"}}).guard is False
+    assert instance_facts({}).guard is None
 
 
 def test_the_pack_has_every_rule_as_a_mandatory_policy_with_its_remedy():

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from components.config import Config, groups, inner_groups, secret_keys
-from components.config_keys import has_secret, is_list, is_map, kind_of
+from components.config_keys import describe_type, has_secret, is_list, is_map
 from components.config_reading import read
 from components.errors import ConfigError
 from components.program_config import misplaced_keys
@@ -266,7 +266,7 @@ def test_each_key_refuses_what_it_does_not_take_and_says_what_it_takes(group, ke
     if has_secret(field):
         assert "it is not shown" in found[0]
     elif not re.search("two-letter|http", found[0]):
-        assert f"accepted: {kind_of(field)}" in found[0]
+        assert f"accepted: {describe_type(field)}" in found[0]
 
 
 def test_a_key_in_a_namespace_that_is_nearly_the_projects_is_refused_and_others_are_left_alone():
