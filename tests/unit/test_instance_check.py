@@ -107,8 +107,8 @@ def test_more_servers_than_machines_are_refused_with_both_numbers_before_anythin
     slots = [inputs(label_base=f"p/s/n-{at}", slot={"index": at, "of": 4, "spread": "none"}) for at in range(4)]
     failed = [one.reason for news in slots for one in provider.check({}, news).failures]
     assert failed == [
-        "NoOffer: 4 servers are declared, and with those that run there are machines for 3; "
-        "widen the query or have fewer replicas"
+        "NoOffer: 4 servers are declared, but running and available machines are enough only for 3; "
+        "widen the query or reduce replicas"
     ]
 
 
