@@ -273,7 +273,7 @@ def test_a_key_in_a_namespace_that_is_nearly_the_projects_is_refused_and_others_
     keys = ["vast-reranker:model", "vast-rerank:replicas", "aws:region", "pulumi:tags"]
     (problem,) = misplaced_keys(keys, "vast-reranker")
     assert problem == (
-        "vast-rerank:replicas: is in a namespace that nobody reads; did you mean vast-reranker:replicas?"
+        "vast-rerank:replicas: is in an unknown namespace; did you mean vast-reranker:replicas?"
     )
     with pytest.raises(ConfigError, match="vast-rerank:replicas"):
         load({}, load_catalog(), hub_reachable=lambda _url: True, misplaced=[problem])
