@@ -340,7 +340,7 @@ class InstanceProvider(VastProvider):
             return []
 
     def _search_again(self, declared: Declared) -> list[Candidate]:
-        """Return candidates of a new search, this replica's first. Claims keep two replicas from renting one machine."""
+        """Return candidates of a new search, this replica's first. Claims prevent a machine from being rented twice."""
         candidates = self.session.search(declared.parsed_search, again=True)
         assigned = self._assigned_offers(candidates, declared)
         return [*assigned, *(candidate for candidate in candidates if candidate not in assigned)]
