@@ -43,10 +43,7 @@ NONE = WINDOW | {"replicas": 0}
     [
         ({"replicas": "four"}, "replicas: is not a whole number from 0 to 256 or an object"),
         ({"replicas": {"min": 3, "max": 2}}, "replicas: min is 3 and max 2; accepted: a max of at least min"),
-        (
-            {"replicas": {"min": 0, "max": 2}},
-            "replicas: may be 0, and nothing would answer then; accepted: gateway.kind",
-        ),
+        ({"replicas": {"min": 0, "max": 2}}, "replicas: may be 0, but then nothing answers; accepted: gateway.kind"),
         ({"replicas": {"max": 300}}, "replicas.max: is 300; accepted: a whole number from 0 to 256"),
         (
             {"schedule": {"time_zone": "Mars"}},
