@@ -24,16 +24,15 @@ def read_rates(path: Path = FILE) -> Measured:
     import yaml  # noqa: PLC0415 - takes 20 ms, only needed with the file
 
     try:
-        rates_by_gpu = {
+        measured = {
             str(gpu): {str(model): float(rate) for model, rate in rates.items()}
             for gpu, rates in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).items()
         }
     except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError([f"{path}: {' '.join(str(error).split())}; {FORM}"]) from None
-    rows = [(gpu, model, rate) for gpu, rates in rates_by_gpu.items() for model, rate in rates.items()]
-    if wrong := [f"{gpu}, {model}" for gpu, model, rate in rows if not rate > 0]:
+    if wrong := [f"{gpu}, {model}" for gpu, rates in measured.items() for model, rate in rates.items() if not rate > 0]:
         raise ConfigError([f"{path}: {'; '.join(wrong)}: is not above 0; {FORM}"])
-    return rates_by_gpu
+    return measured
 
 
 def rates_of_model(model: str, path: Path = FILE) -> dict[str, float]:

@@ -147,9 +147,8 @@ def test_a_deploy_that_fails_after_something_was_rented_says_what_it_costs_and_h
     with pytest.raises(grpc.RpcError) as failed:
         plugin.create(ClientKeysProvider(), keys, urn="urn:pulumi:test::vast-reranker::x:y:Z::reranker-keys")
     price = outs["hourly_cost_usd"]["total"]
-    assert (
-        f"still rented: instance {id_} (${price:.4f}/h); mend what is said above and `pulumi up`, or end it with "
-        in (failed.value.details())
+    assert f"still rented: instance {id_} (${price:.4f}/h); fix the error above and run `pulumi up`, or destroy" in (
+        failed.value.details()
     )
 
 
