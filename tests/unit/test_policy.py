@@ -61,15 +61,15 @@ CASES = {
         PolicyLimits(countries=("SE", "NO")),
         [
             (Facts(asks_countries=["SE", "us"]), "the config asks for us; SE, NO are allowed"),
-            (Facts(offers=[SWEDEN, {"machine_id": 8, "geolocation": "Texas, US"}]), "machine 8 stands in US"),
-            (Facts(offers=[{"machine_id": 9}]), "machine 9 stands in a place that is not said"),
+            (Facts(offers=[SWEDEN, {"machine_id": 8, "geolocation": "Texas, US"}]), "machine 8 is in US"),
+            (Facts(offers=[{"machine_id": 9}]), "machine 9 is in an unknown country"),
         ],
         [Facts(), Facts(asks_countries=["se"]), Facts(offers=[SWEDEN])],
     ),
     "hosting": (
         PolicyLimits(hosting="datacenter"),
         [
-            (Facts(asks_hosting="private"), "asks for private hosts; datacenter is demanded"),
+            (Facts(asks_hosting="private"), "asks for private hosts; datacenter is required"),
             (Facts(offers=[SWEDEN | {"hosting_type": 0}]), "machine 7 is not in a datacenter"),
             (Facts(offers=[{"machine_id": 9}]), "machine 9 is not in a datacenter"),
         ],
@@ -104,7 +104,7 @@ CASES = {
     ),
     "validation": (
         PolicyLimits(rules=("validation",)),
-        [(Facts(validated=False), "nothing judges what the server answers")],
+        [(Facts(validated=False), "no check validates the server.s answers")],
         [Facts(), Facts(validated=True)],
     ),
 }  # fmt: skip
