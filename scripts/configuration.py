@@ -73,7 +73,7 @@ def page() -> str:
     for title, fields in sections.items():
         head = f"## {title[0].upper()}{title[1:]}\n"
         if title == SECRETS:
-            head += "\nOptional, and refused where they are stored in clear.\n"
+            head += "\nOptional; they must be stored encrypted.\n"
         parts.append("\n".join([head, *_table(fields)]) + "\n")
         for key, field in fields:
             if kind := groups().get(key) or value_model(field):
