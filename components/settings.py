@@ -147,11 +147,11 @@ def load(
         interruptible=bid is not None,
         disk_gb=config.disk_gb,
         validated=name not in catalog.models or bool(catalog.models[name].golden),
-        asks_hourly_usd=_price_bound(config, machines),
-        asks_countries=[*config.require.countries, *_countries(filters)],
+        config_hourly_usd=_price_bound(config, machines),
+        config_countries=[*config.require.countries, *_countries(filters)],
         flags=[name_of(arg) for arg in config.extra_args if arg.startswith("-")],
         revision=value(config.extra_args, "--revision") or revision,
-        asks_hosting="private" if filters.get("datacenter", {}).get("eq") is False else config.require.hosting,
+        config_hosting="private" if filters.get("datacenter", {}).get("eq") is False else config.require.hosting,
     )
     problems += violations(facts, limits)
     if problems:

@@ -34,7 +34,7 @@ def instance_facts(
         interruptible=bool(bid),
         label=str(inputs.get("label_base") or ""),
         disk_gb=None if disk_gb is None else float(disk_gb),
-        asks_hourly_usd=None if price is None else float(price) * machines,
+        config_hourly_usd=None if price is None else float(price) * machines,
         offers=offers,
         machines=machines,
     )

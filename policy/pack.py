@@ -33,7 +33,7 @@ def policies() -> list[Policy]:
 
 
 def _policy(rule: Rule) -> Policy:
-    about = f"{rule.asks} Otherwise: {rule.remedy}."
+    about = f"{rule.summary} Otherwise: {rule.remedy}."
     if rule.name == "validation":
         return StackValidationPolicy(rule.name, about, _stack_check(rule), enforcement_level=EnforcementLevel.MANDATORY)
     check = _resource_check(rule)

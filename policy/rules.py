@@ -37,7 +37,7 @@ class PolicyLimits:
 class Facts:
     """Facts of a stack and its config. None: unknown.
 
-    `asks_hourly_usd`: the maximum cost by its config. `asks_countries`, `asks_hosting`: from its config and query.
+    `config_hourly_usd`: the maximum cost by its config. `config_countries`, `config_hosting`: from its config and query.
     `flags`: vLLM flags of its config; `revision`: the model's, "" for the newest. `offers`: Vast.ai's fields of
     candidates, or of the rented machine; `machines`: number of machines at once, replicas times hedge. `validated`:
     whether a validation with golden pairs covers the instance.
@@ -50,9 +50,9 @@ class Facts:
     label: str | None = None
     disk_gb: float | None = None
     validated: bool | None = None
-    asks_hourly_usd: float | None = None
-    asks_countries: Sequence[str] | None = None
-    asks_hosting: str | None = None
+    config_hourly_usd: float | None = None
+    config_countries: Sequence[str] | None = None
+    config_hosting: str | None = None
     flags: Sequence[str] | None = None
     revision: str | None = None
     offers: Sequence[Mapping[str, Any]] = ()
@@ -69,7 +69,7 @@ class Rule:
     condition that excludes refused offers, for a number of machines."""
 
     name: str
-    asks: str
+    summary: str
     remedy: str
     judge: Judge
     limit: str = ""
@@ -97,7 +97,7 @@ RULES: list[Rule] = []  # in the order of the functions below
 def rule(
     remedy: str, *, limit: str = "", demands: Callable[[PolicyLimits, int], Demand] | None = None
 ) -> Callable[[Judge], Judge]:
-    """Register a function that returns a problem as a rule: with its name, and its docstring as the demand."""
+    """Register a function that returns a problem as a rule: with its name, and its docstring as the summary."""
 
     def register(judge: Judge) -> Judge:
         name = judge.__name__.replace("_", "-")
@@ -118,8 +118,8 @@ def rule(
 def hourly_price(facts: Facts, limits: PolicyLimits) -> str | None:
     """The stack costs no more per hour than max_hourly_usd of policy/limits.yaml."""
     allowed = limits.max_hourly_usd or 0.0
-    if facts.asks_hourly_usd is not None and facts.asks_hourly_usd > allowed:
-        return f"the config lets the stack cost ${facts.asks_hourly_usd:g}/h; ${allowed:g}/h is allowed"
+    if facts.config_hourly_usd is not None and facts.config_hourly_usd > allowed:
+        return f"the config lets the stack cost ${facts.config_hourly_usd:g}/h; ${allowed:g}/h is allowed"
     factor = f"{facts.machines} x " if facts.machines > 1 else ""
     for offer in facts.offers:
         if (price := float(offer.get("dph_total") or 0.0)) * facts.machines > allowed:
@@ -154,7 +154,7 @@ def no_bid(facts: Facts, _limits: PolicyLimits) -> str | None:
 def countries(facts: Facts, limits: PolicyLimits) -> str | None:
     """The machine is in one of the countries of policy/limits.yaml."""
     allowed = ", ".join(limits.countries)
-    refused = [code for code in facts.asks_countries or () if code.upper() not in limits.countries]
+    refused = [code for code in facts.config_countries or () if code.upper() not in limits.countries]
     if refused:
         return f"the config asks for {', '.join(refused)}; {allowed} are allowed"
     for offer in facts.offers:
@@ -171,8 +171,8 @@ def countries(facts: Facts, limits: PolicyLimits) -> str | None:
 )
 def hosting(facts: Facts, limits: PolicyLimits) -> str | None:
     """The host is of the kind `hosting` of policy/limits.yaml."""
-    if facts.asks_hosting not in (None, "", limits.hosting):
-        return f"the config asks for {facts.asks_hosting} hosts; {limits.hosting} is required"
+    if facts.config_hosting not in (None, "", limits.hosting):
+        return f"the config asks for {facts.config_hosting} hosts; {limits.hosting} is required"
     for offer in facts.offers:
         if offer.get("hosting_type") != DATACENTER:
             return f"{_machine(offer)} is not in a datacenter, according to Vast.ai"

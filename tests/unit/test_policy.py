@@ -26,11 +26,11 @@ CASES = {
     "hourly-price": (
         PolicyLimits(max_hourly_usd=0.5),
         [
-            (Facts(asks_hourly_usd=0.6), r"lets the stack cost \$0.6/h; \$0.5/h is allowed"),
+            (Facts(config_hourly_usd=0.6), r"lets the stack cost \$0.6/h; \$0.5/h is allowed"),
             (Facts(offers=[SWEDEN], machines=2), r"RTX 4090 on machine 7 costs 2 x \$0.4000/h"),
             (Facts(offers=[SWEDEN, SWEDEN | {"dph_total": 0.51, "machine_id": 8}]), "machine 8"),
         ],
-        [Facts(), Facts(asks_hourly_usd=0.5), Facts(offers=[SWEDEN])],
+        [Facts(), Facts(config_hourly_usd=0.5), Facts(offers=[SWEDEN])],
     ),
     "pinned-image": (
         PolicyLimits(rules=("pinned-image",)),
@@ -60,20 +60,20 @@ CASES = {
     "countries": (
         PolicyLimits(countries=("SE", "NO")),
         [
-            (Facts(asks_countries=["SE", "us"]), "the config asks for us; SE, NO are allowed"),
+            (Facts(config_countries=["SE", "us"]), "the config asks for us; SE, NO are allowed"),
             (Facts(offers=[SWEDEN, {"machine_id": 8, "geolocation": "Texas, US"}]), "machine 8 is in US"),
             (Facts(offers=[{"machine_id": 9}]), "machine 9 is in an unknown country"),
         ],
-        [Facts(), Facts(asks_countries=["se"]), Facts(offers=[SWEDEN])],
+        [Facts(), Facts(config_countries=["se"]), Facts(offers=[SWEDEN])],
     ),
     "hosting": (
         PolicyLimits(hosting="datacenter"),
         [
-            (Facts(asks_hosting="private"), "asks for private hosts; datacenter is required"),
+            (Facts(config_hosting="private"), "asks for private hosts; datacenter is required"),
             (Facts(offers=[SWEDEN | {"hosting_type": 0}]), "machine 7 is not in a datacenter"),
             (Facts(offers=[{"machine_id": 9}]), "machine 9 is not in a datacenter"),
         ],
-        [Facts(), Facts(asks_hosting=""), Facts(asks_hosting="datacenter"), Facts(offers=[SWEDEN])],
+        [Facts(), Facts(config_hosting=""), Facts(config_hosting="datacenter"), Facts(offers=[SWEDEN])],
     ),
     "label": (
         PolicyLimits(rules=("label",)),
