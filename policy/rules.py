@@ -37,7 +37,7 @@ class PolicyLimits:
 class Facts:
     """Facts of a stack and its config. None: unknown.
 
-    `config_hourly_usd`: the maximum cost by its config. `config_countries`, `config_hosting`: from its config and query.
+    `config_hourly_usd`: maximum cost by the config; `config_countries`, `config_hosting`: from the config and query.
     `flags`: vLLM flags of its config; `revision`: the model's, "" for the newest. `offers`: Vast.ai's fields of
     candidates, or of the rented machine; `machines`: number of machines at once, replicas times hedge. `validated`:
     whether a validation with golden pairs covers the instance.
