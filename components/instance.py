@@ -375,8 +375,6 @@ class InstanceProvider(VastProvider):
 
 
 class Instance(VastResource, InstanceOutputs, name="Instance"):
-    """A serving instance."""
-
     def __init__(self, name: str, args: InstanceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         secret = ("env", "stack_secret", "image_login", "ca_private_key")
         super().__init__(InstanceProvider(), name, args, opts, secret)

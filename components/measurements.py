@@ -36,7 +36,6 @@ def read_rates(path: Path = FILE) -> Measured:
 
 
 def rates_of_model(model: str, path: Path = FILE) -> dict[str, float]:
-    """Return pairs/s of a model by GPU. Raises ConfigError."""
     return {gpu: rates[model] for gpu, rates in read_rates(path).items() if model in rates}
 
 

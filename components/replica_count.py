@@ -39,5 +39,4 @@ def read_with_retries(read: Callable[[], T], *, sleep: Callable[[float], None] =
 
 
 def count_replicas(outputs: Mapping[str, Any]) -> int | None:
-    """Return the number of replicas in a stack's outputs; None without the output."""
     return None if outputs.get(OUTPUT) is None else len(outputs[OUTPUT])

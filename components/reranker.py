@@ -40,7 +40,6 @@ class Common:
 
 
 def server_launch(settings: Settings) -> Launch:
-    """Return the launch of each server of a stack, without keys."""
     config = settings.config
     return plan_launch(
         settings.model,
@@ -58,7 +57,6 @@ def server_launch(settings: Settings) -> Launch:
 
 
 def declare_server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) -> Instance:
-    """Declare the instance of replica number `index`."""
     settings, config, launch = common.settings, common.settings.config, common.launch
     key_name = key_env(guard=config.guard)
     user_env = {name: pulumi.Output.secret(value) for name, value in configured_env(config).items()}

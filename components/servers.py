@@ -36,7 +36,6 @@ class Server:
         return [structure(cls, server) for server in raw or ()]
 
     def own_key(self, stack_secret: str) -> str:
-        """Return the management key of this server only."""
         return own_key(stack_secret, self.nonce)
 
 

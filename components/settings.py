@@ -64,7 +64,6 @@ class Settings:
     replicas: int
 
     def search(self) -> Search:
-        """Return the search for the servers' machines."""
         return Search(
             query=self.config.query,
             constraints=self.constraints,

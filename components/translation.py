@@ -115,7 +115,6 @@ class InstanceOutputs:
 
 
 def outputs(props: Mapping[str, Any], declared: Declared, rented: Rented) -> dict[str, Any]:
-    """Return all outputs of a serving instance."""
     contract, candidate, probe = rented.contract, rented.candidate, declared.probe
     return {
         **input_outputs(props, declared, contract.label),
@@ -145,7 +144,6 @@ def outputs(props: Mapping[str, Any], declared: Declared, rented: Rented) -> dic
 
 
 def summaries(candidates: Sequence[Candidate], bid: Bid | None) -> list[dict[str, Any]]:
-    """Return the best offers for a policy pack."""
     return [item.summary() | ({"bid_usd": bid.on(item.offer)} if bid else {}) for item in candidates[:MAX_SUMMARIES]]
 
 

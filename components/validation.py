@@ -48,8 +48,6 @@ class RerankValidationArgs:
 
 
 class RerankValidationProvider(VastProvider):
-    """Runs the checks on create and on update."""
-
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         return DiffResult(changes=has_changed(olds, news, COMMON))

@@ -39,7 +39,6 @@ def load_limits(stack: str, path: Path = FILE) -> PolicyLimits:
 
 
 def parse(entry: Mapping[str, Any]) -> PolicyLimits:
-    """Return the limits of an entry. Raises ValueError with the key."""
     limits = structure(PolicyLimits, entry, exact=True)
     for key in ("max_hourly_usd", "max_disk_gb"):
         if (value := getattr(limits, key)) is not None and not value > 0:

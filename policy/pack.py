@@ -28,7 +28,6 @@ from policy.rules import RULES, Facts, Rule
 
 
 def policies() -> list[Policy]:
-    """Return one mandatory policy for each rule."""
     return [_policy(rule) for rule in RULES]
 
 
