@@ -1,4 +1,4 @@
-"""The stack, as a table of contents: config -> RerankerFleet -> outputs."""
+"""The Pulumi program of a stack: config -> RerankerFleet -> outputs."""
 
 import datetime
 import os
@@ -16,9 +16,9 @@ from components.replica_count import present_replicas
 from components.settings import emulator_hub_reachable, load
 from components.state_folder import room_problem, state_folder
 from components.vllm.catalog import load_catalog
-from policy.limits import limits_of
+from policy.limits import load_limits
 
-ERROR_WAS_SHOWN = 32  # to Pulumi's language host: nothing is to be added about an error without a handler
+ERROR_WAS_SHOWN = 32  # tells Pulumi's language host that the error is already reported
 
 state = state_folder(os.environ, Path())
 if problem := room_problem(state) if state else "":
@@ -31,7 +31,7 @@ try:
         stack_config(),
         load_catalog(),
         hub_reachable=emulator_hub_reachable,
-        limits=limits_of(pulumi.get_stack()),
+        limits=load_limits(pulumi.get_stack()),
         in_clear=keys_in_clear(),
         misplaced=misplaced_keys(get_config_env(), pulumi.get_project()),
         present=present_replicas,
@@ -43,13 +43,13 @@ except (VastRerankerError, ValueError) as error:
 fleet = RerankerFleet("reranker", settings)
 
 
-def of_first(output: str) -> object:
-    """Return an output of the first replica, None where there is none; those of the others are in `replicas`."""
+def first_replica(output: str) -> object:
+    """Return an output of the first replica, or None without replicas; `replicas` has the outputs of all."""
     return getattr(fleet.replicas[0], output) if fleet.replicas else None
 
 
-def as_date(epoch_s: Any) -> str | None:
-    """Return seconds since the epoch as people and programs read a time, in UTC."""
+def to_utc(epoch_s: Any) -> str | None:
+    """Return seconds since the epoch as ISO 8601 in UTC."""
     return datetime.datetime.fromtimestamp(epoch_s, datetime.UTC).isoformat(timespec="seconds") if epoch_s else None
 
 
@@ -65,12 +65,12 @@ pulumi.export("hourly_cost_usd", fleet.hourly_cost_usd())
 pulumi.export("monthly_cost_usd", fleet.monthly_cost_usd())
 pulumi.export("curl", fleet.curl())
 pulumi.export("validation", fleet.validation.summary)
-pulumi.export("ip", of_first("ip"))
-pulumi.export("port", of_first("port"))
-pulumi.export("instance_id", of_first("instance_id"))
-pulumi.export("machine_id", of_first("machine_id"))
-pulumi.export("gpu", of_first("gpu"))
-pulumi.export("bandwidth_cost_usd_gb", of_first("bandwidth_cost_usd_gb"))
-pulumi.export("pull_cost_usd", of_first("pull_cost_usd"))
-pulumi.export("certificate_expires_at", pulumi.Output.from_input(of_first("certificate_expires_at")).apply(as_date))
-pulumi.export("rejected_machines", of_first("rejected_machines"))
+pulumi.export("ip", first_replica("ip"))
+pulumi.export("port", first_replica("port"))
+pulumi.export("instance_id", first_replica("instance_id"))
+pulumi.export("machine_id", first_replica("machine_id"))
+pulumi.export("gpu", first_replica("gpu"))
+pulumi.export("bandwidth_cost_usd_gb", first_replica("bandwidth_cost_usd_gb"))
+pulumi.export("pull_cost_usd", first_replica("pull_cost_usd"))
+pulumi.export("certificate_expires_at", pulumi.Output.from_input(first_replica("certificate_expires_at")).apply(to_utc))
+pulumi.export("rejected_machines", first_replica("rejected_machines"))

@@ -1,1 +1,1 @@
-"""The parts of the stack: resources that Pulumi sees, the guard, and libraries without Pulumi: vast, vllm, caddy."""
+"""The parts of the stack: Pulumi resources, the guard, and libraries without Pulumi: vast, vllm, caddy."""

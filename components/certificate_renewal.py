@@ -1,7 +1,7 @@
-"""Another certificate for a running server, for the private key that it has. Called by an Instance's update.
+"""Renews the certificate of a running server and keeps its private key. Called by an Instance's update.
 
-The server is recognised by its own name in the certificate that it shows, also after a move. It takes the new one on a
-route of the guard, which asks for the server's own key.
+The server is identified by the name in its current certificate, also after a move. The guard accepts the new
+certificate on one route, with the server's own key.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ TIMEOUT_S = 15.0
 
 
 def renew_certificate(ip: str, port: int, spec: Spec, nonce: str) -> int:
-    """Sign a certificate for a server's own key, this IP and its own name, and have the server show it; return when it
-    ends, in seconds since the epoch. Raises ServerUnreachable, ServerError."""
-    where, name = f"https://{ip}:{port}{spec.certificate_path}", server_name(nonce)
-    if spec.authority is None or (shown := fetch_certificate(ip, port, spec.authority.certificate, name)) is None:
-        raise ServerUnreachable(f"{where}: no certificate of {name} is shown there, so none is renewed")
-    pem = spec.authority.renew(shown.certificate, ip, name)
+    """Sign a certificate for a server's key, this IP and the server's name, and install it; return its end, in seconds
+    since the epoch. Raises ServerUnreachable, ServerError."""
+    url, name = f"https://{ip}:{port}{spec.certificate_path}", server_name(nonce)
+    if spec.authority is None or (current := fetch_certificate(ip, port, spec.authority.certificate, name)) is None:
+        raise ServerUnreachable(f"{url}: the server presents no certificate of {name}, so none is renewed")
+    pem = spec.authority.renew(current.certificate, ip, name)
     send = HttpTransport(ca=spec.authority.certificate, server_name=name)
     key = spec.env_for(nonce).get(spec.key_env, "")
     try:
-        answer = send("PUT", where, body=pem.encode(), headers=bearer(key), timeout_s=TIMEOUT_S, max_bytes=1 << 16)
+        answer = send("PUT", url, body=pem.encode(), headers=bearer(key), timeout_s=TIMEOUT_S, max_bytes=1 << 16)
     except Unanswered as error:
-        raise ServerUnreachable(f"{where}: the new certificate was sent, but {error}") from None
+        raise ServerUnreachable(f"{url}: the new certificate was sent, but {error}") from None
     if answer.status != 200:
-        text = f"{where} takes no new certificate: HTTP {answer.status}: {excerpt(answer.message(), [key])}"
-        raise ServerError(text, status=answer.status)
+        reason = f"HTTP {answer.status}: {excerpt(answer.message(), [key])}"
+        raise ServerError(f"{url} refuses the new certificate: {reason}", status=answer.status)
     return expiry(pem)

@@ -1,6 +1,6 @@
-"""The clients of a stack by name: each one's key, made from the stack's secret, and its bounds. Pure.
+"""The named clients of a stack: their keys, derived from the stack's secret, and their limits. Pure.
 
-Called by RerankerFleet; ClientKeys tells the servers' guards of them, the Gateway lets them in.
+Called by RerankerFleet. ClientKeys sends the clients to the servers' guards, the Gateway checks their keys.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from components.vast.identity import own_key
 
 @dataclass(frozen=True)
 class Client:
-    """A key by which a client comes in, with the bounds of its name; see components.guard.keys."""
+    """A client's key and the limits of its name; see components.guard.keys."""
 
     name: str
     key: str = field(default="", repr=False)
@@ -27,27 +27,27 @@ class Client:
     routes: tuple[str, ...] | None = None
 
     def entry(self) -> Key:
-        """Return what a guard is told; without the key, that a gateway may name this client."""
+        """Return the guard's record of this client; without a digest only a gateway may name the client."""
         digest = sha256(self.key.encode()).hexdigest() if self.key else ""
         return Key(self.name, digest, self.expires_at, self.requests_per_s, self.pairs_per_min, self.routes)
 
 
-def named_clients(asked: Mapping[str, ClientOptions], stack_secret: str) -> list[Client]:
-    """Return the keys of all names, of each the current one first."""
-    found = []
-    for name, one in asked.items():
-        ends_at = None
-        if one.expires:
-            ends_at = datetime.datetime.combine(one.expires, datetime.time(), datetime.UTC).timestamp()
-        for number in (one.generation, one.generation - 1)[: 2 if one.keep_previous else 1]:
-            # a server's own key is made of a nonce, which has no slash
+def named_clients(options_by_name: Mapping[str, ClientOptions], stack_secret: str) -> list[Client]:
+    """Return the keys of all names, the current key of each name first."""
+    clients = []
+    for name, options in options_by_name.items():
+        day = options.expires
+        ends_at = datetime.datetime.combine(day, datetime.time(), datetime.UTC).timestamp() if day else None
+        for number in (options.generation, options.generation - 1)[: 2 if options.keep_previous else 1]:
+            # a server's own key is made from a nonce, which has no slash
             key = own_key(stack_secret, f"client/{name}/{number}")
-            found.append(Client(name, key, ends_at, one.requests_per_s, one.pairs_per_min, one.routes or None))
-    return found
+            limits = options.requests_per_s, options.pairs_per_min, options.routes or None
+            clients.append(Client(name, key, ends_at, *limits))
+    return clients
 
 
-def valid_at_servers(named: Sequence[Client], unnamed: Sequence[str], *, direct: bool) -> list[Client]:
-    """Return what the servers' guards are told: all keys; behind a gateway (not `direct`) only the names."""
+def guard_clients(named: Sequence[Client], unnamed: Sequence[str], *, direct: bool) -> list[Client]:
+    """Return the clients for the servers' guards: all keys; behind a gateway (not `direct`) only the names."""
     if direct:
         return [*(Client(DEFAULT, key) for key in unnamed if key), *named]
-    return list({one.name: replace(one, key="") for one in named}.values())
+    return list({client.name: replace(client, key="") for client in named}.values())

@@ -1,4 +1,4 @@
-"""The settings of the component that programs in other languages use: its arguments, and its program's config.
+"""Settings of the component that programs in other languages use, from its arguments and its program's config.
 
 Called by package/__main__.py. The arguments are the keys of components.config that hold no secret, see package/args.py.
 """
@@ -14,24 +14,24 @@ from components.program_config import keys_in_clear, stack_config
 from components.settings import Settings, emulator_hub_reachable, load
 from components.vllm.catalog import load_catalog
 
-# Keys that the provider's process or ops read by themselves: they are given no arguments, but the program's config.
+# The provider's process and ops read these keys from the program's config, so they are no arguments.
 FROM_CONFIG = ("emulator", "timeouts", "notify")
-# Keys of a stack of this project alone: `ops scale` sizes no component, whose `replicas` is a number.
+# Keys for `ops scale`, which scales only stacks of this project; `replicas` of a component is a number.
 OF_STACKS = ("schedule",)
 
 
 def component_settings(args: Mapping[str, Any]) -> Settings:
-    """Return what a component of these arguments wants.
+    """Return the settings of a component with these arguments.
 
-    Secrets, `emulator`, `timeouts` and `notify` are config keys of the program that uses it, in its own namespace.
-    Raises ConfigError with every problem found.
+    Secrets, `emulator`, `timeouts` and `notify` come from the config of the program, in its own namespace.
+    Raises ConfigError with all problems.
     """
-    raw = merged(args, stack_config())
+    raw = merge_config(args, stack_config())
     return load(raw, load_catalog(), hub_reachable=emulator_hub_reachable, in_clear=keys_in_clear())
 
 
-def merged(args: Mapping[str, Any], config: Mapping[str, str]) -> dict[str, str]:
-    """Return arguments and those of the config's keys that are no arguments, as config is given to a program."""
+def merge_config(args: Mapping[str, Any], config: Mapping[str, str]) -> dict[str, str]:
+    """Return the arguments and the config keys that are no arguments, as texts like those of a program's config."""
     raw = {key: _as_text(value) for key, value in args.items()}
     for key in (*FROM_CONFIG, *secret_keys()):
         group, _, inner = key.rpartition(".")

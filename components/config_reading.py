@@ -1,4 +1,4 @@
-"""A stack's config read into its model, and every wrong value named with what is accepted. Pure.
+"""Reads a stack's config into its model; lists each wrong value with the accepted ones. Pure.
 
 Called by components.settings and ops.scale.
 """
@@ -14,38 +14,38 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from components.config import YAML_WORD, Config, groups
-from components.config_keys import Keys, each_of, groups_of, has_secret, is_list, is_map, kind_of
+from components.config_keys import Keys, describe_type, groups_of, has_secret, is_list, is_map, value_model
 
 
 def read(raw: Mapping[str, str]) -> tuple[Config, list[str]]:
-    """Return the config of a stack and what is wrong with it, a key a line; a wrong value is then its default.
+    """Return the config of a stack and its problems, one line for each key. A wrong value is replaced by its default.
 
-    `raw`: by key as Pulumi gives it to a program, so lists and objects are JSON text.
+    `raw`: the values as Pulumi passes them to a program; lists and objects are JSON text.
     """
     values: dict[str, Any] = {}
     problems = []
     for key, text in raw.items():
-        kind = _given_as_json(key)
+        kind = _json_kind(key)
         try:
             values[key] = json.loads(text or "null") if kind else text
         except ValueError:
             problems.append(f"{key}: is not {kind}")
             continue
-        if each_of(Config.model_fields.get(key)) and isinstance(values[key], dict):  # a name may stand there alone
-            values[key] = {name: {} if one is None else one for name, one in values[key].items()}
+        if value_model(Config.model_fields.get(key)) and isinstance(values[key], dict):  # a name without a value
+            values[key] = {name: {} if value is None else value for name, value in values[key].items()}
     values = _without_empty(values)
     while True:
         try:
             return Config.model_validate(values), problems
         except ValidationError as error:
             for detail in error.errors(include_url=False):
-                if (problem := _problem(detail)) not in problems:  # a union names each of its members
+                if (problem := _problem(detail)) not in problems:  # a union reports each of its members
                     problems.append(problem)
                 _drop(values, detail["loc"])
 
 
-def _given_as_json(key: str) -> str:
-    """Return what a key's JSON has to be, "" for a key that is given as plain text."""
+def _json_kind(key: str) -> str:
+    """Return the accepted JSON type of a key; "" for a key with plain text."""
     if group := groups().get(key):
         return f"{group.also} or an object" if group.also else "an object"
     if (field := Config.model_fields.get(key)) is None:
@@ -55,31 +55,30 @@ def _given_as_json(key: str) -> str:
 
 def _without_empty(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_empty(one) for key, one in value.items() if one is not None and str(one).strip() != ""}
+        items = value.items()
+        return {key: _without_empty(item) for key, item in items if item is not None and str(item).strip() != ""}
     return value
 
 
 def _drop(values: dict[str, Any], loc: tuple[int | str, ...]) -> None:
-    """Remove a wrong value; of a list, the whole of it."""
+    """Remove a wrong value; a list with a wrong item is removed completely."""
     key = str(loc[0])
-    inside = values.get(key)
-    if len(loc) > 1 and key in groups() and isinstance(inside, dict) and loc[1] in inside:
-        del inside[loc[1]]
+    group = values.get(key)
+    if len(loc) > 1 and key in groups() and isinstance(group, dict) and loc[1] in group:
+        del group[loc[1]]
     else:
         values.pop(key, None)
 
 
 def _problem(detail: ErrorDetails) -> str:
-    path = [str(one) for one in detail["loc"]]
+    path = [str(part) for part in detail["loc"]]
     model: type[Keys] = Config
     depth = 1
     while depth < len(path):
-        if inner := groups_of(model).get(path[depth - 1]):
+        name, in_value = path[depth - 1], path[depth + 1 :][:1] not in ([], ["[key]"])
+        if inner := groups_of(model).get(name):
             model, depth = inner, depth + 1
-        elif (inner := each_of(model.model_fields.get(path[depth - 1]))) and path[depth + 1 :][:1] not in (
-            [],
-            ["[key]"],
-        ):
+        elif in_value and (inner := value_model(model.model_fields.get(name))):
             model, depth = inner, depth + 2
         else:
             break
@@ -89,8 +88,8 @@ def _problem(detail: ErrorDetails) -> str:
         near = difflib.get_close_matches(name, model.model_fields, 1)
         return f"{key}: is not a config key" + (f"; did you mean {near[0]}?" if near else "")
     if detail["type"] == "missing":
-        return f"{key}: is not given; accepted: {kind_of(field)}"
-    shown = "(it is not shown)" if has_secret(field) else repr(detail["input"])
+        return f"{key}: is not given; accepted: {describe_type(field)}"
+    value = "(it is not shown)" if has_secret(field) else repr(detail["input"])
     hint = YAML_WORD if isinstance(detail["input"], bool) and detail["type"] == "string_type" else ""
-    accepted = detail["msg"] if detail["type"] == "form" else f"accepted: {kind_of(field)}"
-    return f"{key}: is {shown}; {accepted}{hint}"
+    accepted = detail["msg"] if detail["type"] == "form" else f"accepted: {describe_type(field)}"
+    return f"{key}: is {value}; {accepted}{hint}"

@@ -1,7 +1,7 @@
-"""The files that a container gets beside its command: the guard, and a model's chat template. Called by vllm.launch.
+"""The files of a container besides its command: the guard and a model's chat template. Called by vllm.launch.
 
-States and labels hold digests of their sources. A file is packed into the environment when an instance is rented, so
-that another Python or zlib, which packs the same text into other bytes, replaces nothing.
+States and labels contain digests of the sources. A file is packed into the environment when an instance is rented.
+So another Python or zlib, which packs the same text into other bytes, causes no replacement.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TEMPLATE_FILE = "chat_template.jinja"
 ENV_PREFIX = "FILES_"
 MAX_FILES = 2
 DIGEST_CHARS = 12
-# What bash hands to the container's python3: writes each file to the folder $files, and into the guard's in it.
+# The container's boot script passes this to python3: it writes the files to the folder $files and its guard folder.
 UNPACK = f"""import base64,json,os,zlib
 e=os.environ
 os.makedirs(e["files"]+"/{GUARD}",exist_ok=True)
@@ -33,14 +33,14 @@ for i in range({MAX_FILES}):
 
 
 def digests(names: Iterable[str]) -> dict[str, str]:
-    """Return what a state keeps of these files: name -> 12 hex digits that change with the text."""
+    """Return the digests for the state by file name: 12 hex digits that change with the text."""
     return {name: hashlib.sha256(_content(name)).hexdigest()[:DIGEST_CHARS] for name in names}
 
 
 def packed_env(files: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment that carries these files, given by name with the digests that they must have.
+    """Return the environment variables with these files. `files`: their names and expected digests.
 
-    Raises ConfigError where a source was edited since: the container would not run what its label says.
+    Raises ConfigError if a source has changed: the container would not match its label.
     """
     if digests(files) != dict(files):
         raise ConfigError([f"{' or '.join(files)} was edited while this `up` ran: run it again"])
@@ -52,7 +52,7 @@ def packed_env(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def _content(name: str) -> bytes:
-    """Return files by their paths in the container, in JSON: the guard's modules, or a model's chat template."""
+    """Return JSON of texts by path in the container: the guard's modules, or a model's chat template."""
     if name == GUARD:
         paths = sorted(GUARD_FOLDER.glob("*.py"))
         files = {f"{GUARD}/{path.name}": path.read_text(encoding="utf-8") for path in paths}
@@ -60,6 +60,6 @@ def _content(name: str) -> bytes:
         from components.vllm.catalog import load_catalog  # noqa: PLC0415 - a plugin needs it only to rent
 
         template = load_catalog().model(name).chat_template or ""
-        # a text file ends in a newline, which Jinja drops again
+        # Jinja drops the newline at the end
         files = {TEMPLATE_FILE: template.removesuffix("\n") + "\n"}
     return json.dumps(files).encode()

@@ -1,4 +1,4 @@
-"""Keys and the certificate authority that the stack makes once and keeps as secrets. Used by the Reranker component."""
+"""Keys and the certificate authority of a stack, created once and stored as secrets. Used by RerankerFleet."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from components.vast.identity import FIXED_LEAF_DAYS, Authority, expiry, signing
 
 KEY_BYTES = 32
 DAY_S = 86400.0
-# An authority signs until what it signs would outlast it; so long before, clients get the next one to trust beside it.
+# An authority stops signing before a certificate could outlive it.
 SWITCH_BEFORE_S = (FIXED_LEAF_DAYS + 3) * DAY_S
-OVERLAP_S = 90 * DAY_S
+OVERLAP_S = 90 * DAY_S  # clients trust the next authority for this time before it signs
 
 
 class ApiKeyProvider(ResourceProvider):
-    """Makes a random key; needs no API, and keeps the key until its generation changes."""
+    """Makes a random key without any API; the key changes only with its generation."""
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult(secrets.token_hex(4), {**props, "value": secrets.token_hex(KEY_BYTES), "previous": ""})
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        forget = bool(olds.get("previous")) and not news.get("keep_previous")
-        return DiffResult(changes=_generation(olds) != _generation(news) or forget)
+        drop_previous = bool(olds.get("previous")) and not news.get("keep_previous")
+        return DiffResult(changes=_generation(olds) != _generation(news) or drop_previous)
 
     def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
         value, previous = olds["value"], olds.get("previous") or ""
@@ -39,9 +39,9 @@ class ApiKeyProvider(ResourceProvider):
 
 
 class ApiKey(VastResource, name="ApiKey"):
-    """An API key: `value`, 64 hex digits, secret in state; `previous` is the one before, or empty.
+    """An API key: `value`, 64 hex digits, secret in state; `previous` is the previous key, or empty.
 
-    Another `generation` makes another key; `keep_previous` says whether the one before stays on record.
+    A new `generation` makes a new key; with `keep_previous` the previous key stays in the state.
     """
 
     value: pulumi.Output[str]
@@ -55,68 +55,65 @@ class ApiKey(VastResource, name="ApiKey"):
 
 
 class CertificateAuthorityProvider(ResourceProvider):
-    """Makes a certificate authority, and the next one long before it ends: clients trust both before that one signs."""
+    """Makes a certificate authority, and long before its end the next one: clients trust it before it signs."""
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        return CreateResult(secrets.token_hex(4), founded(props, time.time()))
+        return CreateResult(secrets.token_hex(4), new_authority(props, time.time()))
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """Its name is a name only, and stays as it was where the stack is renamed."""
+        """Ignore the name: it stays the same when the stack is renamed."""
         return DiffResult(changes=bool(authority_step(olds, news, time.time())))
 
     def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        return UpdateResult(stepped(olds, news, time.time()))
+        return UpdateResult(advance_authority(olds, news, time.time()))
 
 
-def founded(props: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """Return the outputs of an authority that is new. `next`: the one that will sign; `trusted`: those that did."""
-    return {**props, **_made(props, now), "next": {}, "trusted": []}
+def new_authority(props: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """Return the outputs of a new authority. `next`: the authority that signs later; `trusted`: earlier authorities."""
+    return {**props, **_make(props, now), "next": {}, "trusted": []}
 
 
 def authority_step(
     olds: Mapping[str, Any], news: Mapping[str, Any], now: float
 ) -> Literal["", "announce", "switch", "forget"]:
-    """Return what is due: to have the next authority trusted, to sign with it, to forget the one before."""
-    left_s = float(olds.get("expires_at") or 0.0) - now
-    if not {*(news.get("permitted") or ())} <= {*(olds.get("permitted") or ())}:
-        return "switch"  # what is to be signed now, this one may not sign
-    if left_s < SWITCH_BEFORE_S:
+    """Return the due step: publish the next authority, sign with it, or remove ended authorities."""
+    remaining_s = float(olds.get("expires_at") or 0.0) - now
+    may_sign = {*(news.get("permitted") or ())} <= {*(olds.get("permitted") or ())}
+    if not may_sign or remaining_s < SWITCH_BEFORE_S:
         return "switch"
-    if left_s < SWITCH_BEFORE_S + OVERLAP_S and not olds.get("next"):
+    if remaining_s < SWITCH_BEFORE_S + OVERLAP_S and not olds.get("next"):
         return "announce"
-    ended = [one for one in olds.get("trusted") or () if float(one["expires_at"]) < now]
-    return "forget" if ended else ""
+    return "forget" if any(float(ca["expires_at"]) < now for ca in olds.get("trusted") or ()) else ""
 
 
-def stepped(olds: Mapping[str, Any], news: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """Return the outputs after what is due. `certificate`: the one that signs, then what clients trust besides."""
+def advance_authority(olds: Mapping[str, Any], news: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """Return the outputs after the due step. `certificate`: the signing one first, then the other trusted ones."""
     step, outs = authority_step(olds, news, now), {**olds, **news, "common_name": olds["common_name"]}
-    signs = {key: olds[key] for key in ("certificate", "private_key", "expires_at", "permitted")}
-    signs["certificate"] = signing_certificate(signs["certificate"])
-    following, trusted = olds.get("next") or {}, [one for one in olds.get("trusted") or () if one["expires_at"] > now]
+    signer = {key: olds[key] for key in ("certificate", "private_key", "expires_at", "permitted")}
+    signer["certificate"] = signing_certificate(signer["certificate"])
+    successor, trusted = olds.get("next") or {}, [ca for ca in olds.get("trusted") or () if ca["expires_at"] > now]
     if step == "announce":
-        following = _made(news, now)
+        successor = _make(news, now)
     elif step == "switch":
-        trusted.append({key: signs[key] for key in ("certificate", "expires_at")})
-        wider = {*(news.get("permitted") or ())} - {*(olds.get("permitted") or ())}
-        signs, following = _made(news, now) if wider or not following else following, {}
-    also = [one["certificate"] for one in (following, *trusted) if one]
-    bundle = "".join(f"{one.strip()}\n" for one in (signs["certificate"], *also))
-    return {**outs, **signs, "certificate": bundle, "next": following, "trusted": trusted}
+        trusted.append({key: signer[key] for key in ("certificate", "expires_at")})
+        added = {*(news.get("permitted") or ())} - {*(olds.get("permitted") or ())}
+        signer, successor = _make(news, now) if added or not successor else successor, {}
+    bundle = "".join(f"{ca['certificate'].strip()}\n" for ca in (signer, successor, *trusted) if ca)
+    return {**outs, **signer, "certificate": bundle, "next": successor, "trusted": trusted}
 
 
-def _made(props: Mapping[str, Any], now: float) -> dict[str, Any]:
-    at = datetime.datetime.fromtimestamp(now, datetime.UTC)
-    made = Authority.make(props["common_name"], props.get("permitted") or (), now=at)
-    outs = {"certificate": made.certificate, "private_key": made.private_key, "expires_at": expiry(made.certificate)}
-    return outs | {"permitted": list(props.get("permitted") or ())}
+def _make(props: Mapping[str, Any], now: float) -> dict[str, Any]:
+    permitted = list(props.get("permitted") or ())
+    ca = Authority.make(props["common_name"], permitted, now=datetime.datetime.fromtimestamp(now, datetime.UTC))
+    outs = {"certificate": ca.certificate, "private_key": ca.private_key, "expires_at": expiry(ca.certificate)}
+    return outs | {"permitted": permitted}
 
 
 class CertificateAuthority(VastResource, name="CA"):
-    """The stack's own authority: `certificate` (PEM, public: what clients trust, the one that signs first),
-    `private_key` of that one (PEM, secret), `expires_at` of that one.
+    """The stack's own authority: `certificate` (PEM, public: all trusted certificates, the signing one first),
+    `private_key` (PEM, secret) and `expires_at` of the signing one.
 
-    `permitted`: what it may sign besides servers on the internet, see components.vast.identity.
+    `permitted`: names and addresses besides servers on the internet, see components.vast.identity.
     """
 
     certificate: pulumi.Output[str]
@@ -131,29 +128,29 @@ class CertificateAuthority(VastResource, name="CA"):
 
 
 class ServerCertificateProvider(ResourceProvider):
-    """Signs a certificate for servers whose names are known, and renews it before it ends."""
+    """Signs a certificate for servers with known names, and renews it before it ends."""
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        return CreateResult(secrets.token_hex(4), self._signed(props))
+        return CreateResult(secrets.token_hex(4), self._sign(props))
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """Say that another certificate is due: other names, another authority, or this one ends soon."""
-        due = float(olds.get("expires_at") or 0.0) - float(news.get("renew_before_d") or 30.0) * 86400
+        """A new certificate is due if the names or the authority change, or if this one ends soon."""
+        due = float(olds.get("expires_at") or 0.0) - float(news.get("renew_before_d") or 30.0) * DAY_S
         keys = ("names", "authority")
         return DiffResult(changes=time.time() >= due or any(olds.get(key) != news.get(key) for key in keys))
 
     def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        return UpdateResult(self._signed(news))
+        return UpdateResult(self._sign(news))
 
     @staticmethod
-    def _signed(props: dict[str, Any]) -> dict[str, Any]:
+    def _sign(props: dict[str, Any]) -> dict[str, Any]:
         authority = Authority(props["authority"]["certificate"], props["authority"]["private_key"])
         certificate, private_key = authority.issue(*props["names"]).pem()
         return {**props, "certificate": certificate, "private_key": private_key, "expires_at": expiry(certificate)}
 
 
 class ServerCertificate(VastResource, name="Certificate"):
-    """A certificate for a server that is not rented here: `certificate`, `private_key` (PEM, secret), `expires_at`."""
+    """A certificate for a server outside this stack: `certificate`, `private_key` (PEM, secret), `expires_at`."""
 
     certificate: pulumi.Output[str]
     private_key: pulumi.Output[str]

@@ -1,14 +1,14 @@
-"""Every error this project raises on purpose, in one tree; resources, ops and examples print their text as it is."""
+"""All errors that this project raises on purpose; resources, ops and examples print their texts unchanged."""
 
 from __future__ import annotations
 
 
 class VastRerankerError(Exception):
-    """Root of all errors raised on purpose. The text says what, which id, the last state and the next step."""
+    """Root of all errors raised on purpose. The text has the problem, the id, the last state and the next step."""
 
 
 class ConfigError(VastRerankerError):
-    """One or more values of the stack's config are unusable; every problem is listed, by config key."""
+    """The stack's config has unusable values; the text lists every problem by config key."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = list(problems)
@@ -16,19 +16,19 @@ class ConfigError(VastRerankerError):
 
 
 class StateError(VastRerankerError):
-    """The state could not be written, or is not one that this project writes."""
+    """The state cannot be written, or does not come from this project."""
 
 
 class VastError(VastRerankerError):
-    """Root of what can go wrong with the marketplace."""
+    """Root of errors of the marketplace."""
 
 
 class ApiUnreachable(VastError):
-    """No usable answer came from the API: connection refused, reset or timed out."""
+    """The API gives no usable answer: connection refused, reset or timed out."""
 
 
 class ApiError(VastError):
-    """The API answered with an error: HTTP status, Vast's `error` code and `msg`."""
+    """The API answers with an error: HTTP status, Vast's `error` code and `msg`."""
 
     def __init__(self, text: str, *, status: int, code: str = "") -> None:
         self.status = status
@@ -37,19 +37,19 @@ class ApiError(VastError):
 
 
 class AuthError(ApiError):
-    """The Vast key is missing, wrong, expired or lacks a scope. Never means that a resource is gone."""
+    """The Vast key is missing, wrong, expired or lacks a scope. It is no sign that a resource is gone."""
 
 
 class RateLimited(ApiError):
-    """429 after all waits that the client grants."""
+    """HTTP 429 after all retries of the client."""
 
 
 class OfferTaken(ApiError):
-    """The offer is no longer available (`no_such_ask`); another one may be."""
+    """The offer is no longer available (`no_such_ask`); try another offer."""
 
 
 class CreateFailed(ApiError):
-    """Renting was refused. `leaked_id` is the contract that Vast made anyway (a bid too low does that)."""
+    """Vast.ai refused to rent. `leaked_id`: the contract that it made nevertheless, for example for a low bid."""
 
     def __init__(self, text: str, *, status: int, code: str = "", leaked_id: int | None = None) -> None:
         self.leaked_id = leaked_id
@@ -57,23 +57,23 @@ class CreateFailed(ApiError):
 
 
 class MalformedAnswer(VastError):
-    """The body is not JSON, or lacks what it must have. Never read as an empty list or a missing instance."""
+    """The body is not JSON, or lacks required fields. It is no empty list and no missing instance."""
 
 
 class QueryError(VastError):
-    """The offer query cannot be parsed; the text has the position and what is accepted there."""
+    """The offer query cannot be parsed; the text has the position and the accepted input there."""
 
 
 class NoOffer(VastError):
-    """No offer satisfies the query; the text counts what each constraint removed and names the nearest miss."""
+    """No offer satisfies the query; the text counts the offers that each constraint removed and names the nearest."""
 
 
 class RentalFailed(VastError):
-    """No instance came of it, and nothing rented is left; the text says what happened to each candidate."""
+    """No instance was rented, and no rented instance is left; the text has the result of each candidate."""
 
 
 class DestroyFailed(RentalFailed):
-    """An instance could not be destroyed and may be billed; its id and the removing command are in the text."""
+    """An instance could not be destroyed and may be billed; the text has its id and a command that destroys it."""
 
     def __init__(self, text: str, *, instance_id: int) -> None:
         self.instance_id = instance_id
@@ -81,11 +81,11 @@ class DestroyFailed(RentalFailed):
 
 
 class Interrupted(VastError):
-    """The operation was interrupted, or the Pulumi CLI that asked for it has died: what was booting is destroyed."""
+    """The operation was interrupted, or the Pulumi CLI is gone. Booting instances are destroyed."""
 
 
 class ServingError(VastRerankerError):
-    """Root of what can go wrong with the server on an instance."""
+    """Root of errors of the server on an instance."""
 
 
 class ServerUnreachable(ServingError):
@@ -93,7 +93,7 @@ class ServerUnreachable(ServingError):
 
 
 class ServerError(ServingError):
-    """The server answered with an error; `status` and its own message are kept."""
+    """The server answers with an error; `message` is its own text."""
 
     def __init__(self, text: str, *, status: int, message: str = "") -> None:
         self.status = status
@@ -102,11 +102,11 @@ class ServerError(ServingError):
 
 
 class ValidationFailed(ServingError):
-    """A check failed; the text names the check, what it saw and what to do."""
+    """A check failed; the text has the check, the observed result and the next step."""
 
 
 class GatewayError(VastRerankerError):
-    """Root of what can go wrong with the gateway."""
+    """Root of errors of the gateway."""
 
 
 class CaddyUnreachable(GatewayError):
@@ -114,4 +114,4 @@ class CaddyUnreachable(GatewayError):
 
 
 class CaddyError(GatewayError):
-    """Caddy's admin API answered with an error; the config that was sent is not in the text."""
+    """Caddy's admin API answers with an error; the text does not contain the config."""

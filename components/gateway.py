@@ -1,7 +1,7 @@
-"""Gateway: one closed, encrypted address in front of some rerankers, as a resource. The balancing is Caddy's.
+"""Gateway: one protected, encrypted address in front of rerankers, as a resource. Caddy balances the requests.
 
-This file translates between Pulumi's verbs and `components.caddy`, where every decision is made. Where this resource
-depends on rerankers that are replaced, its update moves requests before Pulumi deletes the old ones (docs/gateway.md).
+This file translates between Pulumi's verbs and `components.caddy`, which makes the decisions. If rerankers are
+replaced, the gateway's update moves requests before Pulumi deletes the old rerankers (docs/gateway.md).
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from components.caddy.config import gateway_config
 from components.caddy.spec import Acme, GatewayPolicy, GatewaySpec, Upstream, problems
 from components.errors import CaddyUnreachable, GatewayError
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, VastResource, known, verb
+from components.plugin.verbs import VastProvider, VastResource, is_known, verb
 from components.readiness import Readiness
 from components.records import record, structure
 from components.vast.identity import fetch_certificate
 from components.vast.json_values import digest, same
 
 SECRETS = ("inbound_keys", "clients", "private_key", "upstreams", "retired", "admin_key", "hop_key")
-PATIENCE_S = 10.0  # for a Caddy that is just being restarted
+PATIENCE_S = 10.0  # for a restart of Caddy
 POLL_S = 0.5
 
 
 @dataclass
 class GatewayArgs:
-    """What the gateway listens on, who may come in, and where requests go.
+    """Listen address, access control and upstreams of the gateway.
 
-    `admin_url`: http://, https:// or unix:// address of the admin API of a Caddy that is this gateway's alone;
-    `admin_key`, `admin_ca` for one behind TLS and a key. `rented`: that Caddy goes with its machine, so nothing is left
-    to remove once it is gone. `site`, unique to the stack, names the server in Caddy's config.
-    `upstreams`: `Upstream` records or maps of the same keys, checked by `readiness`; their certificates are signed by
-    `upstream_ca` (PEM; empty for plain HTTP). `certificate` and `private_key` are PEM; without them the gateway speaks
-    plain HTTP, or with `acme` gets certificates itself, which `url` then has to show within `acme_timeout_s`, by
-    `ca_certificate` (PEM; empty for public CAs). `drain_timeout_s` bounds the wait for requests in
-    flight, and `settle_s` is for how long there must be none: one that has just come in is in no count yet.
-    `clients`, `client_ca`, `sockets`: see GatewaySpec; names of this gateway's own where it is empty.
+    `admin_url`: http://, https:// or unix:// address of the admin API of a Caddy that serves only this gateway;
+    `admin_key`, `admin_ca`: for an admin API behind TLS and a key. `rented`: Caddy ends with its machine, so a delete
+    needs no Caddy. `site`: unique to the stack, names the server in Caddy's config.
+    `upstreams`: `Upstream` records or maps with the same keys, checked by `readiness`; `upstream_ca` (PEM; empty for
+    plain HTTP) signs their certificates. `certificate`, `private_key`: PEM; without them the gateway uses plain HTTP,
+    or gets certificates by `acme`. Then `url` must present one by `ca_certificate` (PEM; empty for public CAs) within
+    `acme_timeout_s`. `drain_timeout_s`: longest wait for requests in flight. `settle_s`: how long their count must be
+    0, since a new request is counted late. `clients`, `client_ca`, `sockets`: see GatewaySpec; the default of
+    `sockets` is a name for this gateway.
     """
 
     site: pulumi.Input[str]
@@ -72,48 +72,48 @@ class GatewayArgs:
     sockets: str = ""
 
 
-INPUTS = tuple(one.name for one in fields(GatewayArgs))
+INPUTS = tuple(item.name for item in fields(GatewayArgs))
 
 
 class GatewayProvider(VastProvider):
-    """Makes a Caddy a gateway, watches its config, moves its upstreams, empties it."""
+    """Configures a Caddy as gateway, compares its config, moves its upstreams, removes the config."""
 
     @verb
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        # upstreams are not there at all where what they come from has failed; the engine then skips this resource
-        if news.get("upstreams") is None or not all(known(news.get(key)) for key in INPUTS):
+        # if a dependency has failed there are no upstreams, and the engine skips this resource
+        if news.get("upstreams") is None or not all(is_known(news.get(key)) for key in INPUTS):
             return CheckResult(news, [])
         reasons = problems(_spec(news))
         if urlsplit(str(news.get("admin_url"))).scheme not in ("http", "https", "unix"):
             reasons.append("admin_url: accepted: http://, https:// or unix:// followed by an address or a path")
-        return CheckResult(news, [CheckFailure("", one) for one in reasons])
+        return CheckResult(news, [CheckFailure("", reason) for reason in reasons])
 
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """Everything is applied in place, but another `site`; what was seen to differ in Caddy is put back."""
-        unknown = [key for key in INPUTS if not known(news.get(key))]
+        """Update in place; only another `site` replaces. Drift in Caddy's config is corrected."""
+        unknown = [key for key in INPUTS if not is_known(news.get(key))]
         changed = [key for key in INPUTS if key not in unknown and not same(olds.get(key), news.get(key))]
         if difference := str(olds.get("drift") or ""):
-            ENGINE.warn(f"will be put back: {difference}")
+            ENGINE.warn(f"will be corrected: {difference}")
         loaded = {key: olds.get(key) for key in ("retired", "hop_key")}
         stale = not unknown and _digest({**news, **loaded}) != olds.get("digest")
         return DiffResult(
             changes=bool(unknown or changed or difference or stale),
             replaces=["site"] if "site" in changed else [],
-            delete_before_replace=True,  # a Caddy is one gateway's at a time
+            delete_before_replace=True,  # a Caddy has the config of one gateway only
         )
 
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Load the config. Raises CaddyUnreachable, CaddyError (Caddy's config stays as it was), GatewayError."""
+        """Load the config. Raises CaddyUnreachable, CaddyError (Caddy's config is unchanged), GatewayError."""
         props = {**props, "hop_key": secrets.token_hex(32)}
         self._load(props)
-        _see_certificate(props)
+        _wait_for_certificate(props)
         return CreateResult(secrets.token_hex(4), _outputs(props))
 
     @verb
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """Compare with what Caddy holds. A Caddy that cannot be asked is drift as well: the next `up` tries again."""
+        """Compare with Caddy's config. An unreachable Caddy is drift too: the next `up` tries again."""
         try:
             actual, _ = drift.split_admin(_admin(props).config())
         except CaddyUnreachable as error:
@@ -128,46 +128,44 @@ class GatewayProvider(VastProvider):
 
     @verb
     def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        """Load the new config, with former upstreams in it as `retired`, and wait until these have nothing in flight.
+        """Load the new config with former upstreams as `retired`, and wait until these have no requests in flight.
 
-        They stay in it until the next change: to take them out would be one more change of the config.
+        `retired` upstreams stay in the config until the next change, to avoid a second change now.
         """
         retired: list[Upstream] = []
         moved = not same(olds.get("admin_url"), news.get("admin_url"))
         if not moved:
-            stay = {*_spec(news).dials}
-            retired = [one for one in _spec(olds).upstreams if one.dial not in stay]
+            dials = {*_spec(news).dials}
+            retired = [upstream for upstream in _spec(olds).upstreams if upstream.dial not in dials]
         outputs = _outputs({**olds, **news, "retired": record(retired)})
         self._load(outputs)
         if retired:
-            self._drain(outputs, [one.dial for one in retired])
-        if moved and not olds.get("rented"):  # it may be the same Caddy by another address, so it is not emptied
+            self._drain(outputs, [upstream.dial for upstream in retired])
+        if moved and not olds.get("rented"):  # the new address may lead to the same Caddy, so keep its config
             ENGINE.warn(
-                f"the Caddy at {olds['admin_url']} is left as it was: if it is another one, stop or empty it, for it "
-                "still serves and takes the keys of then"
+                f"the Caddy at {olds['admin_url']} is unchanged: if it is another Caddy, stop it or remove its config, "
+                "because it still serves and accepts the old keys"
             )
-        _see_certificate(outputs)
+        _wait_for_certificate(outputs)
         return UpdateResult(outputs)
 
     @verb
     def delete(self, _id: str, props: dict[str, Any]) -> None:
-        """Empty Caddy, but for its admin API. Raises where it cannot be asked, unless it was rented and is gone."""
+        """Remove Caddy's config, except its admin API. Raises GatewayError if Caddy is unreachable and not rented."""
         try:
             admin = _admin(props)
             actual, settings = drift.split_admin(admin.config())
             if drift.is_foreign(actual, str(props["site"])):
-                ENGINE.log(f"the Caddy at {admin.where} holds another config by now, which is left as it is")
+                ENGINE.log(f"the Caddy at {admin.where} has another config now, which stays unchanged")
             else:
                 admin.load(settings)
         except CaddyUnreachable as error:
             if not props.get("rented"):
                 raise GatewayError(
-                    f"{error}. It may still have this gateway's config, with its keys: start that Caddy and repeat, "
-                    "or, if it is gone for good, remove this resource from the state (pulumi state delete)"
+                    f"{error}. It may still have this gateway's config and keys: start that Caddy and repeat, "
+                    "or, if it no longer exists, remove this resource from the state (pulumi state delete)"
                 ) from None
-            ENGINE.log(f"{error}; it was rented for this gateway alone, nothing is left to remove")
-
-    # ---- doing -------------------------------------------------------------------------------------------------------
+            ENGINE.log(f"{error}; it was rented only for this gateway, so nothing has to be removed")
 
     def _load(self, props: Mapping[str, Any]) -> None:
         spec, admin = _spec(props), _admin(props)
@@ -187,22 +185,22 @@ class GatewayProvider(VastProvider):
 
     def _drain(self, props: Mapping[str, Any], retired: Sequence[str]) -> None:
         timeout_s = float(props["drain_timeout_s"])
-        left = _admin(props).drain(
+        in_flight = _admin(props).drain(
             retired,
             timeout_s=timeout_s,
             settle_s=float(props["settle_s"]),
             progress=lambda text: ENGINE.log(text, ephemeral=True),
         )
-        if left:
-            counts = ", ".join(f"{address}: {count}" for address, count in sorted(left.items()))
+        if in_flight:
+            counts = ", ".join(f"{address}: {count}" for address, count in sorted(in_flight.items()))
             ENGINE.warn(f"still in flight after drain_timeout_s, {timeout_s:g} s: {counts}")
         else:
             ENGINE.log(f"nothing in flight to {', '.join(retired)}")
 
 
 class Gateway(VastResource, name="Gateway"):
-    """A gateway: a Caddy with the config that this says. Outputs: `drift` (in words, "" if none) and `digest` (of the
-    config that was loaded, which itself is stored nowhere; secret)."""
+    """A gateway: a Caddy with the config from these inputs. Outputs: `drift` (in words, "" if none) and `digest` (of
+    the loaded config, which is not stored; secret)."""
 
     listen: pulumi.Output[str]
     upstreams: pulumi.Output[list[dict[str, str]]]
@@ -214,25 +212,25 @@ class Gateway(VastResource, name="Gateway"):
 
 
 def _spec(props: Mapping[str, Any]) -> GatewaySpec:
-    shown = {"certificate": props.get("certificate"), "private_key": props.get("private_key")}
-    # a name on its machine that no other Caddy's gateway has
+    certificate = {"certificate": props.get("certificate"), "private_key": props.get("private_key")}
+    # unique on Caddy's machine
     sockets = props.get("sockets") or f"unix/@{digest([props['site'], props['admin_url']])}"
-    own = {"certificate": shown if any(shown.values()) else None, "sockets": sockets}
-    return structure(GatewaySpec, {**props, **own})
+    changed = {"certificate": certificate if any(certificate.values()) else None, "sockets": sockets}
+    return structure(GatewaySpec, {**props, **changed})
 
 
-def _see_certificate(props: Mapping[str, Any]) -> None:
-    """Wait until clients are shown a certificate that Caddy got by ACME. Raises GatewayError."""
+def _wait_for_certificate(props: Mapping[str, Any]) -> None:
+    """Wait until the gateway presents a certificate from ACME. Raises GatewayError."""
     if not props.get("acme"):
         return
-    where, began = urlsplit(str(props["url"])), time.monotonic()
-    host, timeout_s = str(where.hostname), float(props["acme_timeout_s"])
-    ENGINE.log(f"waits for a certificate of {host} by {props['acme']['directory']}", ephemeral=True)
-    while fetch_certificate(host, where.port or 443, str(props["ca_certificate"]), host) is None:
-        if time.monotonic() - began > timeout_s:
+    url, start_s = urlsplit(str(props["url"])), time.monotonic()
+    host, timeout_s = str(url.hostname), float(props["acme_timeout_s"])
+    ENGINE.log(f"waiting for a certificate of {host} from {props['acme']['directory']}", ephemeral=True)
+    while fetch_certificate(host, url.port or 443, str(props["ca_certificate"]), host) is None:
+        if time.monotonic() - start_s > timeout_s:
             raise GatewayError(
-                f"within {timeout_s:g} s {props['url']} shows no certificate that clients trust; Caddy's log says why: "
-                f"the ACME server has to reach {host}:443, and that to lead to {props['listen']}"
+                f"after {timeout_s:g} s {props['url']} presents no certificate that clients trust; see Caddy's log. "
+                f"The ACME server must reach {host}:443, and this port must lead to {props['listen']}"
             )
         time.sleep(POLL_S)
 

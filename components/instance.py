@@ -1,7 +1,7 @@
 """Instance: a container on a rented machine, as a resource. Generic: image, command, ports, a readiness probe.
 
-Translates between Pulumi's verbs and `components.vast`, where every decision is made: `rental` (create), `drift`
-(read), `change` (diff). Created means serving; whenever `create` raises, nothing that it rented is left.
+Translates between Pulumi's verbs and `components.vast`, which makes the decisions: `rental` (create), `drift` (read),
+`change` (diff). A created instance serves. If `create` raises, it has destroyed what it rented.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from components.certificate_renewal import renew_certificate
 from components.errors import AuthError, NoOffer, RentalFailed
 from components.ledger_file import month_so_far, recorder
 from components.plugin.engine import ENGINE
-from components.plugin.verbs import VastProvider, VastResource, drop_unknowns, failure, known, verb
+from components.plugin.verbs import VastProvider, VastResource, check_failure, drop_unknowns, is_known, verb
 from components.records import structure
 from components.translation import (
     Declared,
     InstanceOutputs,
     certificate_end,
     container,
-    kept,
-    live,
+    input_outputs,
+    live_outputs,
     outputs,
     refusals,
     summaries,
@@ -49,22 +49,22 @@ from policy.rules import PolicyLimits
 
 PROBE_EVERY_S = 1.0
 REPLACED_IF_UNKNOWN = ("env", "stack_secret", "image_login", "args", "onstart", "image")
-LOOK_FRESH_S = 5.0  # one list serves the reads of a whole fleet, which come within seconds
+LIST_MAX_AGE_S = 5.0  # the reads of a fleet come within seconds and share one list
 
 
 @dataclass
 class InstanceArgs:
-    """What to run, where to look for a machine, and when it counts as serving.
+    """The container, the search for a machine, and the readiness probe.
 
     `label_base`: <project>/<stack>/<name>. `owner` (its id) and `search` (its `search_text`): from an OfferQuery.
     `env` and `image_login` are secret. `files`: of components.container_files, with their digests.
-    `stack_secret`, random and secret: digests in label and state are keyed by it, and from it and the output `nonce`
-    follows the key of this instance alone, which its container gets in the variable `key_env`, if that is named.
-    `ca_certificate` and the secret `ca_private_key` (PEM) sign a certificate for the machine, which the container finds
-    in its environment, see components.vast.identity; the probe then asks by TLS. `certificate_path`: where the server
-    takes another one while it runs, by its own key; empty where it does not.
-    `hedge`: how many machines race to be the one that stays. `replace`: blue_green (the new one serves before the old
-    one goes) or in_place (no double cost, a gap).
+    `stack_secret`, random and secret: the key of the digests in label and state. The instance's own key derives from it
+    and from the output `nonce`; the container gets it in the variable `key_env`, unless that is empty.
+    `ca_certificate` and the secret `ca_private_key` (PEM) sign a certificate for the machine. The container gets it in
+    its environment, see components.vast.identity, and the probe uses TLS. `certificate_path`: the route on which the
+    running server accepts a new certificate, with its own key; empty if there is none.
+    `hedge`: how many machines are rented at once; the first that serves is kept. `replace`: blue_green (the new
+    instance serves before the old one is destroyed) or in_place (no double cost, but a gap).
     """
 
     label_base: str
@@ -103,51 +103,51 @@ class InstanceProvider(VastProvider):
 
     @verb
     def check(self, olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        """Say which offer would be rented, whenever something would be; a preview shows it before it costs anything."""
+        """Log the offer that would be rented, so that a preview shows it before it costs anything."""
         declared = Declared.of(drop_unknowns(news))
         if too_long := label_problem(declared.label_base):
             return CheckResult(news, [CheckFailure("label_base", too_long)])
-        if olds or not known(news.get("search")):
-            return CheckResult({**news, "candidates": self._shown(olds, news, declared)}, refusals(news))
-        if adopt := self._to_adopt(declared):
+        if olds or not is_known(news.get("search")):
+            return CheckResult({**news, "candidates": self._summaries(olds, news, declared)}, refusals(news))
+        if adopt := self._id_to_adopt(declared):
             ENGINE.log(f"adopts instance {adopt} and rents none for this server")
-            named = self.session.instance_cache.contract(adopt, max_age_s=LOOK_FRESH_S)
-            if named is None:
-                gone = f"instance {adopt} does not exist: take it out of the config to rent one"
-                return CheckResult(news, [CheckFailure("adopt_instance_id", gone)])
-            return CheckResult(news, refusals(news, [named.raw]))
+            contract = self.session.instance_cache.contract(adopt, max_age_s=LIST_MAX_AGE_S)
+            if contract is None:
+                text = f"instance {adopt} does not exist: remove it from the config to rent a new one"
+                return CheckResult(news, [CheckFailure("adopt_instance_id", text)])
+            return CheckResult(news, refusals(news, [contract.raw]))
         try:
             candidates = self._candidates(declared, for_all=True)
         except NoOffer as error:
-            return CheckResult(news, [failure(error)])
-        if refused := refusals(news, [one.offer.raw for one in candidates]):
-            return CheckResult(news, refused)
+            return CheckResult(news, [check_failure(error)])
+        if failures := refusals(news, [candidate.offer.raw for candidate in candidates]):
+            return CheckResult(news, failures)
         news = {**news, "candidates": summaries(candidates, declared.bid)}
-        self._tell_of_strays(declared)
+        self._warn_of_lost_instances(declared)
         first = candidates[0]
         hedge, bid = declared.hedge, declared.bid
-        extra = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
-        offered = f"; bid ${bid.price_for(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
-        ENGINE.log(f"first choice: {first}{offered}{extra}")
+        race = f"; {hedge} machines race, so the boot costs up to {hedge} times that" if hedge > 1 else ""
+        price = f"; bid ${bid.price_for(first.offer):.4f}/h (floor ${first.offer.min_bid_usd:.4f})" if bid else ""
+        ENGINE.log(f"first choice: {first}{price}{race}")
         if bid and (dear := bid.price_warning(first.offer, self.session.on_demand_usd(declared.parsed_search))):
             ENGINE.warn(dear)
         try:
-            if warning := self._runway(declared, first):
+            if warning := self._check_money(declared, first):
                 ENGINE.warn(warning)
         except RentalFailed as error:
-            return CheckResult(news, [failure(error)])
+            return CheckResult(news, [check_failure(error)])
         return CheckResult(news, [])
 
     @verb
     def diff(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         resource_key = Declared.of(olds).resource_key
-        self.session.knows(resource_key, int(id_))
-        unknown = [key for key in news if not known(news[key])]
+        self.session.add_instance_id(resource_key, int(id_))
+        unknown = [key for key in news if not is_known(news[key])]
         change = plan(olds, news, now=time.time(), unknown=unknown)
         if "drift" in change.replaces:
-            self.session.failed(resource_key, int(olds.get("machine_id") or 0))
-        for one in change.warnings:
-            ENGINE.warn(one)
+            self.session.add_failed_machine(resource_key, int(olds.get("machine_id") or 0))
+        for warning in change.warnings:
+            ENGINE.warn(warning)
         if change.replaces:
             ENGINE.warn(f"will be replaced: {'; '.join(change.reasons)}")
         if change.renewal:
@@ -167,31 +167,31 @@ class InstanceProvider(VastProvider):
         declared, spec = Declared.of(props), container(props)
         label = Label(declared.label_base, declared.owner, spec.digest())
         resource_key, probe = declared.resource_key, declared.probe
-        adopt = self._to_adopt(declared)
+        adopt = self._id_to_adopt(declared)
         candidates = [] if adopt else self._candidates(declared)
         if candidates:
-            self._runway(declared, candidates[0])  # what its check said may be old
-        changed = {"spec": spec, "label": label, "container_port": probe.port, "adopt_instance_id": adopt}
-        changed |= {"hedge": 1} if adopt else {}
+            self._check_money(declared, candidates[0])  # the result of `check` may be old
+        order = {"spec": spec, "label": label, "container_port": probe.port, "adopt_instance_id": adopt}
+        order |= {"hedge": 1} if adopt else {}
         rental = Rental(
             self.session.client,
             self.session.instance_cache,
-            structure(Order, props | changed),
-            probe=lambda ip, port, nonce: self.session.heard_from(probe.check(ip, port, spec.env_for(nonce))),
-            no_host_reached=lambda: not self.session.heard,
+            structure(Order, props | order),
+            probe=lambda ip, port, nonce: self.session.note_probe(probe.check(ip, port, spec.env_for(nonce))),
+            no_host_reached=lambda: not self.session.has_host_answered,
             candidates=candidates,
             search=lambda: self._search_again(declared),
-            managed_ids=lambda: self.session.known(resource_key),
+            managed_ids=lambda: self.session.instance_ids(resource_key),
             claim=lambda machine: self.session.claim(machine, resource_key),
             progress=lambda text: ENGINE.log(text, ephemeral=True),
             notice=ENGINE.log,
             stop=ENGINE.stopped,
-            avoid=self.session.avoid(resource_key),
+            avoid=self.session.failed_machines(resource_key),
             record=recorder(declared.label_base),
             news_every_s=ENGINE.news_every_s(),
         )
         rented = rental.run()
-        self.session.knows(resource_key, rented.contract.id)
+        self.session.add_instance_id(resource_key, rented.contract.id)
         adopted = secrets.token_hex(4) if rented.adopted else ""
         if adopted:
             self.session.note_adopted(rented.contract.id, adopted)
@@ -205,30 +205,29 @@ class InstanceProvider(VastProvider):
 
     @verb
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """Look again: live state and drift, gone, or raise. Trouble with the API or the network is never "gone"."""
-        # a forced replacement asks for no diff before it creates
+        """Return the live state and drift, or "gone". Raises for errors of the API or network, which are not "gone"."""
+        # a forced replacement calls no diff before create
         declared = Declared.of(props)
-        self.session.knows(declared.resource_key, int(id_))
-        contract = self.session.instance_cache.contract(int(id_), max_age_s=LOOK_FRESH_S)
+        self.session.add_instance_id(declared.resource_key, int(id_))
+        contract = self.session.instance_cache.contract(int(id_), max_age_s=LIST_MAX_AGE_S)
         if contract is None:
             self._ensure_same_account(id_, props)
             ENGINE.warn(f"instance {id_} is gone: Vast.ai no longer lists it; `pulumi up` rents another")
             return ReadResult(None, {})
         probe, watch = declared.probe, declared.watch
-        seen = observe(contract, probe.port)
-        drift = from_state(contract, seen) or from_move(contract, seen, props)
-        drift = drift or from_probe(contract, seen, self._probe_over_window(seen, declared))
+        observed = observe(contract, probe.port)
+        drift = from_state(contract, observed) or from_move(contract, observed, props)
+        drift = drift or from_probe(contract, observed, self._probe_over_window(observed, declared))
         terms: list[Drift] = []
         if drift is None:
-            props = props | certificate_end(probe, seen.ip, seen.port or 0)
+            props = props | certificate_end(probe, observed.ip, observed.port or 0)
             announced = self.session.price_increases().get(contract.id)
-            terms = from_terms(contract, seen, props, watch, now=time.time(), announced_dph_usd=announced)
-        for one in terms:
-            ENGINE.warn(str(one))
-        by_action = {one.action(watch.heal_on): one for one in reversed(terms)}
-        acting = drift or by_action.get("replace") or by_action.get("update")
-        outs = {**props, **live(contract, seen, probe), "drift": str(acting) if acting else ""}
-        return ReadResult(id_, outs)
+            terms = from_terms(contract, observed, props, watch, now=time.time(), announced_dph_usd=announced)
+        for term in terms:
+            ENGINE.warn(str(term))
+        by_action = {term.action(watch.heal_on): term for term in reversed(terms)}
+        drift = drift or by_action.get("replace") or by_action.get("update")
+        return ReadResult(id_, {**props, **live_outputs(contract, observed, probe), "drift": str(drift or "")})
 
     @verb
     def update(self, id_: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
@@ -243,7 +242,7 @@ class InstanceProvider(VastProvider):
             price = bid.price_usd if bid.cap_usd is None else min(bid.price_usd, bid.cap_usd)
             self.session.client.change_bid(int(id_), price)
         self.session.instance_cache.invalidate()
-        outs = {**olds, **kept(news, declared, label), "drift": ""}
+        outs = {**olds, **input_outputs(news, declared, label), "drift": ""}
         if renewal(olds, news, now=time.time()):
             spec = container(news)
             outs["certificate_expires_at"] = renew_certificate(str(outs["ip"]), int(outs["port"]), spec, nonce)
@@ -251,15 +250,15 @@ class InstanceProvider(VastProvider):
 
     @verb
     def delete(self, id_: str, props: dict[str, Any]) -> None:
-        """Destroy the instance and see that it is gone. Gone already is success; anything else raises with the id.
+        """Destroy the instance and verify it. "Gone already" is success; any other result raises with the id.
 
-        Where a replacement failed and the config went back, the new entry of the state has adopted the instance of the
-        old one, whose deletion is still due: then it stays.
+        After a failed replacement and a reverted config, the new entry of the state has adopted the instance of the old
+        entry. Then the pending deletion of the old entry keeps the instance.
         """
         declared = Declared.of(props)
-        self.session.knows(declared.resource_key, int(id_))
+        self.session.add_instance_id(declared.resource_key, int(id_))
         if self.session.is_adopted_from(int(id_), str(props.get("adopted") or "")):
-            ENGINE.log(f"instance {id_} stays: the resource's new entry in the state has adopted it")
+            ENGINE.log(f"instance {id_} is kept: the resource's new entry in the state has adopted it")
             return
         if destroy_and_verify(self.session.client, int(id_)):
             recorder(declared.label_base)(Event("end", instance_id=int(id_), reason="destroyed"))
@@ -268,73 +267,72 @@ class InstanceProvider(VastProvider):
             ENGINE.log(f"instance {id_} was gone already")
         self.session.instance_cache.invalidate()
 
-    # ---- looking ---------------------------------------------------------------------------------------------------
-
     def _ensure_same_account(self, id_: str, props: Mapping[str, Any]) -> None:
-        """Raise AuthError unless the account and the API that do not know an instance are those that rented it."""
+        """Raise AuthError if a missing instance was rented by another account or at another API."""
         api_url, account = props.get("api_url"), int(props.get("account_id") or 0)
-        now = self.session.client.api_url
-        if api_url and api_url != now:
-            change = f"it was rented at {api_url}, and emulator.url is {now} now"
+        current_url = self.session.client.api_url
+        if api_url and api_url != current_url:
+            change = f"it was rented at {api_url}, and emulator.url is {current_url} now"
         elif account and (other := self.session.account().id) and other != account:
-            change = f"account {account} rented it, and the Vast.ai key is account {other}'s"
+            change = f"account {account} rented it, and the Vast.ai key belongs to account {other}"
         else:
             return
         raise AuthError(
-            f"instance {id_} is not known here, which says nothing: {change}. It may still be billed. "
-            "Set it back, and `pulumi destroy` before you move",
+            f"instance {id_} is unknown here, but it may still exist: {change}. It may still be billed. "
+            "Restore the old setting, and run `pulumi destroy` before you change it",
             status=404,
         )
 
-    def _runway(self, declared: Declared, candidate: Candidate) -> str | None:
-        """Return a warning where credit or budget is short for this fleet and all else that the account rents."""
-        contracts = self.session.instance_cache.contracts(max_age_s=LOOK_FRESH_S).values()
+    def _check_money(self, declared: Declared, candidate: Candidate) -> str | None:
+        """Return a warning if credit or budget is short for this fleet and the other instances of the account."""
+        contracts = self.session.instance_cache.contracts(max_age_s=LIST_MAX_AGE_S).values()
         others = others_hourly_usd(contracts, declared.owner)
         month = month_so_far(declared.label_base) if declared.money.budget_usd_month else None
         return declared.money.check(
             self.session.account(), candidate, declared.slot.of, hedge=declared.hedge, others_usd=others, month=month
         )
 
-    def _tell_of_strays(self, declared: Declared) -> None:
-        """Name what carries this resource's label, but of another state: that one may be lost."""
-        for contract in self.session.instance_cache.contracts(max_age_s=LOOK_FRESH_S).values():
+    def _warn_of_lost_instances(self, declared: Declared) -> None:
+        """Warn of instances with this resource's label from another state, which may be lost."""
+        for contract in self.session.instance_cache.contracts(max_age_s=LIST_MAX_AGE_S).values():
             label = Label.parse(contract.label)
             if label is not None and label.base == declared.label_base and label.owner != declared.owner:
                 ENGINE.warn(
                     f"instance {contract.id}, ${contract.dph_total_usd:.4f}/h, has this resource's label, but of "
-                    f"another state. If that is lost: `pulumi config set adopt_instance_id {contract.id}` takes it "
-                    f"over, `vastai destroy instance {contract.id}` ends it"
+                    f"another state. If that state is lost: `pulumi config set adopt_instance_id {contract.id}` adopts "
+                    f"it, `vastai destroy instance {contract.id}` destroys it"
                 )
 
-    def _to_adopt(self, declared: Declared) -> int | None:
-        named = declared.adopt_instance_id
-        return named if named and named not in self.session.known(declared.resource_key) else None
+    def _id_to_adopt(self, declared: Declared) -> int | None:
+        id_ = declared.adopt_instance_id
+        return id_ if id_ and id_ not in self.session.instance_ids(declared.resource_key) else None
 
     def _candidates(self, declared: Declared, *, for_all: bool = False) -> Sequence[Candidate]:
-        """Return what this replica may rent. `for_all`: only if there is something for each replica. Raises NoOffer."""
+        """Return candidates for this replica. `for_all`: require enough for every replica. Raises NoOffer."""
         try:
             candidates = self.session.search(declared.parsed_search)
         except NoOffer as error:
             raise NoOffer(f"a machine has to be rented, but {error}") from None
-        # where the market has become so small that nothing is left to assign, whoever comes first has it
+        # if too few offers are left to assign, the first replica that rents gets the offer
         usable = self._assigned_offers(candidates, declared)
-        if not usable and for_all and (left := self._without_taken(candidates, declared)):
+        free = self._without_taken(candidates, declared)
+        if not usable and for_all and free:
             raise NoOffer(
-                f"{declared.slot.of} servers are declared, and with those that run there are machines for "
-                f"{len(self._fleet_state(declared).machines) + len(left)}; widen the query or have fewer replicas"
+                f"{declared.slot.of} servers are declared, but running and available machines are enough only for "
+                f"{len(self._fleet_state(declared).machines) + len(free)}; widen the query or reduce replicas"
             )
-        if usable := usable or self._without_taken(candidates, declared):
+        if usable := usable or free:
             return usable
         raise NoOffer(
-            f"a machine has to be rented, but each of the {len(candidates)} that fit has just failed or serves another "
-            "replica; widen the query or have fewer replicas"
+            f"a machine has to be rented, but each of the {len(candidates)} matching ones has just failed or serves "
+            "another replica; widen the query or reduce replicas"
         )
 
-    def _shown(self, olds: Mapping[str, Any], news: Mapping[str, Any], declared: Declared) -> list[dict[str, Any]]:
-        """Return what a policy pack is shown of a running instance: a pack judges before it is known whether it will be
-        replaced, so of another search that search's offers, none where nothing fits (a replacement then fails by it).
+    def _summaries(self, olds: Mapping[str, Any], news: Mapping[str, Any], declared: Declared) -> list[dict[str, Any]]:
+        """Return the offers of a running instance for a policy pack, which runs before it is known whether the instance
+        will be replaced: after a new search its offers, empty if there are none (then a replacement fails).
         """
-        if not known(news.get("search")) or same(olds.get("search"), news["search"]):
+        if not is_known(news.get("search")) or same(olds.get("search"), news["search"]):
             return list(olds.get("candidates") or [])
         try:
             return summaries(self._candidates(declared), declared.bid)
@@ -342,42 +340,41 @@ class InstanceProvider(VastProvider):
             return []
 
     def _search_again(self, declared: Declared) -> list[Candidate]:
-        """Return candidates of a new search, this replica's own first; claims keep two from renting one machine."""
+        """Return candidates of a new search, this replica's first. Claims prevent a machine from being rented twice."""
         candidates = self.session.search(declared.parsed_search, again=True)
         assigned = self._assigned_offers(candidates, declared)
-        return [*assigned, *(one for one in candidates if one not in assigned)]
+        return [*assigned, *(candidate for candidate in candidates if candidate not in assigned)]
 
     def _assigned_offers(self, candidates: Sequence[Candidate], declared: Declared) -> list[Candidate]:
         return self._without_taken(assign_offers(candidates, declared.slot, self._fleet_state(declared)), declared)
 
     def _without_taken(self, candidates: Sequence[Candidate], declared: Declared) -> list[Candidate]:
-        taken = {*self._fleet_state(declared).machines, *self.session.avoid(declared.resource_key)}
-        return [one for one in candidates if one.offer.machine_id not in taken]
+        taken = {*self._fleet_state(declared).machines, *self.session.failed_machines(declared.resource_key)}
+        return [candidate for candidate in candidates if candidate.offer.machine_id not in taken]
 
     def _fleet_state(self, declared: Declared) -> FleetState:
-        alone = declared.slot.of <= 1
-        return FleetState() if alone else self.session.fleet_state(declared.label_base, declared.owner)
+        if declared.slot.of <= 1:
+            return FleetState()
+        return self.session.fleet_state(declared.label_base, declared.owner)
 
-    def _probe_over_window(self, seen: Observation, declared: Declared) -> ProbeResult:
-        """Probe; what looks bad is asked again over a window, so that one lost packet costs no healthy instance, and
-        one that is busy once more for as long as its clients wait."""
+    def _probe_over_window(self, observed: Observation, declared: Declared) -> ProbeResult:
+        """Probe, and repeat failed probes over a window: one lost packet must not cause a replacement. A busy server
+        is probed once more with the clients' timeout."""
         probe, answer_s = declared.probe, declared.watch.answer_s
         deadline = time.monotonic() + declared.watch.probe_window_s
         while True:
-            probed = self.session.heard_from(probe.check(seen.ip, seen.port or 0, declared.env))
-            if probed.verdict == "busy" and probe.timeout_s < answer_s:
-                ENGINE.log(f"takes connections, but {probed.detail}: asked again for {answer_s:g} s", ephemeral=True)
+            result = self.session.note_probe(probe.check(observed.ip, observed.port or 0, declared.env))
+            if result.verdict == "busy" and probe.timeout_s < answer_s:
+                ENGINE.log(f"accepts connections, but {result.detail}: probing for {answer_s:g} s", ephemeral=True)
                 probe = replace(probe, timeout_s=answer_s)
                 continue
-            if probed.verdict in ("ready", "busy") or time.monotonic() >= deadline or ENGINE.stopped():
-                return probed
-            ENGINE.log(f"probing again: {probed.detail}", ephemeral=True)
+            if result.verdict in ("ready", "busy") or time.monotonic() >= deadline or ENGINE.stopped():
+                return result
+            ENGINE.log(f"probing again: {result.detail}", ephemeral=True)
             time.sleep(PROBE_EVERY_S)
 
 
 class Instance(VastResource, InstanceOutputs, name="Instance"):
-    """A serving instance."""
-
     def __init__(self, name: str, args: InstanceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         secret = ("env", "stack_secret", "image_login", "ca_private_key")
         super().__init__(InstanceProvider(), name, args, opts, secret)

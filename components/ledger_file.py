@@ -1,8 +1,8 @@
-"""Where a stack's ledger is kept, appended to and read: beside the state. Called by the resources and ops.
+"""The file of a stack's ledger, next to the state. Called by the resources and ops.
 
-`.pulumi/ledger/<project>/<stack>.jsonl` in the folder of a file backend survives a replaced server, a lost state and
-`stack rm`, and is the same for all who share the folder. Nothing can be appended to another backend: there it is
-`.local/ledger/` of this checkout, and `ops cost` adds what other machines rented, by the account's charges.
+With a file backend it is `.pulumi/ledger/<project>/<stack>.jsonl` in the backend's folder. There it survives a replaced
+server, a lost state and `stack rm`, and all users of the folder share it. Other backends cannot be appended to: then it
+is `.local/ledger/` of this checkout, and `ops cost` adds rentals from elsewhere, by the account's charges.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,64 +25,59 @@ from components.vast.instance_cache import SharedRead
 from components.vast.ledger import Event, fold
 
 FRESH_S = 300.0
-MAX_TEXT_CHARS = 300  # a line is one write of less than 4096 bytes, which no other writer's gets into
+MAX_TEXT_CHARS = 300  # a line stays below 4096 bytes, so its write is atomic
 
 _MONTHS: dict[Path, SharedRead[MonthToDate | None]] = {}
 
 
 @dataclass(frozen=True)
 class LedgerFile:
-    """A ledger: one event a line, JSON; lines are only ever added. `clock`: seconds since the epoch."""
+    """A ledger: one JSON event per line, append only. `clock`: seconds since the epoch."""
 
     path: Path
     clock: Callable[[], float] = time.time
 
     def append(self, event: Event) -> None:
-        """Write an event to the disk, at the present time where it has none. Raises OSError."""
+        """Write an event to the disk, with the current time if it has none. Raises OSError."""
         event = replace(event, at=round(event.at or self.clock(), 3), text=event.text[:MAX_TEXT_CHARS])
-        known = {one.name: value for one in fields(event) if (value := getattr(event, one.name)) != one.default}
+        values = {item.name: value for item in fields(event) if (value := getattr(event, item.name)) != item.default}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        data = f"\n{json.dumps(known)}\n".encode()  # begins a line, so that one that was cut off spoils no other
-        # readable and writable as the umask says: others who share the folder append too
+        data = f"\n{json.dumps(values)}\n".encode()  # starts a new line, in case the last one is incomplete
+        # the umask decides who else may append
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            if os.write(descriptor, data) < len(data):  # the line is cut off; the next one begins anew
+            if os.write(descriptor, data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
     def events(self) -> list[Event]:
-        """Return what was written, in that order; a line that was cut off, or is none of ours, is left out."""
+        """Return the events in the order of the file, without incomplete or foreign lines."""
         try:
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return []
-        found = []
+        events = []
         for line in filter(None, lines):
-            try:
-                found.append(structure(Event, json.loads(line)))
-            except (ValueError, TypeError, AttributeError):
-                continue
-        return found
+            with suppress(ValueError, TypeError, AttributeError):
+                events.append(structure(Event, json.loads(line)))
+        return events
 
 
 def ledger_file(label_base: str, env: Mapping[str, str], folder: Path) -> LedgerFile:
-    """Return the ledger of the stack that a label (project/stack/...) names. `folder`: of its Pulumi.yaml."""
+    """Return the ledger of the stack in a label (project/stack/...). `folder`: that of its Pulumi.yaml."""
     try:
         state = state_folder(env, folder)
-    except FileNotFoundError:  # a program in another language, whose plugin runs elsewhere
+    except FileNotFoundError:  # a program in another language, whose plugin runs in another folder
         state = None
     project, stack = label_base.split("/")[:2]
-    where = state / ".pulumi" if state else folder / ".local"
-    return LedgerFile(where / "ledger" / project / f"{stack}.jsonl")
+    parent = state / ".pulumi" if state else folder / ".local"
+    return LedgerFile(parent / "ledger" / project / f"{stack}.jsonl")
 
 
 def month_so_far(label_base: str) -> MonthToDate | None:
-    """Return what the stack of a resource has cost this month by its ledger; None where that cannot be read.
-
-    Read once for all replicas of a fleet that rent at the same time.
-    """
+    """Return the stack's cost of this month from its ledger; None if unreadable. Replicas of a fleet share one read."""
     ledger = ledger_file(label_base, os.environ, Path())
 
     def read() -> MonthToDate | None:
@@ -95,14 +91,13 @@ def month_so_far(label_base: str) -> MonthToDate | None:
 
 
 def recorder(label_base: str) -> Callable[[Event], None]:
-    """Return what writes events of a resource to its stack's ledger; where that fails it warns, and nothing else."""
+    """Return a function that writes a resource's events to its stack's ledger; a failed write only logs a warning."""
 
     def record(event: Event) -> None:
         ledger = ledger_file(label_base, os.environ, Path())
         try:
             ledger.append(event)
         except OSError as error:
-            text = f"{ledger.path} takes no line ({error.strerror}), so the ledger lacks {event}"
-            ENGINE.warn(text)
+            ENGINE.warn(f"cannot write to {ledger.path} ({error.strerror}), so the ledger lacks {event}")
 
     return record

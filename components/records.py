@@ -1,7 +1,7 @@
-"""Typed records of plain data, and back: what the engine carries are maps, what the code works with are dataclasses.
+"""Converts between the engine's maps and the code's dataclasses. Pure.
 
-`structure` is called once, at the start of each verb of the resources, and by what reads an API or a file of YAML;
-`record` where a resource is declared. Pure.
+Each verb of a resource calls `structure` at its start, and so does the code that reads an API or YAML; `record` is
+called for the inputs of a resource.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
-# what a value of a type is in a file, and what an error calls it
+# by type: the accepted Python types of a value in a file, and their name in errors
 ACCEPTED: Mapping[Any, tuple[tuple[type, ...], str]] = {
     str: ((str,), "text"),
     int: ((int,), "a whole number"),
@@ -26,11 +26,10 @@ ACCEPTED: Mapping[Any, tuple[tuple[type, ...], str]] = {
 def structure(cls: type[T], raw: Mapping[str, Any], *, exact: bool = False) -> T:
     """Return a dataclass from a map, by its type hints: nested ones, tuples, maps, numbers, Literal.
 
-    What is missing or null keeps its default; keys that the class does not have are left out. Engines make floats of
-    ints and lists of tuples. Raises TypeError where something without a default is missing, ValueError for a value
-    that is not of its type, with its key.
-    `exact`, for files that people write: a key that the class does not have, a value of another type (YAML reads NO as
-    a truth value) and what is missing are all a ValueError.
+    Missing and null values keep their defaults; unknown keys are ignored. The engine turns ints into floats and tuples
+    into lists. Raises TypeError for a missing value without default, ValueError with the key for a value of a wrong
+    type. `exact`, for files that people write: unknown keys, wrong types (YAML reads NO as a boolean) and missing
+    values are all a ValueError.
     """
     hints, values = _hints(cls), {}  # type: ignore[arg-type]
     if exact and (unknown := [str(key) for key in raw if key not in hints]):
@@ -48,13 +47,13 @@ def structure(cls: type[T], raw: Mapping[str, Any], *, exact: bool = False) -> T
 
 
 def record(value: Any) -> Any:
-    """Return a record, and all that is in it, as plain data: without what is None. Outputs of Pulumi stay as they are.
+    """Return a record as plain data at every depth, without None. Outputs of Pulumi stay unchanged.
 
     >>> record(Bid(factor=1.5))
     {"factor": 1.5}
     """
     if is_dataclass(value) and not isinstance(value, type):
-        value = {one.name: getattr(value, one.name) for one in fields(value)}
+        value = {item.name: getattr(value, item.name) for item in fields(value)}
     if isinstance(value, Mapping):
         return {key: record(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
@@ -65,13 +64,13 @@ def record(value: Any) -> Any:
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     hints = get_type_hints(cls)
-    return {one.name: hints[one.name] for one in fields(cls)}
+    return {item.name: hints[item.name] for item in fields(cls)}
 
 
 def _value(hint: Any, raw: Any, exact: bool) -> Any:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        kinds = [one for one in inner if one is not types.NoneType]
+        kinds = [kind for kind in inner if kind is not types.NoneType]
         return _value(kinds[0], raw, exact) if len(kinds) == 1 else raw
     if origin is Literal and raw not in inner:
         raise ValueError(f"is {raw!r}, which is none of {', '.join(map(repr, inner))}")
@@ -80,9 +79,9 @@ def _value(hint: Any, raw: Any, exact: bool) -> Any:
         hint_yaml = "; YAML reads NO without quotes as the word no: write it in quotes" if raw is False else ""
         raise ValueError(f"is {raw!r}; accepted: {word}{hint_yaml}")
     if origin is tuple:
-        return tuple(_value(inner[0], one, exact) for one in raw)
+        return tuple(_value(inner[0], item, exact) for item in raw)
     if origin is Mapping:
-        return {str(key): one if inner[1] is Any else _value(inner[1], one, exact) for key, one in raw.items()}
+        return {str(key): item if inner[1] is Any else _value(inner[1], item, exact) for key, item in raw.items()}
     if is_dataclass(hint) and isinstance(raw, Mapping):
         return structure(hint, raw, exact=exact)  # type: ignore[arg-type]
     if hint is int:

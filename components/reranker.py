@@ -1,4 +1,4 @@
-"""One server of a fleet: its Instance, by the stack's settings. Called by RerankerFleet for each replica."""
+"""The Instance of one server of a fleet, from the stack's settings. Called by RerankerFleet for each replica."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PORT = 8000
 
 @dataclass(frozen=True)
 class Common:
-    """What all servers of a stack have in common.
+    """Inputs that all servers of a stack share.
 
-    `stack_secret`: what each server's own key derives from. `server_key`: vLLM's own, secret, where there is no guard.
+    `stack_secret`: the source of each server's own key. `server_key`: vLLM's key, secret; None with a guard.
     `ca_certificate` and `ca_private_key`: sign the servers' certificates; None without TLS.
     """
 
@@ -39,8 +39,7 @@ class Common:
     ca_private_key: pulumi.Output[str] | None = None
 
 
-def launch_of(settings: Settings) -> Launch:
-    """Return what each server of a stack runs, without its keys."""
+def server_launch(settings: Settings) -> Launch:
     config = settings.config
     return plan_launch(
         settings.model,
@@ -57,14 +56,13 @@ def launch_of(settings: Settings) -> Launch:
     )
 
 
-def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) -> Instance:
-    """Declare the instance of replica number `index`."""
+def declare_server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) -> Instance:
     settings, config, launch = common.settings, common.settings.config, common.launch
     key_name = key_env(guard=config.guard)
-    given = {name: pulumi.Output.secret(value) for name, value in configured_env(config).items()}
-    known_key = {} if common.server_key is None else {key_name: common.server_key}
-    env: dict[str, pulumi.Input[str]] = {**given, **launch.env, **known_key}
-    return instance(
+    user_env = {name: pulumi.Output.secret(value) for name, value in configured_env(config).items()}
+    server_key = {} if common.server_key is None else {key_name: common.server_key}
+    env: dict[str, pulumi.Input[str]] = {**user_env, **launch.env, **server_key}
+    return declare_instance(
         name,
         launch,
         common.offers,
@@ -72,7 +70,7 @@ def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) 
         opts,
         disk_gb=config.disk_gb,
         env=env,
-        key_env="" if known_key else key_name,
+        key_env="" if server_key else key_name,
         certificate_path=CERTIFICATE if config.guard and config.tls else "",
         files=digests(launch.files),
         image_login=config.image_login.get_secret_value() if config.image_login else None,
@@ -87,16 +85,16 @@ def server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) 
 
 
 def configured_env(config: Config) -> dict[str, str]:
-    """Return what the config puts into a server's environment, secrets among it."""
+    """Return a server's environment from the config, with its secrets."""
     token = {} if config.hub_token is None else {"HF_TOKEN": config.hub_token}
-    hidden = {name: value.get_secret_value() for name, value in {**config.secret_env, **token}.items()}
-    return {**config.env, **hidden}
+    secrets = {name: value.get_secret_value() for name, value in {**config.secret_env, **token}.items()}
+    return {**config.env, **secrets}
 
 
-def instance(
-    name: str, launch: Launch, offers: OfferQuery, common: Common, opts: pulumi.ResourceOptions, **own: Any
+def declare_instance(
+    name: str, launch: Launch, offers: OfferQuery, common: Common, opts: pulumi.ResourceOptions, **inputs: Any
 ) -> Instance:
-    """Declare an instance of the stack that runs `launch`, a gateway's too. `own`: the inputs that are this one's."""
+    """Declare an instance that runs `launch`, for a server or a gateway. `inputs`: those that only this one has."""
     settings, config = common.settings, common.settings.config
     args = InstanceArgs(
         label_base=f"{pulumi.get_project()}/{pulumi.get_stack()}/{name}",
@@ -115,13 +113,13 @@ def instance(
         poll_s=config.timeouts.poll_s,
         replace=config.replace,
         policy=settings.policy,
-        **own,
+        **inputs,
     )
     return Instance(name, args, opts)
 
 
 def rerank_probe(model: Model, key_name: str, timeout_s: float) -> HttpProbe:
-    """Return the readiness probe of a reranker: a pair that must rank. `/health` says 200 on a dead engine."""
+    """Return the readiness probe of a reranker: a pair to rank. `/health` returns 200 even if the engine is dead."""
     return HttpProbe(
         PORT,
         "POST",

@@ -1,9 +1,7 @@
-"""How many replicas a fleet should have: a pure function of samples, limits and prices.
+"""The target number of replicas of a fleet: a pure function of samples, limits and prices.
 
-Called by ops.scale and bench.scale.
-
-Up at once by what two samples ask for; down only where it pays: a replica that is not needed costs as much as a boot
-after `idle_s`, and a fleet goes down to the most that was needed in that time.
+Called by ops.scale and bench.scale. The fleet grows at once if two samples demand it. It shrinks only if that saves
+money: after `idle_s` an unneeded replica has cost as much as a boot; it shrinks to the highest need of that time.
 """
 
 from __future__ import annotations
@@ -18,9 +16,9 @@ Why = Literal["limits", "price", "budget", "load", "idle", "enough", "unknown"]
 
 @dataclass(frozen=True)
 class Sample:
-    """The whole fleet: pairs in flight and, of these, queued; p95 of an answer; pairs answered a second.
+    """Load of the fleet: pairs in flight and, of these, queued; p95 of the latency; answered pairs per second.
 
-    None: the servers do not say. Only `in_flight` decides; the rest is for people.
+    None: unknown. Decisions use only `in_flight`; the other fields are for display.
     """
 
     at_s: float
@@ -32,11 +30,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class LoadTarget:
-    """What the load is held against. The defaults are those that `python -m bench scale` chooses.
+    """Thresholds of a decision. The defaults come from `python -m bench scale`.
 
-    `in_flight`: pairs in flight that one replica should have. `samples`: so many have to be above it. `growth`: a fleet
-    grows to at most so many times itself at once, since what has queued up during a boot asks for too much.
-    `boot_usd`: what a boot costs, download and time.
+    `in_flight`: target of pairs in flight per replica. `samples`: how many must be above it. `growth`: largest factor
+    of one step, because pairs queued during a boot overstate the need. `boot_usd`: cost of a boot, download and time.
     """
 
     in_flight: float = 32.0
@@ -45,7 +42,7 @@ class LoadTarget:
     boot_usd: float = 0.08
 
     def idle_s(self, replica_usd_h: float) -> float:
-        """Return after how many seconds a replica that is not needed has cost as much as a boot."""
+        """Return the seconds after which an unneeded replica has cost as much as a boot."""
         return self.boot_usd / replica_usd_h * 3600 if replica_usd_h > 0 else math.inf
 
     def need(self, sample: Sample) -> int:
@@ -57,9 +54,9 @@ DEFAULT = LoadTarget()
 
 @dataclass(frozen=True)
 class ScaleLimits:
-    """What binds a fleet now, the schedule's word included: replicas, and dollars per hour for all of them together.
+    """Current limits of a fleet, with the schedule: replicas, and dollars per hour for all of them together.
 
-    `growth_usd_h`: how many dollars per hour a load may add, where the budget of the month binds.
+    `growth_usd_h`: dollars per hour that the month's budget allows in addition; None without a budget.
     """
 
     least: int = 1
@@ -70,7 +67,7 @@ class ScaleLimits:
 
 @dataclass(frozen=True)
 class Lull:
-    """Since when fewer replicas are needed than there are, and the most that were needed since."""
+    """The start of a time with too many replicas, and the highest need since then."""
 
     since_s: float
     needed: int
@@ -78,7 +75,7 @@ class Lull:
 
 @dataclass(frozen=True)
 class Decision:
-    """How many replicas there should be, why in a word and in a sentence, and the lull to remember for the next one."""
+    """The target number of replicas, the reason as a word and a sentence, and the lull for the next decision."""
 
     replicas: int
     why: Why
@@ -95,52 +92,52 @@ def decide(
     target: LoadTarget = DEFAULT,
     lull: Lull | None = None,
 ) -> Decision:
-    """Return what to do. `samples`: the newest last, all with `present` replicas; `lull`: of the decision before.
+    """Return the decision. `samples`: the newest last, all with `present` replicas; `lull`: of the last decision.
 
-    `replica_usd_h`: what the dearest replica costs per hour, 0 where that is not known.
+    `replica_usd_h`: hourly cost of the most expensive replica, 0 if unknown.
     """
-    most, bound = _most(limits, replica_usd_h)
+    most, price_limit = _most(limits, replica_usd_h)
     least = min(limits.least, most)
     if not least <= present <= most:
-        wanted = min(max(present, least), most)
-        why: Why = "price" if bound and present > most else "limits"
-        return Decision(
-            wanted, why, f"{bound or f'{limits.least} to {limits.most} are allowed now'}, {present} are there"
-        )
+        replicas = min(max(present, least), most)
+        why: Why = "price" if price_limit and present > most else "limits"
+        limit = price_limit or f"{limits.least} to {limits.most} are allowed now"
+        return Decision(replicas, why, f"{limit}, {present} are running")
     recent = samples[-target.samples :]
     if len(recent) < target.samples or present == 0:
-        return Decision(present, "unknown", f"{len(recent)} of {target.samples} samples say what the load is", lull)
-    needs = [target.need(one) for one in recent]
-    said = f"{recent[-1].in_flight:.0f} pairs in flight, {target.in_flight:g} for each replica"
+        return Decision(present, "unknown", f"the load is known from {len(recent)} of {target.samples} samples", lull)
+    needs = [target.need(sample) for sample in recent]
+    load = f"{recent[-1].in_flight:.0f} pairs in flight, {target.in_flight:g} for each replica"
     if min(needs) > present:
-        payable = present + _times(limits.growth_usd_h, replica_usd_h, most)
-        wanted = min(*needs, math.ceil(present * target.growth), most, payable)
-        if wanted > present:
-            return Decision(wanted, "load", f"{said}, in {len(recent)} samples: {min(needs)} are needed")
+        payable = present + _affordable(limits.growth_usd_h, replica_usd_h, most)
+        replicas = min(*needs, math.ceil(present * target.growth), most, payable)
+        if replicas > present:
+            return Decision(replicas, "load", f"{load}, in {len(recent)} samples: {min(needs)} are needed")
         if most > present:
-            return Decision(present, "budget", f"{said}, but the month's budget pays for no more")
-        return Decision(present, "price" if bound else "limits", f"{said}, but {bound or f'{most} are the most'}")
+            return Decision(present, "budget", f"{load}, but the month's budget pays for no more")
+        limit = price_limit or f"{most} are the most"
+        return Decision(present, "price" if price_limit else "limits", f"{load}, but {limit}")
     needed = max(*needs, least, lull.needed if lull else 0)
     if needed >= present:
-        return Decision(present, "enough", said)
+        return Decision(present, "enough", load)
     lull = Lull(lull.since_s if lull else recent[-1].at_s, needed)
     idle_s, waited_s = target.idle_s(replica_usd_h), recent[-1].at_s - lull.since_s
     if waited_s >= idle_s:
-        return Decision(needed, "idle", f"{said}: for {waited_s / 60:.0f} minutes {needed} were enough")
-    left = "its price is not known" if math.isinf(idle_s) else f"a boot costs {idle_s / 60:.0f} minutes of a replica"
-    return Decision(present, "enough", f"{said}: {needed} are enough for {waited_s / 60:.0f} minutes, but {left}", lull)
+        return Decision(needed, "idle", f"{load}: for {waited_s / 60:.0f} minutes {needed} were enough")
+    but = "its price is not known" if math.isinf(idle_s) else f"a boot costs {idle_s / 60:.0f} minutes of a replica"
+    return Decision(present, "enough", f"{load}: {needed} are enough for {waited_s / 60:.0f} minutes, but {but}", lull)
 
 
 def _most(limits: ScaleLimits, replica_usd_h: float) -> tuple[int, str]:
-    """Return the most replicas, and in words what bounds them where it is the price."""
-    payable = _times(limits.max_hourly_usd, replica_usd_h, limits.most)
+    """Return the maximum of replicas, and the price limit in words if the price bounds them."""
+    payable = _affordable(limits.max_hourly_usd, replica_usd_h, limits.most)
     if payable == limits.most:
         return limits.most, ""
     return payable, f"${limits.max_hourly_usd:g}/h pays for {payable} at ${replica_usd_h:.4f}/h"
 
 
-def _times(usd_h: float | None, replica_usd_h: float, most: int) -> int:
-    """Return how many replicas so many dollars pay for; `most` without a bound, or where a price is not known."""
+def _affordable(usd_h: float | None, replica_usd_h: float, most: int) -> int:
+    """Return how many replicas `usd_h` pays for; `most` without a limit or a known price."""
     if usd_h is None or replica_usd_h <= 0:
         return most
     return math.floor(min(max(usd_h, 0.0) / replica_usd_h + 1e-9, most))

@@ -1,7 +1,7 @@
-"""The servers of a fleet, for the resources that handle all of them: concurrent calls, failures named by server.
+"""The servers of a fleet: concurrent calls, with the server's name in errors. Used by ClientKeys and RerankValidation.
 
-Used by ClientKeys and RerankValidation. One resource for all servers instead of one for each: the engine writes the
-whole state after each step, so what grows with the fleet should be the machines alone.
+These are single resources for all servers. The engine writes the complete state after each step, so only the number of
+Instances should grow with the fleet.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from components.errors import ServingError
-from components.plugin.verbs import known
+from components.plugin.verbs import is_known
 from components.records import structure
 from components.vast.identity import own_key
 from components.vast.json_values import same
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Server:
-    """One server: its name in the stack, where it answers, the instance that it runs on, the nonce in its label."""
+    """One server: its name in the stack, its URL, its instance, the nonce in its label."""
 
     name: str
     url: str
@@ -32,45 +32,44 @@ class Server:
     nonce: str = ""
 
     @classmethod
-    def listed(cls, raw: Sequence[Mapping[str, Any]] | None) -> list[Server]:
-        return [structure(cls, one) for one in raw or ()]
+    def parse_all(cls, raw: Sequence[Mapping[str, Any]] | None) -> list[Server]:
+        return [structure(cls, server) for server in raw or ()]
 
     def own_key(self, stack_secret: str) -> str:
-        """Return the key that manages this server, and no other."""
         return own_key(stack_secret, self.nonce)
 
 
-def differs(olds: Mapping[str, Any], news: Mapping[str, Any], keys: Sequence[str]) -> bool:
-    """Whether the servers, or one of `keys`, changed or are not known yet."""
-    return any(not known(news.get(key)) or not same(olds.get(key), news.get(key)) for key in ("servers", *keys))
+def has_changed(olds: Mapping[str, Any], news: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    """Whether the servers or one of `keys` have changed or are still unknown."""
+    return any(not is_known(news.get(key)) or not same(olds.get(key), news.get(key)) for key in ("servers", *keys))
 
 
-def changed(olds: Mapping[str, Any], news: Mapping[str, Any], keys: Sequence[str]) -> list[Server]:
-    """Return the servers to see to: all where one of `keys` changed, else those that are new or have moved."""
-    servers = Server.listed(news.get("servers"))
+def changed_servers(olds: Mapping[str, Any], news: Mapping[str, Any], keys: Sequence[str]) -> list[Server]:
+    """Return the affected servers: all if one of `keys` has changed, else those that are new or have moved."""
+    servers = Server.parse_all(news.get("servers"))
     if any(not same(olds.get(key), news.get(key)) for key in keys):
         return servers
-    before = Server.listed(olds.get("servers"))
-    return [one for one in servers if one not in before]
+    before = Server.parse_all(olds.get("servers"))
+    return [server for server in servers if server not in before]
 
 
-def on_each(servers: Sequence[Server], act: Callable[[Server], T]) -> dict[str, T]:
-    """Do something on all servers at once; return what came of it by name.
+def call_servers(servers: Sequence[Server], act: Callable[[Server], T]) -> dict[str, T]:
+    """Call `act` for all servers at once; return the results by name.
 
-    Raises the ServingError of the one that failed, or of all that failed one that names them, once each has ended.
+    Raises ServingError after all calls have ended: the only server's error, or one that lists the failed servers.
     """
-    done: dict[str, T] = {}
+    results: dict[str, T] = {}
     failed: dict[str, ServingError] = {}
     with ThreadPoolExecutor(min(MAX_CONCURRENCY, max(len(servers), 1)), "servers") as pool:
-        # in the caller's context: messages find the resource's row
-        work = [(one, pool.submit(contextvars.copy_context().run, act, one)) for one in servers]
-        for one, future in work:
+        # the caller's context has the resource's row for messages
+        futures = {server.name: pool.submit(contextvars.copy_context().run, act, server) for server in servers}
+        for name, future in futures.items():
             try:
-                done[one.name] = future.result()
+                results[name] = future.result()
             except ServingError as error:
-                failed[one.name] = error
+                failed[name] = error
     if not failed:
-        return done
+        return results
     if len(servers) == 1:
         raise next(iter(failed.values()))
     lines = [f"{len(failed)} of {len(servers)} servers:", *(f"{name}: {error}" for name, error in failed.items())]

@@ -1,4 +1,4 @@
-"""What one stack wants: its config, with what catalog, policy and query say about it. Called by `__main__.py`."""
+"""The settings of a stack: its config, completed and checked by catalog, policy and query. Called by `__main__.py`."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ from reranker.http import HttpTransport, Unanswered, bearer
 
 NO_LIMITS = PolicyLimits()
 MAX_CLIENT_CA_CHARS = 8192
-SPARE_OFFERS = 8  # how many more offers than replicas are ranked
+SPARE_OFFERS = 8  # offers that are ranked in addition to one for each replica
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What one stack wants: its config, and what follows from it. No secret is in the repr.
+    """The settings of a stack: its config, and values derived from it. The repr contains no secret.
 
-    `constraints`: on offers for a server, among them `policy_constraints`, which bind a gateway's machine too.
-    `replicas`: how many servers there are to be now; prices are judged for the most that there may be.
+    `constraints`: on offers for a server, with `policy_constraints`, which also apply to a gateway's machine.
+    `replicas`: the current number of servers; price checks use the maximum.
     """
 
     config: Config
@@ -64,7 +64,6 @@ class Settings:
     replicas: int
 
     def search(self) -> Search:
-        """Return the search for the servers' machines."""
         return Search(
             query=self.config.query,
             constraints=self.constraints,
@@ -88,16 +87,16 @@ def load(
     misplaced: Sequence[str] = (),
     present: Callable[[], int | None] = lambda: None,
 ) -> Settings:
-    """Read `raw`, the project's config with its namespace taken off. Raises ConfigError with every problem found.
+    """Read `raw`, the project's config without the namespace. Raises ConfigError with all problems.
 
-    `hub_reachable` is asked, with the API's address, only where `emulator.offline_model` is set. `limits`: the policy's
-    for this stack. `in_clear` names keys that are secrets but stored in clear; `misplaced`: see misplaced_keys.
-    `present` is asked how many replicas there are to be, where the config lets that differ; None: nothing says it.
+    `hub_reachable` is called with the API's address, only if `emulator.offline_model` is set. `limits`: of the policy
+    for this stack. `in_clear`: secret keys that are stored unencrypted; `misplaced`: see misplaced_keys. `present`
+    returns the current number of replicas if the config allows a range; None if unknown.
     """
     config, problems = read(raw)
     problems += misplaced
     problems += [
-        f"{key}: is a secret but stored in clear; set it with `pulumi config set --secret --path {key}`"
+        f"{key}: is a secret but stored unencrypted; set it with `pulumi config set --secret --path {key}`"
         for key in in_clear
     ]
     name, named_by = config.model, "model"
@@ -129,11 +128,11 @@ def load(
         ]
         options = json.dumps(_guard_options(config, model), separators=(",", ":"))
         if (over := len(options) - ENV_VALUE_LIMIT_CHARS) > 0:
-            problems_by_key["served_model_names"] = [f"are {over} characters too long in all: Vast.ai takes no more"]
+            problems_by_key["served_model_names"] = [f"are {over} characters too long in total for Vast.ai"]
         problems_by_key["limits.truncate_prompt_tokens"] = _truncation_problems(config, model)
         if config.disk_gb < (needed := catalog.disk_needed_gb(image, model)):
             problems_by_key["disk_gb"] = [
-                f"is {config.disk_gb:g}, but {ref} with {name} needs {math.ceil(needed)} GB at least"
+                f"is {config.disk_gb:g}, but {ref} with {name} needs at least {math.ceil(needed)} GB"
             ]
     problems += [f"{key}: {text}" for key, texts in problems_by_key.items() for text in texts]
     problems += _contradictions(config)
@@ -147,35 +146,35 @@ def load(
         interruptible=bid is not None,
         disk_gb=config.disk_gb,
         validated=name not in catalog.models or bool(catalog.models[name].golden),
-        asks_hourly_usd=_price_bound(config, machines),
-        asks_countries=[*config.require.countries, *_countries(filters)],
+        config_hourly_usd=_price_bound(config, machines),
+        config_countries=[*config.require.countries, *_countries(filters)],
         flags=[name_of(arg) for arg in config.extra_args if arg.startswith("-")],
         revision=value(config.extra_args, "--revision") or revision,
-        asks_hosting="private" if filters.get("datacenter", {}).get("eq") is False else config.require.hosting,
+        config_hosting="private" if filters.get("datacenter", {}).get("eq") is False else config.require.hosting,
     )
     problems += violations(facts, limits)
     if problems:
         raise ConfigError(problems)
-    demanded = tuple(Constraint(*one) for one in demands(limits, machines))
+    policy_constraints = tuple(Constraint(*demand) for demand in demands(limits, machines))
     timeouts, renew = config.timeouts, config.renew
     return Settings(
         config=config,
         model=model,
         image=image,
         guard_options=_guard_options(config, model),
-        constraints=(*_required(config), *demanded, *_imposed(image, model, config)),
-        policy_constraints=demanded,
+        constraints=(*_config_constraints(config), *policy_constraints, *_implied_constraints(image, model, config)),
+        policy_constraints=policy_constraints,
         deadlines=structure(Deadlines, timeouts.model_dump()),
         watch=Watch(
             config.heal_on, timeouts.probe_window_s, timeouts.answer_s, renew.before_h, renew.certificate_before_d
         ),
         bid=bid,
         policy=limits,
-        replicas=most if least == most else _clamped(present(), config),
+        replicas=most if least == most else _clamp_replicas(present(), config),
     )
 
 
-def _clamped(present: int | None, config: Config) -> int:
+def _clamp_replicas(present: int | None, config: Config) -> int:
     least, most = config.span()
     return min(max(config.replicas.min if present is None else present, least), most)
 
@@ -183,7 +182,7 @@ def _clamped(present: int | None, config: Config) -> int:
 def _gpu_problems(filters: Filters, config: Config) -> list[str]:
     count, needed = filters.get("num_gpus", {}).get("eq"), gpus_needed(config.extra_args)
     too_few = count is not None and needed > float(str(count))
-    return [f"split the model over {needed} GPUs, and the query asks for {count}"] if too_few else []
+    return [f"split the model over {needed} GPUs, but the query asks for {count}"] if too_few else []
 
 
 def _truncation_problems(config: Config, model: Model) -> list[str]:
@@ -191,7 +190,7 @@ def _truncation_problems(config: Config, model: Model) -> list[str]:
     least = 1 if model.chat_template is None else len(model.chat_template) + 1
     if limit in ("refuse", -1) or least <= int(limit) <= context:
         return []
-    return [f"is {limit}; accepted: refuse, -1 or {least} to {context}, the tokens that {model.name} reads"]
+    return [f"is {limit}; accepted: refuse, -1 or {least} to {context}, the context length of {model.name}"]
 
 
 def _guard_options(config: Config, model: Model) -> dict[str, Any]:
@@ -212,52 +211,52 @@ def _guard_options(config: Config, model: Model) -> dict[str, Any]:
 
 def _contradictions(config: Config) -> list[str]:
     gateway, problems = config.gateway, []
-    spans = [("replicas", config.replicas), *(("schedule.windows", one.replicas) for one in config.schedule.windows)]
+    windows = config.schedule.windows
+    spans = [("replicas", config.replicas), *(("schedule.windows", window.replicas) for window in windows)]
     problems += [
-        f"{key}: min is {one.min} and max {one.max}; accepted: a max of at least min"
-        for key, one in spans
-        if one.max < one.min
+        f"{key}: min is {span.min} and max {span.max}; accepted: a max of at least min"
+        for key, span in spans
+        if span.max < span.min
     ]
     if gateway.kind == "off" and config.span()[0] == 0:
-        problems.append("replicas: may be 0, and nothing would answer then; accepted: gateway.kind caddy or rent")
-    if config.form == "plain":  # has no place for what sees to these two
+        problems.append("replicas: may be 0, but then nothing answers; accepted: gateway.kind caddy or rent")
+    if config.form == "plain":
         problems += [
-            f"{key}: is true, but form plain has no place for it; accepted: {key} false, or form script"
+            f"{key}: is true, but form plain does not support it; accepted: {key} false, or form script"
             for key in ("guard", "tls")
             if getattr(config, key)
         ]
     if gateway.kind != "off" and not config.guard:
-        problems.append("guard: is false, but the gateway has a key of its own for the servers; accepted: guard true")
+        problems.append("guard: is false, but the gateway uses the servers' own keys; accepted: guard true")
     if gateway.kind == "rent" and not config.tls:
-        problems.append("tls: is false, but a gateway that is rented shows a certificate; accepted: tls true")
+        problems.append("tls: is false, but a rented gateway presents a certificate; accepted: tls true")
     if gateway.kind == "caddy" and not gateway.admin_url:
         problems.append("gateway.admin_url: is empty; with gateway.kind caddy it is the address of Caddy's admin API")
     if gateway.kind == "off":
-        fields = type(gateway).model_fields.items()
         problems += [
             f"gateway.{key}: is for a gateway, but gateway.kind is off; accepted: gateway.kind caddy or rent"
-            for key, field in fields
+            for key, field in type(gateway).model_fields.items()
             if getattr(gateway, key) != field.default
         ]
-    problems += _own_certificate_problems(gateway)
+    problems += _gateway_certificate_problems(gateway)
     if config.budget_refuses and config.budget_usd_month is None:
         problems.append("budget_refuses: is true, but budget_usd_month is not set")
     if config.keep_previous_key and config.api_key_generation == 1 and config.api_key is None:
-        problems.append("keep_previous_key: is true, but api_key_generation 1 has none before it")
+        problems.append("keep_previous_key: is true, but api_key_generation 1 has no previous key")
     if config.client_ca:
         problems += _client_ca_problems(config)
-    given = [2 if one.keep_previous else 1 for one in config.client_keys.values()]
+    count = sum(2 if options.keep_previous else 1 for options in config.client_keys.values())
     if config.client_keys and not config.guard:
-        problems.append("client_keys: are there, but vLLM itself knows one key only; accepted: guard true")
-    if (most := MAX_KEYS - 2) < sum(given):
-        problems.append(f"client_keys: are {sum(given)} keys, with those of keep_previous; accepted: {most} at most")
+        problems.append("client_keys: are set, but vLLM itself accepts only one key; accepted: guard true")
+    if (most := MAX_KEYS - 2) < count:
+        problems.append(f"client_keys: are {count} keys, with those of keep_previous; accepted: {most} at most")
     problems += [
-        f"client_keys.{name}.keep_previous: is true, but generation 1 has none before it"
-        for name, one in config.client_keys.items()
-        if one.keep_previous and one.generation == 1
+        f"client_keys.{name}.keep_previous: is true, but generation 1 has no previous key"
+        for name, options in config.client_keys.items()
+        if options.keep_previous and options.generation == 1
     ]
     if gateway.kind == "caddy" and not gateway.url:
-        problems.append("gateway.url: is empty; accepted: where clients reach the gateway, such as https://HOST:8443")
+        problems.append("gateway.url: is empty; accepted: the clients' URL of the gateway, such as https://HOST:8443")
     return problems
 
 
@@ -267,38 +266,35 @@ def _client_ca_problems(config: Config) -> list[str]:
     checks = (
         (size <= MAX_CLIENT_CA_CHARS, f"is {size} characters; accepted: {MAX_CLIENT_CA_CHARS} at most"),
         (ders(config.client_ca), "holds no certificates in PEM that can be read"),
-        (config.tls, "is there, but tls is false, so no certificate is shown; accepted: tls true"),
-        (
-            config.guard or gateway.kind != "off",
-            "is there, but vLLM itself looks at no certificate; accepted: guard true",
-        ),
+        (config.tls, "is set, but tls is false, so there are no certificates; accepted: tls true"),
+        (config.guard or gateway.kind != "off", "is set, but vLLM itself checks no certificate; accepted: guard true"),
         (
             not gateway.listen.startswith("unix/"),
-            "is there, but clients' TLS ends before gateway.listen, a socket: what stands there has to ask for it",
+            "is set, but gateway.listen is a socket: the proxy before it ends clients' TLS and must check certificates",
         ),
     )
     return [f"client_ca: {text}" for good, text in checks if not good]
 
 
-def _own_certificate_problems(gateway: GatewayConfig) -> list[str]:
-    given = [key for key in ("certificate", "private_key", "acme", "ca_certificate") if getattr(gateway, key)]
+def _gateway_certificate_problems(gateway: GatewayConfig) -> list[str]:
     if gateway.kind == "rent":
         why = (
-            "is for gateway.kind caddy: a rented machine has random ports, at which no ACME server looks, and is a "
-            "stranger's, who would have a key that the whole world trusts"
+            "is for gateway.kind caddy: a rented machine has random ports, which no ACME server uses, and its owner "
+            "could read a private key that all clients trust"
         )
-        return [f"gateway.{key}: {why}" for key in given]
+        keys = ("certificate", "private_key", "acme", "ca_certificate")
+        return [f"gateway.{key}: {why}" for key in keys if getattr(gateway, key)]
     pair = gateway.certificate, gateway.private_key
     if gateway.kind == "off" or not (any(pair) or gateway.acme):
         return []
     host = urlsplit(gateway.url).hostname or ""
     if gateway.listen.startswith("unix/"):
-        return ["gateway.listen: is a socket, so what stands before it shows the certificate; accepted: a port"]
+        return ["gateway.listen: is a socket, so the proxy before it has the certificate; accepted: a port"]
     if gateway.acme:
-        named = host in gateway.acme.names
+        has_host = host in gateway.acme.names
         return [
-            *(["gateway.acme: gets a certificate, and gateway.certificate is another one"] if any(pair) else []),
-            *([] if named else [f"gateway.acme: names has to have the host of gateway.url, {host}"]),
+            *(["gateway.acme: cannot be set together with gateway.certificate"] if any(pair) else []),
+            *([] if has_host else [f"gateway.acme: names must contain the host of gateway.url, {host}"]),
         ]
     if gateway.private_key is None:
         return ["gateway.private_key: is empty, but gateway.certificate is not"]
@@ -323,52 +319,52 @@ def _least(*bounds: float | None) -> float | None:
 
 
 def _countries(filters: Filters) -> list[str]:
-    place = filters.get("geolocation", {})
-    return [str(one) for one in (place.get("eq"), *(place.get("in") or ())) if one is not None]
+    geolocation = filters.get("geolocation", {})
+    return [str(code) for code in (geolocation.get("eq"), *(geolocation.get("in") or ())) if code is not None]
 
 
-def _required(config: Config) -> list[Constraint]:
+def _config_constraints(config: Config) -> list[Constraint]:
     require = config.require
     hours, renew_h = require.min_duration_h, config.renew.before_h
-    wanted = (
+    rows = (
         ("dph_total", "lte", config.max_dph_usd, "max_dph_usd"),
         ("reliability", "gte", require.min_reliability, "require.min_reliability"),
         ("duration", "gte", None if hours is None else hours * 3600.0, "require.min_duration_h"),
-        # one that ends sooner would be due for renewal at once, and again
+        # an offer that ends sooner would be due for renewal at once
         ("duration", "gte", (renew_h + 24) * 3600.0 if renew_h else None, "renew.before_h"),
         ("gpu_name", "in", list(require.gpu_names) or None, "require.gpu_names"),
         ("geolocation", "in", list(require.countries) or None, "require.countries"),
         ("datacenter", "eq", True if require.hosting else None, "require.hosting"),
     )
-    return [Constraint(field, op, value, why) for field, op, value, why in wanted if value is not None]
+    return [Constraint(field, op, value, reason) for field, op, value, reason in rows if value is not None]
 
 
-def _imposed(image: Image, model: Model, config: Config) -> list[Constraint]:
-    dtype, disk_gb = config.dtype, config.disk_gb
+def _implied_constraints(image: Image, model: Model, config: Config) -> list[Constraint]:
+    dtype = config.dtype
     floor = compute_cap_floor(image, dtype)
-    slowest = pull_mbps(image.download_gb + model.weights_gb, config.timeouts.pulling_s)
-    for_floor = f"image {image.ref}" if floor == image.compute_cap_min else f"dtype {dtype}"
-    imposed = [
+    min_mbps = pull_mbps(image.download_gb + model.weights_gb, config.timeouts.pulling_s)
+    reason = f"image {image.ref}" if floor == image.compute_cap_min else f"dtype {dtype}"
+    constraints = [
         Constraint("cuda_max_good", "gte", image.cuda_min, f"image {image.ref}"),
-        Constraint("compute_cap", "gte", floor, for_floor),
+        Constraint("compute_cap", "gte", floor, reason),
         Constraint("gpu_ram", "gte", vram_needed_gb(model, dtype) * MB_PER_GB, f"model {model.name}"),
-        Constraint("disk_space", "gte", disk_gb, "disk_gb"),
-        Constraint("inet_down", "gte", math.ceil(slowest), "timeouts.pulling_s"),
+        Constraint("disk_space", "gte", config.disk_gb, "disk_gb"),
+        Constraint("inet_down", "gte", math.ceil(min_mbps), "timeouts.pulling_s"),
     ]
     if image.compute_cap_max is not None:
-        imposed.append(Constraint("compute_cap", "lte", image.compute_cap_max, f"image {image.ref}"))
-    return imposed
+        constraints.append(Constraint("compute_cap", "lte", image.compute_cap_max, f"image {image.ref}"))
+    return constraints
 
 
 def emulator_hub_reachable(api_url: str) -> bool:
-    """Ask an emulator whether its containers reach the model hub; a real Vast.ai host does, so the answer is True."""
+    """Return whether an emulator's containers reach the model hub; True for the real Vast.ai. Raises ApiUnreachable."""
     try:
         key = choose_key(api_url, stack_config().get("vast_api_key"))
         answer = HttpTransport()("GET", f"{api_url}/_emulator/hub", headers=bearer(key), timeout_s=5.0)
         if answer.status != 200:
             return True
-        if isinstance(found := answer.json(), dict):
-            return bool(found.get("reachable"))
+        if isinstance(body := answer.json(), dict):
+            return bool(body.get("reachable"))
         reason = "its answer is no JSON"
     except Unanswered as error:
         reason = str(error)

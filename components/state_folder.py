@@ -1,7 +1,7 @@
-"""The folder that holds a stack's state, where it is one, and whether it can take what an `up` writes.
+"""The state's folder of a file backend, and the check of its free space.
 
-Called by the program before anything is rented, and by `ops recover`. Pulumi 3.259 leaves a state file that it cannot
-write to its end cut off: what was rented by then is in no state.
+Called by the program before anything is rented, and by `ops recover`. If Pulumi 3.259 cannot write a state file
+completely, it leaves the file truncated, and the state lacks the instances rented until then.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-ROOM_MB = 16  # of the states of 128 servers: the file, its copy, and those of history and backups
+ROOM_MB = 16  # for 128 servers: the state file, its copy, history and backups
 
 
 def state_folder(env: Mapping[str, str], project: Path) -> Path | None:
-    """Return the folder of a file backend, or None for any other. `project`: the folder of Pulumi.yaml."""
+    """Return the folder of a file backend, or None for another backend. `project`: the folder of Pulumi.yaml."""
     home = Path(env.get("HOME") or Path.home())
     url = env.get("PULUMI_BACKEND_URL")
     if not url:
         declared = yaml.safe_load((project / "Pulumi.yaml").read_text(encoding="utf-8")).get("backend") or {}
-        url = str(declared.get("url") or "") or _logged_in(Path(env.get("PULUMI_HOME") or home / ".pulumi"))
-    where = urlsplit(url)
-    if where.scheme != "file":
+        url = str(declared.get("url") or "") or _login_url(Path(env.get("PULUMI_HOME") or home / ".pulumi"))
+    parts = urlsplit(url)
+    if parts.scheme != "file":
         return None
-    path = where.netloc + unquote(where.path)
+    path = parts.netloc + unquote(parts.path)
     return home / path[2:] if path.startswith("~/") else project / path
 
 
-def _logged_in(pulumi_home: Path) -> str:
+def _login_url(pulumi_home: Path) -> str:
     try:
         return str(json.loads((pulumi_home / "credentials.json").read_text()).get("current") or "")
     except (OSError, ValueError, AttributeError):
@@ -39,14 +39,14 @@ def _logged_in(pulumi_home: Path) -> str:
 
 
 def room_problem(folder: Path) -> str:
-    """Return why the state could not be written to its end, or "". Writes ROOM_MB once; nothing of it stays."""
+    """Return why the folder cannot store a state, or "". Writes ROOM_MB to a temporary file."""
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             for _ in range(ROOM_MB):
                 probe.write(bytes(1 << 20))
     except OSError as error:
         return (
-            f"the state's folder {folder} cannot take {ROOM_MB} MB: {error.strerror}. What an up rents would be in no "
-            "state; make room there, or let it be written, and repeat"
+            f"the state's folder {folder} cannot store {ROOM_MB} MB: {error.strerror}. The state would lack the "
+            "instances that an up rents; free space or allow writing there, and repeat"
         )
     return ""

@@ -1,4 +1,4 @@
-"""An Instance's inputs as its verbs work with them, and the outputs that a state keeps. Called by components.instance.
+"""Converts an Instance's inputs for its verbs, and its results to outputs for the state. Called by components.instance.
 
 Inputs: see InstanceArgs there.
 """
@@ -29,15 +29,15 @@ from components.vast.probe import HttpProbe
 from components.vast.ranking import Candidate
 from components.vast.rental_spec import Bid, Rented, Spec
 from components.vast.status import Observation
-from policy.facts import of_instance
+from policy.facts import instance_facts
 from policy.rules import PolicyLimits, violations
 
-SHOWN = 8  # candidates that a policy pack is shown, best first
+MAX_SUMMARIES = 8  # best candidates for a policy pack
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What an instance was declared with, beside its container (Spec) and how it is rented (Order)."""
+    """An instance's inputs, except those of its container (Spec) and of its rental (Order)."""
 
     label_base: str
     owner: str = ""
@@ -54,9 +54,9 @@ class Declared:
 
     @classmethod
     def of(cls, props: Mapping[str, Any]) -> Declared:
-        """Return what inputs or outputs say; the probe asks by TLS where there is a CA."""
-        made = structure(cls, props)
-        return replace(made, probe=replace(made.probe, ca_certificate=made.ca_certificate))
+        """Parse inputs or outputs; with a CA the probe uses TLS."""
+        declared = structure(cls, props)
+        return replace(declared, probe=replace(declared.probe, ca_certificate=declared.ca_certificate))
 
     @property
     def resource_key(self) -> str:
@@ -68,36 +68,35 @@ class Declared:
 
 
 def container(props: Mapping[str, Any]) -> Spec:
-    """Return the container that inputs describe."""
     spec = structure(Spec, props)
     ca, key = props.get("ca_certificate"), props.get("ca_private_key")
     authority = Authority(str(ca), str(key)) if ca else None
     return replace(spec, authority=authority, pack=lambda: packed_env(spec.files))
 
 
-def kept(props: Mapping[str, Any], declared: Declared, label: str) -> dict[str, Any]:
-    """Return what outputs keep of the inputs; of the environment, secret, only what the probe fills in."""
+def input_outputs(props: Mapping[str, Any], declared: Declared, label: str) -> dict[str, Any]:
+    """Return the outputs that come from inputs. Of the secret environment they have only the probe's variables."""
     names, nonce = declared.probe.names(), parse_nonce(label)
     env = {name: value for name, value in structure(Spec, props).env_for(nonce).items() if name in names}
     return {**record_inputs(props), "env": env, "label": label, "nonce": nonce}
 
 
-def live(contract: Contract, seen: Observation, probe: HttpProbe) -> dict[str, Any]:
-    """Return what is read anew each time."""
+def live_outputs(contract: Contract, observed: Observation, probe: HttpProbe) -> dict[str, Any]:
+    """Return the outputs that every read updates."""
     outs: dict[str, Any] = {"status": contract.actual_status or "provisioning", "end_date": contract.end_date}
-    if seen.port is not None:
-        outs |= {"ip": seen.ip, "port": seen.port, "url": probe.url(seen.ip, seen.port)}
+    if observed.port is not None:
+        outs |= {"ip": observed.ip, "port": observed.port, "url": probe.url(observed.ip, observed.port)}
     return outs
 
 
 def certificate_end(probe: HttpProbe, ip: str, port: int) -> dict[str, Any]:
-    """Return when the certificate ends that a server shows, in seconds since the epoch; nothing where it shows none."""
-    shown = fetch_certificate(ip, port, probe.ca_certificate) if probe.ca_certificate else None
-    return {"certificate_expires_at": shown.ends_at} if shown else {}
+    """Return the end of the server's certificate as output, in seconds since the epoch; empty without one."""
+    certificate = fetch_certificate(ip, port, probe.ca_certificate) if probe.ca_certificate else None
+    return {"certificate_expires_at": certificate.ends_at} if certificate else {}
 
 
 class InstanceOutputs:
-    """What a program can read of an instance, in Vast.ai's own names where it has one; more is in the state."""
+    """The outputs of an instance for programs, with Vast.ai's names if there are any; the state has more."""
 
     instance_id: pulumi.Output[int]
     machine_id: pulumi.Output[int]
@@ -116,10 +115,9 @@ class InstanceOutputs:
 
 
 def outputs(props: Mapping[str, Any], declared: Declared, rented: Rented) -> dict[str, Any]:
-    """Return what the state keeps of an instance that serves."""
     contract, candidate, probe = rented.contract, rented.candidate, declared.probe
     return {
-        **kept(props, declared, contract.label),
+        **input_outputs(props, declared, contract.label),
         "instance_id": contract.id,
         "machine_id": contract.machine_id,
         "host_id": contract.host_id,
@@ -140,19 +138,21 @@ def outputs(props: Mapping[str, Any], declared: Declared, rented: Rented) -> dic
         "offer": as_text(candidate.offer.record()) if candidate else "",
         "certificate_expires_at": 0,
         **certificate_end(probe, rented.ip, rented.port),
-        "rejected_machines": [record(replace(one, after_s=round(one.after_s, 1))) for one in rented.rejected],
+        "rejected_machines": [record(replace(item, after_s=round(item.after_s, 1))) for item in rented.rejected],
         "ready_s": round(rented.ready_s, 1),
     }
 
 
 def summaries(candidates: Sequence[Candidate], bid: Bid | None) -> list[dict[str, Any]]:
-    """Return what a policy pack is shown of the offers."""
-    return [one.summary() | ({"bid_usd": bid.price_for(one.offer)} if bid else {}) for one in candidates[:SHOWN]]
+    return [
+        item.summary() | ({"bid_usd": bid.price_for(item.offer)} if bid else {}) for item in candidates[:MAX_SUMMARIES]
+    ]
 
 
 def refusals(news: Mapping[str, Any], offers: Sequence[Mapping[str, Any]] = ()) -> list[CheckFailure]:
-    """Judge by the policy what is asked for and what may be rented; the search already asks for no other offers."""
-    inputs, tls = drop_unknowns(dict(news)), news.get("ca_certificate") not in (None, "")  # or not known until made
-    broken = violations(of_instance(inputs, offers, tls=tls), structure(PolicyLimits, inputs.get("policy") or {}))
+    """Check inputs and offers by the policy; the search already excludes forbidden offers."""
+    # the CA's certificate may be unknown before it is created
+    inputs, tls = drop_unknowns(dict(news)), news.get("ca_certificate") not in (None, "")
+    broken = violations(instance_facts(inputs, offers, tls=tls), structure(PolicyLimits, inputs.get("policy") or {}))
     lines = ["the policy of this stack refuses it; nothing is rented", *broken]
     return [CheckFailure("", "\n".join(lines))] if broken else []

@@ -1,7 +1,7 @@
-"""RerankValidation: scores real pairs on the servers after each deploy, as a resource; `pulumi up` fails with it.
+"""RerankValidation: scores real pairs on the servers after each deploy, as a resource; a failure fails `pulumi up`.
 
-One for all servers, which are validated at once: those that are new or have moved, and all of them when the model, the
-key or the checks change, or on demand (`run`: any new text). The checks themselves are `components.vllm.checks`.
+One resource validates all servers at the same time: new or moved servers, and all servers when the model, the key or
+the checks change, or on demand (`run`: any new text). The checks are in `components.vllm.checks`.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from pulumi.dynamic import CreateResult, DiffResult, UpdateResult
 
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, verb
-from components.servers import Server, changed, differs, on_each
+from components.servers import Server, call_servers, changed_servers, has_changed
 from components.vast.identity import server_name
 from components.vllm.catalog import load_catalog
 from components.vllm.checks import CHECKS_VERSION, Report, run_checks
 from components.vllm.client import RerankClient
 from components.vllm.route_audit import table
 
-# a change of these is one for every server
+# a change of these affects every server
 COMMON = ("api_key", "stack_secret", "model", "guard", "ca_certificate", "checks_version", "run", "max_latency_ms")
 
 
 @dataclass
 class RerankValidationArgs:
-    """What to validate: the servers (name, url, instance_id, nonce), model, and whether all routes are closed.
+    """Inputs of a validation. `servers`: name, url, instance_id, nonce. `guard`: whether all routes need a key.
 
-    `api_key`: what all servers accept; without it each is asked with its own key, which derives from `stack_secret` and
-    lists a guarded server's routes.
-    `max_latency_ms`: the median request may take no longer; 0 for no bound.
+    `api_key`: accepted by all servers; without it each server's own key is used, which derives from `stack_secret` and
+    may list a guarded server's routes.
+    `max_latency_ms`: limit of the median request; 0 for no limit.
     """
 
     servers: pulumi.Input[Sequence[Mapping[str, Any]]]
@@ -48,71 +48,69 @@ class RerankValidationArgs:
 
 
 class RerankValidationProvider(VastProvider):
-    """Runs the checks on create and on update."""
-
     @verb
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        return DiffResult(changes=differs(olds, news, COMMON))
+        return DiffResult(changes=has_changed(olds, news, COMMON))
 
     @verb
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Run the checks. Raises ValidationFailed with each check that failed, ServerUnreachable, ServerError."""
-        return CreateResult(secrets.token_hex(4), _validated({}, props))
+        """Run the checks. Raises ValidationFailed with all failed checks, ServerUnreachable, ServerError."""
+        return CreateResult(secrets.token_hex(4), _validate({}, props))
 
     @verb
     def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        return UpdateResult(_validated(olds, news))
+        return UpdateResult(_validate(olds, news))
 
 
-def _validated(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]:
+def _validate(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]:
     model = load_catalog().model(props["model"])
     ca, secret = str(props.get("ca_certificate") or ""), str(props.get("stack_secret") or "")
-    servers, due = Server.listed(props["servers"]), changed(olds, props, COMMON)
+    servers, due = Server.parse_all(props["servers"]), changed_servers(olds, props, COMMON)
     if due:
-        where = ", ".join(one.url for one in due)
-        ENGINE.log(f"scoring golden pairs of {model.name} on /rerank of {where}", ephemeral=True)
+        urls = ", ".join(server.url for server in due)
+        ENGINE.log(f"scoring golden pairs of {model.name} on /rerank of {urls}", ephemeral=True)
 
-    def checked(server: Server) -> Report:
-        own = RerankClient(server.url, server.own_key(secret), ca=ca, timeout_s=60.0)
-        given = props.get("api_key")
+    def check(server: Server) -> Report:
+        manager = RerankClient(server.url, server.own_key(secret), ca=ca, timeout_s=60.0)
+        api_key = props.get("api_key")
         report = run_checks(
-            RerankClient(server.url, str(given), ca=ca, timeout_s=60.0) if given else own,
+            RerankClient(server.url, str(api_key), ca=ca, timeout_s=60.0) if api_key else manager,
             model,
             routes_closed=bool(props.get("guard")),
-            manager=own,
-            thorough=server is due[0],  # all run one image by one command
+            manager=manager,
+            thorough=server is due[0],  # all servers run the same image and command
             ca=ca,
             server_name=server_name(server.nonce),
             max_latency_ms=float(props.get("max_latency_ms") or 0.0),
         )
         if report.audited and not report.passed:
-            ENGINE.log(f"what every route says to unauthorized callers:\n{table(report.audited)}")
+            ENGINE.log(f"answers of all routes to unauthorized callers:\n{table(report.audited)}")
         report.raise_if_failed()
         return report
 
-    reports = on_each(due, checked)
+    reports = call_servers(due, check)
     summary, report = dict(olds.get("summary") or {}), olds.get("report")
     if due:
         first = reports[due[0].name]
-        report = {check.name: check.saw for check in first.checks}
-        where = "1 server" if len(due) == 1 else f"{len(due)} servers"
-        ENGINE.log(f"{first.count} checks passed on {where}; weights that ran: {first.weights}")
+        report = {item.name: item.saw for item in first.checks}
+        count = "1 server" if len(due) == 1 else f"{len(due)} servers"
+        ENGINE.log(f"{first.count} checks passed on {count}; weights: {first.weights}")
         summary |= {
             "passed": True,
             "model": model.name,
             "weights": first.weights,
-            "skipped": [check.name for check in first.checks if check.skipped],
+            "skipped": [item.name for item in first.checks if item.skipped],
             "checks": first.count,
         }
     before = summary.get("servers") or {}
-    rows = {name: {"checks": one.count, "weights": one.weights} for name, one in reports.items()}
-    summary["servers"] = {one.name: rows.get(one.name) or before.get(one.name) for one in servers}
-    return {**props, "urls": [one.url for one in servers], "summary": summary, "report": report}
+    rows = {name: {"checks": result.count, "weights": result.weights} for name, result in reports.items()}
+    summary["servers"] = {server.name: rows.get(server.name) or before.get(server.name) for server in servers}
+    return {**props, "urls": [server.url for server in servers], "summary": summary, "report": report}
 
 
 class RerankValidation(VastResource, name="Validation"):
-    """Validated endpoints. Outputs: `urls` of the servers, known once all are validated; `summary`: how many checks
-    passed, on each too (`servers`); `report`: what each check saw on the first."""
+    """Validated endpoints. Outputs: `urls` of the servers, known after the validation of all; `summary`: number of
+    passed checks, also by server (`servers`); `report`: the result of each check on the first server."""
 
     urls: pulumi.Output[list[str]]
     summary: pulumi.Output[dict[str, Any]]

@@ -26,7 +26,7 @@ from ops.exits import OK
 from ops.market_plot import Point, Scatter
 from ops.plan import Choice
 from policy.limits import FILE as LIMITS
-from policy.limits import limits_of
+from policy.limits import load_limits
 
 READ = 64  # so many machines are looked at, or more
 PREFERENCES: Sequence[Prefer] = get_args(Prefer)
@@ -45,7 +45,7 @@ def market(pulumi: Pulumi, *, query: str | None, top: int, png: Path | None) -> 
     """Show the best offers under each preference side by side, and the market around them. Nothing is rented."""
     search = search_of(pulumi, query)
     client = open_session(lambda key: pulumi.config(key) or None).client
-    known = measurements.of_model(search.model, pulumi.cwd / measurements.FILE)
+    known = measurements.rates_of_model(search.model, pulumi.cwd / measurements.FILE)
     found = search.find_candidates(client, measured=known)
     if png:
         scatter(found, best(found, 1)).png(png)
@@ -55,7 +55,7 @@ def market(pulumi: Pulumi, *, query: str | None, top: int, png: Path | None) -> 
 def search_of(pulumi: Pulumi, query: str | None) -> Search:
     """Return what a stack's deploy would search for, by value, so that speeds are estimated. Raises ConfigError."""
     raw = config.texts(pulumi) | ({"query": query} if query else {})
-    limits = limits_of(pulumi.name.rpartition("/")[2], pulumi.cwd / "policy" / LIMITS.name)
+    limits = load_limits(pulumi.name.rpartition("/")[2], pulumi.cwd / "policy" / LIMITS.name)
     catalog = load_catalog(own=pulumi.cwd / OWN_MODELS)
     settings = load(raw, catalog, hub_reachable=lambda _: True, limits=limits)
     return replace(settings.search(), prefer="value", keep=READ)

@@ -22,7 +22,7 @@ from components.config import Config
 from components.config_reading import read
 from components.errors import ConfigError
 from components.records import structure
-from components.replica_count import listed
+from components.replica_count import count_replicas
 from components.scaling import Decision, LoadTarget, Lull, Sample, ScaleLimits, Why, decide
 from ops import load, report, stack_tags
 from ops.command import Outcome, verb
@@ -36,7 +36,7 @@ from ops.fleet import Fleet, own_keys
 from ops.metrics import replace_file
 from ops.outputs import StackOutputs
 from ops.schedule import allowed
-from policy.limits import limits_of
+from policy.limits import load_limits
 
 WATCH_S = 60.0
 LIMITS = "policy/limits.yaml"
@@ -84,7 +84,7 @@ def scale_once(pulumi: Pulumi, sample_s: float, metrics_file: Path | None) -> Ou
     config = config_of(pulumi)
     refuse_if_busy(pulumi)
     raw = pulumi.outputs()
-    present = listed(raw)
+    present = count_replicas(raw)
     if present is None:
         raise OpsError(USAGE, f"stack {pulumi.name} is not deployed yet", f"python -m ops deploy --stack {pulumi.name}")
     outputs, resources = StackOutputs.parse(raw), pulumi.resources(show_secrets=True)
@@ -103,7 +103,7 @@ def scale_once(pulumi: Pulumi, sample_s: float, metrics_file: Path | None) -> Ou
             f"stack {pulumi.name} has changes that are not deployed, or is being rolled: {'; '.join(pending)}",
             "deploy them (python -m ops deploy), or let the roll end",
         )
-    if listed(pulumi.outputs()) != present:
+    if count_replicas(pulumi.outputs()) != present:
         raise OpsError(BUSY, f"another run has just scaled stack {pulumi.name}: nothing was done", "decide anew")
     done = deploy_summary(pulumi, pulumi.up(replicas=made.replicas))
     record(pulumi, made, present, samples, metrics_file)
@@ -122,7 +122,7 @@ def config_of(pulumi: Pulumi) -> Config:
 
 def limits(pulumi: Pulumi, config: Config) -> ScaleLimits:
     """Return what binds a stack at this moment: schedule, budget and the policy of the project."""
-    span, policy = allowed(config, datetime.now(UTC)), limits_of(pulumi.name.rpartition("/")[2], pulumi.cwd / LIMITS)
+    span, policy = allowed(config, datetime.now(UTC)), load_limits(pulumi.name.rpartition("/")[2], pulumi.cwd / LIMITS)
     bounds = [usd for usd in (config.max_hourly_usd, policy.max_hourly_usd) if usd is not None]
     growth = room_usd_h(pulumi) if config.budget_refuses else None
     return ScaleLimits(span.min, span.max, min(bounds, default=None), growth)

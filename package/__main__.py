@@ -1,10 +1,10 @@
 """The fleet as a component for Pulumi programs in any language: package vast-reranker, resource Reranker.
 
-Started by the engine as a plugin; docs/package.md says how it is used. No `from __future__ import annotations` here and in args.py: the SDK's analyzer makes
-the package's schema from the annotations.
+The engine starts it as a plugin; for its use see docs/package.md. No `from __future__ import annotations` here and in
+args.py: the SDK's analyzer makes the package's schema from the annotations.
 """
 
-from typing import Optional  # the SDK's analyzer knows this form
+from typing import Optional  # the SDK's analyzer needs this form
 
 import pulumi
 from args import RerankerArgs
@@ -19,22 +19,22 @@ VERSION = "1.0.0"
 
 
 class Reranker(pulumi.ComponentResource):
-    """Rerankers on rented GPUs, validated, behind one address where there is a gateway."""
+    """Validated rerankers on rented GPUs; with a gateway they have one address."""
 
     url: pulumi.Output[str]
-    """Where clients reach it."""
+    """The address for clients."""
     api_key: pulumi.Output[str]
-    """What clients present; a secret."""
+    """The key for clients; a secret."""
     client_keys: pulumi.Output[dict[str, str]]
-    """What the clients named in `client_keys` present; a secret."""
+    """The keys of the clients in `client_keys`, by name; a secret."""
     ca_certificate: pulumi.Output[str]
-    """What clients trust, PEM."""
+    """The CA for clients, PEM."""
     model: pulumi.Output[str]
-    """What a request names."""
+    """The model for requests."""
     hourly_cost_usd: pulumi.Output[float]
-    """Dollars per hour for everything that is rented."""
+    """Dollars per hour of all rented instances."""
     curl: pulumi.Output[str]
-    """A command that tries it."""
+    """A command that calls the endpoint."""
 
     def __init__(self, name: str, args: RerankerArgs, opts: Optional[pulumi.ResourceOptions] = None) -> None:
         try:

@@ -4,167 +4,167 @@ from typing import TypedDict
 
 
 class AcmeArgs(TypedDict, total=False):
-    """Certificates that Caddy gets and renews by itself."""
+    """Certificates that Caddy obtains and renews by ACME."""
 
     names: list[str]
-    """The host names, whose port 443 leads to `listen`."""
+    """Host names; their port 443 must lead to `listen`."""
     email: str
-    """Whom the ACME server may write to."""
+    """Contact for the ACME server."""
     directory: str
-    """The ACME server's directory."""
+    """The ACME directory's URL."""
     directory_ca_file: str
-    """Where Caddy runs, a PEM file with the CA of a directory of your own."""
+    """PEM file on Caddy's machine with the CA of a private directory."""
 
 
 class ClientKeysArgs(TypedDict, total=False):
-    """What the key of one client is good for."""
+    """Limits and rotation of one client's key."""
 
     expires: str
-    """The day, in UTC, from whose beginning on it is refused."""
+    """The key is refused from the start of this day, in UTC."""
     requests_per_s: float
-    """More get 429; on each server."""
+    """Requests per second and server; above it: 429."""
     pairs_per_min: float
-    """More get 429; on each server."""
+    """Pairs per minute and server; above it: 429."""
     routes: list[str]
-    """The routes that it opens; without them all that clients have."""
+    """Allowed routes; default: all client routes."""
     generation: int
-    """Counts the keys of this name; another number: another key."""
+    """Number of the key of this name; a new number makes a new key."""
     keep_previous: bool
-    """The key of the generation before is valid too."""
+    """Keep the key of the previous generation valid."""
 
 
 class LimitsArgs(TypedDict, total=False):
-    """What the guard takes of one request."""
+    """Limits of one request, checked by the guard."""
 
     max_documents: int
-    """Most documents in one request."""
+    """Maximum number of documents."""
     max_body_mb: float
-    """Largest body of a request, in MiB."""
+    """Maximum body size, in MiB."""
     truncate_prompt_tokens: str
-    """Where a request does not say: cut query and document to so many tokens, -1 for the model's own length, or refuse what is too long. Of a decoder-reranker only documents are cut, by a vLLM that can (0.32)."""
+    """Default for requests without it: truncate query and document to this many tokens, -1: to the model's length, refuse: reject longer ones. For decoder rerankers only documents, with vLLM 0.32 or later."""
     open_health: bool
-    """GET /health answers without a key, and says that the process lives."""
+    """GET /health works without a key; it shows only that the process runs."""
 
 
 class GatewayArgs(TypedDict, total=False):
-    """What stands in front of the servers."""
+    """The proxy in front of the servers."""
 
     kind: str
-    """off, rent (a small machine of Vast.ai) or caddy (a running one that is this stack's alone)."""
+    """off, rent (a small machine of Vast.ai) or caddy (your Caddy, used only by this stack)."""
     admin_url: str
-    """caddy: the address of its admin API (http://, https:// or unix://)."""
+    """caddy: address of its admin API (http://, https:// or unix://)."""
     listen: str
-    """caddy: where it listens."""
+    """caddy: listen address."""
     url: str
-    """caddy: where clients reach it, https://HOST:PORT; its certificate is for this host."""
+    """caddy: URL for clients, https://HOST:PORT; the certificate is for this host."""
     certificate: str
-    """caddy: a certificate of your own for that host, PEM, its chain after it."""
+    """caddy: your own certificate for that host, PEM, followed by its chain."""
     acme: AcmeArgs
-    """caddy: certificates that it gets and renews by itself, by ACME."""
+    """caddy: certificates that it obtains and renews by ACME."""
     ca_certificate: str
-    """caddy: what clients trust, PEM, where the certificate that they see is by no public CA."""
+    """caddy: CA for clients, PEM, if no public CA signs its certificate."""
     check_every_s: float
-    """How often each server has to score a pair."""
+    """Interval of the check that scores a pair on each server."""
     retry_for_s: float
-    """How long a request is tried on other servers, in seconds."""
+    """How long a request is retried on other servers, in seconds."""
 
 
 class RequireArgs(TypedDict, total=False):
-    """Conditions added to `query`, so that environments differ by a line."""
+    """Conditions added to `query`."""
 
     min_reliability: float
-    """Least reliability of a host, 0 to 1."""
+    """Minimum reliability of a host, 0 to 1."""
     min_duration_h: float
-    """How many hours the offer has to last at least."""
+    """Minimum duration of the offer, in hours."""
     gpu_names: list[str]
-    """GPU models to choose from, as Vast.ai names them: RTX 4090."""
+    """Allowed GPU models, by Vast.ai's names, such as RTX 4090."""
     countries: list[str]
-    """Two-letter country codes to choose from."""
+    """Allowed countries, as two-letter codes."""
     hosting: str
     """datacenter: no machine in a private home."""
 
 
 class RenewArgs(TypedDict, total=False):
-    """What is renewed before it ends."""
+    """Renewal of instances and certificates before they end."""
 
     before_h: float
-    """Its contract ends within this many hours; 0 for never. Offers have to last longer."""
+    """Replace an instance this many hours before its contract ends; 0: never. Offers must last longer."""
     certificate_before_d: float
-    """Its certificate ends within this many days: another one, in place; without guard another instance."""
+    """Renew a certificate this many days before its end, in place; without guard by a new instance."""
 
 
 class RerankerArgs(TypedDict, total=False):
     """What the component takes; see docs/configuration.md."""
 
     model: str
-    """A model of components/catalog/models.yaml or models.yaml, by its hub name."""
+    """Hub name of a model in components/catalog/models.yaml or models.yaml."""
     revision: str
-    """Commit, tag or branch of the model's repository; without it the newest."""
+    """Commit, tag or branch of the model's repository; default: the newest."""
     image: str
-    """A vLLM image with a pinned tag or digest; without it the catalog's default."""
+    """vLLM image with a pinned tag or digest; default: the catalog's image."""
     form: str
     """script (boot script) or plain (the image's entrypoint, as in Vast.ai's guide)."""
     dtype: str
-    """vLLM's --dtype; without it the catalog chooses."""
+    """vLLM's --dtype; default: the catalog's choice."""
     served_model_names: list[str]
-    """More names that a request may give the model, for clients that insist on one of their own."""
+    """More accepted names of the model in requests, for clients with a fixed name."""
     extra_args: list[str]
-    """More flags for vLLM, as written on its command line."""
+    """More vLLM flags, as on its command line."""
     env: dict[str, str]
     """Environment of the server, such as HF_ENDPOINT, HF_HUB_DISABLE_XET, VLLM_...."""
     guard: bool
-    """Every route needs the key; false: vLLM's own key, which leaves /rerank open."""
+    """Every route needs the key; false: only vLLM's own key, which leaves /rerank open."""
     tls: bool
-    """Encrypted, by a certificate of the stack's own CA; false: all crosses in clear."""
+    """TLS with certificates of the stack's own CA; false: no encryption."""
     limits: LimitsArgs
-    """What one request may be."""
+    """Limits of one request."""
     api_key_generation: int
-    """Counts the keys made for clients; another number: another key."""
+    """Number of the generated API key; a new number makes a new key."""
     keep_previous_key: bool
-    """The key of the generation before is valid too."""
+    """Keep the key of the previous generation valid."""
     client_keys: dict[str, ClientKeysArgs]
-    """More keys, made here: each client's by a name, which logs and metrics show."""
+    """More generated keys, one for each client name; logs and metrics show the names."""
     replicas: int
-    """How many servers, each on a machine of its own: a number, or between which `ops scale` chooses."""
+    """Number of servers, each on its own machine; with {min, max} `ops scale` chooses."""
     spread: str
-    """What replicas do not share while there is choice: host, country, or none."""
+    """host or country: replicas use different ones if possible; none: no rule."""
     gateway: GatewayArgs
-    """One address for all of them."""
+    """One address for all servers."""
     client_ca: str
-    """PEM of the CAs by which clients have certificates: a client's key alone opens nothing then."""
+    """PEM of CAs for client certificates; then clients need a certificate and a key."""
     query: str
-    """What to rent, in the syntax of `vastai search offers`."""
+    """Query for offers, in the syntax of `vastai search offers`."""
     require: RequireArgs
     """Conditions added to `query`."""
     disk_gb: float
-    """Disk of the instance, in GB; fixed for its life."""
+    """Disk of an instance, in GB; a change replaces the instance."""
     max_dph_usd: float
-    """The most an hour of one may cost, GPU and disk, in dollars."""
+    """Maximum dollars per hour of a machine, GPU and disk."""
     prefer: str
-    """cheapest, fastest (to be ready), balanced, or value: dollars per million pairs."""
+    """cheapest, fastest (shortest boot), balanced, or value: dollars per million pairs."""
     adopt_instance_id: int
-    """Take over an existing instance, by its id, instead of renting."""
+    """Id of an existing instance to adopt instead of renting."""
     max_tries: int
-    """How many machines are tried before giving up."""
+    """Maximum number of machines to try."""
     heal_on: str
-    """dead (what is proved dead is replaced), unreachable (silence too) or never."""
+    """When to replace an instance: dead (proved), unreachable (also if it does not answer) or never."""
     renew: RenewArgs
-    """Renew what ends."""
+    """Renewal before contracts and certificates end."""
     replace: str
-    """blue_green (the new one serves first) or in_place (no double cost, a gap)."""
+    """blue_green (the new instance serves first) or in_place (no double cost, but a gap)."""
     hedge: int
-    """How many machines race to serve first; the others are destroyed."""
+    """Machines to rent at once; the first that serves is kept, the others are destroyed."""
     bid: str
     """Rent interruptible: dollars per hour, or auto (1.25 times the floor, up to max_dph_usd)."""
     max_hourly_usd: float
-    """The most the stack may cost per hour; checked first."""
+    """Maximum dollars per hour of the stack, checked first."""
     budget_usd_month: float
-    """Warn when a month of the calendar (UTC) will have cost more, by `ops cost`."""
+    """Warn if a calendar month (UTC) will cost more, by the forecast of `ops cost`."""
     budget_refuses: bool
-    """`ops scale` adds no server for which budget_usd_month would not do."""
+    """`ops scale` adds no server that would exceed budget_usd_month."""
     min_runway_h: float
-    """Warn when the account's credit lasts for fewer hours."""
+    """Warn if the account's credit lasts for fewer hours."""
     max_latency_ms: float
-    """The validation's median request takes no longer; 0: no bound."""
+    """Limit for the validation's median request; 0: no limit."""
     protect: bool
-    """A destroy is refused until it is false and deployed; healing goes on."""
+    """Refuse a destroy until this is false and deployed; healing still works."""

@@ -1,1 +1,1 @@
-"""What a stack may be: rules as functions of data, run inside the program and as a Pulumi policy pack alike."""
+"""The policy of a stack: rules as functions of data, for the program itself and for a Pulumi policy pack."""

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-# the engine runs this folder, not a package of it
+# the engine runs this folder, not the package
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pulumi_policy import PolicyPack

@@ -17,8 +17,8 @@ from policy.rules import NAMED, PolicyLimits
 FILE = Path(__file__).with_name("limits.yaml")
 
 
-def limits_of(stack: str, path: Path = FILE) -> PolicyLimits:
-    """Return what binds a stack of this name. Raises ValueError that names the file and the key."""
+def load_limits(stack: str, path: Path = FILE) -> PolicyLimits:
+    """Return the limits of a stack of this name. Raises ValueError with the file and the key."""
     try:
         entries: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
@@ -39,7 +39,6 @@ def limits_of(stack: str, path: Path = FILE) -> PolicyLimits:
 
 
 def parse(entry: Mapping[str, Any]) -> PolicyLimits:
-    """Return the limits of an entry. Raises ValueError, with the key."""
     limits = structure(PolicyLimits, entry, exact=True)
     for key in ("max_hourly_usd", "max_disk_gb"):
         if (value := getattr(limits, key)) is not None and not value > 0:

@@ -1,7 +1,7 @@
-"""The rules of the policy: condition, message and remedy of each. Pure functions of facts and limits.
+"""The rules of the policy: condition, message and remedy. Pure functions of facts and limits.
 
-One source for the program's guards (components/settings.py before anything is planned, components/instance.py before
-anything is rented) and for the policy pack (policy/__main__.py). A fact that is not known is None and is not judged.
+Used by the program (components/settings.py before planning, components/instance.py before renting) and by the policy
+pack (policy/__main__.py). An unknown fact is None and is not checked.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# Tags that name another image every few days.
+# Registries move these tags to a new image every few days.
 MOVING_TAG = re.compile(r"(^|[-_.])(latest|nightly|main|dev)($|[-_.])")
 TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-COMMIT = re.compile(r"[0-9a-f]{40}")  # of a model's repository; a branch or a tag can be moved
+COMMIT = re.compile(r"[0-9a-f]{40}")  # of a model's repository
 DATACENTER = 1  # Vast.ai's hosting_type of a datacenter host (API reference, "search offers")
 LABEL = re.compile(r"[^/@\s]+/[^/@\s]+/[^@\s]+")  # <project>/<stack>/<name>
 
 
 @dataclass(frozen=True)
 class PolicyLimits:
-    """What binds a stack. `rules` names those that have no limit; the others bind where their limit is given."""
+    """The limits of a stack. `rules`: active rules without a limit; a rule with a limit is active if it is set."""
 
     rules: tuple[str, ...] = ()
     max_hourly_usd: float | None = None
@@ -35,12 +35,12 @@ class PolicyLimits:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a stack is, or asks for. None: not known, or not said.
+    """Facts of a stack and its config. None: unknown.
 
-    `asks_hourly_usd`: the most that its own config lets it cost. `asks_countries`, `asks_hosting`: what its own config
-    and query name. `flags`: of vLLM, that its config adds; `revision`: the model's, "" for the newest. `offers`:
-    Vast.ai's fields of the offers it may rent, or of the machine it has; `machines`: how many at once, replicas and
-    hedge together. `validated`: whether a validation with pairs to judge covers the instance.
+    `config_hourly_usd`: maximum cost by the config; `config_countries`, `config_hosting`: from the config and query.
+    `flags`: vLLM flags of its config; `revision`: the model's, "" for the newest. `offers`: Vast.ai's fields of
+    candidates, or of the rented machine; `machines`: number of machines at once, replicas times hedge. `validated`:
+    whether a validation with golden pairs covers the instance.
     """
 
     image: str | None = None
@@ -50,9 +50,9 @@ class Facts:
     label: str | None = None
     disk_gb: float | None = None
     validated: bool | None = None
-    asks_hourly_usd: float | None = None
-    asks_countries: Sequence[str] | None = None
-    asks_hosting: str | None = None
+    config_hourly_usd: float | None = None
+    config_countries: Sequence[str] | None = None
+    config_hosting: str | None = None
     flags: Sequence[str] | None = None
     revision: str | None = None
     offers: Sequence[Mapping[str, Any]] = ()
@@ -65,11 +65,11 @@ Judge = Callable[["Facts", PolicyLimits], str | None]
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule. `limit`: the field of PolicyLimits that it reads; "" for a rule that `rules` switches on by its name.
-    `demands`: the condition on offers, for a number of machines, that leaves out what the rule would refuse."""
+    """A rule. `limit`: its field of PolicyLimits; "" for a rule that `rules` activates by name. `demands`: returns the
+    condition that excludes refused offers, for a number of machines."""
 
     name: str
-    asks: str
+    summary: str
     remedy: str
     judge: Judge
     limit: str = ""
@@ -80,24 +80,24 @@ class Rule:
 
 
 def violations(facts: Facts, limits: PolicyLimits) -> list[str]:
-    """Return a line for each broken rule that binds, in the order of RULES: its name, what was seen, what to do."""
-    judged = [(rule, rule.judge(facts, limits)) for rule in RULES if rule.binds(limits)]
-    return [f"policy: {rule.name}: {message}; {rule.remedy}" for rule, message in judged if message]
+    """Return a line for each broken active rule, in the order of RULES: its name, the problem, the remedy."""
+    messages = [(rule, rule.judge(facts, limits)) for rule in RULES if rule.binds(limits)]
+    return [f"policy: {rule.name}: {message}; {rule.remedy}" for rule, message in messages if message]
 
 
 def demands(limits: PolicyLimits, machines: int) -> list[tuple[str, str, Any, str]]:
-    """Return the conditions on offers of every rule that binds: field, operator, value, reason."""
-    bound = [(rule.demands, rule.limit) for rule in RULES if rule.demands and rule.binds(limits)]
-    return [(*demand(limits, machines), f"policy {limit}") for demand, limit in bound]
+    """Return the conditions of all active rules on offers: field, operator, value, reason."""
+    active = [(rule.demands, rule.limit) for rule in RULES if rule.demands and rule.binds(limits)]
+    return [(*demand(limits, machines), f"policy {limit}") for demand, limit in active]
 
 
-RULES: list[Rule] = []  # in the order of their functions below
+RULES: list[Rule] = []  # in the order of the functions below
 
 
 def rule(
     remedy: str, *, limit: str = "", demands: Callable[[PolicyLimits, int], Demand] | None = None
 ) -> Callable[[Judge], Judge]:
-    """Make a rule of a function that says what is wrong: its name is the rule's, its docstring what the rule asks."""
+    """Register a function that returns a problem as a rule: with its name, and its docstring as the summary."""
 
     def register(judge: Judge) -> Judge:
         name = judge.__name__.replace("_", "-")
@@ -118,20 +118,19 @@ def rule(
 def hourly_price(facts: Facts, limits: PolicyLimits) -> str | None:
     """The stack costs no more per hour than max_hourly_usd of policy/limits.yaml."""
     allowed = limits.max_hourly_usd or 0.0
-    if facts.asks_hourly_usd is not None and facts.asks_hourly_usd > allowed:
-        return f"the config lets the stack cost ${facts.asks_hourly_usd:g}/h; ${allowed:g}/h is allowed"
-    dear = [one for one in facts.offers if float(one.get("dph_total") or 0.0) * facts.machines > allowed]
-    if not dear:
-        return None
-    first = dear[0]
-    times = f"{facts.machines} x " if facts.machines > 1 else ""
-    return f"{_where(first)} costs {times}${float(first['dph_total']):.4f}/h; ${allowed:g}/h is allowed"
+    if facts.config_hourly_usd is not None and facts.config_hourly_usd > allowed:
+        return f"the config lets the stack cost ${facts.config_hourly_usd:g}/h; ${allowed:g}/h is allowed"
+    factor = f"{facts.machines} x " if facts.machines > 1 else ""
+    for offer in facts.offers:
+        if (price := float(offer.get("dph_total") or 0.0)) * facts.machines > allowed:
+            return f"{_machine(offer)} costs {factor}${price:.4f}/h; ${allowed:g}/h is allowed"
+    return None
 
 
 @rule("name a version, such as vllm/vllm-openai:v0.19.1, or a digest")
 def pinned_image(facts: Facts, _limits: PolicyLimits) -> str | None:
-    """The image is pinned by a tag that does not move, or by digest."""
-    return None if facts.image is None else not_pinned(facts.image)
+    """The image is pinned by a version tag or by digest."""
+    return None if facts.image is None else pin_problem(facts.image)
 
 
 @rule("set tls and guard to true (form: script)")
@@ -153,14 +152,15 @@ def no_bid(facts: Facts, _limits: PolicyLimits) -> str | None:
     demands=lambda limits, _machines: ("geolocation", "in", list(limits.countries)),
 )
 def countries(facts: Facts, limits: PolicyLimits) -> str | None:
-    """The machine stands in a country of countries of policy/limits.yaml."""
+    """The machine is in one of the countries of policy/limits.yaml."""
     allowed = ", ".join(limits.countries)
-    refused = [code for code in facts.asks_countries or () if code.upper() not in limits.countries]
+    refused = [code for code in facts.config_countries or () if code.upper() not in limits.countries]
     if refused:
         return f"the config asks for {', '.join(refused)}; {allowed} are allowed"
     for offer in facts.offers:
-        if (place := country_of(offer)) not in limits.countries:
-            return f"{_where(offer)} stands in {place or 'a place that is not said'}; {allowed} are allowed"
+        # the end of Vast.ai's `geolocation`, such as "Stockholm, SE"
+        if (country := str(offer.get("geolocation") or "").strip()[-2:].upper()) not in limits.countries:
+            return f"{_machine(offer)} is in {country or 'an unknown country'}; {allowed} are allowed"
     return None
 
 
@@ -170,12 +170,12 @@ def countries(facts: Facts, limits: PolicyLimits) -> str | None:
     demands=lambda _limits, _machines: ("datacenter", "eq", True),
 )
 def hosting(facts: Facts, limits: PolicyLimits) -> str | None:
-    """The machine stands with a host of the kind hosting of policy/limits.yaml."""
-    if facts.asks_hosting not in (None, "", limits.hosting):
-        return f"the config asks for {facts.asks_hosting} hosts; {limits.hosting} is demanded"
+    """The host is of the kind `hosting` of policy/limits.yaml."""
+    if facts.config_hosting not in (None, "", limits.hosting):
+        return f"the config asks for {facts.config_hosting} hosts; {limits.hosting} is required"
     for offer in facts.offers:
         if offer.get("hosting_type") != DATACENTER:
-            return f"{_where(offer)} is not in a datacenter, as far as Vast.ai says"
+            return f"{_machine(offer)} is not in a datacenter, according to Vast.ai"
     return None
 
 
@@ -196,39 +196,39 @@ def disk(facts: Facts, limits: PolicyLimits) -> str | None:
     return f"disk_gb is {facts.disk_gb:g}; {allowed:g} are allowed"
 
 
-@rule("take them out of extra_args, or have flags of policy/limits.yaml extended", limit="flags")
+@rule("remove them from extra_args, or have flags of policy/limits.yaml extended", limit="flags")
 def flags(facts: Facts, limits: PolicyLimits) -> str | None:
-    """The config adds no flag of vLLM but those of flags of policy/limits.yaml."""
+    """The config adds only vLLM flags of `flags` of policy/limits.yaml."""
     others = dict.fromkeys(flag for flag in facts.flags or () if flag not in limits.flags)
     return f"extra_args has {', '.join(others)}; {', '.join(limits.flags)} are allowed" if others else None
 
 
 @rule(
-    "set image to repository:tag@sha256:..., as its registry says, and revision to a commit of the model's repository",
+    "set image to repository:tag@sha256:... with the registry's digest, and revision to a commit of the model",
     limit="pins",
 )
 def pins(facts: Facts, limits: PolicyLimits) -> str | None:
-    """What pins of policy/limits.yaml names, image or model, is pinned by what cannot be moved: digest or commit."""
+    """The image by digest and the model by commit are pinned, if `pins` of policy/limits.yaml names them."""
     image = facts.image is not None and not DIGEST.fullmatch(facts.image.partition("@")[2])
     model = facts.revision is not None and not COMMIT.fullmatch(facts.revision)
-    loose = [name for name, is_loose in (("image", image), ("model", model)) if is_loose and name in limits.pins]
-    return f"{' and '.join(loose)} not pinned by digest or commit" if loose else None
+    broken = [name for name, unpinned in (("image", image), ("model", model)) if unpinned and name in limits.pins]
+    return f"{' and '.join(broken)} not pinned by digest or commit" if broken else None
 
 
 @rule("deploy with a RerankValidation, for a model whose catalog entry has golden pairs")
 def validation(facts: Facts, _limits: PolicyLimits) -> str | None:
-    """A validation with pairs to judge covers the instance."""
-    return None if facts.validated is not False else "nothing judges what the server answers"
+    """A validation with golden pairs covers the instance."""
+    return "no check validates the server's answers" if facts.validated is False else None
 
 
-def tag_of(image: str) -> str:
+def image_tag(image: str) -> str:
     """Return the tag of an image's reference; a colon before the last slash is a registry's port."""
     return image.partition("@")[0].rpartition("/")[2].partition(":")[2]
 
 
-def not_pinned(image: str) -> str | None:
-    """Return why a reference may name another image one day, or None."""
-    tag, digest = tag_of(image), image.partition("@")[2]
+def pin_problem(image: str) -> str | None:
+    """Return why a reference may name a different image later, or None."""
+    tag, digest = image_tag(image), image.partition("@")[2]
     if digest:
         return None if DIGEST.fullmatch(digest) else f"the digest of image {image} is not sha256: and 64 hex digits"
     if not tag:
@@ -238,13 +238,7 @@ def not_pinned(image: str) -> str | None:
     return None if TAG.fullmatch(tag) else f"image {image} has a malformed tag"
 
 
-def country_of(offer: Mapping[str, Any]) -> str:
-    """Return the two letters at the end of Vast.ai's `geolocation` ("Stockholm, SE"), or "" where it says none."""
-    place = str(offer.get("geolocation") or "").strip()
-    return place[-2:].upper()
-
-
-def _where(offer: Mapping[str, Any]) -> str:
+def _machine(offer: Mapping[str, Any]) -> str:
     return f"{offer.get('gpu_name') or 'the GPU'} on machine {float(offer.get('machine_id') or 0):.0f}"
 
 

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from components.component_args import FROM_CONFIG, OF_STACKS
 from components.config import SECRETS, Config, groups, inner_groups
-from components.config_keys import Keys, each_of, has_secret, is_list, is_map, kind_of
+from components.config_keys import Keys, describe_type, has_secret, is_list, is_map, value_model
 
 REPO = Path(__file__).resolve().parents[1]
 PROJECT, PAGE, ARGS = REPO / "Pulumi.yaml", REPO / "docs" / "configuration.md", REPO / "package" / "args.py"
@@ -73,10 +73,10 @@ def page() -> str:
     for title, fields in sections.items():
         head = f"## {title[0].upper()}{title[1:]}\n"
         if title == SECRETS:
-            head += "\nOptional, and refused where they are stored in clear.\n"
+            head += "\nOptional; they must be stored encrypted.\n"
         parts.append("\n".join([head, *_table(fields)]) + "\n")
         for key, field in fields:
-            if kind := groups().get(key) or each_of(field):
+            if kind := groups().get(key) or value_model(field):
                 parts.append(_group(key, str(field.description), kind))
                 inner = [one for one in kind.model_fields if one in inner_groups()]
                 parts += [
@@ -96,14 +96,14 @@ def _table(fields: list[tuple[str, FieldInfo]]) -> list[str]:
         none = field.is_required() or isinstance(field.default, Keys | tuple | dict)
         default = "" if none else _text(field.default)
         also = f"{_also(key)}, or " if _also(key) else ""
-        takes = f"{also}an object, see below" if key in groups() else kind_of(field)
+        takes = f"{also}an object, see below" if key in groups() else describe_type(field)
         rows.append(f"| `{key}` | {takes} | {f'`{default}`' if default else ''} | {field.description} |")
     return rows
 
 
 def arguments() -> str:
     """Return package/args.py: a key that holds no secret, and is not heard from the config, is an argument."""
-    each = {key: kind for key, field in Config.model_fields.items() if (kind := each_of(field))}
+    each = {key: kind for key, field in Config.model_fields.items() if (kind := value_model(field))}
     own = {key: kind for key, kind in groups().items() if key not in (*FROM_CONFIG, *OF_STACKS) and not kind.also}
     kinds = {_class_of(key): kind for key, kind in (inner_groups() | each | own).items() if key not in FROM_CONFIG}
     classes = [
@@ -130,7 +130,7 @@ def _python_type(key: str, field: FieldInfo) -> str:
     if is_list(field):
         return "list[str]"
     if is_map(field):
-        return f"dict[str, {_class_of(key) if each_of(field) else 'str'}]"
+        return f"dict[str, {_class_of(key) if value_model(field) else 'str'}]"
     kinds = {one for one in (field.annotation, *get_args(field.annotation)) if one in (bool, int, float)}
     return kinds.pop().__name__ if kinds else "str"
 

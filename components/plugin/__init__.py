@@ -1,1 +1,1 @@
-"""What makes a dynamic provider's process behave: progress, width, clean errors, a watch on the engine, one session."""
+"""Shared code of the dynamic providers' process: progress, concurrency, errors, watch on the engine, session."""

@@ -1,7 +1,8 @@
-"""The engine that this plugin process serves: messages on a resource's own row, and whether work is to end.
+"""The Pulumi engine of this plugin process: log messages on a resource's row, and detection of its end.
 
-`python -m pulumi.dynamic <engine address>`: the engine takes log messages there by gRPC; a killed CLI leaves the plugin
-running, so its address is watched. Used by `verbs` and the resources. Elsewhere (tests, ops) messages go nowhere.
+`python -m pulumi.dynamic <engine address>`: the engine accepts log messages by gRPC at this address. A killed CLI does
+not end the plugin, so the address is watched. Used by `verbs` and the resources. Elsewhere (tests, ops) messages are
+dropped.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ current_urn: contextvars.ContextVar[str] = contextvars.ContextVar("current_urn",
 
 TERMINAL_EVERY_S, LOG_EVERY_S = 1.0, 30.0
 _WATCH_EVERY_S = 0.5
-_MISSES = 3  # refused connections in a row before the engine counts as gone
+_MISSES = 3  # after so many refused connections in a row the engine is gone
 
 
 def engine_address() -> str:
@@ -35,7 +36,7 @@ def engine_address() -> str:
 
 
 class Engine:
-    """The engine's log service and life sign."""
+    """The engine's log service and liveness."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -47,11 +48,11 @@ class Engine:
         self._watching = False
 
     def news_every_s(self) -> float:
-        """Return how often progress is worth a message: on a terminal one replaces the other, in a log each is a line.
+        """Return the interval of progress messages: short on a terminal, which overwrites them; long in a log file.
 
-        Where there is no /proc to ask it counts as a log.
+        Without /proc the output counts as a log file.
         """
-        try:  # the CLI starts a shell, and that this process
+        try:  # the CLI starts a shell, and the shell starts this process
             cli = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1]
             descriptor = os.open(f"/proc/{cli}/fd/1", os.O_WRONLY | os.O_NOCTTY)
         except OSError:
@@ -62,10 +63,10 @@ class Engine:
             os.close(descriptor)
 
     def log(self, text: str, *, severity: Severity = "info", ephemeral: bool = False) -> None:
-        """Show `text` on the row of the resource at work. Ephemeral text is replaced by the next."""
+        """Show `text` on the row of the current resource. The next message replaces an ephemeral text."""
         if not self.address:
             return
-        from pulumi.runtime.proto import engine_pb2  # noqa: PLC0415 - a plugin has it loaded; other users need not
+        from pulumi.runtime.proto import engine_pb2  # noqa: PLC0415 - only a plugin needs it
 
         request = engine_pb2.LogRequest(
             severity=getattr(engine_pb2, severity.upper()),
@@ -73,7 +74,7 @@ class Engine:
             urn=current_urn.get(),
             ephemeral=ephemeral,
         )
-        with suppress(Exception):  # a message that cannot be shown must not fail the work
+        with suppress(Exception):  # a lost message must not fail the operation
             self._log_stub().Log(request, timeout=2.0)
 
     def warn(self, text: str) -> None:
@@ -88,23 +89,21 @@ class Engine:
                 self._stub = engine_pb2_grpc.EngineStub(grpc.insecure_channel(self.address))
             return self._stub
 
-    # ---- life sign ---------------------------------------------------------------------------------------------------
-
     def stopped(self) -> str:
-        """Return why work is to end: the engine died, so nobody records what is made, or it was interrupted (Ctrl-C),
-        and begins nothing new; "" while all is well."""
+        """Return why the operation must end, or "": the engine is gone, so nothing is recorded, or it was interrupted
+        (Ctrl-C)."""
         if self._gone.is_set():
             return "the Pulumi CLI that asked for this is gone"
         return "the operation was interrupted" if self._interrupted.is_set() else ""
 
     def interrupt(self) -> None:
-        """Let `stopped` say so from now on: an engine is interrupted once."""
+        """Make `stopped` return the interruption; it is never reset."""
         self._interrupted.set()
 
-    def hear_interrupts(self) -> None:
-        """Have the SDK's servicer, whose Cancel does nothing, tell of it.
+    def handle_cancel(self) -> None:
+        """Make Cancel of the SDK's servicer, which does nothing, call `interrupt`.
 
-        Its bound method is registered before our code is loaded, so what the method does is changed, not which it is.
+        gRPC has registered the bound method before our code is loaded, so only the code of the method can be replaced.
         """
         servicer = getattr(sys.modules["__main__"], "DynamicResourceProviderServicer", None)
         if servicer is not None:
@@ -137,10 +136,10 @@ class Engine:
         self._gone.set()
         while self._busy:
             time.sleep(_WATCH_EVERY_S)
-        os._exit(0)  # nobody is left to serve, and nothing else ends a plugin whose engine was killed
+        os._exit(0)  # nothing else ends a plugin whose engine was killed
 
 
-def _cancel(self: Any, request: Any, context: Any) -> Any:  # runs in the place of the SDK's method
+def _cancel(self: Any, request: Any, context: Any) -> Any:  # replaces the code of the SDK's method
     from google.protobuf import empty_pb2  # type: ignore[import-untyped]  # noqa: PLC0415
 
     from components.plugin.engine import ENGINE  # noqa: PLC0415

@@ -1,6 +1,6 @@
-"""What all resources of one plugin process use: API client, pacing, instance cache, which rental has which machine.
+"""State that all resources of one plugin process share: API client, pacing, instance cache, claimed machines.
 
-Made by `VastProvider.configure` from the stack's config and the environment; asked by the resources' verbs.
+`VastProvider.configure` opens the session from the stack's config and the environment; the resources' verbs use it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from components.errors import NoOffer, VastError
-from components.measurements import of_model
+from components.measurements import rates_of_model
 from components.vast.address import choose_api_url, choose_key
 from components.vast.assignment import FleetState
 from components.vast.client import DEFAULT_API_URL, VastClient
@@ -23,11 +23,11 @@ from components.vast.pacing import OFF, PUBLISHED, Pacer
 from components.vast.probe import ProbeResult
 from components.vast.ranking import Candidate
 
-FRESH_S = 120.0  # a search this recent is not repeated within one process
+FRESH_S = 120.0  # one process does not repeat a search within this time
 
 
 class Session:
-    """One account at one API address. Each step on its maps is one operation, so threads need no lock for them."""
+    """One account at one API address. Each change of its maps is one atomic operation, so threads need no lock."""
 
     def __init__(self, client: VastClient, instance_cache: InstanceCache) -> None:
         self.client = client
@@ -40,55 +40,55 @@ class Session:
         self._prices = SharedRead(self._price_increases)
         self._searches: dict[str, SharedRead[Sequence[Candidate]]] = {}
         self._fleet_states: dict[str, SharedRead[FleetState]] = {}
-        self.heard = False
+        self.has_host_answered = False
 
     def claim(self, machine_id: int, owner: str) -> bool:
-        """Reserve a machine for one rental; False when another rental of this process has it."""
+        """Reserve a machine for one rental; False if another rental of this process has it."""
         return self._claimed.setdefault(machine_id, owner) == owner
 
-    def knows(self, resource_key: str, instance_id: int) -> None:
-        """Remember that the state has this instance for the resource of `resource_key` (a label without its digest)."""
+    def add_instance_id(self, resource_key: str, instance_id: int) -> None:
+        """Record that the state has this instance for the resource of `resource_key` (a label without its digest)."""
         self._known[resource_key].add(instance_id)
 
-    def known(self, resource_key: str) -> set[int]:
+    def instance_ids(self, resource_key: str) -> set[int]:
         return self._known[resource_key].copy()
 
-    def known_of(self, owner: str) -> set[int]:
-        """Return all instances that the state with this mark is known to have."""
-        return {one for key, ids in list(self._known.items()) if key.endswith(f"@{owner}") for one in ids}
+    def owner_instance_ids(self, owner: str) -> set[int]:
+        """Return all known instances of the state with this mark."""
+        return {id_ for key, ids in list(self._known.items()) if key.endswith(f"@{owner}") for id_ in ids}
 
-    def heard_from(self, probed: ProbeResult) -> ProbeResult:
-        """Remember that some rented host was heard from here: then another's silence is that host's own."""
-        self.heard = self.heard or probed.verdict != "no_answer"
-        return probed
+    def note_probe(self, result: ProbeResult) -> ProbeResult:
+        """Record whether any host has answered: then this network works, and a silent host is itself the problem."""
+        self.has_host_answered = self.has_host_answered or result.verdict != "no_answer"
+        return result
 
-    def failed(self, resource_key: str, machine_id: int) -> None:
-        """Remember that this machine has just failed the resource of `resource_key`, so that a heal looks elsewhere."""
+    def add_failed_machine(self, resource_key: str, machine_id: int) -> None:
+        """Record that this machine has failed the resource, so that its replacement uses another machine."""
         self._failed[resource_key].add(machine_id)
 
-    def avoid(self, resource_key: str) -> set[int]:
+    def failed_machines(self, resource_key: str) -> set[int]:
         return self._failed[resource_key].copy()
 
     def note_adopted(self, instance_id: int, mark: str) -> None:
-        """Remember which entry of the state, by its `adopted` mark, has adopted this instance."""
+        """Record the state's entry, by its `adopted` mark, that has adopted this instance."""
         self._adopted[instance_id] = mark
 
     def is_adopted_from(self, instance_id: int, mark: str) -> bool:
-        """Whether another entry of the state than the one with this mark has adopted this instance."""
+        """Whether an entry of the state with another mark has adopted this instance."""
         return self._adopted.get(instance_id, mark) != mark
 
     def price_increases(self) -> Mapping[int, float]:
-        """Return announced prices by contract ($/h), read once for all instances of a refresh."""
+        """Return announced prices by contract ($/h); all instances of a refresh share one read."""
         return self._prices.get(max_age_s=FRESH_S)
 
     def _price_increases(self) -> Mapping[int, float]:
         try:
             return self.client.price_increases()
-        except VastError:  # advisory: a preview does not fail for want of it
+        except VastError:  # optional: a preview must not fail without it
             return {}
 
     def fleet_state(self, base: str, owner: str) -> FleetState:
-        """Return what the other replicas of a fleet have, as this process first saw it: all of them assign alike."""
+        """Return the machines of a fleet's other replicas. All replicas use the same read, so they assign alike."""
 
         def read() -> FleetState:
             return FleetState.of(self.instance_cache.contracts(max_age_s=FRESH_S).values(), base, owner)
@@ -96,28 +96,28 @@ class Session:
         return self._fleet_states.setdefault(f"{base}@{owner}", SharedRead(read)).get(max_age_s=FRESH_S)
 
     def account(self, *, max_age_s: float = 15.0) -> Account:
-        """Return the account, read once for all replicas that rent at the same time."""
+        """Return the account; replicas that rent at the same time share one read."""
         return self._account.get(max_age_s=max_age_s)
 
     def search(self, search: Search, *, again: bool = False) -> Sequence[Candidate]:
-        """Return ranked candidates: what this process's last search of the same kind found, when that is recent.
+        """Return ranked candidates, from this process's last equal search if it is recent.
 
-        `again` asks anew, and leaves what was found at first to be assigned to the others.
+        `again` repeats the search; the first result stays for the assignment to other replicas.
         """
 
         def read() -> Sequence[Candidate]:
-            return search.run(self.client, measured=of_model(search.model))
+            return search.run(self.client, measured=rates_of_model(search.model))
 
         same = self._searches.setdefault(f"{search.key()} {again}", SharedRead(read))
         return same.get(max_age_s=0.0 if again else FRESH_S)
 
     def on_demand_usd(self, search: Search) -> float | None:
-        """Return the least, in $/h, that the same search finds on demand; None where it finds nothing."""
+        """Return the lowest on-demand price of the same search, in $/h; None without offers."""
         try:
-            found = self.search(replace(search, offer_type="on-demand"))
+            candidates = self.search(replace(search, offer_type="on-demand"))
         except NoOffer:
             return None
-        return min(one.offer.dph_total_usd for one in found)
+        return min(candidate.offer.dph_total_usd for candidate in candidates)
 
 
 _SESSIONS: dict[tuple[str, str, bool], Session] = {}
@@ -125,7 +125,7 @@ _SESSIONS_LOCK = threading.Lock()
 
 
 def open_session(config: Callable[[str], str | None]) -> Session:
-    """Return this process's session for what `config` names (`emulator`, `vast_api_key`, `timeouts`)."""
+    """Return this process's session for the config keys `emulator`, `vast_api_key` and `timeouts`."""
     emulator, timeouts = (json.loads(config(key) or "{}") for key in ("emulator", "timeouts"))
     api_url = choose_api_url(str(emulator.get("url") or "").rstrip("/"))
     key = choose_key(api_url, config("vast_api_key"))

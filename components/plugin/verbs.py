@@ -1,7 +1,7 @@
-"""The bases of providers and resources, and the wrapper of each verb: session, width, clean errors, a row to write on.
+"""Base classes of providers and resources, and the wrapper of verbs: session, concurrency, errors, log row.
 
-A provider's class and module path are pickled into every state: they never move. Providers have an empty `__init__`;
-what they need is made in `configure`, in the plugin process.
+A provider's class and module path are pickled into every state, so they must not change. Providers have an empty
+`__init__`; `configure` prepares them in the plugin process.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from components.redaction import plain
 
 P = ParamSpec("P")
 R = TypeVar("R")
-WIDTH = int(os.environ.get("RERANKER_PLUGIN_THREADS") or 128)
+MAX_THREADS = int(os.environ.get("RERANKER_PLUGIN_THREADS") or 128)
 
 
-def widen() -> bool:
-    """Raise the number of threads of the pool that runs the caller, found through the frame of its worker: the SDK's
-    servicer has four, and a boot holds one for minutes. False where there is no such pool (another version)."""
+def add_threads() -> bool:
+    """Raise the number of threads of the pool that runs the caller, found in the frame of its worker. The SDK's
+    servicer has four, and a boot occupies one for minutes. False if there is no such pool (other SDK version)."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "_worker" and "executor_reference" in frame.f_locals:
             executor = frame.f_locals["executor_reference"]()
             if isinstance(executor, ThreadPoolExecutor):
-                executor._max_workers = max(executor._max_workers, WIDTH)
-                # what waits already would wait for the stock four: a thread is made when work comes, not afterwards
+                executor._max_workers = max(executor._max_workers, MAX_THREADS)
+                # the pool creates a thread only when work is submitted, so create threads for queued work
                 for _ in range(executor._work_queue.qsize()):
                     executor._adjust_thread_count()
                 return True
@@ -47,22 +47,22 @@ def widen() -> bool:
 
 
 class VastProvider(ResourceProvider):
-    """A dynamic provider with the process's session behind it."""
+    """A dynamic provider that uses the process's session."""
 
     def configure(self, req: ConfigureRequest) -> None:
-        """Open the session that the stack's config names, and let as many operations run as are asked for."""
+        """Open the session for the stack's config and raise the number of parallel operations."""
         from components.plugin.session import open_session  # noqa: PLC0415 - the program's process never needs it
 
-        ENGINE.hear_interrupts()
-        if ENGINE.address and not widen():
-            ENGINE.warn("this Pulumi SDK runs four operations at a time; a wider stack boots in turns")
+        ENGINE.handle_cancel()
+        if ENGINE.address and not add_threads():
+            ENGINE.warn("this Pulumi SDK runs only four operations at a time; more servers boot one after another")
         self.session = open_session(req.config.get)
 
 
 class VastResource(Resource):
-    """A dynamic resource: its outputs are what its class annotates. `secret` names the inputs and outputs that are.
+    """A dynamic resource. Its outputs are the annotations of its class; `secret`: names of secret inputs and outputs.
 
-    The widest type and name on the screen leave that much less of the row to progress: types are short, without module.
+    Types are short, without module, to leave space for progress messages in the CLI's rows.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class VastResource(Resource):
         inputs = record(args)
         inputs |= {key: pulumi.Output.secret(inputs[key]) for key in secret if key in inputs}
         options = pulumi.ResourceOptions(additional_secret_outputs=list(secret))
-        classes = [one for one in type(self).__mro__ if not issubclass(Resource, one)]  # without Pulumi's classes
-        outputs = {output: None for one in classes for output in inspect.get_annotations(one)}
+        classes = [cls for cls in type(self).__mro__ if not issubclass(Resource, cls)]  # without Pulumi's classes
+        outputs = {output: None for cls in classes for output in inspect.get_annotations(cls)}
         super().__init__(provider, name, {**outputs, **inputs}, pulumi.ResourceOptions.merge(options, opts))
 
 
 def verb(method: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a provider's verb: errors of ours become one line, real bugs keep their trace, messages find their row."""
+    """Wrap a provider's verb: our errors lose their traceback, others keep it; messages get the resource's row."""
 
     @functools.wraps(method)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -92,9 +92,9 @@ def verb(method: Callable[P, R]) -> Callable[P, R]:
             with ENGINE:
                 return method(*args, **kwargs)
         except VastRerankerError as error:
-            # the servicer prints format_exc(): with no frames and no module what is left is "Name: text"
+            # the servicer prints format_exc(): without frames and module that is "Name: text"
             sys.tracebacklimit = 0
-            rented = still_rented(args[0], current_urn.get()) if method.__name__ in ("create", "update") else ""
+            rented = _rented_summary(args[0], current_urn.get()) if method.__name__ in ("create", "update") else ""
             text = f"{error}\n{rented}" if rented else str(error)
             raise type(type(error).__name__, (Exception,), {"__module__": "builtins"})(plain(text)) from None
         except Exception:
@@ -106,8 +106,8 @@ def verb(method: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def still_rented(provider: object, urn: str) -> str:
-    """Return what a deploy that failed leaves rented of this stack, by its labels, at which price, and the ways on."""
+def _rented_summary(provider: object, urn: str) -> str:
+    """Return the rented instances of this stack, by their labels, with prices and next steps, for a failed deploy."""
     from components.vast.label import Label  # noqa: PLC0415 - the program's process never needs it
 
     stack, _, rest = urn.removeprefix("urn:pulumi:").partition("::")
@@ -119,33 +119,32 @@ def still_rented(provider: object, urn: str) -> str:
         return ""
     base = f"{rest.partition('::')[0]}/{stack}/"
     rows = [
-        f"instance {one.id} (${one.dph_total_usd:.4f}/h)"
-        for one in contracts.values()
-        if (label := Label.parse(one.label)) and label.base.startswith(base) and not label.pending
+        f"instance {contract.id} (${contract.dph_total_usd:.4f}/h)"
+        for contract in contracts.values()
+        if (label := Label.parse(contract.label)) and label.base.startswith(base) and not label.pending
     ]
-    ways = "mend what is said above and `pulumi up`, or end it with `pulumi destroy`"
-    return f"still rented: {', '.join(rows)}; {ways}" if rows else ""
+    steps = "fix the error above and run `pulumi up`, or destroy the stack with `pulumi destroy`"
+    return f"still rented: {', '.join(rows)}; {steps}" if rows else ""
 
 
-def failure(error: VastRerankerError) -> CheckFailure:
-    """Return an error as what a check found, told as other verbs tell it: "Name: text"."""
+def check_failure(error: VastRerankerError) -> CheckFailure:
+    """Return an error as failure of a check, in the form of other verbs: "Name: text"."""
     return CheckFailure("", plain(f"{type(error).__name__}: {error}"))
 
 
-def known(value: Any) -> bool:
-    """Whether a value, and all in it, is known: in a preview an input may be unknown until something is created."""
+def is_known(value: Any) -> bool:
+    """Whether a value is known at every depth: in a preview, outputs of resources to create are unknown."""
     if isinstance(value, Unknown):
         return False
     if isinstance(value, dict):
-        return all(known(item) for item in value.values())
+        return all(is_known(item) for item in value.values())
     if isinstance(value, list | tuple):
-        return all(known(item) for item in value)
+        return all(is_known(item) for item in value)
     return True
 
 
 def drop_unknowns(value: Any) -> Any:
-    """Return what is known of a value: maps without their unknown entries, at every depth; a list is known or not."""
+    """Return a value without the unknown entries of maps, at every depth; lists stay unchanged."""
     if isinstance(value, dict):
-        kept = {key: drop_unknowns(item) for key, item in value.items()}
-        return {key: item for key, item in kept.items() if known(item)}
+        return {key: item for key, raw in value.items() if is_known(item := drop_unknowns(raw))}
     return value

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, cast
 from components.errors import ConfigError
 from components.readiness import Readiness, ScoreLimits
 from components.records import structure
-from policy.rules import not_pinned, tag_of
+from policy.rules import image_tag, pin_problem
 
 Kind = Literal["cross-encoder", "decoder-reranker", "bi-encoder"]
 ScoreRange = Literal["sigmoid 0..1", "cosine -1..1"]
@@ -136,7 +136,7 @@ class Catalog:
         known = f"known: {', '.join(self.images)}"
         if not re.fullmatch(r"[^\s@]+(@\S+)?", ref):
             return [f"image {ref!r} is not an image reference (repository:tag); {known}"]
-        return [f"{reason}; name a version or a digest; {known}"] if (reason := not_pinned(ref)) else []
+        return [f"{reason}; name a version or a digest; {known}"] if (reason := pin_problem(ref)) else []
 
     def disk_needed_gb(self, image: Image, model: Model) -> float:
         """Return the disk to rent, in GB: the unpacked image, the weights, and room for caches and logs."""
@@ -145,7 +145,7 @@ class Catalog:
     def _image_outside_catalog(self, ref: str) -> Image:
         known = list(self.images.values())
         caps = [image.compute_cap_max for image in known if image.compute_cap_max is not None]
-        version = VERSION.search(tag_of(ref))
+        version = VERSION.search(image_tag(ref))
         return Image(
             ref=ref,
             vllm_version=version[1] if version else UNKNOWN_VERSION,

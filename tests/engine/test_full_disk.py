@@ -34,7 +34,7 @@ def ops(stack, *words):
 def test_without_room_for_the_state_a_preview_warns_and_nothing_is_rented(stack, ledger):
     shell = Shell(stack.project, stack.env)
     shell.ok("ulimit -S -f 4096")  # KB
-    assert "cannot take 16 MB" in shell.ok(f"pulumi preview --stack {stack.name}")
+    assert "cannot store 16 MB" in shell.ok(f"pulumi preview --stack {stack.name}")
     done = shell.run(f"pulumi up --yes --skip-preview --stack {stack.name}")
     shell.close()
     assert done.rc != 0

@@ -63,5 +63,5 @@ def test_a_name_that_does_not_lead_to_the_gateway_is_said_by_the_deploy(pebble, 
     one = front(rerankers(1), tiers=1, certificate=None, acme=acme_of(pebble))  # at another port than Pebble asks
     elsewhere = {"acme": record(one.gateway.acme), "url": f"https://{HOST}:{port}"}
     props = props_of(caddy, one, **elsewhere, ca_certificate=pebble.ca_certificate, acme_timeout_s=3)
-    with pytest.raises(Exception, match=f"has to reach {HOST}:443, and that to lead to 127.0.0.1:"):
+    with pytest.raises(Exception, match=f"must reach {HOST}:443, and this port must lead to 127.0.0.1:"):
         GatewayProvider().create(props)

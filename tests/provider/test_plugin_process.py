@@ -129,7 +129,7 @@ def test_an_instance_of_a_lost_state_is_named_before_another_is_rented_and_taken
     assert failures == []
     (told,) = [one.message for one in engine.messages if "of another state" in one.message]
     assert told.startswith(f"instance {id_}, $")
-    assert f"`pulumi config set adopt_instance_id {id_}` takes it over" in told
+    assert f"`pulumi config set adopt_instance_id {id_}` adopts it" in told
 
     adopted, _ = plugin.create(provider, news | {"adopt_instance_id": int(id_)})
     assert billed(market) == {int(id_)} == {int(adopted)}
@@ -137,7 +137,7 @@ def test_an_instance_of_a_lost_state_is_named_before_another_is_rented_and_taken
 
 def test_an_instance_to_adopt_that_does_not_exist_is_refused_before_anything_is_rented(plugin):
     _, failures = plugin.check(InstanceProvider(), {}, instance_props(adopt_instance_id=4711))
-    assert failures == ["instance 4711 does not exist: take it out of the config to rent one"]
+    assert failures == ["instance 4711 does not exist: remove it from the config to rent a new one"]
 
 
 def test_a_deploy_that_fails_after_something_was_rented_says_what_it_costs_and_how_to_go_on(plugin, market):
@@ -147,9 +147,8 @@ def test_a_deploy_that_fails_after_something_was_rented_says_what_it_costs_and_h
     with pytest.raises(grpc.RpcError) as failed:
         plugin.create(ClientKeysProvider(), keys, urn="urn:pulumi:test::vast-reranker::x:y:Z::reranker-keys")
     price = outs["hourly_cost_usd"]["total"]
-    assert (
-        f"still rented: instance {id_} (${price:.4f}/h); mend what is said above and `pulumi up`, or end it with "
-        in (failed.value.details())
+    assert f"still rented: instance {id_} (${price:.4f}/h); fix the error above and run `pulumi up`, or destroy" in (
+        failed.value.details()
     )
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from bench.__main__ import main
 from bench.load import BenchTarget, Cell
 from bench.serving import Workload, figures, interval, quantile, table
-from components.measurements import measured
+from components.measurements import read_rates
 from components.vast.identity import Authority
 from emulator.scoring import Served
 from emulator.stub import Stub
@@ -163,12 +163,12 @@ def test_a_measurement_is_kept_as_the_gpus_and_one_with_failures_is_not(tmp_path
     with fake.listening() as url:
         fake.fault = lambda path, _body, answer: (503, {"error": "busy"}) if path == "/rerank" else answer
         assert serving("--url", url, *argv, THE_KEY=KEY).exit_code == 1
-        assert measured() == {}
+        assert read_rates() == {}
         fake.fault = lambda _path, _body, answer: answer
         done = serving("--url", url, "--pairs", "8", *argv, THE_KEY=KEY)
     assert done.exit_code == 0, done.output
     best = max(one["pairs_per_s"] for one in json.loads((tmp_path / "x.json").read_text())["figures"])
-    assert measured() == {"RTX 4090": {fake.model: round(best, 1)}}
+    assert read_rates() == {"RTX 4090": {fake.model: round(best, 1)}}
 
 
 def test_an_endpoint_with_tls_is_measured_by_its_ca_and_by_no_other(tmp_path):

@@ -53,16 +53,19 @@ AT_X = {"kind": "caddy", "admin_url": "http://x", "url": "https://x"}
     ("changes", "says"),
     [
         ({"gateway": {**AT_X, "acme": {}}}, "gateway.acme.names: is not given; accepted: a list"),
-        ({"gateway": {**AT_X, "acme": {"names": ["y"]}}}, "gateway.acme: names has to have the host of gateway.url, x"),
+        (
+            {"gateway": {**AT_X, "acme": {"names": ["y"]}}},
+            "gateway.acme: names must contain the host of gateway.url, x",
+        ),
         (
             {"gateway": {**AT_X, "acme": {"names": ["*.x"]}}},
             r"gateway.acme.names: is '\*.x'; accepted: host names, without a",
         ),
         (
             {"gateway": {**AT_X, "acme": {"names": ["x"]}, "certificate": "PEM"}},
-            "gateway.acme: gets a certificate, and",
+            "gateway.acme: cannot be set together with",
         ),
-        ({"gateway": {**AT_X, "acme": {"names": ["x"]}, "listen": "unix//s"}}, "gateway.listen: is a socket, so what"),
+        ({"gateway": {**AT_X, "acme": {"names": ["x"]}, "listen": "unix//s"}}, "gateway.listen: is a socket, so the"),
         ({"gateway": {**AT_X, "certificate": "PEM"}}, "gateway.private_key: is empty, but gateway.certificate is not"),
         ({"gateway": {"kind": "rent", "acme": {"names": ["x"]}}}, "gateway.acme: is for gateway.kind caddy: a rented"),
         (

@@ -112,6 +112,6 @@ def test_a_server_that_is_another_one_is_given_neither_key_nor_certificate(whose
 
 def test_a_server_that_takes_none_is_an_error_without_its_key(authority, serve):
     server = serve(authority.issue(IP, server_name(NONCE)), takes=False)
-    with pytest.raises(ServerError, match="takes no new certificate: HTTP 404: ") as refused:
+    with pytest.raises(ServerError, match="refuses the new certificate: HTTP 404: ") as refused:
         renew_certificate(IP, server.port, spec(authority), NONCE)
     assert own_key(SECRET, NONCE) not in str(refused.value)

@@ -3,7 +3,7 @@
 import json
 from hashlib import sha256
 
-from components.clients import DEFAULT, named_clients, valid_at_servers
+from components.clients import DEFAULT, guard_clients, named_clients
 from components.config_reading import read
 from components.guard.keys import Key
 from components.vast.identity import own_key
@@ -45,7 +45,7 @@ def test_bounds_are_the_guards_and_a_day_ends_a_key_at_its_beginning():
 
 def test_servers_are_told_all_keys_and_behind_a_gateway_names_alone():
     found = named({"search": {}, "batch": {"generation": 2, "keep_previous": True, "requests_per_s": 2}})
-    told = valid_at_servers(found, ["now", "", "before"], direct=True)
+    told = guard_clients(found, ["now", "", "before"], direct=True)
     assert [one.name for one in told] == [DEFAULT, DEFAULT, "search", "batch", "batch"]
-    behind = valid_at_servers(found, ["now"], direct=False)
+    behind = guard_clients(found, ["now"], direct=False)
     assert [one.entry() for one in behind] == [Key("search", ""), Key("batch", "", requests_per_s=2.0)]

@@ -3,7 +3,7 @@
 import ast
 import json
 
-from components.component_args import FROM_CONFIG, merged
+from components.component_args import FROM_CONFIG, merge_config
 from components.config import secret_keys
 from components.config_reading import read
 from scripts.configuration import ARGS
@@ -11,7 +11,7 @@ from scripts.configuration import ARGS
 
 def test_arguments_are_read_as_config_is():
     args = {"replicas": 2.0, "tls": False, "bid": "auto", "limits": {"max_documents": 5.0}, "extra_args": ["--a"]}
-    config, problems = read(merged(args, {}))
+    config, problems = read(merge_config(args, {}))
     assert problems == []
     assert (config.replicas.max, config.tls, config.bid, config.limits.max_documents) == (2, False, "auto", 5)
     assert config.extra_args == ("--a",)
@@ -19,12 +19,14 @@ def test_arguments_are_read_as_config_is():
 
 def test_of_the_programs_config_only_what_is_no_argument_is_taken():
     config = {"replicas": "7", "emulator": '{"url": "http://127.0.0.1:1"}', "hub_token": "a-token-of-this-test"}
-    raw = merged({"model": "m"}, config)
+    raw = merge_config({"model": "m"}, config)
     assert raw == {"model": "m", "emulator": config["emulator"], "hub_token": config["hub_token"]}
 
 
 def test_a_secret_in_a_group_joins_the_arguments_of_that_group():
-    raw = merged({"gateway": {"kind": "caddy"}}, {"gateway": '{"admin_key": "a-key-0123456789ab", "kind": "rent"}'})
+    raw = merge_config(
+        {"gateway": {"kind": "caddy"}}, {"gateway": '{"admin_key": "a-key-0123456789ab", "kind": "rent"}'}
+    )
     assert json.loads(raw["gateway"]) == {"kind": "caddy", "admin_key": "a-key-0123456789ab"}
 
 

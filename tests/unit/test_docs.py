@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.config import Config, groups, inner_groups
-from components.config_keys import each_of
+from components.config_keys import value_model
 from components.vast.drift import TABLE
 from policy.rules import RULES
 from scripts.configuration import ARGS, PAGE, PROJECT, arguments, page, project
@@ -25,7 +25,11 @@ def test_schema_and_reference_are_what_the_model_of_the_keys_says():
 
 
 def test_the_reference_has_every_key():
-    kinds = (*groups().values(), *inner_groups().values(), *filter(None, map(each_of, Config.model_fields.values())))
+    kinds = (
+        *groups().values(),
+        *inner_groups().values(),
+        *filter(None, map(value_model, Config.model_fields.values())),
+    )
     keys = {*Config.model_fields, *(key for kind in kinds for key in kind.model_fields)}
     assert set(re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.M)) == keys
 

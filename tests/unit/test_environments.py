@@ -11,7 +11,7 @@ from components.errors import ConfigError
 from components.records import record
 from components.settings import load
 from components.vllm.catalog import load_catalog
-from policy.limits import limits_of
+from policy.limits import load_limits
 from policy.rules import NAMED
 
 REPO = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ def flat(name):
 
 def settings(name, **changes):
     raw = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config_of(name).items()}
-    return load(raw | changes, load_catalog(), hub_reachable=lambda _url: True, limits=limits_of(name))
+    return load(raw | changes, load_catalog(), hub_reachable=lambda _url: True, limits=load_limits(name))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -50,14 +50,14 @@ def test_a_stack_file_says_only_what_differs_from_the_defaults(name):
 
 @pytest.mark.parametrize("name", REAL)
 def test_what_costs_money_is_bound_in_price_disk_and_routes(name):
-    limits = limits_of(name)
+    limits = load_limits(name)
     assert {"pinned-image", "tls-and-guard", "label", "validation"} <= set(limits.rules)
     assert limits.max_hourly_usd
     assert limits.max_disk_gb
 
 
 def test_prod_is_the_strictest():
-    made, limits = settings("prod"), limits_of("prod")
+    made, limits = settings("prod"), load_limits("prod")
     assert made.config.protect
     assert made.config.max_latency_ms > 0
     assert made.watch.renew_before_h > 0
@@ -79,7 +79,7 @@ def test_the_table_in_the_docs_names_every_key_and_limit_that_differs():
     page = (REPO / "docs" / "environments.md").read_text().partition("## Policy")[0]
     of_config, of_limits = page.split("| limit | dev ")
     for name in REAL:
-        for table, values in ((of_config, flat(name)), (of_limits, record(limits_of(name)))):
+        for table, values in ((of_config, flat(name)), (of_limits, record(load_limits(name)))):
             for key, value in ((key, value) for key, value in values.items() if value):
                 [row] = [line for line in table.splitlines() if line.startswith(f"| `{key}` |")]
                 cell = row.strip("|").split("|")[1 + REAL.index(name)].strip()
@@ -88,4 +88,4 @@ def test_the_table_in_the_docs_names_every_key_and_limit_that_differs():
 
 
 def test_a_review_stack_is_bound_as_dev_is():
-    assert limits_of("review-12") == limits_of("dev")
+    assert load_limits("review-12") == load_limits("dev")

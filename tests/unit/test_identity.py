@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from components.credentials import CertificateAuthorityProvider, authority_step, founded, stepped
+from components.credentials import CertificateAuthorityProvider, advance_authority, authority_step, new_authority
 from components.vast.identity import (
     AUTHORITY_DAYS,
     CERT_ENVS,
@@ -208,13 +208,13 @@ PROPS = {"common_name": "c", "permitted": ["127.0.0.0/8"]}
 
 def ending_in(days):
     """Return an authority that ends so many days from now."""
-    return founded(PROPS, time.time() - (AUTHORITY_DAYS - days) * 86400)
+    return new_authority(PROPS, time.time() - (AUTHORITY_DAYS - days) * 86400)
 
 
 def after(outs, days, **news):
     """Return what is due in so many days, and the outputs after it."""
     now = time.time() + days * 86400
-    return authority_step(outs, PROPS | news, now), stepped(outs, PROPS | news, now)
+    return authority_step(outs, PROPS | news, now), advance_authority(outs, PROPS | news, now)
 
 
 def certificates(outs):

@@ -107,8 +107,8 @@ def test_more_servers_than_machines_are_refused_with_both_numbers_before_anythin
     slots = [inputs(label_base=f"p/s/n-{at}", slot={"index": at, "of": 4, "spread": "none"}) for at in range(4)]
     failed = [one.reason for news in slots for one in provider.check({}, news).failures]
     assert failed == [
-        "NoOffer: 4 servers are declared, and with those that run there are machines for 3; "
-        "widen the query or have fewer replicas"
+        "NoOffer: 4 servers are declared, but running and available machines are enough only for 3; "
+        "widen the query or reduce replicas"
     ]
 
 
@@ -185,9 +185,9 @@ def test_an_answer_in_a_refresh_is_remembered_as_a_host_that_was_heard(provider,
     try:
         here = {"public_ipaddr": "127.0.0.1", "ports": {"8000/tcp": [{"HostPort": str(server.server_port)}]}}
         id_ = api.add("p/s/n@0a1b:abc", **here)
-        assert not session.heard
+        assert not session.has_host_answered
         assert provider.read(str(id_), inputs()).outs["drift"] == ""
-        assert session.heard
+        assert session.has_host_answered
     finally:
         server.shutdown()
         server.server_close()

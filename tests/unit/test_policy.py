@@ -11,8 +11,8 @@ from components.settings import load
 from components.vast.rental_spec import Bid
 from components.vllm.catalog import Catalog, load_catalog
 from components.vllm.score_checks import judge_latency
-from policy.facts import of_instance
-from policy.limits import limits_of, parse
+from policy.facts import instance_facts
+from policy.limits import load_limits, parse
 from policy.pack import policies
 from policy.rules import NAMED, RULES, Facts, PolicyLimits, violations
 
@@ -26,11 +26,11 @@ CASES = {
     "hourly-price": (
         PolicyLimits(max_hourly_usd=0.5),
         [
-            (Facts(asks_hourly_usd=0.6), r"lets the stack cost \$0.6/h; \$0.5/h is allowed"),
+            (Facts(config_hourly_usd=0.6), r"lets the stack cost \$0.6/h; \$0.5/h is allowed"),
             (Facts(offers=[SWEDEN], machines=2), r"RTX 4090 on machine 7 costs 2 x \$0.4000/h"),
             (Facts(offers=[SWEDEN, SWEDEN | {"dph_total": 0.51, "machine_id": 8}]), "machine 8"),
         ],
-        [Facts(), Facts(asks_hourly_usd=0.5), Facts(offers=[SWEDEN])],
+        [Facts(), Facts(config_hourly_usd=0.5), Facts(offers=[SWEDEN])],
     ),
     "pinned-image": (
         PolicyLimits(rules=("pinned-image",)),
@@ -60,20 +60,20 @@ CASES = {
     "countries": (
         PolicyLimits(countries=("SE", "NO")),
         [
-            (Facts(asks_countries=["SE", "us"]), "the config asks for us; SE, NO are allowed"),
-            (Facts(offers=[SWEDEN, {"machine_id": 8, "geolocation": "Texas, US"}]), "machine 8 stands in US"),
-            (Facts(offers=[{"machine_id": 9}]), "machine 9 stands in a place that is not said"),
+            (Facts(config_countries=["SE", "us"]), "the config asks for us; SE, NO are allowed"),
+            (Facts(offers=[SWEDEN, {"machine_id": 8, "geolocation": "Texas, US"}]), "machine 8 is in US"),
+            (Facts(offers=[{"machine_id": 9}]), "machine 9 is in an unknown country"),
         ],
-        [Facts(), Facts(asks_countries=["se"]), Facts(offers=[SWEDEN])],
+        [Facts(), Facts(config_countries=["se"]), Facts(offers=[SWEDEN])],
     ),
     "hosting": (
         PolicyLimits(hosting="datacenter"),
         [
-            (Facts(asks_hosting="private"), "asks for private hosts; datacenter is demanded"),
+            (Facts(config_hosting="private"), "asks for private hosts; datacenter is required"),
             (Facts(offers=[SWEDEN | {"hosting_type": 0}]), "machine 7 is not in a datacenter"),
             (Facts(offers=[{"machine_id": 9}]), "machine 9 is not in a datacenter"),
         ],
-        [Facts(), Facts(asks_hosting=""), Facts(asks_hosting="datacenter"), Facts(offers=[SWEDEN])],
+        [Facts(), Facts(config_hosting=""), Facts(config_hosting="datacenter"), Facts(offers=[SWEDEN])],
     ),
     "label": (
         PolicyLimits(rules=("label",)),
@@ -104,7 +104,7 @@ CASES = {
     ),
     "validation": (
         PolicyLimits(rules=("validation",)),
-        [(Facts(validated=False), "nothing judges what the server answers")],
+        [(Facts(validated=False), "no check validates the server.s answers")],
         [Facts(), Facts(validated=True)],
     ),
 }  # fmt: skip
@@ -225,7 +225,7 @@ def test_a_bid_without_a_cap_is_bounded_by_the_policys_price():
 def limits_from(tmp_path, text, stack="dev"):
     path = tmp_path / "limits.yaml"
     path.write_text(text)
-    return limits_of(stack, path)
+    return load_limits(stack, path)
 
 
 def test_the_first_pattern_that_fits_the_stacks_name_binds_it(tmp_path):
@@ -265,12 +265,12 @@ def test_the_facts_of_an_instance_are_read_off_its_inputs():
         "bid": {"price_usd": 0.2},
         "probe": {"headers": {"Authorization": "Bearer ${RERANK_API_KEYS}"}},
     }
-    facts = of_instance(inputs, [SWEDEN], tls=True)
+    facts = instance_facts(inputs, [SWEDEN], tls=True)
     assert facts == Facts(PINNED, True, True, True, "a/b/c", 40.0, None, 0.4, offers=[SWEDEN], machines=2)
     own_key = {"headers": {"Authorization": "Bearer ${VLLM_API_KEY}"}}
-    assert of_instance({"probe": own_key}).guard is False
-    assert of_instance({"probe": {"path": "/health"}}).guard is False
-    assert of_instance({}).guard is None
+    assert instance_facts({"probe": own_key}).guard is False
+    assert instance_facts({"probe": {"path": "/health"}}).guard is False
+    assert instance_facts({}).guard is None
 
 
 def test_the_pack_has_every_rule_as_a_mandatory_policy_with_its_remedy():

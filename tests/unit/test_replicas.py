@@ -6,7 +6,7 @@ import re
 import pytest
 
 from components.errors import ConfigError
-from components.replica_count import PAUSES_S, listed, read_again
+from components.replica_count import PAUSES_S, count_replicas, read_with_retries
 from components.settings import load
 from components.vllm.catalog import load_catalog
 
@@ -43,10 +43,7 @@ NONE = WINDOW | {"replicas": 0}
     [
         ({"replicas": "four"}, "replicas: is not a whole number from 0 to 256 or an object"),
         ({"replicas": {"min": 3, "max": 2}}, "replicas: min is 3 and max 2; accepted: a max of at least min"),
-        (
-            {"replicas": {"min": 0, "max": 2}},
-            "replicas: may be 0, and nothing would answer then; accepted: gateway.kind",
-        ),
+        ({"replicas": {"min": 0, "max": 2}}, "replicas: may be 0, but then nothing answers; accepted: gateway.kind"),
         ({"replicas": {"max": 300}}, "replicas.max: is 300; accepted: a whole number from 0 to 256"),
         (
             {"schedule": {"time_zone": "Mars"}},
@@ -71,9 +68,9 @@ def test_a_bad_number_or_schedule_is_named_with_what_is_accepted(changes, says):
 
 
 def test_the_present_number_is_what_the_outputs_list_and_an_empty_list_is_none_running():
-    assert listed({}) is None
-    assert listed({"replicas": []}) == 0
-    assert listed({"replicas": [{}, {}]}) == 2
+    assert count_replicas({}) is None
+    assert count_replicas({"replicas": []}) == 0
+    assert count_replicas({"replicas": [{}, {}]}) == 2
 
 
 def test_a_state_that_is_being_written_is_read_again_and_one_that_stays_cut_off_is_an_error():
@@ -85,8 +82,8 @@ def test_a_state_that_is_being_written_is_read_again_and_one_that_stays_cut_off_
             raise answer
         return answer
 
-    assert read_again(read, sleep=slept.append) == {"outputs": {}}
+    assert read_with_retries(read, sleep=slept.append) == {"outputs": {}}
     assert slept == [*PAUSES_S[:2]]
     answers = [EOFError("checkpoint")] * 9
     with pytest.raises(EOFError):
-        read_again(read, sleep=slept.append)
+        read_with_retries(read, sleep=slept.append)

@@ -11,7 +11,7 @@ import pytest
 
 from components.client_keys import ClientKeysProvider
 from components.errors import ServerError, ServerUnreachable, ServingError
-from components.servers import Server, changed, on_each
+from components.servers import Server, call_servers, changed_servers
 from components.validation import RerankValidationProvider
 from components.vast.identity import own_key
 from tests.unit.fake_vllm import KEY, FakeVllm
@@ -26,7 +26,7 @@ def row(name, port=1, instance_id=1):
 
 
 def due(olds, news):
-    return [one.name for one in changed(olds, news, KEYS)]
+    return [one.name for one in changed_servers(olds, news, KEYS)]
 
 
 THREE = {"model": "m", "servers": [row(name, at, at) for at, name in enumerate(NAMES, start=1)]}
@@ -63,12 +63,12 @@ def test_one_that_is_new_is_due_alone_and_one_that_is_gone_makes_none_due():
 
 # ---- each at once
 
-SERVERS = Server.listed(THREE["servers"])
+SERVERS = Server.parse_all(THREE["servers"])
 
 
 def test_what_came_of_each_is_returned_by_name():
-    assert on_each(SERVERS, lambda one: one.instance_id) == dict(zip(NAMES, (1, 2, 3), strict=True))
-    assert on_each([], lambda _one: 1) == {}
+    assert call_servers(SERVERS, lambda one: one.instance_id) == dict(zip(NAMES, (1, 2, 3), strict=True))
+    assert call_servers([], lambda _one: 1) == {}
 
 
 def test_all_are_asked_at_once_in_the_context_of_the_caller():
@@ -79,7 +79,7 @@ def test_all_are_asked_at_once_in_the_context_of_the_caller():
         together.wait(5)
         return row_of.get()
 
-    assert set(on_each(SERVERS, act).values()) == {"urn:keys"}
+    assert set(call_servers(SERVERS, act).values()) == {"urn:keys"}
 
 
 def test_those_that_fail_are_named_once_all_have_ended():
@@ -91,7 +91,7 @@ def test_those_that_fail_are_named_once_all_have_ended():
             raise ServerUnreachable(f"no answer from {server.url}")
 
     with pytest.raises(ServingError) as failed:
-        on_each(SERVERS, act)
+        call_servers(SERVERS, act)
     assert sorted(ended) == sorted(NAMES)
     assert str(failed.value).splitlines() == [
         "2 of 3 servers:",
@@ -105,12 +105,12 @@ def test_the_error_of_a_single_server_comes_as_it_is():
         raise ServerError("no", status=500)
 
     with pytest.raises(ServerError):
-        on_each(SERVERS[:1], act)
+        call_servers(SERVERS[:1], act)
 
 
 def test_a_bug_is_not_taken_for_a_server_that_fails():
     with pytest.raises(ZeroDivisionError):
-        on_each(SERVERS, lambda one: 1 // (one.instance_id - 2))
+        call_servers(SERVERS, lambda one: 1 // (one.instance_id - 2))
 
 
 # ---- the client keys

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from components.config import Config, groups, inner_groups, secret_keys
-from components.config_keys import has_secret, is_list, is_map, kind_of
+from components.config_keys import describe_type, has_secret, is_list, is_map
 from components.config_reading import read
 from components.errors import ConfigError
 from components.program_config import misplaced_keys
@@ -124,7 +124,7 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"max_dph_usd": "nan"}, "max_dph_usd: "),
         ({"prefer": "best"}, "prefer: is 'best'; accepted: cheapest, fastest, balanced"),
         ({"form": "x"}, "form: is 'x'; accepted: script, plain"),
-        ({"form": "plain"}, "guard: is true, but form plain has no place for it; accepted: guard false"),
+        ({"form": "plain"}, "guard: is true, but form plain does not support it; accepted: guard false"),
         ({"require": {"min_reliability": 98}}, "require.min_reliability: is 98; accepted: a number from 0 to 1"),
         ({"require": {"countries": ["USA"]}}, "require.countries: is 'USA'; accepted: two-letter codes"),
         ({"require": {"countries": [False]}}, "require.countries: is False; .*YAML reads NO, .* write them in quotes"),
@@ -144,21 +144,18 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"gateway": {"kind": "caddy", "url": "https://x"}}, "gateway.admin_url: is empty"),
         ({"gateway": {"kind": "caddy", "admin_url": "http://x"}}, "gateway.url: is empty"),
         ({"gateway": {"kind": "rent"}, "guard": "off"}, "guard: is false, but the gateway"),
-        (
-            {"gateway": {"kind": "rent"}, "tls": "off"},
-            "tls: is false, but a gateway that is rented shows a certificate",
-        ),
+        ({"gateway": {"kind": "rent"}, "tls": "off"}, "tls: is false, but a rented gateway presents a certificate"),
         ({"gateway": {"url": "https://x:1"}}, "gateway.url: is for a gateway, but gateway.kind is off; accepted: "),
         ({"gateway": {"listen": ":9"}}, "gateway.listen: is for a gateway, but gateway.kind is off"),
         ({"budget_refuses": True}, "budget_refuses: is true, but budget_usd_month is not set"),
-        ({"keep_previous_key": True}, "keep_previous_key: is true, but api_key_generation 1 has none before it"),
+        ({"keep_previous_key": True}, "keep_previous_key: is true, but api_key_generation 1 has no previous key"),
         ({"client_ca": PEM}, "client_ca: holds no certificates in PEM that can be read"),
         ({"client_ca": CA * 20}, r"client_ca: is \d+ characters; accepted: 8192"),
-        ({"client_ca": CA, "tls": "off"}, "client_ca: is there, but tls is false"),
-        ({"client_ca": CA, "guard": "off"}, "client_ca: is there, but vLLM itself looks at no certificate"),
+        ({"client_ca": CA, "tls": "off"}, "client_ca: is set, but tls is false"),
+        ({"client_ca": CA, "guard": "off"}, "client_ca: is set, but vLLM itself checks no certificate"),
         (
             {"client_ca": CA, "gateway": {"kind": "caddy", "listen": "unix//x"}},
-            "client_ca: is there, but clients' TLS ends before gateway.listen",
+            "client_ca: is set, but gateway.listen is a socket",
         ),
         ({"client_keys": {"a b": {}}}, "client_keys: is 'a b'; accepted: names such as search or batch-2"),
         ({"client_keys": {"management": None}}, "client_keys: .*; management is the name of a key that every"),
@@ -168,7 +165,10 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"client_keys": {"a": {"expire": 1}}}, "client_keys.a.expire: is not a config key; did you mean expires?"),
         ({"client_keys": {"a": {"keep_previous": True}}}, "client_keys.a.keep_previous: is true, but generation 1 has"),
         ({"client_keys": {f"a{n}": {} for n in range(31)}}, "client_keys: are 31 keys, .*; accepted: 30 at most"),
-        ({"client_keys": {"a": {}}, "guard": "off", "tls": "off"}, "client_keys: are there, but vLLM itself knows one"),
+        (
+            {"client_keys": {"a": {}}, "guard": "off", "tls": "off"},
+            "client_keys: are set, but vLLM itself accepts only",
+        ),
         (
             {"renew": {"certificate_before_d": 400}},
             "renew.certificate_before_d: is 400; accepted: a number from 0 to 30",
@@ -179,7 +179,7 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"replicas": 100000}, "replicas: is 100000; accepted: a whole number from 0 to 256, or an object of min, max"),
         (
             {"in_clear": ["api_key"]},
-            "api_key: is a secret but stored in clear; set it with `pulumi config set --secret",
+            "api_key: is a secret but stored unencrypted; set it with `pulumi config set --secret",
         ),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_bad_value_is_named_by_its_key_with_what_is_accepted(changes, says):
         ({"secret_env": {"A": "s3cret-s3cret\n1"}}, r"secret_env: is \(it is not shown\); .*in one line"),
         ({"secret_env": {"GUARD_KEY": "s3cret-s3cret"}}, r"secret_env: is \(it is not shown\); GUARD_KEY is set"),
         ({"served_model_names": ["a b"]}, "served_model_names: .*names without blanks"),
-        ({"served_model_names": ["a" * 200]}, "served_model_names: are .* characters too long in all"),
+        ({"served_model_names": ["a" * 200]}, "served_model_names: are .* characters too long in total"),
     ],
 )
 def test_an_environment_or_a_name_that_a_server_cannot_have_is_refused(changes, says):
@@ -266,15 +266,13 @@ def test_each_key_refuses_what_it_does_not_take_and_says_what_it_takes(group, ke
     if has_secret(field):
         assert "it is not shown" in found[0]
     elif not re.search("two-letter|http", found[0]):
-        assert f"accepted: {kind_of(field)}" in found[0]
+        assert f"accepted: {describe_type(field)}" in found[0]
 
 
 def test_a_key_in_a_namespace_that_is_nearly_the_projects_is_refused_and_others_are_left_alone():
     keys = ["vast-reranker:model", "vast-rerank:replicas", "aws:region", "pulumi:tags"]
     (problem,) = misplaced_keys(keys, "vast-reranker")
-    assert problem == (
-        "vast-rerank:replicas: is in a namespace that nobody reads; did you mean vast-reranker:replicas?"
-    )
+    assert problem == ("vast-rerank:replicas: is in an unknown namespace; did you mean vast-reranker:replicas?")
     with pytest.raises(ConfigError, match="vast-rerank:replicas"):
         load({}, load_catalog(), hub_reachable=lambda _url: True, misplaced=[problem])
     assert misplaced_keys(["aws:region"], "anything") == misplaced_keys([], "anything") == []

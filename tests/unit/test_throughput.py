@@ -114,11 +114,11 @@ def shown(candidate):
 
 def test_measurements_are_kept_by_gpu_and_model_and_a_later_one_takes_the_place(tmp_path):
     path = tmp_path / "throughput.yaml"
-    assert measurements.measured(path) == {}
+    assert measurements.read_rates(path) == {}
     for gpu, model, rate in (("A", "m", 1.0), ("A", "n", 2.0), ("B", "m", 3.0), ("A", "m", 4.04)):
         measurements.record_rate(gpu, model, rate, path)
-    assert measurements.measured(path) == {"A": {"m": 4.0, "n": 2.0}, "B": {"m": 3.0}}
-    assert measurements.of_model("m", path) == {"A": 4.0, "B": 3.0}
+    assert measurements.read_rates(path) == {"A": {"m": 4.0, "n": 2.0}, "B": {"m": 3.0}}
+    assert measurements.rates_of_model("m", path) == {"A": 4.0, "B": 3.0}
     assert path.read_text().startswith("# Pairs/s by GPU")
 
 
@@ -127,7 +127,7 @@ def test_a_file_that_is_no_measurements_is_an_error_that_names_it(tmp_path, text
     path = tmp_path / "throughput.yaml"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"throughput\.yaml: .*accepted: GPU: \{model: pairs per second\}"):
-        measurements.measured(path)
+        measurements.read_rates(path)
 
 
 def test_an_estimate_without_a_speed_is_no_division_by_zero():
