@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components.caddy.certificate import certificate_problems
-from components.caddy.spec import ders
+from components.caddy.spec import der_certificates
 from components.config import Config, GatewayConfig
 from components.config_reading import read
 from components.errors import ApiUnreachable, ConfigError, QueryError
@@ -266,7 +266,7 @@ def _client_ca_problems(config: Config) -> list[str]:
     size = len(config.client_ca)
     checks = (
         (size <= MAX_CLIENT_CA_CHARS, f"is {size} characters; accepted: {MAX_CLIENT_CA_CHARS} at most"),
-        (ders(config.client_ca), "holds no certificates in PEM that can be read"),
+        (der_certificates(config.client_ca), "holds no certificates in PEM that can be read"),
         (config.tls, "is there, but tls is false, so no certificate is shown; accepted: tls true"),
         (
             config.guard or gateway.kind != "off",
