@@ -67,7 +67,7 @@ def test_a_handshake_that_is_not_finished_is_ended():
     with guarded(App(), KEYS[0], identity=identity, bounds=SHORT) as listening, connect(listening) as line:
         line.sendall(b"\x16\x03\x01")
         assert ended_within(line, 3)
-        until(lambda: not listening.server.open)
+        until(lambda: not listening.server.connections)
 
 
 def test_a_connection_that_is_dropped_as_its_handshake_ends_does_not_make_the_next_one_deaf():
@@ -89,11 +89,11 @@ def test_a_connection_that_is_dropped_as_its_handshake_ends_does_not_make_the_ne
             line.sendall(to_guard.read())
             await asyncio.sleep(0)  # the loop reads it, and the handshake has ended
             await asyncio.sleep(0)
-            for task in guard.server.open.values():
+            for task in guard.server.connections.values():
                 task.cancel()
 
         guard.in_loop(drop())
-        until(lambda: not guard.server.open)
+        until(lambda: not guard.server.connections)
         client.settimeout(5)
         client.connect(guard.address)
         with context.wrap_socket(client) as heard:
@@ -116,7 +116,7 @@ def test_connections_without_a_key_push_out_each_other_and_no_client():
         client.sendall(ask)
         assert statuses(client.recv(4096)) == [299]
         without_key = [connect(listening) for _ in range(20)]
-        until(lambda: len(listening.guard.server.open) == 5)
+        until(lambda: len(listening.guard.server.connections) == 5)
         client.sendall(ask)
         assert statuses(client.recv(4096)) == [299]
         assert requests.get(f"http://127.0.0.1:{listening.address[1]}/health", timeout=5).status_code == 299
@@ -127,7 +127,7 @@ def test_connections_without_a_key_push_out_each_other_and_no_client():
 def test_connections_are_limited_in_all_and_a_new_one_takes_the_oldest_ones_place():
     with Listening(bounds=Bounds(connections=3, unknown_per_address=10)) as listening:
         lines = [connect(listening) for _ in range(5)]
-        until(lambda: len(listening.guard.server.open) == 3)
+        until(lambda: len(listening.guard.server.connections) == 3)
         lines[-1].sendall(HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}")
         assert statuses(lines[-1].recv(4096)) == [299]
         assert ended_within(lines[0], 3)
@@ -149,7 +149,7 @@ def test_who_does_not_read_an_answer_is_cut_off(listening):
     with guarded(Large(), KEYS[0], bounds=SHORT) as guard, connect(guard) as line:
         line.sendall(b"GET /v1/models HTTP/1.1\r\nHost: h\r\n" + AUTH + b"\r\n\r\n")
         assert line.recv(10)
-        until(lambda: not guard.server.open, within_s=5)
+        until(lambda: not guard.server.connections, within_s=5)
 
 
 def test_half_sent_headers_of_hundreds_leave_nothing_and_stop_nobody():
@@ -160,7 +160,7 @@ def test_half_sent_headers_of_hundreds_leave_nothing_and_stop_nobody():
         start = time.monotonic()
         assert statuses(listening.say(HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}", 1)) == [299]
         assert time.monotonic() - start < 1
-        until(lambda: not listening.guard.server.open, within_s=5)
+        until(lambda: not listening.guard.server.connections, within_s=5)
 
 
 def test_a_large_body_is_judged_beside_the_loop_and_keeps_nobody_waiting():
