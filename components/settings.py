@@ -27,11 +27,11 @@ from components.vast.rental_spec import Bid, Deadlines
 from components.vllm.catalog import Catalog, Image, Model
 from components.vllm.extra_args import (
     context_len,
+    flag_name,
+    flag_value,
     gpus_needed,
-    name_of,
     problems_with_flags,
     problems_with_numbers,
-    value,
 )  # fmt: skip
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import ENV_VALUE_LIMIT_CHARS
@@ -149,8 +149,8 @@ def load(
         validated=name not in catalog.models or bool(catalog.models[name].golden),
         asks_hourly_usd=_price_bound(config, machines),
         asks_countries=[*config.require.countries, *_countries(filters)],
-        flags=[name_of(arg) for arg in config.extra_args if arg.startswith("-")],
-        revision=value(config.extra_args, "--revision") or revision,
+        flags=[flag_name(arg) for arg in config.extra_args if arg.startswith("-")],
+        revision=flag_value(config.extra_args, "--revision") or revision,
         asks_hosting="private" if filters.get("datacenter", {}).get("eq") is False else config.require.hosting,
     )
     problems += violations(facts, limits)
