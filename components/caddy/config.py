@@ -19,6 +19,8 @@ from components.vast.json_values import Json
 AUTH_ONLY = "X-Front-Asks"  # set by a front that has not read the body yet
 # headers for the guard: the client's name, and the mark of a health check; the guard accepts them only with its own key
 CLIENT, CHECK = keys.CLIENT.decode(), last_check.CHECK.decode()
+# removed: a rented host must not learn the client's identity
+IDENTIFYING_HEADERS = ["Cookie", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"]
 CERTIFICATE = "gateway"  # the certificate's tag: the listener selects it for every requested name or IP
 ERRORS = {  # vLLM's error type, and the message
     401: ("AuthenticationError", "a valid key is needed: Authorization: Bearer <key>"),
@@ -39,13 +41,9 @@ CADDY_ERRORS = (413, 502, 503, 504)  # statuses of Caddy itself with a text of t
 def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
     """Return the whole Caddy config of this gateway, except `admin`."""
     routes = [route({"handler": "subroute", "routes": _api_routes(gateway)}, _path(*ALLOW)), route(_error(404))]
+    certificate = gateway.acme or gateway.certificate
     config = server_config(
-        gateway.site,
-        gateway.listen,
-        routes,
-        gateway.acme or gateway.certificate,
-        gateway.policy,
-        client_ca=gateway.client_ca,
+        gateway.site, gateway.listen, routes, certificate, gateway.policy, client_ca=gateway.client_ca
     )
     config["apps"]["http"]["metrics"] = {}
     for upstream in (*gateway.upstreams, *gateway.retired):
@@ -112,12 +110,13 @@ def client_certificate_route() -> dict[str, Json]:
 
 def inner_server(listen: list[str], routes: list[Json]) -> dict[str, Json]:
     """Return a server without deadlines; its errors have vLLM's form."""
+    errors = [route(_error(code), {"vars": {"{http.error.status_code}": [str(code)]}}) for code in CADDY_ERRORS]
     return {
         "listen": listen,
         "protocols": ["h1"],
         "automatic_https": {"disable": True},
         "routes": routes,
-        "errors": {"routes": _error_routes()},
+        "errors": {"routes": [*errors, {"handle": [_error(500, status="{http.error.status_code}")]}]},
     }
 
 
@@ -224,7 +223,7 @@ def _with_fallback(handlers: list[Json], fallback: list[Json]) -> dict[str, Json
 
 
 def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, Json]:
-    policy = gateway.policy
+    policy, authorization = gateway.policy, {"Authorization": [f"Bearer {gateway.hop_key}"]}
     return {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": gateway.socket(upstream)} for upstream in gateway.upstreams],
@@ -232,13 +231,7 @@ def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, 
         "transport": {"protocol": "http", "keep_alive": {"enabled": False}, "compression": False},
         # buffer the whole body for retries; body_limits keeps it below this size
         "request_buffers": policy.max_bytes + 1,
-        "headers": {
-            "request": {
-                "set": {"Authorization": [f"Bearer {gateway.hop_key}"]},
-                # a rented host must not learn the client's identity
-                "delete": ["Cookie", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"],
-            }
-        },
+        "headers": {"request": {"set": authorization, "delete": IDENTIFYING_HEADERS}},
         "load_balancing": {
             "selection_policy": {"policy": "least_conn"},
             "try_duration": duration(policy.retry_for_s if retry_for_s is None else retry_for_s),
@@ -251,11 +244,7 @@ def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, 
             "active": {
                 "method": "POST",
                 "uri": "/rerank",
-                "headers": {
-                    "Authorization": [f"Bearer {gateway.hop_key}"],
-                    "Content-Type": ["application/json"],
-                    CHECK: ["1"],
-                },
+                "headers": {**authorization, "Content-Type": ["application/json"], CHECK: ["1"]},
                 "body": json.dumps(gateway.readiness.request()),
                 "interval": duration(policy.check_every_s),
                 # a check waits in the same queue as requests, so its timeout is theirs
@@ -291,11 +280,6 @@ def _transport(gateway: GatewaySpec, upstream: Upstream) -> dict[str, Json]:
     ca = {"provider": "inline", "trusted_ca_certs": der_certificates(gateway.upstream_ca)}
     tls = {"ca": ca, "server_name": upstream.certificate_name, "handshake_timeout": duration(policy.dial_timeout_s)}
     return transport | {"tls": tls}
-
-
-def _error_routes() -> list[Json]:
-    named = [route(_error(code), {"vars": {"{http.error.status_code}": [str(code)]}}) for code in CADDY_ERRORS]
-    return [*named, {"handle": [_error(500, status="{http.error.status_code}")]}]
 
 
 def _error(code: int, *, message: str = "", status: str = "") -> dict[str, Json]:

@@ -26,8 +26,8 @@ NAME = "front"
 ADMIN_PREFIX = "/admin"
 RETRY_FOR_S = 5.0  # enough for a restart of the gateway
 MAX_BYTES = 16 << 20
-# Maximum number of bodies in memory: declared size under 4 MB, and all others. Further requests wait for WAIT_FOR_S.
-LANES = (("small", 256), ("large", 8))
+# Limits of bodies in memory: of a declared size under 4 MB, and all others. Further requests wait for WAIT_FOR_S.
+MAX_SMALL_BODIES, MAX_LARGE_BODIES = 256, 8
 WAIT_FOR_S = 10.0
 
 
@@ -45,7 +45,7 @@ def front_proxy_config(
     except the admin API needs a client certificate.
 
     The front first sends each request to the gateway without its body. A refusal is the answer. Otherwise the front
-    reads the whole body in one of LANES. `admin_key` may be a Caddy placeholder: {env.NAME} or {file./path}.
+    reads the whole body, within limits. `admin_key` may be a Caddy placeholder: {env.NAME} or {file./path}.
     """
     routes: list[Json] = []
     if admin_socket:
@@ -58,29 +58,29 @@ def front_proxy_config(
         routes.append({"match": [admin], "handle": handlers, "terminal": True})
     if client_ca:
         routes.append(client_certificate_route())
-    small, large = (f"{back_socket}.{name}" for name, _ in LANES)
+    small, large = f"unix/{back_socket}.small", f"unix/{back_socket}.large"
     without_body = {"rewrite": {"method": "GET"}}
     allowed = {"match": {"status_code": [2]}, "routes": [{"handle": [{"handler": "vars"}]}]}
     routes += [
         {"handle": [_proxy(back_socket, add={AUTH_ONLY: ["1"]}) | without_body | {"handle_response": [allowed]}]},
         route(_proxy(back_socket) | without_body, {"method": ["GET"]}),
         declared_size_limit(MAX_BYTES),
-        route(_lane(small, LANES[0][1]), {"header_regexp": {"Content-Length": {"pattern": r"^[0-3]?\d{1,6}$"}}}),
-        {"handle": [_lane(large, LANES[1][1])]},
+        route(_stream(small, MAX_SMALL_BODIES), {"header_regexp": {"Content-Length": {"pattern": r"^[0-3]?\d{1,6}$"}}}),
+        {"handle": [_stream(large, MAX_LARGE_BODIES)]},
     ]
     config = server_config(
         NAME, listen, routes, certificate, policy or GatewayPolicy(), client_ca=client_ca, client_mode="verify_if_given"
     )
     bodies = [*body_limits(MAX_BYTES), {"handle": [_proxy(back_socket)]}]
-    config["apps"]["http"]["servers"]["bodies"] = inner_server([f"unix/{small}|0600", f"unix/{large}|0600"], bodies)
+    config["apps"]["http"]["servers"]["bodies"] = inner_server([f"{small}|0600", f"{large}|0600"], bodies)
     return {"admin": {"disabled": True}, **config}
 
 
-def _lane(socket: str, max_requests: int) -> dict[str, Json]:
+def _stream(dial: str, max_requests: int) -> dict[str, Json]:
     """Return a proxy that streams bodies to the server that buffers them, for at most `max_requests` at a time."""
     return {
         "handler": "reverse_proxy",
-        "upstreams": [{"dial": f"unix/{socket}", "max_requests": max_requests}],
+        "upstreams": [{"dial": dial, "max_requests": max_requests}],
         "transport": {"protocol": "http", "keep_alive": {"enabled": False}, "compression": False},
         "load_balancing": {"try_duration": duration(WAIT_FOR_S), "try_interval": "20ms"},
     }

@@ -83,7 +83,6 @@ def _log(line: str) -> None:
 
 
 def main(argv: list[str], accept: Accept = GuardServer.accept) -> int:
-    """Serve until vLLM exits."""
     split = argv.index("--")
     flags = argparse.ArgumentParser(prog="guard")
     flags.add_argument("--host", default="0.0.0.0")  # noqa: S104 - the container's port is published on purpose

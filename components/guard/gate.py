@@ -63,8 +63,6 @@ class Request:
 
 @dataclass
 class Reply:
-    """An answer: status, headers, and the parts of the body."""
-
     status: int
     headers: Headers
     parts: AsyncIterator[bytes]

@@ -116,7 +116,6 @@ class KeyStore:
             raise Refusal(429, f"the key {key.name} is limited to {rate:g} {unit} per {period}", math.ceil(wait_s))
 
     def set(self, access: Access) -> None:
-        """Replace the client keys."""
         self.access = access
         if self.file is not None:
             new_file = self.file.with_suffix(".new")

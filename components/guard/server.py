@@ -61,7 +61,6 @@ class GuardServer:
         return self.gate.certificate.context if self.gate.certificate else None
 
     async def accept(self, listener: socket.socket) -> NoReturn:
-        """Serve the connections of a listener."""
         loop = asyncio.get_running_loop()
         while True:
             try:

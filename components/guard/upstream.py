@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ MAX_IDLE = 64
 ANSWER_S = 600.0
 POLL_S = 0.1
 STARTING = "vLLM is starting or has exited"
+METHODS = ("get", "post", "put", "delete", "patch", "head")
 HOP_BY_HOP = (b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"trailer")
 Headers = list[tuple[bytes, bytes]]
 
@@ -62,9 +63,6 @@ class VllmAnswer:
             if not isinstance(event, h11.Data):
                 raise ConnectionResetError("vLLM closed the connection")
             yield bytes(event.data)
-
-    async def read(self) -> bytes:
-        return b"".join([part async for part in self.parts()])
 
 
 class VllmUpstream:
@@ -118,15 +116,14 @@ class VllmUpstream:
         while True:
             try:
                 async with self.ask("GET", "/openapi.json") as answer:
-                    openapi = json.loads(await answer.read()) if answer.status == 200 else {}
+                    openapi = (
+                        json.loads(b"".join([part async for part in answer.parts()])) if answer.status == 200 else {}
+                    )
                 break
             except (Refusal, OSError, ValueError, h11.RemoteProtocolError):
                 await asyncio.sleep(POLL_S)
         schemas = openapi.get("components", {}).get("schemas", {})
         self.fields = frozenset(schemas.get("RerankRequest", {}).get("properties", ()))
-        self.routes = [[path, _methods(operations)] for path, operations in openapi.get("paths", {}).items()]
+        paths = openapi.get("paths", {}).items()
+        self.routes = [[path, sorted(name.upper() for name in METHODS if name in keys)] for path, keys in paths]
         self.is_up = True
-
-
-def _methods(operations: Iterable[str]) -> list[str]:
-    return sorted(name.upper() for name in operations if name in ("get", "post", "put", "delete", "patch", "head"))

@@ -176,16 +176,14 @@ def load_catalog(folder: Path = FOLDER, own: Path = OWN_MODELS) -> Catalog:
     Raises ConfigError with file and entry.
     """
     images, models = read_yaml(folder / "images.yaml"), read_yaml(folder / "models.yaml")
-    read_images = [
-        _parse_entry(Image, "components/catalog/images.yaml", images["sizes"] | entry, "ref")
-        for entry in images["images"]
+    file = "components/catalog/images.yaml"
+    catalog_images = [_parse_entry(Image, file, images["sizes"] | entry, "ref") for entry in images["images"]]
+    catalog_models = [
+        _parse_entry(Model, "components/catalog/models.yaml", entry, "name") for entry in models["models"]
     ]
-    read_models = [_parse_entry(Model, "components/catalog/models.yaml", entry, "name") for entry in models["models"]]
-    if own.exists():
-        read_models += load_own_models(own, models)
-    return Catalog(
-        {image.ref: image for image in read_images}, {model.name: model for model in read_models}, images["default"]
-    )
+    all_models = [*catalog_models, *(load_own_models(own, models) if own.exists() else ())]
+    by_ref = {image.ref: image for image in catalog_images}
+    return Catalog(by_ref, {model.name: model for model in all_models}, images["default"])
 
 
 def load_own_models(path: Path, shipped: Mapping[str, Any]) -> list[Model]:

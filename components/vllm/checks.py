@@ -39,7 +39,6 @@ from components.vllm.score_checks import (
     judge_truncated,
     judge_wrong_model,
 )
-from reranker.answers import ServedModel
 
 # Increase it for new or stricter checks: running stacks are then validated again.
 CHECKS_VERSION = 5
@@ -108,7 +107,8 @@ def run_checks(
     if max_latency_ms:
         checks.append(judge_latency(max_latency_ms, [check.latency_ms for check in checks if " form, " in check.name]))
     models = () if isinstance(served, ServerError) else served
-    checks += run.overlong(_context_len(models, model))
+    context_lens = [entry.max_model_len for entry in models if entry.id == model.name and entry.max_model_len]
+    checks += run.overlong(context_lens[0] if context_lens else model.max_model_len)
     if thorough:
         checks.append(run.wrong_model())
     audited: list[AuditedRoute] = []
@@ -195,9 +195,3 @@ class _Run:
         except ServerUnreachable as error:
             return judge_wrong_model(error)
         return replace(judge_wrong_model(answer), latency_ms=latency_ms)
-
-
-def _context_len(served: Sequence[ServedModel], model: Model) -> int:
-    """Return the context in tokens: the server's value, or the catalog's."""
-    lengths = [entry.max_model_len for entry in served if entry.id == model.name and entry.max_model_len]
-    return lengths[0] if lengths else model.max_model_len

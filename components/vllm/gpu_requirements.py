@@ -69,12 +69,9 @@ class Flags:
 
 @lru_cache(maxsize=1)
 def load_flags() -> Flags:
-    """Read the catalog's flags, once per process."""
     raw = read_yaml(FOLDER / "flags.yaml")
-    return Flags(
-        frozenset(raw["everywhere"].split()),
-        {version: frozenset(text.split()) for version, text in raw["only"].items()},
-    )
+    only = {version: frozenset(text.split()) for version, text in raw["only"].items()}
+    return Flags(frozenset(raw["everywhere"].split()), only)
 
 
 def _version_key(version: str) -> tuple[int, ...]:

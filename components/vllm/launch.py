@@ -139,7 +139,6 @@ def serve_flags(model: Model, *, dtype: str) -> list[str]:
 
 
 def key_env(*, guard: bool) -> str:
-    """Return the name of the variable with the guard's or vLLM's key."""
     return GUARD_KEY_ENV if guard else KEY_ENV
 
 
@@ -168,7 +167,6 @@ def boot_script(model: Model, flags: Sequence[str], *, port: int, guard: bool = 
 
 
 def boot_files(model: Model, *, guard: bool) -> list[str]:
-    """Return the names of the files that the server needs."""
     return [*([GUARD] if guard else []), *([model.name] if model.chat_template is not None else [])]
 
 

@@ -21,6 +21,11 @@ from reranker.answers import ServedModel
 # /rerank and /score batch differently, and half precision rounds. Wrong pairs differ by far more.
 AGREEMENT = 0.02
 CLOSED = frozenset({401, 404})
+ADVICE = {
+    401: "the key in the stack's outputs is not the one that the server was started with",
+    403: "a proxy or a firewall in front of the server refuses this",
+    404: "check that this is the reranker's address, and the served model (/v1/models)",
+}
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,7 @@ def judge_latency(limit_ms: float, latencies_ms: Sequence[float]) -> Check:
     """Judge the median latency of golden requests, including network and TLS."""
     median_ms = statistics.median(latencies_ms)
     passed = median_ms <= limit_ms
-    advice = (
-        "" if passed else "use a nearer or faster machine (countries, gpu_names, prefer), or raise max_latency_ms"
-    )
+    advice = "" if passed else "use a nearer or faster machine (countries, gpu_names, prefer), or raise max_latency_ms"
     return Check("latency", passed, f"median {median_ms:.0f} ms of {len(latencies_ms)}, limit {limit_ms:g}", advice)
 
 
@@ -100,12 +103,8 @@ def judge_order(name: str, case: GoldenCase, scores: Sequence[float] | None) -> 
     saw = f"{case.query!r}: relevant from {lowest[0]:.4f}, irrelevant up to {highest[0]:.4f}"
     if lowest[0] > highest[0]:
         return Check(name, True, saw)
-    return Check(
-        name,
-        False,
-        f"{saw} ({lowest[1]!r} is not above {highest[1]!r})",
-        "the model does not rank: wrong weights, or flags or chat template are missing (see components/catalog)",
-    )
+    advice = "the model does not rank: wrong weights, or missing flags or chat template (see components/catalog)"
+    return Check(name, False, f"{saw} ({lowest[1]!r} is not above {highest[1]!r})", advice)
 
 
 def judge_agreement(name: str, rerank_by_index: Sequence[float] | None, scores: Sequence[float] | None) -> Check:
@@ -188,13 +187,7 @@ def judge_listed(routes: Sequence[str]) -> Check:
 
 
 def _advice_on(error: ServerError) -> str:
-    if error.status == 401:
-        return "the key in the stack's outputs is not the one that the server was started with"
-    if error.status == 403:
-        return "a proxy or a firewall in front of the server refuses this"
-    if error.status == 404:
-        return "check that this is the reranker's address, and the served model (/v1/models)"
-    return "the engine cannot answer: see the container's log (vastai logs ID)"
+    return ADVICE.get(error.status, "the engine cannot answer: see the container's log (vastai logs ID)")
 
 
 def _score_problems(scores: Sequence[float], limits: ScoreLimits) -> list[str]:
