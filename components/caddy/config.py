@@ -231,7 +231,7 @@ def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, 
         "transport": {"protocol": "http", "keep_alive": {"enabled": False}, "compression": False},
         # buffer the whole body for retries; body_limits keeps it below this size
         "request_buffers": policy.max_bytes + 1,
-        "headers": {"request": {"set": authorization, "delete": IDENTIFYING_HEADERS}},
+        "headers": {"request": {"set": authorization, "delete": [*IDENTIFYING_HEADERS]}},
         "load_balancing": {
             "selection_policy": {"policy": "least_conn"},
             "try_duration": duration(policy.retry_for_s if retry_for_s is None else retry_for_s),

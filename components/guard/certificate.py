@@ -69,9 +69,7 @@ class CertificateStore:
             self._load(chain)
         except (ssl.SSLError, ValueError) as error:
             chain.unlink()
-            text = (
-                f"the certificate must match this server's key, be valid, and end later than the current one: {error}"
-            )
+            text = f"the certificate must be of this server's key, valid, and end later than the current one: {error}"
             raise Refusal(400, text[:300]) from None
         chain.replace(self.renewed)
 

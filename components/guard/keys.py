@@ -57,16 +57,16 @@ class Access:
 class Bucket:
     """A token bucket, refilled by `per_s` up to `size`. A full bucket admits a request that needs more than `size`."""
 
-    left: float
+    available: float
     at: float
 
     def take(self, amount: float, per_s: float, size: float, now: float) -> float:
         """Take an amount and return 0, or take nothing and return the seconds until it is available."""
-        self.left, self.at = min(size, self.left + (now - self.at) * per_s), now
-        missing = min(amount, size) - self.left
+        self.available, self.at = min(size, self.available + (now - self.at) * per_s), now
+        missing = min(amount, size) - self.available
         if missing > 0:
             return missing / per_s
-        self.left -= amount
+        self.available -= amount
         return 0.0
 
 

@@ -116,9 +116,8 @@ class VllmUpstream:
         while True:
             try:
                 async with self.ask("GET", "/openapi.json") as answer:
-                    openapi = (
-                        json.loads(b"".join([part async for part in answer.parts()])) if answer.status == 200 else {}
-                    )
+                    parts = [part async for part in answer.parts()] if answer.status == 200 else [b"{}"]
+                    openapi = json.loads(b"".join(parts))
                 break
             except (Refusal, OSError, ValueError, h11.RemoteProtocolError):
                 await asyncio.sleep(POLL_S)

@@ -181,9 +181,10 @@ def load_catalog(folder: Path = FOLDER, own: Path = OWN_MODELS) -> Catalog:
     catalog_models = [
         _parse_entry(Model, "components/catalog/models.yaml", entry, "name") for entry in models["models"]
     ]
-    all_models = [*catalog_models, *(load_own_models(own, models) if own.exists() else ())]
+    if own.exists():
+        catalog_models += load_own_models(own, models)
     by_ref = {image.ref: image for image in catalog_images}
-    return Catalog(by_ref, {model.name: model for model in all_models}, images["default"])
+    return Catalog(by_ref, {model.name: model for model in catalog_models}, images["default"])
 
 
 def load_own_models(path: Path, shipped: Mapping[str, Any]) -> list[Model]:
