@@ -69,6 +69,7 @@ class GuardServer:
                 await asyncio.sleep(0.05)
                 continue
             self.connect(sock)
+            await asyncio.sleep(0)  # start one handshake per iteration of the event loop, so that clients are served
 
     def connect(self, sock: socket.socket) -> None:
         """Serve a connection. At a limit, first close an older connection without a valid key, or an idle one."""
@@ -119,6 +120,7 @@ class Protocol(asyncio.StreamReaderProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connection.cancel_request()
+        del self.connection  # breaks a reference cycle that holds asyncio's TLS read buffer of 256 KiB
         super().connection_lost(exc)
 
 

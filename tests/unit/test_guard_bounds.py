@@ -2,16 +2,18 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 import requests
 
 from components.guard.gate import LARGE_BYTES
-from components.guard.server import Bounds
+from components.guard.server import Bounds, Connection
 from components.vast.identity import Authority
 from emulator.scoring import Served
 from emulator.stub import Stub
@@ -161,6 +163,38 @@ def test_half_sent_headers_of_hundreds_leave_nothing_and_stop_nobody():
         assert statuses(listening.say(HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}", 1)) == [299]
         assert time.monotonic() - start < 1
         until(lambda: not listening.guard.server.connections, within_s=5)
+
+
+def test_connections_that_come_at_once_begin_one_in_each_turn_of_the_loop(listening):
+    async def connect_and_count():
+        lines = [connect(listening) for _ in range(20)]
+        counts = [len(listening.guard.server.connections)]
+        while counts[-1] < len(lines):
+            await asyncio.sleep(0)
+            counts.append(len(listening.guard.server.connections))
+        for line in lines:
+            line.close()
+        return counts
+
+    until(lambda: not listening.guard.server.connections)
+    counts = listening.guard.in_loop(connect_and_count())
+    assert max(later - earlier for earlier, later in pairwise(counts)) <= 2
+
+
+def test_a_connection_that_has_ended_leaves_nothing_to_the_garbage_collector():
+    context, identity = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), Authority.make("test").issue("127.0.0.1").pem()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    gc.collect()
+    gc.disable()
+    try:
+        with guarded(App(), KEYS[0], identity=identity) as guard:
+            for _ in range(20):
+                with context.wrap_socket(connect(guard)) as line:
+                    line.sendall(HEAD)
+            until(lambda: not guard.server.connections)
+            until(lambda: not [one for one in gc.get_objects() if isinstance(one, Connection)])
+    finally:
+        gc.enable()
 
 
 def test_a_large_body_is_judged_beside_the_loop_and_keeps_nobody_waiting():
