@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components.caddy.certificate import certificate_problems
-from components.caddy.spec import ders
+from components.caddy.spec import der_certificates
 from components.config import Config, GatewayConfig
 from components.config_reading import read
 from components.errors import ApiUnreachable, ConfigError, QueryError
@@ -27,11 +27,11 @@ from components.vast.rental_spec import Bid, Deadlines
 from components.vllm.catalog import Catalog, Image, Model
 from components.vllm.extra_args import (
     context_len,
+    flag_name,
+    flag_value,
     gpus_needed,
-    name_of,
     problems_with_flags,
     problems_with_numbers,
-    value,
 )  # fmt: skip
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
 from components.vllm.launch import ENV_VALUE_LIMIT_CHARS
@@ -148,8 +148,8 @@ def load(
         validated=name not in catalog.models or bool(catalog.models[name].golden),
         config_hourly_usd=_price_bound(config, machines),
         config_countries=[*config.require.countries, *_countries(filters)],
-        flags=[name_of(arg) for arg in config.extra_args if arg.startswith("-")],
-        revision=value(config.extra_args, "--revision") or revision,
+        flags=[flag_name(arg) for arg in config.extra_args if arg.startswith("-")],
+        revision=flag_value(config.extra_args, "--revision") or revision,
         config_hosting="private" if filters.get("datacenter", {}).get("eq") is False else config.require.hosting,
     )
     problems += violations(facts, limits)
@@ -265,7 +265,7 @@ def _client_ca_problems(config: Config) -> list[str]:
     size = len(config.client_ca)
     checks = (
         (size <= MAX_CLIENT_CA_CHARS, f"is {size} characters; accepted: {MAX_CLIENT_CA_CHARS} at most"),
-        (ders(config.client_ca), "holds no certificates in PEM that can be read"),
+        (der_certificates(config.client_ca), "holds no certificates in PEM that can be read"),
         (config.tls, "is set, but tls is false, so there are no certificates; accepted: tls true"),
         (config.guard or gateway.kind != "off", "is set, but vLLM itself checks no certificate; accepted: guard true"),
         (

@@ -21,7 +21,7 @@ from components.vast.identity import server_name
 from components.vllm.catalog import load_catalog
 from components.vllm.checks import CHECKS_VERSION, Report, run_checks
 from components.vllm.client import RerankClient
-from components.vllm.route_audit import table
+from components.vllm.route_audit import markdown_table
 
 # a change of these affects every server
 COMMON = ("api_key", "stack_secret", "model", "guard", "ca_certificate", "checks_version", "run", "max_latency_ms")
@@ -84,7 +84,7 @@ def _validate(olds: Mapping[str, Any], props: dict[str, Any]) -> dict[str, Any]:
             max_latency_ms=float(props.get("max_latency_ms") or 0.0),
         )
         if report.audited and not report.passed:
-            ENGINE.log(f"answers of all routes to unauthorized callers:\n{table(report.audited)}")
+            ENGINE.log(f"answers of all routes to unauthorized callers:\n{markdown_table(report.audited)}")
         report.raise_if_failed()
         return report
 

@@ -1,1 +1,1 @@
-"""Caddy as a library: its config as a function of data, its admin API as a typed client. Knows no Pulumi."""
+"""Caddy as a library: pure functions that build its config, and a typed client of its admin API. No Pulumi here."""

@@ -1,7 +1,7 @@
-"""A typed client of Caddy's admin API: its whole config, and its upstreams. Called by the Gateway resource, tests.
+"""A typed client of Caddy's admin API: the config and the upstreams. Called by the Gateway resource and by tests.
 
-A change also replaces the admin listener (2.11.7): a call that the old one had accepted and not yet read is closed
-without an answer. So calls that break are made again, which is safe for all of them.
+A config change also replaces the admin listener (Caddy 2.11.7). The old listener closes calls that it has accepted but
+not yet read. The client therefore retries broken calls; all calls are idempotent.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ from components.vast.json_values import Json
 from reranker.http import HttpTransport, Unanswered, bearer
 
 MAX_ATTEMPTS = 4
-POLL_S = 0.2  # between two looks at what is in flight
-NO_KEY = "; the admin key is missing or not this Caddy's"
-HINTS = {  # a front answers 404 to who has no key; Caddy itself knows no key, and says 403 of a Host or Origin
-    401: NO_KEY,
-    403: "; its admin API takes no requests under this name: ask by another one, or add it to admin.origins there",
-    404: NO_KEY,
+POLL_S = 0.2
+WRONG_KEY = "; the admin key is missing or wrong"
+HINTS = {  # a front answers 404 without a key; Caddy itself has no keys and answers 403 for a wrong Host or Origin
+    401: WRONG_KEY,
+    403: "; the admin API rejects this host name: use another name, or add this one to admin.origins in Caddy's config",
+    404: WRONG_KEY,
 }
 
 
 class CaddyAdmin:
-    """Asks one Caddy. Every method raises CaddyUnreachable when nothing answers, CaddyError when the answer is no.
+    """The client of one Caddy. Every method raises CaddyUnreachable without an answer, CaddyError for an error status.
 
-    `where`: http(s)://host:port, with a path where the API is behind one, or unix:///path. `ca`: PEM text that https is
-    verified against; public CAs where it is empty. `key`: for an API behind a front (see `launch`). Each call has a
-    connection of its own, and `timeout_s`.
+    `where`: http(s)://host:port with an optional path, or unix:///path. `ca`: PEM text to verify https; empty means
+    public CAs. `key`: for an API behind a front (see `launch`). Each call opens its own connection and has `timeout_s`.
     """
 
     def __init__(self, where: str, *, ca: str = "", key: str = "", timeout_s: float = 30.0) -> None:
@@ -46,43 +45,43 @@ class CaddyAdmin:
         return f"CaddyAdmin({self.where!r}, {'with a key' if self._key else 'no key'})"
 
     def config(self) -> Json:
-        """Return the whole config, None if there is none."""
-        return self._ask("GET", "/config/")
+        """Return the whole config; None if Caddy has none."""
+        return self._request("GET", "/config/")
 
     def load(self, config: Json, *, secrets: Sequence[str] = ()) -> None:
-        """Make this the whole config. `secrets` are kept out of error messages."""
-        self._ask("POST", "/load", json.dumps(config).encode(), secrets)
+        """Replace the whole config. `secrets` are removed from error messages."""
+        self._request("POST", "/load", json.dumps(config).encode(), secrets)
 
     def upstreams(self) -> dict[str, int]:
-        """Return what each upstream has in flight, by address; one that left the config stays until that is nothing."""
+        """Return requests in flight by upstream address; a removed upstream is included until it has none."""
         try:
-            rows = self._ask("GET", "/reverse_proxy/upstreams") or ()
-            in_flight = {str(one["address"]): int(one["num_requests"]) for one in rows}
+            rows = self._request("GET", "/reverse_proxy/upstreams") or ()
+            in_flight = {str(row["address"]): int(row["num_requests"]) for row in rows}
         except (KeyError, TypeError, ValueError):
             raise self._not_caddy() from None
-        # without the sockets before them, where the same is counted once more
+        # leave out the hop servers' sockets: they count the same requests again
         return {address: count for address, count in in_flight.items() if "/" not in address}
 
     def drain(
         self, addresses: Iterable[str], *, timeout_s: float, settle_s: float, progress: Callable[[str], None]
     ) -> dict[str, int]:
-        """Wait until upstreams that get no new requests (`retired` ones) have nothing in flight, for `settle_s`: a
-        request whose body is still being read is in no count yet. Return what is left by address after `timeout_s`.
+        """Wait until retired upstreams have no requests in flight for `settle_s`: Caddy does not count a request before
+        it has read the body. Return the counts that remain after `timeout_s`, by address.
         """
-        retired, began = set(addresses), time.monotonic()
-        busy_at = began
+        retired, started = set(addresses), time.monotonic()
+        busy_at = started
         while True:
             busy = {address: count for address, count in self.upstreams().items() if address in retired and count}
             now = time.monotonic()
             if busy:
                 busy_at = now
                 counts = ", ".join(f"{address}: {count}" for address, count in sorted(busy.items()))
-                progress(f"waits for requests in flight ({counts}), {now - began:.0f} s of at most {timeout_s:g} s")
-            if now - busy_at >= settle_s or now - began >= timeout_s:
+                progress(f"waits for requests in flight ({counts}), {now - started:.0f} s of at most {timeout_s:g} s")
+            if now - busy_at >= settle_s or now - started >= timeout_s:
                 return busy
             time.sleep(POLL_S)
 
-    def _ask(self, method: str, path: str, body: bytes | None = None, secrets: Sequence[str] = ()) -> Json:
+    def _request(self, method: str, path: str, body: bytes | None = None, secrets: Sequence[str] = ()) -> Json:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 headers = bearer(self._key)
@@ -101,4 +100,4 @@ class CaddyAdmin:
             raise self._not_caddy() from None
 
     def _not_caddy(self) -> CaddyError:
-        return CaddyError(f"{self.where} does not answer as Caddy does; is it Caddy's admin API?")
+        return CaddyError(f"{self.where}: the answer is not in Caddy's format; is this Caddy's admin API?")

@@ -1,9 +1,9 @@
-"""A gateway as the whole config of a Caddy: a pure function of a frozen record. Called by the Gateway resource, bench.
+"""Builds the whole Caddy config of a gateway from a frozen record. Pure. Called by the Gateway resource and bench.
 
-In the order a request meets it: path not on the list 404, no valid key 401, 204 for a front that asks only that, body
-too large 413, then one reverse proxy over all upstreams, and behind it a server for each upstream, on a socket, which
-puts in that one's key and checks its name: a proxy's active checks have one key and one name for all. What it takes for
-granted of Caddy 2.11.7 is pinned by tests/gateway and told in docs/gateway.md. Every error is shaped as vLLM's.
+A request passes these steps in order: 404 for a path that is not allowed, 401 without a valid key, 204 if the front
+only checks authorization, 413 for a large body, then a reverse proxy over all upstreams. Each upstream has an internal
+server on a socket that adds its key and verifies its certificate name: Caddy's active checks support only one key and
+one name per proxy. docs/gateway.md lists the assumptions about Caddy 2.11.7. Errors have vLLM's JSON form.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from components.caddy.spec import Acme, Certificate, GatewayPolicy, GatewaySpec, Upstream, ders
+from components.caddy.spec import Acme, Certificate, GatewayPolicy, GatewaySpec, Upstream, der_certificates
 from components.guard import keys, last_check
 from components.guard.rules import ALLOW
 from components.vast.json_values import Json
 
-ASKS = "X-Front-Asks"  # set by a front that has read no body yet
-# by which a guard knows whose request it is; from here alone, as it takes the server's key
+AUTH_ONLY = "X-Front-Asks"  # set by a front that has not read the body yet
+# headers for the guard: the client's name, and the mark of a health check; the guard accepts them only with its own key
 CLIENT, CHECK = keys.CLIENT.decode(), last_check.CHECK.decode()
-CERTIFICATE = "gateway"  # the tag by which a listener finds the certificate, whatever name or IP a client asks for
-ERRORS = {  # type, as vLLM names it, and message
+# removed: a rented host must not learn the client's identity
+IDENTIFYING_HEADERS = ["Cookie", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"]
+CERTIFICATE = "gateway"  # the certificate's tag: the listener selects it for every requested name or IP
+ERRORS = {  # vLLM's error type, and the message
     401: ("AuthenticationError", "a valid key is needed: Authorization: Bearer <key>"),
     403: ("PermissionDeniedError", keys.NO_CERTIFICATE),
     404: ("NotFoundError", "Not Found"),
@@ -30,26 +32,22 @@ ERRORS = {  # type, as vLLM names it, and message
     503: ("ServiceUnavailableError", "no reranker is available"),
     504: ("GatewayTimeoutError", "no reranker answered in time"),
 }
-DRAIN_BYTES = 64 << 20  # so much of a body that is too large is read
-CHECKED_FOR_S = 1.0  # how long a request waits for an upstream that passes its checks, before any will do
+DRAIN_BYTES = 64 << 20  # Caddy reads up to this size before it refuses a body that is too large
+CHECKED_FOR_S = 1.0  # a request waits this long for a healthy upstream before it goes to any upstream
 RETRY_AFTER_S = 60  # without upstreams: a boot takes some minutes
-KNOWN_ERRORS = (413, 502, 503, 504)  # those that Caddy itself meets, and that are named; any other is 500's text
+CADDY_ERRORS = (413, 502, 503, 504)  # statuses of Caddy itself with a text of their own; others get the text of 500
 
 
 def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
-    """Return the whole config of a Caddy that is this gateway, but for its `admin`."""
-    routes = [route({"handler": "subroute", "routes": _behind_the_path(gateway)}, _path(*ALLOW)), route(_error(404))]
+    """Return the whole Caddy config of this gateway, except `admin`."""
+    routes = [route({"handler": "subroute", "routes": _api_routes(gateway)}, _path(*ALLOW)), route(_error(404))]
+    certificate = gateway.acme or gateway.certificate
     config = server_config(
-        gateway.site,
-        gateway.listen,
-        routes,
-        gateway.acme or gateway.certificate,
-        gateway.policy,
-        client_ca=gateway.client_ca,
+        gateway.site, gateway.listen, routes, certificate, gateway.policy, client_ca=gateway.client_ca
     )
     config["apps"]["http"]["metrics"] = {}
-    for one in (*gateway.upstreams, *gateway.retired):
-        config["apps"]["http"]["servers"][one.dial] = _hop(gateway, one)
+    for upstream in (*gateway.upstreams, *gateway.retired):
+        config["apps"]["http"]["servers"][upstream.dial] = _hop_server(gateway, upstream)
     return config
 
 
@@ -63,17 +61,17 @@ def server_config(
     client_ca: str = "",
     client_mode: str = "require_and_verify",
 ) -> dict[str, Json]:
-    """Return the config of a Caddy with one server, which speaks plain HTTP without a certificate. `client_mode`: what
-    it does about those of clients, where there is a `client_ca`.
+    """Return a Caddy config with one server; without a certificate it uses plain HTTP. `client_mode`: Caddy's mode for
+    client certificates, used with a `client_ca`.
 
-    HTTP/1.1 only: over HTTP/2 a connection without a key may fill 1 MiB before any handler is asked.
+    HTTP/1.1 only: an HTTP/2 connection without a key may buffer 1 MiB before the first handler runs.
     """
     server = inner_server([listen], routes) | {
         "max_header_bytes": policy.max_header_bytes,
-        "read_header_timeout": seconds(policy.header_timeout_s),
-        "read_timeout": seconds(policy.body_timeout_s),
-        "read_idle_timeout": -1,  # Caddy 2.11.7's own lifts the deadline when it has passed, and then waits for ever
-        "idle_timeout": seconds(policy.idle_timeout_s),
+        "read_header_timeout": duration(policy.header_timeout_s),
+        "read_timeout": duration(policy.body_timeout_s),
+        "read_idle_timeout": -1,  # off: when it expires, Caddy 2.11.7 removes the read deadline and waits for ever
+        "idle_timeout": duration(policy.idle_timeout_s),
     }
     apps: dict[str, Json] = {"http": {"servers": {name: server}}}
     if certificate is not None:
@@ -85,9 +83,9 @@ def server_config(
             pair = {"certificate": certificate.certificate, "key": certificate.private_key, "tags": [CERTIFICATE]}
             apps["tls"] = {"certificates": {certificate.loader: [pair]}}
         if client_ca:
-            ca = {"provider": "inline", "trusted_ca_certs": ders(client_ca)}
+            ca = {"provider": "inline", "trusted_ca_certs": der_certificates(client_ca)}
             connections["client_authentication"] = {"ca": ca, "mode": client_mode}
-            # one policy for all names: a client that asks by IP, and so names none, is not misdirected (421)
+            # one policy for all names; otherwise a client that connects by IP (no SNI) gets 421
             server["strict_sni_host"] = False
         server["tls_connection_policies"] = [connections]
     return {"apps": apps}
@@ -105,47 +103,47 @@ def _automation(acme: Acme, listen: str) -> dict[str, Json]:
     return {"certificates": {"automate": names}, "automation": {"policies": [{"subjects": names, "issuers": [issuer]}]}}
 
 
-def refuse_uncertified() -> dict[str, Json]:
-    """Return the route that refuses, unread, what comes by a connection without a client certificate."""
+def client_certificate_route() -> dict[str, Json]:
+    """Return the route that answers 403, without reading the body, on connections without a client certificate."""
     return route(_error(403), {"vars": {"{http.request.tls.client.certificate_der_base64}": [""]}})
 
 
 def inner_server(listen: list[str], routes: list[Json]) -> dict[str, Json]:
-    """Return a server of errors in vLLM's shape, without deadlines."""
+    """Return a server without deadlines; its errors have vLLM's form."""
+    errors = [route(_error(code), {"vars": {"{http.error.status_code}": [str(code)]}}) for code in CADDY_ERRORS]
     return {
         "listen": listen,
         "protocols": ["h1"],
         "automatic_https": {"disable": True},
         "routes": routes,
-        "errors": {"routes": _error_routes()},
+        "errors": {"routes": [*errors, {"handle": [_error(500, status="{http.error.status_code}")]}]},
     }
 
 
-def _behind_the_path(gateway: GatewaySpec) -> list[Json]:
-    refusal = _error(401)
-    refusal["headers"]["WWW-Authenticate"] = ["Bearer"]
+def _api_routes(gateway: GatewaySpec) -> list[Json]:
+    unauthorized = _error(401)
+    unauthorized["headers"]["WWW-Authenticate"] = ["Bearer"]
+    no_upstreams = _error(503, message="no reranker is running")
+    no_upstreams["headers"]["Retry-After"] = [str(RETRY_AFTER_S)]
     return [
-        route(refusal, {"not": [bearer(gateway.keys)]}),
+        route(unauthorized, {"not": [bearer(gateway.keys)]}),
         {"handle": [{"handler": "headers", "request": {"delete": [CLIENT, CHECK]}}]},
         *(
-            {"match": [bearer([one.key])], "handle": [{"handler": "headers", "request": {"set": {CLIENT: [one.name]}}}]}
-            for one in gateway.clients
+            {
+                "match": [bearer([named.key])],
+                "handle": [{"handler": "headers", "request": {"set": {CLIENT: [named.name]}}}],
+            }
+            for named in gateway.clients
         ),
-        route({"handler": "static_response", "status_code": 204}, {"header": {ASKS: ["1"]}}),
-        *limits(gateway.policy.max_bytes),
+        route({"handler": "static_response", "status_code": 204}, {"header": {AUTH_ONLY: ["1"]}}),
+        *body_limits(gateway.policy.max_bytes),
         {"handle": [{"handler": "vars", "body": "{http.request.body}"}]},
-        route(_proxies(gateway) if gateway.upstreams else _none_yet()),
+        route(_proxies(gateway) if gateway.upstreams else no_upstreams),
     ]
 
 
-def _none_yet() -> dict[str, Json]:
-    refusal = _error(503, message="no reranker is running")
-    refusal["headers"]["Retry-After"] = [str(RETRY_AFTER_S)]
-    return refusal
-
-
 def route(handler: Json, match: Json = None) -> dict[str, Json]:
-    """Return a route that ends a request's way: for all requests, or those of one matcher."""
+    """Return a terminal route for all requests, or for the requests of one matcher."""
     return {**({"match": [match]} if match else {}), "handle": [handler], "terminal": True}
 
 
@@ -154,34 +152,34 @@ def _path(*paths: str) -> dict[str, Json]:
 
 
 def bearer(keys: Sequence[str]) -> dict[str, Json]:
-    """Return the matcher of a request that carries one of the keys, by `==`, and no second Authorization.
+    """Return the matcher of requests with exactly one Authorization header, equal to one of the keys.
 
-    A placeholder whose variable or file is missing is an empty key, which no request may match.
+    A placeholder without its variable or file becomes an empty key; no request matches an empty key.
     """
-    sent = "{http.request.header.Authorization}"  # all of them, with commas between; no key has one
+    sent = "{http.request.header.Authorization}"  # Caddy joins several with commas; no key contains a comma
     values = [f"{scheme} {key}" for key in keys for scheme in ("Bearer", "bearer")]
     return {"vars": {sent: values}, "not": [{"vars": {sent: ["Bearer ", "bearer "]}}]}
 
 
-def limits(max_bytes: int) -> list[Json]:
-    """Refuse a body that is too large, once it is read: a client reads no answer before it has sent all.
+def body_limits(max_bytes: int) -> list[Json]:
+    """Return the routes that read the body and then refuse it if it is larger than `max_bytes`: many clients read the
+    answer only after they have sent everything.
 
-    One of more than DRAIN_BYTES is refused and cut off, by its declared length, else while it is read. The body is read
-    here, whole, and not first by the proxy, where a client that sends too much or breaks off would count as a failure
-    of the upstream.
+    Above DRAIN_BYTES, declared or read, they refuse at once and close the connection. The proxy must not read the body:
+    a client that sends too much or disconnects would count as a failure of the upstream.
     """
-    longer = {"expression": f"size(bytes({{http.request.body}})) > {max_bytes}"}
+    too_long = {"expression": f"size(bytes({{http.request.body}})) > {max_bytes}"}
     return [
-        cut_off(max_bytes),
+        declared_size_limit(max_bytes),
         {"handle": [{"handler": "request_body", "max_size": max(DRAIN_BYTES, max_bytes)}]},
-        # a `vars` matcher on the body is what reads it and answers 413 at that limit
+        # this `vars` matcher makes Caddy read the body, and answer 413 at the limit above
         {"match": [{"vars": {"{http.request.body}": [""]}}], "handle": []},
-        route(_too_large(max_bytes), longer),
+        route(_too_large(max_bytes), too_long),
     ]
 
 
-def cut_off(max_bytes: int) -> dict[str, Json]:
-    """Return the route that refuses, unread, a body that is declared to be larger than what is read."""
+def declared_size_limit(max_bytes: int) -> dict[str, Json]:
+    """Return the route that refuses a body without reading it if its declared length is above the read limit."""
     declared = {"expression": f"int({{http.request.header.Content-Length}}) > {max(DRAIN_BYTES, max_bytes)}"}
     refusal = {"handler": "subroute", "routes": [route(_too_large(max_bytes) | {"close": True}, declared)]}
     return {"match": [{"header": {"Content-Length": []}}], "handle": [refusal]}
@@ -191,10 +189,10 @@ def _too_large(max_bytes: int) -> dict[str, Json]:
     return _error(413, message=f"the body is larger than {max_bytes} bytes")
 
 
-def _hop(gateway: GatewaySpec, upstream: Upstream) -> dict[str, Json]:
-    """Return the server that passes on to one upstream, with its key, checking its name.
+def _hop_server(gateway: GatewaySpec, upstream: Upstream) -> dict[str, Json]:
+    """Return the internal server that forwards to one upstream, adds its key and verifies its certificate name.
 
-    That of a retired one gets no new request; by it Caddy goes on counting what is in flight.
+    The hop server of a retired upstream gets no new requests; with it Caddy still counts the requests in flight.
     """
     proxy = {
         "handler": "reverse_proxy",
@@ -207,60 +205,50 @@ def _hop(gateway: GatewaySpec, upstream: Upstream) -> dict[str, Json]:
 
 
 def _proxies(gateway: GatewaySpec) -> dict[str, Json]:
-    """Proxy to the upstreams that pass their checks, and if none is left, or what is left breaks, to any of them: a
-    check that fails may be one that waits behind requests."""
-    checked, any_of_them = _proxy(gateway, min(gateway.policy.retry_for_s, CHECKED_FOR_S)), _proxy(gateway)
-    del any_of_them["health_checks"]["active"]
-    whole = {"handler": "request_body", "set": "{http.vars.body}"}  # the first proxy has read it
-    none_left = {"handler": "error", "status_code": "503"}
-    return _or_if_broken([checked], [whole, _or_if_broken([any_of_them], [none_left])])
+    """Return the proxy to the healthy upstreams. If there is none, or the connection breaks, it tries every upstream: a
+    health check may only have timed out behind other requests."""
+    healthy, unchecked = _proxy(gateway, min(gateway.policy.retry_for_s, CHECKED_FOR_S)), _proxy(gateway)
+    del unchecked["health_checks"]["active"]
+    restore_body = {"handler": "request_body", "set": "{http.vars.body}"}  # the first proxy has consumed it
+    unavailable = {"handler": "error", "status_code": "503"}
+    return _with_fallback([healthy], [restore_body, _with_fallback([unchecked], [unavailable])])
 
 
-def _or_if_broken(handlers: list[Json], others: list[Json]) -> dict[str, Json]:
-    """Try the others where no upstream is there or the connection breaks; any other error stays what it is."""
+def _with_fallback(handlers: list[Json], fallback: list[Json]) -> dict[str, Json]:
+    """Return a handler that runs `fallback` after 502 or 503 (broken connection or no upstream); other errors stay."""
     broken = {"vars": {"{http.error.status_code}": ["502", "503"]}}
-    same = {"handler": "error", "status_code": "{http.error.status_code}"}  # what no route takes would be no error
-    errors = [{"match": [broken], "handle": others, "terminal": True}, {"handle": [same]}]
+    same = {"handler": "error", "status_code": "{http.error.status_code}"}  # without a matching route the error is lost
+    errors = [{"match": [broken], "handle": fallback, "terminal": True}, {"handle": [same]}]
     return {"handler": "subroute", "routes": [{"handle": handlers}], "errors": {"routes": errors}}
 
 
 def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, Json]:
-    policy = gateway.policy
+    policy, authorization = gateway.policy, {"Authorization": [f"Bearer {gateway.hop_key}"]}
     return {
         "handler": "reverse_proxy",
-        "upstreams": [{"dial": gateway.socket(one)} for one in gateway.upstreams],
-        # a connection each: one that is kept may be closed by a change of the config while it is used
+        "upstreams": [{"dial": gateway.socket(upstream)} for upstream in gateway.upstreams],
+        # no keep-alive: a config reload may close a reused connection during a request
         "transport": {"protocol": "http", "keep_alive": {"enabled": False}, "compression": False},
-        # whole, so that it can be sent again; limits above keep it below this size
+        # buffer the whole body for retries; body_limits keeps it below this size
         "request_buffers": policy.max_bytes + 1,
-        "headers": {
-            "request": {
-                "set": {"Authorization": [f"Bearer {gateway.hop_key}"]},
-                # a rented host need not learn who asks
-                "delete": ["Cookie", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"],
-            }
-        },
+        "headers": {"request": {"set": authorization, "delete": [*IDENTIFYING_HEADERS]}},
         "load_balancing": {
             "selection_policy": {"policy": "least_conn"},
-            "try_duration": seconds(policy.retry_for_s if retry_for_s is None else retry_for_s),
-            "try_interval": seconds(policy.retry_every_s),
-            # A POST is repeated only if one of these agrees and the body was buffered whole. Scoring changes nothing;
-            # the second is about broken connections.
+            "try_duration": duration(policy.retry_for_s if retry_for_s is None else retry_for_s),
+            "try_interval": duration(policy.retry_every_s),
+            # Caddy retries a POST only if one of these matches and the whole body was buffered. Scoring is idempotent.
+            # The second matcher is for broken connections.
             "retry_match": [{"expression": "{http.reverse_proxy.status_code} in [502, 503]"}, _path(*ALLOW)],
         },
         "health_checks": {
             "active": {
                 "method": "POST",
                 "uri": "/rerank",
-                "headers": {
-                    "Authorization": [f"Bearer {gateway.hop_key}"],
-                    "Content-Type": ["application/json"],
-                    CHECK: ["1"],
-                },
+                "headers": {**authorization, "Content-Type": ["application/json"], CHECK: ["1"]},
                 "body": json.dumps(gateway.readiness.request()),
-                "interval": seconds(policy.check_every_s),
-                # a check queues behind requests, so it has the patience that they have
-                "timeout": seconds(policy.response_timeout_s),
+                "interval": duration(policy.check_every_s),
+                # a check waits in the same queue as requests, so its timeout is theirs
+                "timeout": duration(policy.response_timeout_s),
                 "passes": policy.check_passes,
                 "fails": policy.check_fails,
                 "expect_status": 200,
@@ -268,7 +256,7 @@ def _proxy(gateway: GatewaySpec, retry_for_s: float | None = None) -> dict[str, 
                 "max_size": 1 << 16,
             },
             "passive": {
-                "fail_duration": seconds(policy.passive_for_s),
+                "fail_duration": duration(policy.passive_for_s),
                 "max_fails": policy.passive_fails,
                 "unhealthy_status": [502, 503],
             },
@@ -281,26 +269,21 @@ def _transport(gateway: GatewaySpec, upstream: Upstream) -> dict[str, Json]:
     transport: dict[str, Json] = {
         "protocol": "http",
         "versions": ["1.1"],
-        "dial_timeout": seconds(policy.dial_timeout_s),
-        "response_header_timeout": seconds(policy.response_timeout_s),
-        "keep_alive": {"idle_timeout": seconds(policy.keep_alive_s), "max_idle_conns_per_host": 256},
+        "dial_timeout": duration(policy.dial_timeout_s),
+        "response_header_timeout": duration(policy.response_timeout_s),
+        "keep_alive": {"idle_timeout": duration(policy.keep_alive_s), "max_idle_conns_per_host": 256},
         "network_proxy": {"from": "none"},
         "compression": False,
     }
     if not gateway.upstream_ca:
         return transport
-    ca = {"provider": "inline", "trusted_ca_certs": ders(gateway.upstream_ca)}
-    tls = {"ca": ca, "server_name": upstream.shown_as, "handshake_timeout": seconds(policy.dial_timeout_s)}
+    ca = {"provider": "inline", "trusted_ca_certs": der_certificates(gateway.upstream_ca)}
+    tls = {"ca": ca, "server_name": upstream.certificate_name, "handshake_timeout": duration(policy.dial_timeout_s)}
     return transport | {"tls": tls}
 
 
-def _error_routes() -> list[Json]:
-    named = [route(_error(code), {"vars": {"{http.error.status_code}": [str(code)]}}) for code in KNOWN_ERRORS]
-    return [*named, {"handle": [_error(500, status="{http.error.status_code}")]}]
-
-
 def _error(code: int, *, message: str = "", status: str = "") -> dict[str, Json]:
-    """Return a handler that answers with an error of vLLM's own shape."""
+    """Return a handler that answers with an error in vLLM's form."""
     kind, text = ERRORS[code]
     error = {"message": message or text, "type": kind, "param": None, "code": code}
     return {
@@ -311,6 +294,6 @@ def _error(code: int, *, message: str = "", status: str = "") -> dict[str, Json]
     }
 
 
-def seconds(value: float) -> str:
-    """Return a duration as Caddy writes it."""
-    return f"{value * 1000:.0f}ms"
+def duration(seconds: float) -> str:
+    """Return a duration in Caddy's notation."""
+    return f"{seconds * 1000:.0f}ms"

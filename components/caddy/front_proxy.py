@@ -1,7 +1,7 @@
-"""The front of a gateway: a second Caddy process whose config never changes, and so never drops a connection.
+"""The front of a gateway: a second Caddy process. Its config never changes, so it never drops a connection.
 
-Why there is one: docs/gateway.md. With an admin socket it also carries the gateway's admin API, under /admin/ and
-behind a key of its own. Pure. Called by `launch` for a rented gateway, and by harness/caddy.py for tests and bench.
+docs/gateway.md explains the reason. With an admin socket the front also serves the gateway's admin API under /admin/,
+with a separate key. Pure. Called by `launch` for a rented gateway, and by harness/caddy.py for tests and bench.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from components.caddy.config import (
-    ASKS,
+    AUTH_ONLY,
     bearer,
-    cut_off,
+    body_limits,
+    client_certificate_route,
+    declared_size_limit,
+    duration,
     inner_server,
-    limits,
-    refuse_uncertified,
     route,
-    seconds,
     server_config,
 )
 from components.caddy.spec import Certificate, GatewayPolicy
@@ -24,11 +24,10 @@ from components.vast.json_values import Json
 
 NAME = "front"
 ADMIN_PREFIX = "/admin"
-# a gateway that is just being restarted is waited for
-RETRY_FOR_S = 5.0
+RETRY_FOR_S = 5.0  # enough for a restart of the gateway
 MAX_BYTES = 16 << 20
-# How many bodies are in memory at once: those declared to be under 4 MB, and all others. More wait for so long.
-LANES = (("small", 256), ("large", 8))
+# Limits of bodies in memory: of a declared size under 4 MB, and all others. Further requests wait for WAIT_FOR_S.
+MAX_SMALL_BODIES, MAX_LARGE_BODIES = 256, 8
 WAIT_FOR_S = 10.0
 
 
@@ -42,62 +41,62 @@ def front_proxy_config(
     policy: GatewayPolicy | None = None,
     client_ca: str = "",
 ) -> dict[str, Json]:
-    """Return the front's whole config; without a certificate it speaks plain HTTP. With a `client_ca` (PEM) all but the
-    admin API needs a client certificate.
+    """Return the front's whole config; without a certificate it uses plain HTTP. With a `client_ca` (PEM) every route
+    except the admin API needs a client certificate.
 
-    The gateway is asked about each request first, without its body, and its refusal is the answer. A request that it
-    lets in is then read whole, in one of LANES. `admin_key` may be one of Caddy's placeholders, {env.NAME} or
-    {file./path}.
+    The front first sends each request to the gateway without its body. A refusal is the answer. Otherwise the front
+    reads the whole body, within limits. `admin_key` may be a Caddy placeholder: {env.NAME} or {file./path}.
     """
     routes: list[Json] = []
     if admin_socket:
         handlers = [
             {"handler": "rewrite", "strip_path_prefix": ADMIN_PREFIX},
-            # what is left of a browser's headers would make the admin API look at origins
-            _to(admin_socket, delete=["Authorization", "Origin", "Referer", "Sec-Fetch-Mode"]),
+            # with these headers of a browser the admin API would check the origin
+            _proxy(admin_socket, delete=["Authorization", "Origin", "Referer", "Sec-Fetch-Mode"]),
         ]
         admin = {"path": [f"{ADMIN_PREFIX}/*"], **bearer([admin_key])}
         routes.append({"match": [admin], "handle": handlers, "terminal": True})
     if client_ca:
-        routes.append(refuse_uncertified())
-    small, large = (f"{back_socket}.{name}" for name, _ in LANES)
+        routes.append(client_certificate_route())
+    small, large = f"unix/{back_socket}.small", f"unix/{back_socket}.large"
     without_body = {"rewrite": {"method": "GET"}}
-    go_on = {"match": {"status_code": [2]}, "routes": [{"handle": [{"handler": "vars"}]}]}
+    allowed = {"match": {"status_code": [2]}, "routes": [{"handle": [{"handler": "vars"}]}]}
     routes += [
-        {"handle": [_to(back_socket, add={ASKS: ["1"]}) | without_body | {"handle_response": [go_on]}]},
-        route(_to(back_socket) | without_body, {"method": ["GET"]}),
-        cut_off(MAX_BYTES),
-        route(_lane(small, LANES[0][1]), {"header_regexp": {"Content-Length": {"pattern": r"^[0-3]?\d{1,6}$"}}}),
-        {"handle": [_lane(large, LANES[1][1])]},
+        {"handle": [_proxy(back_socket, add={AUTH_ONLY: ["1"]}) | without_body | {"handle_response": [allowed]}]},
+        route(_proxy(back_socket) | without_body, {"method": ["GET"]}),
+        declared_size_limit(MAX_BYTES),
+        route(_stream(small, MAX_SMALL_BODIES), {"header_regexp": {"Content-Length": {"pattern": r"^[0-3]?\d{1,6}$"}}}),
+        {"handle": [_stream(large, MAX_LARGE_BODIES)]},
     ]
     config = server_config(
         NAME, listen, routes, certificate, policy or GatewayPolicy(), client_ca=client_ca, client_mode="verify_if_given"
     )
-    bodies = [*limits(MAX_BYTES), {"handle": [_to(back_socket)]}]
-    config["apps"]["http"]["servers"]["bodies"] = inner_server([f"unix/{one}|0600" for one in (small, large)], bodies)
+    bodies = [*body_limits(MAX_BYTES), {"handle": [_proxy(back_socket)]}]
+    config["apps"]["http"]["servers"]["bodies"] = inner_server([f"{small}|0600", f"{large}|0600"], bodies)
     return {"admin": {"disabled": True}, **config}
 
 
-def _lane(socket: str, max_requests: int) -> dict[str, Json]:
-    """Pass a body on as it comes to the server that reads it whole; at most so many requests at once."""
+def _stream(dial: str, max_requests: int) -> dict[str, Json]:
+    """Return a proxy that streams bodies to the server that buffers them, for at most `max_requests` at a time."""
     return {
         "handler": "reverse_proxy",
-        "upstreams": [{"dial": f"unix/{socket}", "max_requests": max_requests}],
+        "upstreams": [{"dial": dial, "max_requests": max_requests}],
         "transport": {"protocol": "http", "keep_alive": {"enabled": False}, "compression": False},
-        "load_balancing": {"try_duration": seconds(WAIT_FOR_S), "try_interval": "20ms"},
+        "load_balancing": {"try_duration": duration(WAIT_FOR_S), "try_interval": "20ms"},
     }
 
 
-def _to(socket: str, *, add: Mapping[str, Sequence[str]] | None = None, delete: Sequence[str] = ()) -> dict[str, Json]:
+def _proxy(socket: str, *, add: Mapping[str, list[str]] | None = None, delete: Sequence[str] = ()) -> dict[str, Json]:
+    operations = {"set": add, "delete": delete} if add else {"delete": [*delete, AUTH_ONLY]}
     return {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": f"unix/{socket}"}],
         "transport": {"protocol": "http", "keep_alive": {"enabled": False}, "compression": False},
         "request_buffers": MAX_BYTES + 1,
         "load_balancing": {
-            "try_duration": seconds(RETRY_FOR_S),
+            "try_duration": duration(RETRY_FOR_S),
             "try_interval": "20ms",
             "retry_match": [{"method": ["GET", "POST"]}],
         },
-        "headers": {"request": {"set": add, "delete": delete}} if add else {"request": {"delete": [*delete, ASKS]}},
+        "headers": {"request": operations},
     }

@@ -1,4 +1,4 @@
-"""A gateway as frozen records, and what is wrong with one. Made by the Gateway resource and bench; read by `config`."""
+"""A gateway as frozen records, and their validation. Created by the Gateway resource and bench; read by `config`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)?:(\d{1,5})|unix/({env
 
 @dataclass(frozen=True)
 class GatewayPolicy:
-    """How requests are spread, watched, repeated and bounded. Times in seconds, sizes in bytes."""
+    """Load balancing, health checks, retries and limits. Times in seconds, sizes in bytes."""
 
     max_bytes: int = 2 << 20
     max_header_bytes: int = 32 << 10
@@ -34,13 +34,13 @@ class GatewayPolicy:
     check_passes: int = 1
     passive_fails: int = 2
     passive_for_s: float = 5.0
-    # uvicorn closes a connection after 5 s of silence: reuse must end before, or requests race with its end
+    # uvicorn closes an idle connection after 5 s; Caddy must stop reusing it earlier, or requests fail
     keep_alive_s: float = 3.0
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Certificate and private key that clients see: as PEM text, or with `load_files` their paths where Caddy runs."""
+    """The server certificate and its private key: PEM text, or with `load_files` paths on Caddy's machine."""
 
     certificate: str
     private_key: str = field(repr=False)
@@ -49,9 +49,9 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Acme:
-    """Host names that Caddy itself gets certificates for, by ACME's TLS-ALPN-01: their port 443 leads to `listen`.
+    """Host names for which Caddy gets certificates by ACME's TLS-ALPN-01. Their port 443 has to reach `listen`.
 
-    `directory`: the ACME server's, trusted by the public CAs or by those of a PEM file where Caddy runs.
+    `directory`: the ACME server's URL. `directory_ca_file`: its CAs, a PEM file on Caddy's machine; "": public CAs.
     """
 
     names: tuple[str, ...]
@@ -62,7 +62,7 @@ class Acme:
 
 @dataclass(frozen=True)
 class Upstream:
-    """A reranker: host:port (or its URL), the key that it takes, and the name in its certificate; "" means its host."""
+    """A reranker: host:port or URL, its API key, and the name in its certificate ("" means the host)."""
 
     address: str
     key: str = field(repr=False)
@@ -73,13 +73,13 @@ class Upstream:
         return urlsplit(self.address).netloc if "://" in self.address else self.address
 
     @property
-    def shown_as(self) -> str:
+    def certificate_name(self) -> str:
         return self.server_name or urlsplit(f"//{self.dial}").hostname or ""
 
 
 @dataclass(frozen=True)
 class NamedKey:
-    """A key by which a client comes in, and the name under which the servers' guards know it."""
+    """A client key, and the client's name in the guards of the servers."""
 
     name: str
     key: str = field(repr=False)
@@ -87,16 +87,16 @@ class NamedKey:
 
 @dataclass(frozen=True)
 class GatewaySpec:
-    """One address in front of some rerankers.
+    """One address in front of several rerankers.
 
-    `site` names the server in Caddy's config, by which a stack knows its own. Without `certificate` and `acme`
-    the gateway speaks plain HTTP, and without `upstream_ca` (PEM) the upstreams do. `retired` are former upstreams that
-    get no new request, and whose requests in flight are still counted (see `drain`). `sockets`: below which socket
-    address Caddy listens for itself, one for each upstream: a folder, `unix//run/x`, or a name, `unix/@x`.
-    `hop_key`: what these are shown, since their sockets may be open to others there; the same for as long as the
-    gateway lives, for while a config is loaded a request comes from the old one's listener to the new one's socket.
-    `clients`: named keys, valid beside `inbound_keys`; a guard is told whose request it is. `client_ca` (PEM): a
-    client without a certificate by one of these is refused in its handshake.
+    `site`: the server's name in Caddy's config; a stack recognizes its own config by it. Without `certificate` and
+    `acme` the gateway uses plain HTTP. Without `upstream_ca` (PEM) the upstreams use plain HTTP. `retired`: former
+    upstreams that get no new requests; Caddy still counts their requests in flight (see `drain`). `sockets`: the base
+    address of Caddy's internal sockets, one per upstream: a folder (`unix//run/x`) or an abstract name (`unix/@x`).
+    `hop_key`: the key of these sockets, because other users of the machine may reach them. It must not change during
+    the gateway's life: during a reload the old listener sends requests to the new sockets. `clients`: named keys,
+    valid in addition to `inbound_keys`; the guard gets the client's name. `client_ca` (PEM): the TLS handshake fails
+    for a client without a certificate signed by one of these CAs.
     """
 
     site: str
@@ -116,29 +116,26 @@ class GatewaySpec:
 
     @property
     def dials(self) -> list[str]:
-        return [one.dial for one in self.upstreams]
+        return [upstream.dial for upstream in self.upstreams]
 
     def socket(self, upstream: Upstream) -> str:
         return f"{self.sockets}/{upstream.dial}"
 
     @property
     def keys(self) -> list[str]:
-        return [*self.inbound_keys, *(one.key for one in self.clients)]
+        return [*self.inbound_keys, *(client.key for client in self.clients)]
 
     def secrets(self) -> list[str]:
         key = self.certificate.private_key if self.certificate else ""
-        return [
-            one
-            for one in (*self.keys, *(each.key for each in (*self.upstreams, *self.retired)), key, self.hop_key)
-            if one
-        ]
+        upstream_keys = [upstream.key for upstream in (*self.upstreams, *self.retired)]
+        return [secret for secret in (*self.keys, *upstream_keys, key, self.hop_key) if secret]
 
 
 def problems(gateway: GatewaySpec) -> list[str]:
-    """Return what is wrong with a gateway, an input a line; keys are never shown."""
+    """Return the problems of a gateway, one line per input. The texts contain no keys."""
     dials = gateway.dials
-    wrong = [one for one in dials if not _is_address(HOST_PORT, one)]
-    keys = (*gateway.keys, *(one.key for one in gateway.upstreams))
+    wrong = [dial for dial in dials if not _is_address(HOST_PORT, dial)]
+    keys = (*gateway.keys, *(upstream.key for upstream in gateway.upstreams))
     checks = (
         (
             _is_address(LISTEN, gateway.listen),
@@ -150,20 +147,23 @@ def problems(gateway: GatewaySpec) -> list[str]:
             "inbound_keys, upstreams' keys: each needs at least 16 characters, A-Z a-z 0-9 . _ ~ + / = - (not shown)",
         ),
         (not wrong, f"upstreams: {', '.join(map(repr, wrong))}; accepted: host:port"),
-        (len({*dials}) == len(dials), "upstreams: an address is there twice"),
-        (all(NAME.fullmatch(one.server_name) for one in gateway.upstreams), "upstreams: a server_name is no host name"),
-        (not gateway.client_ca or ders(gateway.client_ca), "client_ca: holds no PEM certificate"),
+        (len({*dials}) == len(dials), "upstreams: two have the same address"),
+        (
+            all(NAME.fullmatch(upstream.server_name) for upstream in gateway.upstreams),
+            "upstreams: a server_name is not a host name",
+        ),
+        (not gateway.client_ca or der_certificates(gateway.client_ca), "client_ca: holds no PEM certificate"),
         (
             not gateway.client_ca or gateway.certificate or gateway.acme,
-            "client_ca: the gateway ends no TLS, so it sees no certificate",
+            "client_ca: needs TLS at the gateway (certificate or acme)",
         ),
-        (not gateway.upstream_ca or ders(gateway.upstream_ca), "upstream_ca: holds no PEM certificate"),
+        (not gateway.upstream_ca or der_certificates(gateway.upstream_ca), "upstream_ca: holds no PEM certificate"),
     )
-    return [text for good, text in checks if not good]
+    return [text for passed, text in checks if not passed]
 
 
-def ders(pem: str) -> list[str]:
-    """Return the certificates of a PEM text, each as base64 of its DER; none if one of them cannot be read."""
+def der_certificates(pem: str) -> list[str]:
+    """Return the certificates of a PEM text, each as base64 of its DER form; [] if one cannot be read."""
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
 
@@ -171,7 +171,7 @@ def ders(pem: str) -> list[str]:
         certificates = x509.load_pem_x509_certificates(pem.encode())
     except ValueError:
         return []
-    return [base64.b64encode(one.public_bytes(Encoding.DER)).decode() for one in certificates]
+    return [base64.b64encode(certificate.public_bytes(Encoding.DER)).decode() for certificate in certificates]
 
 
 def _is_address(pattern: re.Pattern[str], address: str) -> bool:

@@ -1,7 +1,7 @@
-"""`python3 -m guard --port N --files FOLDER [--tls] -- COMMAND`: starts vLLM as a child, and serves in front of it.
+"""`python3 -m guard --port N --files FOLDER [--tls] -- COMMAND`: starts vLLM as a child and serves in front of it.
 
-Run by the boot script, see components.vllm.launch. Ends with vLLM and with its exit code; vLLM ends with it. Options
-come as JSON in GUARD, the management key in GUARD_KEY; vLLM's environment has neither.
+Run by the boot script, see components.vllm.launch. The guard exits when vLLM exits, with the same code, and stops vLLM
+when it exits itself. Options come as JSON in GUARD, the management key in GUARD_KEY; vLLM's environment has neither.
 """
 
 from __future__ import annotations
@@ -34,47 +34,47 @@ Accept = Callable[[GuardServer, socket.socket], Awaitable[Any]]
 def make_server(
     env: Mapping[str, str], files: Path, *, tls: bool, log: Callable[[str], object], bounds: Bounds = DEFAULT
 ) -> GuardServer:
-    """Return the server that an environment asks for; `files` holds certificate and key, and is where state is kept."""
+    """Return the server configured by an environment; the folder `files` has certificate and key, and stores state."""
     options = json.loads(env.get(OPTIONS_ENV) or "{}")
     open_paths = frozenset(["/health"] if options.pop("open_health", False) else [])
     rules = Rules(**options | {"models": tuple(options.get("models", ()))})
     keys = KeyStore(env.get(KEY_ENV, "").strip(), files / "keys.json", now=time.time)
     certificate = CertificateStore(files / "cert.pem", files / "key.pem") if tls else None
     if certificate and keys.access.client_ca:
-        certificate.ask_clients(keys.access.client_ca)
+        certificate.set_client_ca(keys.access.client_ca)
     return GuardServer(Gate(rules, keys, VllmUpstream(str(files / SOCKET)), open_paths, certificate, log), bounds)
 
 
 def listener(host: str, port: int) -> socket.socket:
     """Return a listening socket. Raises OSError."""
-    made = socket.create_server((host, port), backlog=BACKLOG)
-    made.setblocking(False)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)  # of its connections, as asyncio sets it
-    return made
+    listening = socket.create_server((host, port), backlog=BACKLOG)
+    listening.setblocking(False)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)  # inherited by connections, as asyncio sets it
+    return listening
 
 
 async def run(
     server: GuardServer, listening: socket.socket, command: list[str], accept: Accept = GuardServer.accept
 ) -> int:
-    """Start vLLM, serve until it ends, and return its exit code as a shell would."""
+    """Start vLLM, serve until it exits, and return its exit code in the form of a shell."""
     Path(server.gate.upstream.socket_path).unlink(missing_ok=True)
     env = {name: value for name, value in os.environ.items() if not name.startswith(NOT_FOR_VLLM)}
     child = await asyncio.create_subprocess_exec(*command, env=env)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, child.send_signal, number)
-    ended = asyncio.ensure_future(child.wait())
-    served = [asyncio.ensure_future(accept(server, listening)), asyncio.ensure_future(server.gate.upstream.learn())]
+    exited = asyncio.ensure_future(child.wait())
+    tasks = [asyncio.ensure_future(accept(server, listening)), asyncio.ensure_future(server.gate.upstream.learn())]
     try:
-        await asyncio.wait({ended, served[0]}, return_when=asyncio.FIRST_COMPLETED)
-        if served[0].done():
-            served[0].result()  # raises what ended it
-        code = await ended
+        await asyncio.wait({exited, tasks[0]}, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            tasks[0].result()  # raises the error
+        code = await exited
         return code if code >= 0 else 128 - code
     finally:
         server.close()
         if child.returncode is None:
             child.kill()
-            await ended
+            await exited
 
 
 def _log(line: str) -> None:
@@ -83,7 +83,6 @@ def _log(line: str) -> None:
 
 
 def main(argv: list[str], accept: Accept = GuardServer.accept) -> int:
-    """Serve until vLLM ends."""
     split = argv.index("--")
     flags = argparse.ArgumentParser(prog="guard")
     flags.add_argument("--host", default="0.0.0.0")  # noqa: S104 - the container's port is published on purpose

@@ -1,6 +1,6 @@
-"""Judges large bodies in a process beside, since JSON of that size would keep the guard's loop from all others.
+"""Validates large bodies in a second process, because parsing them would block the guard's event loop.
 
-`Worker` is used by `gate`; the process, started when it is first needed, runs `main`.
+`Worker` is used by `gate`. It starts the process for the first large body; the process runs `main`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import struct
 import sys
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
-from typing import IO
 
-from .rules import Judged, Refusal, Rules, judge
+from .rules import JudgedBody, Refusal, Rules, judge
 
 JUDGED_WITHIN_S = 20.0
-HEAD = struct.Struct(">I")
-# a package that the guard itself came from, whatever it is called there
+SIZE = struct.Struct(">I")
+# imports this module from the same package; the package name differs between container and repository
 START = "import importlib, sys; sys.path.insert(0, sys.argv[1]); importlib.import_module(sys.argv[2]).main()"
 
 
@@ -28,34 +27,34 @@ class Worker:
         self.process: Process | None = None
         self.lock = asyncio.Lock()
 
-    async def judge(self, path: str, body: bytes, rules: Rules) -> Judged:
-        """Judge as `rules.judge` does. Raises Refusal, also where it takes too long."""
+    async def judge(self, path: str, body: bytes, rules: Rules) -> JudgedBody:
+        """Call `rules.judge` in the process. Raises Refusal, also after JUDGED_WITHIN_S."""
         async with self.lock:
             try:
                 async with asyncio.timeout(JUDGED_WITHIN_S):
-                    found = await self._ask(pickle.dumps((path, body, rules)))
-            except (OSError, asyncio.IncompleteReadError):  # with OSError also the end of the time
+                    result = await self._call(pickle.dumps((path, body, rules)))
+            except (OSError, asyncio.IncompleteReadError):  # OSError includes TimeoutError
                 self.close()
-                raise Refusal(503, "the body could not be judged in time", 1) from None
-            except asyncio.CancelledError:  # its client is gone; the answer must not come to be the next one's
+                raise Refusal(503, "the body could not be validated in time", 1) from None
+            except asyncio.CancelledError:  # the client disconnected; its result must not go to the next request
                 self.close()
                 raise
-        if isinstance(found, Refusal):
-            raise found
-        return found
+        if isinstance(result, Refusal):
+            raise result
+        return result
 
-    async def _ask(self, asked: bytes) -> Judged | Refusal:
+    async def _call(self, request: bytes) -> JudgedBody | Refusal:
         if self.process is None:
             command = (sys.executable, "-c", START, str(Path(__file__).parents[__name__.count(".")]), __name__)
             self.process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, env={})
-        tell, told = self.process.stdin, self.process.stdout
-        if tell is None or told is None:
+        stdin, stdout = self.process.stdin, self.process.stdout
+        if stdin is None or stdout is None:
             raise OSError("no pipe")
-        tell.write(HEAD.pack(len(asked)) + asked)
-        await tell.drain()
-        (size,) = HEAD.unpack(await told.readexactly(HEAD.size))
-        found: Judged | Refusal = pickle.loads(await told.readexactly(size))  # noqa: S301 - from our own process
-        return found
+        stdin.write(SIZE.pack(len(request)) + request)
+        await stdin.drain()
+        (size,) = SIZE.unpack(await stdout.readexactly(SIZE.size))
+        result: JudgedBody | Refusal = pickle.loads(await stdout.readexactly(size))  # noqa: S301 - from our own process
+        return result
 
     def close(self) -> None:
         process, self.process = self.process, None
@@ -64,17 +63,15 @@ class Worker:
 
 
 def main() -> None:
-    """Judge what comes by stdin until it ends."""
-    ask, tell = sys.stdin.buffer, sys.stdout.buffer
-    while len(head := ask.read(HEAD.size)) == HEAD.size:
-        path, body, rules = pickle.loads(ask.read(*HEAD.unpack(head)))  # noqa: S301 - from the guard
+    """Read requests from stdin until its end, and write the results to stdout."""
+    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    while len(head := stdin.read(SIZE.size)) == SIZE.size:
+        path, body, rules = pickle.loads(stdin.read(*SIZE.unpack(head)))  # noqa: S301 - from the guard
+        result: JudgedBody | Refusal
         try:
-            _send(tell, judge(path, body, rules))
+            result = judge(path, body, rules)
         except Refusal as refusal:
-            _send(tell, refusal)
-
-
-def _send(tell: IO[bytes], found: object) -> None:
-    packed = pickle.dumps(found)
-    tell.write(HEAD.pack(len(packed)) + packed)
-    tell.flush()
+            result = refusal
+        packed = pickle.dumps(result)
+        stdout.write(SIZE.pack(len(packed)) + packed)
+        stdout.flush()

@@ -1,5 +1,5 @@
-"""Who may ask: the stack's management key and the clients' named keys, with end, routes and rates, and whether their
-clients have to show a certificate. Used by `gate`."""
+"""Access control: the management key, and the clients' named keys with expiry, routes and rates. Client keys may also
+need a client certificate. Used by `gate`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hmac
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +17,7 @@ from .rules import ALLOW, Refusal
 
 MAX_KEYS = 32
 MANAGEMENT = "management"
-CLIENT = b"x-guard-client"  # whose request it is that comes by the management key: a gateway's word
+CLIENT = b"x-guard-client"  # the client's name; a gateway sends it with the management key
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 MAX_NUMBER = 1e10
@@ -26,8 +26,8 @@ NO_CERTIFICATE = "a client certificate by a CA of client_ca is needed beside the
 
 @dataclass(frozen=True)
 class Key:
-    """A key by the SHA-256 of it. Several may have one name, as while one is rotated: they share its rates. With an
-    empty one no key opens anything: the name is for what a gateway passes on."""
+    """A client key's SHA-256 and its limits. Keys with the same name share its rates; a rotation has two. With an empty
+    `sha256` no key matches: only a gateway can use the name."""
 
     name: str
     sha256: str
@@ -43,36 +43,36 @@ class Key:
 
 @dataclass(frozen=True)
 class Access:
-    """The clients' keys, and with a `client_ca` (PEM) whose certificates show that it is the client who has one."""
+    """The client keys. With a `client_ca` (PEM) clients also need a certificate signed by one of these CAs."""
 
     keys: tuple[Key, ...] = ()
     client_ca: str = ""
 
     def is_same(self, other: Access) -> bool:
-        """Whether it admits the same, in whatever order the keys are."""
+        """Compare without the order of the keys."""
         return {*self.keys} == {*other.keys} and self.client_ca == other.client_ca
 
 
 @dataclass
 class Bucket:
-    """What is left of a rate: filled by `per_s`, up to `size`. A full one lets a request through that takes more."""
+    """A token bucket, refilled by `per_s` up to `size`. A full bucket admits a request that needs more than `size`."""
 
-    left: float
+    available: float
     at: float
 
     def take(self, amount: float, per_s: float, size: float, now: float) -> float:
-        """Take an amount and return 0, or take nothing and return the seconds until it is there."""
-        self.left, self.at = min(size, self.left + (now - self.at) * per_s), now
-        missing = min(amount, size) - self.left
+        """Take an amount and return 0, or take nothing and return the seconds until it is available."""
+        self.available, self.at = min(size, self.available + (now - self.at) * per_s), now
+        missing = min(amount, size) - self.available
         if missing > 0:
             return missing / per_s
-        self.left -= amount
+        self.available -= amount
         return 0.0
 
 
 @dataclass
 class KeyStore:
-    """The keys that are valid, kept in a file so that they outlive a restart of the container."""
+    """The valid keys. They are stored in a file and survive a restart of the container."""
 
     management: str = field(repr=False)
     file: Path | None = None
@@ -81,82 +81,75 @@ class KeyStore:
     buckets: dict[tuple[str, str], Bucket] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.own = Key(MANAGEMENT, sha256(self.management.encode()).hexdigest())
+        self.management_key = Key(MANAGEMENT, sha256(self.management.encode()).hexdigest())
         if self.file is not None and self.file.exists():
             self.access = parse(self.file.read_bytes())
 
     def find(self, presented: list[str], client: list[str] = [], *, certified: bool = False) -> Key:  # noqa: B006
-        """Return the key that the values of a request's Authorization headers show; by the management key that of the
-        `client` named beside it, if one is. `certified`: by a client's certificate as well, which the management key
-        does without. Raises Refusal."""
+        """Return the key for a request's Authorization values. With the management key and a `client` name, return this
+        client's key. `certified`: the connection has a client certificate; the management key needs none.
+        Raises Refusal."""
         scheme, _, secret = presented[0].partition(" ") if len(presented) == 1 else ("", "", "")
         digest = sha256(secret.encode("latin-1")).hexdigest()
-        known = [self.own, *self.access.keys] if self.management else self.access.keys
-        # every key is compared, in constant time: neither which one nor how much of it matched can be measured
-        valid = [one for one in known if hmac.compare_digest(digest, one.sha256)]
-        managed = valid[:1] == [self.own]
-        if client and managed:
-            valid = [one for one in self.access.keys if [one.name] == client]
-        if scheme.lower() != "bearer" or not valid or (valid[0].expires_at or math.inf) <= self.now():
+        keys = [self.management_key, *self.access.keys] if self.management else self.access.keys
+        # compare with every key in constant time: the time must not tell which key matched, or how many characters
+        matches = [key for key in keys if hmac.compare_digest(digest, key.sha256)]
+        is_manager = matches[:1] == [self.management_key]
+        if client and is_manager:
+            matches = [key for key in self.access.keys if [key.name] == client]
+        if scheme.lower() != "bearer" or not matches or (matches[0].expires_at or math.inf) <= self.now():
             raise Refusal(401, "a valid key is needed: Authorization: Bearer <key>")
-        if self.access.client_ca and not (managed or certified):
+        if self.access.client_ca and not (is_manager or certified):
             raise Refusal(403, NO_CERTIFICATE)
-        return valid[0]
+        return matches[0]
 
     def count(self, key: Key, *, pairs: int = 0) -> None:
-        """Count a request, or its pairs, against the rates of a key's name. Raises Refusal."""
+        """Count a request, or its pairs, against the rate of the key's name. Raises Refusal above the rate."""
         rate = key.pairs_per_min if pairs else key.requests_per_s
         if rate is None:
             return
-        what, per_s, size = ("pairs", rate / 60, rate) if pairs else ("requests", rate, max(rate, 1.0))
+        unit, per_s, size = ("pairs", rate / 60, rate) if pairs else ("requests", rate, max(rate, 1.0))
         now = self.now()
-        bucket = self.buckets.setdefault((key.name, what), Bucket(size, now))
+        bucket = self.buckets.setdefault((key.name, unit), Bucket(size, now))
         if wait_s := bucket.take(pairs or 1, per_s, size, now):
-            per = "minute" if pairs else "second"
-            raise Refusal(429, f"the key {key.name} takes {rate:g} {what} per {per}", math.ceil(wait_s))
+            period = "minute" if pairs else "second"
+            raise Refusal(429, f"the key {key.name} is limited to {rate:g} {unit} per {period}", math.ceil(wait_s))
 
     def set(self, access: Access) -> None:
-        """Set who may ask beside the management key."""
         self.access = access
         if self.file is not None:
-            made = self.file.with_suffix(".new")
-            made.write_text(json.dumps(self.shown()))
-            made.replace(self.file)
-
-    def shown(self) -> dict[str, Any]:
-        return asdict(self.access)
+            new_file = self.file.with_suffix(".new")
+            new_file.write_text(json.dumps(asdict(access)))
+            new_file.replace(self.file)
 
 
 def parse(body: bytes) -> Access:
-    """Return what {"keys": [...], "client_ca": "..."} says; the second may be left out. Raises Refusal."""
+    """Parse {"keys": [...], "client_ca": "..."}; client_ca is optional. Raises Refusal."""
     try:
-        whole = json.loads(body)
-        raw, client_ca = whole["keys"], whole.get("client_ca", "")
-        if not isinstance(raw, list) or not isinstance(client_ca, str):
-            raise TypeError("keys is no list, or client_ca no text")
-        found = tuple(map(_key, raw))
-        if len(found) > MAX_KEYS or len({one.sha256 or one.name for one in found}) < len(found):
-            raise ValueError(f"more than {MAX_KEYS} keys, or one twice")
+        raw = json.loads(body)
+        raw_keys, client_ca = raw["keys"], raw.get("client_ca", "")
+        if not isinstance(raw_keys, list) or not isinstance(client_ca, str):
+            raise TypeError("keys is not a list, or client_ca is not a string")
+        keys = tuple(map(_parse_key, raw_keys))
+        if len(keys) > MAX_KEYS or len({key.sha256 or key.name for key in keys}) < len(keys):
+            raise ValueError(f"more than {MAX_KEYS} keys, or a duplicate")
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        wanted = ", ".join(one.name for one in fields(Key))
-        text = f'{{"keys": [...]}}, up to {MAX_KEYS} objects of {wanted}: {type(error).__name__} {error}'
+        names = ", ".join(field.name for field in fields(Key))
+        text = f'accepted: {{"keys": [...]}}, up to {MAX_KEYS} objects of {names}: {type(error).__name__} {error}'
         raise Refusal(400, text[:300]) from None
-    return Access(found, client_ca)
+    return Access(keys, client_ca)
 
 
-def _key(raw: dict[str, Any]) -> Key:
+def _parse_key(raw: dict[str, Any]) -> Key:
     routes = raw.get("routes")
     key = Key(**raw | {"routes": None if routes is None else tuple(routes)})
     if not NAME.fullmatch(key.name) or key.name == MANAGEMENT or not (key.sha256 == "" or DIGEST.fullmatch(key.sha256)):
-        raise ValueError("a name, or a sha256 in hex, is none")
+        raise ValueError("name or sha256 (hex) is not valid")
     if not set(key.routes or ()) <= set(ALLOW):
         raise ValueError(f"routes are among {', '.join(ALLOW)}")
-    for number in _numbers(key):
-        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < MAX_NUMBER:
+    numbers: tuple[Any, ...] = (key.expires_at, key.requests_per_s, key.pairs_per_min)
+    for number in numbers:
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if number is not None and not (is_number and 0 < number < MAX_NUMBER):
             raise ValueError("expires_at and rates are numbers above 0")
     return key
-
-
-def _numbers(key: Key) -> Iterator[Any]:
-    given = (key.expires_at, key.requests_per_s, key.pairs_per_min)
-    return (one for one in given if one is not None)

@@ -1,6 +1,6 @@
-"""The guard's sockets: connections within limits, TLS, HTTP by h11, each step of a request within a deadline.
+"""The guard's sockets: limits on connections, TLS, HTTP with h11, and a deadline for each step of a request.
 
-Started by `__main__`; the emulator accepts connections itself and hands them to `connect`.
+Started by `__main__`. The emulator accepts connections itself and passes them to `connect`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, NoReturn, cast
 
 import h11
 
-from .gate import Gate, Reply, Request, refused
+from .gate import Gate, Reply, Request, error_reply
 from .keys import Bucket
 from .rules import Refusal
 
-# What is read at once, and how long a header may be that is not complete: together less than 32 KiB.
+# The size of one read, and the largest incomplete header: together less than 32 KiB.
 READ_BYTES = 15 << 10
 MAX_HEADER_BYTES = 16 << 10
 BACKLOG = 1024
@@ -28,11 +28,11 @@ MAX_ADDRESSES = 4096  # whose recent connections are counted
 
 @dataclass(frozen=True)
 class Bounds:
-    """How long each step may take, and how many connections there may be.
+    """Deadlines of each step, and limits on connections.
 
-    `drain_...`: what is read of a refused body, so that the refusal is read: of a client's, of anybody else's.
-    `unproven_...`: how many connections an address may open at once, and how many more per second, until it shows a
-    valid key on one of them.
+    `drain_bytes`: the part of a refused body that the guard reads, so that the client reads the answer; `..._unknown`:
+    without a valid key. `unproven_burst`: connections that an address may open until it sends a valid key on one;
+    `unproven_per_s` more are allowed per second.
     """
 
     handshake_s: float = 10.0
@@ -54,11 +54,11 @@ DEFAULT = Bounds()
 
 
 class GuardServer:
-    """Serves connections until cancelled."""
+    """Serves connections until it is cancelled."""
 
     def __init__(self, gate: Gate, bounds: Bounds = DEFAULT) -> None:
         self.gate, self.bounds = gate, bounds
-        self.open: dict[Connection, asyncio.Task[None]] = {}
+        self.connections: dict[Connection, asyncio.Task[None]] = {}
         self.allowances: dict[str, Bucket] = {}
         gate.context_changed = self._close_idle
 
@@ -67,38 +67,40 @@ class GuardServer:
         return self.gate.certificate.context if self.gate.certificate else None
 
     async def accept(self, listener: socket.socket) -> NoReturn:
-        """Serve every connection of a listener."""
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(listener)
-            except OSError:  # the caller has left, or there is no descriptor for it
+                sock, _ = await loop.sock_accept(listener)
+            except OSError:  # the client disconnected, or no file descriptor is free
                 await asyncio.sleep(0.05)
                 continue
-            self.connect(connection)
-            await asyncio.sleep(0)  # one handshake begins in each turn of the loop, so that clients are served between
+            self.connect(sock)
+            await asyncio.sleep(0)  # start one handshake per iteration of the event loop, so that clients are served
 
-    def connect(self, connection: socket.socket) -> None:
-        """Serve a connection, if there is room for it or room can be made."""
-        connection.setblocking(False)
+    def connect(self, sock: socket.socket) -> None:
+        """Serve a connection. At a limit, first close an older connection without a valid key, or an idle one."""
+        sock.setblocking(False)
         try:
-            address = str(connection.getpeername()[0])
+            address = str(sock.getpeername()[0])
         except OSError:
-            connection.close()
+            sock.close()
             return
         bounds, allowance = self.bounds, self._allowance(address)
         if allowance.take(1, bounds.unproven_per_s, bounds.unproven_burst, time.monotonic()):
-            connection.close()  # before the handshake, which is what costs
+            sock.close()  # before the TLS handshake, which needs most of the CPU time
             return
-        if len(self.open) >= bounds.connections:
-            unknown = [one for one in self.open if not one.known]
-            if not (victims := unknown or [one for one in self.open if one.idle]):
-                connection.close()
+        if len(self.connections) >= bounds.connections:
+            unknown = [other for other in self.connections if not other.has_valid_key]
+            if not (candidates := unknown or self._idle_connections()):
+                sock.close()
                 return
-            self.open.pop(victims[0]).cancel()
-        made = Connection(self, connection, allowance)
-        task = self.open[made] = asyncio.get_running_loop().create_task(made.run())
-        task.add_done_callback(lambda _: self.open.pop(made, None))
+            self.connections.pop(candidates[0]).cancel()
+        connection = Connection(self, sock, allowance)
+        task = self.connections[connection] = asyncio.get_running_loop().create_task(connection.run())
+        task.add_done_callback(lambda _: self.connections.pop(connection, None))
+
+    def _idle_connections(self) -> list[Connection]:
+        return [connection for connection in self.connections if connection.is_idle]
 
     def _allowance(self, address: str) -> Bucket:
         """Return how many connections an address may open before it shows a valid key."""
@@ -109,19 +111,18 @@ class GuardServer:
         return self.allowances.setdefault(address, Bucket(full, now))
 
     def _close_idle(self) -> None:
-        """Drop the connections that wait, so that their clients' next requests come by new ones."""
-        for one in [one for one in self.open if one.idle]:
-            self.open.pop(one).cancel()
+        """Close the idle connections: the next requests then use new ones, with the new TLS context."""
+        for connection in self._idle_connections():
+            self.connections.pop(connection).cancel()
 
     def close(self) -> None:
-        """Drop every connection."""
-        for task in self.open.values():
+        for task in self.connections.values():
             task.cancel()
         self.gate.close()
 
 
 class Protocol(asyncio.StreamReaderProtocol):
-    """Tells a connection at once that its client is gone: what vLLM does for it is then given up."""
+    """Cancels the request at vLLM as soon as the client disconnects."""
 
     connection: Connection
 
@@ -130,36 +131,36 @@ class Protocol(asyncio.StreamReaderProtocol):
         super().connection_made(transport)
 
     def eof_received(self) -> bool | None:
-        self.connection.gone()
+        self.connection.cancel_request()
         return super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.connection.gone()
-        del self.connection  # ends a circle of references, which holds the 256 KiB that asyncio reads TLS into
+        self.connection.cancel_request()
+        del self.connection  # breaks a reference cycle that holds asyncio's TLS read buffer of 256 KiB
         super().connection_lost(exc)
 
 
 class Connection:
-    """One client's connection. `known`: a valid key was shown on it; `idle`: it waits for a request."""
+    """A client connection. `has_valid_key`: its last request had a valid key. `is_idle`: it waits for a request."""
 
     def __init__(self, server: GuardServer, sock: socket.socket, allowance: Bucket) -> None:
         self.server, self.gate, self.bounds = server, server.gate, server.bounds
         self.sock, self.allowance, self.transport = sock, allowance, cast("asyncio.Transport | None", None)
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
-        self.known, self.idle, self.asks_vllm, self.expects = False, False, False, False
+        self.has_valid_key = self.is_idle = self.is_at_vllm = self.expects_continue = False
         self.tls, self.certified_until = server.tls, 0.0
 
     @property
     def is_stale(self) -> bool:
-        """Whether others are asked for a certificate by now than when this connection was made."""
+        """Whether the TLS context was replaced after this connection was opened."""
         return self.tls is not self.server.tls
 
-    def gone(self) -> None:
-        if self.asks_vllm and (task := self.server.open.get(self)):
+    def cancel_request(self) -> None:
+        if self.is_at_vllm and (task := self.server.connections.get(self)):
             task.cancel()
 
     async def run(self) -> None:
-        """Shake hands and serve requests until one side ends it."""
+        """Do the TLS handshake and serve requests until one side closes the connection."""
         loop, tls = asyncio.get_running_loop(), self.tls
         self.reader = asyncio.StreamReader(READ_BYTES)
         protocol = Protocol(self.reader)
@@ -169,107 +170,107 @@ class Connection:
             transport, _ = await loop.connect_accepted_socket(
                 lambda: protocol, self.sock, ssl=tls, ssl_handshake_timeout=handshake_s, ssl_shutdown_timeout=shutdown_s
             )
-            if certificate := transport.get_extra_info("peercert"):  # verified, or there were no connection
+            if certificate := transport.get_extra_info("peercert"):  # the handshake has verified it
                 self.certified_until = ssl.cert_time_to_seconds(certificate["notAfter"])
             self.writer = asyncio.StreamWriter(transport, protocol, self.reader, loop)
-            while await self._serve_one():
+            while await self._serve_request():
                 self.http.start_next_cycle()
             transport.close()
             async with asyncio.timeout(self.bounds.shutdown_s):
                 await self.writer.wait_closed()
-        except (OSError, h11.ProtocolError):  # includes what a handshake fails at, and deadlines
+        except (OSError, h11.ProtocolError):  # includes failed handshakes and deadlines
             pass
         finally:
-            # asyncio has the socket: closed by us, its number would be that of the next connection, which is then deaf
+            # do not close the socket itself: asyncio still owns it, and a new connection could get the same descriptor
             if self.transport is not None:
                 self.transport.abort()
             for name in ("reader", "writer"):  # they keep the error of a broken connection, and it keeps this frame
                 vars(self).pop(name, None)
 
-    async def _serve_one(self) -> bool:
-        """Serve a request; return whether another may follow on this connection."""
+    async def _serve_request(self) -> bool:
+        """Serve a request; return whether the connection can serve another one."""
         request = None
         try:
-            head = await self._head()
+            head = await self._read_header()
             if head is None or self.is_stale:
                 return False
             method, target = head.method.decode("latin-1"), head.target.decode("latin-1")
             request = Request(method, target.partition("?")[0], list(head.headers), self.certified_until)
             await self._answer(request)
         except Refusal as refusal:
-            await self._send(request, refused(refusal))
+            await self._send(request, error_reply(refusal))
         except h11.RemoteProtocolError as error:
             if self.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
                 raise
             status = error.error_status_hint if error.error_status_hint == 431 else 400
-            await self._send(request, refused(Refusal(status, "this is no HTTP that is understood here")))
+            await self._send(request, error_reply(Refusal(status, "the request is not valid HTTP/1.1")))
         return await self._drain()
 
-    async def _head(self) -> h11.Request | None:
-        """Return a request's header; None where the client has left, or sends none within the time that it has."""
+    async def _read_header(self) -> h11.Request | None:
+        """Return a request's header; None if the client disconnected. Raises TimeoutError."""
         event = self.http.next_event()
         if event is h11.NEED_DATA and not self.http.trailing_data[0]:
-            self.idle = True
-            async with asyncio.timeout(self.bounds.idle_s if self.known else self.bounds.header_s):
+            self.is_idle = True
+            async with asyncio.timeout(self.bounds.idle_s if self.has_valid_key else self.bounds.header_s):
                 self.http.receive_data(await self.reader.read(READ_BYTES))
-            self.idle = False
+            self.is_idle = False
             event = self.http.next_event()
         if event is h11.NEED_DATA:
             async with asyncio.timeout(self.bounds.header_s):
-                event = await self._event()
+                event = await self._next_event()
         if not isinstance(event, h11.Request):
             return None
         names = [name for name, _ in event.headers]
         if b"transfer-encoding" in names and b"content-length" in names:
-            raise h11.RemoteProtocolError("two lengths")
+            raise h11.RemoteProtocolError("both transfer-encoding and content-length")
         return event
 
-    async def _event(self) -> Any:
+    async def _next_event(self) -> Any:
         while (event := self.http.next_event()) is h11.NEED_DATA:
             self.http.receive_data(await self.reader.read(READ_BYTES))
         return event
 
     async def _answer(self, request: Request) -> None:
-        self.known = False
+        self.has_valid_key = False
         self.gate.admit(request)
-        self.known = request.key is not None
-        if self.known:
-            self.allowance.left = self.bounds.unproven_burst
+        self.has_valid_key = request.key is not None
+        if self.has_valid_key:
+            self.allowance.available = self.bounds.unproven_burst
         declared = request.values(b"content-length")
         size = int(declared[0][:20]) if declared else 0
-        most = self.gate.max_bytes(request)
-        if size > most:
-            raise _too_large(most)
-        with self.gate.room_for(most if request.values(b"transfer-encoding") else size):
+        max_bytes = self.gate.max_bytes(request)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        with self.gate.room_for(max_bytes if request.values(b"transfer-encoding") else size):
             try:
                 async with asyncio.timeout(self.bounds.body_s):
-                    body = await self._body(most)
+                    body = await self._read_body(max_bytes)
             except TimeoutError:
-                raise Refusal(408, f"the body did not come within {self.bounds.body_s:g} s") from None
-            self.asks_vllm = True
+                raise Refusal(408, f"the body did not arrive within {self.bounds.body_s:g} s") from None
+            self.is_at_vllm = True
             try:
                 async with self.gate.answer(request, body) as reply:
                     await self._send(request, reply)
             finally:
-                self.asks_vllm = False
+                self.is_at_vllm = False
 
-    async def _body(self, most: int) -> bytes:
+    async def _read_body(self, max_bytes: int) -> bytes:
         if self.http.they_are_waiting_for_100_continue:
             await self._write(self.http.send(h11.InformationalResponse(status_code=100, headers=[])))
         body = bytearray()
-        while isinstance(event := await self._event(), h11.Data):
+        while isinstance(event := await self._next_event(), h11.Data):
             body += event.data
-            if len(body) > most:
-                raise _too_large(most)
+            if len(body) > max_bytes:
+                raise _too_large(max_bytes)
         if isinstance(event, h11.ConnectionClosed):
             raise ConnectionResetError
         return bytes(body)
 
     async def _send(self, request: Request | None, reply: Reply) -> None:
-        """Send an answer within the time that it may take, and record that it was given."""
+        """Send an answer within `send_s`, and record it."""
         headers = list(reply.headers)
-        self.expects = self.http.they_are_waiting_for_100_continue
-        if self.expects or self.http.their_state is h11.ERROR or self.is_stale:
+        self.expects_continue = self.http.they_are_waiting_for_100_continue
+        if self.expects_continue or self.http.their_state is h11.ERROR or self.is_stale:
             headers.append((b"connection", b"close"))
         data = self.http.send(h11.Response(status_code=reply.status, headers=headers)) or b""
         has_body = reply.status not in (204, 304) and (request is None or request.method != "HEAD")
@@ -289,20 +290,20 @@ class Connection:
             await self.writer.drain()
 
     async def _drain(self) -> bool:
-        """Read what is left of a refused request, within bounds, so that the answer is read before the connection ends.
+        """Read the rest of a refused request, within limits, so that the client can read the answer before the close.
 
-        Return whether all of it came, and another request may follow.
+        Return whether the request is complete, and the connection can serve another one.
         """
-        budget = self.bounds.drain_bytes if self.known else self.bounds.drain_bytes_unknown
+        budget = self.bounds.drain_bytes if self.has_valid_key else self.bounds.drain_bytes_unknown
         states = (h11.SEND_BODY, h11.ERROR)
         with suppress(TimeoutError, h11.RemoteProtocolError):
             async with asyncio.timeout(self.bounds.drain_s):
-                while self.http.their_state in states and budget > 0 and not self.expects:
+                while self.http.their_state in states and budget > 0 and not self.expects_continue:
                     async with asyncio.timeout(self.bounds.quiet_s):
                         if self.http.their_state is h11.ERROR:
                             size = len(await self.reader.read(READ_BYTES))
                         else:
-                            event = await self._event()
+                            event = await self._next_event()
                             size = len(event.data) if isinstance(event, h11.Data) else 0
                     if not size:
                         break
@@ -310,5 +311,5 @@ class Connection:
         return self.http.our_state is self.http.their_state is h11.DONE
 
 
-def _too_large(most: int) -> Refusal:
-    return Refusal(413, f"the body is larger than {most} bytes")
+def _too_large(max_bytes: int) -> Refusal:
+    return Refusal(413, f"the body is larger than {max_bytes} bytes")

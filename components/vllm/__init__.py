@@ -1,1 +1,1 @@
-"""Serving rerankers with vLLM, as a library: what to launch, how to ask it, how to check it. Knows no Pulumi."""
+"""Serving rerankers with vLLM, as a library: launch plans, a client, and checks. No Pulumi here."""

@@ -1,6 +1,6 @@
-"""What model, image and dtype require of a GPU, and which flags each version of vLLM has.
+"""GPU requirements of model, image and dtype, and the flags of each version of vLLM.
 
-Called by settings, before anything is searched. Estimates err to the side of a machine that turns out too large.
+Called by settings, before the offer search. Estimates are too large rather than too small.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 
 from components.vllm.catalog import FOLDER, Image, Model, read_yaml
-from components.vllm.extra_args import name_of
+from components.vllm.extra_args import flag_name
 from components.vllm.launch import dtype_for
 
 BFLOAT16_FROM_COMPUTE_CAP = 800
@@ -19,67 +19,60 @@ BYTES_PER_PARAMETER = {"float32": 4, "float": 4}
 HALF_BYTES = 2
 # CUDA's context and kernels, activations of one batch, and for a decoder the cache of one sequence of full length.
 OVERHEAD_GB = 2.0
-# The share of the memory that vLLM takes by default (--gpu-memory-utilization, 0.9 in 0.19.1).
-MEMORY_SHARE = 0.9
-# Vast.ai counts a GPU's memory in thousands of what it calls MB.
-MB_PER_GB = 1000
+MEMORY_SHARE = 0.9  # vLLM's default of --gpu-memory-utilization (0.19.1)
+MB_PER_GB = 1000  # Vast.ai's gpu_ram
 
 
 def vram_needed_gb(model: Model, dtype: str | None = None) -> float:
-    """Return the GPU memory to ask for, in GB: weights as loaded, and what a server needs besides. An estimate."""
-    each = BYTES_PER_PARAMETER.get(dtype or dtype_for(model), HALF_BYTES)
-    return round((model.parameters_m * 1e6 * each / 1e9 + OVERHEAD_GB) / MEMORY_SHARE, 1)
+    """Return the estimated GPU memory in GB: loaded weights, and OVERHEAD_GB."""
+    parameter_bytes = BYTES_PER_PARAMETER.get(dtype or dtype_for(model), HALF_BYTES)
+    return round((model.parameters_m * 1e6 * parameter_bytes / 1e9 + OVERHEAD_GB) / MEMORY_SHARE, 1)
 
 
 def compute_cap_floor(image: Image, dtype: str | None = None) -> int:
-    """Return the lowest compute capability that will do (Vast's form, 750 is 7.5): bfloat16 exists from 8.0 on."""
+    """Return the lowest compute capability (Vast's form: 750 is 7.5). bfloat16 needs 8.0."""
     return max(image.compute_cap_min, BFLOAT16_FROM_COMPUTE_CAP if dtype == "bfloat16" else 0)
 
 
 @dataclass(frozen=True)
 class Flags:
-    """Which flags `vllm serve` has: in every known version, and in some only."""
+    """The flags of `vllm serve`: those in every known version, and the further ones of each version."""
 
     everywhere: frozenset[str]
     only: Mapping[str, frozenset[str]]
 
-    def of(self, version: str) -> frozenset[str] | None:
-        """Return the flags of a version; for one between the known ones those of either, for any other None."""
+    def for_version(self, version: str) -> frozenset[str] | None:
+        """Return the flags of a version. Between known versions: the flags of all of them. Otherwise None."""
         if version in self.only:
             return self.everywhere | self.only[version]
-        known = sorted(map(_ordered, self.only))
-        if known[0] < _ordered(version) < known[-1]:
+        known = sorted(map(_version_key, self.only))
+        if known[0] < _version_key(version) < known[-1]:
             return self.everywhere.union(*self.only.values())
         return None
 
     def problems(self, version: str, args: Sequence[str]) -> list[str]:
-        """Return a line for each flag that a version does not have: its server would end with a usage message."""
-        has = self.of(version)
-        if has is None:
+        """Return a line for each flag that a version does not have: `vllm serve` exits on it."""
+        flags = self.for_version(version)
+        if flags is None:
             return []
         problems = []
         for arg in args:
-            name = name_of(arg)
-            if not name.startswith("--") or name in has:
+            name = flag_name(arg)
+            if not name.startswith("--") or name in flags:
                 continue
-            elsewhere = [other for other, flags in self.only.items() if name in flags]
-            near = get_close_matches(name, has, 1)
-            hint = (
-                f"vLLM {elsewhere[0]} has it" if elsewhere else f"did you mean {near[0]}?" if near else "see its --help"
-            )
+            others = [other for other, other_flags in self.only.items() if name in other_flags]
+            near = get_close_matches(name, flags, 1)
+            hint = f"vLLM {others[0]} has it" if others else f"did you mean {near[0]}?" if near else "see its --help"
             problems.append(f"{name} is not a flag of vLLM {version}; {hint}")
         return problems
 
 
 @lru_cache(maxsize=1)
 def load_flags() -> Flags:
-    """Read the flags that ship with the catalog; once per process."""
     raw = read_yaml(FOLDER / "flags.yaml")
-    return Flags(
-        frozenset(raw["everywhere"].split()),
-        {version: frozenset(text.split()) for version, text in raw["only"].items()},
-    )
+    only = {version: frozenset(text.split()) for version, text in raw["only"].items()}
+    return Flags(frozenset(raw["everywhere"].split()), only)
 
 
-def _ordered(version: str) -> tuple[int, ...]:
+def _version_key(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())

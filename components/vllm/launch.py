@@ -1,7 +1,7 @@
-"""The launch of a server: image, command, environment, ports, as a function of model and image. No secret in a command.
+"""The launch of a server: image, command, environment, ports, from model and image. The command contains no secret.
 
-Called by components.reranker. Form "script": bash writes what the server needs to files and then becomes the guard,
-which starts vLLM, or vLLM; "plain": the image's own entrypoint, as in Vast.ai's guide. Flags are the same for vLLM
+Called by components.reranker. Form "script": bash writes the needed files and then runs the guard, which starts vLLM,
+or runs vLLM itself. Form "plain": the image's own entrypoint, as in Vast.ai's guide. The flags are the same for vLLM
 0.19.1 and 0.32.0 (catalog/flags.yaml).
 """
 
@@ -23,20 +23,19 @@ from components.vllm.extra_args import problems_with_flags
 
 Form = Literal["script", "plain"]
 
-# vLLM reads its key from here; it guards /v1 and /v2 only (measured: /rerank and /score answer without one).
+# vLLM's API key; vLLM checks it only on /v1 and /v2 (measured: /rerank and /score answer without a key).
 KEY_ENV = "VLLM_API_KEY"
-# The guard reads its management key from here; vLLM then has none, and listens on a socket that only the guard reaches.
+# The guard's management key. vLLM then has no key and listens on a socket that only the guard can reach.
 GUARD_KEY_ENV = "GUARD_KEY"
-# What the guard does besides, as JSON; see components/guard/rules.py.
-GUARD_OPTIONS_ENV = "GUARD"
+GUARD_OPTIONS_ENV = "GUARD"  # JSON, see components/guard/rules.py
 # Vast.ai API, create instance: args, args_str and onstart share 4,096 characters; an env value may be cut at 256.
 COMMAND_LIMIT_CHARS = 4096
 ENV_VALUE_LIMIT_CHARS = 256
-# What the stack puts into a container's environment, or what would load other code before the image's.
+# Variables that the stack sets, or that would load other code than the image's.
 RESERVED_ENV = (KEY_ENV, "HF_TOKEN", "TMPDIR", "PATH", "HOME", KEY_ENV_TLS, *CERT_ENVS)
 RESERVED_ENV_PREFIXES = (ENV_PREFIX, GUARD_OPTIONS_ENV, "PYTHON", "LD_", "BASH_", "VAST_", "CONTAINER_")
-# Lines of a server's log (regular expressions) that another machine would write as well: the command is at fault.
-# From vLLM's argument parser and model config, and from transformers' hub access.
+# Log lines (regular expressions) of errors in the command: another machine would fail as well. From vLLM's argument
+# parser and model config, and from transformers' hub access.
 SPEC_FAULT_LOGS = (
     r"error: unrecognized arguments: .*",
     r"error: argument .*: (invalid|expected|not allowed).*",
@@ -51,9 +50,8 @@ SPEC_FAULT_LOGS = (
 
 @dataclass(frozen=True)
 class Launch:
-    """What a container runs. `ports` are "external:internal" as in docker's -p; values of `env` are secret.
-
-    `files` are files of components.container_files, which the container gets in its environment as well.
+    """The launch of a container. `ports`: "external:internal" as in docker's -p. `env`: the values are secret.
+    `files`: names in components.container_files; the container gets these files in its environment.
     """
 
     image: str
@@ -84,11 +82,11 @@ def plan_launch(
 ) -> Launch:
     """Return the launch of `model` on `image`, listening on `port` inside the container.
 
-    `dtype` None takes what suits every GPU that the image runs on. `aliases`: names that the model has beside its own.
-    `extra_args` come last, so they win.
-    With `guard` every route needs a key, see components/guard, which takes `guard_options`. With `tls` the server
-    speaks TLS by the certificate in its environment, see components.vast.identity. Both take the script form.
-    Raises ConfigError when extra_args holds a flag that is refused, or when the result is larger than Vast takes.
+    `dtype` None means a dtype for every GPU that the image supports. `aliases`: further names of the model.
+    `extra_args` come last, so they override other flags.
+    With `guard` every route needs a key; see components/guard for `guard_options`. With `tls` the server uses the
+    certificate in its environment, see components.vast.identity. Both need the script form.
+    Raises ConfigError if extra_args contains a refused flag, or if the result exceeds Vast.ai's limits.
     """
     if problems := problems_with_flags(extra_args):
         raise ConfigError(problems)
@@ -97,7 +95,7 @@ def plan_launch(
         flags += ["--served-model-name", model.name, *aliases]
     flags += extra_args
     if form == "plain" and (guard or tls):
-        raise ConfigError(["form plain has no place for guard and TLS: set guard and tls to off, or form to script"])
+        raise ConfigError(["form plain does not support guard and TLS: set guard and tls to false, or form to script"])
     if form == "plain":
         onstart = None
         args = ["--model", model.name, *address_flags(port), *flags]
@@ -111,26 +109,26 @@ def plan_launch(
     env = {} if api_key is None else {key_env(guard=guard): api_key}
     if guard and guard_options:
         env[GUARD_OPTIONS_ENV] = json.dumps(dict(guard_options), separators=(",", ":"))
-    _within_limits(onstart, args, env)
+    _check_limits(onstart, args, env)
     return Launch(image.ref, onstart, tuple(args), env, (f"{port}:{port}",), tuple(files))
 
 
 def dtype_for(model: Model) -> str:
     """Return vLLM's --dtype for a model, on any GPU.
 
-    Encoders run in half precision everywhere, so that scores do not depend on the machine. Language models were
-    trained in bfloat16: "auto" keeps that where the GPU has it and falls back to half by itself.
+    Encoders always use half precision, so that scores do not depend on the machine. Language models were trained in
+    bfloat16: "auto" uses it on GPUs that support it, and half precision on others.
     """
     return "auto" if model.kind == "decoder-reranker" else "half"
 
 
 def address_flags(port: int) -> list[str]:
-    """Return the flags, the guard's or vLLM's, for where to listen: the container's port is published on purpose."""
+    """Return the listen flags of the guard or vLLM. The container's port is public on purpose."""
     return ["--host", "0.0.0.0", "--port", str(port)]  # noqa: S104
 
 
 def serve_flags(model: Model, *, dtype: str) -> list[str]:
-    """Return the flags of `vllm serve` for a model, without the chat template and the address."""
+    """Return the flags of `vllm serve` for a model, without chat template and address."""
     flags = ["--max-model-len", str(model.max_model_len), "--dtype", dtype]
     if model.revision:
         flags += ["--revision", model.revision, "--tokenizer-revision", model.revision]
@@ -141,12 +139,11 @@ def serve_flags(model: Model, *, dtype: str) -> list[str]:
 
 
 def key_env(*, guard: bool) -> str:
-    """Return the variable that carries the key: the guard's, or vLLM's own."""
     return GUARD_KEY_ENV if guard else KEY_ENV
 
 
 def boot_script(model: Model, flags: Sequence[str], *, port: int, guard: bool = False, tls: bool = False) -> str:
-    """Return the bash script that writes the server's files and becomes the server: the guard, or vLLM."""
+    """Return the bash script that writes the server's files and then runs the guard or vLLM."""
     lines = ["set -eu"]
     command = shlex.join(["vllm", "serve", model.name, *([] if guard else address_flags(port)), *flags])
     files = boot_files(model, guard=guard)
@@ -170,11 +167,10 @@ def boot_script(model: Model, flags: Sequence[str], *, port: int, guard: bool = 
 
 
 def boot_files(model: Model, *, guard: bool) -> list[str]:
-    """Return the files that must sit beside the server."""
     return [*([GUARD] if guard else []), *([model.name] if model.chat_template is not None else [])]
 
 
-# The private key leaves the environment before the server starts.
+# removes the private key from the environment before the server starts
 WRITE_IDENTITY = (
     'pem() { printf -- "-----BEGIN $1-----\\n$2\\n-----END $1-----\\n" >"$files/$3"; }',
     "umask 077",
@@ -184,7 +180,7 @@ WRITE_IDENTITY = (
 )
 
 
-def _within_limits(onstart: str | None, args: Sequence[str], env: Mapping[str, str]) -> None:
+def _check_limits(onstart: str | None, args: Sequence[str], env: Mapping[str, str]) -> None:
     size = sum(map(len, args)) + len(onstart or "")
     problems = []
     if size > COMMAND_LIMIT_CHARS:
@@ -198,6 +194,6 @@ def _within_limits(onstart: str | None, args: Sequence[str], env: Mapping[str, s
         for name, value in env.items()
         if len(value) > ENV_VALUE_LIMIT_CHARS
     ]
-    problems += [f"{name} is not a name for an environment variable" for name in env if not re.fullmatch(r"\w+", name)]
+    problems += [f"{name} is not a valid environment variable name" for name in env if not re.fullmatch(r"\w+", name)]
     if problems:
         raise ConfigError(problems)

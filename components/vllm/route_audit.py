@@ -1,7 +1,7 @@
-"""Every route of a server: its own list, what an attacker would try besides, and which callers each admits.
+"""Audits the routes of a server with unauthorized requests: the server's own list, and further paths.
 
-Called by `checks` after each deploy and by tests/serving. A route is closed when it says 401 or 404. Paths are sent as
-they are written, as an attacker would: //rerank is not made /rerank first.
+Called by `checks` after each deploy and by tests/serving. A route is closed if it answers 401 or 404. Paths are sent
+unchanged: //rerank does not become /rerank.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from components.errors import ServerError
 from components.vllm.client import PAIR_BODY, RerankClient
 from reranker.http import bearer
 
-# What a vLLM 0.32 pooling server registers, and what an attacker would try besides; for a server that lists no routes.
+# Routes of a vLLM 0.32 pooling server, and paths that an attacker would try.
 ROUTES_OF_VLLM = (
     "/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/v1/models", "/metrics", "/health", "/version",
     "/load", "/ping", "/docs", "/redoc", "/openapi.json", "/tokenize", "/detokenize", "/pooling", "/classify",
     "/v1/embeddings", "/invocations", "/rerank/", "//rerank", "/RERANK", "/%72erank", "/v1/../rerank",
     "/guard/routes", "/guard/keys",
 )  # fmt: skip
-ALWAYS = ("GET", "POST")
+DEFAULT_METHODS = ("GET", "POST")
 MAX_CONCURRENCY = 8
 Caller = tuple[Mapping[str, str], bytes]
 Routes = Sequence[tuple[str, tuple[str, ...]]]
@@ -32,58 +32,57 @@ Routes = Sequence[tuple[str, tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class AuditedRoute:
-    """One route: the methods to try, and by caller the statuses that came, in the order of the methods."""
+    """One route: the methods to request, and for each caller the statuses in the order of the methods."""
 
     path: str
     methods: tuple[str, ...]
     statuses: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-# Routes on which a server without its guard answers anyone.
-MAIN = (("/rerank", "POST"), ("/score", "POST"), ("/metrics", "GET"), ("/openapi.json", "GET"))
-MAIN_ROUTES = [AuditedRoute(path, (method,)) for path, method in MAIN]
+# Routes that answer without a key on a server without a guard.
+MAIN_ROUTES = [AuditedRoute(path, ("POST",)) for path in ("/rerank", "/score")]
+MAIN_ROUTES += [AuditedRoute(path, ("GET",)) for path in ("/metrics", "/openapi.json")]
 
 
 def unauthorized_callers(key: str | None) -> dict[str, Caller]:
-    """Return unauthorized callers, by name: the headers and the body of each. `key` is the valid one."""
-    near = f"{key[:-1]}{'0' if key[-1] != '0' else '1'}" if key else "not-the-key"
-    found: dict[str, Caller] = {"no key": ({}, PAIR_BODY), "a wrong key": (bearer(near), PAIR_BODY)}
+    """Return headers and body of each unauthorized caller, by name. `key`: the valid key."""
+    wrong_key = f"{key[:-1]}{'0' if key[-1] != '0' else '1'}" if key else "not-the-key"
+    callers: dict[str, Caller] = {"no key": ({}, PAIR_BODY), "a wrong key": (bearer(wrong_key), PAIR_BODY)}
     if key:
         basic = base64.b64encode(f"user:{key}".encode()).decode()
         headers = {"Authorization": f"Basic {basic}", "X-Api-Key": key, "Api-Key": key}
         headers |= {"Cookie": f"Authorization=Bearer {key}; api_key={key}", "Proxy-Authorization": f"Bearer {key}"}
         body = json.dumps({**json.loads(PAIR_BODY), "api_key": key, "key": key}).encode()
-        found["the key in a wrong place"] = (headers, body)
-    return found
+        callers["the key in a wrong place"] = (headers, body)
+    return callers
 
 
-def routes_of(client: RerankClient) -> Routes:
-    """Return the server's own list of its routes; empty where it has none to give."""
+def list_routes(client: RerankClient) -> Routes:
+    """Return the server's own list of routes; empty if it has none."""
     try:
         return client.routes()
-    except ServerError:  # no guard, or not a Starlette application behind it
+    except ServerError:  # no guard
         return ()
 
 
 def routes_to_audit(routes: Routes) -> list[AuditedRoute]:
-    """Return the routes to try: the server's own by all their methods, and ROUTES_OF_VLLM."""
-    methods: dict[str, set[str]] = {path: set(ALWAYS) for path in ROUTES_OF_VLLM}
-    for path, own in routes:
-        methods.setdefault(filled(path), set(ALWAYS)).update(own)
-    return [AuditedRoute(path, (*ALWAYS, *sorted(own - set(ALWAYS)))) for path, own in methods.items()]
+    """Return the routes to request: the server's own with all their methods, and ROUTES_OF_VLLM."""
+    methods_by_path = {path: set[str]() for path in ROUTES_OF_VLLM}
+    for path, methods in routes:
+        methods_by_path.setdefault(fill_parameters(path), set()).update({*methods} - {*DEFAULT_METHODS})
+    return [AuditedRoute(path, (*DEFAULT_METHODS, *sorted(others))) for path, others in methods_by_path.items()]
 
 
-def filled(path: str) -> str:
-    """Return a route's path with its parameters filled in."""
+def fill_parameters(path: str) -> str:
     return re.sub(r"\{[^}]*\}", "x", path)
 
 
 def audit_routes(
     client: RerankClient, audited: Sequence[AuditedRoute], callers: Mapping[str, Caller]
 ) -> list[AuditedRoute]:
-    """Request every route by every method as every caller, some at once.
+    """Request every route with every method as every caller, in parallel.
 
-    Raises ServerUnreachable when a request finds no answer.
+    Raises ServerUnreachable if a request gets no answer.
     """
 
     def audit(route: AuditedRoute) -> AuditedRoute:
@@ -100,8 +99,8 @@ def audit_routes(
         pool.shutdown(cancel_futures=True)
 
 
-def table(audited: Sequence[AuditedRoute]) -> str:
-    """Return the routes as a Markdown table: route, methods, and what each caller was told."""
+def markdown_table(audited: Sequence[AuditedRoute]) -> str:
+    """Return the routes as a Markdown table: route, methods, and the statuses for each caller."""
     callers = list(audited[0].statuses) if audited else []
     rows = [f"| {' | '.join(['route', 'methods', *callers])} |", "|" + " --- |" * (2 + len(callers))]
     for route in audited:

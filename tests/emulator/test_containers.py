@@ -70,7 +70,7 @@ def test_the_emulators_own_servers_run_the_guard_that_a_launch_brings(vast):
 
     assert [ask("/rerank").status_code, ask("/rerank", key="x").status_code] == [200, 401]
     assert ask("/docs").json()["error"]["message"] == "Not Found"
-    assert "at most 2 are taken" in ask("/rerank", documents=["b"] * 3).text
+    assert "at most 2 are allowed" in ask("/rerank", documents=["b"] * 3).text
 
 
 def test_a_server_answers_at_once_on_a_connection_that_is_kept(vast):

@@ -62,7 +62,7 @@ def test_each_name_is_metered_and_ended_by_itself_at_the_servers(site):
     answers = [one.ask(key=BATCH) for _ in range(5)]  # of two servers each lets one through
     assert sorted({answer.status_code for answer in answers}) == [200, 429]
     refused = next(answer for answer in answers if answer.status_code == 429)
-    assert "batch takes 0.1 requests per second" in refused.json()["error"]["message"]
+    assert "batch is limited to 0.1 requests per second" in refused.json()["error"]["message"]
     assert 1 <= int(refused.headers["Retry-After"]) <= 10
     until(lambda: servers.counted('guard_requests_total{key="search",status="200"}') == 4)
     assert servers.counted('guard_pairs_total{key="search"}') == 12

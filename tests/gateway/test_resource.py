@@ -156,10 +156,10 @@ def test_a_caddy_that_holds_another_config_is_neither_taken_nor_emptied(
 ):
     with running(tmp_path / "foreign", there) as foreign:
         before = foreign.admin.config()
-        with pytest.raises(Exception, match="holds a config that this stack did not put there") as refused:
+        with pytest.raises(Exception, match="holds a config that this stack did not write") as refused:
             provider.create(props | {"admin_url": foreign.admin_url})
         assert f"({named})" in str(refused.value)
-        with pytest.raises(Exception, match="start a Caddy for it alone"):
+        with pytest.raises(Exception, match="a gateway needs a Caddy of its own"):
             provider.update(made.id, made.outs, props | {"admin_url": foreign.admin_url})
         elsewhere = made.outs | {"admin_url": foreign.admin_url}
         assert provider.read(made.id, elsewhere).outs["drift"] == f"taken: Caddy holds another config, with {named}"

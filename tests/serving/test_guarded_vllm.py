@@ -16,7 +16,7 @@ from components.guard.rules import ALLOW
 from components.vast.identity import Authority
 from components.vllm.checks import run_checks
 from components.vllm.launch import plan_launch
-from components.vllm.route_audit import audit_routes, routes_of, routes_to_audit, table, unauthorized_callers
+from components.vllm.route_audit import audit_routes, list_routes, markdown_table, routes_to_audit, unauthorized_callers
 from components.vllm.score_checks import CLOSED
 from harness.vllm import Vllm, serving
 from reranker.endpoint import pem
@@ -55,16 +55,16 @@ def test_a_guarded_launch_passes_every_check(guarded: Vllm) -> None:
 def test_every_route_that_vllm_registers_is_closed_to_whoever_has_no_key(
     guarded: Vllm, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    routes = routes_of(guarded.client)
+    routes = list_routes(guarded.client)
     assert {"/rerank", "/score", "/v1/models", "/tokenize"} <= {path for path, _ in routes}
     asked = routes_to_audit(routes)
     asked += [with_key_in_query(one, guarded.key) for one in asked]
     audited = audit_routes(guarded.client, asked, unauthorized_callers(guarded.key))
     assert list(audited[0].statuses) == ["no key", "a wrong key", "the key in a wrong place"]
     with capsys.disabled():
-        print(f"\n{table(audited[: len(audited) // 2])}")
+        print(f"\n{markdown_table(audited[: len(audited) // 2])}")
     still_open = [route for route in audited if not {*sum(route.statuses.values(), ())} <= CLOSED]
-    assert not still_open, table(still_open)
+    assert not still_open, markdown_table(still_open)
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "HEAD", "PUT", "DELETE", "PATCH", "TRACE"])

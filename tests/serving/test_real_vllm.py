@@ -19,7 +19,14 @@ from components.settings import load
 from components.vllm.checks import Report, run_checks
 from components.vllm.gpu_requirements import load_flags
 from components.vllm.launch import plan_launch
-from components.vllm.route_audit import audit_routes, filled, routes_of, routes_to_audit, table, unauthorized_callers
+from components.vllm.route_audit import (
+    audit_routes,
+    fill_parameters,
+    list_routes,
+    markdown_table,
+    routes_to_audit,
+    unauthorized_callers,
+)
 from components.vllm.score_checks import CLOSED
 from harness.vllm import Vllm, serving
 from tests.dashboard import absent
@@ -186,7 +193,7 @@ def test_without_the_guard_the_routes_of_the_guides_form_are_open(
         cross_encoder.client, routes_to_audit(routes), {"no key": unauthorized_callers(None)["no key"]}
     )
     with capsys.disabled():
-        print(f"\n{table(audited)}")
+        print(f"\n{markdown_table(audited)}")
     answered = {route.path for route in audited if not {*route.statuses["no key"]} <= CLOSED}
     assert answered >= OPEN_WITHOUT_GUARD
     assert not answered & {path for path in ALLOW if path.startswith("/v1")}, "vLLM's own key covers these"
@@ -196,12 +203,12 @@ def test_without_the_guard_the_routes_of_the_guides_form_are_open(
 def test_what_is_audited_holds_all_that_vllms_own_description_does(cross_encoder: Vllm, deployment: Deployment) -> None:
     """Of a cross-encoder, which registers more than the deployment's embedding model."""
     described = requests.get(f"{cross_encoder.url}/openapi.json", timeout=30).json()["paths"]
-    routes = routes_of(deployment.server().client)
+    routes = list_routes(deployment.server().client)
     audited = {one.path: {method.lower() for method in one.methods} for one in routes_to_audit(routes)}
     assert len(routes) > 10
     assert len(described) > 10
-    assert not {path for path in described if filled(path) not in audited}
-    assert not [path for path, methods in described.items() if not set(methods) <= audited[filled(path)]]
+    assert not {path for path in described if fill_parameters(path) not in audited}
+    assert not [path for path, methods in described.items() if not set(methods) <= audited[fill_parameters(path)]]
 
 
 @pytest.mark.parametrize("version", ["0.32.0", "0.19.1"])
@@ -232,7 +239,7 @@ for args in json.load(sys.stdin):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     [flags] = [json.loads(line)["flags"] for line in done.stdout.splitlines() if line.startswith('{"flags"')]
-    assert {flag for flag in flags if flag.startswith("--")} == load_flags().of(version)
+    assert {flag for flag in flags if flag.startswith("--")} == load_flags().for_version(version)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     assert [row[0] for row in rows] == list(CATALOG.models)
     assert [row[1] for row in rows] == [model.max_model_len for model in CATALOG.models.values()]

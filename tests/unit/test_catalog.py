@@ -178,8 +178,8 @@ def test_a_model_of_the_stacks_own_needs_few_facts_and_is_launched_and_checked(t
     ("entry", "says"),
     [
         ({"kind": None}, "me/model: lacks kind (cross-encoder, decoder-reranker or bi-encoder)"),
-        ({"weights_gb": None, "max_model_len": None}, "me/model: lacks weights_gb (what the download weighs), max_m"),
-        ({"kind": "decoder-reranker"}, "me/model: lacks hf_overrides (--hf-overrides), chat_template (the prompt that"),
+        ({"weights_gb": None, "max_model_len": None}, "me/model: lacks weights_gb (size of the download), max_m"),
+        ({"kind": "decoder-reranker"}, "me/model: lacks hf_overrides (--hf-overrides), chat_template (the prompt of"),
         ({"kind": "reranker"}, "me/model: kind: is 'reranker', which is none of 'cross-encoder', 'decoder-reranker'"),
         ({"parameters_m": "22M"}, "me/model: parameters_m: is '22M'; accepted: "),
         ({"max_len": 3}, "me/model: max_len: accepted: name, kind, "),

@@ -5,7 +5,7 @@ import pytest
 from components.errors import ConfigError
 from components.settings import load
 from components.vllm.catalog import load_catalog
-from components.vllm.extra_args import REFUSED, context_len, number, problems_with_flags, problems_with_numbers
+from components.vllm.extra_args import REFUSED, context_len, flag_number, problems_with_flags, problems_with_numbers
 from components.vllm.gpu_requirements import load_flags
 from components.vllm.launch import plan_launch
 from tests.unit.test_settings import problems
@@ -36,16 +36,16 @@ REASONS = {
     "--data-parallel-external-lb": "for which no GPUs are counted; use replicas",
     "-dp": "for which no GPUs are counted; use replicas",
     "-dpl": "for which no GPUs are counted; use replicas",
-    "--disable-fastapi-docs": "by which the guard knows what this vLLM has",
-    "--nnodes": "each has one here",
-    "--node-rank": "each has one here",
+    "--disable-fastapi-docs": "from which the guard reads the routes and fields",
+    "--nnodes": "here a server has one",
+    "--node-rank": "here a server has one",
     "--middleware": "sees every key and document",
     "--trust-remote-code": "runs code of the model's repository",
-    "--trust-request-chat-template": "bring a template, which is code",
-    "--allowed-origins": "a browser asks first, without a key",
-    "--allowed-methods": "a browser asks first, without a key",
-    "--allowed-headers": "a browser asks first, without a key",
-    "--allow-credentials": "a browser asks first, without a key",
+    "--trust-request-chat-template": "send a template, which is code",
+    "--allowed-origins": "a browser first sends a request without a key",
+    "--allowed-methods": "a browser first sends a request without a key",
+    "--allowed-headers": "a browser first sends a request without a key",
+    "--allow-credentials": "a browser first sends a request without a key",
     "--allowed-local-media-path": "read files",
     "--allowed-media-domains": "read files",
     "--enable-log-requests": "writes queries and documents to a log",
@@ -118,7 +118,7 @@ def test_a_number_that_fits_passes(model, args):
 
 @pytest.mark.parametrize(("text", "value"), [("8k", 8000), ("8K", 8192), ("25.6k", 25600), ("0.9", 0.9), ("x", None)])
 def test_a_number_is_read_as_vllm_reads_it_and_the_last_one_counts(text, value):
-    assert number(["--max-model-len", "1", "--max_model_len", text], "--max-model-len") == value
+    assert flag_number(["--max-model-len", "1", "--max_model_len", text], "--max-model-len") == value
 
 
 def test_a_model_that_is_split_over_more_gpus_than_the_query_asks_for_is_refused():

@@ -74,7 +74,7 @@ def test_a_handshake_that_is_not_finished_is_ended():
     with guarded(App(), KEYS[0], identity=identity, bounds=SHORT) as listening, connect(listening) as line:
         line.sendall(b"\x16\x03\x01")
         assert ended_within(line, 3)
-        until(lambda: not listening.server.open)
+        until(lambda: not listening.server.connections)
 
 
 def test_a_connection_that_is_dropped_as_its_handshake_ends_does_not_make_the_next_one_deaf():
@@ -96,11 +96,11 @@ def test_a_connection_that_is_dropped_as_its_handshake_ends_does_not_make_the_ne
             line.sendall(to_guard.read())
             await asyncio.sleep(0)  # the loop reads it, and the handshake has ended
             await asyncio.sleep(0)
-            for task in guard.server.open.values():
+            for task in guard.server.connections.values():
                 task.cancel()
 
         guard.in_loop(drop())
-        until(lambda: not guard.server.open)
+        until(lambda: not guard.server.connections)
         client.settimeout(5)
         client.connect(guard.address)
         with context.wrap_socket(client) as heard:
@@ -122,7 +122,7 @@ def test_an_address_without_a_valid_key_is_cut_off_and_a_client_is_not():
         lines = [stack.enter_context(connect(listening, ATTACKER)) for _ in range(20)]
         for line in lines[4:]:
             assert ended_within(line, 3)
-        assert len(listening.guard.server.open) == 4
+        assert len(listening.guard.server.connections) == 4
         for _ in range(20):
             assert statuses(listening.say(ask, 1)) == [299]
 
@@ -149,7 +149,7 @@ def test_addresses_that_were_quiet_for_long_are_counted_no_more():
 def test_connections_are_limited_in_all_and_a_new_one_takes_the_oldest_ones_place():
     with Listening(bounds=Bounds(connections=3)) as listening:
         lines = [connect(listening) for _ in range(5)]
-        until(lambda: len(listening.guard.server.open) == 3)
+        until(lambda: len(listening.guard.server.connections) == 3)
         lines[-1].sendall(HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}")
         assert statuses(lines[-1].recv(4096)) == [299]
         assert ended_within(lines[0], 3)
@@ -171,7 +171,7 @@ def test_who_does_not_read_an_answer_is_cut_off(listening):
     with guarded(Large(), KEYS[0], bounds=SHORT) as guard, connect(guard) as line:
         line.sendall(b"GET /v1/models HTTP/1.1\r\nHost: h\r\n" + AUTH + b"\r\n\r\n")
         assert line.recv(10)
-        until(lambda: not guard.server.open, within_s=5)
+        until(lambda: not guard.server.connections, within_s=5)
 
 
 def test_half_sent_headers_of_hundreds_leave_nothing_and_stop_nobody():
@@ -182,21 +182,21 @@ def test_half_sent_headers_of_hundreds_leave_nothing_and_stop_nobody():
         start = time.monotonic()
         assert statuses(listening.say(HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}", 1)) == [299]
         assert time.monotonic() - start < 1
-        until(lambda: not listening.guard.server.open, within_s=5)
+        until(lambda: not listening.guard.server.connections, within_s=5)
 
 
 def test_connections_that_come_at_once_begin_one_in_each_turn_of_the_loop(listening):
     async def connect_and_count():
         lines = [connect(listening) for _ in range(20)]
-        counts = [len(listening.guard.server.open)]
+        counts = [len(listening.guard.server.connections)]
         while counts[-1] < len(lines):
             await asyncio.sleep(0)
-            counts.append(len(listening.guard.server.open))
+            counts.append(len(listening.guard.server.connections))
         for line in lines:
             line.close()
         return counts
 
-    until(lambda: not listening.guard.server.open)
+    until(lambda: not listening.guard.server.connections)
     counts = listening.guard.in_loop(connect_and_count())
     assert max(later - earlier for earlier, later in pairwise(counts)) <= 2
 
@@ -212,7 +212,7 @@ def test_a_connection_that_has_ended_leaves_nothing_to_the_garbage_collector():
             for _ in range(20):
                 with context.wrap_socket(connect(guard)) as line:
                     line.sendall(HEAD)
-                    references += map(weakref.ref, list(guard.server.open))
+                    references += map(weakref.ref, list(guard.server.connections))
             assert references
             until(lambda: not any(reference() for reference in references))
     finally:

@@ -195,7 +195,7 @@ def test_without_tls_there_is_nothing_to_ask_by():
     with guarded(Stub(Served(("m",))), OWN) as guard:
         body = json.dumps({"keys": [], "client_ca": ClientCa().pem}).encode()
         answer = HttpTransport()("PUT", f"http://{IP}:{guard.port}/guard/keys", body=body, headers=bearer(OWN))
-    assert (answer.status, "ends no TLS" in answer.message()) == (400, True)
+    assert (answer.status, "has no TLS" in answer.message()) == (400, True)
 
 
 def test_the_library_shows_one_and_without_one_says_what_is_needed(site):

@@ -9,7 +9,7 @@ from hashlib import sha256
 import pytest
 import requests
 
-from components.guard.certificate import LATER, CertificateStore
+from components.guard.certificate import RENEWED_FILE, CertificateStore
 from components.guard.keys import KeyStore, parse
 from components.guard.rules import Refusal
 from components.vast.identity import Authority, fetch_certificate
@@ -119,7 +119,7 @@ def test_rates_are_by_name_and_say_when_to_come_again():
     one, other = keys.find(["Bearer search"]), keys.find(["Bearer next"])
     keys.count(one)
     keys.count(other)
-    with pytest.raises(Refusal, match="search takes 2 requests per second") as caught:
+    with pytest.raises(Refusal, match="search is limited to 2 requests per second") as caught:
         keys.count(one)
     assert (caught.value.status, caught.value.retry_after_s) == (429, 1)
     now[0] = 0.5
@@ -188,7 +188,7 @@ def test_pairs_times_tokens_in_flight_are_bounded_by_name_and_in_all():
         for one in asking:
             one.join()
         assert (of_the_name.status_code, of_all.status_code) == (429, 429)
-        assert "k1 has as much under way as it may" in of_the_name.text
+        assert "k1 has too many tokens in flight" in of_the_name.text
         assert ("the queue is full" in of_all.text, of_all.headers["Retry-After"]) == (True, "1")
         assert client.ask("k1", body=large).status_code == 200
         until(lambda: guard.server.gate.in_flight.total() == 0)  # an answer arrives before its request is over
@@ -203,7 +203,7 @@ def test_a_client_that_leaves_ends_what_is_done_for_it():
                 timeout=0.3,
             )  # fmt: skip
         assert slow.waiting == 1
-        until(lambda: not guard.server.open and guard.server.gate.in_flight.total() == 0, within_s=5)
+        until(lambda: not guard.server.connections and guard.server.gate.in_flight.total() == 0, within_s=5)
         slow.go.set()
 
 
@@ -295,5 +295,5 @@ def test_a_restart_takes_the_later_certificate_and_the_first_one_where_the_later
     first = CertificateStore(*files)
     first.renew(renewed(authority, identity, 20))
     assert CertificateStore(*files).ends_at == first.ends_at == pytest.approx(time.time() + 20 * 86400, abs=60)
-    (tmp_path / LATER).write_text("cut off in its mid")
+    (tmp_path / RENEWED_FILE).write_text("cut off in its mid")
     assert CertificateStore(*files).ends_at == pytest.approx(time.time() + 5 * 86400, abs=60)

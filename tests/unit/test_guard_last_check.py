@@ -3,7 +3,7 @@
 import pytest
 import requests
 
-from components.guard.last_check import ASKED_EVERY_S, CHECK, LastCheck
+from components.guard.last_check import CHECK, MAX_AGE_S, LastCheck
 from emulator.scoring import Served
 from emulator.stub import Stub
 from harness.guard import guarded
@@ -19,15 +19,15 @@ ASKED = {"query": "capital of France", "documents": ["Paris is the capital of Fr
         (99.0, b"check", 105.0, False),  # served before it
         (101.0, b"check", 105.0, True),
         (101.0, b"another", 105.0, False),
-        (101.0, b"check", 100.0 + ASKED_EVERY_S + 1, False),
+        (101.0, b"check", 100.0 + MAX_AGE_S + 1, False),
     ],
 )
 def test_a_check_that_passed_stands_for_the_same_one_while_requests_are_served(served_at, body, now, stands):
     last = LastCheck()
-    last.passed(b"check", b"answer", 100.0)
+    last.store(b"check", b"answer", 100.0)
     last.served_at = served_at
-    assert (last.again(body, now) == b"answer") is stands
-    assert last.again(body, now + 1) is None  # the same served request stands for one check
+    assert (last.cached_answer(body, now) == b"answer") is stands
+    assert last.cached_answer(body, now + 1) is None  # the same served request stands for one check
 
 
 class Counted(Stub):

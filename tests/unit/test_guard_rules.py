@@ -39,7 +39,7 @@ def test_what_is_not_json_in_utf_8_is_refused_and_never_an_internal_error(body):
 @pytest.mark.parametrize("path", ["/rerank", "/v2/rerank", "/v1/score"])
 def test_a_field_that_is_on_no_list_is_refused_by_its_name(path, field):
     status, message = refused({"query": "q", "documents": ["d"], field: 1} if "rank" in path else {field: 1}, path)
-    assert (status, message.startswith(f"{field}: is no field of {path} here")) == (400, True)
+    assert (status, message.startswith(f"{field}: is not a field of {path}")) == (400, True)
 
 
 def test_a_list_of_fields_has_nothing_that_vllm_has_not_but_what_it_ignores():
@@ -131,7 +131,7 @@ def test_an_older_vllm_that_cannot_cut_documents_never_cuts_the_prompt():
 def test_an_instruction_reaches_a_template_and_is_refused_where_it_would_be_ignored(given):
     body, name = {"query": "q", "documents": ["d"], **given}, next(iter(given))
     assert sent(body, **DECODER) == body
-    assert refused(body, truncate=-1) == (400, f"{name}: this model has no prompt that takes it")
+    assert refused(body, truncate=-1) == (400, f"{name}: this model has no prompt template that uses it")
     assert "this version of vLLM" in refused(body, **DECODER | {"fields": frozenset()})[1]
 
 

@@ -16,9 +16,9 @@ from components.vllm.route_audit import (
     ROUTES_OF_VLLM,
     AuditedRoute,
     audit_routes,
-    routes_of,
+    list_routes,
+    markdown_table,
     routes_to_audit,
-    table,
     unauthorized_callers,
 )
 from components.vllm.score_checks import judge_closed, judge_listed
@@ -60,32 +60,36 @@ def with_key_in_query(route, key):
 
 
 def test_routes_are_listed_with_their_methods(server):
-    assert routes_of(client(server)) == (("/rerank", ("POST",)), ("/score", ("POST",)), ("/loras/{name}", ("DELETE",)))
+    assert list_routes(client(server)) == (
+        ("/rerank", ("POST",)),
+        ("/score", ("POST",)),
+        ("/loras/{name}", ("DELETE",)),
+    )
 
 
 def test_the_servers_own_list_adds_its_routes_and_methods_to_the_audit(server):
-    audited = {route.path: route.methods for route in routes_to_audit(routes_of(client(server)))}
+    audited = {route.path: route.methods for route in routes_to_audit(list_routes(client(server)))}
     assert set(audited) == {*ROUTES_OF_VLLM, "/loras/x"}
     assert audited["/loras/x"] == ("GET", "POST", "DELETE")
 
 
 def test_a_server_that_lists_nothing_is_tried_by_the_list_of_vllms_routes(server):
-    assert routes_of(client(server, key="unknown")) == ()
+    assert list_routes(client(server, key="unknown")) == ()
     assert [route.path for route in routes_to_audit(())] == list(ROUTES_OF_VLLM)
     assert judge_listed([]).skipped
     assert not judge_listed(["/docs"]).passed
 
 
 def test_behind_a_guard_every_route_is_closed_to_everyone_without_the_key(server):
-    audited, callers = routes_to_audit(routes_of(client(server))), unauthorized_callers(KEYS[0])
+    audited, callers = routes_to_audit(list_routes(client(server))), unauthorized_callers(KEYS[0])
     found = audit_routes(client(server), audited, callers)
     for route in audit_routes(client(server), [with_key_in_query(one, KEYS[0]) for one in audited], callers):
         assert all(set(statuses) <= {401, 404} for statuses in route.statuses.values()), route.path
     for who in ("no key", "a wrong key", "the key in a wrong place"):
         check = judge_closed(who, {route.path: route.statuses[who] for route in found})
         assert check.passed, check.saw
-    assert "| /loras/x | GET POST DELETE | 404 | 404 | 404 |" in table(found)
-    assert KEYS[0] not in table(found)
+    assert "| /loras/x | GET POST DELETE | 404 | 404 | 404 |" in markdown_table(found)
+    assert KEYS[0] not in markdown_table(found)
 
 
 def test_a_route_that_a_guard_leaves_open_is_named():

@@ -161,7 +161,7 @@ def test_server_that_cuts_long_documents_by_itself_passes() -> None:
     fake.fault = lambda _path, body, answer: (200, cut) if answer[0] == 400 else answer
     report = run(fake)
     assert report.passed
-    assert "cuts long documents" in str(report.checks)
+    assert "truncates long documents" in str(report.checks)
 
 
 @pytest.mark.parametrize(
