@@ -129,7 +129,6 @@ def settle(pulumi: Pulumi, ledger: LedgerFile, month: Month, now: float) -> Acco
 
 
 def summarize(accounts: Accounts, month: Month, now: float, budget: float | None, ledger: Path) -> Outcome:
-    """Return the outcome of `ops cost`."""
     entries = [entry for entry in accounts.entries if entry.since < month.until and (entry.until or now) >= month.since]
     ids = [entry.instance_id for entry in entries]
     charged = {id_: accounts.charges[id_].amount_usd for id_ in ids if id_ in accounts.charges}

@@ -180,7 +180,6 @@ class Pulumi:
         self.project = self.workspace.project_settings().name
 
     def other(self, name: str) -> Pulumi:
-        """Open another stack of the same project."""
         return Pulumi(self.cwd, name, verbose=self.log is None)
 
     # ---- operations ------------------------------------------------------------------------------------------------

@@ -106,7 +106,6 @@ class OpsError(Exception):
 
 
 def from_error(error: Exception) -> OpsError:
-    """Return an expected error as OpsError."""
     if isinstance(error, OpsError):
         return error
     code, remedy = _code_and_remedy(type(error))
@@ -146,5 +145,4 @@ _CODE_BY_NAME = {cls.__name__: _code_and_remedy(cls) for cls in _all_subclasses(
 
 
 def table() -> str:
-    """Return the codes for --help."""
     return "exit codes:\n" + "\n".join(f"  {code}  {meaning}" for code, meaning in CODES.items())

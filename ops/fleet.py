@@ -47,7 +47,6 @@ class Fleet:
 
     @classmethod
     def parse(cls, resources: Sequence[Mapping[str, Json]]) -> Fleet:
-        """Read the resources of a state."""
         current = [resource for resource in resources if not resource.get("delete")]
         deleted = [resource for resource in resources if resource.get("delete")]
         fleet = next((str(resource["urn"]) for resource in current if resource["type"] == FLEET), "")

@@ -68,7 +68,6 @@ def best(candidates: Sequence[Candidate], top: int) -> Ranked:
 
 
 def summarize(candidates: Sequence[Candidate], ranked: Ranked, model: str) -> Outcome:
-    """Return the outcome of `ops market`."""
     best_choices = {prefer: [_choice(candidate) for candidate in column] for prefer, column in ranked.items()}
     columns = best_choices.values()
     rows = [

@@ -76,7 +76,6 @@ class Scatter:
         return Axis.over([point.ready_min for point in self.points]), Axis.over([point.usd_h for point in self.points])
 
     def legend(self) -> list[str]:
-        """Return a line for each of the best offers."""
         return [
             f"{letter}  {point.name}, ${point.usd_h:.4f}/h, ready in {point.ready_min:.0f} min: best by {point.marks}"
             for letter, point in self.marked

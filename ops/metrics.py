@@ -70,13 +70,7 @@ def metrics(pulumi: Pulumi, *, folder: Path, every_s: int) -> Outcome:
 
 
 def render_files(
-    stack: str,
-    outputs: StackOutputs,
-    keys: Mapping[int, str],
-    folder: Path,
-    every_s: int,
-    *,
-    admin: Admin | None = None,
+    stack: str, outputs: StackOutputs, keys: Mapping[int, str], folder: Path, every_s: int, *, admin: Admin | None
 ) -> dict[str, str]:
     """Return the files' texts by name. `keys`: server keys by instance id; a server without one takes a client key."""
     targets: dict[str, list[Json]] = {}

@@ -53,7 +53,6 @@ class StackOutputs:
 
     @classmethod
     def parse(cls, raw: Mapping[str, Json]) -> StackOutputs:
-        """Read a stack's outputs; an empty stack has no replicas."""
         report = raw.get("validation") or {}
         return cls(
             url=str(raw.get("url") or ""),

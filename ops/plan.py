@@ -91,7 +91,6 @@ class Plan:
         return not self.steps
 
     def counts(self) -> dict[str, int]:
-        """Return the number of steps by operation."""
         return {op: count for op in STEPS if (count := sum(step.op == op for step in self.steps))}
 
     def instance_steps(self) -> list[Step]:
@@ -138,7 +137,6 @@ class Run:
         return {op: summary[op] for op in STEPS if summary.get(op)}
 
     def plan(self) -> Plan:
-        """Return the plan of a preview."""
         drift = dict(self._drift())
         recorded = {meta.urn: meta.old for meta in reversed(self.steps("refresh", "same", *STEPS)) if meta.old}
         steps, prices = [], []
@@ -209,7 +207,6 @@ def _offers(meta: StepEventMetadata) -> list[Choice]:
 
 
 def urn_name(urn: str) -> str:
-    """Return the name at the end of a URN."""
     return urn.rpartition("::")[2]
 
 

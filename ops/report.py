@@ -63,7 +63,6 @@ def bullets(title: str, texts: Iterable[str]) -> str:
 
 
 def plan_line(plan: Plan) -> str:
-    """Return the number of steps by operation as text."""
     return ", ".join(f"{count} to {op}" for op, count in plan.counts().items()) or "nothing to change"
 
 
@@ -83,7 +82,6 @@ def changes(plan: Plan) -> list[str]:
 
 
 def prices(now: float | None, after: float | None) -> str:
-    """Return the price per hour and month, now and after."""
     delta = "" if now is None or after is None or abs(after - now) < 5e-5 else f" ({after - now:+.4f})"
     monthly = [usd(None if hourly is None else hourly * HOURS_PER_MONTH, digits=2) for hourly in (now, after)]
     rows = [("per hour", usd(now), usd(after) + delta), (f"per month, {HOURS_PER_MONTH:g} h", *monthly)]

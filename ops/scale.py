@@ -159,7 +159,6 @@ def exposition(stack: str, decision: Decision, before: int, samples: Sequence[Sa
 
 
 def table(samples: Sequence[Sample]) -> str:
-    """Return the samples as Markdown."""
     rows = [
         (f"{sample.in_flight:.0f}", f"{sample.queue:.0f}",
          *("-" if value is None else f"{value:.2f}" for value in (sample.p95_s, sample.pairs_per_s)))

@@ -265,7 +265,6 @@ def add_contract(status: ServerStatus, contract: Contract | None) -> ServerStatu
 
 
 def probe(url: str, key: str, ca: str) -> ServerStatus:
-    """Request a score from a server."""
     start = time.monotonic()
     try:
         if not url:

@@ -46,7 +46,6 @@ class StatusServer(ThreadingHTTPServer):
             return self._page
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Serve until Ctrl-C."""
         try:
             super().serve_forever(poll_interval)
         except KeyboardInterrupt:
@@ -77,7 +76,6 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_GET(self) -> None:
-        """Answer with the page or an error."""
         hosts = self.headers.get_all("Host", [])
         if len(hosts) != 1 or not is_loopback(f"http://{hosts[0]}"):
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST, explain="this page needs a loopback address as its host")
