@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 
 from components.errors import (
     ApiUnreachable,
@@ -23,20 +22,18 @@ from components.errors import (
 
 OK, ERROR, USAGE, ORPHANS, SECRET, POLICY, NO_OFFER, DRIFT, BUSY, PENDING = range(10)
 
-CODES: Mapping[int, str] = MappingProxyType(
-    {
-        OK: "done; in sync; nothing found",
-        ERROR: "failed for any other reason",
-        USAGE: "a flag, a stack name or a config value is wrong",
-        ORPHANS: "orphaned instances (in no state) were found and not destroyed",
-        SECRET: "a secret is missing or wrong: passphrase, token or Vast.ai key",
-        POLICY: "blocked by a policy or by protection",
-        NO_OFFER: "no offer on the market matches",
-        DRIFT: "drift: the running instances differ from the declared ones",
-        BUSY: "the stack is locked or half updated, or its backend or the Vast.ai API cannot be reached: try again",
-        PENDING: "the program or its config has undeployed changes: heal, roll and rotate-key refuse to run",
-    }
-)
+CODES: Mapping[int, str] = {
+    OK: "done; in sync; nothing found",
+    ERROR: "failed for any other reason",
+    USAGE: "a flag, a stack name or a config value is wrong",
+    ORPHANS: "orphaned instances (in no state) were found and not destroyed",
+    SECRET: "a secret is missing or wrong: passphrase, token or Vast.ai key",
+    POLICY: "blocked by a policy or by protection",
+    NO_OFFER: "no offer on the market matches",
+    DRIFT: "drift: the running instances differ from the declared ones",
+    BUSY: "the stack is locked or half updated, or its backend or the Vast.ai API cannot be reached: try again",
+    PENDING: "the program or its config has undeployed changes: heal, roll and rotate-key refuse to run",
+}
 
 # class (and its subclasses) -> exit code, remedy if the error has none; any other class: ERROR
 CODE_BY_CLASS: Mapping[type[VastRerankerError], tuple[int, str]] = {
@@ -59,13 +56,9 @@ PULUMI_ERRORS = (
     (
         r"passphrase must be set",
         SECRET,
-        "set PULUMI_CONFIG_PASSPHRASE (in a pipeline: a secret of that name) to the passphrase of this stack",
+        "set PULUMI_CONFIG_PASSPHRASE (in a pipeline as a secret) to the stack's passphrase",
     ),
-    (
-        r"incorrect passphrase",
-        SECRET,
-        "PULUMI_CONFIG_PASSPHRASE is not this stack's passphrase; set the one that the stack was created with",
-    ),
+    (r"incorrect passphrase", SECRET, "PULUMI_CONFIG_PASSPHRASE is not this stack's passphrase; set the correct one"),
     (
         r"no credential|NoCredentialProviders|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|"
         r"failed to refresh cached credentials|could not find default credentials",

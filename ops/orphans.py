@@ -112,17 +112,16 @@ def find_orphans(
         report.bullets(f"Younger than {min_age_min:g} minutes: orphans or part of a running `up`", map(str, young)),
     ]
     headline = f"{len(old) or 'none'}{f', and {len(young)} too young to tell' if young else ''}"
-    destroyed: list[int] = []
     facts = {"states": len(texts), "orphans": [vars(row) for row in old], "young": [vars(row) for row in young]}
     if not (old and destroy):
         if old:
             parts.append(f"Remove them: `{' '.join(['python -m ops orphans', *map(str, exports)])} --destroy`")
-        return Outcome(ORPHANS if old else OK, headline, parts, {**facts, "destroyed": destroyed})
+        return Outcome(ORPHANS if old else OK, headline, parts, {**facts, "destroyed": []})
     if not yes:
         click.echo("\n".join(map(str, old)), err=True)
         confirm(f"destroys {report.count(len(old), 'instance')} permanently", "yes")
     for orphan in old:
         destroy_and_verify(client, orphan.instance_id)
-        destroyed.append(orphan.instance_id)
         click.echo(f"destroyed instance {orphan.instance_id}", err=True)
-    return Outcome(OK, f"{headline}: all destroyed", parts, {**facts, "destroyed": destroyed})
+    facts["destroyed"] = [orphan.instance_id for orphan in old]
+    return Outcome(OK, f"{headline}: all destroyed", parts, facts)

@@ -90,7 +90,8 @@ def scale_once(pulumi: Pulumi, sample_s: float, metrics_file: Path | None) -> Ou
     keys = server_keys(resources)
     samples = take_samples(outputs, keys, count=target.samples, sample_s=sample_s) if current else []
     price = max((replica.hourly_cost_usd for replica in outputs.replicas), default=0.0)
-    lull = read_lull(pulumi)
+    stored = stack_tags.get_text(pulumi, stack_tags.LULL)  # "" if the backend has no tags
+    lull = structure(Lull, json.loads(stored)) if stored else None
     decision = decide(samples, current, limits(pulumi, config), replica_usd_h=price, target=target, lull=lull)
     facts = {"before": current, **asdict(decision), "samples": [asdict(sample) for sample in samples]}
     rented = len(Fleet.parse(resources).replicas)
@@ -118,12 +119,6 @@ def limits(pulumi: Pulumi, config: Config) -> ScaleLimits:
     bounds = [usd for usd in (config.max_hourly_usd, policy.max_hourly_usd) if usd is not None]
     growth = room_usd_h(pulumi) if config.budget_refuses else None
     return ScaleLimits(span.min, span.max, min(bounds, default=None), growth)
-
-
-def read_lull(pulumi: Pulumi) -> Lull | None:
-    """Return the lull that the last run stored, if the backend has tags."""
-    text = stack_tags.get_text(pulumi, stack_tags.LULL)
-    return structure(Lull, json.loads(text)) if text else None
 
 
 def record(pulumi: Pulumi, decision: Decision, before: int, samples: Sequence[Sample], file: Path | None) -> None:

@@ -45,8 +45,8 @@ download_archive() {
   return "$rc"
 }
 
-# 3. The same version from source. Its Python language host is in another Go module since v3.75.0, so there is a second
-# go.mod; the host's two scripts come from the sdk of the CLI.
+# 3. The same version from source. After v3.75.0 its Python language host moved to another Go module, so there is a
+# second go.mod; the host's two scripts come from the sdk of the CLI.
 build_from_source() {
   local go_version sdk ldflags="-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=$pinned_pulumi"
   local needs="Pulumi's archive is not used (see above), and a build from source needs Go 1.25 or newer"
