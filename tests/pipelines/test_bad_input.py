@@ -17,7 +17,7 @@ BY_CONTEXT = {
         {"secrets.PULUMI_CONFIG_PASSPHRASE": ""},
         exits.SECRET,
         "passphrase must be set",
-        "a secret of that",
+        "in a pipeline as a secret",
     ),
     "wrong passphrase": (
         {"secrets.PULUMI_CONFIG_PASSPHRASE": "other-one"},
