@@ -17,7 +17,7 @@ try:
 except ImportError as error:
     if not os.environ.get("PYTHONPATH"):
         raise
-    sys.exit(f"error: {error}; packages of PYTHONPATH come before this project's: `unset PYTHONPATH`, then run again")
+    sys.exit(f"error: {error}; PYTHONPATH hides packages of this project: `unset PYTHONPATH`, then run again")
 
 if __name__ == "__main__":
     cli(prog_name="python -m ops")

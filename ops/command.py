@@ -1,7 +1,7 @@
-"""The command `python -m ops VERB`: the options that verbs share, what each prints, how it ends. Verbs register here.
+"""The command `python -m ops VERB`: shared options, output and exit codes. Each verb registers itself with `verb`.
 
-The answer is drawn on a terminal, is Markdown elsewhere, and one document with --json. --markdown FILE writes it to a
-file as well, also when the command fails, so that a pipeline's comment says the same as its log.
+The result is formatted on a terminal, is Markdown elsewhere, and is one JSON document with --json. --markdown FILE also
+writes it to a file, even if the command fails, so that a pipeline's comment matches its log.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from components.vast.status import without_numbers
 from ops import report
 from ops.engine import Pulumi, prepare_environment, without_secrets
 from ops.exits import CODES, ERROR, PENDING, USAGE, OpsError, from_error, table
-from ops.notify import Notice, tell
+from ops.notify import Notice, send_notices
 
-RENTING = ("deploy", "heal")  # verbs of which a failure is told
-Open = Callable[[str], Pulumi]  # gives the stack of a name
+RENTING = ("deploy", "heal")  # a failure of these verbs sends a notice
+Open = Callable[[str], Pulumi]  # opens a stack by name
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: exit code, headline and parts in Markdown ("" for none), machine-readable facts, and what
-    somebody is to be told of it."""
+    """The result of a command: exit code, headline, parts in Markdown (an empty part is skipped), machine-readable
+    facts, and notices for the webhook."""
 
     code: int
     headline: str
@@ -48,50 +48,44 @@ Work = Callable[..., Outcome]
 @click.group(epilog="Shell completion: https://click.palletsprojects.com/shell-completion/")
 @click.version_option(package_name="vast-reranker", message="%(package)s %(version)s", help="Show the version.")
 def cli() -> None:
-    """Preview, deploy, watch and repair the stacks of this project, as people and pipelines do it."""
+    """Preview, deploy, watch and repair the stacks of this project."""
     prepare_environment()
 
 
 def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Callable[[Work], click.Command]:
-    """Return a decorator that makes a function a verb: it is given the stack (or `Open`), and its own options."""
-    full = f"{group.name} {name}" if group is not cli else name
+    """Return a decorator that makes a function a verb. The function gets the stack (or `Open`) and its options."""
+    full_name = f"{group.name} {name}" if group is not cli else name
 
     def register(work: Work) -> click.Command:
         @functools.wraps(work)
-        def run(cwd: Path, as_json: bool, markdown: str, verbose: bool, stack: str = "", **own: Any) -> None:
+        def run(cwd: Path, as_json: bool, markdown: str, verbose: bool, stack: str = "", **arguments: Any) -> None:
             opener, pulumi = functools.partial(Pulumi, cwd, verbose=verbose), None
             try:
                 pulumi = opener(stack) if on_stack else None
-                outcome = work(pulumi or opener, **own)
+                outcome = work(pulumi or opener, **arguments)
             except (OpsError, VastRerankerError, OSError) as error:
-                outcome = _failed(from_error(error))
+                outcome = _report_error(from_error(error))
                 if name in RENTING and outcome.code not in (USAGE, PENDING):
                     failure = Notice("failed", outcome.facts["error"], without_numbers(outcome.facts["error"]))
                     outcome = replace(outcome, notices=[failure])
             except (KeyboardInterrupt, click.Abort):
-                outcome = _failed(OpsError(ERROR, "interrupted"))
+                outcome = _report_error(OpsError(ERROR, "interrupted"))
             code = outcome.code
             try:
-                _show(full, stack, outcome, as_json=as_json, markdown=markdown)
+                _print_outcome(full_name, stack, outcome, as_json=as_json, markdown=markdown)
             except OSError as error:
                 click.echo(f"error: cannot write {markdown}: {error}", err=True)
                 code = code or ERROR
             if pulumi:
-                tell(pulumi, full, outcome.notices)
+                send_notices(pulumi, full_name, outcome.notices)
             sys.exit(code)
 
         options = [
             click.option("--stack", required=True, help="The stack to work on."),
-            click.option(
-                "--cwd", type=click.Path(path_type=Path), default=Path(), help="Folder of the project (default: here)."
-            ),
-            click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the answer."),
-            click.option(
-                "--markdown", metavar="FILE", default="", help="Also write the answer to a file; - for stdout."
-            ),
-            click.option(
-                "-v", "--verbose", is_flag=True, envvar="CI", help="Show Pulumi's output, as where CI is set."
-            ),
+            click.option("--cwd", type=click.Path(path_type=Path), default=Path(), help="Project folder (default: .)."),
+            click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document."),
+            click.option("--markdown", metavar="FILE", default="", help="Also write the result to FILE; -: stdout."),
+            click.option("-v", "--verbose", is_flag=True, envvar="CI", help="Show Pulumi's output; default in CI."),
         ]
         wrapped: Callable[..., Any] = run
         for option in reversed(options if on_stack else options[1:]):
@@ -102,34 +96,34 @@ def verb(name: str, *, group: click.Group = cli, on_stack: bool = True) -> Calla
 
 
 def draw(name: str, stack: str, outcome: Outcome, console: Console) -> None:
-    """Draw the answer on a terminal."""
+    """Print the result on a terminal."""
     console.print(Markdown(as_markdown(name, stack, outcome)))
 
 
-def _failed(error: OpsError) -> Outcome:
+def _report_error(error: OpsError) -> Outcome:
     click.echo(without_secrets(f"error: {error}"), err=True)
     parts = [
         f"**error:** {report.safe(error.text, report.MAX_ERROR_CHARS)}",
-        f"**what to do:** {report.own(error.remedy)}" if error.remedy else "",
+        f"**what to do:** {report.sentence(error.remedy)}" if error.remedy else "",
         f"Exit code {error.code}: {CODES[error.code]}.",
     ]
     return Outcome(error.code, "failed", parts, {"error": error.text, "remedy": error.remedy})
 
 
-def _show(name: str, stack: str, outcome: Outcome, *, as_json: bool, markdown: str) -> None:
+def _print_outcome(name: str, stack: str, outcome: Outcome, *, as_json: bool, markdown: str) -> None:
     text = as_markdown(name, stack, outcome)
     document = {"command": name, "stack": stack, "exit_code": outcome.code, "means": CODES[outcome.code]}
     if as_json and markdown != "-":
         print(without_secrets(json.dumps({**document, **outcome.facts}, indent=2)))
     elif markdown == "-" or not sys.stdout.isatty():
         print(text)
-    elif "error" not in outcome.facts or not sys.stderr.isatty():  # an error is on the terminal already, by stderr
+    elif "error" not in outcome.facts or not sys.stderr.isatty():  # stderr already shows an error on the terminal
         draw(name, stack, outcome, Console())
     if markdown not in ("", "-"):
         Path(markdown).write_text(text + "\n")
 
 
 def as_markdown(name: str, stack: str, outcome: Outcome) -> str:
-    """Return the answer with its title, without this environment's secrets."""
+    """Return the result with its title, without this environment's secrets."""
     title = f"### {f'{report.code(stack)} ' if stack else ''}{name}: {outcome.headline}"
     return without_secrets("\n\n".join([title, *filter(None, outcome.parts)]))

@@ -1,7 +1,7 @@
-"""`python -m ops cost`: what a stack has cost in a month, by day and by what it was for, and what the month will cost.
+"""`python -m ops cost`: the cost of a stack in a month, by day and by use, and a forecast for the month.
 
-Reads the stack's ledger, adds to it what only Vast.ai knows (what a killed run rented, what ended while nobody looked),
-and shows the difference to Vast.ai's own charges.
+Reads the stack's ledger, adds events that only Vast.ai has (rented by a killed run, ended between runs), and compares
+the ledger with Vast.ai's charges.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from ops.engine import Pulumi
 from ops.exits import OK
 from ops.notify import Notice
 
-SHOWN_USD = 0.01  # a difference of a contract from its charge
+MIN_DIFFERENCE_USD = 0.01  # a smaller difference between a contract's cost and its charge is not listed
 
 
 @dataclass(frozen=True)
 class Accounts:
-    """A stack's contracts by its ledger; what Vast.ai charged for them, by id; $/h of those that run now.
+    """The ledger's contracts of a stack; Vast.ai's charges for them by id; $/h of the running instances by id.
 
-    `added`: how many events the ledger lacked. `unread`: why Vast.ai could not be asked, or "".
+    `added`: the number of events added to the ledger. `unread`: why the request to Vast.ai failed, or "".
     """
 
     entries: Sequence[Entry]
@@ -57,13 +57,13 @@ class Accounts:
 
 
 @verb("cost")
-@click.option("--month", type=click.DateTime(["%Y-%m"]), help="YYYY-MM; by default this one. Days are UTC's.")
+@click.option("--month", type=click.DateTime(["%Y-%m"]), help="YYYY-MM; default: the current month. Days are in UTC.")
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write day, use and dollars to this file.")
-@click.option("--svg", "svg_file", type=click.Path(path_type=Path), help="Draw dollars by day and use to this file.")
+@click.option("--svg", "svg_file", type=click.Path(path_type=Path), help="Plot dollars by day and use to this file.")
 def cost(pulumi: Pulumi, *, month: datetime | None, csv_file: Path | None, svg_file: Path | None) -> Outcome:
-    """Show what a stack has cost in a month, and what the month will cost."""
+    """Show the cost of a stack in a month, and a forecast for the month."""
     span = Month.of(month or datetime.now(UTC))
-    outcome = of_month(pulumi, span)
+    outcome = month_cost(pulumi, span)
     if svg_file:
         title = f"{_base(pulumi)}: {outcome.headline}"
         svg_file.write_text(cost_plot.svg(title, [name for name, *_ in span.days()], outcome.facts["days"]))
@@ -76,24 +76,22 @@ def cost(pulumi: Pulumi, *, month: datetime | None, csv_file: Path | None, svg_f
     return outcome
 
 
-def of_month(pulumi: Pulumi, month: Month) -> Outcome:
-    """Settle the ledger of a stack with Vast.ai, and return what a month has cost."""
+def month_cost(pulumi: Pulumi, month: Month) -> Outcome:
+    """Settle the ledger of a stack with Vast.ai, and return the cost of a month."""
     ledger, now = stack_ledger(pulumi), datetime.now(UTC).timestamp()
-    return summary(settle(pulumi, ledger, month, now), month, now, budget_usd(pulumi), ledger.path)
+    return summarize(settle(pulumi, ledger, month, now), month, now, budget_usd(pulumi), ledger.path)
 
 
 def stack_ledger(pulumi: Pulumi) -> LedgerFile:
-    """Return the ledger of a stack."""
     return ledger_file(_base(pulumi), os.environ, pulumi.cwd)
 
 
 def budget_usd(pulumi: Pulumi) -> float | None:
-    """Return budget_usd_month, or None."""
     return float(pulumi.config("budget_usd_month") or 0) or None
 
 
 def budget_warning(pulumi: Pulumi, hourly: float) -> str:
-    """Return a warning where this month will have cost more than its budget at so many dollars per hour, or ""."""
+    """Return a warning if `hourly` dollars per hour would exceed this month's budget, else ""."""
     if (budget := budget_usd(pulumi)) is None:
         return ""
     now = datetime.now(UTC)
@@ -102,7 +100,7 @@ def budget_warning(pulumi: Pulumi, hourly: float) -> str:
 
 
 def room_usd_h(pulumi: Pulumi) -> float | None:
-    """Return dollars per hour by which a stack may grow within budget_usd_month, by a ledger settled with Vast.ai."""
+    """Settle the ledger; return the $/h by which a stack may grow within budget_usd_month, or None if that is unset."""
     if (budget := budget_usd(pulumi)) is None:
         return None
     now = datetime.now(UTC)
@@ -113,9 +111,9 @@ def room_usd_h(pulumi: Pulumi) -> float | None:
 
 
 def settle(pulumi: Pulumi, ledger: LedgerFile, month: Month, now: float) -> Accounts:
-    """Add to the ledger what only Vast.ai knows, and return both accounts."""
+    """Add the events that the ledger lacks, and return the ledger's and Vast.ai's accounts."""
     entries = fold(ledger.events())
-    since = min([month.since, *(one.since for one in entries.values() if one.until is None)])
+    since = min([month.since, *(entry.since for entry in entries.values() if entry.until is None)])
     try:
         client = open_session(lambda key: pulumi.config(key) or None).client
         contracts, charges = client.instances(), client.charges(since, max(month.until, now))
@@ -125,13 +123,15 @@ def settle(pulumi: Pulumi, ledger: LedgerFile, month: Month, now: float) -> Acco
     for event in added:
         ledger.append(event)
     entries = fold(ledger.events()) if added else entries
-    charged = {one.instance_id: one for one in charges if one.instance_id in entries}
-    return Accounts(list(entries.values()), charged, {one.id: one.dph_total_usd for one in contracts}, len(added))
+    charged = {charge.instance_id: charge for charge in charges if charge.instance_id in entries}
+    prices = {contract.id: contract.dph_total_usd for contract in contracts}
+    return Accounts(list(entries.values()), charged, prices, len(added))
 
 
-def summary(accounts: Accounts, month: Month, now: float, budget: float | None, ledger: Path) -> Outcome:
-    """Return the answer."""
-    here = [one for one in accounts.entries if one.since < month.until and (one.until or now) >= month.since]
+def summarize(accounts: Accounts, month: Month, now: float, budget: float | None, ledger: Path) -> Outcome:
+    entries = [entry for entry in accounts.entries if entry.since < month.until and (entry.until or now) >= month.since]
+    ids = [entry.instance_id for entry in entries]
+    charged = {id_: accounts.charges[id_].amount_usd for id_ in ids if id_ in accounts.charges}
     days, so_far_usd = cost_by_day(spans(accounts.entries, now), month), month_to_date(accounts.entries, month, now)
     hourly = hourly_usd(accounts.entries, accounts.prices)
     total: dict[Use, float] = {use: sum(day.get(use, 0.0) for day in days.values()) for use in USES}
@@ -139,12 +139,12 @@ def summary(accounts: Accounts, month: Month, now: float, budget: float | None, 
     forecast, warning = forecast_usd(so_far_usd, hourly), over_budget(budget, so_far_usd, hourly)
     name = f"{datetime.fromtimestamp(month.since, UTC):%Y-%m}"
     parts = [
-        report.table(("day", *USES, "together"), [*rows, _row(name, total)]) if rows else "Nothing was rented.",
-        f"Now {report.usd(hourly)}/h; {name} will have cost {report.usd(forecast, digits=2)}.",
+        report.table(("day", *USES, "total"), [*rows, _row(name, total)]) if rows else "Nothing was rented.",
+        f"Now {report.usd(hourly)}/h; forecast for {name}: {report.usd(forecast, digits=2)}.",
         report.bullets("Warnings", [warning] if warning else []),
-        _compared(accounts, here, now),
+        _compare(accounts.unread, entries, charged, now),
         f"The ledger is {report.code(ledger)}"
-        + (f"; {report.count(accounts.added, 'event')} that it lacked were added." if accounts.added else "."),
+        + (f"; {report.count(accounts.added, 'missing event')} added." if accounts.added else "."),
     ]
     facts = {
         "month": name,
@@ -155,11 +155,10 @@ def summary(accounts: Accounts, month: Month, now: float, budget: float | None, 
         "forecast_usd": forecast,
         "budget_usd_month": budget,
         "over_budget": warning,
-        "charged_usd": {one.instance_id: accounts.charges[one.instance_id].amount_usd for one in here
-                        if one.instance_id in accounts.charges},
+        "charged_usd": charged,
         "unread": accounts.unread,
-        "contracts": [asdict(one) | {"cost_usd": cost_usd(one, now)} for one in here],
-    }  # fmt: skip
+        "contracts": [asdict(entry) | {"cost_usd": cost_usd(entry, now)} for entry in entries],
+    }
     notices = [Notice("budget", warning, name)] if warning else []
     return Outcome(OK, f"{report.usd(so_far_usd.spent_usd, digits=2)} in {name}", parts, facts, notices)
 
@@ -169,24 +168,24 @@ def _row(name: str, uses: Mapping[Use, float]) -> tuple[str, ...]:
     return (name, *cells, report.usd(sum(uses.values())))
 
 
-def _compared(accounts: Accounts, here: Sequence[Entry], now: float) -> str:
-    """Return the difference to Vast.ai's charges, and the contracts of which it is more than a cent."""
-    if accounts.unread:
-        return f"Not compared with Vast.ai's charges: {report.safe(accounts.unread)}"
-    charged = {one: accounts.charges[one.instance_id].amount_usd for one in here if one.instance_id in accounts.charges}
-    off = {one: usd - cost_usd(one, now) for one, usd in charged.items()}
-    shown = [
-        f"instance {one.instance_id}: {usd:+.4f} to {report.usd(cost_usd(one, now))}"
-        for one, usd in off.items()
-        if abs(usd) >= SHOWN_USD
+def _compare(unread: str, entries: Sequence[Entry], charged: Mapping[int, float], now: float) -> str:
+    """Return the difference between Vast.ai's charges and the ledger, and the contracts that differ by over a cent."""
+    if unread:
+        return f"Not compared with Vast.ai's charges: {report.safe(unread)}"
+    costs = {entry.instance_id: cost_usd(entry, now) for entry in entries if entry.instance_id in charged}
+    differences = {id_: usd - costs[id_] for id_, usd in charged.items()}
+    rows = [
+        f"instance {id_}: {usd:+.4f} to {report.usd(costs[id_])}"
+        for id_, usd in differences.items()
+        if abs(usd) >= MIN_DIFFERENCE_USD
     ]
     text = (
-        f"Vast.ai has charged {report.usd(sum(charged.values()))} for {report.count(len(off), 'contract')} of this "
-        f"month, from rent to end: {sum(off.values()):+.4f} to the ledger."
+        f"Vast.ai has charged {report.usd(sum(charged.values()))} for {report.count(len(charged), 'contract')} of this "
+        f"month, from rent to end: {sum(differences.values()):+.4f} to the ledger."
     )
-    without = len(here) - len(off)
-    none = f"It shows no charge of {report.count(without, 'contract')}." if without else ""
-    return "\n\n".join(filter(None, [text, none, report.bullets("Charged otherwise", shown)]))
+    missing_count = len(entries) - len(charged)
+    no_charge = f"No charge yet for {report.count(missing_count, 'contract')}." if missing_count else ""
+    return "\n\n".join(filter(None, [text, no_charge, report.bullets("Charged otherwise", rows)]))
 
 
 def _base(pulumi: Pulumi) -> str:

@@ -1,4 +1,4 @@
-"""`python -m ops deploy`: deploy what is declared, and say what runs then, at which price. Never prints the key."""
+"""`python -m ops deploy`: run `pulumi up` and show what runs and its price. Never prints the key."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from ops.preview import CREATE
 @verb("deploy")
 @CREATE
 def deploy(pulumi: Pulumi, *, create: bool) -> Outcome:
-    """Deploy what is declared (pulumi up), and say what runs then."""
+    """Deploy the stack (pulumi up), and show what runs."""
     if create:
         pulumi.ensure()
     return deploy_summary(pulumi, pulumi.up())
 
 
 def deploy_summary(pulumi: Pulumi, run: Run) -> Outcome:
-    """Return the outcome of an up that has succeeded."""
+    """Return the outcome of a successful `up`."""
     stack_tags.delete(pulumi, stack_tags.DRIFT_SINCE)
-    outputs, changed, warnings = StackOutputs.parse(pulumi.outputs()), run.counts(), run.warnings()
-    done = ", ".join(f"{count} {op}d" for op, count in changed.items()) or "nothing had to change"
+    outputs, counts, warnings = StackOutputs.parse(pulumi.outputs()), run.counts(), run.warnings()
+    headline = ", ".join(f"{count} {op}d" for op, count in counts.items()) or "nothing had to change"
     parts = [
         report.running(outputs),
         report.bullets("Warnings", warnings),
         f"The key: {report.code(f'pulumi stack output api_key --show-secrets --stack {pulumi.name}')}",
     ]
     facts = {
-        "changes": changed,
+        "changes": counts,
         "url": outputs.url,
         "model": outputs.model,
-        "instances": [one.instance_id for one in outputs.replicas],
+        "instances": [replica.instance_id for replica in outputs.replicas],
         "hourly_cost_usd": outputs.hourly_cost_usd,
         "validated": outputs.validated,
         "warnings": warnings,
     }
-    return Outcome(OK, done, parts, facts)
+    return Outcome(OK, headline, parts, facts)

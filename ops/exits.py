@@ -1,14 +1,13 @@
-"""How a command of ops/ ends: one exit code, one line, one remedy. The table `CODES` is the only place for a meaning.
+"""Exit codes of the commands of ops/, and errors with a code, a line of text and a remedy.
 
---help and docs/pipelines.md show that table. Errors of this project are told by their class, also where they come as
-text from the engine ("NoOffer: ..."); what Pulumi and its backends say themselves is told by `PULUMI_SAYS`.
+`CODES` defines the codes; --help and docs/pipelines.md show it. An error of this project gets its code by its class,
+also if the engine prints it as text ("NoOffer: ..."). `PULUMI_ERRORS` classifies errors of Pulumi and its backends.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 
 from components.errors import (
     ApiUnreachable,
@@ -21,25 +20,23 @@ from components.errors import (
     VastRerankerError,
 )
 
-OK, ERROR, USAGE, LEFT, SECRET, POLICY, NO_OFFER, DRIFT, BUSY, PENDING = range(10)
+OK, ERROR, USAGE, ORPHANS, SECRET, POLICY, NO_OFFER, DRIFT, BUSY, PENDING = range(10)
 
-CODES: Mapping[int, str] = MappingProxyType(
-    {
-        OK: "done; in sync; nothing found",
-        ERROR: "failed, for a reason that no other code names",
-        USAGE: "a flag, a stack name or a config value is wrong",
-        LEFT: "instances that no state knows were found and left",
-        SECRET: "a secret is missing or wrong: passphrase, token or Vast.ai key",
-        POLICY: "a policy or a protection blocks it",
-        NO_OFFER: "the market has no offer that fits",
-        DRIFT: "what runs is not what is declared",
-        BUSY: "the stack is locked or half-way, or its backend or the Vast.ai API cannot be reached: try again",
-        PENDING: "the program or its config has changes that are not deployed: heal, roll and rotate-key refuse",
-    }
-)
+CODES: Mapping[int, str] = {
+    OK: "done; in sync; nothing found",
+    ERROR: "failed for any other reason",
+    USAGE: "a flag, a stack name or a config value is wrong",
+    ORPHANS: "orphaned instances (in no state) were found and not destroyed",
+    SECRET: "a secret is missing or wrong: passphrase, token or Vast.ai key",
+    POLICY: "blocked by a policy or by protection",
+    NO_OFFER: "no offer on the market matches",
+    DRIFT: "drift: the running instances differ from the declared ones",
+    BUSY: "the stack is locked or half updated, or its backend or the Vast.ai API cannot be reached: try again",
+    PENDING: "the program or its config has undeployed changes: heal, roll and rotate-key refuse to run",
+}
 
-# class (and those under it) -> exit code, what to do where the error does not say it itself; any other class: ERROR
-OF_CLASS: Mapping[type[VastRerankerError], tuple[int, str]] = {
+# class (and its subclasses) -> exit code, remedy if the error has none; any other class: ERROR
+CODE_BY_CLASS: Mapping[type[VastRerankerError], tuple[int, str]] = {
     AuthError: (SECRET, ""),
     ApiUnreachable: (BUSY, ""),
     RateLimited: (BUSY, ""),
@@ -51,21 +48,17 @@ OF_CLASS: Mapping[type[VastRerankerError], tuple[int, str]] = {
 LOG_IN = (
     "set PULUMI_ACCESS_TOKEN, or set PULUMI_BACKEND_URL to a backend of your own (file://, s3://, gs://, azblob://)"
 )
-# what the CLI's own exit codes mean (pulumi 3.259, sdk/go/common/util/cmdutil/exit.go)
-OF_PULUMI: Mapping[int, tuple[int, str]] = {2: (USAGE, ""), 3: (SECRET, LOG_IN), 5: (POLICY, "")}
-# What Pulumi 3.259 and its backends say with exit code 1. The first that fits counts.
-PULUMI_SAYS = (
-    (r"\bprotected\b", POLICY, "set protect: false in Pulumi.<stack>.yaml and deploy that first, if it is meant"),
+# exit codes of the CLI (pulumi 3.259, sdk/go/common/util/cmdutil/exit.go)
+PULUMI_CODES: Mapping[int, tuple[int, str]] = {2: (USAGE, ""), 3: (SECRET, LOG_IN), 5: (POLICY, "")}
+# Errors of Pulumi 3.259 and its backends with exit code 1. The first match counts.
+PULUMI_ERRORS = (
+    (r"\bprotected\b", POLICY, "to destroy it, set protect: false in Pulumi.<stack>.yaml and deploy that first"),
     (
         r"passphrase must be set",
         SECRET,
-        "set PULUMI_CONFIG_PASSPHRASE (in a pipeline: a secret of that name) to the passphrase of this stack",
+        "set PULUMI_CONFIG_PASSPHRASE (in a pipeline as a secret) to the stack's passphrase",
     ),
-    (
-        r"incorrect passphrase",
-        SECRET,
-        "PULUMI_CONFIG_PASSPHRASE is not the one that this stack was made with; set that one",
-    ),
+    (r"incorrect passphrase", SECRET, "PULUMI_CONFIG_PASSPHRASE is not this stack's passphrase; set the correct one"),
     (
         r"no credential|NoCredentialProviders|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|"
         r"failed to refresh cached credentials|could not find default credentials",
@@ -75,14 +68,14 @@ PULUMI_SAYS = (
     (
         r"failed to save snapshot|failed to load checkpoint|unexpected end of JSON input",
         BUSY,
-        "make room where the state is; `python -m ops recover --stack NAME` then restores its last good copy, the "
-        "NAME.json.bak beside it or an older one, and adopts what was rented meanwhile",
+        "free disk space for the state; `python -m ops recover --stack NAME` then restores its last good copy, "
+        "NAME.json.bak or an older one, and adopts instances rented since then",
     ),
     (
         r"failed to discover package requirements",
         ERROR,
-        "Pulumi begins with `python -m pip list`, which fails by itself: PYTHONPATH may name packages of another "
-        "project (`unset PYTHONPATH`), or .venv is broken (`rm -r .venv`, then `make setup`)",
+        "Pulumi runs `python -m pip list` first, and it fails: PYTHONPATH may contain packages of another project "
+        "(`unset PYTHONPATH`), or .venv is broken (`rm -r .venv`, then `make setup`)",
     ),
     (r"stack names? (may|must|cannot|can) ", USAGE, "choose letters, digits, hyphens, underscores and periods"),
     (
@@ -96,7 +89,7 @@ _NOISE = re.compile(r"an unhandled error occurred: program exited|(preview|updat
 
 
 class OpsError(Exception):
-    """A command cannot go on; `code` is one of CODES, `remedy` the next step (may be empty)."""
+    """A failed command; `code` is one of CODES, `remedy` the next step (may be empty)."""
 
     def __init__(self, code: int, text: str, remedy: str = "") -> None:
         self.code = code
@@ -106,43 +99,43 @@ class OpsError(Exception):
 
 
 def from_error(error: Exception) -> OpsError:
-    """Return any error that is expected here with its exit code."""
     if isinstance(error, OpsError):
         return error
-    code, remedy = _of_class(type(error))
+    code, remedy = _code_and_remedy(type(error))
     return OpsError(code, " ".join(str(error).split()), remedy)
 
 
 def from_messages(messages: Iterable[str], pulumi_rc: int = 1) -> OpsError:
-    """Return what the error messages of a failed Pulumi command amount to; one of our own errors counts first."""
-    texts = [text for text in (" ".join(one.removeprefix("error: ").split()) for one in messages) if text]
-    texts = [text for text in texts if not _NOISE.match(text)] or ["pulumi failed and said nothing"]
-    known = re.compile(rf"(?:^|[ :])({'|'.join(_BY_NAME)}): (.*)")
+    """Classify the error messages of a failed Pulumi command; errors of this project have priority."""
+    texts = [text for text in (" ".join(message.removeprefix("error: ").split()) for message in messages) if text]
+    texts = [text for text in texts if not _NOISE.match(text)] or ["pulumi failed without a message"]
+    own_error = re.compile(rf"(?:^|[ :])({'|'.join(_CODE_BY_NAME)}): (.*)")
     for text in texts:
-        if found := known.search(text):
-            return OpsError(_BY_NAME[found[1]][0], found[2], _BY_NAME[found[1]][1])
-    if pulumi_rc in OF_PULUMI:
-        return OpsError(OF_PULUMI[pulumi_rc][0], texts[0], OF_PULUMI[pulumi_rc][1])
-    for pattern, code, remedy in PULUMI_SAYS:
+        if match := own_error.search(text):
+            code, remedy = _CODE_BY_NAME[match[1]]
+            return OpsError(code, match[2], remedy)
+    if pulumi_rc in PULUMI_CODES:
+        code, remedy = PULUMI_CODES[pulumi_rc]
+        return OpsError(code, texts[0], remedy)
+    for pattern, code, remedy in PULUMI_ERRORS:
         for text in texts:
             if re.search(pattern, text, re.IGNORECASE):
                 return OpsError(code, text, remedy)
     return OpsError(ERROR, texts[0])
 
 
-def _of_class(kind: type) -> tuple[int, str]:
-    return next((meaning for base, meaning in OF_CLASS.items() if issubclass(kind, base)), (ERROR, ""))
+def _code_and_remedy(cls: type) -> tuple[int, str]:
+    return next((value for base, value in CODE_BY_CLASS.items() if issubclass(cls, base)), (ERROR, ""))
 
 
-def _tree(kind: type[VastRerankerError]) -> Iterable[type[VastRerankerError]]:
-    yield kind
-    for below in kind.__subclasses__():
-        yield from _tree(below)
+def _all_subclasses(cls: type[VastRerankerError]) -> Iterable[type[VastRerankerError]]:
+    yield cls
+    for subclass in cls.__subclasses__():
+        yield from _all_subclasses(subclass)
 
 
-_BY_NAME = {kind.__name__: _of_class(kind) for kind in _tree(VastRerankerError)}
+_CODE_BY_NAME = {cls.__name__: _code_and_remedy(cls) for cls in _all_subclasses(VastRerankerError)}
 
 
 def table() -> str:
-    """Return the codes for --help."""
     return "exit codes:\n" + "\n".join(f"  {code}  {meaning}" for code, meaning in CODES.items())

@@ -1,7 +1,6 @@
-"""A stack's fleet as its state has it: each replica with what belongs to it, and what they share. Pure.
+"""Reads a stack's fleet from the resources of its state: the replicas and the shared resources. Pure.
 
-Called by roll, rotate-key, status and metrics. Reads the resources of a state; components/fleet.py makes them, by these
-types and names.
+Called by roll, rotate-key, scale, status, logs and metrics. components/fleet.py declares these types and names.
 """
 
 from __future__ import annotations
@@ -13,95 +12,94 @@ from dataclasses import dataclass
 
 from components.vast.identity import own_key
 from components.vast.json_values import Json
-from ops.plan import INSTANCE, named
+from ops.plan import INSTANCE, urn_name
 
 FLEET = "vast:index:RerankerFleet"
 GATEWAY = "Gateway"
-# What every batch touches beside its instances, by name after the fleet's.
+# Every batch also updates these resources; a name is FLEET-SUFFIX.
 SHARED = ("offers", "keys", "validation", "gateway")
 
 
 @dataclass(frozen=True)
 class ReplicaState:
-    """One server: its Instance's URN and id.
+    """A replica: its Instance's URN and id.
 
-    `left`: ids of instances that were replaced, and wait for being destroyed since that update did not end well.
+    `pending_delete`: ids of replaced instances that a failed update did not destroy.
     """
 
-    instance: str
+    urn: str
     instance_id: int
-    left: tuple[int, ...] = ()
+    pending_delete: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """The replicas by name, in the order of their making; the URNs that every batch touches; the gateway, if any.
+    """The replicas by name, in order of creation; the URNs that every batch updates; the gateway's URN, if any.
 
-    `stray`: names of what else was replaced, and waits for being destroyed.
+    `pending_delete`: names of other replaced resources that a failed update did not destroy.
     """
 
     replicas: Mapping[str, ReplicaState]
     shared: tuple[str, ...]
     gateway: str | None
     name: str = ""
-    stray: tuple[str, ...] = ()
+    pending_delete: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, resources: Sequence[Mapping[str, Json]]) -> Fleet:
-        """Read the resources of a state."""
-        here = [one for one in resources if not one.get("delete")]
-        left = [one for one in resources if one.get("delete") and kind(one) == INSTANCE]
-        fleet = next((str(one["urn"]) for one in here if one["type"] == FLEET), "")
-        name, replicas = named(fleet), {}
-        numbered = re.compile(rf"{re.escape(name)}(-\d+)?")
-        for one in here:
-            urn = str(one["urn"])
-            if kind(one) == INSTANCE and one.get("parent") == fleet and numbered.fullmatch(named(urn)):
-                gone = tuple(int(each["id"]) for each in left if each["urn"] == urn)
-                replicas[named(urn)] = ReplicaState(urn, int(one["id"]), gone)
-        by_name = {named(one["urn"]): str(one["urn"]) for one in here}
-        gateway = next((str(one["urn"]) for one in here if kind(one) == GATEWAY), None)
-        shared = tuple(by_name[key] for part in SHARED if (key := f"{name}-{part}") in by_name)
-        belong = {one.instance for one in replicas.values()}
-        stray = tuple(named(one["urn"]) for one in resources if one.get("delete") and one["urn"] not in belong)
-        return cls(replicas, shared, gateway, name, stray)
+        current = [resource for resource in resources if not resource.get("delete")]
+        deleted = [resource for resource in resources if resource.get("delete")]
+        fleet = next((str(resource["urn"]) for resource in current if resource["type"] == FLEET), "")
+        name, replicas = urn_name(fleet), {}
+        replica_name = re.compile(rf"{re.escape(name)}(-\d+)?")
+        for resource in current:
+            urn = str(resource["urn"])
+            is_child = kind(resource) == INSTANCE and resource.get("parent") == fleet
+            if is_child and replica_name.fullmatch(urn_name(urn)):
+                ids = tuple(int(old["id"]) for old in deleted if kind(old) == INSTANCE and old["urn"] == urn)
+                replicas[urn_name(urn)] = ReplicaState(urn, int(resource["id"]), ids)
+        by_name = {urn_name(resource["urn"]): str(resource["urn"]) for resource in current}
+        gateway = next((str(resource["urn"]) for resource in current if kind(resource) == GATEWAY), None)
+        shared = tuple(by_name[key] for suffix in SHARED if (key := f"{name}-{suffix}") in by_name)
+        urns = {replica.urn for replica in replicas.values()}
+        others = tuple(urn_name(old["urn"]) for old in deleted if old["urn"] not in urns)
+        return cls(replicas, shared, gateway, name, others)
 
     def targets(self, names: Iterable[str]) -> list[str]:
-        """Return the URNs of some replicas and of what is shared."""
-        return [*(self.replicas[name].instance for name in names), *self.shared]
+        """Return the URNs of these replicas and of the shared resources."""
+        return [*(self.replicas[name].urn for name in names), *self.shared]
 
 
 def batches(fleet: Fleet, names: Iterable[str], surge: int) -> list[list[str]]:
-    """Split replicas into batches of at most `surge`, after one of all that an earlier run has left half replaced.
+    """Split replicas into batches of at most `surge`, after a batch of all replicas with pending deletes.
 
-    That one is due in any case: an update with targets fails while something else waits for being destroyed.
+    Those are first because an update with targets fails while any other resource has a pending delete.
     """
-    first = [name for name, one in fleet.replicas.items() if one.left]
-    wanted = set(names) - set(first)
-    rest = [name for name in fleet.replicas if name in wanted]
+    first = [name for name, replica in fleet.replicas.items() if replica.pending_delete]
+    others = set(names) - set(first)
+    rest = [name for name in fleet.replicas if name in others]
     return [*([first] if first else []), *(rest[at : at + surge] for at in range(0, len(rest), surge))]
 
 
 def key_resource(resources: Iterable[Mapping[str, Json]], name: str) -> Mapping[str, Json]:
-    """Return the ApiKey of that name (FLEET-key: the clients'; FLEET-own-key: the stack's secret), or nothing."""
-    return next((one for one in resources if kind(one) == "ApiKey" and named(one["urn"]) == name), {})
+    """Return the ApiKey of that name (FLEET-key: client key; FLEET-own-key: the stack's secret), or {}."""
+    return next((row for row in resources if kind(row) == "ApiKey" and urn_name(row["urn"]) == name), {})
 
 
-def own_keys(resources: Sequence[Mapping[str, Json]]) -> dict[int, str]:
-    """Return each server's own key, by its instance's id; without a guard servers have none."""
+def server_keys(resources: Sequence[Mapping[str, Json]]) -> dict[int, str]:
+    """Return each server's key by instance id; without a guard, servers have no key."""
     fleet = Fleet.parse(resources)
     secret = secret_output(key_resource(resources, f"{fleet.name}-own-key"), "value")
-    urns = {one.instance for one in fleet.replicas.values()}
-    here = [one for one in resources if one["urn"] in urns and not one.get("delete")]
+    urns = {replica.urn for replica in fleet.replicas.values()}
     return {
-        int(one["id"]): own_key(secret, secret_output(one, "nonce"))
-        for one in here
-        if (one.get("inputs") or {}).get("key_env")
+        int(resource["id"]): own_key(secret, secret_output(resource, "nonce"))
+        for resource in resources
+        if resource["urn"] in urns and not resource.get("delete") and (resource.get("inputs") or {}).get("key_env")
     }
 
 
 def secret_output(resource: Mapping[str, Json], name: str) -> str:
-    """Return an output of a state with secrets in clear, where one is {"plaintext": JSON}; "" if it is not there."""
+    """Return an output from a state with decrypted secrets, where a secret is {"plaintext": JSON}; "" if missing."""
     value = (resource.get("outputs") or {}).get(name)
     if isinstance(value, Mapping) and "plaintext" in value:
         return str(json.loads(value["plaintext"]))

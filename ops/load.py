@@ -1,6 +1,6 @@
-"""The load of a fleet, read from its servers' own /metrics: vLLM's gauges and counters, in which a pair is a request.
+"""The load of a fleet, from its servers' /metrics: gauges and counters of vLLM, which counts each pair as a request.
 
-Called by ops.scale. Servers are asked at their own addresses with their own keys, behind a gateway too.
+Called by ops.scale and ops.status. Requests go to each server's address with its own key, also behind a gateway.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from reranker.http import HttpTransport, Unanswered, bearer
 
 TIMEOUT_S = 10.0
 MAX_CONCURRENCY = 32
-READS = 5  # for each sample: a gauge is of one moment
+READS = 5  # per sample, because a gauge is a momentary value
 LINE = re.compile(r"^(vllm:\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 LE = re.compile(r'\ble="([^"]+)"')
 RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
@@ -27,7 +27,7 @@ ANSWERED, BUCKET = "vllm:request_success_total", "vllm:e2e_request_latency_secon
 
 @dataclass(frozen=True)
 class Scrape:
-    """One look at some servers: pairs running and waiting, pairs answered since their start, and these by latency."""
+    """Metrics of some servers: pairs running and waiting; pairs answered since the server's start, also by latency."""
 
     running: float = 0.0
     waiting: float = 0.0
@@ -36,7 +36,7 @@ class Scrape:
 
     @classmethod
     def parse(cls, text: str) -> Scrape:
-        """Read a scrape in Prometheus' text form; what it does not have is 0."""
+        """Parse Prometheus' text format; a missing metric is 0."""
         values: defaultdict[str, float] = defaultdict(float)
         buckets: defaultdict[float, float] = defaultdict(float)
         for name, labels, value in LINE.findall(text):
@@ -46,53 +46,55 @@ class Scrape:
         return cls(values[RUNNING], values[WAITING], values[ANSWERED], buckets)
 
     @classmethod
-    def total(cls, found: Sequence[Scrape], servers: int) -> Scrape:
-        """Return what all servers have together, if those that did not answer have as much as the others."""
-        share = servers / len(found)
+    def total(cls, scrapes: Sequence[Scrape], servers: int) -> Scrape:
+        """Return the total for all servers; those without an answer count as the average of the others."""
+        share = servers / len(scrapes)
         buckets: defaultdict[float, float] = defaultdict(float)
-        for bound, count in (each for one in found for each in one.buckets.items()):
-            buckets[bound] += count
+        for scrape in scrapes:
+            for bound, count in scrape.buckets.items():
+                buckets[bound] += count
         return cls(
-            share * sum(one.running for one in found),
-            share * sum(one.waiting for one in found),
-            share * sum(one.answered for one in found),
+            share * sum(scrape.running for scrape in scrapes),
+            share * sum(scrape.waiting for scrape in scrapes),
+            share * sum(scrape.answered for scrape in scrapes),
             buckets,
         )
 
 
 def sample(reads: Sequence[Scrape], took_s: float, at_s: float) -> Sample:
-    """Return the mean of some reads, and by the difference of first and last what was answered meanwhile."""
+    """Return the mean of the gauges, and rates from the difference between the last and the first read."""
     first, last = reads[0], reads[-1]
-    queue = sum(one.waiting for one in reads) / len(reads)
-    in_flight = sum(one.running for one in reads) / len(reads) + queue
+    queue = sum(read.waiting for read in reads) / len(reads)
+    in_flight = sum(read.running for read in reads) / len(reads) + queue
     answered = max(last.answered - first.answered, 0.0)
     counts = {bound: count - first.buckets.get(bound, 0.0) for bound, count in sorted(last.buckets.items())}
-    all_pairs = max(counts.values(), default=0.0)
-    p95_s = next((bound for bound, count in counts.items() if count >= 0.95 * all_pairs), None) if all_pairs else None
+    total = max(counts.values(), default=0.0)
+    p95_s = next((bound for bound, count in counts.items() if count >= 0.95 * total), None) if total else None
     return Sample(at_s, in_flight, queue, p95_s, answered / took_s if took_s else None)
 
 
-def samples(outputs: StackOutputs, keys: Mapping[int, str], *, count: int, sample_s: float) -> list[Sample]:
-    """Return samples of `sample_s` each; fewer where no server answers. `keys`: the servers' own, by instance."""
+def take_samples(outputs: StackOutputs, keys: Mapping[int, str], *, count: int, sample_s: float) -> list[Sample]:
+    """Take `count` samples of `sample_s` each; fewer if no server answers. `keys`: server keys by instance id."""
     transport = HttpTransport(ca=outputs.ca_certificate, keep=MAX_CONCURRENCY)
 
-    def ask(one: Replica) -> Scrape | None:
-        headers = bearer(keys.get(one.instance_id, outputs.api_key))
+    def scrape(replica: Replica) -> Scrape | None:
+        headers = bearer(keys.get(replica.instance_id, outputs.api_key))
         try:
-            answer = transport("GET", f"{one.url}/metrics", headers=headers, timeout_s=TIMEOUT_S)
+            answer = transport("GET", f"{replica.url}/metrics", headers=headers, timeout_s=TIMEOUT_S)
         except Unanswered:
             return None
         return Scrape.parse(answer.text) if answer.status == 200 else None
 
     with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
-        return [made for _ in range(count) if (made := _one(lambda: list(pool.map(ask, outputs.replicas)), sample_s))]
+        results = [_take_sample(lambda: list(pool.map(scrape, outputs.replicas)), sample_s) for _ in range(count)]
+    return [result for result in results if result]
 
 
-def _one(read: Callable[[], list[Scrape | None]], sample_s: float) -> Sample | None:
-    reads, began = [], time.monotonic()
+def _take_sample(scrape_all: Callable[[], list[Scrape | None]], sample_s: float) -> Sample | None:
+    reads, start = [], time.monotonic()
     for number in range(READS):
-        time.sleep(max(began + number * sample_s / (READS - 1) - time.monotonic(), 0))
-        rows = read()
-        if found := [one for one in rows if one is not None]:
-            reads.append(Scrape.total(found, len(rows)))
-    return sample(reads, time.monotonic() - began, time.time()) if reads else None
+        time.sleep(max(start + number * sample_s / (READS - 1) - time.monotonic(), 0))
+        rows = scrape_all()
+        if scrapes := [row for row in rows if row is not None]:
+            reads.append(Scrape.total(scrapes, len(rows)))
+    return sample(reads, time.monotonic() - start, time.time()) if reads else None

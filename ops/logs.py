@@ -1,6 +1,6 @@
-"""`python -m ops logs`: what the containers of a stack write, scrubbed, a line with its replica's name before it.
+"""`python -m ops logs`: the container logs of a stack, without secrets, each line after its replica's name.
 
-Vast.ai delivers the end of a log, without times; a line's time is read where the server itself writes one.
+Vast.ai returns the end of a log, without times. A line has a time only if the server writes one into it.
 """
 
 from __future__ import annotations
@@ -25,117 +25,118 @@ from ops.exits import OK, USAGE, OpsError
 from ops.fleet import Fleet
 
 MAX_LINES = 5000
-MAX_CHARS = 4000  # of a line
+MAX_CHARS = 4000  # per line
 FENCE = "`````"
 FOLLOW_EVERY_S = 5.0
 AGE = re.compile(r"(\d+)([smhd])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-# as vLLM writes it: INFO 11-26 18:00:01 [api_server.py:1]; UTC in its image
+# vLLM's format: INFO 11-26 18:00:01 [api_server.py:1]; its image uses UTC
 VLLM_TIME = re.compile(r"(?:\([^)]*\) )?[A-Z]+ (\d\d-\d\d \d\d:\d\d:\d\d) ")
 
 
 @verb("logs")
-@click.option("--replica", "names", multiple=True, metavar="NAME", help="Of this replica only; can be repeated.")
-@click.option("--lines", type=click.IntRange(1, MAX_LINES), default=100, show_default=True, help="Of each replica.")
-@click.option("--since", default="", metavar="AGE", help="Not older than this, as 90s, 10m, 2h or 1d.")
+@click.option("--replica", "names", multiple=True, metavar="NAME", help="Only this replica; can be repeated.")
+@click.option("--lines", type=click.IntRange(1, MAX_LINES), default=100, show_default=True, help="Lines per replica.")
+@click.option("--since", default="", metavar="AGE", help="Only lines not older than AGE: 90s, 10m, 2h or 1d.")
 @click.option("--key", metavar="NAME", help="Only the guard's access log of the client key with this name.")
-@click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines until Ctrl-C.")
 def logs(pulumi: Pulumi, *, names: Sequence[str], lines: int, since: str, key: str | None, follow: bool) -> Outcome:
-    """Show what the stack's servers write, without secrets."""
-    ids = {name: one.instance_id for name, one in Fleet.parse(pulumi.resources()).replicas.items()}
+    """Show the logs of the stack's servers, without secrets."""
+    ids = {name: replica.instance_id for name, replica in Fleet.parse(pulumi.resources()).replicas.items()}
     if unknown := [name for name in names if name not in ids]:
-        raise OpsError(USAGE, f"no replica {', '.join(unknown)}", f"there are: {', '.join(ids) or 'none'}")
-    oldest = datetime.now(UTC) - age(since) if since else None
+        raise OpsError(USAGE, f"no replica {', '.join(unknown)}", f"the replicas are: {', '.join(ids) or 'none'}")
+    oldest = datetime.now(UTC) - parse_age(since) if since else None
     client = open_session(pulumi.config).client
 
-    def wanted(found: Sequence[str]) -> Sequence[str]:
-        return of_key(recent(found, oldest), key)
+    def read(name: str) -> list[str]:
+        return client.logs(ids[name], lines=lines).splitlines()
+
+    def select(log: Sequence[str]) -> list[str]:
+        return [printable(line) for line in filter_key(filter_recent(log, oldest), key)]
 
     if follow:
-        _follow(lambda name: client.logs(ids[name], lines=lines), names or list(ids), wanted)
-    shown = {name: wanted(client.logs(ids[name], lines=lines).splitlines()) for name in names or ids}
-    text = {name: [printable(line) for line in found] for name, found in shown.items()}
+        _follow(read, names or list(ids), select)
+    selected = {name: select(read(name)) for name in names or ids}
     blocks = [
-        "\n".join([f"{FENCE}text", *(f"{name}  {line}" for line in found), FENCE]) for name, found in text.items()
+        "\n".join([f"{FENCE}text", *(f"{name}  {line}" for line in log), FENCE]) for name, log in selected.items()
     ]
-    silent = [name for name, found in text.items() if not found]
-    headline = f"nothing of {', '.join(silent)}" if silent else report.count(sum(map(len, text.values())), "line")
-    return Outcome(OK, headline, blocks, {"lines": text})
+    empty = [name for name, log in selected.items() if not log]
+    headline = f"no lines of {', '.join(empty)}" if empty else report.count(sum(map(len, selected.values())), "line")
+    return Outcome(OK, headline, blocks, {"lines": selected})
 
 
 def _follow(
-    read: Callable[[str], str], names: Sequence[str], wanted: Callable[[Sequence[str]], Sequence[str]]
+    read: Callable[[str], list[str]], names: Sequence[str], select: Callable[[Sequence[str]], list[str]]
 ) -> NoReturn:
-    """Print what comes, until Ctrl-C; what is passing does not end it."""
+    """Print new lines until Ctrl-C; temporary errors do not end it."""
     before: dict[str, list[str]] = {}
     try:
         while True:
             for name in names:
                 try:
-                    found = read(name).splitlines()
+                    log = read(name)
                 except (ApiUnreachable, RateLimited) as error:
                     click.echo(str(error), err=True)
                     continue
-                for line in wanted(added(before.get(name, []), found)):
-                    click.echo(f"{name}  {printable(line)}")
-                before[name] = found
+                for line in select(new_lines(before.get(name, []), log)):
+                    click.echo(f"{name}  {line}")
+                before[name] = log
             time.sleep(FOLLOW_EVERY_S)
     except KeyboardInterrupt:
         sys.exit(OK)
 
 
-def age(text: str) -> timedelta:
-    """Read an age like 10m. Raises OpsError for anything else."""
-    if not (found := AGE.fullmatch(text)):
+def parse_age(text: str) -> timedelta:
+    """Parse an age like 10m. Raises OpsError."""
+    if not (match := AGE.fullmatch(text)):
         raise OpsError(USAGE, f"--since: is {text!r}", "a number and s, m, h or d: --since 10m")
-    return timedelta(**{UNITS[found[2]]: int(found[1])})
+    return timedelta(**{UNITS[match[2]]: int(match[1])})
 
 
-def added(before: Sequence[str], now: Sequence[str]) -> Sequence[str]:
-    """Return the lines at the end of a log that were not there when it was read before; all, if none of them was."""
+def new_lines(before: Sequence[str], now: Sequence[str]) -> Sequence[str]:
+    """Return the lines after the overlap with the previous read; all lines if nothing overlaps."""
     for overlap in range(min(len(before), len(now)), 0, -1):
         if list(before[-overlap:]) == list(now[:overlap]):
             return now[overlap:]
     return now
 
 
-def recent(lines: Sequence[str], oldest: datetime | None) -> Sequence[str]:
-    """Return the lines from the first one on that is not older; one without a time is as old as the one before it."""
+def filter_recent(lines: Sequence[str], oldest: datetime | None) -> Sequence[str]:
+    """Return the first line with a time of `oldest` or later, and all lines after it."""
     if oldest is None:
         return lines
     for number, line in enumerate(lines):
-        if (written := written_at(line, oldest.year)) and written >= oldest:
+        if (time_ := parse_time(line, oldest.year)) and time_ >= oldest:
             return lines[number:]
     return ()
 
 
-def of_key(lines: Sequence[str], key: str | None) -> Sequence[str]:
-    """Return the lines of the guard's access log that are of a client key's name; all lines for no name."""
-    return lines if key is None else [line for line in lines if _access(line).get("key") == key]
+def filter_key(lines: Sequence[str], key: str | None) -> Sequence[str]:
+    """Return the guard's access log of the client key with this name; all lines for None."""
+    return lines if key is None else [line for line in lines if _parse_access(line).get("key") == key]
 
 
-def written_at(line: str, year: int) -> datetime | None:
-    """Return when a line was written, by its own words: the guard's (`time`, in seconds since the epoch) or vLLM's,
-    which has no year."""
+def parse_time(line: str, year: int) -> datetime | None:
+    """Return the time in a line of the guard (`time`, seconds since the epoch) or of vLLM, which has no year."""
     try:
-        if at := _access(line).get("time"):
-            return datetime.fromtimestamp(float(at), UTC)
-        if found := VLLM_TIME.match(line):
-            return datetime.strptime(f"{year}-{found[1]}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+        if seconds := _parse_access(line).get("time"):
+            return datetime.fromtimestamp(float(seconds), UTC)
+        if match := VLLM_TIME.match(line):
+            return datetime.strptime(f"{year}-{match[1]}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
     except (ValueError, TypeError, OverflowError, OSError):
         pass
     return None
 
 
-def _access(line: str) -> Mapping[str, Any]:
-    """Return a line of the guard's access log: an object in JSON; of any other line nothing."""
+def _parse_access(line: str) -> Mapping[str, Any]:
+    """Return a line of the guard's access log, a JSON object; {} for any other line."""
     try:
-        found = json.loads(line) if line.startswith("{") else None
+        entry = json.loads(line) if line.startswith("{") else None
     except (ValueError, RecursionError):
-        found = None
-    return found if isinstance(found, dict) else {}
+        return {}
+    return entry if isinstance(entry, dict) else {}
 
 
 def printable(line: str) -> str:
-    """Return a line without secrets, and without what a terminal or a runner would obey, or a fence end at."""
+    """Return a line without secrets, terminal sequences, runner commands and Markdown fences."""
     return without_secrets(scrub(line[:MAX_CHARS])).replace(FENCE, "'" * len(FENCE))

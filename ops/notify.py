@@ -1,7 +1,7 @@
-"""Tells a webhook (config `notify`) what a command found or did: one POST at the end of a run, Slack's form or JSON.
+"""Sends notices to a webhook (config `notify`): one POST at the end of a run, in Slack's format or JSON.
 
-Called by `ops.command` for every verb. It never fails a command. What was told is kept as a tag of the stack, by kind,
-so that the same is not told again within AGAIN_H; where a backend has no tags, every run tells.
+Called by `ops.command` for every verb; it never fails a command. A tag of the stack stores the last notice per kind, so
+that it is not repeated within AGAIN_H. If the backend has no tags, every run sends it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MAX_TEXT_CHARS = 1000
 
 @dataclass(frozen=True)
 class Notice:
-    """What somebody is told, in a line or some; `key` is the same for the same event, told in other words."""
+    """A message for the webhook; notices with the same `key` are about the same event."""
 
     kind: Kind
     text: str
@@ -51,46 +51,46 @@ class Notice:
         return hashlib.sha256((self.key or self.text).encode()).hexdigest()[:16]
 
 
-def terms(plan: Plan) -> list[Notice]:
-    """Return the notices of prices that were raised and contracts that end, which a plan warns of."""
-    found = [Drift.parse(text) for text in (*plan.warnings, *plan.drift)]
-    prices = [Notice("price", one.reason) for one in found if one and one.kind == "price"]
-    endings = [Notice("ending", one.reason, "plan") for one in found if one and one.kind == "ending"]
+def contract_notices(plan: Plan) -> list[Notice]:
+    """Return notices for a plan's warnings about raised prices and ending contracts."""
+    drifts = [drift for text in (*plan.warnings, *plan.drift) if (drift := Drift.parse(text))]
+    prices = [Notice("price", drift.reason) for drift in drifts if drift.kind == "price"]
+    endings = [Notice("ending", drift.reason, "plan") for drift in drifts if drift.kind == "ending"]
     return [*prices, *endings[:1]]
 
 
-def tell(pulumi: Pulumi, command: str, notices: Sequence[Notice], *, transport: Transport | None = None) -> None:
-    """Send what was not told lately to the webhook of a stack's config, if it has one; on trouble a line on stderr."""
+def send_notices(pulumi: Pulumi, command: str, notices: Sequence[Notice]) -> None:
+    """Send the notices that were not sent recently to the stack's webhook, if any; an error is a warning on stderr."""
     try:
-        given = json.loads(pulumi.config("notify") or "{}") if notices else {}
-        if not (url := str(given.get("webhook") or "").strip()):
+        settings = json.loads(pulumi.config("notify") or "{}") if notices else {}
+        if not (url := str(settings.get("webhook") or "").strip()):
             return
         now = datetime.now(UTC)
-        if not (fresh := [one for one in notices if not _told(pulumi, one, now)]):
+        if not (new := [notice for notice in notices if not _was_sent(pulumi, notice, now)]):
             return
-        body = payload(str(given.get("format") or "slack"), f"{pulumi.project}/{pulumi.name}", command, fresh, now)
-        if problem := post(url, body, transport or HttpTransport(proxies=True)):
-            print(f"warning: the webhook of notify.webhook was not told: {problem}", file=sys.stderr)
+        body = payload(str(settings.get("format") or "slack"), f"{pulumi.project}/{pulumi.name}", command, new, now)
+        if problem := post(url, body, HttpTransport(proxies=True)):
+            print(f"warning: no notice was sent to notify.webhook: {problem}", file=sys.stderr)
             return
-        for one in fresh:
-            stack_tags.set_text(pulumi, _tag(one), f"{now.isoformat(timespec='seconds')} {one.digest()}")
+        for notice in new:
+            stack_tags.set_text(pulumi, _tag(notice), f"{now.isoformat(timespec='seconds')} {notice.digest()}")
     except (OpsError, VastRerankerError, OSError, ValueError, AttributeError) as error:
-        print(without_secrets(f"warning: nobody was told: {type(error).__name__}"), file=sys.stderr)
+        print(without_secrets(f"warning: no notice was sent: {type(error).__name__}"), file=sys.stderr)
 
 
 def payload(form: str, stack: str, command: str, notices: Sequence[Notice], now: datetime) -> bytes:
     """Return the body of the POST: {"text"} for Slack, else stack, command, at, events."""
-    texts = [without_secrets(one.text)[:MAX_TEXT_CHARS] for one in notices]
+    texts = [without_secrets(notice.text)[:MAX_TEXT_CHARS] for notice in notices]
     if form == "slack":
-        lines = (f"*{TITLES[one.kind]}*: {_slack(text)}" for one, text in zip(notices, texts, strict=True))
+        lines = (f"*{TITLES[notice.kind]}*: {_slack(text)}" for notice, text in zip(notices, texts, strict=True))
         return json.dumps({"text": "\n".join([f"`{stack}` {command}", *lines])}).encode()
-    events = [{"event": one.kind, "text": text} for one, text in zip(notices, texts, strict=True)]
+    events = [{"event": notice.kind, "text": text} for notice, text in zip(notices, texts, strict=True)]
     at = now.isoformat(timespec="seconds")
     return json.dumps({"stack": stack, "command": command, "at": at, "events": events}).encode()
 
 
 def post(url: str, body: bytes, transport: Transport, *, sleep: Callable[[float], None] = time.sleep) -> str:
-    """Send a body, twice at most, within 11 s; return why it was not taken, or "". The URL is in no text."""
+    """Send a body, at most twice, within 11 s; return the problem, or "". The problem never contains the URL."""
     problem = ""
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -102,19 +102,19 @@ def post(url: str, body: bytes, transport: Transport, *, sleep: Callable[[float]
             continue
         if answer.status < 300:
             return ""
-        problem = f"it answered HTTP {answer.status}"
+        problem = f"HTTP {answer.status}"
         if answer.status < 500 and answer.status != 429:
             break
     return problem
 
 
-def _told(pulumi: Pulumi, one: Notice, now: datetime) -> bool:
-    when, _, digest = stack_tags.get_text(pulumi, _tag(one)).partition(" ")
-    return digest == one.digest() and datetime.fromisoformat(when) > now - timedelta(hours=AGAIN_H)
+def _was_sent(pulumi: Pulumi, notice: Notice, now: datetime) -> bool:
+    when, _, digest = stack_tags.get_text(pulumi, _tag(notice)).partition(" ")
+    return digest == notice.digest() and datetime.fromisoformat(when) > now - timedelta(hours=AGAIN_H)
 
 
-def _tag(one: Notice) -> str:
-    return f"ops:told-{one.kind}"
+def _tag(notice: Notice) -> str:
+    return f"ops:told-{notice.kind}"
 
 
 def _slack(text: str) -> str:

@@ -1,8 +1,8 @@
-"""`python -m ops orphans`: instances that carry this project's labels but that no given state knows, and their cost.
+"""`python -m ops orphans`: instances with this project's labels that are in no state, and their cost.
 
-Lists by default; destroys with --destroy after asking, or without asking with --yes. States are those of every stack of
-the backend, or come from `pulumi stack export --stack NAME --file FILE`, one file per stack that shares the account.
-Exit codes: 0 no orphans (or all destroyed), 3 orphans found and left.
+Lists by default; --destroy destroys them after a confirmation, --yes skips the confirmation. The states are those of
+every stack of the backend, or files of `pulumi stack export --stack NAME --file FILE`, one per stack that shares the
+account. Exit codes: 0 no orphans, or all destroyed; 3 orphans not destroyed.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from components.vast.ranking import minutes
 from ops import report
 from ops.command import Open, Outcome, verb
 from ops.destroy import confirm
-from ops.exits import LEFT, OK, USAGE, OpsError
+from ops.exits import OK, ORPHANS, USAGE, OpsError
 from ops.fleet import kind
 from ops.plan import INSTANCE
 
-# the project's name, from Pulumi.yaml: the first part of its labels
+# the project's name in Pulumi.yaml is the first part of its labels
 NAMESPACE = yaml.safe_load(Path(__file__).parents[1].joinpath("Pulumi.yaml").read_text(encoding="utf-8"))["name"]
 
 
 @dataclass(frozen=True)
 class Orphan:
-    """An instance of ours that no state knows; its cost so far is reckoned at its present price, bandwidth apart."""
+    """An instance of this project in no state; `cost_usd` so far is at the current price, without bandwidth."""
 
     instance_id: int
     machine_id: int
@@ -48,10 +48,11 @@ class Orphan:
     cost_usd: float
 
     @classmethod
-    def of(cls, one: Contract, now: float) -> Orphan:
-        age_s = max(now - one.start_date, 0.0) if one.start_date else 0.0
-        cost_usd, state = one.dph_total_usd * age_s / 3600.0, one.actual_status or "provisioning"
-        return cls(one.id, one.machine_id, one.gpu_name, state, one.label, age_s, one.dph_total_usd, cost_usd)
+    def of(cls, contract: Contract, now: float) -> Orphan:
+        age_s = max(now - contract.start_date, 0.0) if contract.start_date else 0.0
+        usd_h, state = contract.dph_total_usd, contract.actual_status or "provisioning"
+        machine_id, gpu, label = contract.machine_id, contract.gpu_name, contract.label
+        return cls(contract.id, machine_id, gpu, state, label, age_s, usd_h, usd_h * age_s / 3600.0)
 
     def __str__(self) -> str:
         return (
@@ -62,30 +63,30 @@ class Orphan:
 
 
 def known_ids(exports: Iterable[str]) -> set[int]:
-    """Return the ids of the instances in stack exports (JSON texts), those awaiting deletion included."""
-    found = [one for text in exports for one in json.loads(text).get("deployment", {}).get("resources") or []]
-    return {int(one["id"]) for one in found if kind(one) == INSTANCE and str(one.get("id", "")).isdigit()}
+    """Return the ids of the instances in stack exports (JSON texts), including those with pending deletes."""
+    rows = [row for text in exports for row in json.loads(text).get("deployment", {}).get("resources") or []]
+    return {int(row["id"]) for row in rows if kind(row) == INSTANCE and str(row.get("id", "")).isdigit()}
 
 
-def orphans(contracts: Iterable[Contract], known: set[int], now: float) -> list[Orphan]:
-    """Return instances whose label is this project's, and whose id no state has."""
-    labels = [(one, Label.parse(one.label)) for one in contracts if one.id not in known]
-    return [Orphan.of(one, now) for one, label in labels if label and label.base.startswith(f"{NAMESPACE}/")]
+def orphans(contracts: Iterable[Contract], ids: set[int], now: float) -> list[Orphan]:
+    """Return the instances with this project's label whose id is not in `ids`."""
+    labels = [(contract, Label.parse(contract.label)) for contract in contracts if contract.id not in ids]
+    return [Orphan.of(contract, now) for contract, label in labels if label and label.base.startswith(f"{NAMESPACE}/")]
 
 
 @verb("orphans", on_stack=False)
 @click.argument("exports", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--min-age-min", type=float, default=60.0, show_default=True, help="Leave younger ones alone, minutes.")
-@click.option("--destroy", is_flag=True, help="Destroy what is found, after asking.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--min-age-min", type=float, default=60.0, show_default=True, help="Minimum age in minutes.")
+@click.option("--destroy", is_flag=True, help="Destroy the orphans, after a confirmation.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--api-url", envvar="VAST_URL", default=DEFAULT_API_URL, show_envvar=True, help="Vast.ai's API.")
 def find_orphans(
     open_stack: Open, *, exports: tuple[Path, ...], min_age_min: float, destroy: bool, yes: bool, api_url: str
 ) -> Outcome:
-    """List instances with this project's labels that no state knows, and their cost.
+    """List instances with this project's labels that are in no state, and their cost.
 
-    EXPORTS: files of `pulumi stack export`, one for each stack that shares the account; without them, every stack of
-    the backend is asked.
+    EXPORTS: files of `pulumi stack export`, one for each stack that shares the account; default: the states of every
+    stack of the backend.
     """
     api_url = check_api_url(api_url, "VAST_URL or --api-url")
     client = VastClient(os.environ.get("VAST_API_KEY", ""), pacer=Pacer(PUBLISHED), api_url=api_url)
@@ -93,35 +94,34 @@ def find_orphans(
     if not exports:
         texts = [json.dumps({"deployment": open_stack(name).export()}) for name in open_stack("").stacks()]
     try:
-        known = known_ids(texts)
+        ids = known_ids(texts)
     except ValueError as error:
-        raise OpsError(USAGE, f"no export of a stack: {error}", "write one by `pulumi stack export --file`") from None
-    every = orphans(client.instances(), known, time.time())
-    found = [one for one in every if one.age_s >= min_age_min * 60]
-    young = [one for one in every if one not in found]  # may belong to an `up` that is running right now
-    if destroy and not known:
+        raise OpsError(USAGE, f"not a stack export: {error}", "write one with `pulumi stack export --file`") from None
+    unknown = orphans(client.instances(), ids, time.time())
+    old = [orphan for orphan in unknown if orphan.age_s >= min_age_min * 60]
+    young = [orphan for orphan in unknown if orphan not in old]  # may belong to a running `up`
+    if destroy and not ids:
         raise OpsError(
             USAGE,
-            "no state here has an instance, so every instance of the project looks like an orphan",
-            "give the exports of the stacks that share the account, or destroy one by `vastai destroy instance ID`",
+            "the states contain no instance, so every instance of the project looks like an orphan",
+            "pass exports of the stacks that share the account, or use `vastai destroy instance ID`",
         )
     parts = [
         f"Compared with {report.count(len(texts), 'state')}.",
-        report.bullets("Orphans", map(str, found)),
-        report.bullets(f"Younger than {min_age_min:g} minutes, of an `up` that runs now or orphans", map(str, young)),
+        report.bullets("Orphans", map(str, old)),
+        report.bullets(f"Younger than {min_age_min:g} minutes: orphans or part of a running `up`", map(str, young)),
     ]
-    headline = f"{len(found) or 'none'}{f', and {len(young)} too young to tell' if young else ''}"
-    destroyed: list[int] = []
-    facts = {"states": len(texts), "orphans": [vars(one) for one in found], "young": [vars(one) for one in young]}
-    if not (found and destroy):
-        if found:
+    headline = f"{len(old) or 'none'}{f', and {len(young)} too young to tell' if young else ''}"
+    facts = {"states": len(texts), "orphans": [vars(row) for row in old], "young": [vars(row) for row in young]}
+    if not (old and destroy):
+        if old:
             parts.append(f"Remove them: `{' '.join(['python -m ops orphans', *map(str, exports)])} --destroy`")
-        return Outcome(LEFT if found else OK, headline, parts, {**facts, "destroyed": destroyed})
+        return Outcome(ORPHANS if old else OK, headline, parts, {**facts, "destroyed": []})
     if not yes:
-        click.echo("\n".join(map(str, found)), err=True)
-        confirm(f"destroys {report.count(len(found), 'instance')} for good", "yes")
-    for one in found:
-        destroy_and_verify(client, one.instance_id)
-        destroyed.append(one.instance_id)
-        click.echo(f"destroyed instance {one.instance_id}", err=True)
-    return Outcome(OK, f"{headline}: all destroyed", parts, {**facts, "destroyed": destroyed})
+        click.echo("\n".join(map(str, old)), err=True)
+        confirm(f"destroys {report.count(len(old), 'instance')} permanently", "yes")
+    for orphan in old:
+        destroy_and_verify(client, orphan.instance_id)
+        click.echo(f"destroyed instance {orphan.instance_id}", err=True)
+    facts["destroyed"] = [orphan.instance_id for orphan in old]
+    return Outcome(OK, f"{headline}: all destroyed", parts, facts)

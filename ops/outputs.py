@@ -1,4 +1,4 @@
-"""A stack's outputs as records: the one place in ops/ that knows their names. Called by commands that show them."""
+"""A stack's outputs as records. No other module of ops/ uses the names of outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRUSTED = ("servers_ca_certificate", "ca_certificate")
 
 @dataclass(frozen=True)
 class Replica:
-    """One instance of a stack: Vast.ai's ids, where it serves, dollars per hour."""
+    """One instance of a stack: Vast.ai's ids, its server's URL, dollars per hour."""
 
     instance_id: int
     machine_id: int = 0
@@ -26,9 +26,9 @@ class Replica:
 
 @dataclass(frozen=True)
 class StackOutputs:
-    """What a stack has running; `url` is the gateway's where there is one; `api_key` never leaves the process.
+    """The outputs of a stack; `url` is the gateway's, if there is one; `api_key` never leaves the process.
 
-    `ca_certificate`: of the servers, and of a gateway whose certificate is another CA's.
+    `ca_certificate`: the CA of the servers and, if it differs, the CA of the gateway.
     """
 
     url: str
@@ -37,28 +37,27 @@ class StackOutputs:
     validated: bool | None
     checks: int
     weights: str
-    hourly_cost_usd: float  # of everything that is rented, in dollars
+    hourly_cost_usd: float  # of all rented instances
     ca_certificate: str = field(default="", repr=False)
     api_key: str = field(default="", repr=False)
 
     @property
-    def gateway(self) -> bool:
-        """Whether clients reach the servers through a gateway, which also stands where there is none of these."""
+    def has_gateway(self) -> bool:
+        """Whether clients use a gateway; it runs even without servers."""
         return bool(self.url) and (not self.replicas or self.url != self.replicas[0].url)
 
     @property
     def gateway_cost_usd(self) -> float:
-        """Dollars per hour for the gateway: what no server costs; 0 for one that is not rented."""
-        return max(round(self.hourly_cost_usd - sum(one.hourly_cost_usd for one in self.replicas), 5), 0.0)
+        """Dollars per hour of the gateway: the total without the servers; 0 if it is not rented."""
+        return max(round(self.hourly_cost_usd - sum(replica.hourly_cost_usd for replica in self.replicas), 5), 0.0)
 
     @classmethod
     def parse(cls, raw: Mapping[str, Json]) -> StackOutputs:
-        """Read a stack's outputs; a stack with nothing in it has no replicas."""
         report = raw.get("validation") or {}
         return cls(
             url=str(raw.get("url") or ""),
             model=str(raw.get("model") or ""),
-            replicas=[structure(Replica, one) for one in raw.get("replicas") or () if one.get("instance_id")],
+            replicas=[structure(Replica, row) for row in raw.get("replicas") or () if row.get("instance_id")],
             validated=bool(report.get("passed")) if report else None,
             checks=int(report.get("checks") or 0),
             weights=str(report.get("weights") or ""),

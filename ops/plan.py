@@ -1,7 +1,7 @@
-"""What an operation's events say: messages, counts; and of a preview the plan: steps and why, drift, offers, price.
+"""Results of Pulumi's events: messages and counts; for a preview the plan with steps, reasons, drift, offers and price.
 
-Pure. Made by ops.engine, read by the commands. Inputs that are secret come as "[secret]"; those that are not known yet
-as one fixed text, `UNKNOWN`.
+Pure. Created by ops.engine, read by the commands. Events contain a secret input as "[secret]", and an input that is not
+known yet as `UNKNOWN`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ INSTANCE = "Instance"
 OFFERS = "OfferQuery"
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"  # plugin.UnknownStringValue of pulumi/sdk
 STEPS = ("create", "update", "replace", "delete")
-# Inputs that follow the market or other resources: a change of theirs is none of the program or its config.
-FOLLOWS = frozenset({
+# Inputs that come from the market or from other resources; their changes are not changes of the program or its config.
+DERIVED_INPUTS = frozenset({
     "__provider", "candidates", "slot", "owner",
     "servers", "upstreams", "url", "instance_id", "ip", "port",
 })  # fmt: skip
-SHOWN_CHARS = 60
+MAX_VALUE_CHARS = 60
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An offer of a plan, as ranking.Candidate records it: dollars per hour and for the download, seconds to ready;
-    where its speed is estimated, on what basis, and pairs/s and dollars per million pairs if that was measured."""
+    """An offer of a plan, from ranking.Candidate: dollars per hour and for the download, seconds to ready; the basis of
+    its estimated speed, if any; pairs/s and dollars per million pairs, if measured."""
 
     ask_contract_id: int = 0
     machine_id: int = 0
@@ -48,7 +48,7 @@ class Choice:
 
     @property
     def hourly_usd(self) -> float:
-        """What would be paid per hour: of an interruptible one the bid, without its disk."""
+        """Dollars per hour; for an interruptible offer the bid, without the disk."""
         return self.bid_usd or self.dph_total
 
     @property
@@ -58,7 +58,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Step:
-    """One resource that would change, and why; `changed`: in words, by input, what the program or config changes."""
+    """A resource that would change, with reasons; `changed`: texts of the program's or config's changes, by input."""
 
     op: str
     type: str
@@ -69,12 +69,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an `up` would do.
+    """The changes of an `up`.
 
-    drift: "kind: reason" of each resource that is not what was declared; unheard: of each server of which nothing is
-    heard, and about which nothing is done. pending: changes of the program or its config.
-    offers: the search's candidates, best first, where one was made. now_usd, after_usd: dollars per hour of everything
-    that is rented; None where nothing is, and where it is not known which offer will be.
+    drift: "kind: reason" of each resource that drifted; unheard: the same of each unreachable server that stays as it
+    is. pending: undeployed changes of the program or its config. offers: candidates of the search, if any, best first.
+    now_usd, after_usd: dollars per hour of all instances; None if nothing is rented, or if the offer is not known yet.
     """
 
     steps: Sequence[Step]
@@ -92,59 +91,54 @@ class Plan:
         return not self.steps
 
     def counts(self) -> dict[str, int]:
-        """Return how many steps there are of each kind."""
         return {op: count for op in STEPS if (count := sum(step.op == op for step in self.steps))}
 
-    def touched(self) -> list[Step]:
+    def instance_steps(self) -> list[Step]:
         """Return the steps that rent or destroy an instance."""
-        return [one for one in self.steps if one.type == INSTANCE and one.op != "update"]
+        return [step for step in self.steps if step.type == INSTANCE and step.op != "update"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """An operation that has ended, as its events tell it."""
+    """A finished operation with its events."""
 
     events: Sequence[EngineEvent]
 
-    def messages(self, severity: str, *, on: str = "", but: frozenset[str] = frozenset()) -> list[str]:
-        """Return the messages of one severity (error, warning, info), each once, in order.
-
-        Only those on the URN `on`, where it is given, and none on the URNs `but`.
-        """
-        diagnostics = [one.diagnostic_event for one in self.events if one.diagnostic_event]
+    def messages(self, severity: str, *, urn: str = "", exclude: frozenset[str] = frozenset()) -> list[str]:
+        """Return the distinct messages of a severity (error, warning); only of `urn`, if set; not of `exclude`."""
         texts = [
-            one.message.strip()
-            for one in diagnostics
-            if one.severity == severity and one.urn not in but and on in ("", one.urn)
+            diagnostic.message.strip()
+            for event in self.events
+            if (diagnostic := event.diagnostic_event) and diagnostic.severity == severity
+            if diagnostic.urn not in exclude and urn in ("", diagnostic.urn)
         ]
         return list(dict.fromkeys(filter(None, texts)))
 
     def policies(self) -> list[str]:
-        """Return what blocks, as "policy: RULE: what": from the program's guard or from a policy pack."""
+        """Return the violations of the program's guard or a policy pack, as "policy: RULE: text"."""
         lines = [line.strip() for text in self.messages("error") for line in text.splitlines()]
-        blocked = [*(one for one in lines if one.startswith("policy: ")), *self._packs("mandatory", "remediate")]
-        return list(dict.fromkeys(blocked))
+        violations = [*(line for line in lines if line.startswith("policy: ")), *self._packs("mandatory", "remediate")]
+        return list(dict.fromkeys(violations))
 
     def warnings(self) -> list[str]:
-        """Return warnings and what policy packs advise; what stands on a row that is rented anew is why it is."""
-        rented = frozenset(one.urn for one in self.steps("create", "replace"))
-        return list(dict.fromkeys([*self.messages("warning", but=rented), *self._packs("advisory")]))
+        """Return warnings and advisory policies. A warning on a resource to create or replace is its step's reason."""
+        rented = frozenset(meta.urn for meta in self.steps("create", "replace"))
+        return list(dict.fromkeys([*self.messages("warning", exclude=rented), *self._packs("advisory")]))
 
     def steps(self, *ops: str) -> list[StepEventMetadata]:
-        """Return the steps of these kinds, those of providers and the stack itself apart."""
-        found = [one.resource_pre_event.metadata for one in self.events if one.resource_pre_event]
-        return [one for one in found if str(one.op.value) in ops and not one.type.startswith("pulumi:")]
+        """Return the steps with these operations, without those of providers and of the stack itself."""
+        steps = [event.resource_pre_event.metadata for event in self.events if event.resource_pre_event]
+        return [meta for meta in steps if str(meta.op.value) in ops and not meta.type.startswith("pulumi:")]
 
     def counts(self) -> dict[str, int]:
-        """Return what the operation did, by kind, from its closing event."""
-        found = [one.summary_event.resource_changes for one in self.events if one.summary_event]
-        summary = {str(op): count for op, count in (found[-1] if found else {}).items()}
+        """Return the number of changes by operation, from the summary event."""
+        summaries = [event.summary_event.resource_changes for event in self.events if event.summary_event]
+        summary = {str(op): count for op, count in (summaries[-1] if summaries else {}).items()}
         return {op: summary[op] for op in STEPS if summary.get(op)}
 
     def plan(self) -> Plan:
-        """Return the plan that a preview's events describe."""
         drift = dict(self._drift())
-        recorded = {one.urn: one.old for one in reversed(self.steps("refresh", "same", *STEPS)) if one.old}
+        recorded = {meta.urn: meta.old for meta in reversed(self.steps("refresh", "same", *STEPS)) if meta.old}
         steps, prices = [], []
         choices: list[Choice] = []
         offers: list[Choice] = []
@@ -159,40 +153,42 @@ class Run:
             if op != "same":
                 old = recorded.get(meta.urn)
                 changed = _changed(meta, op, (old.inputs or {}) if old else None)
-                warnings = self.messages("warning", on=meta.urn) if op == "replace" else []
-                why = [drift[meta.urn]] if meta.urn in drift else warnings
-                why = [*why, *changed.values()] or (["follows what it is made from"] if op == "update" else [])
-                steps.append(Step(op, kind, named(meta.urn), why, changed))
-        pending = [f"{one.name}: {text}" for one in steps for text in one.changed.values()]
-        now, after = prices_of(prices)
+                warnings = self.messages("warning", urn=meta.urn) if op == "replace" else []
+                reasons = [drift[meta.urn]] if meta.urn in drift else warnings
+                reasons = [*reasons, *changed.values()] or (["depends on changed resources"] if op == "update" else [])
+                steps.append(Step(op, kind, urn_name(meta.urn), reasons, changed))
+        pending = [f"{step.name}: {text}" for step in steps for text in step.changed.values()]
+        now, after = total_prices(prices)
         planned = {meta.urn for meta in self.steps(*STEPS)}
-        left = [text for urn, text in drift.items() if urn not in planned]
-        unheard = [text for text in left if (one := Drift.parse(text)) and one.kind == "unreachable"]
-        drifted = [text for text in drift.values() if text not in left]
+        unplanned = [text for urn, text in drift.items() if urn not in planned]
+        unheard = [text for text in unplanned if (parsed := Drift.parse(text)) and parsed.kind == "unreachable"]
+        drifted = [text for text in drift.values() if text not in unplanned]
         return Plan(steps, drifted, unheard, pending, choices, offers, now, after, self.warnings())
 
     def _drift(self) -> Iterator[tuple[str, str]]:
-        """Yield by URN what the refresh before a plan found; resources record it when they are read."""
-        for one in self.events:
-            meta = one.res_outputs_event.metadata if one.res_outputs_event else None
+        """Yield URN and drift from the refresh before a plan; a resource's `read` records its drift."""
+        for event in self.events:
+            meta = event.res_outputs_event.metadata if event.res_outputs_event else None
             if meta is None or meta.op.value != "refresh" or not meta.old:
                 continue
             if meta.new is None:
-                yield meta.urn, f"gone: {named(meta.urn)} ({meta.old.id}): {TABLE['gone'][1]}"
-            elif found := (meta.new.outputs or {}).get("drift"):
-                yield meta.urn, str(found)
+                yield meta.urn, f"gone: {urn_name(meta.urn)} ({meta.old.id}): {TABLE['gone'][1]}"
+            elif text := (meta.new.outputs or {}).get("drift"):
+                yield meta.urn, str(text)
 
     def _packs(self, *levels: str) -> list[str]:
-        found = [one.policy_event for one in self.events if one.policy_event]
-        texts = [(" ".join(one.message.split()), one) for one in found if one.enforcement_level in levels]
-        return [text if text.startswith("policy: ") else f"policy: {one.policy_name}: {text}" for text, one in texts]
+        texts = [
+            (" ".join(policy.message.split()), policy.policy_name)
+            for event in self.events
+            if (policy := event.policy_event) and policy.enforcement_level in levels
+        ]
+        return [text if text.startswith("policy: ") else f"policy: {rule}: {text}" for text, rule in texts]
 
 
-def prices_of(steps: Sequence[tuple[str, float, float | None]]) -> tuple[float | None, float | None]:
-    """Return $/h now and after, of everything that is rented.
+def total_prices(steps: Sequence[tuple[str, float, float | None]]) -> tuple[float | None, float | None]:
+    """Return total $/h now and after the plan.
 
-    For each instance: what is done with it, what it costs now (0 for one that is not there), what the offer that would
-    be rented costs (None where that is not known).
+    `steps`: per instance the operation, its current price (0 if not rented), the offer's price (None if unknown).
     """
     now = [usd for op, usd, _ in steps if op != "create"]
     after = [offer if op in ("create", "replace") else usd for op, usd, offer in steps if op != "delete"]
@@ -206,32 +202,31 @@ def _hourly(meta: StepEventMetadata) -> float:
 
 
 def _offers(meta: StepEventMetadata) -> list[Choice]:
-    found = ((meta.new.inputs if meta.new else None) or {}).get("candidates")
-    return [structure(Choice, one) for one in found] if isinstance(found, list) else []
+    candidates = ((meta.new.inputs if meta.new else None) or {}).get("candidates")
+    return [structure(Choice, candidate) for candidate in candidates] if isinstance(candidates, list) else []
 
 
-def named(urn: str) -> str:
-    """Return the name at the end of a URN."""
+def urn_name(urn: str) -> str:
     return urn.rpartition("::")[2]
 
 
 def _changed(meta: StepEventMetadata, op: str, before: Mapping[str, Json] | None) -> dict[str, str]:
-    """Return by key, in words, the inputs that the program or its config changes; long values by their key alone."""
+    """Return texts of the program's or config's changes by input; a long text has no values."""
     if op == "delete":
         return {"": "no longer declared"}
     if before is None:
         return {"": "new"}
     new = (meta.new.inputs if meta.new else None) or {}
-    # a rented gateway's admin route is where its instance is; of any other Caddy the address is config
-    ignored = FOLLOWS | ({"admin_url"} if new.get("rented") else frozenset())
-    found = {}
+    # the admin URL of a rented gateway comes from its instance; that of any other Caddy is config
+    ignored = DERIVED_INPUTS | ({"admin_url"} if new.get("rented") else frozenset())
+    changes = {}
     for key in sorted({*before, *new} - ignored):
         if not _same(before.get(key), new.get(key)):
-            shown = f"{key}: {_short(before.get(key))} -> {_short(new.get(key))}"
-            found[key] = shown if len(shown) <= SHOWN_CHARS * 2 else f"{key} changed"
-    # a secret is shown alike before and after: that it changed is among the keys
-    hidden = [key for key in meta.keys or [] if key not in ignored and key not in found and key != "drift"]
-    return found | {key: f"{key} changed" for key in hidden}
+            text = f"{key}: {_short(before.get(key))} -> {_short(new.get(key))}"
+            changes[key] = text if len(text) <= MAX_VALUE_CHARS * 2 else f"{key} changed"
+    # a changed secret is "[secret]" before and after, but its key is in meta.keys
+    hidden = [key for key in meta.keys or [] if key not in ignored and key not in changes and key != "drift"]
+    return changes | {key: f"{key} changed" for key in hidden}
 
 
 def _same(old: Json, new: Json) -> bool:
@@ -246,4 +241,4 @@ def _same(old: Json, new: Json) -> bool:
 
 def _short(value: Json) -> str:
     text = "none" if value is None else str(value)
-    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"
+    return text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 1]}…"

@@ -1,4 +1,4 @@
-"""`python -m ops preview`: what an up would do, what it costs now and after, the offers, and what policies say."""
+"""`python -m ops preview`: the changes of an `up`, the price before and after, the offers, and policy results."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ops.cost import budget_warning
 from ops.engine import Pulumi
 from ops.exits import OK, PENDING
 
-CREATE = click.option("--create", is_flag=True, help="Make the stack if it is not there; it needs a config file.")
+CREATE = click.option("--create", is_flag=True, help="Create the stack if it does not exist; it needs a config file.")
 
 
 @verb("preview")
 @CREATE
-@click.option("--expect-no-changes", is_flag=True, help="End with the code for undeployed changes if anything changes.")
+@click.option("--expect-no-changes", is_flag=True, help="Exit with the code of undeployed changes if there are any.")
 def preview(pulumi: Pulumi, *, create: bool, expect_no_changes: bool) -> Outcome:
-    """Show what `up` would do to a stack, its price now and after, and the offers it would rent from."""
+    """Show the changes that `up` would make to a stack, the price before and after, and the offers to rent from."""
     if create:
         pulumi.ensure()
     plan = pulumi.preview().plan()
-    # what would be rented is judged in the plan itself, and then among its warnings
+    # a plan that rents has the budget warning among its warnings
     budget = "" if plan.choices else budget_warning(pulumi, plan.after_usd or 0.0)
     parts = [
         report.prices(plan.now_usd, plan.after_usd),

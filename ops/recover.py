@@ -1,7 +1,7 @@
-"""`python -m ops recover`: restore the last good copy of a state that was cut off, and adopt what it does not know.
+"""`python -m ops recover`: restore the last good copy of a damaged state, and adopt instances that are not in it.
 
-Pulumi keeps copies of a state in a folder: NAME.json.bak, one write back, and one of each earlier update. Where none is
-whole, what a file that was cut off still has is taken: resources stand in it in the order of their making.
+In a folder backend, Pulumi keeps copies of a state: NAME.json.bak, the previous write, and one per earlier update. If
+no copy is complete, the resources of a truncated file are used; they are in the order of creation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ops import report
 from ops.command import Outcome, verb
 from ops.deploy import deploy_summary
 from ops.engine import Pulumi
-from ops.exits import BUSY, LEFT, OK, USAGE, OpsError
+from ops.exits import BUSY, OK, ORPHANS, USAGE, OpsError
 from ops.fleet import kind
 from ops.plan import INSTANCE, OFFERS
 
@@ -28,13 +28,13 @@ RESOURCES = '"resources":'
 
 @verb("recover")
 def recover(pulumi: Pulumi) -> Outcome:
-    """Restore a state that was cut off; adopt, by an up, what it does not know and name what it cannot adopt."""
+    """Restore a damaged state; adopt the instances that are not in it with an `up`; list those it cannot adopt."""
     folder = state_folder(os.environ, pulumi.cwd)
     if folder is None:
         raise OpsError(
             USAGE,
-            "the state of this stack is in no folder",
-            f"restore an older .pulumi/stacks/{pulumi.project}/{pulumi.name}.json with the store's own tools",
+            "the state of this stack is not in a folder",
+            f"restore an older .pulumi/stacks/{pulumi.project}/{pulumi.name}.json with the tools of its store",
         )
     if problem := room_problem(folder):
         raise OpsError(BUSY, problem)
@@ -42,62 +42,62 @@ def recover(pulumi: Pulumi) -> Outcome:
     source = restore(folder / ".pulumi", pulumi.project, pulumi.name)
     pulumi.ensure()
     resources = pulumi.resources()
-    known = {str(one["id"]) for one in resources if kind(one) == INSTANCE}
-    owners = {str(one["id"]) for one in resources if kind(one) == OFFERS}
-    rented = open_session(pulumi.config).client.instances()
-    labels = [(one, Label.parse(one.label)) for one in rented if str(one.id) not in known]
+    ids = {str(resource["id"]) for resource in resources if kind(resource) == INSTANCE}
+    owners = {str(resource["id"]) for resource in resources if kind(resource) == OFFERS}
+    contracts = open_session(pulumi.config).client.instances()
+    labels = [(contract, Label.parse(contract.label)) for contract in contracts if str(contract.id) not in ids]
     base = f"{pulumi.project}/{pulumi.name}/"
-    strays = [(one, label.owner in owners) for one, label in labels if label and label.base.startswith(base)]
-    foreign = {one.id: report.usd(one.dph_total_usd) for one, ours in strays if not ours}
-    done = Outcome(OK, "nothing to adopt")
-    if any(ours for _, ours in strays):
-        done = deploy_summary(pulumi, pulumi.up())
+    missing = [(contract, label.owner in owners) for contract, label in labels if label and label.base.startswith(base)]
+    foreign = {contract.id: report.usd(contract.dph_total_usd) for contract, is_owned in missing if not is_owned}
+    outcome = Outcome(OK, "nothing to adopt")
+    if any(is_owned for _, is_owned in missing):
+        outcome = deploy_summary(pulumi, pulumi.up())
     parts = [
-        *done.parts,
+        *outcome.parts,
         report.bullets(
-            "Rented under a state that is lost, so not adopted",
-            (f"instance {one}, {usd}/h: `vastai destroy instance {one}` ends it" for one, usd in foreign.items()),
+            "Not adopted, because they belong to a lost state",
+            (f"instance {id_}, {usd}/h: `vastai destroy instance {id_}` destroys it" for id_, usd in foreign.items()),
         ),
     ]
-    facts = {"restored_from": source, "left": list(foreign), **done.facts}
-    return replace(done, code=LEFT if foreign else OK, headline=f"{source}; {done.headline}", parts=parts, facts=facts)
+    facts = {"restored_from": source, "left": list(foreign), **outcome.facts}
+    headline = f"{source}; {outcome.headline}"
+    return replace(outcome, code=ORPHANS if foreign else OK, headline=headline, parts=parts, facts=facts)
 
 
 def restore(folder: Path, project: str, stack: str) -> str:
-    """Put the last good copy of a stack's state in the place of one that cannot be read; return in words what was done.
+    """Replace an unreadable state with its last good copy; return a text about the result.
 
-    `folder`: .pulumi of the backend. What cannot be read is kept beside it. Without any copy there is no state after.
-    Raises OpsError for a compressed state.
+    `folder`: .pulumi of the backend. The unreadable file is kept as NAME.json.cut-off. Without a usable copy the stack
+    has no state. Raises OpsError for a compressed state.
     """
-    state = folder / "stacks" / project / f"{stack}.json"
-    if packed := [*state.parent.glob(f"{state.name}.gz"), *state.parent.glob(f"{state.name}.zst")]:
-        raise OpsError(USAGE, f"{packed[0]} is compressed, and only a plain state can be put together", "unpack a copy")
-    if _checkpoint(state) is not None:
-        return "the state is whole"
+    path = folder / "stacks" / project / f"{stack}.json"
+    if packed := [*path.parent.glob(f"{path.name}.gz"), *path.parent.glob(f"{path.name}.zst")]:
+        raise OpsError(USAGE, f"{packed[0]} is compressed; only an uncompressed state can be repaired", "unpack a copy")
+    if _read_checkpoint(path) is not None:
+        return "the state is complete"
     older = [
-        one for part in ("backups", "history") for one in (folder / part / project / stack).glob(f"{stack}[.-]*.json")
+        copy for part in ("backups", "history") for copy in (folder / part / project / stack).glob(f"{stack}[.-]*.json")
     ]
-    older.sort(key=lambda one: one.stat().st_mtime, reverse=True)
-    backup = state.with_name(f"{state.name}.bak")
-    copies = [one for one in (backup, *older) if one.exists()]
-    cut_off = ""
-    if state.exists():
-        cut_off = state.read_text(errors="replace")
-        state.rename(state.with_name(f"{state.name}.cut-off"))
+    older.sort(key=lambda copy: copy.stat().st_mtime, reverse=True)
+    copies = [copy for copy in (path.with_name(f"{path.name}.bak"), *older) if copy.exists()]
+    damaged = ""
+    if path.exists():
+        damaged = path.read_text(errors="replace")
+        path.rename(path.with_name(f"{path.name}.cut-off"))
     for copy in copies:
-        if (found := _checkpoint(copy)) is not None:
-            _write(state, found)
-            return f"the state is that of {copy.relative_to(folder)}"
-    for copy, text in [(state, cut_off), *((one, one.read_text(errors="replace")) for one in copies)]:
-        if (found := salvaged(text)) is not None:
-            _write(state, found)
-            return f"the state has the first {len(found['checkpoint']['latest']['resources'])} resources of {copy.name}"
-    return "no copy of the state was whole: it is empty now"
+        if (state := _read_checkpoint(copy)) is not None:
+            _write(path, state)
+            return f"the state is restored from {copy.relative_to(folder)}"
+    for copy, text in [(path, damaged), *((copy, copy.read_text(errors="replace")) for copy in copies)]:
+        if (state := salvage(text)) is not None:
+            _write(path, state)
+            return f"the state has the first {len(state['checkpoint']['latest']['resources'])} resources of {copy.name}"
+    return "no copy of the state was complete: it is empty now"
 
 
-def salvaged(text: str) -> Json | None:
-    """Return a state with those resources that a cut-off text of one has whole, or None where there is not even one."""
-    head, found, rest = text.partition(RESOURCES)
+def salvage(text: str) -> Json | None:
+    """Return a state with the complete resources of a truncated one, or None if it has none."""
+    head, separator, rest = text.partition(RESOURCES)
     decoder, resources = json.JSONDecoder(), []
     rest = rest.lstrip().removeprefix("[").lstrip()
     try:
@@ -106,10 +106,10 @@ def salvaged(text: str) -> Json | None:
             resources.append(resource)
             rest = rest[end:].lstrip().removeprefix(",").lstrip()
     except ValueError:
-        return json.loads(f"{head}{found}{json.dumps(resources)}}}}}}}") if resources else None
+        return json.loads(f"{head}{separator}{json.dumps(resources)}}}}}}}") if resources else None
 
 
-def _checkpoint(path: Path) -> Json | None:
+def _read_checkpoint(path: Path) -> Json | None:
     try:
         state = json.loads(path.read_text())
         return state if isinstance(state["checkpoint"], dict) else None
@@ -124,7 +124,7 @@ def _write(path: Path, state: Json) -> None:
 
 
 def _unlock(folder: Path, pulumi: Pulumi) -> None:
-    """Remove a lock that was itself cut off, and so holds nobody's name. Raises OpsError for any other."""
+    """Remove an empty lock file, left by a full disk. Raises OpsError for any other lock."""
     for lock in (folder / "locks").glob(f"**/{pulumi.project}/{pulumi.name}/*.json"):
         if lock.read_text().strip():
             raise OpsError(BUSY, f"stack {pulumi.name} is locked by {lock}", "wait; if nothing runs, `pulumi cancel`")

@@ -1,7 +1,7 @@
 """`python -m ops review create|destroy|expire|list`: a stack per pull request, with a time to live.
 
-A review stack's name begins with "review-"; nothing else is ever touched. When it expires is a tag of the stack, set
-before anything is rented; `expire`, run every night, destroys what has expired. `create` renews it.
+A review stack's name begins with "review-"; other stacks are refused. A tag of the stack stores its expiry time and is
+set before anything is rented. `expire`, run every night, destroys expired review stacks; `create` renews one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ops.command import Open, Outcome, cli, verb
 from ops.deploy import deploy_summary
 from ops.destroy import destroy_stack
 from ops.engine import Pulumi
-from ops.exits import LEFT, OK, USAGE, OpsError
+from ops.exits import OK, ORPHANS, USAGE, OpsError
 from ops.outputs import StackOutputs
 
 NAME = re.compile(r"review-[a-z0-9-]{1,40}")
@@ -30,30 +30,29 @@ def review() -> None:
 
 
 @verb("create", group=review)
-@click.option("--like", default="dev", show_default=True, help="Stack whose config is copied.")
-@click.option("--ttl-h", type=float, default=24.0, show_default=True, help="Hours it may live.")
-@click.option("--set", "words", metavar="KEY=VALUE", multiple=True, help="A config value of its own.")
+@click.option("--like", default="dev", show_default=True, help="Copy the config of this stack.")
+@click.option("--ttl-h", type=float, default=24.0, show_default=True, help="Hours until it expires.")
+@click.option("--set", "words", metavar="KEY=VALUE", multiple=True, help="Set a config value of the review stack.")
 def create(pulumi: Pulumi, *, like: str, ttl_h: float, words: tuple[str, ...]) -> Outcome:
-    """Bring a review stack up, configured as another one is; renew it if it is there."""
+    """Deploy a review stack with the config of another stack; renew it if it exists."""
     refuse_others(pulumi.name)
     values = config.assignments(words)
     if pulumi.name not in pulumi.stacks():
-        pulumi.ask(pulumi.workspace.create_stack, pulumi.name)
+        pulumi.call(pulumi.workspace.create_stack, pulumi.name)
     config.copy(Pulumi(pulumi.cwd, like), pulumi)
-    config.put(pulumi, values)
+    config.set_values(pulumi, values)
     expires = datetime.now(UTC) + timedelta(hours=ttl_h)
     if not stack_tags.set_time(pulumi, stack_tags.EXPIRES, expires):
-        text = "this backend keeps no tags, so nothing would end the review stack"
-        raise OpsError(USAGE, text, "use another backend")
-    done = deploy_summary(pulumi, pulumi.up())
-    most_usd = done.facts["hourly_cost_usd"] * ttl_h
-    note = f"Expires {expires:%Y-%m-%d %H:%M} UTC; until then it costs {report.usd(most_usd, digits=2)} at most."
-    return replace(done, parts=[*done.parts, note], facts={**done.facts, "expires": expires.isoformat()})
+        raise OpsError(USAGE, "this backend has no tags, so the review stack would never expire", "use another backend")
+    outcome = deploy_summary(pulumi, pulumi.up())
+    max_usd = outcome.facts["hourly_cost_usd"] * ttl_h
+    note = f"Expires {expires:%Y-%m-%d %H:%M} UTC; until then it costs at most {report.usd(max_usd, digits=2)}."
+    return replace(outcome, parts=[*outcome.parts, note], facts={**outcome.facts, "expires": expires.isoformat()})
 
 
 @verb("destroy", group=review)
 def destroy(pulumi: Pulumi) -> Outcome:
-    """Destroy a review stack and remove it; nothing is there to destroy is success."""
+    """Destroy and remove a review stack; succeed if it does not exist."""
     refuse_others(pulumi.name)
     if pulumi.name not in pulumi.stacks():
         return Outcome(OK, "no such stack, nothing to destroy", (), {"removed": False})
@@ -62,13 +61,13 @@ def destroy(pulumi: Pulumi) -> Outcome:
 
 @verb("expire", group=review, on_stack=False)
 def expire(open_stack: Open) -> Outcome:
-    """Destroy each review stack whose time is over; one that fails does not keep the others."""
+    """Destroy every expired review stack; continue after a failure."""
     now, worst = datetime.now(UTC), OK
-    removed, left, failed = [], {}, {}
-    for pulumi, expires in found(open_stack):
+    removed, remaining, failed = [], {}, {}
+    for pulumi, expires in review_stacks(open_stack):
         if expires is None or expires > now:
-            left[pulumi.name] = _said(expires)
-            worst = worst or (OK if expires else LEFT)
+            remaining[pulumi.name] = _expiry_text(expires)
+            worst = worst or (OK if expires else ORPHANS)
             continue
         try:
             destroy_stack(pulumi, StackOutputs.parse(pulumi.outputs()), remove=True)
@@ -78,32 +77,32 @@ def expire(open_stack: Open) -> Outcome:
             failed[pulumi.name], worst = str(error), error.code
     parts = [
         report.bullets("Destroyed", removed),
-        report.bullets("Left", (f"{name}: expires {when}" for name, when in left.items())),
+        report.bullets("Not expired", (f"{name}: expires {when}" for name, when in remaining.items())),
         report.bullets("FAILED, and may still be billed", (f"{name}: {why}" for name, why in failed.items())),
     ]
-    headline = f"{len(removed)} expired and destroyed, {len(left)} left, {len(failed)} failed"
-    return Outcome(worst, headline, parts, {"removed": removed, "left": left, "failed": failed})
+    headline = f"{len(removed)} expired and destroyed, {len(remaining)} not expired, {len(failed)} failed"
+    return Outcome(worst, headline, parts, {"removed": removed, "left": remaining, "failed": failed})
 
 
 @verb("list", group=review, on_stack=False)
-def listed(open_stack: Open) -> Outcome:
-    """List the review stacks and when they expire."""
-    rows = [(pulumi.name, _said(expires)) for pulumi, expires in found(open_stack)]
+def list_stacks(open_stack: Open) -> Outcome:
+    """List the review stacks and their expiry times."""
+    rows = [(pulumi.name, _expiry_text(expires)) for pulumi, expires in review_stacks(open_stack)]
     parts = [report.table(("stack", "expires"), rows) if rows else ""]
     return Outcome(OK, f"{len(rows) or 'none'}", parts, {"stacks": dict(rows)})
 
 
-def found(open_stack: Open) -> list[tuple[Pulumi, datetime | None]]:
-    """Return each review stack of the backend, and when it expires."""
+def review_stacks(open_stack: Open) -> list[tuple[Pulumi, datetime | None]]:
+    """Return the review stacks of the backend with their expiry times."""
     stacks = [open_stack(name) for name in open_stack("").stacks() if NAME.fullmatch(name)]
-    return [(one, stack_tags.get(one, stack_tags.EXPIRES)) for one in stacks]
+    return [(stack, stack_tags.get_time(stack, stack_tags.EXPIRES)) for stack in stacks]
 
 
 def refuse_others(stack: str) -> None:
-    """Raise OpsError for what is no review stack's name."""
+    """Raise OpsError unless this is a review stack's name."""
     if not NAME.fullmatch(stack):
-        raise OpsError(USAGE, f"{stack!r} is no review stack", "its name has to begin with review-, such as review-12")
+        raise OpsError(USAGE, f"{stack!r} is not a review stack", "its name must begin with review-, such as review-12")
 
 
-def _said(expires: datetime | None) -> str:
-    return expires.isoformat() if expires else "never: it has no such tag"
+def _expiry_text(expires: datetime | None) -> str:
+    return expires.isoformat() if expires else "never: it has no expiry tag"

@@ -1,4 +1,4 @@
-"""Which numbers of replicas a config allows at a time: its schedule's, else `replicas`. Pure; called by ops.scale."""
+"""The allowed range of replicas at a given time, from a config's schedule. Pure; called by ops.scale."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ DAYS = get_args(Day)
 
 
 def allowed(config: Config, now: datetime) -> Replicas:
-    """Return the numbers of the first window that `now`, with its zone, is in; outside of all `replicas`."""
+    """Return the range of the first window that contains `now` (with time zone), else the config's `replicas`."""
     local = now.astimezone(ZoneInfo(config.schedule.time_zone))
-    return next((one.replicas for one in config.schedule.windows if holds(one, local)), config.replicas)
+    return next((window.replicas for window in config.schedule.windows if _contains(window, local)), config.replicas)
 
 
-def holds(window: Window, local: datetime) -> bool:
-    """Whether a local time is in a window. One that ends no later than it starts ends on the next day."""
+def _contains(window: Window, local: datetime) -> bool:
+    """Whether a window contains a local time. A window with `to` at or before `start` ends on the next day."""
     start, end, now = time.fromisoformat(window.start), time.fromisoformat(window.to), local.time()
     today, yesterday = (DAYS[day.weekday()] in window.days for day in (local, local - timedelta(days=1)))
     if start < end:

@@ -1,7 +1,7 @@
-"""What a stack remembers between runs, as tags in its backend: since when it drifts, when it expires, what was told.
+"""Values that a stack keeps between runs, as tags in its backend: start of drift, expiry time, lull, sent notices.
 
-Tags are kept by every backend (a bucket, a folder, Pulumi Cloud), need no lock and are no part of the state. Where a
-backend has none, nothing is remembered and the commands say so. Times are ISO 8601, UTC.
+Buckets, folders and Pulumi Cloud support tags. Tags need no lock and are not part of the state. If a backend has no
+tags, nothing is kept, and a failed write is a warning. Times are ISO 8601, UTC.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ LULL = "ops:lull"
 
 
 def get_text(pulumi: Pulumi, name: str) -> str:
-    """Return what was kept, or ""."""
+    """Return a tag's value, or ""."""
     try:
-        return str(pulumi.ask(pulumi.stack.list_tags).get(name, ""))
+        return str(pulumi.call(pulumi.stack.list_tags).get(name, ""))
     except (OpsError, ValueError):
         return ""
 
 
-def get(pulumi: Pulumi, name: str) -> datetime | None:
-    """Return the time that was kept, or None."""
+def get_time(pulumi: Pulumi, name: str) -> datetime | None:
+    """Return a tag's value as a time, or None."""
     try:
         return datetime.fromisoformat(get_text(pulumi, name))
     except ValueError:
@@ -34,14 +34,14 @@ def get(pulumi: Pulumi, name: str) -> datetime | None:
 
 
 def set_time(pulumi: Pulumi, name: str, when: datetime) -> bool:
-    """Keep a time; False, with a line on stderr, where the backend does not take it."""
+    """Set a tag to a time; see `set_text`."""
     return set_text(pulumi, name, when.isoformat(timespec="seconds"))
 
 
 def set_text(pulumi: Pulumi, name: str, text: str) -> bool:
-    """Keep a text of one line; False, with a line on stderr, where the backend does not take it."""
+    """Set a tag to one line of text; if the backend refuses it, print a warning to stderr and return False."""
     try:
-        pulumi.ask(pulumi.stack.set_tag, name, text)
+        pulumi.call(pulumi.stack.set_tag, name, text)
     except OpsError as error:
         print(f"warning: the stack's tag {name} could not be written: {error}", file=sys.stderr)
         return False
@@ -49,6 +49,5 @@ def set_text(pulumi: Pulumi, name: str, text: str) -> bool:
 
 
 def delete(pulumi: Pulumi, name: str) -> None:
-    """Keep it no longer."""
     if get_text(pulumi, name):
-        pulumi.ask(pulumi.stack.remove_tag, name)
+        pulumi.call(pulumi.stack.remove_tag, name)

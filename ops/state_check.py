@@ -1,9 +1,9 @@
-"""Whether a state holds anything that would run code which this checkout does not have. Pure but for the imports.
+"""Finds foreign code in a state: code that is not in this checkout. Pure except for the imports.
 
 Called by ops.engine before each operation. A dynamic provider is a pickle in the state, which the engine's plugin loads
-in every preview, and any other provider is a program that the engine fetches and runs: whoever writes the state could
-run code with all secrets. A pickle of this project says one thing, a module and a class, so it is the same for every
-commit that has the class. It is read opcode by opcode here, and never loaded.
+in every preview. Any other provider is a program that the engine downloads and runs. So anyone who can write the state
+could run code with access to all secrets. A pickle of this project contains only a module and a class name, so it is
+equal in all commits that have the class. This module reads its opcodes and never loads it.
 """
 
 from __future__ import annotations
@@ -18,48 +18,48 @@ from components.plugin.verbs import VastResource
 from components.vast.json_values import Json
 from ops.fleet import kind, secret_output
 
-PLUGIN = "pulumi-python"  # the one package that this project's resources need
-BUILT_IN = "pulumi"  # the engine's own, of which it runs no plugin; components.replica_count reads outputs by it
+PLUGIN = "pulumi-python"  # the only package of this project's resources
+BUILT_IN = "pulumi"  # part of the engine, without a plugin; components.replica_count reads outputs with it
 DYNAMIC = f"{PLUGIN}:"
 PROVIDER = "__provider"
-OTHER = ("name", "parameterization")  # by these a provider is another package than its type says (registry.go)
-FRAMING = frozenset({"PROTO", "FRAME", "MEMOIZE", "BINPUT"})  # differ by version of Python, and mean nothing
+OVERRIDES = ("name", "parameterization")  # with these, a provider is another package than its type (registry.go)
+FRAMING = frozenset({"PROTO", "FRAME", "MEMOIZE", "BINPUT"})  # depend on the version of Python; without effect
 BY_REFERENCE = ("STACK_GLOBAL", "EMPTY_TUPLE", "NEWOBJ", "STOP")
 
 
 @functools.cache
 def provider_classes() -> Mapping[str, tuple[str, str]]:
-    """Return module and name of each provider of this checkout, by the kind of its resource."""
+    """Return module and name of each provider class of this checkout, by resource type (Instance)."""
     modules = (client_keys, credentials, gateway, instance, offers, validation)
-    found = [one for module in modules for one in vars(module).values() if isinstance(one, type)]
+    classes = [cls for module in modules for cls in vars(module).values() if isinstance(cls, type)]
     return {
-        kind({"type": one._resource_type_name}): (one.__module__, f"{one.__name__}Provider")
-        for one in found
-        if issubclass(one, VastResource) and one is not VastResource
+        kind({"type": cls._resource_type_name}): (cls.__module__, f"{cls.__name__}Provider")
+        for cls in classes
+        if issubclass(cls, VastResource) and cls is not VastResource
     }
 
 
 def foreign_code(resources: Iterable[Mapping[str, Json]]) -> list[str]:
-    """Return, by resource, what is in a state (its secrets in clear) that would run other code than this checkout's."""
-    found = []
-    for one in resources:
-        urn, what = str(one.get("urn")), str(one.get("type"))
-        if what.startswith("pulumi:providers:"):
-            inputs = one.get("inputs") or {}
-            others = "pluginDownloadURL" in str(inputs) or any(key in str(inputs.get("__internal")) for key in OTHER)
-            if what.rpartition(":")[2] not in (PLUGIN, BUILT_IN) or others:
-                found.append(f"{urn}: a provider that is not this project's")
-        elif what.startswith(DYNAMIC):
-            parts = [one[part] for part in ("inputs", "outputs") if PROVIDER in (one.get(part) or {})]
-            if not all(is_ours(secret_output({"outputs": part}, PROVIDER), kind(one)) for part in parts):
-                found.append(f"{urn}: its {PROVIDER} is not the pickle of a provider of this project")
-        elif one.get("custom"):
-            found.append(f"{urn}: a resource of another package, {what}")
-    return found
+    """Return a text for each resource of a state (with decrypted secrets) that would run code not in this checkout."""
+    problems = []
+    for resource in resources:
+        urn, type_ = str(resource.get("urn")), str(resource.get("type"))
+        if type_.startswith("pulumi:providers:"):
+            inputs = resource.get("inputs") or {}
+            overridden = any(key in str(inputs.get("__internal")) for key in OVERRIDES)
+            if type_.rpartition(":")[2] not in (PLUGIN, BUILT_IN) or "pluginDownloadURL" in str(inputs) or overridden:
+                problems.append(f"{urn}: a provider that is not this project's")
+        elif type_.startswith(DYNAMIC):
+            parts = [resource[part] for part in ("inputs", "outputs") if PROVIDER in (resource.get(part) or {})]
+            if not all(is_own_pickle(secret_output({"outputs": part}, PROVIDER), kind(resource)) for part in parts):
+                problems.append(f"{urn}: its {PROVIDER} is not the pickle of a provider of this project")
+        elif resource.get("custom"):
+            problems.append(f"{urn}: a resource of another package, {type_}")
+    return problems
 
 
-def is_ours(text: str, kind: str) -> bool:
-    """Whether a pickle, in base64, does no more than name the provider class of a resource type (Instance)."""
+def is_own_pickle(text: str, kind: str) -> bool:
+    """Whether a base64 pickle contains only a reference to the provider class of a resource type (Instance)."""
     try:
         code = [(op.name, value) for op, value, _ in pickletools.genops(base64.b64decode(text, validate=True))]
     except ValueError:

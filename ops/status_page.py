@@ -1,11 +1,11 @@
-"""The page of `ops status --html` and `--serve`: what stacks run and cost. Pure. It loads nothing, runs no script."""
+"""The HTML page of `ops status --html` and `--serve`. Pure. It loads no resources and contains no scripts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
 
-from markdown_it import MarkdownIt  # what rich draws the same Markdown with
+from markdown_it import MarkdownIt  # a dependency of rich
 
 STYLE = """
 :root { color-scheme: light dark; --ok: #1a7f37; --bad: #cf222e; --line: #8884; }
@@ -20,18 +20,18 @@ table { display: block; width: fit-content; max-width: 100%; overflow-x: auto; b
 th, td { text-align: left; white-space: nowrap; padding: .25rem .6rem; border-bottom: 1px solid var(--line); }
 ul { padding-left: 1.2rem; }
 """
-# no rule that makes an address of anything
+# without the rules that create links
 RENDERER = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
 
 
-def page(answers: Iterable[tuple[bool, str]], at: datetime, refresh_s: int | None = None) -> str:
-    """Return an HTML document of answers in Markdown, each with whether all is well in it.
+def page(sections: Iterable[tuple[bool, str]], at: datetime, refresh_s: int | None = None) -> str:
+    """Return an HTML document of sections: whether all is well, and Markdown.
 
-    `refresh_s`: after so many seconds a browser asks for it again.
+    `refresh_s`: a browser reloads the page after so many seconds.
     """
     refresh = f'\n<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else ""
-    sections = "\n".join(
-        f'<section class="{"ok" if good else "bad"}">\n{RENDERER.render(text)}</section>' for good, text in answers
+    body = "\n".join(
+        f'<section class="{"ok" if is_ok else "bad"}">\n{RENDERER.render(text)}</section>' for is_ok, text in sections
     )
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -45,7 +45,7 @@ def page(answers: Iterable[tuple[bool, str]], at: datetime, refresh_s: int | Non
 <body>
 <h1>Rerankers</h1>
 <p>As of {at:%Y-%m-%d %H:%M} UTC.</p>
-{sections}
+{body}
 </body>
 </html>
 """

@@ -1,4 +1,4 @@
-"""`ops status --serve`: one page, to browsers of this machine alone. On the standard library's HTTP server."""
+"""The HTTP server of `ops status --serve`: one page, only for this machine. Based on the standard library."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from components.vast.address import is_loopback
 from ops.engine import without_secrets
 from ops.exits import OpsError
 
-FRESH_S = 10.0  # a page is not made anew for so long
-DEADLINE_S = 120.0  # of a connection: what makes the page asks every server and Vast.ai
+FRESH_S = 10.0  # a page is reused for so long
+DEADLINE_S = 120.0  # per connection: creating the page sends requests to every server and to Vast.ai
 HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
@@ -27,11 +27,11 @@ HEADERS = {
 
 
 class StatusServer(ThreadingHTTPServer):
-    """Listens on 127.0.0.1, at a free port for 0, until Ctrl-C. `make` returns the page; one is made at a time."""
+    """Listens on 127.0.0.1 until Ctrl-C; port 0 is any free port. `render` returns the page; it runs once at a time."""
 
-    def __init__(self, port: int, make: Callable[[], str], deadline_s: float = DEADLINE_S) -> None:
-        self._make, self.deadline_s = make, deadline_s
-        self._lock, self._page, self._made_at = threading.Lock(), "", -FRESH_S
+    def __init__(self, port: int, render: Callable[[], str], deadline_s: float = DEADLINE_S) -> None:
+        self._render, self.deadline_s = render, deadline_s
+        self._lock, self._page, self._rendered_at = threading.Lock(), "", -FRESH_S
         super().__init__(("127.0.0.1", port), Handler)
 
     @property
@@ -39,32 +39,31 @@ class StatusServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/"
 
     def page(self) -> str:
-        """Return the page, a fresh one or that of a moment ago. Raises OpsError, VastRerankerError."""
+        """Return the page; render it if it is older than FRESH_S. Raises OpsError, VastRerankerError."""
         with self._lock:
-            if time.monotonic() - self._made_at >= FRESH_S:
-                self._page, self._made_at = self._make(), time.monotonic()
+            if time.monotonic() - self._rendered_at >= FRESH_S:
+                self._page, self._rendered_at = self._render(), time.monotonic()
             return self._page
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Serve until Ctrl-C."""
         try:
             super().serve_forever(poll_interval)
         except KeyboardInterrupt:
             return
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a browser that has gone."""
+        """Print no traceback when a browser closes the connection."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET / and nothing else, and no request that reached it by another name than this machine's own."""
+    """Answers only GET /, and only if the Host header is a loopback address."""
 
     server: StatusServer
 
     def setup(self) -> None:
-        """Cut the connection at its deadline, however slowly it goes."""
+        """Close the connection at its deadline, even if data still arrives."""
         super().setup()
-        self._deadline = threading.Timer(self.server.deadline_s, self._cut)
+        self._deadline = threading.Timer(self.server.deadline_s, self._close)
         self._deadline.daemon = True
         self._deadline.start()
 
@@ -72,15 +71,14 @@ class Handler(BaseHTTPRequestHandler):
         self._deadline.cancel()
         super().finish()
 
-    def _cut(self) -> None:
-        with contextlib.suppress(OSError):  # it has gone already
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):  # already closed
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_GET(self) -> None:
-        """Answer with the page, or say why there is none."""
         hosts = self.headers.get_all("Host", [])
         if len(hosts) != 1 or not is_loopback(f"http://{hosts[0]}"):
-            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, explain="this page is for this machine's own addresses")
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, explain="this page needs a loopback address as its host")
         elif self.path != "/":
             self.send_error(HTTPStatus.NOT_FOUND)
         else:

@@ -1,6 +1,6 @@
 """Writes the section `config:` of Pulumi.yaml, docs/configuration.md and package/args.py from components/config.py.
 
-`make docs`, or `python -m scripts.configuration`. tests/unit/test_docs.py says where a file is not what it should be.
+`make docs`, or `python -m scripts.configuration`. tests/unit/test_docs.py fails if a file is out of date.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ MARK = "config: # made from components/config.py by `make docs`\n"
 
 
 def schema() -> dict[str, Any]:
-    """Return the section for Pulumi.yaml. It cannot say that a key is optional and secret, or a number or an object."""
+    """Return the section for Pulumi.yaml, without secrets and unions, because Pulumi.yaml cannot express optional
+    secrets, or keys that are a number or an object."""
     fields = {key: field for key, field in Config.model_fields.items() if not has_secret(field)}
     return {key: _declared(key, field) for key, field in fields.items() if not _also(key)}
 
@@ -57,14 +58,14 @@ def _text(default: Any) -> str:
 
 
 def project() -> str:
-    """Return Pulumi.yaml with the schema of today in it."""
+    """Return Pulumi.yaml with the current schema."""
     before = PROJECT.read_text(encoding="utf-8").partition("\nconfig:")[0]
     body = yaml.safe_dump(schema(), sort_keys=False, width=1000, allow_unicode=True)
     return f"{before}\n{MARK}" + "".join(f"  {line}\n" for line in body.splitlines())
 
 
 def page() -> str:
-    """Return docs/configuration.md with the keys of today; what stands above its first section stays."""
+    """Return docs/configuration.md with the current keys; the text above its first section is written by hand."""
     sections: dict[str, list[tuple[str, FieldInfo]]] = {}
     for key, field in Config.model_fields.items():
         extra = field.json_schema_extra
@@ -78,10 +79,8 @@ def page() -> str:
         for key, field in fields:
             if kind := groups().get(key) or value_model(field):
                 parts.append(_group(key, str(field.description), kind))
-                inner = [one for one in kind.model_fields if one in inner_groups()]
-                parts += [
-                    _group(f"{key}.{one}", str(inner_groups()[one].__doc__), inner_groups()[one]) for one in inner
-                ]
+                inner = {part: inner_groups()[part] for part in kind.model_fields if part in inner_groups()}
+                parts += [_group(f"{key}.{part}", str(keys.__doc__), keys) for part, keys in inner.items()]
     return "\n".join(parts)
 
 
@@ -102,10 +101,10 @@ def _table(fields: list[tuple[str, FieldInfo]]) -> list[str]:
 
 
 def arguments() -> str:
-    """Return package/args.py: a key that holds no secret, and is not heard from the config, is an argument."""
-    each = {key: kind for key, field in Config.model_fields.items() if (kind := value_model(field))}
-    own = {key: kind for key, kind in groups().items() if key not in (*FROM_CONFIG, *OF_STACKS) and not kind.also}
-    kinds = {_class_of(key): kind for key, kind in (inner_groups() | each | own).items() if key not in FROM_CONFIG}
+    """Return package/args.py. Each key is an argument, except for secrets and keys that are read from the config."""
+    values = {key: kind for key, field in Config.model_fields.items() if (kind := value_model(field))}
+    outer = {key: kind for key, kind in groups().items() if key not in (*FROM_CONFIG, *OF_STACKS) and not kind.also}
+    kinds = {_class_of(key): kind for key, kind in (inner_groups() | values | outer).items() if key not in FROM_CONFIG}
     classes = [
         *(_typed_dict(name, str(kind.__doc__), kind.model_fields) for name, kind in kinds.items()),
         _typed_dict("RerankerArgs", "What the component takes; see docs/configuration.md.", Config.model_fields),
@@ -122,7 +121,7 @@ def _typed_dict(name: str, text: str, fields: dict[str, FieldInfo]) -> str:
 
 
 def _python_type(key: str, field: FieldInfo) -> str:
-    """Return an annotation that Pulumi's schema knows: no union, no literal."""
+    """Return an annotation that Pulumi's schema supports: no unions and no literals."""
     if _also(key):
         return "int"
     if key in inner_groups() | groups():
@@ -131,19 +130,14 @@ def _python_type(key: str, field: FieldInfo) -> str:
         return "list[str]"
     if is_map(field):
         return f"dict[str, {_class_of(key) if value_model(field) else 'str'}]"
-    kinds = {one for one in (field.annotation, *get_args(field.annotation)) if one in (bool, int, float)}
-    return kinds.pop().__name__ if kinds else "str"
+    types = {type_ for type_ in (field.annotation, *get_args(field.annotation)) if type_ in (bool, int, float)}
+    return types.pop().__name__ if types else "str"
 
 
 def _class_of(key: str) -> str:
     return f"{key.title().replace('_', '')}Args"
 
 
-def main() -> None:
-    """Write the files."""
+if __name__ == "__main__":
     for path, text in ((PROJECT, project()), (PAGE, page()), (ARGS, arguments())):
         path.write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

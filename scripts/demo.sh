@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to scores: the tools, the local Vast.ai, a real `pulumi up` that rents from it, and the guide's query
-# through Cohere's client and through /score. Called by `make demo`; `scripts/demo.sh down` (`make demo-down`) undoes it.
+# The demo: installs the tools, starts the local Vast.ai, runs a real `pulumi up` on it, and sends a query with Cohere's
+# client and to /score. Called by `make demo`; `scripts/demo.sh down` (`make demo-down`) removes everything again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -27,19 +27,19 @@ up() {
   cat <<END
 
 === done in ${SECONDS}s
-Look further, in a shell prepared by '. scripts/env.sh':
+More commands, in a shell prepared by '. scripts/env.sh':
   pulumi stack output --stack local       url, machine, price, validation; the key with --show-secrets
-  pulumi preview --stack local --diff     nothing to change, until something did
+  pulumi preview --stack local --diff     pending changes: none after an up
   vastai show instances                   the official CLI, on the emulator
-  tail -f .local/emulator.log             what the emulator is asked
-Stop and remove it all: make demo-down
+  tail -f .local/emulator.log             requests to the emulator
+Stop and remove everything: make demo-down
 END
 }
 
 down() {
   . scripts/env.sh local
   if compgen -G ".local/state/.pulumi/stacks/*/local.json" >/dev/null; then
-    step "local Vast.ai" scripts/emulator.sh start # what was rented from it is given back through it
+    step "local Vast.ai" scripts/emulator.sh start # the destroy needs it
     step "pulumi destroy" pulumi destroy --yes --stack local
   fi
   step "stop the local Vast.ai" scripts/emulator.sh stop

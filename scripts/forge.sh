@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Write what a pipeline found where people see it, by gh on GitHub and glab on GitLab. What is there already is found by a
-# mark in its text and changed in place, so there is one comment and one issue for each KEY.
+# Write a pipeline's result as a comment or an issue, with gh on GitHub and glab on GitLab. A mark in the text
+# identifies an existing one, which is updated in place, so there is one comment and one issue per KEY.
 #
-#   scripts/forge.sh comment NUMBER KEY FILE        a comment of the pull or merge request NUMBER
-#   scripts/forge.sh issue KEY TITLE LABEL RC FILE  an issue while RC, the exit code of what looked, is 7 (drift) or 3
-#                                                   (orphans); closed at 0; left as it is at any other, which tells nothing
+#   scripts/forge.sh comment NUMBER KEY FILE        a comment on the pull or merge request NUMBER
+#   scripts/forge.sh issue KEY TITLE LABEL RC FILE  an issue; RC is the exit code of the check: 7 (drift) or 3 (orphans)
+#                                                   opens or updates it, 0 closes it, any other changes nothing
 set -euo pipefail
 
 text=$(mktemp)
@@ -12,34 +12,34 @@ trap 'rm -f "$text"' EXIT
 
 if [ -n "${GITHUB_REPOSITORY:-}" ]; then
   api=(gh api) base="repos/$GITHUB_REPOSITORY" change=PATCH number=number body=body labels='labels[]'
-  open='state=open' close='state=closed' own='.user.type == "Bot"' # anyone can write a mark
+  open='state=open' close='state=closed' is_own='.user.type == "Bot"' # anyone can write a mark
   reviews=issues notes=comments edited="$base/issues/comments"
 elif [ -n "${CI_PROJECT_ID:-}" ]; then
   api=(glab api) base="projects/$CI_PROJECT_ID" change=PUT number=iid body=description labels=labels
-  open='state=opened' close='state_event=close' own=true
+  open='state=opened' close='state_event=close' is_own=true
   reviews=merge_requests notes=notes edited="$base/merge_requests/${2:-}/notes"
 else
-  echo "error: no forge: neither GITHUB_REPOSITORY nor CI_PROJECT_ID is set" >&2
+  echo "error: neither GITHUB_REPOSITORY nor CI_PROJECT_ID is set" >&2
   exit 2
 fi
 
 send() { "${api[@]}" --silent --method "$@"; }
 
-marked() { # KEY FILE: both forges take 65,000 characters at least
+prepare_text() { # KEY FILE: both forges accept at least 65,000 characters
   mark="<!-- vast-reranker: $1 -->"
   { echo "$mark"; head -c 60000 "$2"; } >"$text"
 }
 
-found() { # PATH ID-FIELD TEXT-FIELD: ids of ours, oldest first
+find_ids() { # PATH ID-FIELD TEXT-FIELD: ids of entries with the mark, oldest first
   "${api[@]}" --paginate "$1" |
-    jq -r --arg mark "$mark" ".[] | select($own and (.$3 // \"\" | startswith(\$mark))) | .$2" | sort -n
+    jq -r --arg mark "$mark" ".[] | select($is_own and (.$3 // \"\" | startswith(\$mark))) | .$2" | sort -n
 }
 
 case "${1:-}" in
 comment)
-  marked "$3" "$4"
+  prepare_text "$3" "$4"
   thread="$base/$reviews/$2/$notes"
-  id=$(found "$thread?per_page=100" id body | head -n 1)
+  id=$(find_ids "$thread?per_page=100" id body | head -n 1)
   if [ -n "$id" ]; then
     send "$change" "$edited/$id" --field "body=@$text"
   else
@@ -48,20 +48,20 @@ comment)
   ;;
 issue)
   key=$2 title=$3 label=$4 rc=$5 first=''
-  marked "$key" "$6"
+  prepare_text "$key" "$6"
   case "$rc" in 0 | 3 | 7) ;; *)
-    echo "exit code $rc tells nothing about it: the issue is left as it is" >&2
+    echo "exit code $rc: the check failed, so the issue is unchanged" >&2
     exit 0
     ;;
   esac
-  for id in $(found "$base/issues?$open&labels=$label&per_page=100" "$number" "$body"); do
+  for id in $(find_ids "$base/issues?$open&labels=$label&per_page=100" "$number" "$body"); do
     if [ "$rc" -ne 0 ] && [ -z "$first" ]; then
       first=$id
       send "$change" "$base/issues/$id" --raw-field "title=$title" --field "$body=@$text"
       continue
     fi
-    why=$([ "$rc" -eq 0 ] && echo "Closed: nothing is found any more." || echo "Closed: the same as #$first.")
-    send POST "$base/issues/$id/$notes" --raw-field "body=$why"
+    reason=$([ "$rc" -eq 0 ] && echo "Closed: resolved." || echo "Closed: duplicate of #$first.")
+    send POST "$base/issues/$id/$notes" --raw-field "body=$reason"
     send "$change" "$base/issues/$id" --raw-field "$close"
   done
   if [ "$rc" -ne 0 ] && [ -z "$first" ]; then

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Installs one locked set of packages into a venv, which is made where it is not there:
-#   scripts/install.sh VENV SET [PART...]      SET: a file requirements/SET.lock; PART: sets that are part of it
-# Every archive is checked against the hashes in the lock, and nothing that is not in it is installed. What is there
-# already, from this very lock, takes no time. Called by setup.sh and lock.sh.
+# Installs a locked set of packages into a venv, and creates the venv if needed:
+#   scripts/install.sh VENV SET [PART...]      SET: a file requirements/SET.lock; PART: sets that it contains
+# pip checks every archive against the lock's hashes, and installs only packages of the lock. Does nothing if this lock
+# is already installed. Called by setup.sh and lock.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p "$(dirname "$1")"
 venv="$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"
-if [ -d "$venv" ]; then venv="$(cd "$venv" && pwd -P)"; fi # a linked one is what it leads to
-locks="${LOCKS:-requirements}" # where the locks are; tests have some of their own
+if [ -d "$venv" ]; then venv="$(cd "$venv" && pwd -P)"; fi # resolve a link
+locks="${LOCKS:-requirements}" # folder of the locks; tests use others
 shift
 
-say() { echo "install: $*"; }
+log() { echo "install: $*"; }
 die() { echo "install: $*" >&2; exit 1; }
 
 find_python() {
@@ -26,7 +26,7 @@ find_python() {
   die "needs Python 3.11 or newer with its venv module (Debian, Ubuntu: python3-venv)${seen:-, found none}"
 }
 
-# A set's stamp is its lock and the venv's place, since a venv does not survive being moved.
+# A set's stamp contains its lock and the venv's path, because a moved venv does not work.
 contents() { echo "$venv"; cat "$locks/$1.lock"; }
 is_installed() { [ -x "$venv/bin/python" ] && contents "$1" | cmp -s - "$venv/.installed-$1"; }
 stamp() { contents "$1" >"$venv/.installed-$1"; }
@@ -40,18 +40,18 @@ if is_installed "$1"; then exit 0; fi
 SECONDS=0
 if ! grep -qsF "$venv/bin/python" "$venv/bin/pip"; then
   python="$(find_python)"
-  say "making $venv with $("$python" --version)"
+  log "creating $venv with $("$python" --version)"
   rm -rf "$venv"
   "$python" -m venv "$venv"
 fi
-for installed in "$venv"/.installed-*; do # whatever is installed now may change what another set brought
+for installed in "$venv"/.installed-*; do # this installation may change packages of other sets
   case "$installed" in *-pip | *-checkout) ;; *) rm -f "$installed" ;; esac
 done
 if ! is_installed pip; then
   pip_install pip
   stamp pip
 fi
-say "requirements/$1.lock into $venv"
+log "requirements/$1.lock into $venv"
 pip_install "$1"
 for part in "$@"; do stamp "$part"; done
-say "$1: $("$venv/bin/python" -m pip list --format freeze --disable-pip-version-check | wc -l) packages, $(du -sm "$venv" | cut -f 1) MB after ${SECONDS}s"
+log "$1: $("$venv/bin/python" -m pip list --format freeze --disable-pip-version-check | wc -l) packages, $(du -sm "$venv" | cut -f 1) MB after ${SECONDS}s"

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Lints what runs in CI: workflows (actionlint, zizmor), their schemas, the GitLab file, and every shell script.
-# Called by tests/lint, in a shell prepared by env.sh. actionlint is built once from the version in tools/actionlint.
+# Lints the CI files: workflows (actionlint, zizmor), their schemas, the GitLab file, and every shell script.
+# Called by tests/lint, in a shell prepared by env.sh. actionlint is built once, in the version of tools/actionlint.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 actionlint=.tools/bin/actionlint
 version="$(awk '$1 == "github.com/rhysd/actionlint" { print $2 }' tools/actionlint/go.mod)"
 
-# Its PyPI package fetches a binary at install time, which not every machine can; Go builds it in seconds.
+# Its PyPI package downloads a binary, which not every network allows; Go builds it in seconds.
 build_actionlint() {
   if [ "$(cat .tools/actionlint.complete 2>/dev/null)" = "$version" ] && [ -x "$actionlint" ]; then return; fi
   if ! command -v go >/dev/null; then
-    if [ -n "${CI:-}" ]; then echo "lint: actionlint $version needs Go to be built, and there is none" >&2; exit 1; fi
-    echo "lint: no Go on PATH, so .github/workflows is not linted by actionlint here (CI does)" >&2
+    if [ -n "${CI:-}" ]; then echo "lint: no Go on PATH, which is needed to build actionlint $version" >&2; exit 1; fi
+    echo "lint: no Go on PATH: actionlint is skipped here (CI runs it)" >&2
     return
   fi
   echo "lint: building actionlint $version"

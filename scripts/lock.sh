@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Writes requirements/*.lock: exact versions and SHA-256 hashes of all that requirements.txt and requirements/*.in bring
-# in, for each Python from 3.11 on. Called by `make locks` after one of those files was changed. With --upgrade, newer
-# versions of what is not pinned there. production and demo take their versions from test: what is deployed was tested.
+# Writes requirements/*.lock: versions and SHA-256 hashes of all packages for requirements.txt and requirements/*.in,
+# for Python 3.11 and newer. Called by `make locks` after a change of those files; --upgrade selects newer versions of
+# unpinned packages. production and demo take their versions from test, so that deployed versions are tested.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 lock() { # source, name of the lock, more arguments

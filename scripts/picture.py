@@ -1,4 +1,4 @@
-"""`make picture`: docs/demo.svg, the terminal at the end of `make demo`, drawn from the demo's own output on stdin."""
+"""`make picture`: draw docs/demo.svg, a terminal with the end of `make demo`, from the demo's output on stdin."""
 
 import io
 import re
@@ -14,21 +14,21 @@ COLUMNS = 120
 
 
 def main() -> int:
-    """Pass the output through, and draw what comes from FIRST on."""
+    """Print the output, and draw it from FIRST on."""
     lines = []
     for line in sys.stdin:
         sys.stdout.write(line)
         if lines or line.startswith(FIRST):
             lines.append(line.rstrip("\n"))
     if not lines:
-        print(f"picture: the output has no {FIRST!r}: did the demo fail?", file=sys.stderr)
+        print(f"picture: the output does not contain {FIRST!r}: did the demo fail?", file=sys.stderr)
         return 1
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text("$ make demo", style="bold green"))
     for line in lines:
         console.print(Text(line, style="bold" if line.startswith("===") else ""))
     svg = console.export_svg(title="make demo")
-    PICTURE.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))  # no resource from elsewhere
+    PICTURE.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))  # no external resources
     return 0
 
 

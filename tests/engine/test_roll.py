@@ -63,7 +63,7 @@ def test_a_roll_whose_servers_fail_goes_back_and_fails_no_request(three, ledger,
         done = ops(three, "roll", "--surge", "2", "--set", QUEUE, "--set", "max_latency_ms=1")
         load.more(50)
     assert done.rc == 1, done.err
-    assert "Went back" in done.document["error"]
+    assert "Rolled back" in done.document["error"]
     assert "latency" in done.document["error"]
     assert load.failures == []
     print(f"roll that went back: {load}")
@@ -74,7 +74,7 @@ def test_a_roll_whose_servers_fail_goes_back_and_fails_no_request(three, ledger,
 
     done = ops(three, "roll", "--set", 'extra_args=["--dtype","nonsense"]')  # its server ends with a usage message
     assert done.rc != 0, done.out
-    assert "Went back" in done.document["error"]
+    assert "Rolled back" in done.document["error"]
     assert path.read_bytes() == before
     assert three.instances() == ledger.billed()
     drift = three.run("preview", "--expect-no-changes")
@@ -108,7 +108,7 @@ def test_a_roll_of_what_is_declared_stops_where_it_fails_and_goes_on_when_that_i
     with Load(at) as load, Billed(ledger) as billed:
         done = ops(three, "roll")
         assert done.rc == 1, done.err
-        assert "No server was destroyed that has no successor" in done.document["error"]
+        assert "No server was destroyed before its replacement was ready" in done.document["error"]
         assert path.read_bytes() == declared
         assert old < ledger.billed()
         three.write_config(max_latency_ms=None)
@@ -134,10 +134,13 @@ def test_a_roll_of_what_is_declared_stops_where_it_fails_and_goes_on_when_that_i
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--set", "replicas=4"], "more than a roll is to be done: reranker-3 (create), reranker-4 (create)"),
+        (
+            ["--set", "replicas=4"],
+            "a roll only replaces servers, and the plan also changes: reranker-3 (create), reranker-4 (create)",
+        ),
         (["--set", "tls=off"], "reranker-ca (delete)"),
         (["--set", "model=BAAI/bge-reranker-base"], "another model"),
-        (["--set", QUEUE, "--set", "replace=in_place"], "destroyed before its successor serves"),
+        (["--set", QUEUE, "--set", "replace=in_place"], "destroyed before its replacement serves"),
         (["--set", 'extra_args=["--no-such-flag"]'], "--no-such-flag is not a flag of vLLM"),
     ],
 )

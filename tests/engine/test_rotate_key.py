@@ -58,15 +58,15 @@ def test_a_server_takes_both_keys_and_then_the_new_one_only(stack, ledger, tmp_p
     assert "was never deployed" in done.document["error"]
     assert old.ask().status_code == 200
     asked = AtTerminal(stack, "rotate-key")
-    until(lambda: "Enter, once the clients have it" in asked.shown or asked.process.poll() is not None, within_s=200)
-    assert "goes on with a begin that was cut off" in asked.shown
+    until(lambda: "press Enter when" in asked.shown or asked.process.poll() is not None, within_s=200)
+    assert "continues a begin that was interrupted" in asked.shown
     assert old.ask().status_code == endpoint(stack).ask().status_code == 200
     asked.type("\n")
     assert asked.end() == 0, asked.shown
     assert "was changed: commit it" in asked.shown
     assert (old.ask().status_code, endpoint(stack).ask().status_code) == (401, 200)
     assert len(ledger.contracts()) == rented
-    for args, said in ((["--finish"], "no rotation has begun"), ([], "nobody is there to say")):
+    for args, said in ((["--finish"], "no rotation has begun"), ([], "no terminal to confirm")):
         done = ops(stack, "rotate-key", *args)
         assert done.rc == 2, done.err
         assert said in done.document["error"]

@@ -17,13 +17,13 @@ BY_CONTEXT = {
         {"secrets.PULUMI_CONFIG_PASSPHRASE": ""},
         exits.SECRET,
         "passphrase must be set",
-        "a secret of that",
+        "in a pipeline as a secret",
     ),
     "wrong passphrase": (
         {"secrets.PULUMI_CONFIG_PASSPHRASE": "other-one"},
         exits.SECRET,
         "incorrect passphrase",
-        "is not the one that this stack was made with",
+        "is not this stack's passphrase",
     ),
     "no Vast.ai key": ({"secrets.VAST_API_KEY": ""}, exits.SECRET, "no Vast.ai key", "export VAST_API_KEY=..."),
     "wrong Vast.ai key": (

@@ -34,7 +34,7 @@ def test_a_deploy_that_is_told_to_stop_ends_in_good_order(scene):
         process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=120)
     assert process.returncode not in (0, -signal.SIGTERM), text
-    assert "pulumi stops in good order" in text
+    assert "pulumi stops cleanly" in text
     assert scene.ledger.billed() == scene.stack.instances() == set()
 
 
@@ -49,7 +49,7 @@ def test_a_deploy_that_is_killed_is_told_from_drift_and_the_next_one_goes_on(sce
 
     done = scene.job("drift", "drift", "dev")
     assert done.rc == exits.BUSY, done.log
-    assert "has an update that runs now or was cut off" in done.log
+    assert "has an update that is running or was interrupted" in done.log
     assert scene.forge.issues == {}
 
     done = scene.job("deploy", "dev")

@@ -147,7 +147,7 @@ def what_drifted_is_healed_and_the_issue_closed(scene, times):
         assert scene.forge.open_issues() == []
         *_, last = scene.forge.issues.values()
         assert says in last["body"], last
-        assert "Closed: nothing is found any more." in last["comments"][0]
+        assert "Closed: resolved." in last["comments"][0]
         assert scene.ledger.billed() == {scene.outputs()["instance_id"]}
     assert len(scene.forge.issues) == times  # one each, however often it was looked at
 
@@ -170,7 +170,7 @@ def a_review_stack_lives_and_ends_with_its_label(scene):
     assert done.rc == 0, done.log
     assert scene.ledger.billed() == {mine}
     (text,) = [text for text in scene.forge.texts(7) if "vast-reranker: review" in text]
-    assert f"1 instance given back: {reviewed}; " in text
+    assert f"1 instance destroyed: {reviewed}; " in text
 
 
 def the_nightly_sweep_ends_what_expired_and_what_nobody_knows(scene):

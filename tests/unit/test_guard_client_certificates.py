@@ -184,11 +184,11 @@ def test_a_restart_of_the_container_asks_as_before(tmp_path):
 def test_operations_that_ask_as_a_client_show_the_certificate_of_the_environment(site, monkeypatch):
     ca = site.authority.certificate
     assert "a client certificate" in status.probe(site.url, KEY, ca).error
-    assert rotate_key.answer(site.url, KEY, ca) == 403
+    assert rotate_key.key_status(site.url, KEY, ca) == 403
     for name, file in zip(("RERANKER_CLIENT_CERT", "RERANKER_CLIENT_KEY"), site.ca.issue(site.folder), strict=True):
         monkeypatch.setenv(name, str(file))
     assert status.probe(site.url, KEY, ca).took_ms
-    assert rotate_key.answer(site.url, KEY, ca) == 200
+    assert rotate_key.key_status(site.url, KEY, ca) == 200
 
 
 def test_without_tls_there_is_nothing_to_ask_by():

@@ -7,9 +7,9 @@ import pytest
 
 from components.vast.models import Contract
 from ops.exits import OpsError
-from ops.notify import ATTEMPT_S, Notice, payload, post, tell, terms
+from ops.notify import ATTEMPT_S, Notice, contract_notices, payload, post, send_notices
 from ops.plan import Plan
-from ops.status import Bill, soon_over
+from ops.status import Bill, account_notices
 from reranker.http import HttpTransport
 from tests.unit import hostile_server
 from tests.unit.webhook import TOKEN, sink
@@ -30,10 +30,10 @@ class Stack:
     def config(self, _key):
         return self.notify
 
-    def ask(self, call, *args):
+    def call(self, method, *args):
         if not self.keeps:
             raise OpsError(1, "this backend has no tags")
-        return call(*args)
+        return method(*args)
 
 
 def send(url):
@@ -58,29 +58,29 @@ def test_a_webhook_is_told_in_slacks_form_or_in_json():
 def test_the_same_event_is_told_once_and_another_one_at_once(capsys):
     with sink(200) as (url, bodies):
         stack = Stack(url, "json")
-        tell(stack, "drift", [DRIFT])
-        tell(stack, "drift", [Notice("drift", "the same, in other words", DRIFT.key)])
+        send_notices(stack, "drift", [DRIFT])
+        send_notices(stack, "drift", [Notice("drift", "the same, in other words", DRIFT.key)])
         assert len(bodies) == 1
-        tell(stack, "drift", [DRIFT, Notice("drift", "another", "replace reranker-2"), Notice("credit", "low")])
+        send_notices(stack, "drift", [DRIFT, Notice("drift", "another", "replace reranker-2"), Notice("credit", "low")])
         assert [one["event"] for one in bodies[1]["events"]] == ["drift", "credit"]
         assert not capsys.readouterr().err
         stack.kept = {key: f"2026-01-01T00:00:00+00:00 {one[-16:]}" for key, one in stack.kept.items()}
         stack.stack.list_tags = lambda: stack.kept
-        tell(stack, "drift", [Notice("credit", "low")])
+        send_notices(stack, "drift", [Notice("credit", "low")])
         assert len(bodies) == 3
 
 
 def test_a_backend_without_tags_remembers_nothing():
     with sink(200) as (url, bodies):
         for _ in range(2):
-            tell(Stack(url, tags=False), "drift", [DRIFT])
+            send_notices(Stack(url, tags=False), "drift", [DRIFT])
         assert len(bodies) == 2
 
 
 def test_nobody_is_told_without_a_webhook_or_without_news():
     with sink(200) as (url, bodies):
-        tell(Stack(), "drift", [DRIFT])
-        tell(Stack(url), "drift", [])
+        send_notices(Stack(), "drift", [DRIFT])
+        send_notices(Stack(url), "drift", [])
         assert bodies == []
 
 
@@ -90,9 +90,9 @@ def test_nobody_is_told_without_a_webhook_or_without_news():
         ([200], "", 1),
         ([500, 204], "", 2),
         ([429, 200], "", 2),
-        ([500], "it answered HTTP 500", 2),
-        ([404], "it answered HTTP 404", 1),
-        ([302], "it answered HTTP 302", 1),
+        ([500], "HTTP 500", 2),
+        ([404], "HTTP 404", 1),
+        ([302], "HTTP 302", 1),
     ],
 )
 def test_what_may_pass_is_sent_again_once(statuses, problem, calls):
@@ -120,22 +120,22 @@ def test_a_webhook_that_hangs_is_given_up_after_two_tries():
 def test_trouble_fails_nothing_shows_no_address_and_is_told_again(capsys):
     with sink(404, 404, 200) as (url, bodies):
         stack = Stack(url)
-        tell(stack, "drift", [DRIFT])
-        assert "webhook of notify.webhook was not told: it answered HTTP 404" in (error := capsys.readouterr().err)
+        send_notices(stack, "drift", [DRIFT])
+        assert "no notice was sent to notify.webhook: HTTP 404" in (error := capsys.readouterr().err)
         assert TOKEN not in error
         stack.notify = '["no object"]'
-        tell(stack, "drift", [DRIFT])
-        assert "nobody was told" in capsys.readouterr().err
+        send_notices(stack, "drift", [DRIFT])
+        assert "no notice was sent: AttributeError" in capsys.readouterr().err
         stack.notify = json.dumps({"webhook": url})
-        tell(stack, "drift", [DRIFT])
-        tell(stack, "drift", [DRIFT])
+        send_notices(stack, "drift", [DRIFT])
+        send_notices(stack, "drift", [DRIFT])
         assert len(bodies) == 3
 
 
 def test_a_plan_tells_of_prices_and_of_contracts_that_end():
     price, ending = "price: now $0.2/h, was $0.1/h", "ending: the contract ends in 2 h"
     plan = Plan((), [ending], (), (), (), (), None, None, [price, "something else"])
-    assert [(one.kind, one.text) for one in terms(plan)] == [
+    assert [(one.kind, one.text) for one in contract_notices(plan)] == [
         ("price", "now $0.2/h, was $0.1/h"),
         ("ending", "the contract ends in 2 h"),
     ]
@@ -144,7 +144,7 @@ def test_a_plan_tells_of_prices_and_of_contracts_that_end():
 def test_status_tells_of_credit_under_the_runway_and_contracts_that_end_within_a_day():
     now = T.timestamp()
     contracts = [Contract(1, end_date=now + 3600), Contract(2, end_date=now + 90000), Contract(3)]
-    assert [one.kind for one in soon_over(Bill(10.0, 1.0), 9.0, contracts[1:], now)] == []
-    found = soon_over(Bill(10.0, 1.0), 11.0, contracts, now)
+    assert [one.kind for one in account_notices(Bill(10.0, 1.0), 9.0, contracts[1:], now)] == []
+    found = account_notices(Bill(10.0, 1.0), 11.0, contracts, now)
     assert [(one.kind, one.key) for one in found] == [("credit", "low"), ("ending", "[1]")]
     assert found[1].text == "instance 1 in 60 min"

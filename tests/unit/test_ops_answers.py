@@ -17,7 +17,7 @@ from harness.stack import REPO
 from ops import exits
 from ops.command import draw
 from ops.outputs import Replica, StackOutputs
-from ops.status import Bill, ServerStatus, summary
+from ops.status import Bill, ServerStatus, summarize
 
 KEY = "key-of-this-test"
 TWO = [Replica(36895117 + n, 20196 + n, 5, "RTX 4060 Ti", "Japan, JP", f"https://203.0.113.{n}:1") for n in (0, 1)]
@@ -44,20 +44,20 @@ BILL = Bill(24.42, 0.4837)
 def test_status_ends_with_the_code_of_drift_exactly_where_its_headline_names_what_is_wrong(
     servers, gateway, since, headline
 ):
-    found = summary("prod", OUTPUTS, servers, gateway, bill=BILL, since=since)
+    found = summarize("prod", OUTPUTS, servers, gateway, bill=BILL, since=since)
     assert found.headline == headline
     assert found.code == (exits.OK if headline == "every server answers" else exits.DRIFT)
     text = "\n".join(found.parts)
     assert ("| NO |" in text) == ("dead" in headline)
     assert ("`python -m ops heal`" in text) == (found.code != exits.OK)
     assert "none found" not in text
-    assert "Credit $24.42, 50 h 29 min at $0.4837/h for all that the account rents." in text
+    assert "Credit $24.42, 50 h 29 min at $0.4837/h for all instances of the account." in text
 
 
 @pytest.mark.parametrize("columns", [80, 100, 160])
 def test_on_a_terminal_a_status_is_a_table_whose_ids_and_states_are_whole(columns):
     console = Console(width=columns, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    found = summary("prod", OUTPUTS, [ALIVE, DEAD], ServerStatus("https://g", 9.0), bill=BILL, since=SINCE)
+    found = summarize("prod", OUTPUTS, [ALIVE, DEAD], ServerStatus("https://g", 9.0), bill=BILL, since=SINCE)
     draw("status", "prod", found, console)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= columns
@@ -126,7 +126,7 @@ def test_orphans_that_are_too_young_are_named_and_counted(market, orphan, export
     assert out.startswith("### orphans: none, and 1 too young to tell\n")
     assert f"- instance {orphan}: " in out
     code, out, _ = ended(command(market, export, "--min-age-min", "0"))
-    assert code == exits.LEFT
+    assert code == exits.ORPHANS
     assert out.startswith("### orphans: 1\n")
 
 

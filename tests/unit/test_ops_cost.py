@@ -8,7 +8,7 @@ from components.vast.bill import USES, Month
 from components.vast.ledger import Entry
 from components.vast.models import Charge
 from ops import cost_plot
-from ops.cost import Accounts, summary
+from ops.cost import Accounts, summarize
 from ops.cost_plot import COLOURS
 
 T = datetime(2026, 11, 26, 12, tzinfo=UTC).timestamp()
@@ -24,7 +24,7 @@ def charge(entry, usd):
 
 
 def shown(accounts, budget=None):
-    found = summary(accounts, NOVEMBER, T, budget, Path("l.jsonl"))
+    found = summarize(accounts, NOVEMBER, T, budget, Path("l.jsonl"))
     return found.headline, "\n".join(found.parts), found.facts
 
 
@@ -35,7 +35,7 @@ def test_a_month_is_shown_by_day_and_use_with_what_it_will_cost():
     assert "| 2026-11-26 | $1.0000 | $1.5000 | - | - | - | $2.5000 |" in text
     assert "| 2026-11 | $1.0000 | $1.5000 | $1.0000 | - | - | $3.5000 |" in text
     assert facts["forecast_usd"] == pytest.approx(3.5 + 2.0 * 4.5 * 24)
-    assert "Now $2.0000/h; 2026-11 will have cost $219.50." in text
+    assert "Now $2.0000/h; forecast for 2026-11: $219.50." in text
     assert [one["instance_id"] for one in facts["contracts"]] == [1, 2]
 
 
@@ -52,7 +52,7 @@ def test_the_difference_to_what_was_charged_is_shown_and_the_contracts_that_make
     assert "charged $3.7540 for 2 contracts of this month, from rent to end: +0.2540 to the ledger." in text
     assert "instance 1: +0.2500 to $2.5000" in text
     assert "instance 2:" not in text
-    assert "2 events that it lacked were added" in text
+    assert "2 missing events added" in text
     assert facts["charged_usd"] == {1: 2.75, 2: 1.004}
 
 
@@ -75,6 +75,6 @@ def test_the_grid_has_round_steps(most, step):
 
 
 def test_contracts_without_a_charge_and_charges_that_cannot_be_read_are_named():
-    assert "It shows no charge of 1 contract." in shown(Accounts([SERVED, FAILED], {1: charge(SERVED, 2.5)}))[1]
+    assert "No charge yet for 1 contract." in shown(Accounts([SERVED, FAILED], {1: charge(SERVED, 2.5)}))[1]
     assert "Not compared with Vast.ai's charges: no way" in shown(Accounts([SERVED], unread="no way"))[1]
     assert shown(Accounts([]))[1].startswith("Nothing was rented.")

@@ -92,7 +92,7 @@ def test_a_signal_reaches_the_engine_once_and_only_from_here(project, fake, tmp_
         time.sleep(0.1)
     _, err = process.communicate(timeout=30)
     assert heard.read_text() == "heard\n"
-    assert "pulumi stops in good order" in err
+    assert "pulumi stops cleanly" in err
     assert "already stopping" in err
 
 
@@ -113,7 +113,7 @@ def test_a_copied_config_keeps_every_value_as_it_is_and_secrets_encrypted(projec
     monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "engine-test")
     dev, other = Pulumi(project, "dev"), Pulumi(project, "review-1")
     for one in (dev, other):
-        one.ask(one.workspace.create_stack, one.name)
+        one.call(one.workspace.create_stack, one.name)
     own = "config:\n  p:tls: off\n  p:n: 40\n  p:map: {a: 1, b: [true, x]}\n  p:extra_args: [a, b]\n  p:image: 'NO'\n"
     with (project / "Pulumi.dev.yaml").open("a") as file:
         file.write(own)
@@ -121,7 +121,7 @@ def test_a_copied_config_keeps_every_value_as_it_is_and_secrets_encrypted(projec
     path = project / "Pulumi.dev.yaml"  # as the files that ship have it: the project's name before a key left out
     path.write_text(path.read_text().replace("  p:tls:", "  tls:").replace("  p:map:", "  map:"))
     config.copy(dev, other)
-    config.put(other, {"n": "50", "map.a": "2"})
+    config.set_values(other, {"n": "50", "map.a": "2"})
     text = (project / "Pulumi.review-1.yaml").read_text()
     made = yaml.safe_load(text)["config"]
     assert "a-key-of-dev" not in text

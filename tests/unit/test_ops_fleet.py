@@ -5,9 +5,9 @@ import pytest
 from components.vast.identity import own_key
 from ops import exits
 from ops.config import assignments
-from ops.fleet import Fleet, batches, key_resource, own_keys, secret_output
+from ops.fleet import Fleet, batches, key_resource, secret_output, server_keys
 from ops.plan import Plan, Step
-from ops.roll import replaced
+from ops.roll import replicas_to_replace
 
 FLEET = "urn:pulumi:s::p::vast:index:RerankerFleet::reranker"
 DYNAMIC = "pulumi-python:dynamic:"
@@ -45,7 +45,7 @@ def test_a_batch_is_its_servers_with_what_follows_them_and_the_gateway():
 
 def test_what_was_left_half_replaced_comes_first_and_all_of_it_at_once():
     fleet = Fleet.parse(state(left=["reranker-3"]))
-    assert fleet.replicas["reranker-3"].left == (93,)
+    assert fleet.replicas["reranker-3"].pending_delete == (93,)
     assert fleet.replicas["reranker-3"].instance_id == 3
     assert batches(fleet, fleet.replicas, 1) == [["reranker-3"], ["reranker"], ["reranker-2"]]
     assert batches(fleet, ["reranker-2"], 9) == [["reranker-3"], ["reranker-2"]]
@@ -55,13 +55,13 @@ def test_what_was_left_half_replaced_comes_first_and_all_of_it_at_once():
         ["reranker", "reranker-2"],
         ["reranker-3"],
     ]
-    assert two.stray == ()
+    assert two.pending_delete == ()
 
 
 def test_what_else_waits_for_being_destroyed_is_told():
     found = state()
     found[-3]["delete"] = True
-    assert Fleet.parse(found).stray == ("reranker-gateway-instance",)
+    assert Fleet.parse(found).pending_delete == ("reranker-gateway-instance",)
 
 
 def test_only_servers_of_the_fleet_are_replicas_whatever_else_is_rented():
@@ -83,17 +83,17 @@ def test_a_roll_is_of_servers_only_and_of_one_model():
     fleet = Fleet.parse([one for one in state() if "gateway" not in one["urn"]])
     other = Step("update", "Validation", "reranker-validation", [], {"model": "model changed"})
     with pytest.raises(exits.OpsError, match="another model"):
-        replaced("s", plan_of(other), fleet, in_place=False)
+        replicas_to_replace("s", plan_of(other), fleet, in_place=False)
     server, ca = Step("replace", "Instance", "reranker-2"), Step("delete", "CA", "ca")
-    assert replaced("s", plan_of(server), fleet, in_place=False) == ["reranker-2"]
+    assert replicas_to_replace("s", plan_of(server), fleet, in_place=False) == ["reranker-2"]
     for steps, in_place, says in (
-        ((server, ca), False, "more than a roll is to be done: ca .delete."),
-        ((server,), True, "destroyed before its successor serves"),
+        ((server, ca), False, "a roll only replaces servers, and the plan also changes: ca .delete."),
+        ((server,), True, "destroyed before its replacement serves"),
     ):
         with pytest.raises(exits.OpsError, match=says):
-            replaced("s", plan_of(*steps), fleet, in_place=in_place)
+            replicas_to_replace("s", plan_of(*steps), fleet, in_place=in_place)
     with pytest.raises(exits.OpsError, match="has no servers yet"):
-        replaced("s", plan_of(), Fleet.parse([]), in_place=False)
+        replicas_to_replace("s", plan_of(), Fleet.parse([]), in_place=False)
 
 
 def test_an_empty_state_has_no_fleet():
@@ -106,8 +106,8 @@ def test_each_servers_own_key_and_the_clients_are_told_apart():
     for one in found:
         if one["type"].endswith("Instance"):
             one |= {"inputs": {"key_env": "GUARD_KEY"}, "outputs": {"nonce": f"nonce-of-{one['id']}"}}
-    assert own_keys(found) == {n: own_key("own", f"nonce-of-{n}") for n in (1, 2, 3)}
-    assert own_keys(state()) == {}  # without a guard
+    assert server_keys(found) == {n: own_key("own", f"nonce-of-{n}") for n in (1, 2, 3)}
+    assert server_keys(state()) == {}  # without a guard
     assert secret_output(key_resource(state(), "reranker-key"), "previous") == ""
     assert key_resource([], "reranker-key") == {}
 
@@ -121,7 +121,7 @@ def test_values_to_set_are_read_and_lists_are_lists():
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("api_key=0123456789abcdef", "a secret does not belong on a command line"),
+        ("api_key=0123456789abcdef", "no secrets on a command line"),
         ("image", "has no value"),
         ("extra_args=[1", "not JSON"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from components.guard.gate import Gate, Request
 from components.guard.keys import Key
 from ops.exits import OpsError
-from ops.logs import added, age, of_key, printable, recent
+from ops.logs import filter_key, filter_recent, new_lines, parse_age, printable
 
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
 GUARD = []  # as the guard itself writes
@@ -34,36 +34,36 @@ LOG = [
     ],
 )
 def test_following_shows_each_line_once_and_all_of_them_where_the_log_ran_away(before, now, new):
-    assert list(added(before, now)) == new
+    assert list(new_lines(before, now)) == new
 
 
 def test_since_begins_at_the_first_line_of_that_age_with_the_lines_that_belong_to_it():
-    assert recent(LOG, NOON) == LOG[2:]
-    assert recent(LOG, NOON + timedelta(seconds=90)) == LOG[4:]
-    assert recent(LOG, NOON + timedelta(minutes=9)) == ()
-    assert recent(LOG, None) == LOG
+    assert filter_recent(LOG, NOON) == LOG[2:]
+    assert filter_recent(LOG, NOON + timedelta(seconds=90)) == LOG[4:]
+    assert filter_recent(LOG, NOON + timedelta(minutes=9)) == ()
+    assert filter_recent(LOG, None) == LOG
 
 
 def test_a_time_that_is_none_is_no_time():
     odd = ["{", '{"time": 5}', '{"time": 1e99}', '{"time": {}}', "[1]", "INFO 13-45 99:00:00 x", '{"time": "noon"}', ""]
-    assert recent(odd, NOON) == ()
+    assert filter_recent(odd, NOON) == ()
 
 
 def test_a_clients_requests_are_picked_by_the_name_of_its_key():
-    assert of_key(LOG, "search") == [ACCESS]
-    assert of_key(LOG, "others") == []
-    assert of_key(LOG, None) == LOG
+    assert filter_key(LOG, "search") == [ACCESS]
+    assert filter_key(LOG, "others") == []
+    assert filter_key(LOG, None) == LOG
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86400)])
 def test_an_age_is_a_number_and_a_unit(text, seconds):
-    assert age(text) == timedelta(seconds=seconds)
+    assert parse_age(text) == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize("text", ["10", "m", "10 m", "-1h", "1w"])
 def test_another_age_is_refused_with_an_example(text):
     with pytest.raises(OpsError, match="--since"):
-        age(text)
+        parse_age(text)
 
 
 def test_no_escape_sequence_of_a_host_reaches_the_terminal():

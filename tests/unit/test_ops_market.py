@@ -10,7 +10,7 @@ from components.vast.models import Offer
 from components.vast.ranking import Candidate
 from components.vast.throughput import estimate_speeds
 from ops.command import as_markdown
-from ops.market import best, scatter, summary
+from ops.market import best, scatter, summarize
 from ops.market_plot import COLUMNS, HEIGHT, LINES, TAG, WIDTH, Axis, tags
 from tests.unit.wire_samples import offer
 
@@ -32,7 +32,7 @@ def market(measured=None, *offers):
 
 def test_the_best_offers_of_each_preference_stand_side_by_side():
     found = market()
-    text = as_markdown("market", "dev", summary(found, best(found, 2), "m"))
+    text = as_markdown("market", "dev", summarize(found, best(found, 2), "m"))
     lines = text.splitlines()
     assert "|  | cheapest | fastest | balanced | value |" in lines
     first = next(line for line in lines if line.startswith("| 1 |")).split(" | ")[1:]
@@ -42,9 +42,9 @@ def test_the_best_offers_of_each_preference_stand_side_by_side():
 
 def test_what_is_not_measured_is_said_to_be_relative_and_has_no_number():
     found = market()
-    done = summary(found, best(found, 2), "m")
+    done = summarize(found, best(found, 2), "m")
     text = as_markdown("market", "dev", done)
-    assert "Pairs/s of m are not measured on any GPU on offer: `value` ranks by a relative speed" in text
+    assert "Pairs/s of m are not measured on any offered GPU: `value` ranks by a relative speed" in text
     assert text.count("| - | - | relative, not measured |") == len({*PLACE.values()})
     assert "by relative speed, not measured" in text
     assert (done.facts["measured"], {one["pairs_per_s"] for one in done.facts["offers"]}) == (False, {None})
@@ -52,7 +52,7 @@ def test_what_is_not_measured_is_said_to_be_relative_and_has_no_number():
 
 def test_what_is_measured_has_pairs_per_second_and_dollars_per_million():
     found = market({"VALUE": 1000.0})
-    done = summary(found, best(found, 1), "m")
+    done = summarize(found, best(found, 1), "m")
     text = as_markdown("market", "dev", done)
     assert "not measured" not in text
     assert "| 1000 | $0.0556 | measured on this GPU |" in text

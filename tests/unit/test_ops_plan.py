@@ -162,7 +162,7 @@ def test_the_counts_are_those_of_the_closing_event():
         (["error: PULUMI_ACCESS_TOKEN must be set"], 3, exits.SECRET, "PULUMI_ACCESS_TOKEN must be set"),
         (['error: unable to open state directory "file:///x"'], 1, exits.BUSY, None),
         (["error: something else"], 1, exits.ERROR, "something else"),
-        ([], 1, exits.ERROR, "pulumi failed and said nothing"),
+        ([], 1, exits.ERROR, "pulumi failed without a message"),
     ],
 )  # fmt: skip
 def test_an_error_is_told_by_its_class_and_pulumis_own_by_its_exit_code_or_words(messages, rc, code, text):

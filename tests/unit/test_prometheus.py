@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ops.metrics import PRICE, Admin, files
+from ops.metrics import PRICE, Admin, render_files
 from ops.outputs import StackOutputs
 from tests.dashboard import expressions, labels_in, metrics_in, metrics_of
 
@@ -23,7 +23,7 @@ OUTPUTS = {
 
 
 def written(admin=None, **changes):
-    return files("prod", StackOutputs.parse(OUTPUTS | changes), KEYS, Path("/etc/prometheus"), 15, admin=admin)
+    return render_files("prod", StackOutputs.parse(OUTPUTS | changes), KEYS, Path("/etc/prometheus"), 15, admin=admin)
 
 
 def test_each_replica_has_a_target_and_a_price_and_is_scraped_with_its_own_key():

@@ -11,7 +11,7 @@ from pulumi.dynamic.dynamic import serialize_provider
 from components.credentials import ApiKeyProvider
 from components.instance import InstanceProvider
 from harness.stack import REPO
-from ops.state_check import foreign_code, is_ours, provider_classes
+from ops.state_check import foreign_code, is_own_pickle, provider_classes
 
 SECRET = "4dabf18193072939515e22adb298388d"
 
@@ -42,13 +42,13 @@ def test_every_provider_of_this_checkout_as_pulumi_writes_it_is_its_own_of_its_t
     source = "\n".join(path.read_text() for path in (REPO / "components").glob("*.py"))
     assert {name for _, name in provider_classes().values()} == set(re.findall(r"^class (\w+Provider)\(", source, re.M))
     for kind, provider in (("Instance", InstanceProvider()), ("ApiKey", ApiKeyProvider())):
-        assert is_ours(serialize_provider(provider), kind)
-        assert not is_ours(serialize_provider(provider), "Gateway")
+        assert is_own_pickle(serialize_provider(provider), kind)
+        assert not is_own_pickle(serialize_provider(provider), "Gateway")
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
 def test_the_version_of_the_pickle_does_not_matter(protocol):
-    assert is_ours(text(InstanceProvider(), protocol), "Instance")
+    assert is_own_pickle(text(InstanceProvider(), protocol), "Instance")
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_a_preview_shows_what_was_measured_beside_the_price_and_no_column_withou
     after = found()
     assert str(after).endswith("about 400 pairs/s (measured on this GPU), $0.2500 per million pairs")
     table = offer_table([Choice(**shown(after))])
-    assert "| pairs/s | $ per million pairs | how sure |" in table
+    assert "| pairs/s | $ per million pairs | basis |" in table
     assert table.endswith("| 400 | $0.2500 | measured on this GPU |")
     assert speed(Choice(**shown(after))) == "; about 400 pairs/s (measured on this GPU), $0.2500 per million"
 
