@@ -14,7 +14,7 @@ import cohere
 import pytest
 import requests
 
-from harness.load import Load
+from harness.load import LoadGenerator
 from harness.wait import until
 from tests.client.asking import DOCUMENTS, QUERY, expected
 from tests.client.guarded import KEY, MODEL, guarded_server, refusal
@@ -323,20 +323,23 @@ def test_a_heal_and_a_rotation_under_load_fail_no_request(tmp_path):
     outputs = tmp_path / "outputs.json"
     with contextlib.ExitStack() as servers, guarded_server(folders[1]) as second:
         write_outputs(outputs, servers.enter_context(guarded_server(folders[0])))
-        with running_proxy("--outputs", outputs, "--follow", "0") as proxy, Load(Plain(proxy.url), per_s=20) as load:
-            load.more(20)
+        with (
+            running_proxy("--outputs", outputs, "--follow", "0") as proxy,
+            LoadGenerator(Plain(proxy.url), per_s=20) as load,
+        ):
+            load.wait_for_requests(20)
             servers.close()  # the first server is gone, which the outputs do not say yet
             until(lambda: count(proxy, "retries") > 5, within_s=10)
             set_client_key(second, "the-clients-key")
             write_outputs(outputs, second, api_key="the-clients-key")
-            load.more(40)
+            load.wait_for_requests(40)
 
             new_key = "the-key-of-the-next-generation"
             set_client_key(second, new_key)  # before the outputs have it: worse than real
             before = count(proxy, "retries")
             until(lambda: count(proxy, "retries") > before + 5, within_s=10)
             write_outputs(outputs, second, api_key=new_key)
-            load.more(40)
+            load.wait_for_requests(40)
             assert count(proxy, "moves") == 2
         assert load.failures == []
     said = "".join(proxy.said)

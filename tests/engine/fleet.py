@@ -24,7 +24,7 @@ from harness.stack import REPO, EngineStack
 
 @dataclass
 class Endpoint:
-    """Where a stack's clients go; harness.load.Load takes one."""
+    """Where a stack's clients go; harness.load.LoadGenerator takes one."""
 
     url: str
     key: str

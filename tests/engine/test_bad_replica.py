@@ -5,7 +5,7 @@ import json
 import pytest
 
 from components.guard.keys import MANAGEMENT
-from harness.load import Load
+from harness.load import LoadGenerator
 from harness.stack import EngineStack
 from harness.wait import until
 from tests.engine.fleet import AtTerminal, behind, endpoint, ops
@@ -58,14 +58,14 @@ def test_a_failed_deploy_destroys_nothing_that_the_gateway_sends_to(gateway_cadd
     old = stack.instances()
     stack.write_config(extra_args=["--max-num-seqs", "64"])
     ledger.control("faults", kind="oci_error", times=1)
-    with Load(endpoint(stack)) as load:
-        load.more(50)
+    with LoadGenerator(endpoint(stack)) as load:
+        load.wait_for_requests(50)
         done = ops(stack, "deploy")
-        load.more(50)
+        load.wait_for_requests(50)
         assert done.rc == 1, done.err
         assert old < ledger.billed()
         done = ops(stack, "deploy")
-        load.more(50)
+        load.wait_for_requests(50)
     assert done.rc == 0, done.err
     assert load.failures == []
     assert stack.instances() == ledger.billed()

@@ -10,7 +10,7 @@ import pytest
 from components.caddy.config import gateway_config
 from components.caddy.spec import GatewayPolicy
 from components.guard.last_check import CHECK
-from harness.load import BODY, Load
+from harness.load import BODY, LoadGenerator
 from harness.wait import until
 
 
@@ -31,14 +31,14 @@ def test_an_upstream_killed_under_load_costs_no_request(caddy, rerankers, front)
     one = front(three)
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
-    with Load(one) as load:
-        load.more(80)
+    with LoadGenerator(one) as load:
+        load.wait_for_requests(80)
         three[0].kill()
-        load.more(240)
+        load.wait_for_requests(240)
         three[0].start()
         before = load.by_upstream[three[0].name]
         until(lambda: load.by_upstream[three[0].name] > before + 5)
-        load.more(80)
+        load.wait_for_requests(80)
     assert load.failures == []
     assert load.rate_per_s >= 50
 
@@ -87,12 +87,12 @@ def test_the_config_is_swapped_under_load_without_a_failed_request(caddy, rerank
     one = front(two)
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
-    with Load(one, headers={} if keep_alive else {"Connection": "close"}) as load:
+    with LoadGenerator(one, headers={} if keep_alive else {"Connection": "close"}) as load:
         for turn in range(10):
-            load.more(20)
+            load.wait_for_requests(20)
             kept, former = one.gateway.upstreams[:: 1 if turn % 2 else -1]
             caddy.admin.load(gateway_config(replace(one.gateway, upstreams=(kept,), retired=(former,))))
-        load.more(20)
+        load.wait_for_requests(20)
     assert load.failures == []
     assert load.rate_per_s >= 50
     assert set(load.by_upstream) == {each.name for each in two}
@@ -131,12 +131,12 @@ def test_an_upstream_that_serves_passes_its_checks_and_no_client_can_send_one(ca
     one = front(two)
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: {one.ask().headers["x-upstream"] for _ in range(8)} == {each.name for each in two})
-    with Load(one) as load:
-        load.more(40)
+    with LoadGenerator(one) as load:
+        load.wait_for_requests(40)
         (two[0].folder / "check_fails").touch()  # as one that waits behind requests for longer than it may
-        load.more(480)
+        load.wait_for_requests(480)
     assert load.failures == []
-    assert {each.upstream for each in load.ended[-100:]} == {each.name for each in two}
+    assert {each.upstream for each in load.results[-100:]} == {each.name for each in two}
     one.ask(path="/score", headers={CHECK.decode(): "1"})
     scored = [json.loads(line) for each in two for line in each.seen().splitlines() if '"/score"' in line]
     assert scored
