@@ -37,14 +37,14 @@ def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(gateway_caddy,
     asked = ops(stack, "logs", "--since", "10m", "--key", MANAGEMENT).document["lines"]  # the gateway's checks
     assert all(json.loads(lines[-1])["key"] == MANAGEMENT for lines in asked.values()), asked
     follow = AtTerminal(stack, "logs", "-f", "--lines", "500")
-    until(lambda: follow.shown.count("Application startup complete.") >= 3)
+    until(lambda: follow.output.count("Application startup complete.") >= 3)
     follow.interrupt()
-    assert follow.end() == 0, follow.shown
+    assert follow.end() == 0, follow.output
     watch = AtTerminal(stack, "status", "--watch", "0.5")
-    until(lambda: watch.shown.count("every 0.5 s") >= 2)
+    until(lambda: watch.output.count("every 0.5 s") >= 2)
     watch.interrupt()
-    assert watch.end() == 0, watch.shown
-    last = watch.shown.split("\x1b[H")[-1]
+    assert watch.end() == 0, watch.output
+    last = watch.output.split("\x1b[H")[-1]
     assert last.count("yes, ") == 4, last
     assert "gateway" in last
     done = ops(stack, "destroy", "--yes")

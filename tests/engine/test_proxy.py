@@ -32,7 +32,7 @@ def test_a_heal_a_roll_and_a_rotation_behind_the_proxy_fail_no_request(stack, le
             assert finished.rc == 0, finished.err
             load.wait_for_requests(40)
         assert load.failures == []
-    said = "".join(proxy.said)
+    said = "".join(proxy.stderr_lines)
     assert "the stack is at" in said
     assert "new key or CA" in said
     for key in (begun, finished):

@@ -8,7 +8,7 @@ from emulator.server import EmulatorServer
 from harness.caddy import running_gateway_caddy
 from harness.load import LoadGenerator
 from harness.wait import until
-from tests.engine.fleet import Billed, Ops, behind, endpoint, ops
+from tests.engine.fleet import BilledCount, Ops, behind, endpoint, ops
 
 pytestmark = pytest.mark.engine
 QUEUE = 'extra_args=["--max-num-seqs","64"]'
@@ -33,7 +33,7 @@ def two(tmp_path_factory):
 @pytest.mark.all
 def test_a_roll_replaces_all_servers_one_at_a_time_and_fails_no_request(three, ledger, tmp_path):
     at, old = endpoint(three), three.instances()
-    with LoadGenerator(at) as load, Billed(ledger) as billed:
+    with LoadGenerator(at) as load, BilledCount(ledger) as billed:
         load.wait_for_requests(50)
         done = ops(three, "roll", "--surge", "1", "--set", QUEUE, "--markdown", str(tmp_path / "roll.md"))
         load.wait_for_requests(50)
@@ -42,7 +42,7 @@ def test_a_roll_replaces_all_servers_one_at_a_time_and_fails_no_request(three, l
     assert len(done.err.splitlines()) < 10, done.err  # Pulumi's 900 lines are in a log
     assert load.failures == []
     print(f"roll: {load}")
-    assert billed.most == 4
+    assert billed.max == 4
     assert len(done.document["batches"]) == 3
     assert three.instances() == ledger.billed()
     assert not three.instances() & old
@@ -105,7 +105,7 @@ def test_a_roll_of_what_is_declared_stops_where_it_fails_and_goes_on_when_that_i
     path, at, old = three.project / "Pulumi.test.yaml", endpoint(three), three.instances()
     three.write_config(extra_args=["--max-num-seqs", "64"], max_latency_ms=1)
     declared = path.read_bytes()
-    with LoadGenerator(at) as load, Billed(ledger) as billed:
+    with LoadGenerator(at) as load, BilledCount(ledger) as billed:
         done = ops(three, "roll")
         assert done.rc == 1, done.err
         assert "No server was destroyed that has no successor" in done.document["error"]
@@ -124,7 +124,7 @@ def test_a_roll_of_what_is_declared_stops_where_it_fails_and_goes_on_when_that_i
     assert done.rc == 0, done.err
     assert load.failures == []
     print(f"roll that failed, was put right, cut off, went on: {load}")
-    assert billed.most <= 5
+    assert billed.max <= 5
     assert three.instances() == ledger.billed()
     assert not old & ledger.billed()
     drift = three.run("preview", "--expect-no-changes")

@@ -58,12 +58,12 @@ def test_a_server_takes_both_keys_and_then_the_new_one_only(stack, ledger, tmp_p
     assert "was never deployed" in done.document["error"]
     assert old.ask().status_code == 200
     asked = AtTerminal(stack, "rotate-key")
-    until(lambda: "Enter, once the clients have it" in asked.shown or asked.process.poll() is not None, within_s=200)
-    assert "goes on with a begin that was cut off" in asked.shown
+    until(lambda: "Enter, once the clients have it" in asked.output or asked.process.poll() is not None, within_s=200)
+    assert "goes on with a begin that was cut off" in asked.output
     assert old.ask().status_code == endpoint(stack).ask().status_code == 200
     asked.type("\n")
-    assert asked.end() == 0, asked.shown
-    assert "was changed: commit it" in asked.shown
+    assert asked.end() == 0, asked.output
+    assert "was changed: commit it" in asked.output
     assert (old.ask().status_code, endpoint(stack).ask().status_code) == (401, 200)
     assert len(ledger.contracts()) == rented
     for args, said in ((["--finish"], "no rotation has begun"), ([], "nobody is there to say")):

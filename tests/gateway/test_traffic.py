@@ -64,11 +64,11 @@ def test_an_upstream_that_answers_502_or_503_is_not_the_last_word(caddy, reranke
     one = front(two)
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
-    two[0].answers(status)
+    two[0].set_status(status)
     answers = [one.ask() for _ in range(20)]
     assert [answer.status_code for answer in answers] == [200] * 20
     assert {answer.headers["x-upstream"] for answer in answers} == {two[1].name}
-    two[0].recovers()
+    two[0].clear_status()
 
 
 def test_an_upstream_that_is_wrong_about_a_request_is_the_last_word(caddy, rerankers, front):
@@ -115,7 +115,7 @@ def test_servers_whose_checks_all_fail_are_used_anyway_and_a_request_does_not_wa
     for each in two:
         (each.folder / "check_fails").touch()
     caddy.admin.load(gateway_config(one.gateway))
-    until(lambda: all(each.seen().count('"path": "/rerank"') > 2 for each in two))
+    until(lambda: all(each.requests().count('"path": "/rerank"') > 2 for each in two))
     body = json.dumps(BODY | {"query": "an {http.request.uri} of ä, answer after 1 s"})
     headers = {"Content-Type": "application/json"}
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -138,7 +138,7 @@ def test_an_upstream_that_serves_passes_its_checks_and_no_client_can_send_one(ca
     assert load.failures == []
     assert {each.upstream for each in load.results[-100:]} == {each.name for each in two}
     one.ask(path="/score", headers={CHECK.decode(): "1"})
-    scored = [json.loads(line) for each in two for line in each.seen().splitlines() if '"/score"' in line]
+    scored = [json.loads(line) for each in two for line in each.requests().splitlines() if '"/score"' in line]
     assert scored
     assert CHECK.decode() not in scored[0]["headers"]
 
@@ -155,11 +155,11 @@ def test_each_upstream_is_asked_with_its_own_key_and_checked_by_its_own_name(cad
     one = front(two)
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: {one.ask().headers.get("x-upstream") for _ in range(8)} == {each.name for each in two})
-    before, log = [each.seen().count("/rerank") for each in two], len(caddy.log.read_text())
-    until(lambda: all(each.seen().count("/rerank") > count + 2 for each, count in zip(two, before, strict=True)))
+    before, log = [each.requests().count("/rerank") for each in two], len(caddy.log.read_text())
+    until(lambda: all(each.requests().count("/rerank") > count + 2 for each, count in zip(two, before, strict=True)))
     assert not re.search("HTTP request failed|unexpected status code", caddy.log.read_text()[log:])
     for each, other in (two, two[::-1]):
-        assert other.key not in each.seen()
+        assert other.key not in each.requests()
         crossed = tuple(replace(up, key=other.key) if up.dial == each.address else up for up in one.gateway.upstreams)
         caddy.admin.load(gateway_config(replace(one.gateway, upstreams=crossed)))
         until(lambda other=other: {one.ask().headers.get("x-upstream") for _ in range(8)} == {other.name})
@@ -172,10 +172,10 @@ def test_an_upstream_that_shows_anothers_certificate_gets_no_request(caddy, rera
     shown = replace(two[0].upstream, server_name=two[1].server_name if name == "of the other" else "")
     caddy.admin.load(gateway_config(replace(one.gateway, upstreams=(shown, two[1].upstream))))
     until(lambda: one.ask().status_code == 200)
-    before = two[0].seen()
+    before = two[0].requests()
     answers = [one.ask() for _ in range(20)]
     assert {answer.headers.get("x-upstream") for answer in answers} == {two[1].name}
-    assert two[0].seen() == before
+    assert two[0].requests() == before
 
 
 def test_a_gateway_without_upstreams_says_503_and_when_to_come_back_to_who_has_a_key(caddy, rerankers, front):

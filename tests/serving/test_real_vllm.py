@@ -22,7 +22,7 @@ from components.vllm.launch import plan_launch
 from components.vllm.route_audit import audit_routes, filled, routes_of, routes_to_audit, table, unauthorized_callers
 from components.vllm.score_checks import CLOSED
 from harness.vllm import Vllm, serving
-from tests.dashboard import absent
+from tests.dashboard import find_missing
 from tests.serving.conftest import BGE, CATALOG, HERE, MINILM, QWEN3, REPO, Deployment, new_key, require_vllm
 
 pytestmark = [pytest.mark.vllm, pytest.mark.all]
@@ -169,7 +169,7 @@ def test_every_metric_that_the_dashboard_asks_vllm_for_is_in_a_scrape_which_coun
     assert pairs() - before == 5
     dashboard = json.loads((REPO / "dashboards" / "reranker.json").read_text())
     given = {"job", "stack", "replica"}
-    assert absent(dashboard, scrape(), prefix="vllm:|http_", given=given) == []
+    assert find_missing(dashboard, scrape(), prefix="vllm:|http_", job_labels=given) == []
 
 
 def test_the_container_has_as_many_api_servers_as_its_launch_says(minilm: Vllm) -> None:
