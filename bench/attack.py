@@ -118,30 +118,24 @@ def measure(
             rounds = [_attack_target(stack, target, attack, seconds) for target in targets]
             time.sleep(count_after_s)
             counts = [count_connections(target.url) for target in targets]
-        for target, attack_round, connections in zip(targets, rounds, counts, strict=True):
+        for target, (quiet, attacked, rss_mb), count in zip(targets, rounds, counts, strict=True):
             _run_load(target, SHORT_LOAD_S)
-            figures.append(_make_figure(target, attack, attack_round, connections))
+            figures.append(_make_figure(target, attack, quiet, attacked, rss_mb=rss_mb, connections=count))
             sys.stderr.write(f"{figures[-1]}\n")
     return figures
 
 
-@dataclass(frozen=True)
-class AttackRound:
-    """A client's load before and during an attack, and the server's memory between them."""
-
-    quiet: LoadGenerator
-    attacked: LoadGenerator
-    rss_mb: float
-
-
-def _attack_target(stack: contextlib.ExitStack, target: BenchTarget, attack: str, seconds: float) -> AttackRound:
-    """Load a target; then load it again during an attack, which lasts until `stack` closes."""
+def _attack_target(
+    stack: contextlib.ExitStack, target: BenchTarget, attack: str, seconds: float
+) -> tuple[LoadGenerator, LoadGenerator, float]:
+    """Load a target; then load it again during an attack, which lasts until `stack` closes. Return both loads, and the
+    resident memory in MB between them."""
     _run_load(target, SHORT_LOAD_S)
     quiet = _run_load(target, seconds)
     Path(f"/proc/{target.pid}/clear_refs").write_text("5")  # reset VmHWM
-    rss = memory_mb(target.pid, "VmRSS")
+    rss_mb = memory_mb(target.pid, "VmRSS")
     stack.enter_context(running_attack(target, attack, seconds))
-    return AttackRound(quiet, _run_load(target, seconds), rss)
+    return quiet, _run_load(target, seconds), rss_mb
 
 
 def _run_load(target: BenchTarget, seconds: float) -> LoadGenerator:
@@ -150,8 +144,9 @@ def _run_load(target: BenchTarget, seconds: float) -> LoadGenerator:
     return load
 
 
-def _make_figure(target: BenchTarget, attack: str, attack_round: AttackRound, connections: int) -> AttackFigure:
-    quiet, attacked = attack_round.quiet, attack_round.attacked
+def _make_figure(
+    target: BenchTarget, attack: str, quiet: LoadGenerator, attacked: LoadGenerator, *, rss_mb: float, connections: int
+) -> AttackFigure:
     quiet_ms, ms = (sorted(result.took_s * 1000 for result in load.results) for load in (quiet, attacked))
     return AttackFigure(
         attack=ATTACKS[attack].description,
@@ -163,7 +158,7 @@ def _make_figure(target: BenchTarget, attack: str, attack_round: AttackRound, co
         failed=len(attacked.failures),
         p50_ms=quantile(ms, 0.5),
         p99_ms=quantile(ms, 0.99),
-        rss_before_mb=attack_round.rss_mb,
+        rss_before_mb=rss_mb,
         rss_peak_mb=memory_mb(target.pid, "VmHWM"),
         rss_after_mb=memory_mb(target.pid, "VmRSS"),
         connections_left=connections,

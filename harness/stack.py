@@ -224,9 +224,8 @@ class EngineStack:
 
     def _resource_outputs(self, kind: str, name: str) -> dict[str, Any]:
         deployment = self.deployment()
-        [resource] = [
-            row for row in resources_of(deployment) if row["type"].endswith(kind) and row["urn"].endswith(name)
-        ]
+        rows = resources_of(deployment)
+        [resource] = [row for row in rows if row["type"].endswith(kind) and row["urn"].endswith(name)]
         salt = deployment["secrets_providers"]["state"]["salt"].split(":")[1]
         key = state_key(salt, self.env["PULUMI_CONFIG_PASSPHRASE"])
         return {output: decrypt(value, key) for output, value in resource.get("outputs", {}).items()}
