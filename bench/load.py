@@ -74,6 +74,6 @@ def run(target: BenchTarget, *, pairs: int, words: int, users: int, seconds: flo
 
 def _body(model: str, pairs: int, words: int) -> Mapping[str, Any]:
     """Return a request with new texts, so that no cache can answer it."""
-    dice = random.Random(next(SERIAL))
-    texts = [" ".join(dice.choices(WORDS, k=words)) for _ in range(pairs)]
-    return {"model": model, "query": f"what is {dice.choice(WORDS)}?", "documents": texts}
+    rng = random.Random(next(SERIAL))
+    texts = [" ".join(rng.choices(WORDS, k=words)) for _ in range(pairs)]
+    return {"model": model, "query": f"what is {rng.choice(WORDS)}?", "documents": texts}

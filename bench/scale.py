@@ -59,15 +59,15 @@ class Curve:
 
     def rates(self) -> list[float]:
         """Return the rate in each step of the day."""
-        dice = random.Random(self.seed)
-        starts = [dice.uniform(8, 20) * 3600 for _ in range(self.bursts)]
+        rng = random.Random(self.seed)
+        starts = [rng.uniform(8, 20) * 3600 for _ in range(self.bursts)]
         rates = []
         for step in range(int(DAY_S / STEP_S)):
             at = step * STEP_S
             shape = max(math.cos((at / 3600 - 14) / 24 * 2 * math.pi), -0.5)  # flat from 22 to 6
             rate = self.night + (self.peak - self.night) * (shape + 0.5) / 1.5
             burst = any(start <= at < start + self.burst_s for start in starts)
-            rates.append(rate * dice.uniform(0.9, 1.1) * (self.burst_times if burst else 1))
+            rates.append(rate * rng.uniform(0.9, 1.1) * (self.burst_times if burst else 1))
         return rates
 
 
@@ -134,7 +134,7 @@ class ScaledFleet:
         self.booting, self.ready_at_s = 0, 0.0
         self.samples: list[Sample] = []
         self.lull: Lull | None = None
-        self.dice = random.Random(settings.seed)
+        self.rng = random.Random(settings.seed)
 
     def observe(self, at_s: float, in_flight: float) -> None:
         """Take a sample and decide, unless replicas are booting."""
@@ -143,7 +143,7 @@ class ScaledFleet:
                 return
             self.replicas, self.booting, self.samples = self.replicas + self.booting, 0, []
         size = self.settings.pairs_per_request
-        mean = sum(size * _poisson(self.dice, in_flight / size) for _ in range(READS)) / READS
+        mean = sum(size * _poisson(self.rng, in_flight / size) for _ in range(READS)) / READS
         self.samples = [*self.samples, Sample(at_s, mean)][-self.target.samples :]
         usd_h, target, lull = self.settings.replica_usd_h, self.target, self.lull
         decision = decide(self.samples, self.replicas, self.limits, replica_usd_h=usd_h, target=target, lull=lull)
@@ -151,7 +151,7 @@ class ScaledFleet:
         if decision.replicas < self.replicas:
             self.replicas, self.samples = decision.replicas, []
         elif added := decision.replicas - self.replicas:
-            has_bad_host = any(self.dice.random() < self.settings.bad_host for _ in range(added))
+            has_bad_host = any(self.rng.random() < self.settings.bad_host for _ in range(added))
             self.booting, self.boots = added, self.boots + added
             self.ready_at_s = at_s + self.settings.boot_s + (self.settings.bad_host_s if has_bad_host else 0)
 
@@ -240,12 +240,12 @@ def _random_wait(settings: SimulationSettings, rate: float, replicas: int) -> fl
     return float(busy ** (math.sqrt(2 * (replicas + 1)) - 1) / (replicas * (1 - busy)) / 2 * settings.request_s)
 
 
-def _poisson(dice: random.Random, mean: float) -> int:
+def _poisson(rng: random.Random, mean: float) -> int:
     if mean > 50:
-        return max(round(dice.gauss(mean, math.sqrt(mean))), 0)
-    count, product, limit = 0, dice.random(), math.exp(-mean)
+        return max(round(rng.gauss(mean, math.sqrt(mean))), 0)
+    count, product, limit = 0, rng.random(), math.exp(-mean)
     while product > limit:
-        count, product = count + 1, product * dice.random()
+        count, product = count + 1, product * rng.random()
     return count
 
 

@@ -47,18 +47,18 @@ class Scenario:
 
     @classmethod
     def from_seed(cls, seed: int) -> Scenario:
-        dice = random.Random(seed)
+        rng = random.Random(seed)
         scenario = cls(
             seed=seed,
-            operation=dice.choice(OPERATIONS),
-            fault=dice.choice(FAULTS),
-            times=dice.choice((1, 1, 2, 3)),
-            kill=dice.choice(KILLS),
-            since=(since := dice.choice(("start", "rented", "rented"))),
-            after_s=dice.uniform(0.3, 4.5) if since == "start" else dice.uniform(0.0, 1.4),
-            server_fault=dice.choice(SERVER_FAULTS),
+            operation=rng.choice(OPERATIONS),
+            fault=rng.choice(FAULTS),
+            times=rng.choice((1, 1, 2, 3)),
+            kill=rng.choice(KILLS),
+            since=(since := rng.choice(("start", "rented", "rented"))),
+            after_s=rng.uniform(0.3, 4.5) if since == "start" else rng.uniform(0.0, 1.4),
+            server_fault=rng.choice(SERVER_FAULTS),
         )
-        return scenario.with_sigint_at(dice.choice(tuple(SLOW))) if scenario.kill == "sigint" else scenario
+        return scenario.with_sigint_at(rng.choice(tuple(SLOW))) if scenario.kill == "sigint" else scenario
 
     def with_sigint_at(self, stage: str) -> Scenario:
         """Return it with a single SIGINT at a stage, on hosts that are slow there and have no other fault."""

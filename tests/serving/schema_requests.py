@@ -36,7 +36,7 @@ def bodies(spec: dict[str, Any], path: str, limit: int) -> Iterator[Body]:
 
 def _bodies(spec: dict[str, Any], path: str, limit: int) -> Iterator[Body]:
     yield from (None, [], "text", 1, {})
-    dice = random.Random(SEED)
+    rng = random.Random(SEED)
     for shape in _objects(spec, spec["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]):
         first, second = shape["required"]
         valid = {first: TEXT, second: ["pizza", "deep learning", "weather"]}
@@ -52,8 +52,8 @@ def _bodies(spec: dict[str, Any], path: str, limit: int) -> Iterator[Body]:
         for name, candidates in values.items():
             yield from (valid | {name: value} for value in candidates)
         for _ in range(COMBINED):
-            names = dice.sample(sorted(values), 3)
-            yield valid | {name: dice.choice(values[name]) for name in names}
+            names = rng.sample(sorted(values), 3)
+            yield valid | {name: rng.choice(values[name]) for name in names}
 
 
 def _objects(spec: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
