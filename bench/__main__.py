@@ -40,9 +40,7 @@ def main(ctx: click.Context) -> None:
 @click.option("--rounds", type=AT_LEAST_1, default=5, help="number of rounds; every command runs once in each")
 @click.option("--boot-s", type=float, default=20.0, help="boot time that the emulator simulates, in seconds")
 @click.option("--venv", type=click.Path(path_type=Path), default=REPO / ".venv", help="virtual environment to use")
-@click.option(
-    "--checkout", "checkouts", type=click.Path(path_type=Path), multiple=True, help="also measure this checkout"
-)
+@click.option("--checkout", "checkouts", type=click.Path(path_type=Path), multiple=True, help="another checkout")
 def hot_path_command(rounds: int, boot_s: float, venv: Path, checkouts: tuple[Path, ...]) -> None:
     """Compare a preview and an `up` with programs that do nothing; exit code 1 if one is over its budget."""
     repos = {"this checkout": REPO} | {path.name: path.resolve() for path in checkouts}
