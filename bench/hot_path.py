@@ -63,7 +63,7 @@ class CommandTiming:
 
 def baseline_stack(folder: Path, url: str, venv: Path, **files: str) -> EngineStack:
     """Return a stack of another program. `files`: module name -> source."""
-    stack = EngineStack(folder, url, packages_listed=False, venv=venv)
+    stack = EngineStack(folder, url, cached_pip_list=False, venv=venv)
     for name, source in files.items():
         path = stack.project / f"{name}.py"
         path.unlink(missing_ok=True)
@@ -74,7 +74,7 @@ def baseline_stack(folder: Path, url: str, venv: Path, **files: str) -> EngineSt
 def project_stack(folder: Path, url: str, venv: Path, repo: Path) -> EngineStack:
     """Return a stack of a checkout, with the project's defaults for polling, pacing and probing."""
     config = dict.fromkeys(("timeouts.poll_s", "timeouts.probe_window_s", "timeouts.api_s")) | {"emulator.pacing": True}
-    return EngineStack(folder, url, config=config, packages_listed=False, venv=venv, repo=repo).init()
+    return EngineStack(folder, url, config=config, cached_pip_list=False, venv=venv, repo=repo).init()
 
 
 def measure(

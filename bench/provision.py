@@ -51,7 +51,7 @@ def measure_fleet(folder: Path, replicas: int, *, boot_s: float, variant: str) -
         if paced:
             config |= {"emulator.pacing": True, "timeouts.poll_s": 5}
         env = {"RERANKER_PLUGIN_THREADS": "4"} if variant == FEW_THREADS else {}
-        stack = EngineStack(folder / "stack", market.url, config=config, env=env, packages_listed=False).init()
+        stack = EngineStack(folder / "stack", market.url, config=config, env=env, cached_pip_list=False).init()
         up_s, up_calls = time_command(market, stack, "up", "--yes", "--skip-preview", *PARALLEL)
         preview = ("preview", "--expect-no-changes", *PARALLEL)
         previews = [time_command(market, stack, *preview) for _ in range(3)] if variant == PLAIN else []

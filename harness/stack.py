@@ -42,7 +42,7 @@ def tool_path(python: Path | None = None) -> str:
 
 
 @functools.cache
-def python_with_packages_listed() -> tempfile.TemporaryDirectory[str]:
+def python_with_cached_pip_list() -> tempfile.TemporaryDirectory[str]:
     """Return a folder with a `python` that answers `pip list` from a file and otherwise runs this interpreter.
 
     Pulumi's language host runs `pip list` in every preview and up. With the packages of the tests, it takes a third of
@@ -55,8 +55,8 @@ def python_with_packages_listed() -> tempfile.TemporaryDirectory[str]:
     for name in ("python", "python3"):
         script = folder / name
         packages = shlex.quote(f"{folder}/packages.json")
-        listed = f'if [ "$1 $2 $3" = "-m pip list" ]; then exec cat {packages}; fi'
-        script.write_text(f'#!/bin/sh\n{listed}\nexec {shlex.quote(sys.executable)} "$@"\n')
+        pip_list = f'if [ "$1 $2 $3" = "-m pip list" ]; then exec cat {packages}; fi'
+        script.write_text(f'#!/bin/sh\n{pip_list}\nexec {shlex.quote(sys.executable)} "$@"\n')
         script.chmod(0o755)
     return temporary
 
@@ -95,7 +95,7 @@ class EngineStack:
     name: str = "test"
     config: dict[str, Any] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
-    packages_listed: bool = True  # see python_with_packages_listed
+    cached_pip_list: bool = True  # see python_with_cached_pip_list
     repo: Path = REPO  # checkout with the program
     venv: Path | None = None  # default: that of this interpreter
 
@@ -111,7 +111,7 @@ class EngineStack:
                 link.symlink_to(self.venv if part == ".venv" and self.venv else self.repo / part)
         path = tool_path(self.venv / "bin" if self.venv else None)
         self.env = {
-            "PATH": f"{python_with_packages_listed().name}:{path}" if self.packages_listed else path,
+            "PATH": f"{python_with_cached_pip_list().name}:{path}" if self.cached_pip_list else path,
             "HOME": str(self.folder / "home"),
             "PULUMI_HOME": str(self.folder / "pulumi-home"),
             "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}",
