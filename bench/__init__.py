@@ -1,1 +1,1 @@
-"""Measuring the project against its budgets; run by `make bench`."""
+"""Benchmarks of this project against its budgets; run by `make bench`."""

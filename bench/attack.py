@@ -1,8 +1,8 @@
-"""`python -m bench attack`: what another client meets, and what a server holds, while somebody without a key attacks.
+"""`python -m bench attack`: latency of a client, and memory of the server, during an attack without a key.
 
-Called by `bench.__main__`. Each target under attack stands beside what it is compared with, turn by turn in one run:
-vLLM behind the guard beside vLLM with its own key and TLS, a rented gateway's front beside one that reads a body
-before it knows the key. The attacker is this file in a process of its own, at an address and a priority of its own.
+Called by `bench.__main__`. One run compares vLLM behind the guard with vLLM with its own key and TLS, or a gateway's
+front proxy with one that reads a body before it checks the key. The attacker is this file in a separate process, with
+another address and the lowest priority.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from bench.serving import quantile
 from components.caddy.front_proxy import NAME, front_proxy_config
 from components.vast.json_values import Json
 from harness.caddy import running_front_proxy
-from harness.load import Load
+from harness.load import LoadGenerator
 from harness.stack import REPO
 from ops.report import table as markdown
 
 ATTACKER = "127.0.0.2"
-REOPEN_S = 2.0  # after the server ended a connection, while the attack lasts
+REOPEN_S = 2.0  # pause before the attacker reopens a connection that the server closed
 CLIENT_PER_S, CLIENT_THREADS = 20.0, 40
-LEFT_AFTER_S = 75.0
-AFTER_S = 1.0
+COUNT_AFTER_S = 75.0
+SHORT_LOAD_S = 1.0
 MIB = 1 << 20
 HEAD = b"POST /rerank HTTP/1.1\r\nHost: bench\r\n"
 Served = Literal["vllm", "gateway"]
@@ -45,12 +45,12 @@ Served = Literal["vllm", "gateway"]
 
 @dataclass(frozen=True)
 class Attack:
-    """So many connections, each of which sends a start and so many bytes more, and waits for its end."""
+    """Every connection sends `start` and `remaining_bytes`, then waits until the server closes it."""
 
-    what: str
+    description: str
     connections: int
     start: bytes
-    more_bytes: int = 0
+    remaining_bytes: int = 0
 
 
 ATTACKS = {
@@ -61,9 +61,9 @@ ATTACKS = {
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One attack on one target: a client's latencies without it and during it, the memory of the process that clients
-    talk to before, at most, and after it, and the connections that are open long after the last was opened."""
+class AttackFigure:
+    """One attack on one target: a client's latencies before (`quiet`) and during it, the resident memory of the process
+    that clients connect to, and the number of connections that are open COUNT_AFTER_S after the load ended."""
 
     attack: str
     target: str
@@ -82,121 +82,117 @@ class Figure:
 
 @contextlib.contextmanager
 def running(served: Served) -> Iterator[list[BenchTarget]]:
-    """Start a target with this project's bounds, and the one without."""
+    """Start a target with this project's limits, and one without."""
     with contextlib.ExitStack() as stack:
         if served == "vllm":
-            fast = ("--enforce-eager",)  # what is compared is not the model
-            bounded = local_vllm.Variant("vLLM behind the guard", guard=True, tls=True, extra_args=fast)
-            exposed = local_vllm.Variant("vLLM, its own key and TLS", guard=False, tls=True, extra_args=fast)
-            yield stack.enter_context(local_vllm.running([bounded, exposed]))
+            eager = ("--enforce-eager",)  # boots faster; the speed of the model does not matter here
+            guarded = local_vllm.Variant("vLLM behind the guard", guard=True, tls=True, extra_args=eager)
+            exposed = local_vllm.Variant("vLLM, its own key and TLS", guard=False, tls=True, extra_args=eager)
+            yield stack.enter_context(local_vllm.running([guarded, exposed]))
             return
-        fronts = {"gateway": front_proxy_config, "gateway that reads bodies first": _body_first}
+        configs = {"gateway": front_proxy_config, "gateway that reads bodies first": _body_first_config}
         targets = []
-        for name, make_config in fronts.items():
-            upstream = stack.enter_context(guard.target(name, "--guard", "--tls"))
-            front = partial(running_front_proxy, make_config=make_config)
-            targets.append(stack.enter_context(local_vllm.gateway(name, upstream, front)))
+        for name, make_config in configs.items():
+            upstream = stack.enter_context(guard.running_server(name, "--guard", "--tls"))
+            front_proxy = partial(running_front_proxy, make_config=make_config)
+            targets.append(stack.enter_context(local_vllm.gateway(name, upstream, front_proxy)))
         yield targets
 
 
-def _body_first(listen: str, *args: Json, **kwargs: Json) -> dict[str, Json]:
-    """Return the config of a front that reads each body, whole, and leaves key and deadlines to the gateway."""
+def _body_first_config(listen: str, *args: Json, **kwargs: Json) -> dict[str, Json]:
+    """Return the config of a front proxy that reads every body completely, without a key check or deadlines."""
     config = front_proxy_config(listen, *args, **kwargs)
     servers = config["apps"]["http"]["servers"]
-    servers[NAME] = servers.pop("bodies") | {one: servers[NAME][one] for one in ("listen", "tls_connection_policies")}
+    servers[NAME] = servers.pop("bodies") | {key: servers[NAME][key] for key in ("listen", "tls_connection_policies")}
     return config
 
 
 def measure(
-    targets: Sequence[BenchTarget], attacks: Sequence[str], seconds: float, left_after_s: float = LEFT_AFTER_S
-) -> list[Figure]:
-    """Attack each target by each of some ATTACKS, after as long without one. What a target holds, it holds while the
-    next ones have their turn, so those that should hold nothing come first."""
-    found = []
+    targets: Sequence[BenchTarget], attacks: Sequence[str], seconds: float, count_after_s: float = COUNT_AFTER_S
+) -> list[AttackFigure]:
+    """Attack each target with each of `attacks`, after a quiet period of the same length. A target keeps connections
+    and memory during the attacks on the next targets, so targets that should keep none come first."""
+    figures = []
     for attack in attacks:
         with contextlib.ExitStack() as stack:
-            turns = [_turn(stack, target, attack, seconds) for target in targets]
-            time.sleep(left_after_s)
-            left = [connections(target.url) for target in targets]
-        for target, turn, held in zip(targets, turns, left, strict=True):
-            _load(target, AFTER_S)
-            found.append(_figure(target, attack, turn, held))
-            sys.stderr.write(f"{found[-1]}\n")
-    return found
+            rounds = [_attack_target(stack, target, attack, seconds) for target in targets]
+            time.sleep(count_after_s)
+            counts = [count_connections(target.url) for target in targets]
+        for target, (quiet, attacked, rss_mb), count in zip(targets, rounds, counts, strict=True):
+            _run_load(target, SHORT_LOAD_S)
+            figures.append(_make_figure(target, attack, quiet, attacked, rss_mb=rss_mb, connections=count))
+            sys.stderr.write(f"{figures[-1]}\n")
+    return figures
 
 
-@dataclass(frozen=True)
-class Turn:
-    """A client's load without an attack and during it, and the server's memory between them."""
-
-    quiet: Load
-    attacked: Load
-    rss_mb: float
-
-
-def _turn(stack: contextlib.ExitStack, target: BenchTarget, attack: str, seconds: float) -> Turn:
-    """Load a target, then attack it for as long as the stack lasts and load it again, until all is answered."""
-    _load(target, AFTER_S)  # connections, and caches
-    quiet = _load(target, seconds)
-    Path(f"/proc/{target.pid}/clear_refs").write_text("5")  # the most begins anew
-    rss = memory_mb(target.pid, "VmRSS")
-    stack.enter_context(attacking(target, attack, seconds))
-    return Turn(quiet, _load(target, seconds), rss)
+def _attack_target(
+    stack: contextlib.ExitStack, target: BenchTarget, attack: str, seconds: float
+) -> tuple[LoadGenerator, LoadGenerator, float]:
+    """Load a target; then load it again during an attack, which lasts until `stack` closes. Return both loads, and the
+    resident memory in MB between them."""
+    _run_load(target, SHORT_LOAD_S)
+    quiet = _run_load(target, seconds)
+    Path(f"/proc/{target.pid}/clear_refs").write_text("5")  # reset VmHWM
+    rss_mb = memory_mb(target.pid, "VmRSS")
+    stack.enter_context(running_attack(target, attack, seconds))
+    return quiet, _run_load(target, seconds), rss_mb
 
 
-def _load(target: BenchTarget, seconds: float) -> Load:
-    with Load(target, per_s=CLIENT_PER_S, threads=CLIENT_THREADS) as load:
+def _run_load(target: BenchTarget, seconds: float) -> LoadGenerator:
+    with LoadGenerator(target, per_s=CLIENT_PER_S, threads=CLIENT_THREADS) as load:
         time.sleep(seconds)
     return load
 
 
-def _figure(target: BenchTarget, attack: str, turn: Turn, left: int) -> Figure:
-    quiet_ms, ms = (sorted(one.took_s * 1000 for one in load.ended) for load in (turn.quiet, turn.attacked))
-    return Figure(
-        attack=ATTACKS[attack].what,
+def _make_figure(
+    target: BenchTarget, attack: str, quiet: LoadGenerator, attacked: LoadGenerator, *, rss_mb: float, connections: int
+) -> AttackFigure:
+    quiet_ms, ms = (sorted(result.took_s * 1000 for result in load.results) for load in (quiet, attacked))
+    return AttackFigure(
+        attack=ATTACKS[attack].description,
         target=target.name,
         quiet_requests=len(quiet_ms),
         quiet_p50_ms=quantile(quiet_ms, 0.5),
         quiet_p99_ms=quantile(quiet_ms, 0.99),
         requests=len(ms),
-        failed=len(turn.attacked.failures),
+        failed=len(attacked.failures),
         p50_ms=quantile(ms, 0.5),
         p99_ms=quantile(ms, 0.99),
-        rss_before_mb=turn.rss_mb,
+        rss_before_mb=rss_mb,
         rss_peak_mb=memory_mb(target.pid, "VmHWM"),
         rss_after_mb=memory_mb(target.pid, "VmRSS"),
-        connections_left=left,
+        connections_left=connections,
     )
 
 
-def table(found: Sequence[Figure]) -> str:
+def table(figures: Sequence[AttackFigure]) -> str:
     """Return the figures as Markdown."""
-    head = ["attack", "target", "p50", "p99 quiet", "p99 attacked", "to quiet", "failed", "MB before, most, after"]
+    head = ["attack", "target", "p50", "p99 quiet", "p99 attacked", "ratio", "failed", "MB before, peak, after"]
     rows = [
         [
-            one.attack,
-            one.target,
-            f"{one.quiet_p50_ms:.0f} to {one.p50_ms:.0f} ms",
-            f"{one.quiet_p99_ms:.0f} ms",
-            f"{one.p99_ms:.0f} ms",
-            f"{one.p99_ms / one.quiet_p99_ms:.2f}",
-            f"{one.failed} of {one.requests}",
-            f"{one.rss_before_mb:.0f}, {one.rss_peak_mb:.0f}, {one.rss_after_mb:.0f}",
-            str(one.connections_left),
+            figure.attack,
+            figure.target,
+            f"{figure.quiet_p50_ms:.0f} to {figure.p50_ms:.0f} ms",
+            f"{figure.quiet_p99_ms:.0f} ms",
+            f"{figure.p99_ms:.0f} ms",
+            f"{figure.p99_ms / figure.quiet_p99_ms:.2f}",
+            f"{figure.failed} of {figure.requests}",
+            f"{figure.rss_before_mb:.0f}, {figure.rss_peak_mb:.0f}, {figure.rss_after_mb:.0f}",
+            str(figure.connections_left),
         ]
-        for one in found
+        for figure in figures
     ]
-    return markdown([*head, f"connections after {LEFT_AFTER_S:.0f} s"], rows)
+    return markdown([*head, f"connections after {COUNT_AFTER_S:.0f} s"], rows)
 
 
-def memory_mb(pid: int, what: str) -> float:
-    """Return VmRSS, the resident memory of a process on this machine, or VmHWM, the most that it had."""
-    match = re.search(rf"{what}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+def memory_mb(pid: int, field: str) -> float:
+    """Return VmRSS, the resident memory of a process on this machine, or VmHWM, its peak."""
+    match = re.search(rf"{field}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
     return int(match[1]) / 1024 if match else 0.0
 
 
-def connections(url: str) -> int:
-    """Count the attacker's connections that a server on this machine holds: established, or ended by the client."""
+def count_connections(url: str) -> int:
+    """Count the attacker's connections that a local server keeps: established, or closed by the client only."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     port = f":{urlsplit(url).port:04X}"
     peer = socket.inet_aton(ATTACKER)[::-1].hex().upper()
@@ -204,36 +200,36 @@ def connections(url: str) -> int:
 
 
 @contextlib.contextmanager
-def attacking(target: BenchTarget, attack: str, seconds: float) -> Iterator[None]:
-    """Attack for the length of a block, and open no connection after some seconds."""
+def running_attack(target: BenchTarget, attack: str, seconds: float) -> Iterator[None]:
+    """Attack during a block; after `seconds` the attacker opens no new connection."""
     command = [sys.executable, "-m", "bench.attack", attack, target.url, str(seconds)]
     with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            process.stdout.readline()  # it begins
+            process.stdout.readline()  # the attack has started
             yield
         finally:
             process.kill()
 
 
 def attack_once(url: str, attack: Attack) -> None:
-    """Open a connection, send what it sends, and return when the server has ended it."""
-    at, context = urlsplit(url), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    """Open one connection, send its data, and return when the server has closed it."""
+    address, context = urlsplit(url), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    part = b"x" * (64 << 10)
+    chunk = b"x" * (64 << 10)
     with contextlib.suppress(OSError):
-        plain = socket.create_connection((at.hostname, at.port), source_address=(ATTACKER, 0))
-        with context.wrap_socket(plain) as line:
-            line.sendall(attack.start)
-            for sent in range(0, attack.more_bytes, len(part)):
-                line.sendall(part[: attack.more_bytes - sent])
-            while line.recv(len(part)):
+        plain = socket.create_connection((address.hostname, address.port), source_address=(ATTACKER, 0))
+        with context.wrap_socket(plain) as connection:
+            connection.sendall(attack.start)
+            for sent in range(0, attack.remaining_bytes, len(chunk)):
+                connection.sendall(chunk[: attack.remaining_bytes - sent])
+            while connection.recv(len(chunk)):
                 pass
 
 
 def main(name: str, url: str, seconds: str) -> None:
-    """Attack until killed; a connection that was ended is opened again for some seconds."""
-    os.nice(19)  # what an attacker's machine computes is not the server's
+    """Attack until killed; for `seconds`, reopen connections that the server closed."""
+    os.nice(19)  # a real attacker does not use the server's CPU
     attack, end = ATTACKS[name], time.monotonic() + float(seconds)
 
     def repeat() -> None:
@@ -242,8 +238,7 @@ def main(name: str, url: str, seconds: str) -> None:
             time.sleep(REOPEN_S)
             attack_once(url, attack)
 
-    sys.stdout.write("begins\n")
-    sys.stdout.flush()
+    print("started", flush=True)
     for _ in range(attack.connections):
         threading.Thread(target=repeat).start()
 

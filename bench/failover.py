@@ -1,7 +1,7 @@
-"""`python -m bench failover`: for each sign of a bad host, from the sign to the next rent. Called by `bench.__main__`.
+"""`python -m bench failover`: the time from each sign of a bad host to the next rental. Called by `bench.__main__`.
 
-The real rental, client and HTTP against the emulator; the first host shows one sign, the second is good. Deadlines are
-shortened so that a run is quick: what counts is the time beyond them.
+Runs the real rental code and client against the emulator. The first host shows one sign, the second host is good.
+Deadlines are short to save time; the result is the time beyond the deadline.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ops.report import table as markdown
 
 POLL_S = 0.2
 DEADLINES = Deadlines(rented_s=2, pulling_s=3, starting_s=2, port_s=1, serving_s=2, stall_s=1)
-# sign -> the deadline that has to pass before it is one, in seconds
+# sign -> the deadline after which the host counts as bad, in seconds
 SIGNS = {
     "oci_error": 0.0,
     "pull_error": 0.0,
@@ -38,7 +38,7 @@ SIGNS = {
 
 @dataclass(frozen=True)
 class Failover:
-    """One sign: how long from renting the first host to renting the second, and the deadline in it."""
+    """One sign: the time between the rentals of the first and the second host, and the deadline within it."""
 
     sign: str
     rent_to_rent_s: float
@@ -52,17 +52,16 @@ def measure() -> list[Failover]:
         with EmulatorServer(runtime="none", time="instant", keys=[EMULATOR_KEY]) as market:
             market.control.fault(sign, times=1)
             _rent(market.url)
-            ledger = market.control.ledger()
-            first, second = (one["rented_at"] for one in ledger)
+            first, second = (contract["rented_at"] for contract in market.control.ledger())
             rows.append(Failover(sign, second - first, deadline))
     return rows
 
 
 def table(rows: Sequence[Failover]) -> str:
-    """Return the rows as Markdown; beyond the deadline is what noticing, destroying and renting took."""
+    """Return the rows as Markdown. The time beyond the deadline is that of detecting, destroying and renting."""
     head = ("sign", "rent to rent", "deadline in it", "beyond it")
-    seconds = ((one.sign, one.rent_to_rent_s, one.deadline_s, one.rent_to_rent_s - one.deadline_s) for one in rows)
-    return markdown(head, [(sign, *(f"{took:.2f} s" for took in tooks)) for sign, *tooks in seconds])
+    times = [(row.rent_to_rent_s, row.deadline_s, row.rent_to_rent_s - row.deadline_s) for row in rows]
+    return markdown(head, [(row.sign, *(f"{s:.2f} s" for s in row_s)) for row, row_s in zip(rows, times, strict=True)])
 
 
 def _rent(url: str) -> None:

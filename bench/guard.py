@@ -1,7 +1,7 @@
-"""`python -m bench guard`: what the guard and TLS cost in front of a server whose every request takes 5 ms.
+"""`python -m bench guard`: the cost of the guard and TLS in front of a server that takes 5 ms for every request.
 
-Called by `bench.__main__`; the guard starts this file as its child, in vLLM's place. The server does one request at a
-time, as a GPU does, so what is measured beside it is the guard's own work. Server and guard are processes of their own.
+Called by `bench.__main__`. The guard starts this file as its child process in place of vLLM. The server handles one
+request at a time, as a GPU does; the additional time is the guard's own work.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MODEL, IP = "bench", "127.0.0.1"
 
 
 class FixedTime:
-    """Answers /rerank after SERVICE_S, the last document first, one request at a time; the rest is the stub's."""
+    """Answers one /rerank at a time after SERVICE_S, last document first; the stub answers other paths."""
 
     def __init__(self) -> None:
         self.stub, self.gpu = Stub(Served((MODEL,))), asyncio.Lock()
@@ -51,9 +51,8 @@ class FixedTime:
         async with self.gpu:
             await asyncio.sleep(SERVICE_S)
         results = [{"index": index, "relevance_score": (index + 1) / count} for index in reversed(range(count))]
-        answer = json.dumps(
-            {"id": "bench", "model": MODEL, "usage": {"total_tokens": count}, "results": results}
-        ).encode()
+        fields = {"id": "bench", "model": MODEL, "usage": {"total_tokens": count}, "results": results}
+        answer = json.dumps(fields).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
@@ -62,18 +61,16 @@ class FixedTime:
 @contextmanager
 def running() -> Iterator[list[BenchTarget]]:
     """Start the server alone, behind the guard, and behind the guard with TLS."""
+    names: dict[str, tuple[str, ...]] = {"server": (), "guard": ("--guard",), "guard and TLS": ("--guard", "--tls")}
     with ExitStack() as stack:
-        yield [stack.enter_context(target(name, *flags)) for name, flags in NAMES.items()]
-
-
-NAMES: dict[str, tuple[str, ...]] = {"server": (), "guard": ("--guard",), "guard and TLS": ("--guard", "--tls")}
+        yield [stack.enter_context(running_server(name, *flags)) for name, flags in names.items()]
 
 
 @contextmanager
-def target(name: str, *flags: str) -> Iterator[BenchTarget]:
-    """Start the server, with --guard behind the guard, with --tls too over TLS."""
+def running_server(name: str, *flags: str) -> Iterator[BenchTarget]:
+    """Start the server: with --guard behind the guard; with --guard and --tls also over TLS."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, socket.create_server((IP, 0)) as probe:
-        port, key, files = probe.getsockname()[1], secrets.token_hex(32), Path(folder)
+        port, key, files, tls = probe.getsockname()[1], secrets.token_hex(32), Path(folder), "--tls" in flags
         probe.close()
         authority = Authority.make("bench", ["127.0.0.0/8"])
         for file, text in zip(("cert.pem", "key.pem"), authority.issue(IP).pem(), strict=True):
@@ -81,28 +78,22 @@ def target(name: str, *flags: str) -> Iterator[BenchTarget]:
         (files / "ca.pem").write_text(authority.certificate)
         command = [sys.executable, "-m", "bench.guard"]
         if "--guard" in flags:
-            guard = ["--host", IP, "--port", str(port), "--files", folder, *(["--tls"] if "--tls" in flags else [])]
+            guard = ["--host", IP, "--port", str(port), "--files", folder, *(["--tls"] if tls else [])]
             command = [sys.executable, "-m", "components.guard", *guard, "--", *command, str(files / "vllm.sock")]
         else:
             command.append(str(port))
         env = os.environ | {"GUARD_KEY": key}
         with subprocess.Popen(command, cwd=REPO, env=env, stdout=subprocess.DEVNULL) as process:
             try:
-                tls = "--tls" in flags
-                found = BenchTarget(
-                    name,
-                    f"{'https' if tls else 'http'}://{IP}:{port}",
-                    MODEL,
-                    key,
-                    str(files / "ca.pem") if tls else "",
-                )
-                until(lambda: _serves(found), within_s=30)
-                yield found
+                url, ca = f"{'https' if tls else 'http'}://{IP}:{port}", str(files / "ca.pem") if tls else ""
+                target = BenchTarget(name, url, MODEL, key, ca)
+                until(lambda: _is_serving(target), within_s=30)
+                yield target
             finally:
-                process.terminate()  # the guard passes it on
+                process.terminate()  # the guard forwards the signal to its child
 
 
-def _serves(target: BenchTarget) -> bool:
+def _is_serving(target: BenchTarget) -> bool:
     ca = Path(target.ca).read_text() if target.ca else ""
     try:
         return bool(RerankClient(target.url, target.key, ca=ca, timeout_s=2).rerank("q", ["d"]).results)
@@ -110,9 +101,9 @@ def _serves(target: BenchTarget) -> bool:
         return False
 
 
-async def serve(where: str) -> None:
-    """Serve at a port or at a unix socket until the process ends."""
-    listening = listener(IP, int(where)) if where.isdigit() else unix_listener(where)
+async def serve(address: str) -> None:
+    """Serve on a port or a unix socket until the process ends."""
+    listening = listener(IP, int(address)) if address.isdigit() else unix_listener(address)
     await StubServer(FixedTime(), listening, ServerFault).serve()
 
 

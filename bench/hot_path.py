@@ -1,7 +1,7 @@
-"""`python -m bench hot-path`: what a preview and an `up` take, beside programs that do nothing, in turns in one run.
+"""`python -m bench hot-path`: the time of a preview and an `up`, compared with programs that do nothing.
 
-Baselines: an empty program, and one with a single dynamic resource whose provider does nothing, which is what Pulumi
-itself costs before a line of ours runs. Called by `bench.__main__`, which also holds the figures against budgets.
+Baselines: an empty program, and one with a dynamic resource whose provider does nothing. They show the time of Pulumi
+itself. Called by `bench.__main__`, which also compares the results with the budgets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.stack import EMULATOR_KEY, EngineStack
 from ops.report import table as markdown
 
 EMPTY = "import pulumi\n"
-ONE_DYNAMIC = """import pulumi
+DYNAMIC_RESOURCE = """import pulumi
 from nothing import Nothing
 
 Nothing("nothing", {"value": 1})
@@ -39,33 +39,31 @@ class Nothing(Resource):
         super().__init__(NothingProvider(), name, props)
 """
 
-
-# Calls that a wait repeats, so that their number says how long it took and nothing else.
+# A wait repeats these calls; their number depends only on how long it takes.
 POLLS = ("GET /api/v1/instances/", "GET /api/v0/instances/{id}/")
 PREVIEW_S, UP_BEYOND_BOOT_S, CALLS = 3.0, 4.0, 6
 
 
 @dataclass
-class Timing:
-    """Seconds of the clock and of CPU, one for each round."""
+class CommandTiming:
+    """Wall-clock and CPU seconds of a command, one value for each round."""
 
-    what: str
+    command: str
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
 
-    def measure(self, command: Callable[[], object]) -> None:
-        """Run a command once and keep what it took, with all processes that it started."""
-        before, began = os.times(), time.perf_counter()
-        command()
-        self.wall_s.append(time.perf_counter() - began)
+    def measure(self, run: Callable[[], object]) -> None:
+        """Run the command once and record its times, which include those of its child processes."""
+        before, start = os.times(), time.perf_counter()
+        run()
+        self.wall_s.append(time.perf_counter() - start)
         after = os.times()
-        cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
-        self.cpu_s.append(cpu_s)
+        self.cpu_s.append(after.children_user + after.children_system - before.children_user - before.children_system)
 
 
-def program(folder: Path, url: str, venv: Path, **files: str) -> EngineStack:
-    """Return a stack of a program of its own: module name -> source."""
-    stack = EngineStack(folder, url, packages_listed=False, venv=venv)
+def baseline_stack(folder: Path, url: str, venv: Path, **files: str) -> EngineStack:
+    """Return a stack of another program. `files`: module name -> source."""
+    stack = EngineStack(folder, url, cached_pip_list=False, venv=venv)
     for name, source in files.items():
         path = stack.project / f"{name}.py"
         path.unlink(missing_ok=True)
@@ -73,70 +71,71 @@ def program(folder: Path, url: str, venv: Path, **files: str) -> EngineStack:
     return stack.init()
 
 
-def project(folder: Path, url: str, venv: Path, repo: Path) -> EngineStack:
-    """Return a stack of a checkout, with the product's own defaults for polling, pacing and probing."""
+def project_stack(folder: Path, url: str, venv: Path, repo: Path) -> EngineStack:
+    """Return a stack of a checkout, with the project's defaults for polling, pacing and probing."""
     config = dict.fromkeys(("timeouts.poll_s", "timeouts.probe_window_s", "timeouts.api_s")) | {"emulator.pacing": True}
-    return EngineStack(folder, url, config=config, packages_listed=False, venv=venv, repo=repo).init()
+    return EngineStack(folder, url, config=config, cached_pip_list=False, venv=venv, repo=repo).init()
 
 
 def measure(
     folder: Path, checkouts: dict[str, Path], *, venv: Path, rounds: int, boot_s: float
-) -> tuple[list[Timing], int]:
-    """Return the timings, each command once a round, in turns, and the API calls of one `up`, polls aside.
+) -> tuple[list[CommandTiming], int]:
+    """Run every command once in each round; return the timings, and the API calls of one `up` without polls.
 
     The destroy after each `up` is not counted.
     """
-    timings: dict[str, Timing] = {}
+    timings: dict[str, CommandTiming] = {}
 
-    def take(what: str, stack: EngineStack, *args: str) -> None:
-        timings.setdefault(what, Timing(what)).measure(lambda: stack.ok(*args))
+    def measure_command(name: str, stack: EngineStack, *args: str) -> None:
+        timings.setdefault(name, CommandTiming(name)).measure(lambda: stack.ok(*args))
 
     with EmulatorServer(
         runtime="none", time="real", boot_s=boot_s, state_dir=folder / "emulator", keys=[EMULATOR_KEY]
     ) as market:
         running = {
-            "empty program": program(folder / "empty", market.url, venv, __main__=EMPTY),
-            "one dynamic resource": program(folder / "one", market.url, venv, __main__=ONE_DYNAMIC, nothing=NOTHING),
+            "empty program": baseline_stack(folder / "empty", market.url, venv, __main__=EMPTY),
+            "one dynamic resource": baseline_stack(
+                folder / "one", market.url, venv, __main__=DYNAMIC_RESOURCE, nothing=NOTHING
+            ),
         }
-        renewed = {}
+        recreated = {}
         for name, repo in checkouts.items():
-            running[name] = project(folder / f"running-{name}", market.url, venv, repo)
-            renewed[name] = project(folder / f"renewed-{name}", market.url, venv, repo)
+            running[name] = project_stack(folder / f"running-{name}", market.url, venv, repo)
+            recreated[name] = project_stack(folder / f"recreated-{name}", market.url, venv, repo)
         for stack in running.values():
             market.control.post("requests/reset")
             stack.ok("up", "--yes", "--skip-preview")
         counts = market.control.requests()
         for _ in range(rounds):
             for name, stack in running.items():
-                take(f"preview, {name}", stack, "preview", "--expect-no-changes")
-            for name, stack in renewed.items():
-                take(f"up with {boot_s:g} s of boot, {name}", stack, "up", "--yes")
+                measure_command(f"preview, {name}", stack, "preview", "--expect-no-changes")
+            for name, stack in recreated.items():
+                measure_command(f"up with {boot_s:g} s of boot, {name}", stack, "up", "--yes")
                 stack.ok("destroy", "--yes", "--skip-preview")
         for stack in running.values():
             stack.ok("destroy", "--yes", "--skip-preview")
     return list(timings.values()), sum(count for name, count in counts.items() if name not in POLLS)
 
 
-def table(timings: list[Timing]) -> str:
-    """Return the medians as Markdown, with the range of the rounds, and the ratio to the empty program's preview."""
+def table(timings: list[CommandTiming]) -> str:
+    """Return Markdown: medians, the range of the rounds, and the ratio to the preview of the empty program."""
     base = statistics.median(timings[0].wall_s)
     rows = []
-    for one in timings:
-        wall = statistics.median(one.wall_s)
-        spread = f"{min(one.wall_s):.2f} to {max(one.wall_s):.2f} s"
-        ratio = f"{wall / base:.2f}" if one.what.startswith("preview") else ""
-        rows.append((one.what, f"{wall:.2f} s", spread, ratio, f"{statistics.median(one.cpu_s):.2f} s"))
+    for timing in timings:
+        wall = statistics.median(timing.wall_s)
+        spread = f"{min(timing.wall_s):.2f} to {max(timing.wall_s):.2f} s"
+        ratio = f"{wall / base:.2f}" if timing.command.startswith("preview") else ""
+        rows.append((timing.command, f"{wall:.2f} s", spread, ratio, f"{statistics.median(timing.cpu_s):.2f} s"))
     return markdown(("what", "median", "least to most", "to the empty program", "CPU"), rows)
 
 
-def over_budget(timings: list[Timing], calls: int, *, boot_s: float) -> list[str]:
-    """Return what is over its budget."""
-    limits = {"preview, ": PREVIEW_S, "up ": boot_s + UP_BEYOND_BOOT_S}
-    medians = {one.what: statistics.median(one.wall_s) for one in timings}
-    found = [
-        f"{what}: {took:.2f} s, the budget is {limit:g} s"
-        for what, took in medians.items()
-        for lead, limit in limits.items()
-        if what.startswith(lead) and took > limit
+def over_budget(timings: list[CommandTiming], calls: int, *, boot_s: float) -> list[str]:
+    """Return a message for each result that is over its budget."""
+    budgets = {"preview, ": PREVIEW_S, "up ": boot_s + UP_BEYOND_BOOT_S}
+    messages = [
+        f"{timing.command}: {median_s:.2f} s, the budget is {budget_s:g} s"
+        for timing in timings
+        for prefix, budget_s in budgets.items()
+        if timing.command.startswith(prefix) and (median_s := statistics.median(timing.wall_s)) > budget_s
     ]
-    return found + [f"API calls of an `up`: {calls}, the budget is {CALLS}"] * (calls > CALLS)
+    return messages + [f"API calls of an `up`: {calls}, the budget is {CALLS}"] * (calls > CALLS)

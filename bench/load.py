@@ -1,4 +1,4 @@
-"""The load of the serving bench: users in a closed loop on /rerank. Called by `bench.serving`."""
+"""The load of the serving benchmark: users in a closed loop on /rerank. Called by `bench.serving`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.load import Load
+from harness.load import LoadGenerator
 
 WORDS = (
     *("deep", "learning", "network", "model", "neural", "data", "weather", "city", "river", "bread", "stone", "light"),
@@ -23,8 +23,8 @@ SERIAL = itertools.count()
 
 @dataclass(frozen=True)
 class BenchTarget:
-    """An endpoint to measure. `ca` is the file of a CA certificate, `dph` dollars per hour, `pid` the process that
-    clients talk to, where that is on this machine. The key is not shown."""
+    """An endpoint to measure. `ca`: file of a CA certificate; `dph`: dollars per hour; `pid`: the process that clients
+    connect to, 0 if it is on another machine."""
 
     name: str
     url: str
@@ -36,8 +36,8 @@ class BenchTarget:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One target at one batch size and width in one round: latencies in ms of what was answered, and what failed."""
+class Measurement:
+    """One target, batch size and number of users in one round: latencies of answered requests in ms, and failures."""
 
     target: str
     pairs: int
@@ -56,25 +56,24 @@ class Cell:
         return statistics.median(self.ms or (math.nan,))
 
 
-def run(target: BenchTarget, *, pairs: int, words: int, users: int, seconds: float, number: int) -> Cell:
+def run(target: BenchTarget, *, pairs: int, words: int, users: int, seconds: float, number: int) -> Measurement:
     """Load a target with `users` requests in flight, after a warm-up.
 
-    It lasts `seconds`, and longer until as many requests have ended as are in flight: a batch that takes longer than
-    that would seem never to be answered.
+    The measurement lasts `seconds`, or longer if fewer than `users` requests have ended: a large batch may take longer.
     """
-    with Load(target, per_s=math.inf, threads=users, body=lambda: _texts(target.model, pairs, words)) as load:
+    with LoadGenerator(target, per_s=math.inf, threads=users, body=lambda: _body(target.model, pairs, words)) as load:
         time.sleep(WARM_UP_S)
-        warm, start = len(load.ended), time.perf_counter()
+        warm_up_count, start = len(load.results), time.perf_counter()
         time.sleep(seconds)
-        load.more(warm + users - len(load.ended))
-        took_s, counted = time.perf_counter() - start, load.ended[warm:]
-    ms = tuple(one.took_s * 1000 for one in counted if not one.failure)
-    failures = tuple(str(one.failure) for one in counted if one.failure)
-    return Cell(target.name, pairs, users, number, took_s, ms, failures)
+        load.wait_for_requests(warm_up_count + users - len(load.results))
+        took_s, results = time.perf_counter() - start, load.results[warm_up_count:]
+    ms = tuple(result.took_s * 1000 for result in results if not result.failure)
+    failures = tuple(str(result.failure) for result in results if result.failure)
+    return Measurement(target.name, pairs, users, number, took_s, ms, failures)
 
 
-def _texts(model: str, pairs: int, words: int) -> Mapping[str, Any]:
-    """Return a request with texts of its own, so that no cache answers."""
-    dice = random.Random(next(SERIAL))
-    texts = [" ".join(dice.choices(WORDS, k=words)) for _ in range(pairs)]
-    return {"model": model, "query": f"what is {dice.choice(WORDS)}?", "documents": texts}
+def _body(model: str, pairs: int, words: int) -> Mapping[str, Any]:
+    """Return a request with new texts, so that no cache can answer it."""
+    rng = random.Random(next(SERIAL))
+    texts = [" ".join(rng.choices(WORDS, k=words)) for _ in range(pairs)]
+    return {"model": model, "query": f"what is {rng.choice(WORDS)}?", "documents": texts}

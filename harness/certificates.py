@@ -1,4 +1,4 @@
-"""A CA as a file, for clients of tests and bench that want a path."""
+"""A CA certificate as a file, for clients that need a path. Used by bench and tests."""
 
 import functools
 import tempfile
@@ -9,7 +9,7 @@ FOLDER = tempfile.TemporaryDirectory(prefix="reranker-ca-")
 
 @functools.cache
 def ca_file(pem: str) -> str:
-    """Return the path of a file with this certificate; it goes with the process."""
+    """Return the path of a file with this certificate. The file is deleted when the process ends."""
     path = Path(FOLDER.name, f"{abs(hash(pem))}.pem")
     path.write_text(pem)
     return str(path)

@@ -1,4 +1,4 @@
-"""The guard in front of an ASGI application, in a thread: for tests and benchmarks that need no container."""
+"""The guard in front of an ASGI application, in a thread. Used by tests that need no container."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 
 @dataclass
-class Guarded:
-    """A running guard: where it listens, what it wrote, and the loop that it runs in."""
+class RunningGuard:
+    """A running guard: its port, its log lines, and its event loop."""
 
     port: int
     server: GuardServer
@@ -51,8 +51,8 @@ def guarded(
     port: int = 0,
     upstream: bool = True,
     bounds: Bounds = DEFAULT,
-) -> Iterator[Guarded]:
-    """Serve until the end of the block. `identity`: certificate and key, PEM; not `upstream`: vLLM has not started."""
+) -> Iterator[RunningGuard]:
+    """Run a guard during a block. `identity`: certificate and key as PEM. `upstream` False: vLLM has not started."""
     loop, log = asyncio.new_event_loop(), list[str]()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -63,13 +63,13 @@ def guarded(
         env = {KEY_ENV: key, OPTIONS_ENV: json.dumps(dict(options or {}))}
         server = make_server(env, files, tls=identity is not None, log=log.append, bounds=bounds)
         listening = listener(IP, port)
-        found = Guarded(listening.getsockname()[1], server, loop, log)
+        guard = RunningGuard(listening.getsockname()[1], server, loop, log)
 
         async def start() -> list[asyncio.Task[Any]]:
             tasks = [loop.create_task(server.accept(listening))]
             if upstream:
-                behind = StubServer(app, unix_listener(server.gate.upstream.socket_path), ServerFault)
-                tasks.append(loop.create_task(behind.serve()))
+                stub = StubServer(app, unix_listener(server.gate.upstream.socket_path), ServerFault)
+                tasks.append(loop.create_task(stub.serve()))
                 await server.gate.upstream.learn()
             return tasks
 
@@ -79,11 +79,11 @@ def guarded(
                 task.cancel()
             await asyncio.wait(tasks)
 
-        tasks = found.in_loop(start())
+        tasks = guard.in_loop(start())
         try:
-            yield found
+            yield guard
         finally:
-            found.in_loop(end(tasks))
+            guard.in_loop(end(tasks))
             listening.close()
             loop.call_soon_threadsafe(loop.stop)
             thread.join(STARTS_WITHIN_S)

@@ -1,4 +1,4 @@
-"""Steady requests against an endpoint, and what came of each. Used by the serving bench and tests of whole stacks."""
+"""Steady requests to an endpoint, and their results. Used by bench and tests."""
 
 import json
 import threading
@@ -17,7 +17,7 @@ TIMEOUT_S = 120.0
 
 
 class LoadEndpoint(Protocol):
-    """Where clients go: address, key, and the file with the CA to trust. A key that is set anew is used at once."""
+    """Address, key and CA file of an endpoint. A change of `key` applies to the next request."""
 
     @property
     def url(self) -> str: ...
@@ -28,18 +28,18 @@ class LoadEndpoint(Protocol):
 
 
 @dataclass(frozen=True)
-class Ended:
-    """One request: how long it took, what was wrong ("" for nothing), the server that names itself in X-Upstream."""
+class RequestResult:
+    """One request: its time, its failure ("" if none), and the server's name from the header X-Upstream."""
 
     took_s: float
     failure: Any
     upstream: str = ""
 
 
-class Load:
-    """So many requests a second in all, from some threads, for the length of a block; `ended`: what came of each.
+class LoadGenerator:
+    """Sends `per_s` requests per second in total, from some threads, during a block; see `results`.
 
-    With `per_s` at infinity each thread sends its next request when its last one is answered.
+    If `per_s` is infinite, each thread sends its next request as soon as the previous one is answered.
     """
 
     def __init__(
@@ -53,38 +53,37 @@ class Load:
     ) -> None:
         self._endpoint, self._headers, self._body = endpoint, headers or {}, body
         self._pause_s = threads / per_s
-        self._pool = urllib3.PoolManager(
-            maxsize=threads, ca_certs=endpoint.ca or None, retries=False, timeout=TIMEOUT_S
-        )
-        self.ended: list[Ended] = []
+        ca = endpoint.ca or None
+        self._pool = urllib3.PoolManager(maxsize=threads, ca_certs=ca, retries=False, timeout=TIMEOUT_S)
+        self.results: list[RequestResult] = []
         self._end = threading.Event()
-        turns = (number / per_s for number in range(threads))  # evenly, not all threads at once
-        self._threads = [threading.Thread(target=self._run, args=(turn_s,), daemon=True) for turn_s in turns]
+        delays_s = (number / per_s for number in range(threads))  # spread evenly, not all threads at once
+        self._threads = [threading.Thread(target=self._run, args=(delay_s,), daemon=True) for delay_s in delays_s]
 
-    def _run(self, turn_s: float) -> None:
-        self._end.wait(turn_s)
-        at = time.monotonic()
+    def _run(self, delay_s: float) -> None:
+        self._end.wait(delay_s)
+        next_at = time.monotonic()
         while not self._end.is_set():
-            self.ended.append(self._request())
-            at = max(at + self._pause_s, time.monotonic() - 1)  # what an outage held up is not sent all at once
-            self._end.wait(max(0.0, at - time.monotonic()))
+            self.results.append(self._request())
+            # after an outage, catch up by 1 s of requests only
+            next_at = max(next_at + self._pause_s, time.monotonic() - 1)
+            self._end.wait(max(0.0, next_at - time.monotonic()))
 
-    def _request(self) -> Ended:
+    def _request(self) -> RequestResult:
         body, headers = self._body(), {"Authorization": f"Bearer {self._endpoint.key}", **self._headers}
-        began, upstream = time.perf_counter(), ""
+        start, upstream = time.perf_counter(), ""
         try:
-            answer = self._pool.request(
-                "POST", f"{self._endpoint.url}/rerank", json=body, headers=headers, redirect=False
-            )
-            upstream = answer.headers.get("x-upstream", "")
-            right = answer.status == 200 and len(json.loads(answer.data)["results"]) == len(body["documents"])
-            failure: Any = "" if right else answer.status
+            url = f"{self._endpoint.url}/rerank"
+            response = self._pool.request("POST", url, json=body, headers=headers, redirect=False)
+            upstream = response.headers.get("x-upstream", "")
+            ok = response.status == 200 and len(json.loads(response.data)["results"]) == len(body["documents"])
+            failure: Any = "" if ok else response.status
         except (urllib3.exceptions.HTTPError, ValueError, LookupError, TypeError) as error:
             failure = f"{type(error).__name__}: {error}"[:200]
-        return Ended(time.perf_counter() - began, failure, upstream)
+        return RequestResult(time.perf_counter() - start, failure, upstream)
 
-    def __enter__(self) -> "Load":
-        self._began = time.monotonic()
+    def __enter__(self) -> "LoadGenerator":
+        self._start = time.monotonic()
         for thread in self._threads:
             thread.start()
         return self
@@ -93,33 +92,31 @@ class Load:
         self.stop()
 
     def stop(self) -> None:
-        """End it; once more does nothing."""
+        """End the load. A second call does nothing."""
         if not self._end.is_set():
             self._end.set()
             for thread in self._threads:
                 thread.join()
-            self.rate_per_s = len(self.ended) / (time.monotonic() - self._began)
+            self.rate_per_s = len(self.results) / (time.monotonic() - self._start)
 
-    def more(self, count: int) -> None:
-        """Wait for so many more answers."""
-        target = len(self.ended) + count
-        until(lambda: len(self.ended) >= target, within_s=TIMEOUT_S)
+    def wait_for_requests(self, count: int) -> None:
+        """Wait until `count` further requests have ended."""
+        target = len(self.results) + count
+        until(lambda: len(self.results) >= target, within_s=TIMEOUT_S)
 
     @property
     def failures(self) -> list[Any]:
-        """What came instead of an answer with a score for each document."""
-        return [one.failure for one in self.ended if one.failure]
+        return [result.failure for result in self.results if result.failure]
 
     @property
     def by_upstream(self) -> Counter[str]:
-        return Counter(one.upstream for one in self.ended)
+        return Counter(result.upstream for result in self.results)
 
     def p99_ms(self) -> float:
-        """Return the latency that all but one answer in a hundred stay under."""
-        return sorted(one.took_s for one in self.ended)[int(len(self.ended) * 0.99)] * 1000
+        return sorted(result.took_s for result in self.results)[int(len(self.results) * 0.99)] * 1000
 
     def __str__(self) -> str:
         return (
-            f"{len(self.ended)} requests, {self.rate_per_s:.0f}/s, p99 {self.p99_ms():.0f} ms, "
+            f"{len(self.results)} requests, {self.rate_per_s:.0f}/s, p99 {self.p99_ms():.0f} ms, "
             f"{len(self.failures)} failed {Counter(self.failures) or ''}"
         )

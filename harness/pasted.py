@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/, and a shell to paste them into, as a person would. Used by tests."""
+"""The commands of README.md and docs/, and a shell that runs them. Used by tests."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.stack import Done
+from harness.stack import CommandResult
 
 BLOCK = re.compile(r"^ *```console\n(.*?)^ *```$", re.M | re.S)
 
 
 def section(page: str, heading: str) -> str:
-    """Return what stands under a heading of a page, up to the next one of its level."""
-    [found] = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", page, re.M | re.S)
-    return str(found)
+    """Return the text under a heading of level 2."""
+    [text] = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", page, re.M | re.S)
+    return str(text)
 
 
 def commands(text: str) -> list[str]:
-    """Return the commands of a text's console blocks in order: the lines after "$ ", joined where one ends in a \\."""
+    """Return the commands of the console blocks: lines after "$ ", joined if a line ends in a \\."""
     lines = [line.strip() for block in BLOCK.findall(text) for line in block.replace("\\\n", "").splitlines()]
     return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
 
 class Shell:
-    """A bash that lives as long as a terminal does: what a command sets, the next one has."""
+    """A bash process that keeps its state between commands."""
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
         self._mark = secrets.token_hex(8)
@@ -38,8 +38,8 @@ class Shell:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def run(self, command: str, *, within_s: float = 200) -> Done:
-        """Run a command to its end; one that is over its time is killed with the shell."""
+    def run(self, command: str, *, within_s: float = 200) -> CommandResult:
+        """Run a command. Kills the shell after `within_s`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(f"{{ {command}\n}} </dev/null\necho {self._mark} $?", file=self._process.stdin, flush=True)
@@ -48,18 +48,18 @@ class Shell:
         text = ""
         try:
             for line in self._process.stdout:
-                before, found, rc = line.partition(self._mark)
-                text += before
-                if found:
-                    return Done(int(rc), text)
+                output, mark, rc = line.partition(self._mark)
+                text += output
+                if mark:
+                    return CommandResult(int(rc), text)
         finally:
             timer.cancel()
-        raise AssertionError(f"{command} did not end within {within_s:g} s, or ended the shell:\n{text[-3000:]}")
+        raise AssertionError(f"{command} did not end within {within_s:g} s, or it ended the shell:\n{text[-3000:]}")
 
-    def ok(self, *pasted: str) -> str:
-        """Run commands, each of which has to succeed; return all that they print."""
+    def ok(self, *commands: str) -> str:
+        """Run commands and return their output. Raises AssertionError if one fails."""
         text = ""
-        for command in pasted:
+        for command in commands:
             done = self.run(command)
             assert done.rc == 0, f"$ {command}\n{done.text[-4000:]}"
             text += done.text

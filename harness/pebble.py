@@ -1,4 +1,4 @@
-"""Pebble, a real ACME server, on loopback. Used by tests; `scripts/setup.sh all` builds it."""
+"""Pebble, a real ACME server, on loopback. Used by tests. `scripts/setup.sh all` builds it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IP = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Pebble:
-    """Its directory, the file with the CA by which that is trusted, and the CA (PEM) that signs for its clients."""
+    """Its directory URL, the CA file for that URL, and the CA (PEM) that signs the certificates of clients."""
 
     directory: str
     directory_ca_file: str
@@ -30,9 +30,9 @@ class Pebble:
 
 @contextlib.contextmanager
 def running_pebble(folder: Path, tls_port: int, *, lifetime_s: int = 7_776_000) -> Iterator[Pebble]:
-    """Run it for the length of a block. `tls_port`: where it looks for a name's port 443."""
+    """Run it during a block. `tls_port`: the port that it validates instead of 443."""
     program = shutil.which("pebble", path=tool_path())
-    assert program, "no pebble here: scripts/setup.sh all"
+    assert program, "pebble is not installed: run scripts/setup.sh all"
     folder.mkdir(parents=True, exist_ok=True)
     authority = Authority.make("Pebble's own", [IP])
     certificate, key = authority.issue(IP).pem()
@@ -49,11 +49,11 @@ def running_pebble(folder: Path, tls_port: int, *, lifetime_s: int = 7_776_000) 
         "profiles": {"default": {"description": "the only one", "validityPeriod": lifetime_s}},
     }
     (folder / "pebble.json").write_text(json.dumps({"pebble": config}))
-    ask = HttpTransport(ca=authority.certificate)
+    transport = HttpTransport(ca=authority.certificate)
 
     def root() -> str:
         with contextlib.suppress(Unanswered):
-            return ask("GET", f"https://{management}/roots/0").text
+            return transport("GET", f"https://{management}/roots/0").text
         return ""
 
     with (folder / "pebble.log").open("wb") as log:

@@ -1,4 +1,4 @@
-"""A stack of this very project, run by the real Pulumi engine in a folder, home and backend of its own."""
+"""A stack of this project, run by the real Pulumi engine with a separate folder, home and backend."""
 
 import base64
 import functools
@@ -27,9 +27,7 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 @dataclass
-class Done:
-    """What a command came to."""
-
+class CommandResult:
     rc: int
     text: str
 
@@ -38,17 +36,17 @@ class Done:
 
 
 def tool_path(python: Path | None = None) -> str:
-    """PATH with the pinned engine and a Python's folder first, this interpreter's by default."""
+    """Return PATH with the pinned engine and a Python folder first; the default is this interpreter's folder."""
     folder = python or Path(sys.executable).parent
     return os.pathsep.join([str(REPO / ".tools" / "bin"), str(folder), os.environ["PATH"]])
 
 
 @functools.cache
-def python_with_packages_listed() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder with a `python` that answers `pip list` from a file, and is this interpreter for all else.
+def python_with_cached_pip_list() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder with a `python` that answers `pip list` from a file and otherwise runs this interpreter.
 
-    Pulumi's language host runs `pip list` in every preview and up: with the packages of the tests that is a third of a
-    preview. `python -m bench hot-path` runs the host's own command.
+    Pulumi's language host runs `pip list` in every preview and up. With the packages of the tests, it takes a third of
+    a preview. `python -m bench hot-path` runs the real command.
     """
     temporary = tempfile.TemporaryDirectory(prefix="vast-reranker-python-")
     folder = Path(temporary.name)
@@ -57,50 +55,49 @@ def python_with_packages_listed() -> tempfile.TemporaryDirectory[str]:
     for name in ("python", "python3"):
         script = folder / name
         packages = shlex.quote(f"{folder}/packages.json")
-        listed = f'if [ "$1 $2 $3" = "-m pip list" ]; then exec cat {packages}; fi'
-        script.write_text(f'#!/bin/sh\n{listed}\nexec {shlex.quote(sys.executable)} "$@"\n')
+        pip_list = f'if [ "$1 $2 $3" = "-m pip list" ]; then exec cat {packages}; fi'
+        script.write_text(f'#!/bin/sh\n{pip_list}\nexec {shlex.quote(sys.executable)} "$@"\n')
         script.chmod(0o755)
     return temporary
 
 
 @functools.cache
 def state_key(salt: str, passphrase: str) -> AESGCM:
-    """Return the key of a state's secrets (pulumi/sdk, common/resource/config/crypt.go)."""
+    """Return the key of the secrets in a state (pulumi/sdk, common/resource/config/crypt.go)."""
     return AESGCM(hashlib.pbkdf2_hmac("sha256", passphrase.encode(), base64.b64decode(salt), 1_000_000))
 
 
 SECRET_MARK = "4dabf18193072939515e22adb298388d"  # pulumi/sdk, common/resource/sig.go
 
 
-def shown(value: Any, key: AESGCM) -> Any:
+def decrypt(value: Any, key: AESGCM) -> Any:
     """Return a value of a state with its secrets decrypted."""
     if isinstance(value, list):
-        return [shown(one, key) for one in value]
+        return [decrypt(item, key) for item in value]
     if not isinstance(value, dict):
         return value
     if SECRET_MARK not in value:
-        return {name: shown(one, key) for name, one in value.items()}
+        return {name: decrypt(item, key) for name, item in value.items()}
     nonce, text = (base64.b64decode(part) for part in value["ciphertext"].split(":")[1:])
     return json.loads(key.decrypt(nonce, text, None))
 
 
 def resources_of(deployment: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the resources of a state."""
     return list(deployment.get("resources") or [])
 
 
 @dataclass
 class EngineStack:
-    """One stack; `config` is its config without the namespace, a key of a group as "group.key"."""
+    """One stack. Keys of `config` have no namespace; the key of a group is "group.key"."""
 
     folder: Path
     api_url: str
     name: str = "test"
     config: dict[str, Any] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
-    packages_listed: bool = True  # see python_with_packages_listed
-    repo: Path = REPO  # the checkout that it is a stack of
-    venv: Path | None = None  # by default that of this interpreter
+    cached_pip_list: bool = True  # see python_with_cached_pip_list
+    repo: Path = REPO  # checkout with the program
+    venv: Path | None = None  # default: that of this interpreter
 
     def __post_init__(self) -> None:
         self.project = self.folder / "project"
@@ -114,7 +111,7 @@ class EngineStack:
                 link.symlink_to(self.venv if part == ".venv" and self.venv else self.repo / part)
         path = tool_path(self.venv / "bin" if self.venv else None)
         self.env = {
-            "PATH": f"{python_with_packages_listed().name}:{path}" if self.packages_listed else path,
+            "PATH": f"{python_with_cached_pip_list().name}:{path}" if self.cached_pip_list else path,
             "HOME": str(self.folder / "home"),
             "PULUMI_HOME": str(self.folder / "pulumi-home"),
             "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}",
@@ -133,43 +130,42 @@ class EngineStack:
         } | self.config
         self.write_config()
 
-    def write_config(self, changes: Mapping[str, Any] | None = None, **more: Any) -> None:
-        """Change config values (None removes one) and write the stack's file."""
-        self.config |= {**(changes or {}), **more}
+    def write_config(self, changes: Mapping[str, Any] | None = None, **keywords: Any) -> None:
+        """Change config values (None removes a value) and write the stack's file. Secrets in the file stay."""
+        self.config |= {**(changes or {}), **keywords}
         path = self.project / f"Pulumi.{self.name}.yaml"
-        kept = yaml.safe_load(path.read_text()) if path.exists() else {}
-        stored = kept.get("config") or {}
-        config = {key: one for key, one in stored.items() if isinstance(one, dict) and "secure" in one}
+        settings = yaml.safe_load(path.read_text()) if path.exists() else {}
+        stored = settings.get("config") or {}
+        config = {key: value for key, value in stored.items() if isinstance(value, dict) and "secure" in value}
         for key, value in self.config.items():
             group, _, inner = key.rpartition(".")
             if value is not None:
                 (config.setdefault(group, {}) if group else config)[inner] = value
-        kept["config"] = config
-        path.write_text(yaml.safe_dump(kept))
+        settings["config"] = config
+        path.write_text(yaml.safe_dump(settings))
 
     def write_limits(self, **limits: Any) -> None:
-        """Make this what the policy allows this stack, and no other."""
+        """Write a policy with limits for this stack only."""
         path = self.project / "policy" / "limits.yaml"
         path.unlink()
         path.write_text(yaml.safe_dump({self.name: limits}))
 
     def set_secret(self, key: str, value: str) -> None:
-        """Set a secret config value, as a user would."""
         self.ok("config", "set", "--secret", key, value)
 
     def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
-        """Start a pulumi command on this stack without waiting for it."""
+        """Start a pulumi command on this stack, without waiting for its end."""
         flags = ["--non-interactive", "--color", "never"]
         return self._popen(["pulumi", *args, "--stack", self.name, *flags], self.project, **options)
 
     def start_ops(self, *args: str) -> subprocess.Popen[str]:
-        """Start a command of ops/ on this stack without waiting for it."""
-        words = [sys.executable, "-m", "ops", *args, "--stack", self.name, "--cwd", str(self.project)]
-        return self._popen(words, self.repo)
+        """Start a command of ops/ on this stack, without waiting for its end."""
+        argv = [sys.executable, "-m", "ops", *args, "--stack", self.name, "--cwd", str(self.project)]
+        return self._popen(argv, self.repo)
 
-    def _popen(self, words: list[str], folder: Path, **options: Any) -> subprocess.Popen[str]:
+    def _popen(self, argv: list[str], folder: Path, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            words,
+            argv,
             cwd=folder,
             env=self.env,
             stdout=subprocess.PIPE,
@@ -180,7 +176,7 @@ class EngineStack:
             **options,
         )
 
-    def run(self, *args: str, timeout_s: float = 300) -> Done:
+    def run(self, *args: str, timeout_s: float = 300) -> CommandResult:
         process = self.start(*args)
         try:
             text, _ = process.communicate(timeout=timeout_s)
@@ -188,54 +184,54 @@ class EngineStack:
             os.killpg(process.pid, signal.SIGKILL)
             text, _ = process.communicate()
             raise AssertionError(f"pulumi {args[0]} did not end within {timeout_s:g} s:\n{text[-3000:]}") from None
-        return Done(process.returncode, text)
+        return CommandResult(process.returncode, text)
 
-    def ok(self, *args: str, timeout_s: float = 300) -> Done:
-        """Run a command that has to succeed. Raises RuntimeError with its text."""
-        done = self.run(*args, timeout_s=timeout_s)
-        if done.rc != 0:
-            raise RuntimeError(done.text[-4000:])
-        return done
+    def ok(self, *args: str, timeout_s: float = 300) -> CommandResult:
+        """Run a pulumi command. Raises RuntimeError with its output if it fails."""
+        result = self.run(*args, timeout_s=timeout_s)
+        if result.rc != 0:
+            raise RuntimeError(result.text[-4000:])
+        return result
 
     def init(self) -> "EngineStack":
         self.ok("stack", "init")
         return self
 
-    def up(self, *args: str) -> Done:
+    def up(self, *args: str) -> CommandResult:
         return self.run("up", "--yes", "--skip-preview", *args)
 
-    def preview(self, *args: str) -> Done:
+    def preview(self, *args: str) -> CommandResult:
         return self.run("preview", *args)
 
-    def drift(self) -> Done:
-        """Look for drift as a pipeline does."""
+    def drift(self) -> CommandResult:
         return self.run("preview", "--expect-no-changes", "--diff")
 
-    def destroy(self) -> Done:
+    def destroy(self) -> CommandResult:
         return self.run("destroy", "--yes", "--skip-preview")
 
     def outputs(self) -> dict[str, Any]:
-        """Return the stack's outputs, secrets shown, from its state file; `pulumi stack output` takes 0.5 s of CPU."""
-        return self._outputs_of("pulumi:pulumi:Stack", "")
+        """Return the outputs with decrypted secrets, from the state file; `pulumi stack output` takes 0.5 s of CPU."""
+        return self._resource_outputs("pulumi:pulumi:Stack", "")
 
     def own_key(self, name: str = "reranker") -> str:
-        """Return the key by which the stack tells a server what others are valid."""
-        secret = self._outputs_of("", "::reranker-own-key")["value"]
-        return own_key(str(secret), str(self._outputs_of(":Instance", f"::{name}")["nonce"]))
+        """Return the key with which the stack manages the client keys of a server."""
+        secret = self._resource_outputs("", "::reranker-own-key")["value"]
+        return own_key(str(secret), str(self._resource_outputs(":Instance", f"::{name}")["nonce"]))
 
     def validation_report(self) -> dict[str, str]:
-        """Return what each check of the last validation saw."""
-        return dict(self._outputs_of("", "::reranker-validation")["report"])
+        """Return the result of each check of the last validation."""
+        return dict(self._resource_outputs("", "::reranker-validation")["report"])
 
-    def _outputs_of(self, kind: str, name: str) -> dict[str, Any]:
+    def _resource_outputs(self, kind: str, name: str) -> dict[str, Any]:
         deployment = self.deployment()
-        [one] = [one for one in resources_of(deployment) if one["type"].endswith(kind) and one["urn"].endswith(name)]
+        rows = resources_of(deployment)
+        [resource] = [row for row in rows if row["type"].endswith(kind) and row["urn"].endswith(name)]
         salt = deployment["secrets_providers"]["state"]["salt"].split(":")[1]
         key = state_key(salt, self.env["PULUMI_CONFIG_PASSPHRASE"])
-        return {output: shown(value, key) for output, value in one.get("outputs", {}).items()}
+        return {output: decrypt(value, key) for output, value in resource.get("outputs", {}).items()}
 
     def deployment(self) -> dict[str, Any]:
-        """Return the state as it is stored; of a backend that is no folder, what `pulumi stack export` says."""
+        """Return the state from the file of the backend; if that is no folder, from `pulumi stack export`."""
         scheme, _, folder = self.env["PULUMI_BACKEND_URL"].partition("://")
         if scheme != "file":
             return dict(json.loads(self.export())["deployment"])
@@ -244,9 +240,9 @@ class EngineStack:
         return dict(state["checkpoint"].get("latest") or {})
 
     def export(self) -> str:
-        """Return the state as it is stored, secrets encrypted."""
+        """Return the state as JSON, with encrypted secrets."""
         return self.ok("stack", "export").text
 
     def instances(self) -> set[int]:
-        """Return the ids of the instances that the state knows."""
-        return {int(one["id"]) for one in resources_of(self.deployment()) if one["type"].endswith(":Instance")}
+        """Return the ids of the instances in the state."""
+        return {int(row["id"]) for row in resources_of(self.deployment()) if row["type"].endswith(":Instance")}

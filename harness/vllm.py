@@ -1,4 +1,4 @@
-"""Real vLLM on this machine's CPU, started by a launch as a rented machine starts it. Used by bench and tests."""
+"""Real vLLM on this machine's CPU, started like on a rented machine. Used by bench and tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTRACT_ID = 1
 
 @dataclass(frozen=True)
 class Vllm:
-    """A running server: how to ask it, the file with its CA, what it wrote, and the process that listens."""
+    """A running server. `log`: its log file; `ca`: the file with its CA; `pid`: the process that listens."""
 
     client: RerankClient
     url: str
@@ -40,9 +40,9 @@ class Vllm:
 def serving(
     launch: Launch, model: str, weights: Path, python: Path, folder: Path, *, authority: Authority | None = None
 ) -> Iterator[Vllm]:
-    """Run a launch in a folder until a real POST /rerank answers, and kill its whole process group afterwards.
+    """Start a launch in a folder, wait for a successful POST /rerank, and kill its process group after the block.
 
-    `authority` signs the identity of a launch with TLS. Raises RuntimeError with the end of the log.
+    `authority`: the CA of a launch with TLS. Raises RuntimeError with the end of the log.
     """
     containers = Containers(RuntimeSettings("vllm", folder, python, {model: str(weights)}))
     inner, outer = int(launch.ports[0].partition(":")[2]), free_port(IP)
@@ -68,7 +68,6 @@ def serving(
 
 
 def _wait(client: RerankClient, model: str, process: Process, log: Path) -> None:
-    """Return when a real pair is scored."""
     deadline = time.monotonic() + BOOT_WITHIN_S
     while True:
         try:
@@ -77,5 +76,5 @@ def _wait(client: RerankClient, model: str, process: Process, log: Path) -> None
         except ServingError as error:
             if process.poll() is not None or time.monotonic() > deadline:
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
-                raise RuntimeError(f"{model} does not serve within {BOOT_WITHIN_S:g} s ({error}):\n{tail}") from None
+                raise RuntimeError(f"{model} did not serve within {BOOT_WITHIN_S:g} s ({error}):\n{tail}") from None
         time.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""Waiting for what another process does. Used by tests of every kind."""
+"""Functions that wait for a condition. Used by harness and tests."""
 
 import socket
 import time
@@ -10,16 +10,16 @@ POLL_S = 0.02
 
 
 def until(condition: Callable[[], T], *, within_s: float = 60.0) -> T:
-    """Wait until a condition's value is true and return it; fail at the deadline."""
+    """Wait until the value of a condition is true, and return it. Raises AssertionError at the deadline."""
     deadline = time.monotonic() + within_s
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"still not so after {within_s:g} s"
+        assert time.monotonic() < deadline, f"the condition is still false after {within_s:g} s"
         time.sleep(POLL_S)
     return value
 
 
 def ended_within(connection: socket.socket, seconds: float) -> bool:
-    """Whether the server ends a connection in time, whatever it says before."""
+    """Return whether the server closes a connection in time; ignore the data that it sends."""
     connection.settimeout(seconds)
     try:
         while connection.recv(65536):

@@ -1,4 +1,4 @@
-"""A CA of clients' own, and the certificates that it gives them: for tests of servers that ask for one."""
+"""A CA for client certificates: for tests of servers that require one."""
 
 import datetime
 
@@ -11,16 +11,14 @@ DAY_S = 86400.0
 
 
 class ClientCa:
-    """A CA, and the certificates that it gives to clients."""
-
     def __init__(self, name="the clients' CA"):
         self.key, self.name = ec.generate_private_key(ec.SECP256R1()), x509.Name.from_rfc4514_string(f"CN={name}")
-        self.pem = self._signed(self.name, self.key.public_key(), x509.BasicConstraints(ca=True, path_length=0), DAY_S)
+        self.pem = self._sign(self.name, self.key.public_key(), x509.BasicConstraints(ca=True, path_length=0), DAY_S)
 
     def issue(self, folder, usage=x509.OID_CLIENT_AUTH, ends_in_s=DAY_S):
         """Return the files of a certificate and its key."""
         key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name.from_rfc4514_string("CN=a client")
-        certificate = self._signed(name, key.public_key(), x509.ExtendedKeyUsage([usage]), ends_in_s)
+        certificate = self._sign(name, key.public_key(), x509.ExtendedKeyUsage([usage]), ends_in_s)
         text = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -30,7 +28,7 @@ class ClientCa:
         files[1].write_bytes(text)
         return files
 
-    def _signed(self, name, key, extension, ends_in_s):
+    def _sign(self, name, key, extension, ends_in_s):
         now = datetime.datetime.now(datetime.UTC)
         builder = x509.CertificateBuilder(self.name, name, key, x509.random_serial_number())
         builder = builder.not_valid_before(now - datetime.timedelta(hours=1))

@@ -1,7 +1,7 @@
-"""The two suites, the order in which files run, and the table at the end of a run. pytest calls all of it.
+"""The two suites, the order of the files, and the table at the end of a run. Called by pytest.
 
-Every test is `quick` (`make test`) or `all` (`make test-all` runs both): quick unless it, its parameter or its file is
-marked `all`. The kind of a test is its folder.
+Every test is `quick` (`make test`) or `all` (`make test-all` runs both). A test is quick unless the test, its parameter
+or its file has the mark `all`. The kind of a test is its folder.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import pytest
 from emulator.access import KEYS_ENV
 from harness.stack import EMULATOR_KEY
 
-# Files of the longest kinds go first, so that no worker waits for one at the end.
+# The longest kinds run first, so that no worker is idle at the end.
 LONGEST_FIRST = ("serving", "engine", "pipelines", "gateway", "lint", "client", "provider", "emulator", "unit")
 SLOWEST = 10
 
 
 def kind_of(nodeid: str) -> str:
-    """Return the folder of tests/ that a test is in."""
+    """Return the folder of a test in tests/."""
     return nodeid.split("/")[1]
 
 
 SUITES = pytest.StashKey[dict[str, set[str]]]()
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m takes away what was not asked for
+@pytest.hookimpl(tryfirst=True)  # before -m deselects tests
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is quick, and sort by kind."""
+    """Mark the quick tests, and sort by kind."""
     for item in items:
         if item.get_closest_marker("all") is None:
             item.add_marker("quick")
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Run a file on one worker, and all files of real vLLM on one, so that each of its servers boots once."""
+    """Run a file on one worker, and all files of tests/serving on one, so that each vLLM server boots once."""
     from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415 - the production environment has no xdist
 
     class OneWorkerPerFile(LoadFileScheduling):
@@ -57,10 +57,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 class Summary:
-    """How many tests of each kind ran, for how long, and which took longest. Under xdist: of all workers."""
+    """The number and time of the tests of each kind, and the slowest tests. With xdist: of all workers."""
 
     def __init__(self) -> None:
-        self.began = time.monotonic()
+        self.start = time.monotonic()
         self.outcomes: dict[str, Counter[str]] = {}
         self.seconds: Counter[str] = Counter()
 
@@ -72,18 +72,17 @@ class Summary:
             counts[report.outcome] += 1
 
     def lines(self) -> Iterator[str]:
-        """Yield the table and the slowest tests."""
         minutes: Counter[str] = Counter()
         for nodeid, seconds in self.seconds.items():
             minutes[kind_of(nodeid)] += seconds / 60
         yield f"{'kind':<10} {'passed':>6} {'failed':>6} {'skipped':>7} {'minutes':>7}"
-        for kind in sorted(self.outcomes, key=lambda one: -minutes[one]):
+        for kind in sorted(self.outcomes, key=lambda kind: -minutes[kind]):
             counts = self.outcomes[kind]
             yield (
                 f"{kind:<10} {counts['passed']:>6} {counts['failed']:>6} {counts['skipped']:>7} {minutes[kind]:>7.1f}"
             )
         total = sum(self.outcomes.values(), Counter[str]())
-        wall = (time.monotonic() - self.began) / 60
+        wall = (time.monotonic() - self.start) / 60
         yield (
             f"{'all':<10} {total['passed']:>6} {total['failed']:>6} {total['skipped']:>7} {sum(minutes.values()):>7.1f}"
             f"  in {wall:.1f} minutes of the clock"
@@ -93,17 +92,16 @@ class Summary:
             yield f"{seconds:7.1f} s  {nodeid}"
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Write it at the end."""
         terminalreporter.section("tests by kind")
         for line in self.lines():
             terminalreporter.write_line(line)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Count in the process that the person sees, not in xdist's workers; let SIGINT reach what the tests start; have
-    every emulator take one known key."""
+    """Print the summary in the main process, not in xdist's workers. Enable SIGINT for child processes. Give every
+    emulator the same key."""
     os.environ[KEYS_ENV] = EMULATOR_KEY
-    # a shell starts background jobs with SIGINT ignored, and whatever they start inherits that
+    # a shell starts background jobs with SIGINT ignored, and their children inherit this
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Summary(), "summary")

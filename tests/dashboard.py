@@ -1,4 +1,4 @@
-"""What a Grafana dashboard asks of Prometheus, and what a scrape has. Pure; used to hold the one against the other."""
+"""Metrics and labels of a Grafana dashboard and of a Prometheus scrape, for tests that compare them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# A metric's name in PromQL: before { or [ or an operator, not a function's (before a parenthesis) nor a label's.
+# the name of a metric in PromQL: before { or [ or an operator; not that of a function (before a parenthesis) or label
 _NAME = re.compile(r"(?<![\w:\"$.])([a-zA-Z_:][\w:]*)(?=\s*[{\[)]|\s*$|\s+(?:[<>=!+*/-]|or\b|and\b|unless\b))(?!\s*\()")
 _STRINGS, _BRACES, _GROUPING = (
     re.compile(r'"[^"]*"'),
@@ -24,7 +24,7 @@ _SUFFIXES = {
 
 def expressions(dashboard: Mapping[str, Any]) -> list[str]:
     """Return every PromQL expression of a dashboard's panels."""
-    return [str(one["expr"]) for panel in dashboard["panels"] for one in panel.get("targets") or ()]
+    return [str(target["expr"]) for panel in dashboard["panels"] for target in panel.get("targets") or ()]
 
 
 def metrics_in(expression: str) -> set[str]:
@@ -33,8 +33,8 @@ def metrics_in(expression: str) -> set[str]:
     return set(_NAME.findall(bare))
 
 
-def metrics_of(scrape: str) -> set[str]:
-    """Return the names that a scrape (Prometheus' text form) has, by its TYPE lines, histograms with their series."""
+def metrics_in_scrape(scrape: str) -> set[str]:
+    """Return the names in a scrape (Prometheus' text format) by its TYPE lines, with the series of histograms."""
     return {name for line in scrape.splitlines() for name in _names(line)}
 
 
@@ -45,26 +45,26 @@ def _names(line: str) -> Iterator[str]:
 
 
 def labels_in(expression: str) -> dict[str, set[str]]:
-    """Return the labels that a PromQL expression selects by, for each metric."""
-    found: dict[str, set[str]] = {}
+    """Return the label selectors of a PromQL expression: metric -> labels."""
+    labels: dict[str, set[str]] = {}
     for name, selectors in _SELECTION.findall(expression):
-        found.setdefault(name, set()).update(_LABEL.findall(selectors))
-    return found
+        labels.setdefault(name, set()).update(_LABEL.findall(selectors))
+    return labels
 
 
-def absent(dashboard: Mapping[str, Any], scrape: str, *, prefix: str, given: set[str]) -> list[str]:
-    """Return what a dashboard asks for under a job's metrics that a scrape of it does not have.
+def find_missing(dashboard: Mapping[str, Any], scrape: str, *, prefix: str, job_labels: set[str]) -> list[str]:
+    """Return the metrics and labels of a dashboard that a scrape does not have.
 
-    `prefix` is a regular expression of the names that this scrape is to answer for; `given` are labels that Prometheus
-    adds. A label is missing where no sample of the metric has it.
+    `prefix`: a regular expression for the names of this scrape; `job_labels`: labels that Prometheus adds. A label is
+    missing if no sample of the metric has it.
     """
-    names, missing = metrics_of(scrape), set()
+    scraped, missing = metrics_in_scrape(scrape), set()
     for expression in expressions(dashboard):
-        mine = {name for name in metrics_in(expression) if re.match(prefix, name)}
-        missing |= mine - names
+        names = {name for name in metrics_in(expression) if re.match(prefix, name)}
+        missing |= names - scraped
         for name, labels in labels_in(expression).items():
             lines = [line for line in scrape.splitlines() if line.startswith(name + "{")]
-            shown = {label for line in lines for label in _LABEL.findall(line)}
-            if name in mine and name in names:
-                missing |= {f"{name}{{{label}}}" for label in labels - given - shown}
+            scraped_labels = {label for line in lines for label in _LABEL.findall(line)}
+            if name in names & scraped:
+                missing |= {f"{name}{{{label}}}" for label in labels - job_labels - scraped_labels}
     return sorted(missing)

@@ -1,4 +1,4 @@
-"""What the tests of the client ask, how patiently, and by which clock."""
+"""Query, documents, patience and clock of the tests of the client."""
 
 from emulator.scoring import overlap
 from reranker import Patience, Reranker
@@ -10,7 +10,7 @@ QUICK = Patience(connect_s=2, timeout_s=5, deadline_s=10, first_wait_s=0.01, lon
 
 
 class Clock:
-    """Time that passes only while something sleeps."""
+    """A clock that advances only in `sleep`."""
 
     def __init__(self):
         self.now = 1000.0

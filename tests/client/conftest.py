@@ -1,4 +1,4 @@
-"""One guarded TLS server for the tests of a module; each test starts with no faults and nothing asked."""
+"""One guarded TLS server for the tests of a module; each test starts without faults and recorded requests."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A small real server: the stub behind the real guard, over TLS with certificates as a stack makes them."""
+"""A small real server: the stub behind the real guard, over TLS with certificates like those of a stack."""
 
 import contextlib
 import json
@@ -15,11 +15,11 @@ from harness.guard import guarded
 
 MODEL = "BAAI/bge-reranker-base"
 KEY = "guarded-key-that-must-not-leak-0123456789"
-OWN_NAME = "one-server.reranker.internal"  # beside its address, as the stack names each
+OWN_NAME = "one-server.reranker.internal"  # in its certificate with its address, as in a stack
 
 
 class Faulty:
-    """Counts requests, and answers in the server's place while `faults` has something: (status, headers) or "drop"."""
+    """Records requests. While `faults` is not empty, it answers itself: (status, headers, body) or "drop"."""
 
     def __init__(self, app):
         self.app = app
@@ -46,14 +46,14 @@ class Faulty:
             self.bodies.append((scope["path"], bytes(body)))
             fault = self.faults.pop(0) if self.faults else None
             if fault == "drop":
-                # less than was announced, and the end: uvicorn closes the connection
+                # a body shorter than its content-length: uvicorn closes the connection
                 await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
                 await send({"type": "http.response.body", "body": b"{", "more_body": True})
                 raise RuntimeError("dropped on purpose")
             if fault:
-                status, headers, said = fault
+                status, headers, content = fault
                 await send({"type": "http.response.start", "status": status, "headers": headers})
-                await send({"type": "http.response.body", "body": said})
+                await send({"type": "http.response.body", "body": content})
                 return
             messages = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
@@ -67,8 +67,6 @@ class Faulty:
 
 @dataclass
 class GuardedServer:
-    """Where it listens, who vouches for it, and what it was asked."""
-
     url: str
     ca: str
     ca_file: Path
@@ -79,19 +77,19 @@ class GuardedServer:
     def fail(self, *faults):
         self.faulty.faults = list(faults)
 
-    def asked(self):
+    def requests(self):
         return [(path, json.loads(body) if body else None) for path, body in self.faulty.bodies]
 
 
 def refusal(status, message="no", **headers):
-    named = [(name.replace("_", "-").encode(), str(value).encode()) for name, value in headers.items()]
-    return status, named, json.dumps({"error": {"message": message, "code": status}}).encode()
+    pairs = [(name.replace("_", "-").encode(), str(value).encode()) for name, value in headers.items()]
+    return status, pairs, json.dumps({"error": {"message": message, "code": status}}).encode()
 
 
 @contextlib.contextmanager
-def guarded_server(folder: Path, *, tls=True, options=None, named="127.0.0.1", max_model_len=512):
-    """Serve until the end of the block. `options` are the guard's; `named` is the address in the certificate."""
-    ca, cert, key = certificates(named)
+def guarded_server(folder: Path, *, tls=True, options=None, address="127.0.0.1", max_model_len=512):
+    """Serve during a block. `options`: of the guard; `address`: the address in the certificate."""
+    ca, cert, key = certificates(address)
     ca_file = folder / "ca.pem"
     for name, text in (("ca.pem", ca), ("cert.pem", cert), ("key.pem", key)):
         (folder / name).write_text(text)
@@ -103,7 +101,7 @@ def guarded_server(folder: Path, *, tls=True, options=None, named="127.0.0.1", m
 
 
 def certificates(address):
-    """Return PEM of a CA, of a leaf for the address and OWN_NAME, and of the leaf's key: as a stack has."""
+    """Return PEM of a CA, of a leaf for the address and OWN_NAME, and of the leaf's key, like those of a stack."""
     authority = Authority.make("test")
     identity = authority.issue(address, OWN_NAME)
     key = serialization.load_der_private_key(identity.key, None).private_bytes(

@@ -1,4 +1,4 @@
-"""`rerank proxy` as a process, as people run it, before a guarded TLS server."""
+"""`rerank proxy` as a process, in front of a guarded TLS server."""
 
 import contextlib
 import json
@@ -15,11 +15,9 @@ REPO = Path(__file__).parents[2]
 
 @dataclass
 class RunningProxy:
-    """Where it listens, the process, and what it has written to standard error so far."""
-
     url: str
     process: subprocess.Popen
-    said: list
+    stderr_lines: list
 
 
 def write_outputs(file, server, **changes):
@@ -33,19 +31,19 @@ def write_outputs(file, server, **changes):
 
 @contextlib.contextmanager
 def running_proxy(*args, listen="127.0.0.1:0", **env):
-    """Run the proxy until the end of the block; then it has to end by itself, with 0."""
+    """Run the proxy during a block. After SIGTERM, its exit code must be 0."""
     command = [sys.executable, "-m", "reranker", "proxy", "--listen", listen, *map(str, args)]
     environ = {"PATH": os.environ["PATH"], "HOME": "/", "PYTHONPATH": str(REPO)} | env
     process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    said = []
-    reader = threading.Thread(target=lambda: said.extend(iter(process.stderr.readline, "")), daemon=True)
+    lines = []
+    reader = threading.Thread(target=lambda: lines.extend(iter(process.stderr.readline, "")), daemon=True)
     reader.start()
     try:
         url = process.stdout.readline().strip()
-        assert url, "".join(said)
-        yield RunningProxy(url, process, said)
+        assert url, "".join(lines)
+        yield RunningProxy(url, process, lines)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, "".join(said)
+        assert process.wait(20) == 0, "".join(lines)
     finally:
         process.kill()
         process.wait()

@@ -72,7 +72,7 @@ def test_coheres_clients_rerank_and_v2_gives_documents_as_dicts(server, kind, pa
     assert results[0].index == 1
     assert len(results) == 2
     assert text_of(results[0].document) == DOCUMENTS[1]
-    assert server.asked()[0][0] == path
+    assert server.requests()[0][0] == path
 
 
 def test_coheres_client_trusts_the_file_that_ssl_cert_file_names(server, monkeypatch):
@@ -86,7 +86,7 @@ def test_what_coheres_client_does_not_give_it_sends_as_null_and_that_is_taken(se
     with httpx.Client(verify=trusting(server)) as http:
         client = cohere.ClientV2(KEY, base_url=server.url, httpx_client=http)
         assert len(client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=None, **given).results) == 3
-    assert "top_n" not in server.asked()[0][1], "vLLM 0.32 refuses null, so the guard takes it out"
+    assert "top_n" not in server.requests()[0][1], "vLLM 0.32 refuses null, so the guard takes it out"
 
 
 @pytest.mark.parametrize("kind", [cohere.ClientV2, cohere.Client])
@@ -113,7 +113,7 @@ def test_curl_reranks_with_cacert_and_without_it_sends_nothing(server, flag):
         assert json.loads(done.stdout)["results"][0]["index"] == 1, done.stderr
     else:
         assert done.returncode == 60
-        assert server.asked() == []
+        assert server.requests() == []
 
 
 def test_curl_by_a_servers_own_name_needs_only_an_address_for_it(server):
@@ -133,4 +133,4 @@ def test_curl_by_a_servers_own_name_needs_only_an_address_for_it(server):
 def test_a_client_without_the_ca_refuses_to_talk(server, client):
     with pytest.raises((requests.exceptions.SSLError, httpx.ConnectError)):
         client(f"{server.url}/v1/models", headers=HEADERS)
-    assert server.asked() == []
+    assert server.requests() == []

@@ -184,7 +184,7 @@ def test_resume_scores_only_what_the_earlier_output_lacks_and_prints_all(
     server.faulty.bodies.clear()
     done = rerank(*arguments, "--truncate", "-1", "--resume", str(before))
     assert (done.returncode, done.stderr) == (0, "")
-    [(_, body)] = server.asked()
+    [(_, body)] = server.requests()
     assert len(body["documents"]) == 2
     whole = rerank(*arguments, "--truncate", "-1")
     assert done.stdout == whole.stdout
@@ -206,7 +206,7 @@ def test_where_the_request_itself_is_refused_no_document_is_blamed(server, reran
     done = rerank("word " * 1000, *DOCUMENTS * 200)
     assert done.returncode == 7
     assert len(done.stderr.splitlines()) == 1
-    assert len(server.asked()) == 2
+    assert len(server.requests()) == 2
 
 
 def test_a_request_that_fails_leaves_those_that_were_answered(server, rerank, tmp_path):
@@ -264,7 +264,7 @@ def test_status_is_a_command_by_itself_a_query_by_name_and_never_a_guess(server,
     assert rerank("status", "--file", "x").returncode == 2
     server.faulty.bodies.clear()
     assert rerank("--query", "status", *DOCUMENTS).returncode == 0
-    assert server.asked() == [("/rerank", {"query": "status", "documents": DOCUMENTS})]
+    assert server.requests() == [("/rerank", {"query": "status", "documents": DOCUMENTS})]
 
 
 # ---- exit codes ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import cohere
 import pytest
 import requests
 
-from harness.load import Load
+from harness.load import LoadGenerator
 from harness.wait import until
 from tests.client.asking import DOCUMENTS, QUERY, expected
 from tests.client.guarded import KEY, MODEL, guarded_server, refusal
@@ -52,7 +52,7 @@ def test_scores_are_the_stacks_own_and_the_request_is_in_its_words(proxy, server
     results = reranked(proxy, model=MODEL, top_n=2)["results"]
     best = [(one["relevance_score"], -one["index"]) for one in results]
     assert best == expected(DOCUMENTS)[:2]
-    assert server.asked() == [
+    assert server.requests() == [
         ("/rerank", {"query": QUERY, "documents": DOCUMENTS, "top_n": 2, "model": MODEL, "truncate_prompt_tokens": -1})
     ]
 
@@ -88,7 +88,7 @@ def test_voyage_gets_data_and_no_more_than_top_k(proxy):
 def test_max_tokens_per_doc_at_the_models_limit_is_dropped_and_below_it_is_sent(proxy, server):
     reranked(proxy, "/v2/rerank", max_tokens_per_doc=4096)  # Haystack always sends it; vLLM answers 400
     reranked(proxy, "/v2/rerank", max_tokens_per_doc=100)
-    sent = [body for path, body in server.asked() if path == "/rerank"]
+    sent = [body for path, body in server.requests() if path == "/rerank"]
     assert [body.get("max_tokens_per_doc") for body in sent] == [None, 100]
 
 
@@ -97,7 +97,7 @@ def test_another_models_name_is_404_with_the_remedy_unless_it_is_an_alias(proxy,
     refused = post(proxy, "/rerank", {"model": "other", "query": "q", "documents": ["d"]})
     assert refused.status_code == 404
     assert f"served: {MODEL}. To accept the name: --alias other" in refused.json()["message"]
-    assert len(server.asked()) == 1
+    assert len(server.requests()) == 1
 
 
 def test_score_and_models_go_through(proxy):
@@ -116,7 +116,7 @@ def test_long_lists_are_split_and_come_back_as_one_ranking(proxy, server):
     documents = [f"deep {'learning ' * (n % 3)} number {n}" for n in range(2500)]
     results = reranked(proxy, documents=documents, top_n=1200, return_documents=False)["results"]
     assert [(one["relevance_score"], -one["index"]) for one in results] == expected(documents)[:1200]
-    assert sorted(len(body["documents"]) for _, body in server.asked()) == [500, 1000, 1000]
+    assert sorted(len(body["documents"]) for _, body in server.requests()) == [500, 1000, 1000]
 
 
 def test_a_server_with_lower_limits_gets_halves(tmp_path):
@@ -157,7 +157,7 @@ def test_what_is_no_request_of_an_application_is_refused_and_the_stack_not_asked
     answer = requests.request(method, f"{proxy.url}{path}", timeout=20, **options)
     assert answer.status_code == status
     assert answer.json()["message"]
-    assert server.asked() == []
+    assert server.requests() == []
 
 
 def test_more_requests_at_once_than_allowed_are_503_and_a_body_that_does_not_come_is_408(server, tmp_path):
@@ -323,23 +323,26 @@ def test_a_heal_and_a_rotation_under_load_fail_no_request(tmp_path):
     outputs = tmp_path / "outputs.json"
     with contextlib.ExitStack() as servers, guarded_server(folders[1]) as second:
         write_outputs(outputs, servers.enter_context(guarded_server(folders[0])))
-        with running_proxy("--outputs", outputs, "--follow", "0") as proxy, Load(Plain(proxy.url), per_s=20) as load:
-            load.more(20)
+        with (
+            running_proxy("--outputs", outputs, "--follow", "0") as proxy,
+            LoadGenerator(Plain(proxy.url), per_s=20) as load,
+        ):
+            load.wait_for_requests(20)
             servers.close()  # the first server is gone, which the outputs do not say yet
             until(lambda: count(proxy, "retries") > 5, within_s=10)
             set_client_key(second, "the-clients-key")
             write_outputs(outputs, second, api_key="the-clients-key")
-            load.more(40)
+            load.wait_for_requests(40)
 
             new_key = "the-key-of-the-next-generation"
             set_client_key(second, new_key)  # before the outputs have it: worse than real
             before = count(proxy, "retries")
             until(lambda: count(proxy, "retries") > before + 5, within_s=10)
             write_outputs(outputs, second, api_key=new_key)
-            load.more(40)
+            load.wait_for_requests(40)
             assert count(proxy, "moves") == 2
         assert load.failures == []
-    said = "".join(proxy.said)
+    said = "".join(proxy.stderr_lines)
     assert f"the stack is at {second.url} now" in said
     assert "new key or CA" in said
     assert new_key not in said
@@ -353,7 +356,7 @@ def test_a_planned_move_is_followed_while_the_old_server_still_answers(tmp_path,
         write_outputs(outputs, second)
         until(lambda: count(proxy, "moves") == 1, within_s=10)
         reranked(proxy)
-        assert len(second.asked()) == len(server.asked()) == 1
+        assert len(second.requests()) == len(server.requests()) == 1
 
 
 def test_a_key_that_stays_refused_is_no_401_to_the_application_and_says_what_is_wrong(tmp_path, server):

@@ -38,7 +38,7 @@ def test_equal_scores_come_in_the_order_of_the_documents(server, reranker):
 def test_only_what_is_given_is_sent(server, reranker):
     reranker.rerank("q", ["d"])
     reranker.rerank("q", ["d"], 5, model=MODEL, truncate_prompt_tokens=-1)
-    bodies = [body for _, body in server.asked()]
+    bodies = [body for _, body in server.requests()]
     assert bodies[0] == {"query": "q", "documents": ["d"]}
     assert bodies[1] == {"query": "q", "documents": ["d"], "top_n": 1, "model": MODEL, "truncate_prompt_tokens": -1}
 
@@ -60,7 +60,7 @@ def test_score_takes_one_pair_one_with_many_and_lists_of_pairs(reranker):
 def test_no_documents_is_an_empty_answer_and_no_request(server, reranker):
     assert len(reranker.rerank(QUERY, [])) == 0
     assert reranker.score(QUERY, []) == ()
-    assert server.asked() == []
+    assert server.requests() == []
 
 
 def test_models_says_what_is_served(reranker):
@@ -79,7 +79,7 @@ def test_an_over_long_document_is_refused_with_the_servers_words_or_cut_on_reque
 def test_2500_documents_are_three_requests_and_one_ranking(server, reranker):
     documents = [f"deep {'learning ' * (n % 3)} number {n}" for n in range(2500)]
     ranking = reranker.rerank(QUERY, documents)
-    assert sorted(len(body["documents"]) for _, body in server.asked()) == [500, 1000, 1000]
+    assert sorted(len(body["documents"]) for _, body in server.requests()) == [500, 1000, 1000]
     assert [(one.score, -one.index) for one in ranking] == expected(documents)
     assert all(one.text == documents[one.index] for one in ranking)
 
@@ -89,7 +89,7 @@ def test_top_n_of_split_documents_is_the_best_of_all(server, reranker):
     documents[1203], documents[7] = "deep learning", "deep deep learning things"
     ranking = reranker.rerank(QUERY, documents, 2)
     assert [one.index for one in ranking] == [1203, 7]
-    assert all(body["top_n"] == 2 for _, body in server.asked())
+    assert all(body["top_n"] == 2 for _, body in server.requests())
 
 
 def test_documents_of_more_than_2_mib_are_split_by_bytes_and_none_is_refused(server, reranker):
@@ -105,7 +105,7 @@ def test_documents_of_more_than_2_mib_are_split_by_bytes_and_none_is_refused(ser
 def test_a_document_that_no_request_can_hold_is_named_before_anything_is_sent(server, reranker):
     with pytest.raises(InvalidInput, match=r"documents\[1\] is too large: \d+ bytes by itself, of 2097152 allowed"):
         reranker.rerank(QUERY, ["a", "b" * (9 << 20)])
-    assert server.asked() == []
+    assert server.requests() == []
 
 
 def test_pairs_are_split_and_keep_their_order(server):
@@ -114,7 +114,7 @@ def test_pairs_are_split_and_keep_their_order(server):
         seconds = [f"deep {n % 4}" for n in range(20)]
         assert client.score(firsts, seconds) == tuple(map(overlap, firsts, seconds))
         assert client.score("deep 1", seconds) == tuple(overlap("deep 1", text) for text in seconds)
-    assert len(server.asked()) == 6
+    assert len(server.requests()) == 6
 
 
 def test_batches_run_side_by_side_but_no_more_than_allowed(server):

@@ -19,7 +19,7 @@ from tests.client.guarded import KEY, MODEL, guarded_server, refusal
 def test_what_may_pass_is_asked_again(server, reranker, fault):
     server.fail(fault, fault)
     assert reranker.rerank(QUERY, DOCUMENTS)[0].index == 3
-    assert len(server.asked()) == 3
+    assert len(server.requests()) == 3
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 500])
@@ -28,7 +28,7 @@ def test_what_will_not_pass_is_asked_once(server, reranker, status):
     with pytest.raises(ServerError, match=f"HTTP {status}: so it is") as caught:
         reranker.rerank(QUERY, DOCUMENTS)
     assert (caught.value.status, caught.value.message) == (status, "so it is")
-    assert len(server.asked()) == 1
+    assert len(server.requests()) == 1
 
 
 def test_waits_grow_to_the_longest_and_end_at_the_deadline(server):
@@ -99,7 +99,7 @@ def test_a_gateway_that_gave_up_on_a_busy_server_is_not_asked_again(server, rera
     with pytest.raises(Busy, match="HTTP 504: no reranker answered in time; the server is busy or hangs") as caught:
         reranker.rerank(QUERY, DOCUMENTS)
     assert caught.value.status == 504
-    assert len(server.asked()) == 1
+    assert len(server.requests()) == 1
 
 
 def test_batches_that_wait_for_each_other_on_a_slow_server_are_computed_no_more_than_once(server):
@@ -115,7 +115,7 @@ def test_batches_that_wait_for_each_other_on_a_slow_server_are_computed_no_more_
     with pytest.raises(Busy):
         client.rerank(QUERY, DOCUMENTS[:3])
     until(lambda: not server.faulty.in_flight)
-    assert len(server.asked()) <= 3
+    assert len(server.requests()) <= 3
     patient = Reranker.from_url(server.url, KEY, server.ca, limits=Limits(documents=1))
     assert len(patient.rerank(QUERY, DOCUMENTS[:3])) == 3
 

@@ -23,7 +23,7 @@ def test_the_ca_is_given_as_text_or_as_a_path(server):
 def test_a_server_of_another_ca_is_not_trusted_and_is_sent_nothing(server, ca):
     with Reranker.from_url(server.url, KEY, ca) as client, pytest.raises(Untrusted, match="certificate is not trusted"):
         client.rerank("q", ["d"])
-    assert server.asked() == []
+    assert server.requests() == []
 
 
 def test_no_public_ca_is_trusted_beside_the_stacks_own(reranker):
@@ -33,10 +33,10 @@ def test_no_public_ca_is_trusted_beside_the_stacks_own(reranker):
 
 
 def test_a_certificate_of_another_address_is_not_trusted(tmp_path):
-    with guarded_server(tmp_path, named="127.0.0.2") as server:
+    with guarded_server(tmp_path, address="127.0.0.2") as server:
         with pytest.raises(Untrusted, match=r"certificate is not trusted \(.*IP address mismatch"):
             Reranker.from_url(server.url, KEY, server.ca).models()
-        assert server.asked() == []
+        assert server.requests() == []
 
 
 def test_a_wrong_key_is_refused_and_not_repeated(server):
@@ -45,7 +45,7 @@ def test_a_wrong_key_is_refused_and_not_repeated(server):
     with pytest.raises(KeyRefused, match=r"HTTP 401: .*the API key is missing or invalid") as caught:
         client.rerank("q", ["d"])
     assert caught.value.status == 401
-    assert (waits, server.asked()) == ([], [])  # refused before vLLM, and not asked again
+    assert (waits, server.requests()) == ([], [])  # refused before vLLM, and not asked again
 
 
 def test_the_key_is_in_no_repr_and_in_no_error_even_where_the_server_echoes_it(server, reranker):
@@ -91,7 +91,7 @@ def test_input_that_cannot_be_sent_is_named(server, query, documents, options, w
     with pytest.raises(InvalidInput, match=words) as caught:
         Reranker.from_url(server.url, KEY, server.ca).rerank(query, documents, **options)
     assert isinstance(caught.value, ValueError)
-    assert server.asked() == []
+    assert server.requests() == []
 
 
 def test_lists_of_two_lengths_cannot_be_pairs(reranker):

@@ -72,7 +72,7 @@ def test_a_client_from_a_stack_reranks_over_tls_with_the_stacks_own_ca_and_key(p
     deploy(project, {"url": server.url, "api_key": KEY, "ca_certificate": server.ca, "model": MODEL})
     with Reranker.from_stack("dev", cwd=project) as client:
         assert client.rerank("deep learning", ["pizza", "deep learning"])[0].index == 1
-    assert server.asked()[0][1]["model"] == MODEL
+    assert server.requests()[0][1]["model"] == MODEL
 
 
 @pytest.mark.engine

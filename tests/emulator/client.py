@@ -1,4 +1,4 @@
-"""A plain HTTP client of an emulator: Vast's API with a key, and the control API, for tests that look at the wire."""
+"""A plain HTTP client of an emulator: Vast's API with a key, and the control API."""
 
 import requests
 
@@ -9,7 +9,7 @@ from harness.wait import until
 JSON = {"Content-Type": "application/json"}
 IMAGE = "vllm/vllm-openai:v0.19.1"
 MODEL = "BAAI/bge-reranker-base"
-# The query of Vast's guide, as the official CLI sends it: untouched numbers are strings.
+# the query of Vast's guide, as the official CLI sends it, with some numbers as strings
 GUIDE = {
     "verified": {"eq": True},
     "external": {"eq": False},
@@ -24,8 +24,6 @@ SERVER = {"image": IMAGE, "disk": 40.0, "env": {"-p 8000:8000": "1"}, "runtype":
 
 
 class Client:
-    """Talks to one emulator."""
-
     def __init__(self, url, key=KEY, folder=None):
         self.url = url
         self.folder = folder
@@ -43,7 +41,7 @@ class Client:
         return answer.json()["offers"]
 
     def offer(self, **query):
-        """The cheapest offer with room for the disk."""
+        """Return the cheapest offer with enough disk."""
         return self.offers(allocated_storage=40, disk_space={"gte": 40}, **query)[0]
 
     def rent(self, ask_id=None, **body):
@@ -68,40 +66,37 @@ class Client:
         return self.show(instance_id)["actual_status"]
 
     def wait(self, instance_id, status="running"):
-        """Return the instance once it has a status."""
+        """Wait until an instance has a status; return the instance."""
         return until(lambda: row if (row := self.show(instance_id))["actual_status"] == status else None)
 
     def running(self, **body):
-        """Rent, wait, return the instance."""
         return self.wait(self.rent(**body))
 
     def log(self, instance_id, **body):
         answer = self.call("PUT", f"0/instances/request_logs/{instance_id}/", body)
         return requests.get(answer.json()["result_url"], timeout=10).text
 
-    # ---- the control API
-
     def control(self, path, **body):
         return self.emulator.post(path, **body)
 
-    def look(self, path):
-        """An answer of the control API, whatever its status: health says in the body what is wrong."""
+    def get_control(self, path):
+        """Return the body of a response of the control API, for every status: that of `health` contains the problem."""
         return self.session.get(f"{self.url}/_emulator/{path}", timeout=10).json()
 
     def fault(self, kind, match=None, times=None, **params):
         return {"id": self.emulator.fault(kind, match, times, **params)}
 
     def ledger(self, instance_id):
-        return next(one for one in self.emulator.ledger() if one["id"] == instance_id)
+        return next(row for row in self.emulator.ledger() if row["id"] == instance_id)
 
 
 def endpoint(instance):
-    """The URL of an instance's port 8000."""
+    """Return the URL of an instance's port 8000."""
     return f"http://{instance['public_ipaddr'].strip()}:{instance['ports']['8000/tcp'][0]['HostPort']}"
 
 
 def answers(url, path="/health"):
-    """Whether a server answers at a URL."""
+    """Return whether a server answers with status 200."""
     try:
         return requests.get(url + path, timeout=1).status_code == 200
     except requests.RequestException:

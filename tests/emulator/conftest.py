@@ -1,4 +1,4 @@
-"""Markets for the tests of a module: one whose containers are bookkeeping, one whose containers are processes."""
+"""Emulators for the tests of a module: one whose containers are only records, one whose containers are processes."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import pytest
 
 from emulator.server import EmulatorServer
 from tests.emulator.client import Client
-from tests.emulator.launched import Launched, processes_in
+from tests.emulator.launched import EmulatorProcess, pids_with_home
 from tests.emulator.official_cli import Cli
 
 
@@ -19,7 +19,7 @@ def shared(tmp_path_factory):
 
 @pytest.fixture
 def vast(shared):
-    """A market whose containers are bookkeeping, as on the first day."""
+    """An emulator whose containers are only records, reset before each test."""
     shared.control("reset")
     return shared
 
@@ -32,25 +32,25 @@ def shared_stub(tmp_path_factory):
 
 @pytest.fixture
 def stub(shared_stub):
-    """A market whose containers are processes that speak as vLLM does."""
+    """An emulator whose containers are processes with vLLM's HTTP API."""
     yield shared_stub
     shared_stub.control("reset")
 
 
 @pytest.fixture
 def launch(tmp_path):
-    """Starts emulators over one state folder, and ends what is left of them."""
-    launched = []
+    """Start emulators with the same state folder; kill their processes after the test."""
+    emulators = []
 
     def start(*flags):
-        launched.append(Launched(tmp_path / "state", *flags))
-        return launched[-1]
+        emulators.append(EmulatorProcess(tmp_path / "state", *flags))
+        return emulators[-1]
 
     yield start
-    for one in launched:
-        if one.process.poll() is None:
-            one.end()
-    for pid in processes_in(tmp_path):
+    for emulator in emulators:
+        if emulator.process.poll() is None:
+            emulator.end()
+    for pid in pids_with_home(tmp_path):
         os.kill(pid, signal.SIGKILL)
 
 
@@ -61,5 +61,5 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def vastai(stub, home):
-    """The official CLI on a market whose containers are processes."""
+    """The official CLI with an emulator whose containers are processes."""
     return Cli(stub.url, home)

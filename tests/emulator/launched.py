@@ -1,4 +1,4 @@
-"""An emulator in a process of its own, and the container processes that it leaves or does not leave."""
+"""An emulator in a separate process, and its container processes."""
 
 import signal
 import subprocess
@@ -10,23 +10,13 @@ from tests.emulator.client import Client
 REPO = Path(__file__).resolve().parents[2]
 
 
-class Launched:
-    """An emulator in a process of its own, as `python -m emulator` starts it."""
+class EmulatorProcess:
+    """`python -m emulator` in a separate process."""
 
     def __init__(self, state, *flags):
-        argv = [
-            sys.executable,
-            "-m",
-            "emulator",
-            "--runtime",
-            "stub",
-            "--state",
-            str(state),
-            "--hub",
-            "offline",
-            *flags,
-        ]
-        self.process = subprocess.Popen(argv, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        argv = ["-m", "emulator", "--runtime", "stub", "--state", str(state), "--hub", "offline", *flags]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([sys.executable, *argv], cwd=REPO, **pipes)
         self.line = self.process.stdout.readline()
         self.vast = Client(self.line.split()[3], folder=state)
 
@@ -36,19 +26,18 @@ class Launched:
         return out, err, self.process.returncode
 
 
-def processes_in(folder):
-    """Processes of containers whose home is in a folder."""
-    found = []
+def pids_with_home(folder):
+    """Return the processes whose HOME is a folder or inside it."""
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             variables = (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if any(one.startswith(f"HOME={folder}/".encode()) or one == f"HOME={folder}".encode() for one in variables):
-            found.append(int(entry.name))
-    return found
+        if any(f"{variable.decode(errors='replace')}/".startswith(f"HOME={folder}/") for variable in variables):
+            pids.append(int(entry.name))
+    return pids
 
 
-def processes_of(vast, instance_id):
-    """Processes of one container."""
-    return processes_in(vast.folder / "containers" / str(instance_id))
+def container_pids(vast, instance_id):
+    return pids_with_home(vast.folder / "containers" / str(instance_id))

@@ -1,4 +1,4 @@
-"""The unmodified official CLI, pointed at an emulator."""
+"""The unmodified official CLI, used with an emulator."""
 
 import json
 import re
@@ -12,10 +12,10 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*[mK]")
 
 
 class Cli:
-    """The `vastai` command, in a home of its own: a call returns all that it printed."""
+    """The `vastai` command with a separate home; a call returns its output."""
 
     def __init__(self, url, home, key=KEY, *, by_flags=True):
-        self.lead = ["--url", url, "--api-key", key] if by_flags else []
+        self.prefix = ["--url", url, "--api-key", key] if by_flags else []
         self.env = {
             "PATH": "/usr/bin:/bin",
             "COLUMNS": "300",
@@ -28,7 +28,7 @@ class Cli:
 
     def run(self, *args):
         program = Path(sys.executable).with_name("vastai")
-        command = [program, *self.lead, *map(str, args)]
+        command = [program, *self.prefix, *map(str, args)]
         return subprocess.run(
             command, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
         )

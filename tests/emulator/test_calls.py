@@ -111,7 +111,7 @@ def test_requests_are_counted_by_method_and_path(vast):
     instance_id = vast.rent()
     vast.show(instance_id)
     vast.show(instance_id)
-    counts = vast.look("requests")
+    counts = vast.get_control("requests")
     assert counts["requests"]["GET /api/v0/instances/{id}/"] == 2
     assert counts["requests"]["PUT /api/v0/asks/{id}/"] == 1
     assert counts["total"] == 4

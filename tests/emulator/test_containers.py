@@ -14,7 +14,7 @@ from components.vllm.catalog import load_catalog
 from components.vllm.launch import plan_launch
 from harness.wait import until
 from tests.emulator.client import MODEL, SERVER, answers, endpoint
-from tests.emulator.launched import processes_of
+from tests.emulator.launched import container_pids
 
 SHELL = {"onstart": "bash", "args": ["-c", "env; echo ready; exec sleep 100"]}
 GATE = """
@@ -82,7 +82,7 @@ def test_a_server_answers_at_once_on_a_connection_that_is_kept(vast):
 def test_a_stub_has_as_many_processes_as_vllm_would_at_one_port(stub):
     row = stub.running(args=[MODEL, "--api-server-count", "3"])
     until(lambda: answers(endpoint(row)))
-    until(lambda: len(processes_of(stub, row["id"])) == 3)
+    until(lambda: len(container_pids(stub, row["id"])) == 3)
 
 
 def test_a_stub_serves_tls(stub, tmp_path):
@@ -138,7 +138,7 @@ def test_a_container_sees_what_vast_gives_it_and_nothing_of_the_emulators_enviro
 def test_secrets_of_the_environment_are_in_no_command_line(stub):
     row = stub.running(env={"-p 8000:8000": "1", "VLLM_API_KEY": "sesame-street"})
     until(lambda: answers(endpoint(row)))
-    pids = processes_of(stub, row["id"])
+    pids = container_pids(stub, row["id"])
     assert pids
     assert all(b"sesame-street" not in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
 
@@ -146,17 +146,17 @@ def test_secrets_of_the_environment_are_in_no_command_line(stub):
 def test_destroying_returns_once_everything_in_the_container_is_dead(stub):
     nested = "sleep 100 & set -m; sleep 100 & exec sleep 100"
     row = stub.running(onstart="bash", args=["-c", nested])
-    until(lambda: len(processes_of(stub, row["id"])) == 3)
+    until(lambda: len(container_pids(stub, row["id"])) == 3)
     stub.destroy(row["id"])
-    assert processes_of(stub, row["id"]) == []
+    assert container_pids(stub, row["id"]) == []
 
 
 def test_a_process_that_dies_is_seen_as_exited_and_takes_its_children_along(stub):
     row = stub.running(onstart="bash", args=["-c", "sleep 100 & sleep 100"])
-    pids = until(lambda: found if len(found := processes_of(stub, row["id"])) == 3 else None)
+    pids = until(lambda: found if len(found := container_pids(stub, row["id"])) == 3 else None)
     os.kill(min(pids), signal.SIGKILL)
     assert stub.wait(row["id"], "exited")["status_msg"] == "exited (-9)\n"
-    until(lambda: not processes_of(stub, row["id"]))
+    until(lambda: not container_pids(stub, row["id"]))
 
 
 def test_a_server_that_listens_inside_only_cannot_be_reached(stub):
@@ -192,7 +192,7 @@ def test_a_container_without_ports_runs_and_is_found_nowhere(stub):
 def test_what_no_process_can_be_given_is_refused_at_once(stub, body):
     answer = stub.call("PUT", f"0/asks/{stub.offer()['id']}/", SERVER | body)
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_args")
-    assert stub.look("health")["ok"]
+    assert stub.get_control("health")["ok"]
 
 
 def test_an_exit_code_is_known_while_other_containers_start(stub):

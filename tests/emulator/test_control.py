@@ -86,8 +86,8 @@ def test_reset_leaves_nothing(vast):
     vast.running()
     vast.control("credit", credit=1)
     vast.control("reset")
-    assert vast.look("ledger") == {"contracts": [], "fired": {}}
-    assert vast.look("faults")["rules"] == []
+    assert vast.get_control("ledger") == {"contracts": [], "fired": {}}
+    assert vast.get_control("faults")["rules"] == []
     assert vast.call("GET", "0/users/current/").json()["credit"] == 25.0
 
 
@@ -99,8 +99,8 @@ def test_an_instance_host_or_action_that_does_not_exist_is_refused(vast):
 
 
 def test_the_control_api_needs_no_key_and_the_hub_is_looked_up(vast):
-    assert vast.look("health")["ok"] is True
-    assert isinstance(vast.look("hub")["reachable"], bool)
+    assert vast.get_control("health")["ok"] is True
+    assert isinstance(vast.get_control("hub")["reachable"], bool)
 
 
 @pytest.mark.parametrize(("intended", "shown"), [(None, "running"), ("stopped", "stopped")])

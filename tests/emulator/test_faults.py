@@ -27,7 +27,7 @@ def test_a_lost_answer_is_a_dropped_connection_before_or_after_the_rent(vast, ki
     with pytest.raises(requests.ConnectionError):
         put_rent(vast)
     assert len(vast.rows()) == rented
-    assert vast.look("faults")["fired"] == {kind: 1}
+    assert vast.get_control("faults")["fired"] == {kind: 1}
     assert put_rent(vast).json()["success"]
 
 
@@ -181,7 +181,7 @@ def test_a_contract_ends(vast):
 def test_a_price_goes_up_when_announced_or_at_once(vast, at_once):
     row = vast.running()
     vast.fault("price_increase", {"id": row["id"]}, times=1, factor=3, at_once=at_once)
-    until(lambda: vast.look("faults")["fired"])
+    until(lambda: vast.get_control("faults")["fired"])
     pending = vast.call("GET", "0/instances/pending-price-increases/").json()["count"]
     assert pending == (0 if at_once else 1)
     assert vast.show(row["id"])["dph_base"] == pytest.approx(row["dph_base"] * (3 if at_once else 1))
@@ -202,7 +202,7 @@ def test_a_start_that_is_queued_on_one_machine_stays_queued_there(vast):
     vast.call("PUT", f"0/instances/{row['id']}/", {"state": "stopped"})
     vast.fault("queued_start", {"machine_id": row["machine_id"]})
     vast.call("PUT", f"0/instances/{row['id']}/", {"state": "running"})
-    held = until(lambda: fired if (fired := vast.look("faults")["fired"]["queued_start"]) > 3 else None)
+    held = until(lambda: fired if (fired := vast.get_control("faults")["fired"]["queued_start"]) > 3 else None)
     assert vast.status(row["id"]) == "scheduling"
     assert held
 
@@ -211,7 +211,7 @@ def test_a_start_that_is_queued_on_one_machine_stays_queued_there(vast):
 def test_a_parameter_that_must_be_a_number_is_refused(vast, params):
     answer = vast.session.post(f"{vast.url}/_emulator/faults", json={"kind": "outbid", **params}, timeout=5)
     assert answer.status_code == 400
-    assert vast.look("faults")["rules"] == []
+    assert vast.get_control("faults")["rules"] == []
 
 
 def test_every_kind_is_exercised_here():

@@ -18,7 +18,7 @@ from components.vllm.launch import plan_launch
 from harness.wait import until
 from tests.client_ca import ClientCa
 from tests.emulator.client import MODEL, endpoint
-from tests.emulator.launched import processes_of
+from tests.emulator.launched import container_pids
 from tests.emulator.test_containers import log_with
 from tests.emulator.test_server_faults import off
 
@@ -152,17 +152,17 @@ def test_a_dead_vllm_ends_the_container_with_its_code_and_a_dead_guard_ends_vllm
     for victim, status in (("emulator.stub", "exited (137)\n"), ("guard_shim", "exited (-9)\n")):
         guarded = Guarded(stub, tmp_path)
         until(guarded.is_well)
-        pids = processes_of(stub, guarded.row["id"])
+        pids = container_pids(stub, guarded.row["id"])
         [pid] = [pid for pid in pids if victim.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(pid, signal.SIGKILL)
         assert stub.wait(guarded.row["id"], "exited")["status_msg"] == status
-        until(lambda guarded=guarded: not processes_of(stub, guarded.row["id"]))
+        until(lambda guarded=guarded: not container_pids(stub, guarded.row["id"]))
 
 
 def test_no_secret_is_in_vllms_environment_or_on_a_command_line(stub, tmp_path):
     guarded = Guarded(stub, tmp_path)
     until(guarded.is_well)
-    for pid in processes_of(stub, guarded.row["id"]):
+    for pid in container_pids(stub, guarded.row["id"]):
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         assert b"sesame" not in command
         if b"emulator.stub" in command:

@@ -12,7 +12,7 @@ import requests
 from emulator.access import KEYS_ENV
 from harness.wait import until
 from tests.emulator.client import answers, endpoint
-from tests.emulator.launched import REPO, processes_of
+from tests.emulator.launched import REPO, container_pids
 
 
 def emulator(*flags):
@@ -38,7 +38,7 @@ def test_the_launcher_says_one_line_and_ends_cleanly_with_its_containers(launch,
     assert one.line == f"emulator ready at {one.vast.url} (runtime stub, time instant, state {tmp_path / 'state'})\n"
     assert url_file.read_text().strip() == one.vast.url
     assert one.end() == ("", "", 0)
-    assert processes_of(one.vast, row["id"]) == []
+    assert container_pids(one.vast, row["id"]) == []
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
@@ -52,7 +52,7 @@ def test_it_listens_and_talks_on_loopback_only(launch):
     one = launch()
     row = one.vast.running()
     until(lambda: answers(endpoint(row)))
-    pids = [one.process.pid, *processes_of(one.vast, row["id"])]
+    pids = [one.process.pid, *container_pids(one.vast, row["id"])]
     addresses = [end.split(":")[0] for pid in pids for pair in sockets_of(pid) for end in pair]
     assert addresses
     assert {one for one in addresses if not one.endswith("7F")} <= {"00000000"}  # 0.0.0.0: nobody at the other end

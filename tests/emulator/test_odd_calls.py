@@ -54,4 +54,4 @@ def test_whatever_is_sent_is_answered_or_refused(vast, route):
         assert not PYTHON.search(answer.text if answer.status_code >= 400 else ""), (body, answer.text)
         if instance_id or n % 10 == 0:
             vast.emulator.reset()
-    assert vast.look("health")["ok"], vast.look("health")
+    assert vast.get_control("health")["ok"], vast.get_control("health")

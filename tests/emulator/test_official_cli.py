@@ -40,7 +40,7 @@ def test_search_offers_prints_a_table(vastai, stub):
 def test_search_offers_in_its_newer_form_finds_the_same(vastai, stub):
     found = vastai.json("search", "offers", GUIDE, "-o", "dph_total", "--new")
     assert [one["id"] for one in found] == [one["id"] for one in stub.offers(allocated_storage=5)]
-    assert stub.look("requests")["requests"]["PUT /api/v0/search/asks/"] == 1
+    assert stub.get_control("requests")["requests"]["PUT /api/v0/search/asks/"] == 1
 
 
 def test_search_offers_of_interruptible_machines_shows_the_floor(vastai):
@@ -92,7 +92,7 @@ def test_create_instance_whose_answer_is_lost_is_sent_again_and_told_that_the_of
     stub.fault("lost_answer_after", {"endpoint": "rent"}, times=1)
     said = vastai("create", "instance", stub.offer()["id"], "--image", IMAGE, "--disk", 10)
     assert "no_such_ask" in said
-    assert stub.look("requests")["requests"]["PUT /api/v0/asks/{id}/"] == 2
+    assert stub.get_control("requests")["requests"]["PUT /api/v0/asks/{id}/"] == 2
     assert len(stub.rows()) == 1
 
 
@@ -228,4 +228,4 @@ def test_a_wrong_key_is_refused(stub, tmp_path):
 def test_a_call_that_comes_too_soon_is_repeated_after_the_time_that_the_answer_names(vastai, stub):
     stub.fault("http_429", {"path": "GET /api/v0/users/current/"}, times=1, form="header", seconds=1)
     assert vastai.json("show", "user")["id"]
-    assert stub.look("faults")["fired"] == {"http_429": 1}
+    assert stub.get_control("faults")["fired"] == {"http_429": 1}

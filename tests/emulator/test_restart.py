@@ -8,7 +8,7 @@ import pytest
 from emulator.server import EmulatorServer
 from harness.wait import until
 from tests.emulator.client import IMAGE, Client, answers, endpoint
-from tests.emulator.launched import processes_of
+from tests.emulator.launched import container_pids
 
 
 def test_what_is_rented_survives_a_restart_as_after_a_power_cut(launch):
@@ -23,7 +23,7 @@ def test_what_is_rented_survives_a_restart_as_after_a_power_cut(launch):
     until(lambda: answers(endpoint(again)))
     assert row["machine_id"] not in [one["machine_id"] for one in second.vast.offers()]
     assert second.vast.call("GET", "0/users/current/").json()["credit"] == pytest.approx(7, abs=0.01)
-    assert [one["kind"] for one in second.vast.look("faults")["rules"]] == ["http_500"]
+    assert [one["kind"] for one in second.vast.get_control("faults")["rules"]] == ["http_500"]
     second.end()
 
 
@@ -52,14 +52,14 @@ def test_kept_containers_run_on_and_are_found_again(launch):
     first = launch("--keep-containers")
     row = first.vast.running()
     until(lambda: answers(endpoint(row)))
-    pids = processes_of(first.vast, row["id"])
+    pids = container_pids(first.vast, row["id"])
     first.end()
     until(lambda: answers(endpoint(row)))
     second = launch()
     assert second.vast.status(row["id"]) == "running"
-    assert processes_of(second.vast, row["id"]) == pids
+    assert container_pids(second.vast, row["id"]) == pids
     second.vast.destroy(row["id"])
-    assert processes_of(second.vast, row["id"]) == []
+    assert container_pids(second.vast, row["id"]) == []
     second.end()
 
 
@@ -68,7 +68,7 @@ def test_a_container_that_died_while_the_emulator_was_dead_has_exited(launch):
     dead, alive = first.vast.running(), first.vast.running()
     until(lambda: answers(endpoint(alive)))
     first.end(signal.SIGKILL)
-    os.kill(min(processes_of(first.vast, dead["id"])), signal.SIGKILL)
+    os.kill(min(container_pids(first.vast, dead["id"])), signal.SIGKILL)
     second = launch()
     assert second.vast.status(dead["id"]) == "exited"
     assert second.vast.status(alive["id"]) == "running"

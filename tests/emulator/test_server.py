@@ -56,7 +56,7 @@ def test_an_address_that_is_taken_is_an_error_and_the_other_emulator_goes_on(tmp
     with EmulatorServer(state_dir=tmp_path / "a") as server:
         with pytest.raises(OSError, match="address already in use"):
             EmulatorServer(port=server.port, state_dir=tmp_path / "b").start()
-        assert Client(server.url).look("health")["ok"]
+        assert Client(server.url).get_control("health")["ok"]
 
 
 def test_two_emulators_do_not_share_a_folder(tmp_path):
@@ -85,15 +85,15 @@ def test_a_contract_that_breaks_the_heartbeat_is_told_of_and_stops_nothing_else(
     with EmulatorServer(runtime="stub", state_dir=tmp_path) as server:
         vast = Client(server.url)
         row = vast.running(**BUSY)
-        assert vast.look("health")["ok"]
+        assert vast.get_control("health")["ok"]
         vast.control(f"instances/{row['id']}/args", args=5)
         vast.call("PUT", f"0/instances/reboot/{row['id']}/", {})
-        until(lambda: not vast.look("health")["ok"])
-        assert "TypeError" in vast.look("health")["error"]
+        until(lambda: not vast.get_control("health")["ok"])
+        assert "TypeError" in vast.get_control("health")["error"]
         assert vast.running(**BUSY)
         assert vast.destroy(row["id"]).json() == {"success": True}
         vast.control("reset")
-        assert vast.look("health")["ok"]
+        assert vast.get_control("health")["ok"]
     assert [one.message for one in caplog.records] == ["a heartbeat failed; the emulator goes on"]
 
 

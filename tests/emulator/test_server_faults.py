@@ -212,7 +212,7 @@ def test_a_fault_is_one_machines_or_one_contracts_and_ends_with_its_rule(vast, r
         vast.fault("redirect", {by: row[by]})
     assert rerank(row, allow_redirects=False).status_code == 307
     assert is_well(other)
-    rule = vast.look("faults")["rules"][0]["id"]
+    rule = vast.get_control("faults")["rules"][0]["id"]
     assert vast.session.delete(f"{vast.url}/_emulator/faults/{rule}", timeout=5).ok
     assert is_well(row)
 
@@ -230,7 +230,7 @@ def test_a_fault_with_a_chance_is_drawn_once_for_each_start(vast, row):
     statuses = [rerank(vast.running(), allow_redirects=False).status_code for _ in range(6)]
     assert statuses == [307, 307, 200, 200, 307, 200]
     assert is_well(row)
-    assert vast.look("faults")["fired"]["redirect"] == 3
+    assert vast.get_control("faults")["fired"]["redirect"] == 3
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_a_fault_with_a_chance_is_drawn_once_for_each_start(vast, row):
 def test_what_a_server_cannot_do_is_refused(vast, kind, params, said):
     answer = vast.session.post(f"{vast.url}/_emulator/faults", json={"kind": kind, **params}, timeout=5)
     assert (answer.status_code, said in answer.json()["error"]) == (400, True)
-    assert set(SERVER) < set(vast.look("faults")["kinds"])
+    assert set(SERVER) < set(vast.get_control("faults")["kinds"])
 
 
 @pytest.mark.parametrize("kind", SERVER)

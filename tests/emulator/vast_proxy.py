@@ -1,6 +1,6 @@
-"""A CONNECT proxy: https://console.vast.ai, for clients whose code has that address, is an emulator of the test.
+"""A CONNECT proxy that connects https://console.vast.ai to an emulator, for clients with this fixed address.
 
-The certificate is signed by a CA of the test's own, in the file that `environment` names to the client.
+The certificate is signed by a CA of the test; the environment of the client contains its file.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from components.vast.identity import Authority
 HOST = "console.vast.ai"
 
 
-def context_of(folder):
-    """A TLS context that is HOST for whoever trusts ca.pem in a folder."""
+def make_tls_context(folder):
+    """Return a server's TLS context for HOST; write the CA to ca.pem in a folder."""
     authority = Authority.make("a test")
     (folder / "ca.pem").write_text(authority.certificate)
     certificate, key = authority.issue(HOST).pem()
@@ -26,7 +26,7 @@ def context_of(folder):
 
 
 async def pipe(reader, writer, host=None):
-    """Pass bytes on; the emulator answers under its own name alone, `host`."""
+    """Forward bytes; replace the Host header by `host` for the emulator, which accepts only its own name."""
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(65536):
             writer.write(data.replace(b"Host: %s\r\n" % HOST.encode(), b"Host: %s\r\n" % host) if host else data)
@@ -36,8 +36,8 @@ async def pipe(reader, writer, host=None):
 
 @contextlib.contextmanager
 def vast_proxy(url, folder):
-    """Run it for the length of a block; yields the environment that a client is to have."""
-    target, context, loop = urlsplit(url), context_of(folder), asyncio.new_event_loop()
+    """Run it during a block; yield environment variables for a client."""
+    target, context, loop = urlsplit(url), make_tls_context(folder), asyncio.new_event_loop()
 
     async def serve(reader, writer):
         head = await reader.readuntil(b"\r\n\r\n")
@@ -47,8 +47,8 @@ def vast_proxy(url, folder):
             return
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         await writer.start_tls(context)
-        far_reader, far_writer = await asyncio.open_connection(target.hostname, target.port)
-        await asyncio.gather(pipe(reader, far_writer, target.netloc.encode()), pipe(far_reader, writer))
+        upstream_reader, upstream_writer = await asyncio.open_connection(target.hostname, target.port)
+        await asyncio.gather(pipe(reader, upstream_writer, target.netloc.encode()), pipe(upstream_reader, writer))
 
     server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever, daemon=True)

@@ -7,7 +7,7 @@ from harness.stack import EngineStack
 
 @pytest.fixture
 def market(tmp_path):
-    """A Vast.ai of the test's own; its containers are real processes that speak as vLLM does."""
+    """An emulator for one test; its containers are real processes with vLLM's HTTP API."""
     with EmulatorServer(runtime="stub", time="instant", state_dir=tmp_path / "emulator") as server:
         yield server
 
@@ -19,19 +19,18 @@ def stack(market, tmp_path):
 
 @pytest.fixture
 def gateway_caddy(tmp_path_factory):
-    """A Caddy for a stack's gateway and the front before it; a short folder, as the path of a socket is bounded."""
-    with running_gateway_caddy(tmp_path_factory.mktemp("g")) as started:
-        yield started
+    """A Caddy for a stack's gateway, and its front proxy; the folder is short, as the path of a socket is limited."""
+    with running_gateway_caddy(tmp_path_factory.mktemp("g")) as gateway:
+        yield gateway
 
 
 @pytest.fixture
 def ledger(market):
-    """Contracts by what is billed now."""
     return Ledger(market.control)
 
 
 class Ledger:
-    """What the market says is rented, by a client of its control API."""
+    """The contracts in the emulator, from its control API."""
 
     def __init__(self, control):
         self._control = control
@@ -40,7 +39,7 @@ class Ledger:
         return self._control.ledger()
 
     def billed(self):
-        return {one["id"] for one in self.contracts() if not one["destroyed_at"]}
+        return {contract["id"] for contract in self.contracts() if not contract["destroyed_at"]}
 
     def fault(self, kind, **rule):
         self.control("faults", kind=kind, **rule)

@@ -1,4 +1,4 @@
-"""Fleets for the engine's tests: a stack behind a real Caddy, ops/ as a person runs it, load, and who is billed."""
+"""Helpers for tests of fleets: a stack behind a real Caddy, commands of ops/, and the count of billed instances."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.stack import REPO, EngineStack
 
 @dataclass
 class Endpoint:
-    """Where a stack's clients go; harness.load.Load takes one."""
+    """URL, key and CA file for clients of a stack, also for harness.load.LoadGenerator."""
 
     url: str
     key: str
@@ -36,13 +36,13 @@ class Endpoint:
 
 
 def up(stack, *, timeout_s=300):
-    """Deploy as wide as a fleet is."""
-    done = stack.run("up", "--yes", "--skip-preview", "--parallel", "64", timeout_s=timeout_s)
-    assert done.rc == 0, done.text
+    """Deploy with enough parallelism for a fleet."""
+    result = stack.run("up", "--yes", "--skip-preview", "--parallel", "64", timeout_s=timeout_s)
+    assert result.rc == 0, result.text
 
 
 def behind(gateway_caddy, folder, market, *, replicas, timeout_s=300, **config):
-    """Return a stack of replicas behind that Caddy, deployed; ops/ trusts its front as a person's shell does."""
+    """Deploy a stack of replicas behind that Caddy. SSL_CERT_FILE makes ops/ trust its front proxy."""
     config = {"replicas": replicas, "timeouts.drain_s": 20, **gateway_caddy.config, **config}
     stack = EngineStack(folder, market.url, config=config, env={"SSL_CERT_FILE": gateway_caddy.ca_file}).init()
     up(stack, timeout_s=timeout_s)
@@ -50,56 +50,55 @@ def behind(gateway_caddy, folder, market, *, replicas, timeout_s=300, **config):
 
 
 def endpoint(stack):
-    """Return where a stack's clients go, and the file with the CA to trust."""
-    out = stack.outputs()
-    return Endpoint(out["url"], out["api_key"], stack.env.get("SSL_CERT_FILE") or ca_file(out["ca_certificate"]))
+    outputs = stack.outputs()
+    ca = stack.env.get("SSL_CERT_FILE") or ca_file(outputs["ca_certificate"])
+    return Endpoint(outputs["url"], outputs["api_key"], ca)
 
 
 class Ops:
-    """A command of ops/ on a stack; `document` is its JSON once it has ended."""
+    """A command of ops/ on a stack; `end` sets `document` to its JSON."""
 
     def __init__(self, stack, command, *args):
-        words = [sys.executable, "-m", "ops", command, "--stack", stack.name, "--cwd", str(stack.project), "--json"]
+        argv = [sys.executable, "-m", "ops", command, "--stack", stack.name, "--cwd", str(stack.project), "--json"]
         self.process = subprocess.Popen(
-            [*words, *args],
+            [*argv, *args],
             cwd=REPO, env=stack.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, start_new_session=True,
         )  # fmt: skip
 
     def end(self, timeout_s=500):
-        out, self.err = self.process.communicate(timeout=timeout_s)
+        self.out, self.err = self.process.communicate(timeout=timeout_s)
         self.rc = self.process.returncode
-        self.out = out
-        self.document = json.loads(out) if out.strip().startswith("{") else {}
+        self.document = json.loads(self.out) if self.out.strip().startswith("{") else {}
         return self
 
 
 class AtTerminal:
-    """A command of ops/ (or `program`) on a stack, at a terminal of its own: what is typed, what is shown so far."""
+    """A command of ops/ (or `program`) on a stack, with a pseudo-terminal; `output`: its output so far."""
 
     def __init__(self, stack, command, *args, program=(sys.executable, "-m", "ops"), columns=80):
-        words = [*program, command, "--stack", stack.name, "--cwd", str(stack.project), *args]
-        self._here, there = pty.openpty()
+        argv = [*program, command, "--stack", stack.name, "--cwd", str(stack.project), *args]
+        self._terminal, child = pty.openpty()
         self.resize(columns)
         env = {"TERM": "xterm", **stack.env}
-        self.process = subprocess.Popen(words, cwd=REPO, env=env, stdin=there, stdout=there, stderr=there)
-        os.close(there)
-        self.shown = ""
+        self.process = subprocess.Popen(argv, cwd=REPO, env=env, stdin=child, stdout=child, stderr=child)
+        os.close(child)
+        self.output = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self):
         while True:
             try:
-                self.shown += os.read(self._here, 65536).decode(errors="replace")
-            except OSError:  # nobody has the terminal open any more
+                self.output += os.read(self._terminal, 65536).decode(errors="replace")
+            except OSError:  # all processes have closed the terminal
                 return
 
     def resize(self, columns):
-        fcntl.ioctl(self._here, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
 
     def type(self, text):
-        os.write(self._here, text.encode())
+        os.write(self._terminal, text.encode())
 
     def interrupt(self):
         self.process.send_signal(signal.SIGINT)
@@ -107,7 +106,7 @@ class AtTerminal:
     def end(self, timeout_s=300):
         rc = self.process.wait(timeout=timeout_s)
         self._reader.join(timeout=10)
-        os.close(self._here)
+        os.close(self._terminal)
         return rc
 
 
@@ -115,18 +114,18 @@ def ops(stack, command, *args):
     return Ops(stack, command, *args).end()
 
 
-class Billed:
-    """Looks at the ledger in a block, many times a second: the most instances that were billed at once."""
+class BilledCount:
+    """Polls the ledger during a block; `max` is the highest number of instances that were billed at once."""
 
     def __init__(self, ledger):
         self.ledger = ledger
-        self.most = 0
+        self.max = 0
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._poll, daemon=True)
 
-    def _look(self):
+    def _poll(self):
         while not self._end.is_set():
-            self.most = max(self.most, len(self.ledger.billed()))
+            self.max = max(self.max, len(self.ledger.billed()))
             time.sleep(0.1)
 
     def __enter__(self):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from components.guard.keys import MANAGEMENT
-from harness.load import Load
+from harness.load import LoadGenerator
 from harness.stack import EngineStack
 from harness.wait import until
 from tests.engine.fleet import AtTerminal, behind, endpoint, ops
@@ -37,14 +37,14 @@ def test_a_first_deploy_keeps_what_came_up_and_names_what_did_not(gateway_caddy,
     asked = ops(stack, "logs", "--since", "10m", "--key", MANAGEMENT).document["lines"]  # the gateway's checks
     assert all(json.loads(lines[-1])["key"] == MANAGEMENT for lines in asked.values()), asked
     follow = AtTerminal(stack, "logs", "-f", "--lines", "500")
-    until(lambda: follow.shown.count("Application startup complete.") >= 3)
+    until(lambda: follow.output.count("Application startup complete.") >= 3)
     follow.interrupt()
-    assert follow.end() == 0, follow.shown
+    assert follow.end() == 0, follow.output
     watch = AtTerminal(stack, "status", "--watch", "0.5")
-    until(lambda: watch.shown.count("every 0.5 s") >= 2)
+    until(lambda: watch.output.count("every 0.5 s") >= 2)
     watch.interrupt()
-    assert watch.end() == 0, watch.shown
-    last = watch.shown.split("\x1b[H")[-1]
+    assert watch.end() == 0, watch.output
+    last = watch.output.split("\x1b[H")[-1]
     assert last.count("yes, ") == 4, last
     assert "gateway" in last
     done = ops(stack, "destroy", "--yes")
@@ -58,14 +58,14 @@ def test_a_failed_deploy_destroys_nothing_that_the_gateway_sends_to(gateway_cadd
     old = stack.instances()
     stack.write_config(extra_args=["--max-num-seqs", "64"])
     ledger.control("faults", kind="oci_error", times=1)
-    with Load(endpoint(stack)) as load:
-        load.more(50)
+    with LoadGenerator(endpoint(stack)) as load:
+        load.wait_for_requests(50)
         done = ops(stack, "deploy")
-        load.more(50)
+        load.wait_for_requests(50)
         assert done.rc == 1, done.err
         assert old < ledger.billed()
         done = ops(stack, "deploy")
-        load.more(50)
+        load.wait_for_requests(50)
     assert done.rc == 0, done.err
     assert load.failures == []
     assert stack.instances() == ledger.billed()

@@ -1,4 +1,4 @@
-"""A small draw of the chaos runs (`make chaos` does hundreds): nothing is billed that no state knows."""
+"""Some of the chaos runs (`make chaos` does hundreds): only instances in a state are billed."""
 
 from dataclasses import replace
 
@@ -9,8 +9,8 @@ from chaos.scenario import SLOW, Scenario
 from emulator.server import EmulatorServer
 
 pytestmark = pytest.mark.engine
-# one of each way to kill, over different operations and faults; in `make test` of the machine, the plugin and the CLI,
-# and one Ctrl-C on hosts that pull slowly
+# one seed for each kind of kill, with different operations and faults; `make test` runs power-loss, the plugin and the
+# CLI, and one Ctrl-C on hosts that pull slowly
 QUICK = (31, 78, 125)
 RARE = (733, 1278, 1449, 1976, 52, 92, 185, 210, 218, 53, 155, 48)  # the last three are `ops scale`
 SEEDS = (*QUICK, *(pytest.param(seed, marks=pytest.mark.all) for seed in RARE))
@@ -27,11 +27,11 @@ def runner(tmp_path_factory):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_one_clean_up_after_chaos_leaves_exactly_what_is_declared(runner, seed):
-    result = runner.run(Scenario.of(seed))
-    assert result.good, result
+    result = runner.run(Scenario.from_seed(seed))
+    assert result.is_ok, result
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_one_ctrl_c_at_a_stage_rents_nothing_more_and_names_what_it_leaves(runner, stage):
-    result = runner.run(replace(Scenario.of(7), operation="create").at(stage))
-    assert (result.good, result.killed, result.stage) == (True, True, stage), result
+    result = runner.run(replace(Scenario.from_seed(7), operation="create").with_sigint_at(stage))
+    assert (result.is_ok, result.killed, result.stage) == (True, True, stage), result

@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 import requests
 
-from harness.load import Load
+from harness.load import LoadGenerator
 from tests.client_ca import ClientCa
 from tests.engine.fleet import Endpoint, behind, endpoint, up
 
@@ -24,7 +24,10 @@ def come_and_go(stack, ledger):
         return [at.ask(key).status_code for key in keys]
 
     search = deploy(search=None)["search"]
-    with Load(at, per_s=20, threads=2) as unnamed, Load(Endpoint(at.url, search, at.ca), per_s=20, threads=2) as named:
+    with (
+        LoadGenerator(at, per_s=20, threads=2) as unnamed,
+        LoadGenerator(Endpoint(at.url, search, at.ca), per_s=20, threads=2) as named,
+    ):
         first = deploy(search=None, batch={"requests_per_s": 50})
         second = deploy(search=None, batch={"requests_per_s": 50, "generation": 2, "keep_previous": True})
         assert first["search"] == second["search"] == search
@@ -38,7 +41,7 @@ def come_and_go(stack, ledger):
         assert statuses(second["batch"]) == [401]
         assert stack.drift().rc == 0
         for load in (unnamed, named):
-            load.more(20)
+            load.wait_for_requests(20)
     for load in (unnamed, named):
         assert load.failures == [], str(load)
     assert deploy() == {}

@@ -11,7 +11,7 @@ from emulator.runtime import free_port
 from emulator.server import EmulatorServer
 from harness.caddy import running
 from harness.certificates import ca_file
-from harness.load import Load
+from harness.load import LoadGenerator
 from harness.stack import EngineStack
 from tests.engine.conftest import Ledger
 from tests.engine.fleet import behind, endpoint, up
@@ -100,12 +100,12 @@ def balanced(gateway_caddy, market, ledger, tmp_path):
 @pytest.mark.all
 def test_no_request_fails_while_a_fleet_rolls_heals_scales_and_changes_its_key(balanced, ledger, capsys):
     stack, at, seen = balanced, endpoint(balanced), {}
-    with Load(at) as quiet:
+    with LoadGenerator(at) as quiet:
         threading.Event().wait(5)
     seen["quiet"] = quiet
 
     def under_load(name, act):
-        with Load(at) as load:
+        with LoadGenerator(at) as load:
             act()
         seen[name] = load
 
@@ -213,13 +213,13 @@ def test_a_rented_gateway_has_its_admin_route_closed_and_fails_no_request_in_a_r
         assert len(Ledger(market.control).billed()) == 3
 
         old, through = stack.instances(), endpoint(stack)
-        with Load(through) as rolled:
+        with LoadGenerator(through) as rolled:
             stack.write_config(extra_args=["--max-num-seqs", "64"])
             up(stack)
         assert rolled.failures == [], str(rolled)
         [gateway] = old & stack.instances()  # it stays, and its servers are others now
         assert gateway not in {one["instance_id"] for one in stack.outputs()["replicas"]}
-        with Load(through) as rotated:
+        with LoadGenerator(through) as rotated:
             stack.write_config(api_key_generation=2, keep_previous_key=True)
             up(stack)
             before, through.key = through.key, stack.outputs()["api_key"]

@@ -28,15 +28,15 @@ def rows(shown):
 
 def seen_at(terminal, columns, words):
     """Return the first row with these words that is drawn at a width from now on."""
-    since = len(terminal.shown)
+    since = len(terminal.output)
     terminal.resize(columns)
 
     def drawn():
         assert terminal.process.poll() is None, (
-            f"no {words!r} at {columns} columns: {rows(terminal.shown[since:])[-3:]}"
+            f"no {words!r} at {columns} columns: {rows(terminal.output[since:])[-3:]}"
         )
         # the first may have been begun at the width before
-        return [row for row in rows(terminal.shown[since:])[2:] if re.search(words, row)]
+        return [row for row in rows(terminal.output[since:])[2:] if re.search(words, row)]
 
     return until(drawn)[0]
 
@@ -49,7 +49,7 @@ def test_the_row_of_a_boot_has_its_state_at_80_columns_its_stage_at_100_and_time
     assert "left" not in seen_at(terminal, 100, r"pulling \d+ %, \d+")
     assert "pulling" not in seen_at(terminal, 80, r"creating \(\d+s\)")
     assert terminal.end() == 0
-    percents = [int(one) for row in rows(terminal.shown) for one in re.findall(r"pulling (\d+) %", row)]
+    percents = [int(one) for row in rows(terminal.output) for one in re.findall(r"pulling (\d+) %", row)]
     assert percents == sorted(percents), "a percentage of the whole does not run backwards"
     assert len(set(percents)) > 1, "a terminal sees it move"
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from harness.stack import REPO
-from tests.unit.webhook import TOKEN, sink
+from tests.unit.webhook import TOKEN, running_webhook
 
 pytestmark = [pytest.mark.engine, pytest.mark.all]
 
@@ -18,7 +18,7 @@ def deploy(stack):
 
 def test_a_failed_deploy_is_told_once_and_its_address_is_shown_nowhere(stack):
     stack.write_config(max_dph_usd="0.001")
-    with sink(200) as (url, bodies):
+    with running_webhook(200) as (url, bodies):
         stack.ok("config", "set", "--secret", "--path", "notify.webhook", url)
         stack.ok("config", "set", "--path", "notify.format", "json")
         done = [deploy(stack) for _ in range(2)]

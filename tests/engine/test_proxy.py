@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.load import Load
+from harness.load import LoadGenerator
 from tests.client.proxying import running_proxy
 from tests.engine.fleet import Endpoint, ops, up
 
@@ -13,26 +13,26 @@ def test_a_heal_a_roll_and_a_rotation_behind_the_proxy_fail_no_request(stack, le
     up(stack)
     source = ("--stack", stack.name, "-C", stack.project)
     with running_proxy(*source, "--timeout", "120", **stack.env) as proxy:
-        with Load(Endpoint(proxy.url, "unused", ""), per_s=20, threads=4) as load:
-            load.more(40)
+        with LoadGenerator(Endpoint(proxy.url, "unused", ""), per_s=20, threads=4) as load:
+            load.wait_for_requests(40)
             [healthy] = ledger.billed()
             ledger.control(f"instances/{healthy}/kill")
             up(stack)
-            load.more(40)
+            load.wait_for_requests(40)
             [healed] = ledger.billed()
             assert healed != healthy
             stack.write_config(extra_args=["--max-num-seqs", "64"])
             up(stack)
-            load.more(40)
+            load.wait_for_requests(40)
             assert ledger.billed() != {healed}
             begun = ops(stack, "rotate-key", "--begin")
             assert begun.rc == 0, begun.err
-            load.more(20)
+            load.wait_for_requests(20)
             finished = ops(stack, "rotate-key", "--finish")
             assert finished.rc == 0, finished.err
-            load.more(40)
+            load.wait_for_requests(40)
         assert load.failures == []
-    said = "".join(proxy.said)
+    said = "".join(proxy.stderr_lines)
     assert "the stack is at" in said
     assert "new key or CA" in said
     for key in (begun, finished):

@@ -6,9 +6,9 @@ import pytest
 
 from emulator.server import EmulatorServer
 from harness.caddy import running_gateway_caddy
-from harness.load import Load
+from harness.load import LoadGenerator
 from harness.wait import until
-from tests.engine.fleet import Billed, Ops, behind, endpoint, ops
+from tests.engine.fleet import BilledCount, Ops, behind, endpoint, ops
 
 pytestmark = pytest.mark.engine
 QUEUE = 'extra_args=["--max-num-seqs","64"]'
@@ -33,16 +33,16 @@ def two(tmp_path_factory):
 @pytest.mark.all
 def test_a_roll_replaces_all_servers_one_at_a_time_and_fails_no_request(three, ledger, tmp_path):
     at, old = endpoint(three), three.instances()
-    with Load(at) as load, Billed(ledger) as billed:
-        load.more(50)
+    with LoadGenerator(at) as load, BilledCount(ledger) as billed:
+        load.wait_for_requests(50)
         done = ops(three, "roll", "--surge", "1", "--set", QUEUE, "--markdown", str(tmp_path / "roll.md"))
-        load.more(50)
+        load.wait_for_requests(50)
     assert done.rc == 0, done.err
     assert (tmp_path / "roll.md").read_text().startswith("### `test` roll: 3 servers replaced\n")
     assert len(done.err.splitlines()) < 10, done.err  # Pulumi's 900 lines are in a log
     assert load.failures == []
     print(f"roll: {load}")
-    assert billed.most == 4
+    assert billed.max == 4
     assert len(done.document["batches"]) == 3
     assert three.instances() == ledger.billed()
     assert not three.instances() & old
@@ -58,10 +58,10 @@ def test_a_roll_whose_servers_fail_goes_back_and_fails_no_request(three, ledger,
     path = three.project / "Pulumi.test.yaml"
     path.write_text("# kept, byte for byte\n" + path.read_text())
     at, old, before = endpoint(three), three.instances(), path.read_bytes()
-    with Load(at) as load:
-        load.more(50)
+    with LoadGenerator(at) as load:
+        load.wait_for_requests(50)
         done = ops(three, "roll", "--surge", "2", "--set", QUEUE, "--set", "max_latency_ms=1")
-        load.more(50)
+        load.wait_for_requests(50)
     assert done.rc == 1, done.err
     assert "Rolled back" in done.document["error"]
     assert "latency" in done.document["error"]
@@ -85,12 +85,12 @@ def test_a_roll_whose_servers_fail_goes_back_and_fails_no_request(three, ledger,
 def test_a_killed_server_is_healed_alone_and_fails_no_request(three, ledger, tmp_path):
     at, old = endpoint(three), three.instances()
     killed = sorted(old)[1]
-    with Load(at) as load:
-        load.more(50)
+    with LoadGenerator(at) as load:
+        load.wait_for_requests(50)
         ledger.control(f"instances/{killed}/kill")
-        load.more(50)
+        load.wait_for_requests(50)
         done = ops(three, "heal")
-        load.more(50)
+        load.wait_for_requests(50)
     assert done.rc == 0, done.err
     assert load.failures == []
     print(f"kill and heal: {load}")
@@ -105,7 +105,7 @@ def test_a_roll_of_what_is_declared_stops_where_it_fails_and_goes_on_when_that_i
     path, at, old = three.project / "Pulumi.test.yaml", endpoint(three), three.instances()
     three.write_config(extra_args=["--max-num-seqs", "64"], max_latency_ms=1)
     declared = path.read_bytes()
-    with Load(at) as load, Billed(ledger) as billed:
+    with LoadGenerator(at) as load, BilledCount(ledger) as billed:
         done = ops(three, "roll")
         assert done.rc == 1, done.err
         assert "No server was destroyed before its replacement was ready" in done.document["error"]
@@ -120,11 +120,11 @@ def test_a_roll_of_what_is_declared_stops_where_it_fails_and_goes_on_when_that_i
         assert "interrupted" in cut.document["error"]
         assert "max_documents: 900" in path.read_text().replace('"', "")
         done = ops(three, "roll")
-        load.more(50)
+        load.wait_for_requests(50)
     assert done.rc == 0, done.err
     assert load.failures == []
     print(f"roll that failed, was put right, cut off, went on: {load}")
-    assert billed.most <= 5
+    assert billed.max <= 5
     assert three.instances() == ledger.billed()
     assert not old & ledger.billed()
     drift = three.run("preview", "--expect-no-changes")

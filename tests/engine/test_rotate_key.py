@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.load import Load
+from harness.load import LoadGenerator
 from harness.wait import until
 from tests.engine.fleet import AtTerminal, Endpoint, Ops, behind, endpoint, ops
 
@@ -12,18 +12,18 @@ pytestmark = pytest.mark.engine
 def rotated(stack, ledger):
     """Rotate in two halves, with load by each key for as long as it is valid."""
     old, rented = endpoint(stack), len(ledger.contracts())
-    with Load(old, per_s=40, threads=4) as by_old:
-        by_old.more(20)
+    with LoadGenerator(old, per_s=40, threads=4) as by_old:
+        by_old.wait_for_requests(20)
         begun = Ops(stack, "rotate-key", "--begin")
         new_key = until(lambda: (key := stack.outputs()["api_key"]) != old.key and key, within_s=300)
         new = Endpoint(old.url, new_key, old.ca)
-        with Load(new, per_s=40, threads=4) as by_new:
+        with LoadGenerator(new, per_s=40, threads=4) as by_new:
             assert begun.end().rc == 0, begun.err
-            by_new.more(40)
-            by_old.more(40)
+            by_new.wait_for_requests(40)
+            by_old.wait_for_requests(40)
             by_old.stop()  # clients of the old key have the new one: now it may go
             finished = ops(stack, "rotate-key", "--finish")
-            by_new.more(40)
+            by_new.wait_for_requests(40)
     assert finished.rc == 0, finished.err
     assert by_old.failures == []
     assert by_new.failures == []
@@ -34,7 +34,7 @@ def rotated(stack, ledger):
     assert stack.outputs()["api_key"] == new_key
     drift = stack.run("preview", "--expect-no-changes")
     assert drift.rc == 0, drift.text
-    print(f"rotation: {len(by_old.ended)} requests by the old key, {len(by_new.ended)} by the new, 0 refused")
+    print(f"rotation: {len(by_old.results)} requests by the old key, {len(by_new.results)} by the new, 0 refused")
 
 
 @pytest.mark.all
@@ -58,12 +58,12 @@ def test_a_server_takes_both_keys_and_then_the_new_one_only(stack, ledger, tmp_p
     assert "was never deployed" in done.document["error"]
     assert old.ask().status_code == 200
     asked = AtTerminal(stack, "rotate-key")
-    until(lambda: "press Enter when" in asked.shown or asked.process.poll() is not None, within_s=200)
-    assert "continues a begin that was interrupted" in asked.shown
+    until(lambda: "press Enter when" in asked.output or asked.process.poll() is not None, within_s=200)
+    assert "continues a begin that was interrupted" in asked.output
     assert old.ask().status_code == endpoint(stack).ask().status_code == 200
     asked.type("\n")
-    assert asked.end() == 0, asked.shown
-    assert "was changed: commit it" in asked.shown
+    assert asked.end() == 0, asked.output
+    assert "was changed: commit it" in asked.output
     assert (old.ask().status_code, endpoint(stack).ask().status_code) == (401, 200)
     assert len(ledger.contracts()) == rented
     for args, said in ((["--finish"], "no rotation has begun"), ([], "no terminal to confirm")):

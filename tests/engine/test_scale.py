@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from chaos.run import ALWAYS, ENGINE, PLUGIN, kill, pids_of
-from harness.load import Load
+from chaos.run import ALWAYS, ENGINE, PLUGIN, find_pids, kill
+from harness.load import LoadGenerator
 from harness.wait import until
 from tests.engine.fleet import Ops, behind, endpoint, ops, up
 
@@ -37,17 +37,17 @@ def rented(ledger, count):
 
 def test_a_run_that_is_killed_in_the_midst_of_a_scale_is_made_good_by_a_deploy_and_the_next_run(two, ledger):
     by_clock(two, 3)
-    with Load(endpoint(two)) as load:
+    with LoadGenerator(endpoint(two)) as load:
         cut = Ops(two, "scale", "--sample-s", "1")
         rented(ledger, 3)
-        kill([cut.process.pid, *pids_of(two.project, ENGINE, PLUGIN)])  # as a runner that goes down
+        kill([cut.process.pid, *find_pids(two.project, ENGINE, PLUGIN)])  # as a runner that goes down
         cut.end()
         assert ops(two, "scale", "--sample-s", "1").rc == 8  # it was cut off
         two.ok("cancel", "--yes")
         assert ops(two, "deploy").rc == 0
         assert len(two.instances()) == len(ledger.billed()) == 2
         assert scaled(two)["replicas"] == 3
-        load.more(50)
+        load.wait_for_requests(50)
     print(f"killed in a scale: {load}")
     assert load.failures == []
     assert two.instances() == ledger.billed()
@@ -57,8 +57,8 @@ def test_a_run_that_is_killed_in_the_midst_of_a_scale_is_made_good_by_a_deploy_a
 
 def test_a_host_that_dies_in_the_midst_of_a_scale_costs_no_request_and_is_healed(two, ledger):
     by_clock(two, 3)
-    with Load(endpoint(two)) as load:
-        load.more(50)
+    with LoadGenerator(endpoint(two)) as load:
+        load.wait_for_requests(50)
         scale = Ops(two, "scale", "--sample-s", "1")
         rented(ledger, 3)
         dead = min(two.instances())
@@ -67,7 +67,7 @@ def test_a_host_that_dies_in_the_midst_of_a_scale_costs_no_request_and_is_healed
         print(f"host died: scale ended with {scale.rc}: {scale.document.get('error', '')}")
         assert ops(two, "heal").rc == 0
         assert scaled(two)["replicas"] == 3
-        load.more(50)
+        load.wait_for_requests(50)
     print(f"a host died in a scale: {load}")
     assert load.failures == []
     assert two.instances() == ledger.billed()
@@ -77,7 +77,7 @@ def test_a_host_that_dies_in_the_midst_of_a_scale_costs_no_request_and_is_healed
 
 def test_a_roll_and_a_scale_at_once_do_one_after_the_other_and_fail_no_request(two, ledger):
     by_clock(two, 3)
-    with Load(endpoint(two)) as load:
+    with LoadGenerator(endpoint(two)) as load:
         scale = Ops(two, "scale", "--sample-s", "1")
         rented(ledger, 3)
         early = ops(two, "roll", "--set", 'extra_args=["--max-num-seqs","64"]')
@@ -91,7 +91,7 @@ def test_a_roll_and_a_scale_at_once_do_one_after_the_other_and_fail_no_request(t
         meanwhile = ops(two, "scale", "--sample-s", "1")
         assert meanwhile.rc in (8, 9) or not meanwhile.document["acted"], meanwhile.out
         assert roll.end().rc == 0, roll.err
-        load.more(50)
+        load.wait_for_requests(50)
     print(f"roll and scale at once: {load}")
     assert load.failures == []
     assert two.instances() == ledger.billed()
@@ -106,8 +106,8 @@ def test_a_load_adds_no_server_that_the_budget_of_the_month_does_not_pay_for(two
     ledger.fault("slow_answer", seconds=0.5, route="/rerank")
     metrics = tmp_path / "textfile" / "reranker.prom"
     metrics.parent.mkdir()
-    with Load(endpoint(two), per_s=50, threads=40) as load:
-        load.more(50)
+    with LoadGenerator(endpoint(two), per_s=50, threads=40) as load:
+        load.wait_for_requests(50)
         refused = scaled(two, "--metrics-file", str(metrics))
         assert (refused["why"], refused["replicas"]) == ("budget", 2)
         assert 'reranker_scale_decision{stack="test",why="budget"} 1' in metrics.read_text()
@@ -125,8 +125,8 @@ def test_a_fleet_follows_its_load_and_the_clock_and_fails_no_request(gateway_cad
     assert len(stack.instances()) == 1
     ledger.fault("slow_answer", seconds=0.5, route="/rerank")  # 25 in flight, 12 are enough for four
 
-    with Load(at, per_s=50, threads=40) as busy:
-        busy.more(50)
+    with LoadGenerator(at, per_s=50, threads=40) as busy:
+        busy.wait_for_requests(50)
         both = [Ops(stack, "scale", "--sample-s", "1") for _ in range(2)]
         codes = sorted(one.end().rc for one in both)
         assert codes == [0, 8], [one.err for one in both]
@@ -135,19 +135,19 @@ def test_a_fleet_follows_its_load_and_the_clock_and_fails_no_request(gateway_cad
         up(stack)  # a deploy from git keeps the number
         assert len(ledger.billed()) == 4
         assert scaled(stack)["why"] == "limits"
-        busy.more(50)
+        busy.wait_for_requests(50)
     print(f"up: {busy}")
     assert busy.failures == []
 
-    with Load(at, per_s=3, threads=4) as calm:
-        calm.more(5)
+    with LoadGenerator(at, per_s=3, threads=4) as calm:
+        calm.wait_for_requests(5)
         before = scaled(stack)
         assert (before["acted"], before["replicas"]) == (False, 4)
         assert before["lull"]["needed"] < 4
         an_hour_ago = before["lull"] | {"since_s": time.time() - 3600, "needed": 1}
         stack.ok("stack", "tag", "set", "ops:lull", json.dumps(an_hour_ago))
         down = scaled(stack)
-        calm.more(5)
+        calm.wait_for_requests(5)
     print(f"down: {calm}")
     assert (down["why"], len(ledger.billed())) == ("idle", down["replicas"])
     assert down["replicas"] < 3

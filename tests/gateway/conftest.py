@@ -1,4 +1,4 @@
-"""A real Caddy on loopback, rerankers over real TLS behind the real guard, and load on them."""
+"""A real Caddy on loopback, and rerankers over real TLS behind the real guard."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from reranker.http import HttpTransport
 from tests.gateway.upstream import MODEL, READINESS
 
 REPO = Path(__file__).resolve().parents[2]
-# in the rerankers' certificates, so that only its name tells the gateway that each is the right one
-ELSEWHERE = "192.0.2.1"
+# the address in the rerankers' certificates: another one, so that the gateway must verify the name
+OTHER_IP = "192.0.2.1"
 QUICK = GatewayPolicy(check_every_s=0.5, response_timeout_s=10, retry_for_s=10, passive_for_s=2, max_bytes=20_000)
 
 
 @dataclass
 class Reranker:
-    """One upstream process and its switches."""
+    """One upstream process, and files that change its answers."""
 
     folder: Path
     port: int
@@ -65,14 +65,14 @@ class Reranker:
             self.process.wait()
             self.process = None
 
-    def answers(self, status):
+    def set_status(self, status):
         (self.folder / "status").write_text(str(status))
 
-    def recovers(self):
+    def clear_status(self):
         (self.folder / "status").unlink()
 
-    def seen(self):
-        path = self.folder / "seen.jsonl"
+    def requests(self):
+        path = self.folder / "requests.jsonl"
         return path.read_text() if path.exists() else ""
 
 
@@ -83,34 +83,34 @@ def authority():
 
 @pytest.fixture
 def rerankers(tmp_path, authority):
-    """Make a function that starts n more rerankers, each with a key and a name of its own, and waits until each scores.
+    """Return a function that starts rerankers with separate names and keys, and waits until they score.
 
-    `key`: one for all of these; `ip`: in their certificates.
+    `key`: the same key for all of them; `ip`: the address in their certificates.
     """
     started = []
 
-    def start(count, key="", ip=ELSEWHERE):
+    def start(count, key="", ip=OTHER_IP):
         new = []
         for _ in range(count):
             folder = tmp_path / f"reranker-{len(started)}"
             folder.mkdir()
-            one = Reranker(folder, free_port("127.0.0.1"), key or secrets.token_hex(32))
-            certificate, private_key = authority.issue(ip, one.server_name).pem()
+            reranker = Reranker(folder, free_port("127.0.0.1"), key or secrets.token_hex(32))
+            certificate, private_key = authority.issue(ip, reranker.server_name).pem()
             (folder / "cert.pem").write_text(certificate)
             (folder / "key.pem").write_text(private_key)
-            (folder / "key").write_text(one.key)
-            one.start()
-            started.append(one)
-            new.append(one)
-        for one in new:
-            trusting = HttpTransport(ca=authority.certificate, server_name=one.server_name)
-            client = RerankClient(f"https://{one.address}", one.key, transport=trusting, timeout_s=5)
+            (folder / "key").write_text(reranker.key)
+            reranker.start()
+            started.append(reranker)
+            new.append(reranker)
+        for reranker in new:
+            transport = HttpTransport(ca=authority.certificate, server_name=reranker.server_name)
+            client = RerankClient(f"https://{reranker.address}", reranker.key, transport=transport, timeout_s=5)
             until(lambda client=client: scores(client))
         return new
 
     yield start
-    for one in started:
-        one.kill()
+    for reranker in started:
+        reranker.kill()
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ class Front:
     session: requests.Session = field(default_factory=requests.Session)
 
     def ask(self, method="POST", path="/rerank", key=None, *, delay_s=0.0, **options):
-        """One request; `key` None presents the right one, "" none. `delay_s`: how late it is to be answered."""
+        """Send a request. `key`: None for the correct one, "" for none. `delay_s`: delay of the answer."""
         key = self.key if key is None else key
         headers = ({"Authorization": f"Bearer {key}"} if key else {}) | options.pop("headers", {})
         body = BODY | {"query": f"{BODY['query']} (answer after {delay_s} s)"} if delay_s else BODY
@@ -141,15 +141,15 @@ class Front:
 
 @pytest.fixture
 def front(tmp_path, authority):
-    """Make a function that describes a gateway in front of rerankers, and how to reach it: with `tiers` 2 through a
-    front proxy of its own (a process that is started here), else directly."""
-    with contextlib.ExitStack() as started:
+    """Return a function that describes a gateway in front of rerankers. With `tiers` 2 it starts a front proxy for it;
+    otherwise clients connect to the gateway directly."""
+    with contextlib.ExitStack() as stack:
 
         def make(rerankers, *, tiers=2, **changes):
             ca = tmp_path / "gateway-ca.pem"
             ca.write_text(authority.certificate)
             if tiers == 2:
-                proxy = started.enter_context(running_front_proxy(tmp_path / "f", authority))
+                proxy = stack.enter_context(running_front_proxy(tmp_path / "f", authority))
                 listen, url, certificate = proxy.listen, proxy.url, None
             else:
                 listen = f"127.0.0.1:{free_port('127.0.0.1')}"
@@ -160,7 +160,7 @@ def front(tmp_path, authority):
                     "site": "test",
                     "listen": listen,
                     "inbound_keys": (key,),
-                    "upstreams": tuple(one.upstream for one in rerankers),
+                    "upstreams": tuple(reranker.upstream for reranker in rerankers),
                     "readiness": READINESS,
                     "upstream_ca": authority.certificate,
                     "certificate": certificate,
@@ -181,6 +181,6 @@ def scores(client):
         return None
 
 
-def scraped(caddy):
-    """What Prometheus gets of a Caddy: from its admin API, not from where clients are."""
+def scrape_metrics(caddy):
+    """Return the metrics of a Caddy from its admin API."""
     return HttpTransport(unix_socket=caddy.admin_socket)("GET", "http://localhost/metrics", timeout_s=10).text

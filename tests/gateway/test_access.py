@@ -20,7 +20,7 @@ from harness.load import BODY
 from harness.wait import until
 from reranker import Reranker
 from reranker.http import HttpTransport, bearer
-from tests.gateway.conftest import QUICK, scraped
+from tests.gateway.conftest import QUICK, scrape_metrics
 
 OTHERS = ("/", "/metrics", "/health", "/version", "/docs", "/openapi.json", "/load", "/config/", "/id/test", "/stop",
           "/guard/keys", "/reverse_proxy/upstreams", "/pki/ca/local", "/debug/pprof/", "/v1/completions", "/rerank/",
@@ -102,7 +102,7 @@ def test_several_keys_are_valid_at_once(caddy, rerankers, front):
 def test_the_key_is_replaced_and_the_client_stays_unknown(site, rerankers, tmp_path):
     headers = {"X-Forwarded-For": "203.0.113.9", "Cookie": "a=b", "X-Real-Ip": "203.0.113.9"}
     assert site.ask(headers=headers).status_code == 200
-    seen = (tmp_path / "reranker-0" / "seen.jsonl").read_text()
+    seen = (tmp_path / "reranker-0" / "requests.jsonl").read_text()
     assert site.key not in seen
     asked = [json.loads(line)["headers"] for line in seen.splitlines()]
     assert all(one["authorization"] == f"Bearer {site.gateway.upstreams[0].key}" for one in asked)
@@ -186,7 +186,7 @@ def test_nothing_of_a_key_is_readable_through_the_gateway_or_its_log(site, caddy
             for method in ("GET", "POST"):
                 answer = site.ask(method, path, key=key)
                 texts.append(answer.text + str(answer.headers))
-    texts += [scraped(caddy), caddy.log.read_text()]
+    texts += [scrape_metrics(caddy), caddy.log.read_text()]
     assert "caddy_http_requests_total" in texts[-2]
     for secret in hidden:
         assert not any(secret in text for text in texts)
@@ -208,9 +208,9 @@ def test_an_upstream_with_another_authoritys_certificate_gets_no_request(caddy, 
     (reranker,) = rerankers(1)
     one = front([reranker], upstream_ca=Authority.make("someone else's").certificate, policy=SOON_503)
     caddy.admin.load(gateway_config(one.gateway))
-    before = reranker.seen()
+    before = reranker.requests()
     assert one.ask().status_code in (502, 503)
-    assert reranker.seen() == before
+    assert reranker.requests() == before
 
 
 @pytest.mark.parametrize(("name", "statuses"), [(f"elsewhere.{DOMAIN}", {200}), ("www.example.com", {502, 503})])
@@ -225,9 +225,9 @@ def test_an_upstream_under_a_name_that_the_authority_may_not_sign_gets_no_reques
     until(lambda: listens(reranker.port))
     one = front([reranker], upstreams=(Upstream(reranker.address, reranker.key, name),), policy=SOON_503)
     caddy.admin.load(gateway_config(one.gateway))
-    before = reranker.seen()
+    before = reranker.requests()
     assert one.ask().status_code in statuses
-    assert (reranker.seen() == before) == (200 not in statuses)
+    assert (reranker.requests() == before) == (200 not in statuses)
 
 
 def listens(port):

@@ -15,12 +15,12 @@ KEY = "k" * 32
 
 
 def test_a_gateway_stands_in_front_of_a_reranker_for_the_length_of_a_block(rerankers, authority):
-    [one] = rerankers(1, KEY, ip="127.0.0.1")
-    upstream = BenchTarget("one", f"https://{one.address}", MODEL, KEY, ca_file(authority.certificate))
-    with gateway("gateway", upstream) as at:
-        client = RerankClient(at.url, at.key, ca=at.ca, timeout_s=10)
+    [reranker] = rerankers(1, KEY, ip="127.0.0.1")
+    upstream = BenchTarget("reranker", f"https://{reranker.address}", MODEL, KEY, ca_file(authority.certificate))
+    with gateway("gateway", upstream) as target:
+        client = RerankClient(target.url, target.key, ca=target.ca, timeout_s=10)
         until(lambda: scores(client))
         assert client.models()[0].id == MODEL
-        assert at.key not in repr(at)
+        assert target.key not in repr(target)
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", int(at.url.rpartition(":")[2])), 5)
+        socket.create_connection(("127.0.0.1", int(target.url.rpartition(":")[2])), 5)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from components.records import record
-from harness.load import Load
+from harness.load import LoadGenerator
 from harness.stack import tool_path
 from harness.wait import until
 
@@ -100,12 +100,12 @@ def test_a_gateway_lives_through_up_drift_roll_and_destroy(tmp_path, caddy, rera
     until(lambda: one.ask().status_code == 200)
 
     program.write({**args, "upstreams": [upstream(two[1])]})
-    with Load(one) as load:
-        load.more(20)
+    with LoadGenerator(one) as load:
+        load.wait_for_requests(20)
         rc, text = program.up()
         assert rc == 0, text
         two[0].kill()
-        load.more(50)
+        load.wait_for_requests(50)
     assert "nothing in flight" in text
     assert load.failures == []
     assert load.rate_per_s >= 50

@@ -16,7 +16,7 @@ from components.gateway import GatewayProvider
 from components.guard.keys import NO_CERTIFICATE
 from emulator.runtime import Containers, RuntimeSettings, free_port
 from harness.certificates import ca_file
-from harness.load import Load
+from harness.load import LoadGenerator
 from harness.wait import until
 from tests.client_ca import ClientCa
 from tests.gateway.conftest import Front
@@ -137,11 +137,11 @@ def test_a_roll_through_the_rented_gateway_fails_no_request(container, site):
     public, props, made = site
     provider = GatewayProvider()
     outs = made.outs
-    with Load(public) as load:
+    with LoadGenerator(public) as load:
         for turn in range(6):
             kept = props["upstreams"][turn % 2 :][:1]
             outs = provider.update(made.id, outs, {**props, "upstreams": kept, "settle_s": 0.1}).outs
-            load.more(15)
+            load.wait_for_requests(15)
     assert load.failures == []
     assert load.rate_per_s >= 50
 

@@ -11,7 +11,7 @@ from components.caddy.admin import CaddyAdmin
 from components.gateway import GatewayProvider
 from components.records import record
 from harness.caddy import running
-from harness.load import BODY, Load
+from harness.load import BODY, LoadGenerator
 from harness.wait import until
 from reranker.http import HttpTransport
 from tests.gateway.upstream import READINESS
@@ -281,15 +281,15 @@ def test_a_roll_and_a_key_rotation_under_load_fail_no_request(provider, props, m
     new = rerankers(2)
     for each in new:
         (each.folder / "key").write_text(f"{each.key},{new_key}")
-    with Load(one) as load:
-        load.more(50)
+    with LoadGenerator(one) as load:
+        load.wait_for_requests(50)
         outs = provider.update(made.id, made.outs, {**props, "upstreams": [record(each.upstream) for each in new]}).outs
         for each in two:
             each.kill()
-        load.more(100)
+        load.wait_for_requests(100)
         both = {**props, "upstreams": [record(each.upstream) for each in new], "inbound_keys": [one.key, "k" * 64]}
         outs = provider.update(made.id, outs, both).outs
-        load.more(50)
+        load.wait_for_requests(50)
     assert load.failures == []
     assert load.rate_per_s >= 50
     assert one.ask(key="k" * 64).status_code == 200

@@ -10,7 +10,7 @@ import pytest
 from components.caddy.config import gateway_config
 from components.caddy.spec import GatewayPolicy
 from components.guard.last_check import CHECK
-from harness.load import BODY, Load
+from harness.load import BODY, LoadGenerator
 from harness.wait import until
 
 
@@ -31,14 +31,14 @@ def test_an_upstream_killed_under_load_costs_no_request(caddy, rerankers, front)
     one = front(three)
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
-    with Load(one) as load:
-        load.more(80)
+    with LoadGenerator(one) as load:
+        load.wait_for_requests(80)
         three[0].kill()
-        load.more(240)
+        load.wait_for_requests(240)
         three[0].start()
         before = load.by_upstream[three[0].name]
         until(lambda: load.by_upstream[three[0].name] > before + 5)
-        load.more(80)
+        load.wait_for_requests(80)
     assert load.failures == []
     assert load.rate_per_s >= 50
 
@@ -64,11 +64,11 @@ def test_an_upstream_that_answers_502_or_503_is_not_the_last_word(caddy, reranke
     one = front(two)
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
-    two[0].answers(status)
+    two[0].set_status(status)
     answers = [one.ask() for _ in range(20)]
     assert [answer.status_code for answer in answers] == [200] * 20
     assert {answer.headers["x-upstream"] for answer in answers} == {two[1].name}
-    two[0].recovers()
+    two[0].clear_status()
 
 
 def test_an_upstream_that_is_wrong_about_a_request_is_the_last_word(caddy, rerankers, front):
@@ -87,12 +87,12 @@ def test_the_config_is_swapped_under_load_without_a_failed_request(caddy, rerank
     one = front(two)
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: one.ask().status_code == 200)
-    with Load(one, headers={} if keep_alive else {"Connection": "close"}) as load:
+    with LoadGenerator(one, headers={} if keep_alive else {"Connection": "close"}) as load:
         for turn in range(10):
-            load.more(20)
+            load.wait_for_requests(20)
             kept, former = one.gateway.upstreams[:: 1 if turn % 2 else -1]
             caddy.admin.load(gateway_config(replace(one.gateway, upstreams=(kept,), retired=(former,))))
-        load.more(20)
+        load.wait_for_requests(20)
     assert load.failures == []
     assert load.rate_per_s >= 50
     assert set(load.by_upstream) == {each.name for each in two}
@@ -115,7 +115,7 @@ def test_servers_whose_checks_all_fail_are_used_anyway_and_a_request_does_not_wa
     for each in two:
         (each.folder / "check_fails").touch()
     caddy.admin.load(gateway_config(one.gateway))
-    until(lambda: all(each.seen().count('"path": "/rerank"') > 2 for each in two))
+    until(lambda: all(each.requests().count('"path": "/rerank"') > 2 for each in two))
     body = json.dumps(BODY | {"query": "an {http.request.uri} of ä, answer after 1 s"})
     headers = {"Content-Type": "application/json"}
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -131,14 +131,14 @@ def test_an_upstream_that_serves_passes_its_checks_and_no_client_can_send_one(ca
     one = front(two)
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: {one.ask().headers["x-upstream"] for _ in range(8)} == {each.name for each in two})
-    with Load(one) as load:
-        load.more(40)
+    with LoadGenerator(one) as load:
+        load.wait_for_requests(40)
         (two[0].folder / "check_fails").touch()  # as one that waits behind requests for longer than it may
-        load.more(480)
+        load.wait_for_requests(480)
     assert load.failures == []
-    assert {each.upstream for each in load.ended[-100:]} == {each.name for each in two}
+    assert {each.upstream for each in load.results[-100:]} == {each.name for each in two}
     one.ask(path="/score", headers={CHECK.decode(): "1"})
-    scored = [json.loads(line) for each in two for line in each.seen().splitlines() if '"/score"' in line]
+    scored = [json.loads(line) for each in two for line in each.requests().splitlines() if '"/score"' in line]
     assert scored
     assert CHECK.decode() not in scored[0]["headers"]
 
@@ -155,11 +155,11 @@ def test_each_upstream_is_asked_with_its_own_key_and_checked_by_its_own_name(cad
     one = front(two)
     caddy.admin.load(gateway_config(one.gateway))
     until(lambda: {one.ask().headers.get("x-upstream") for _ in range(8)} == {each.name for each in two})
-    before, log = [each.seen().count("/rerank") for each in two], len(caddy.log.read_text())
-    until(lambda: all(each.seen().count("/rerank") > count + 2 for each, count in zip(two, before, strict=True)))
+    before, log = [each.requests().count("/rerank") for each in two], len(caddy.log.read_text())
+    until(lambda: all(each.requests().count("/rerank") > count + 2 for each, count in zip(two, before, strict=True)))
     assert not re.search("HTTP request failed|unexpected status code", caddy.log.read_text()[log:])
     for each, other in (two, two[::-1]):
-        assert other.key not in each.seen()
+        assert other.key not in each.requests()
         crossed = tuple(replace(up, key=other.key) if up.dial == each.address else up for up in one.gateway.upstreams)
         caddy.admin.load(gateway_config(replace(one.gateway, upstreams=crossed)))
         until(lambda other=other: {one.ask().headers.get("x-upstream") for _ in range(8)} == {other.name})
@@ -172,10 +172,10 @@ def test_an_upstream_that_shows_anothers_certificate_gets_no_request(caddy, rera
     shown = replace(two[0].upstream, server_name=two[1].server_name if name == "of the other" else "")
     caddy.admin.load(gateway_config(replace(one.gateway, upstreams=(shown, two[1].upstream))))
     until(lambda: one.ask().status_code == 200)
-    before = two[0].seen()
+    before = two[0].requests()
     answers = [one.ask() for _ in range(20)]
     assert {answer.headers.get("x-upstream") for answer in answers} == {two[1].name}
-    assert two[0].seen() == before
+    assert two[0].requests() == before
 
 
 def test_a_gateway_without_upstreams_says_503_and_when_to_come_back_to_who_has_a_key(caddy, rerankers, front):

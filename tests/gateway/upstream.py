@@ -1,6 +1,6 @@
-"""A reranker's process for the gateway's tests: the emulator's stub behind the real guard and real TLS, with switches
-that a test throws: files in its folder, `status` (answer with it), `answer` (a body for each 200), `check_fails`; and
-words in a request, `answer after 1.5 s`, since the guard passes no header on."""
+"""A reranker process for the tests of the gateway: the emulator's stub behind the real guard and real TLS. Files in its
+folder change its answers: `status` (this status), `answer` (this body), `check_fails`. So do the words `answer after
+1.5 s` in a request, since the guard forwards no headers."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ class Switches:
             await send({"type": "http.response.start", "status": 500, "headers": []})
             await send({"type": "http.response.body", "body": b"busy"})
             return
-        receive = replayed(body)
-        if wanted := DELAY.search(body):
-            await asyncio.sleep(float(wanted[1]))
+        receive = make_receive(body)
+        if delay := DELAY.search(body):
+            await asyncio.sleep(float(delay[1]))
 
-        async def marked(message):
+        async def send_with_name(message):
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message["headers"], (b"x-upstream", name.encode())]}
             await send(message)
 
-        await self.app(scope, receive, marked)
+        await self.app(scope, receive, send_with_name)
 
 
 async def messages(receive):
-    """Each message of a request's body."""
+    """Yield the messages of a request's body."""
     while True:
         message = await receive()
         yield message
@@ -73,7 +73,7 @@ async def messages(receive):
             return
 
 
-def replayed(body):
+def make_receive(body):
     async def receive():
         return {"type": "http.request", "body": body, "more_body": False}
 
@@ -86,20 +86,20 @@ def main():
     identity = (folder / "cert.pem").read_text(), (folder / "key.pem").read_text()
     with guarded(app, key, identity=identity, port=port) as guard, (folder / "log").open("a", buffering=1) as log:
         guard.server.gate.log = lambda line: log.write(f"{line}\n")
-        guard.server.gate.admit = recorded(guard.server.gate.admit, folder)
+        guard.server.gate.admit = record_requests(guard.server.gate.admit, folder)
         threading.Event().wait()
 
 
-def recorded(admit, folder):
-    """Note each request as the gateway sends it: behind the guard nothing of its headers is left."""
+def record_requests(admit, folder):
+    """Write each request of the gateway to a file; behind the guard its headers are no longer available."""
 
-    def admit_and_note(request):
+    def admit_and_record(request):
         headers = {name.decode(): value.decode() for name, value in request.headers}
-        with (folder / "seen.jsonl").open("a") as seen:
-            seen.write(json.dumps({"path": request.path, "headers": headers}) + "\n")
+        with (folder / "requests.jsonl").open("a") as file:
+            file.write(json.dumps({"path": request.path, "headers": headers}) + "\n")
         admit(request)
 
-    return admit_and_note
+    return admit_and_record
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ from tests.pipelines import workflow
 from tests.pipelines.fake_forge import FakeForge
 
 REPOSITORY = "acme/reranker"
-VAST_KEY = "key-of-the-pipelines-account"  # not the emulator's usual one, which env.sh takes for a local shell's
+VAST_KEY = "key-of-the-pipelines-account"  # not the default of the emulator, which env.sh uses for a local shell
 HEAL = {"vars.AUTO_HEAL": '["dev"]'}
-BROUGHT = ("ops", "scripts", "emulator", ".tools", "policy")
+CHECKOUT_PARTS = ("ops", "scripts", "emulator", ".tools", "policy")
 
 
 @dataclass
 class Scene:
-    """A repository's checkout, its forge, and the market that it rents from."""
+    """The checkout of a repository, its forge, and its emulator."""
 
     market: EmulatorServer
     stack: EngineStack
@@ -33,7 +33,7 @@ class Scene:
         self.ledger = Ledger(self.market.control)
         self.checkout = self.stack.project
         self.logs = ""
-        for part in BROUGHT:
+        for part in CHECKOUT_PARTS:
             if (REPO / part).exists() and not (self.checkout / part).exists():
                 (self.checkout / part).symlink_to(REPO / part)
         self.contexts = {
@@ -57,28 +57,23 @@ class Scene:
             "PATH": f"{self.forge.bin}:{self.stack.env['PATH']}",
         }
 
-    def job(self, name, job, stack=None, **contexts):
-        """Run a job of a workflow; contexts with dots in their names as a mapping `more`."""
-        more = contexts.pop("more", {})
-        done = workflow.run_job(
-            f"{name}.yml",
-            job,
-            checkout=self.checkout,
-            env=self.env,
-            contexts={**self.contexts, **more},
-            matrix={"stack": stack} if stack else None,
+    def job(self, name, job, stack=None, contexts=None):
+        """Run a job of a workflow."""
+        contexts, matrix = self.contexts | (contexts or {}), {"stack": stack} if stack else None
+        result = workflow.run_job(
+            f"{name}.yml", job, checkout=self.checkout, env=self.env, contexts=contexts, matrix=matrix
         )
-        self.logs += done.log + done.summary
-        return done
+        self.logs += result.log + result.summary
+        return result
 
     def ops(self, command, *args):
-        """Run a command as a person does, from the repository; return its JSON."""
-        words = [sys.executable, "-m", "ops", command, *args, "--cwd", str(self.checkout)]
-        done = subprocess.run(
-            words, cwd=REPO, env=self.stack.env, capture_output=True, text=True, timeout=300, check=False
+        """Run a command of ops/ from the repository; return its JSON."""
+        argv = [sys.executable, "-m", "ops", command, *args, "--cwd", str(self.checkout)]
+        process = subprocess.run(
+            argv, cwd=REPO, env=self.stack.env, capture_output=True, text=True, timeout=300, check=False
         )
-        self.logs += done.stdout + done.stderr
-        return json.loads(done.stdout)
+        self.logs += process.stdout + process.stderr
+        return json.loads(process.stdout)
 
     def outputs(self, stack="dev"):
         name, self.stack.name = self.stack.name, stack
@@ -96,32 +91,31 @@ class Scene:
         requests.delete(url, json={}, headers=headers, timeout=10).raise_for_status()
 
     def comment(self, number=7):
-        """Return the one comment about previews."""
-        texts = [text for text in self.forge.texts(number) if "vast-reranker: preview-" in text]
-        assert len(texts) == 1, texts
-        return texts[0]
+        """Return the comment about previews."""
+        [text] = [text for text in self.forge.texts(number) if "vast-reranker: preview-" in text]
+        return text
 
 
 @contextlib.contextmanager
 def pipelines(folder):
-    """Give a repository with a stack `dev`, a forge and a market of its own."""
+    """Yield a repository with a stack `dev`, a separate forge and a separate emulator."""
     market = EmulatorServer(runtime="none", time="instant", state_dir=folder / "emulator", keys=[VAST_KEY])
     with market:
-        yield Scene(market, stack_named("dev", folder / "stack", market.url), FakeForge(folder / "forge"))
+        yield Scene(market, make_stack("dev", folder / "stack", market.url), FakeForge(folder / "forge"))
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    with pipelines(tmp_path_factory.mktemp("pipelines")) as one:
-        yield one
+    with pipelines(tmp_path_factory.mktemp("pipelines")) as repository:
+        yield repository
 
 
-def stack_named(name, folder, api_url):
+def make_stack(name, folder, api_url):
     return EngineStack(folder, api_url, name=name, env={"VAST_API_KEY": VAST_KEY})
 
 
 def local_stack(checkout: Path, port: int):
-    """Bring the local stack's own config along, with the emulator at another port."""
+    """Copy the config of the local stack, with another port for the emulator."""
     config = yaml.safe_load((REPO / "Pulumi.local.yaml").read_text())
     config["config"]["emulator"]["url"] = f"http://127.0.0.1:{port}"
     (checkout / "Pulumi.local.yaml").write_text(yaml.safe_dump(config))

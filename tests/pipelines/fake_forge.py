@@ -1,7 +1,7 @@
-"""A GitHub and a GitLab in a file, and the `gh` and `glab` that change it, for scripts/forge.sh. A stand-in.
+"""A fake GitHub and GitLab in a file, with fake `gh` and `glab` commands, for scripts/forge.sh.
 
-`gh api` and `glab api` here take the flags that the real ones have and refuse any other; answers are as the REST
-documentation says. Every text that was ever written is kept, so that a test can ask whether a secret was among them.
+`gh api` and `glab api` accept only flags of the real commands. Answers follow the documentation of the REST APIs. All
+texts of requests are recorded, so that a test can search them for secrets.
 """
 
 import argparse
@@ -22,7 +22,7 @@ EMPTY = {"comments": {}, "issues": {}, "written": [], "next_id": 1}
 
 
 class FakeForge:
-    """Comments by pull request, issues by number; `token` is the one that is let in; `bin` goes on PATH."""
+    """Comments by pull request, issues by number. `token`: the accepted token; `bin`: the folder for PATH."""
 
     def __init__(self, folder, token="forge-token-123"):
         self.token, self.bin, self._file = token, folder / "bin", folder / "forge.json"
@@ -60,20 +60,20 @@ class FakeForge:
 
     def texts(self, number):
         """Return the comments of a pull request."""
-        return [one["body"] for one in self.comments.values() if one["number"] == number]
+        return [comment["body"] for comment in self.comments.values() if comment["number"] == number]
 
     def open_issues(self):
-        return [one for one in self.issues.values() if one["state"] == "open"]
+        return [issue for issue in self.issues.values() if issue["state"] == "open"]
 
     def change(self, method, path, body, user="Bot"):
         state = self._load()
-        found = github(state, method, path, {}, body, user)
+        response = github(state, method, path, {}, body, user)
         self._save(state)
-        return found
+        return response
 
 
 def main(platform, folder):
-    """Be `gh` or `glab`; return the exit code."""
+    """Run as `gh` or `glab`; return the exit code."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     api = parser.add_subparsers(required=True).add_parser("api", allow_abbrev=False)
     api.add_argument("path")
@@ -91,20 +91,20 @@ def main(platform, folder):
     body = dict(word.split("=", 1) for word in args.raw_field)
     for key, text in (word.split("=", 1) for word in args.field):
         body[key] = Path(text[1:]).read_text() if text.startswith("@") else text
-    where = urlsplit(args.path)
-    query = {key: values[0] for key, values in parse_qs(where.query).items()}
+    url = urlsplit(args.path)
+    query = {key: values[0] for key, values in parse_qs(url.query).items()}
     if body:
         state["written"].append(json.dumps(body, ensure_ascii=False))
     handle, parts = (github, 3) if platform == "github" else (gitlab, 2)
-    found = handle(state, args.method, where.path.split("/")[parts:], query, body)
-    if found is None:
+    response = handle(state, args.method, url.path.split("/")[parts:], query, body)
+    if response is None:
         print(f"HTTP 404: {args.method} {args.path}", file=sys.stderr)
         return 1
     file.write_text(json.dumps(state))
-    if isinstance(found, list) and not args.paginate:
-        found = found[: int(query.get("per_page", 30))]
+    if isinstance(response, list) and not args.paginate:
+        response = response[: int(query.get("per_page", 30))]
     if not args.silent:
-        print(json.dumps(found))
+        print(json.dumps(response))
     return 0
 
 
@@ -114,11 +114,11 @@ def new_id(state):
 
 
 def github(state, method, path, query, body, user="Bot"):
-    """Answer a call on a repository; None where there is no such route."""
+    """Answer a call on a repository; return None if the route is unknown."""
     comments, issues = state["comments"], state["issues"]
     match method, path:
         case "GET", ["issues", number, "comments"]:
-            return [{"id": int(id_), **one} for id_, one in comments.items() if one["number"] == int(number)]
+            return [{"id": int(id_), **row} for id_, row in comments.items() if row["number"] == int(number)]
         case "POST", ["issues", number, "comments"] if number in issues:
             issues[number]["comments"].append(body["body"])
         case "POST", ["issues", number, "comments"]:
@@ -126,12 +126,12 @@ def github(state, method, path, query, body, user="Bot"):
         case "PATCH", ["issues", "comments", id_]:
             comments[id_]["body"] = body["body"]
         case "GET", ["issues"]:
-            found = [(number, one) for number, one in issues.items() if one["state"] == query["state"]]
-            found = [(number, one) for number, one in found if query["labels"] in one["labels"]]
-            return [{"number": int(number), "user": {"type": user}, **one} for number, one in found]
+            rows = [(number, row) for number, row in issues.items() if row["state"] == query["state"]]
+            rows = [(number, row) for number, row in rows if query["labels"] in row["labels"]]
+            return [{"number": int(number), "user": {"type": user}, **row} for number, row in rows]
         case "POST", ["issues"]:
-            own = {"title": body["title"], "body": body["body"], "labels": [body["labels[]"]]}
-            issues[new_id(state)] = {"state": "open", "comments": [], **own}
+            fields = {"title": body["title"], "body": body["body"], "labels": [body["labels[]"]]}
+            issues[new_id(state)] = {"state": "open", "comments": [], **fields}
         case "PATCH", ["issues", number]:
             issues[number] |= body
         case _:
@@ -140,16 +140,15 @@ def github(state, method, path, query, body, user="Bot"):
 
 
 def gitlab(state, method, path, query, body):
-    """Answer a call on a project, by what GitHub calls the same."""
-    where = "/".join(path)
-    where = re.sub(r"^merge_requests/(\d+)/notes/(\d+)$", r"issues/comments/\2", where)
-    where = re.sub(r"^(merge_requests|issues)/(\d+)/notes$", r"issues/\2/comments", where)
+    """Answer a call on a project; translate it to GitHub's API."""
+    route = re.sub(r"^merge_requests/(\d+)/notes/(\d+)$", r"issues/comments/\2", "/".join(path))
+    route = re.sub(r"^(merge_requests|issues)/(\d+)/notes$", r"issues/\2/comments", route)
     body = {{"description": "body", "state_event": "state", "labels": "labels[]"}.get(k, k): v for k, v in body.items()}
     if body.get("state") == "close":
         body["state"] = "closed"
     if "state" in query:
         query = query | {"state": {"opened": "open"}[query["state"]]}
-    found = github(state, {"PUT": "PATCH"}.get(method, method), where.split("/"), query, body)
-    if isinstance(found, list) and path == ["issues"]:
-        return [{"iid": one["number"], "description": one["body"]} for one in found]
-    return found
+    response = github(state, {"PUT": "PATCH"}.get(method, method), route.split("/"), query, body)
+    if isinstance(response, list) and path == ["issues"]:
+        return [{"iid": issue["number"], "description": issue["body"]} for issue in response]
+    return response

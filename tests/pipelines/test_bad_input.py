@@ -70,7 +70,7 @@ def made(scene):
 def refused(scene, stack, code, says, remedy, **more):
     """Run the pull request's preview; assert exit code, one line, remedy, and the same text in the comment."""
     scene.forge.clear()
-    done = scene.job("pull-request", "preview", stack, more=more)
+    done = scene.job("pull-request", "preview", stack, contexts=more)
     assert done.steps[0] == ("Preview", code), done.log
     assert f"Exit code {code}: {exits.CODES[code]}." in done.log
     # the engine's own diagnostics are indented or stand before a colon; the command's line is the last of its kind
@@ -136,7 +136,7 @@ def test_a_lock_of_another_run_stops_a_deploy_and_nothing_is_rented(scene):
 
 
 def test_a_forge_that_refuses_fails_the_comment_and_not_silently(scene):
-    done = scene.job("pull-request", "preview", "dev", more={"github.token": "another"})
+    done = scene.job("pull-request", "preview", "dev", contexts={"github.token": "another"})
     assert ("Preview", 0) in done.steps, done.log
     assert ("Comment", 1) in done.steps
     assert done.rc == 1

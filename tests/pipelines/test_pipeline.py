@@ -8,7 +8,7 @@ import requests
 from emulator.runtime import free_port
 from harness.stack import PASSPHRASE
 from tests.pipelines.conftest import HEAL, VAST_KEY, local_stack, pipelines
-from tests.unit.webhook import TOKEN, sink
+from tests.unit.webhook import TOKEN, running_webhook
 
 pytestmark = pytest.mark.engine
 REVIEW = {"github.event.pull_request.labels.*.name": ["review"], "github.event.action": "labeled"}
@@ -24,7 +24,7 @@ def scene(tmp_path):
 def test_a_change_is_previewed_deployed_watched_healed_and_ended_and_nothing_is_left_billed(scene):
     a_pull_request_shows_plan_offer_and_price(scene)
     what_is_merged_is_deployed(scene)
-    with sink(200) as (url, told):
+    with running_webhook(200) as (url, told):
         scene.stack.ok("config", "set", "--secret", "--path", "notify.webhook", url)
         a_host_that_dies_is_one_issue_and_exit_code_7(scene)
         what_drifted_is_healed_and_the_issue_closed(scene, 1)
@@ -51,14 +51,14 @@ def a_fork_is_previewed_without_secrets(scene):
     port = free_port("127.0.0.1")
     local_stack(scene.checkout, port)
     fork = {"github.event.pull_request.head.repo.full_name": "someone/reranker"}
-    assert not scene.job("pull-request", "preview", "dev", more=fork).ran
+    assert not scene.job("pull-request", "preview", "dev", contexts=fork).ran
     login = "github.event.pull_request.user.login"
     for bot in ({"github.event.sender.type": "Bot"}, {login: "renovate-of-ours", "vars.BOTS": '["renovate-of-ours"]'}):
-        assert not scene.job("pull-request", "preview", "dev", more=bot).ran
-        assert not scene.job("review", "up", more=REVIEW | bot).ran
+        assert not scene.job("pull-request", "preview", "dev", contexts=bot).ran
+        assert not scene.job("review", "up", contexts=REVIEW | bot).ran
 
     env, scene.env = scene.env, scene.env | {"EMULATOR_PORT": str(port)}
-    done = scene.job("pull-request", "preview-fork", more=fork | {"secrets.VAST_API_KEY": ""})
+    done = scene.job("pull-request", "preview-fork", contexts=fork | {"secrets.VAST_API_KEY": ""})
     scene.env = env
     assert done.rc == 0, done.log
     assert "### `local` preview: " in done.summary
@@ -82,7 +82,7 @@ def a_pull_request_shows_plan_offer_and_price(scene):
 
 def what_is_merged_is_deployed(scene):
     assert not scene.job("deploy", "staging").ran
-    assert not scene.job("deploy", "dev", more={"github.ref": "refs/heads/a-branch"}).ran
+    assert not scene.job("deploy", "dev", contexts={"github.ref": "refs/heads/a-branch"}).ran
     done = scene.job("deploy", "plan", "dev")
     assert done.rc == 0, done.log
     assert "**Would rent** offer " in done.summary
@@ -142,7 +142,7 @@ def what_drifted_is_healed_and_the_issue_closed(scene, times):
     )
     for disturb, says in drifts[:times]:
         disturb()
-        done = scene.job("drift", "drift", "dev", more=HEAL)
+        done = scene.job("drift", "drift", "dev", contexts=HEAL)
         assert done.rc == 0, done.log
         assert scene.forge.open_issues() == []
         *_, last = scene.forge.issues.values()
@@ -154,8 +154,8 @@ def what_drifted_is_healed_and_the_issue_closed(scene, times):
 
 def a_review_stack_lives_and_ends_with_its_label(scene):
     mine = scene.outputs()["instance_id"]
-    assert not scene.job("review", "down", more=REVIEW).ran
-    done = scene.job("review", "up", more=REVIEW)
+    assert not scene.job("review", "down", contexts=REVIEW).ran
+    done = scene.job("review", "up", contexts=REVIEW)
     assert done.rc == 0, done.log
     reviewed = scene.outputs("review-7")["instance_id"]
     assert scene.ledger.billed() == {mine, reviewed}
@@ -165,8 +165,8 @@ def a_review_stack_lives_and_ends_with_its_label(scene):
 
     (scene.checkout / "Pulumi.review-7.yaml").unlink()  # every job has a checkout of its own
     ended = {"github.event.action": "closed"}
-    assert not scene.job("review", "up", more={**REVIEW, **ended}).ran
-    done = scene.job("review", "down", more=ended)
+    assert not scene.job("review", "up", contexts={**REVIEW, **ended}).ran
+    done = scene.job("review", "down", contexts=ended)
     assert done.rc == 0, done.log
     assert scene.ledger.billed() == {mine}
     (text,) = [text for text in scene.forge.texts(7) if "vast-reranker: review" in text]
@@ -175,7 +175,7 @@ def a_review_stack_lives_and_ends_with_its_label(scene):
 
 def the_nightly_sweep_ends_what_expired_and_what_nobody_knows(scene):
     mine = scene.outputs()["instance_id"]
-    done = scene.job("review", "up", more={**REVIEW, "vars.REVIEW_TTL_H": "0"})
+    done = scene.job("review", "up", contexts={**REVIEW, "vars.REVIEW_TTL_H": "0"})
     assert done.rc == 0, done.log
     (scene.checkout / "Pulumi.review-7.yaml").unlink()
     stray = rented_by_hand(scene)
@@ -185,13 +185,13 @@ def the_nightly_sweep_ends_what_expired_and_what_nobody_knows(scene):
     done = scene.job("orphans", "expire")
     assert done.rc == 0, done.log
     assert "1 expired and destroyed" in done.summary
-    done = scene.job("orphans", "sweep", more=at_once)
+    done = scene.job("orphans", "sweep", contexts=at_once)
     assert done.rc == 3, done.log
     assert scene.ledger.billed() == {mine, stray}
     (issue,) = scene.forge.open_issues()
     assert f"instance {stray}: " in issue["body"]
 
-    done = scene.job("orphans", "sweep", more=at_once | {"vars.DESTROY_ORPHANS": "true"})
+    done = scene.job("orphans", "sweep", contexts=at_once | {"vars.DESTROY_ORPHANS": "true"})
     assert done.rc == 0, done.log
     assert scene.forge.open_issues() == []
     assert scene.ledger.billed() == {mine}

@@ -1,8 +1,8 @@
-"""Runs the `run` steps of a workflow's job as GitHub does: conditions, env, outputs, step summary, bash -e.
+"""Runs the `run` steps of a workflow's job like GitHub: conditions, env, outputs, step summary, bash -e.
 
-`uses` steps are what a runner brings along (checkout, the tools); the checkout under test has both already. Expressions
-are evaluated from contexts that the test gives, flat: {"secrets.VAST_API_KEY": ...}; what it does not give is empty, as
-on GitHub. Reference: docs.github.com, "Evaluate expressions in workflows and actions".
+Skips `uses` steps (checkout, installation of tools). Expressions use the flat contexts of the test, such as
+{"secrets.VAST_API_KEY": ...}; a missing value is empty, as on GitHub. Reference: docs.github.com, "Evaluate expressions
+in workflows and actions".
 """
 
 import json
@@ -23,9 +23,7 @@ FUNCTIONS = ("contains", "fromJSON", "always", "cancelled", "failure", "success"
 
 
 @dataclass
-class Job:
-    """What a job came to."""
-
+class JobResult:
     ran: bool
     rc: int = 0
     summary: str = ""
@@ -35,7 +33,7 @@ class Job:
 
 
 def load(name):
-    """Read a workflow file; YAML 1.1 takes the key `on` for a boolean."""
+    """Read a workflow file; YAML 1.1 parses the key `on` as a boolean."""
     raw = yaml.safe_load((WORKFLOWS / name).read_text())
     raw["on"] = raw.pop(True)
     return raw
@@ -53,7 +51,7 @@ def evaluate(expression, contexts):
             words.append(f"context({token!r})")
     names = {
         "context": lambda name: contexts.get(name, ""),
-        "contains": lambda where, what: what in where,
+        "contains": lambda container, item: item in container,
         "fromJSON": json.loads,
         "always": lambda: True,
         "cancelled": lambda: False,
@@ -63,16 +61,16 @@ def evaluate(expression, contexts):
     return eval(" ".join(words), {"__builtins__": {}}, names)
 
 
-def filled(text, contexts):
+def fill_in(text, contexts):
     """Return a value of the file with its expressions evaluated."""
-    whole = re.fullmatch(r"\$\{\{(.*)\}\}", str(text).strip(), re.DOTALL)
-    if whole and "${{" not in whole[1]:
-        return evaluate(whole[1], contexts)
-    return re.sub(r"\$\{\{(.*?)\}\}", lambda found: str(evaluate(found[1], contexts)), str(text))
+    match = re.fullmatch(r"\$\{\{(.*)\}\}", str(text).strip(), re.DOTALL)
+    if match and "${{" not in match[1]:
+        return evaluate(match[1], contexts)
+    return re.sub(r"\$\{\{(.*?)\}\}", lambda match: str(evaluate(match[1], contexts)), str(text))
 
 
-def condition(text, contexts):
-    """Evaluate an `if`: without a status function it also needs that nothing failed."""
+def check_condition(text, contexts):
+    """Evaluate an `if`. Without a status function, it is false after a failed step."""
     if text is None:
         return not contexts.get("failed", False)
     bare = re.sub(r"^\$\{\{(.*)\}\}$", r"\1", str(text).strip(), flags=re.DOTALL)
@@ -82,26 +80,24 @@ def condition(text, contexts):
 
 
 def run_job(workflow, job, *, checkout, env, contexts, matrix=None):
-    """Run a job's steps in a checkout. `env`: what the runner's own environment has."""
+    """Run a job's steps in a checkout. `env`: the environment of the runner."""
     definition = load(workflow)["jobs"][job]
     contexts = {**contexts, **{f"matrix.{key}": value for key, value in (matrix or {}).items()}}
-    if not condition(definition.get("if"), contexts):
-        return Job(ran=False)
+    if not check_condition(definition.get("if"), contexts):
+        return JobResult(ran=False)
     for key, value in (definition.get("strategy", {}).get("matrix") or {}).items():
-        assert matrix[key] in filled(value, contexts), f"{job} does not run for {matrix}"
-    done = Job(ran=True)
+        assert matrix[key] in fill_in(value, contexts), f"{job} does not run for {matrix}"
+    result = JobResult(ran=True)
     files = {name: checkout / f".{name.lower()}" for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
     for path in files.values():
         path.write_text("")
     for step in definition["steps"]:
-        if "uses" in step:
-            continue
-        if not condition(step.get("if"), contexts):
+        if "uses" in step or not check_condition(step.get("if"), contexts):
             continue
         values = {**(definition.get("env") or {}), **(step.get("env") or {})}
-        texts = {key: filled(value, contexts) for key, value in values.items()}
+        texts = {key: fill_in(value, contexts) for key, value in values.items()}
         files["GITHUB_OUTPUT"].write_text("")
-        ended = subprocess.run(
+        process = subprocess.run(
             ["bash", "-e", "-c", step["run"]],
             cwd=checkout,
             env={**env, **{key: str(value) for key, value in texts.items()}, **{k: str(v) for k, v in files.items()}},
@@ -112,16 +108,16 @@ def run_job(workflow, job, *, checkout, env, contexts, matrix=None):
             check=False,
         )
         name = step.get("name") or step["run"]
-        done.log += f"--- {name}: exit code {ended.returncode}\n{ended.stdout}{ended.stderr}"
-        done.steps.append((name, ended.returncode))
+        result.log += f"--- {name}: exit code {process.returncode}\n{process.stdout}{process.stderr}"
+        result.steps.append((name, process.returncode))
         for line in files["GITHUB_OUTPUT"].read_text().splitlines():
             key, _, value = line.partition("=")
-            contexts[f"steps.{step.get('id')}.outputs.{key}"] = done.outputs[f"{step.get('id')}.{key}"] = value
-        if ended.returncode != 0:
+            contexts[f"steps.{step.get('id')}.outputs.{key}"] = result.outputs[f"{step.get('id')}.{key}"] = value
+        if process.returncode != 0:
             contexts["failed"] = True
-            done.rc = done.rc or ended.returncode
-    done.summary = files["GITHUB_STEP_SUMMARY"].read_text()
-    return done
+            result.rc = result.rc or process.returncode
+    result.summary = files["GITHUB_STEP_SUMMARY"].read_text()
+    return result
 
 
 def all_run_steps():

@@ -1,4 +1,4 @@
-"""The plugin's real process, dialled over gRPC as the engine dials it, with a recording engine on the other side."""
+"""The real process of the plugin, called over gRPC like by the engine, with a fake engine that records log messages."""
 
 import json
 import os
@@ -20,8 +20,6 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 class RecordingEngine(engine_pb2_grpc.EngineServicer):
-    """Takes log messages and keeps them."""
-
     def __init__(self):
         self.messages = []
         self.server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
@@ -33,12 +31,12 @@ class RecordingEngine(engine_pb2_grpc.EngineServicer):
         self.messages.append(request)
         return empty_pb2.Empty()
 
-    def die(self):
+    def stop(self):
         self.server.stop(0).wait()
 
 
 class Plugin:
-    """One plugin process and a stub to call it with."""
+    """A plugin process, and a gRPC stub for calls."""
 
     def __init__(self, engine, config, env):
         self.process = subprocess.Popen(
@@ -106,7 +104,7 @@ def _struct(values):
 def engine():
     recorder = RecordingEngine()
     yield recorder
-    recorder.die()
+    recorder.stop()
 
 
 @pytest.fixture
@@ -118,6 +116,6 @@ def market(tmp_path):
 @pytest.fixture
 def plugin(engine, market, tmp_path):
     config = {"emulator": json.dumps({"url": market.url}), "vast_api_key": "emulator-key"}
-    one = Plugin(engine, config, {"HOME": str(tmp_path)})
-    yield one
-    one.stop()
+    process = Plugin(engine, config, {"HOME": str(tmp_path)})
+    yield process
+    process.stop()

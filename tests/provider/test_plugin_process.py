@@ -183,7 +183,7 @@ def test_a_plugin_whose_engine_died_destroys_what_it_rented_and_ends(plugin, mar
     props = instance_props()
     threading.Thread(target=lambda: _ignore_error(plugin.create, InstanceProvider(), props), daemon=True).start()
     until(lambda: billed(market))
-    engine.die()
+    engine.stop()
     until(lambda: plugin.process.poll() is not None)
     assert billed(market) == set()
 

@@ -1,7 +1,7 @@
 """Makes a cross-encoder of bge's architecture with seeded random weights: python seeded_cross_encoder.py OUTDIR
 
-Run with vLLM's interpreter (it has torch, transformers and tokenizers) by tests/serving and the local stack's tests.
-The same bytes come out each time. It answers as bge does in form (one sigmoid per pair); its order means nothing.
+tests/serving runs it with vLLM's interpreter, which has torch, transformers and tokenizers. The files are the same each
+time. Answers have the form of bge's (one sigmoid per pair); their order has no meaning.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForSequenceClassification
 
 TEXTS = ["the quick brown fox jumps over the lazy dog", "deep learning is a part of machine learning", "I like pizza"]
-SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # ids 0 to 4, as XLM-RoBERTa has its first four
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # ids 0 to 4; the first four as in XLM-RoBERTa
 SEED = 20_240_901
 MAX_TOKENS = 512
 
@@ -47,7 +47,7 @@ def build(folder: Path) -> None:
     config = XLMRobertaConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=128,
-        num_attention_heads=2,  # heads of 64, which vLLM's CPU attention takes
+        num_attention_heads=2,  # heads of 64, which vLLM's CPU attention supports
         num_hidden_layers=2,
         intermediate_size=256,
         max_position_embeddings=MAX_TOKENS + 2,
@@ -56,7 +56,7 @@ def build(folder: Path) -> None:
         pad_token_id=1,
         bos_token_id=0,
         eos_token_id=2,
-        initializer_range=0.2,  # ten times the usual: scores of different texts differ by more than rounding
+        initializer_range=0.2,  # ten times the default, so that scores differ by more than rounding errors
     )
     XLMRobertaForSequenceClassification(config).eval().save_pretrained(folder)
 

@@ -1,7 +1,7 @@
 """Makes a language model of Qwen3-Reranker's architecture with seeded random weights: python seeded_decoder.py OUTDIR
 
-Run with vLLM's interpreter by tests/serving. It stands for the decoder rerankers: plain Qwen3ForCausalLM on disk, which
-vLLM turns into a classifier by --hf-overrides, reading prompts made by --chat-template. Its order means nothing.
+tests/serving runs it with vLLM's interpreter. It represents decoder rerankers: a plain Qwen3ForCausalLM on disk, which
+vLLM converts to a classifier with --hf-overrides and --chat-template. The order of its answers has no meaning.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from harness.caddy import running_gateway_caddy
-from harness.load import Load
+from harness.load import LoadGenerator
 from tests.engine.conftest import Ledger
 from tests.engine.fleet import behind, endpoint, up
 from tests.serving.conftest import vllm_market
@@ -73,7 +73,7 @@ def test_no_request_to_real_vllm_fails_while_a_fleet_rolls_heals_scales_and_chan
 
     acts = {"quiet": lambda: threading.Event().wait(30), "key": new_key, "heal": heal, "roll": roll}
     for name, act in (acts | {f"scale 2-{SCALED}-2": scale}).items():
-        with Load(at, per_s=1.5, threads=2) as load:
+        with LoadGenerator(at, per_s=1.5, threads=2) as load:
             act()
         seen[name] = load
         sys.stdout.write(f"\n  {name}: {load}\n")

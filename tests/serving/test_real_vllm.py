@@ -29,7 +29,7 @@ from components.vllm.route_audit import (
 )
 from components.vllm.score_checks import CLOSED
 from harness.vllm import Vllm, serving
-from tests.dashboard import absent
+from tests.dashboard import find_missing
 from tests.serving.conftest import BGE, CATALOG, HERE, MINILM, QWEN3, REPO, Deployment, new_key, require_vllm
 
 pytestmark = [pytest.mark.vllm, pytest.mark.all]
@@ -176,7 +176,7 @@ def test_every_metric_that_the_dashboard_asks_vllm_for_is_in_a_scrape_which_coun
     assert pairs() - before == 5
     dashboard = json.loads((REPO / "dashboards" / "reranker.json").read_text())
     given = {"job", "stack", "replica"}
-    assert absent(dashboard, scrape(), prefix="vllm:|http_", given=given) == []
+    assert find_missing(dashboard, scrape(), prefix="vllm:|http_", job_labels=given) == []
 
 
 def test_the_container_has_as_many_api_servers_as_its_launch_says(minilm: Vllm) -> None:

@@ -1,6 +1,6 @@
-"""A vLLM in one class, for tests: routes, forms and error bodies of 0.32, scores by shared words, faults on request.
+"""A fake vLLM for tests: routes and error bodies of 0.32, scores by shared words, faults on request.
 
-It is a transport for clients; `listening()` puts it on a loopback port for other processes.
+It is a transport for clients; `listening()` serves on a loopback port for other processes.
 """
 
 import contextlib
@@ -19,15 +19,13 @@ Answer = tuple[int, Any]
 
 
 class FakeVllm:
-    """Answers as vLLM does. `fault(path, body, answer)` may return another answer, or raise what a transport raises."""
+    """`fault(path, body, answer)` may return another answer, or raise an error of a transport."""
 
     def __init__(self, model: str = "BAAI/bge-reranker-base", *, context: int = 64, key: str = KEY) -> None:
         self.model, self.context, self.key = model, context, key
         self.fault: Callable[[str, dict[str, Any], Answer], Answer] = lambda _path, _body, answer: answer
         self.requests: list[tuple[str, str, dict[str, Any], dict[str, str]]] = []
         self.options: list[dict[str, Any]] = []
-
-    # ---- what it says --------------------------------------------------------------------------------------------
 
     def answer(self, method: str, path: str, body: dict[str, Any], headers: dict[str, str]) -> Answer:
         self.requests.append((method, path, body, headers))
@@ -37,8 +35,8 @@ class FakeVllm:
         if headers.get("Authorization") != f"Bearer {self.key}":
             return 401, {"error": "Unauthorized"}
         if path == "/v1/models":
-            listed = {"id": self.model, "object": "model", "root": "/weights/it", "max_model_len": self.context}
-            return 200, {"object": "list", "data": [listed]}
+            model = {"id": self.model, "object": "model", "root": "/weights/it", "max_model_len": self.context}
+            return 200, {"object": "list", "data": [model]}
         if body.get("model") not in (None, self.model):
             return 404, _error(f"The model `{body['model']}` does not exist.", "NotFoundError", 404)
         if path in ("/rerank", "/v2/rerank"):
@@ -46,8 +44,8 @@ class FakeVllm:
         if path == "/score":
             firsts, seconds = (x if isinstance(x, list) else [x] for x in (body["text_1"], body["text_2"]))
             firsts = firsts * len(seconds) if len(firsts) == 1 else firsts
-            scores = [score(one, two) for one, two in zip(firsts, seconds, strict=True)]
-            data = [{"index": index, "object": "score", "score": each} for index, each in enumerate(scores)]
+            scores = [score(first, second) for first, second in zip(firsts, seconds, strict=True)]
+            data = [{"index": index, "object": "score", "score": value} for index, value in enumerate(scores)]
             return 200, {"id": "score-1", "object": "list", "model": self.model, "data": data}
         return 404, {"detail": "Not Found"}
 
@@ -56,27 +54,21 @@ class FakeVllm:
             return 400, _error("1 validation error: Input should be a valid integer", "Bad Request", 400)
         longest = max(len(text.split()) for text in body["documents"])
         if longest > self.context and body.get("truncate_prompt_tokens") != -1:
-            said = f"This model's maximum context length is {self.context} tokens. However, your prompt contains more."
-            return 400, _error(said, "BadRequestError", 400)
-        results = [
-            {
-                "index": index,
-                "document": {"text": text, "multi_modal": None},
-                "relevance_score": score(body["query"], text),
-            }
-            for index, text in enumerate(body["documents"])
-        ]
-        results.sort(key=lambda one: one["relevance_score"], reverse=True)
+            text = f"This model's maximum context length is {self.context} tokens. However, your prompt contains more."
+            return 400, _error(text, "BadRequestError", 400)
+        results = []
+        for index, text in enumerate(body["documents"]):
+            document, relevance = {"text": text, "multi_modal": None}, score(body["query"], text)
+            results.append({"index": index, "document": document, "relevance_score": relevance})
+        results.sort(key=lambda result: result["relevance_score"], reverse=True)
         return 200, {"id": "score-2", "model": self.model, "results": results[: body.get("top_n") or None]}
-
-    # ---- how it is reached ---------------------------------------------------------------------------------------
 
     def __call__(
         self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] = {}, **options: Any
     ) -> http.Answer:
         self.options.append(options)
-        status, said = self.answer(method, url.removeprefix(URL), json.loads(body) if body else {}, dict(headers))
-        return http.Answer(status, said if isinstance(said, bytes) else json.dumps(said).encode())
+        status, content = self.answer(method, url.removeprefix(URL), json.loads(body) if body else {}, dict(headers))
+        return http.Answer(status, content if isinstance(content, bytes) else json.dumps(content).encode())
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[str]:
@@ -85,13 +77,9 @@ class FakeVllm:
         class Handler(BaseHTTPRequestHandler):
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                status, said = fake.answer(
-                    self.command,
-                    self.path,
-                    json.loads(body) if body else {},
-                    {k.title(): v for k, v in self.headers.items()},
-                )
-                content = json.dumps(said).encode()
+                headers = {name.title(): value for name, value in self.headers.items()}
+                status, answer = fake.answer(self.command, self.path, json.loads(body) if body else {}, headers)
+                content = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
@@ -115,9 +103,10 @@ class FakeVllm:
 
 
 def score(query: str, text: str) -> float:
-    """Return the share of the query's words that a text has, less a little for length, so that texts differ."""
-    asked, given = (set(re.findall(r"[a-z]{4,}", each.lower())) for each in (query, text))
-    return round(0.01 + 0.95 * len(asked & given) / max(1, len(asked)) - 0.00001 * min(len(text), 900), 6)
+    """Return the share of the query's words in a text, minus a little for its length, so that texts differ."""
+    query_words, words = (set(re.findall(r"[a-z]{4,}", value.lower())) for value in (query, text))
+    share = len(query_words & words) / max(1, len(query_words))
+    return round(0.01 + 0.95 * share - 0.00001 * min(len(text), 900), 6)
 
 
 def _error(message: str, kind: str, code: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Keys, limits and a server for tests of the guard through sockets."""
+"""Keys, limits and a server for tests of the guard over sockets."""
 
 from hashlib import sha256
 
-# the management key, and a client's
+# the management key and a client key
 KEYS = ["first-key-0123456789", "second-key-0123456789"]
 KEY = KEYS[0].encode()
 OPTIONS = {"max_bytes": 2000, "max_documents": 5, "open_health": True}
@@ -10,7 +10,7 @@ DIGESTS = [sha256(key.encode()).hexdigest() for key in KEYS]
 
 
 class App:
-    """The server behind the guard: answers everything and remembers what reached it."""
+    """The server behind the guard: answers every request and records it in `reached`."""
 
     def __init__(self):
         self.reached = []

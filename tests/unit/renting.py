@@ -1,4 +1,4 @@
-"""A rental against the scripted API, for the tests of renting."""
+"""A rental with the scripted API, for the tests of renting."""
 
 from components.vast.label import Label
 from components.vast.models import Offer
@@ -16,11 +16,8 @@ SPEC = Spec(
     stack_secret="s3cret-of-the-stack",
 )
 LABEL = Label("vast-reranker/test/reranker", "0a1b2c3d", SPEC.digest())
-READY, DEAD, SILENT = (
-    ProbeResult("ready", "answers"),
-    ProbeResult("dead", "refused"),
-    ProbeResult("no_answer", "no answer"),
-)
+READY, DEAD = ProbeResult("ready", "answers"), ProbeResult("dead", "refused")
+SILENT = ProbeResult("no_answer", "no answer")
 DEADLINES = Deadlines(pulling_s=600, serving_s=300, stall_s=120, port_s=60)
 
 
@@ -45,10 +42,10 @@ def rental(api, *, probe=lambda *_: READY, known=(), stop=str, blind=lambda: Tru
 
 
 def machine(n):
-    """The machine of the nth best offer."""
+    """Return the machine_id of the nth best offer."""
     return 1001 + n + 5000
 
 
-def only(api):
+def single_contract(api):
     (contract,) = api.contracts.values()
     return contract

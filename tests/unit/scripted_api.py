@@ -1,4 +1,4 @@
-"""A Vast.ai in one class, behind the client's transport seam: what a test scripts is what the client meets."""
+"""A fake Vast.ai API, used as a transport of the client; a test scripts its answers."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ KEY = "vast-key-that-must-not-leak-0123456789"
 
 
 class ManualClock:
-    """Time that passes only when something sleeps."""
+    """A clock that advances only in `sleep`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -29,10 +29,10 @@ class ManualClock:
 
 
 class ScriptedApi:
-    """Keeps contracts, rents offers, and lets a test decide what each rented machine goes through.
+    """Rents offers and stores contracts.
 
-    `life(machine_id, age_s)` gives the fields that override a running instance's at that age, or None for "absent".
-    `on_rent(ask_id, body)` may return an Answer or raise Unanswered instead of renting.
+    `life(machine_id, age_s)` returns fields that override those of a running instance of this age, or None for an
+    absent instance. `on_rent(ask_id, body)` may return an Answer or raise Unanswered instead of renting.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class ScriptedApi:
         return InstanceCache(client, clock=self.clock)
 
     def add(self, label: str, **fields: Any) -> int:
-        """Put an instance there as if it had been rented before."""
+        """Add an instance that was rented before."""
         instance_id, self._next = self._next, self._next + 1
         self.contracts[instance_id] = instance(instance_id, label=label, **fields)
         self.rented_at[instance_id] = self.clock.now
@@ -89,8 +89,8 @@ class ScriptedApi:
         if "/asks/" in path:
             return self._rent(int(path.split("/")[4]), body)
         if path == "/api/v1/instances/":
-            wanted = json.loads(parse_qs(split.query)["select_filters"][0]).get("label", {}).get("eq")
-            rows = [row for row in self._rows() if wanted is None or row["label"] == wanted]
+            label = json.loads(parse_qs(split.query)["select_filters"][0]).get("label", {}).get("eq")
+            rows = [row for row in self._rows() if label is None or row["label"] == label]
             return _json({"success": True, "instances": rows, "next_token": None})
         if path.endswith("/users/current/"):
             return _json({"id": 1, "credit": self.credit_usd})
@@ -98,7 +98,7 @@ class ScriptedApi:
             return _json({"success": True, "pending_price_increases": []})
         if "/request_logs/" in path:
             return _json({"success": True, "result_url": "http://api.test/log"})
-        return self._one(method, int(path.split("/")[4]), body)
+        return self._answer_instance(method, int(path.split("/")[4]), body)
 
     def _rent(self, ask_id: int, body: dict[str, Any]) -> Answer:
         answer = self.on_rent(ask_id, body)
@@ -109,7 +109,7 @@ class ScriptedApi:
     def make(self, ask_id: int, body: dict[str, Any]) -> int:
         return self.add(body["label"], machine_id=ask_id + 5000)
 
-    def _one(self, method: str, instance_id: int, body: Any) -> Answer:
+    def _answer_instance(self, method: str, instance_id: int, body: Any) -> Answer:
         if method == "GET":
             rows = {row["id"]: row for row in self._rows()}
             return _json({"instances": rows.get(instance_id)})

@@ -1,10 +1,10 @@
-"""The attack bench, on a server with the guard's bounds and on one without."""
+"""The attack benchmark, on a server with short deadlines of the guard and on one with long ones."""
 
 import os
 
 import pytest
 
-from bench.attack import Figure, attacking, connections, measure, table
+from bench.attack import AttackFigure, count_connections, measure, running_attack, table
 from bench.load import BenchTarget
 from components.guard.server import Bounds
 from components.vast.identity import Authority
@@ -24,17 +24,17 @@ def test_connections_that_a_server_ends_and_those_that_it_holds_are_told_apart(l
     identity, ca = authority.issue("127.0.0.1").pem(), ca_file(authority.certificate)
     bounds = Bounds(handshake_s=limit_s, header_s=limit_s)
     with guarded(Stub(Served(("m",))), KEY, identity=identity, bounds=bounds) as guard:
-        at = BenchTarget("guard", f"https://127.0.0.1:{guard.port}", "m", KEY, ca, pid=os.getpid())
-        with attacking(at, "half-sent", 0.0):
-            until(lambda: connections(at.url) > 0)
-            until(lambda: connections(at.url) == left)
-        [found] = measure([at], ["headers"], 0.5, left_after_s=0.1)
-    assert found.failed == 0
-    assert 0 < found.quiet_p50_ms <= found.quiet_p99_ms
-    assert found.rss_before_mb <= found.rss_peak_mb
+        target = BenchTarget("guard", f"https://127.0.0.1:{guard.port}", "m", KEY, ca, pid=os.getpid())
+        with running_attack(target, "half-sent", 0.0):
+            until(lambda: count_connections(target.url) > 0)
+            until(lambda: count_connections(target.url) == left)
+        [figure] = measure([target], ["headers"], 0.5, count_after_s=0.1)
+    assert figure.failed == 0
+    assert 0 < figure.quiet_p50_ms <= figure.quiet_p99_ms
+    assert figure.rss_before_mb <= figure.rss_peak_mb
 
 
 def test_an_attack_is_compared_with_the_quiet_before_it():
-    figure = Figure("2 headers", "guard", 600, 9.0, 20.0, 590, 1, 12.0, 30.0, 40.0, 44.0, 41.0, 0)
+    figure = AttackFigure("2 headers", "guard", 600, 9.0, 20.0, 590, 1, 12.0, 30.0, 40.0, 44.0, 41.0, 0)
     row = table([figure]).splitlines()[-1]
     assert row == "| 2 headers | guard | 9 to 12 ms | 20 ms | 30 ms | 1.50 | 1 of 590 | 40, 44, 41 | 0 |"

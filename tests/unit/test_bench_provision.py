@@ -1,11 +1,12 @@
-"""The fleet bench: what its figures come to as a table. No fleet is measured here."""
+"""The table of the fleet benchmark. No fleet is measured here."""
 
-from bench.provision import FEW_THREADS, LIST, PACED, PLAIN, READ, Fleet, table
+from bench.provision import FEW_THREADS, LIST, PACED, PLAIN, READ, FleetTiming, table
 
-ONE = Fleet(1, PLAIN, 22.0, 2.0, 1.5, {LIST: 21, READ: 1}, {LIST: 1})
-MANY = Fleet(64, PLAIN, 33.0, 5.0, 6.0, {LIST: 126}, {LIST: 3})
-VARIANTS = [Fleet(64, PACED, 400.0, None, 120.0, {LIST: 30}, {}), Fleet(64, FEW_THREADS, 90.0, None, 30.0, {}, {})]
-FLEETS = [ONE, Fleet(16, PLAIN, 24.0, 3.0, 3.0, {}, {}), MANY, *VARIANTS]
+ONE = FleetTiming(1, PLAIN, 22.0, 2.0, 1.5, {LIST: 21, READ: 1}, {LIST: 1})
+MANY = FleetTiming(64, PLAIN, 33.0, 5.0, 6.0, {LIST: 126}, {LIST: 3})
+LARGE_PACED = FleetTiming(64, PACED, 400.0, None, 120.0, {LIST: 30}, {})
+FEW = FleetTiming(64, FEW_THREADS, 90.0, None, 30.0, {}, {})
+FLEETS = [ONE, FleetTiming(16, PLAIN, 24.0, 3.0, 3.0, {}, {}), MANY, LARGE_PACED, FEW]
 
 
 def test_a_fleet_is_compared_with_one_replica_of_the_same_run():

@@ -12,8 +12,8 @@ import uvicorn
 from click.testing import CliRunner
 
 from bench.__main__ import main
-from bench.load import BenchTarget, Cell
-from bench.serving import Workload, figures, interval, quantile, table
+from bench.load import BenchTarget, Measurement
+from bench.serving import Workload, interval, quantile, summarize, table
 from components.measurements import read_rates
 from components.vast.identity import Authority
 from emulator.scoring import Served
@@ -25,7 +25,7 @@ PLAIN, GUARD = BenchTarget("plain", "http://a", "m"), BenchTarget("guard", "http
 
 
 def cell(target, number, count, took_s=1.0, failures=(), pairs=10, users=8):
-    return Cell(target, pairs, users, number, took_s, tuple(float(n) for n in range(1, count + 1)), failures)
+    return Measurement(target, pairs, users, number, took_s, tuple(float(n) for n in range(1, count + 1)), failures)
 
 
 def serving(*words, **env):
@@ -40,13 +40,13 @@ def swept():
         for (pairs, users), counts in rates.items()
         for name, count in zip(("plain", "guard"), counts, strict=True)
     ]
-    return figures(cells, [PLAIN, GUARD], Workload(pairs=(10, 40), users=(1, 8), rounds=1))
+    return summarize(cells, [PLAIN, GUARD], Workload(pairs=(10, 40), users=(1, 8), rounds=1))
 
 
 def test_a_target_is_compared_within_each_round_and_the_median_of_rounds_counts():
     cells = [cell("plain", 0, 100), cell("guard", 0, 99), cell("plain", 1, 50), cell("guard", 1, 48)]
     cells += [cell("plain", 2, 200), cell("guard", 2, 196, failures=("HTTP 503",))]
-    plain, guard = figures(cells, [PLAIN, GUARD], Workload(pairs=(10,), users=(8,), rounds=3))
+    plain, guard = summarize(cells, [PLAIN, GUARD], Workload(pairs=(10,), users=(8,), rounds=3))
     assert (plain.ratio, plain.requests_per_s, plain.pairs_per_s) == (1.0, 100, 1000)
     assert (guard.ratio, guard.ratio_low, guard.ratio_high) == (0.98, 0.96, 0.99)
     assert (guard.requests, guard.failed) == (343, 1)
@@ -159,7 +159,7 @@ def test_a_measurement_is_kept_as_the_gpus_and_one_with_failures_is_not(tmp_path
     fake = FakeVllm(context=10_000)
     argv = ["--key-env", "THE_KEY", "--pairs", "2", "--in-flight", "2", "--rounds", "1", "--seconds", "0.1"]
     argv += ["--json", "x.json", "--record", "RTX 4090"]
-    assert "--record is of a GPU, at --url" in serving(*argv, THE_KEY=KEY).stderr
+    assert "--record needs --url" in serving(*argv, THE_KEY=KEY).stderr
     with fake.listening() as url:
         fake.fault = lambda path, _body, answer: (503, {"error": "busy"}) if path == "/rerank" else answer
         assert serving("--url", url, *argv, THE_KEY=KEY).exit_code == 1

@@ -19,7 +19,7 @@ from components.vllm.encryption import check_encryption
 from emulator.client import ControlClient, ControlError
 from reranker import Endpoint, Patience, Reranker
 from reranker import errors as client_errors
-from tests.unit.hostile_server import HOSTILE, read_request, say, server
+from tests.unit.hostile_server import HOSTILE, read_request, reply, server
 
 TIMEOUT_S = 0.4
 WITHIN_S = 3.0  # several calls, on a busy machine
@@ -82,11 +82,11 @@ def test_no_client_follows_a_redirect(client, status):
 
     def inside(line, over):
         elsewhere.append(read_request(line))
-        say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(INSIDE), INSIDE))(line, over)
+        reply(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(INSIDE), INSIDE))(line, over)
 
     with server(inside) as other:
         head = f"HTTP/1.1 {status} Moved\r\nLocation: {other}/stop\r\nContent-Length: 0\r\n\r\n".encode()
-        with server(say(head)) as url, pytest.raises(FAILED) as caught:
+        with server(reply(head)) as url, pytest.raises(FAILED) as caught:
             CLIENTS[client](url)
     assert elsewhere == []
     assert "ASIAEXAMPLE1234" not in str(caught.value)
@@ -134,6 +134,9 @@ def test_a_log_is_fetched_from_vasts_stores_and_the_api_alone(where):
     elsewhere = []
     with server(lambda line, _over: elsewhere.append(read_request(line))) as other:
         where = where.replace("{other}", other)
-        with server(log_server(say(), where)) as url, pytest.raises(VastError, match=r"is not a log store of Vast.ai"):
+        with (
+            server(log_server(reply(), where)) as url,
+            pytest.raises(VastError, match=r"is not a log store of Vast.ai"),
+        ):
             vast(url).logs(1, wait_s=TIMEOUT_S)
     assert elsewhere == []

@@ -11,7 +11,7 @@ import pytest
 
 from components.vast.identity import DOMAIN, Authority
 from reranker.http import Answer, HttpTransport, Unanswered, bearer
-from tests.unit.hostile_server import HOSTILE, IP, ZIPPED, hang, read_request, say, server
+from tests.unit.hostile_server import HOSTILE, IP, ZIPPED, hang, read_request, reply, server
 
 NAME = f"one.{DOMAIN}"
 TIMEOUT_S = 0.6
@@ -125,7 +125,7 @@ def test_a_redirect_is_the_answer_and_the_key_goes_nowhere_else():
     elsewhere = []
     with server(lambda line, _over: elsewhere.append(read_request(line))) as other:
         head = f"HTTP/1.1 302 Found\r\nLocation: {other}/\r\nContent-Length: 0\r\n\r\n".encode()
-        with server(say(head)) as url:
+        with server(reply(head)) as url:
             answer = HttpTransport()("GET", url, headers=bearer(KEY))
     assert (answer.status, answer.headers["location"]) == (302, f"{other}/")
     assert elsewhere == []
@@ -133,7 +133,7 @@ def test_a_redirect_is_the_answer_and_the_key_goes_nowhere_else():
 
 def test_trust_is_the_ca_alone_for_the_address_or_the_name_that_is_asked_for(authority, tls):
     other = Authority.make("another").certificate
-    with server(say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"), tls) as url:
+    with server(reply(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"), tls) as url:
         for trusted in ({}, {"server_name": NAME}):
             assert HttpTransport(ca=authority.certificate, **trusted)("GET", url).json() == {}
         for wrong in ({"ca": other}, {}, {"ca": authority.certificate, "server_name": "another.invalid"}):

@@ -12,7 +12,7 @@ from ops.plan import Plan
 from ops.status import Bill, account_notices
 from reranker.http import HttpTransport
 from tests.unit import hostile_server
-from tests.unit.webhook import TOKEN, sink
+from tests.unit.webhook import TOKEN, running_webhook
 
 T = datetime(2026, 11, 26, 12, tzinfo=UTC)
 DRIFT = Notice("drift", "exited: instance 7: exited (1) <b> & so", "replace reranker")
@@ -56,7 +56,7 @@ def test_a_webhook_is_told_in_slacks_form_or_in_json():
 
 
 def test_the_same_event_is_told_once_and_another_one_at_once(capsys):
-    with sink(200) as (url, bodies):
+    with running_webhook(200) as (url, bodies):
         stack = Stack(url, "json")
         send_notices(stack, "drift", [DRIFT])
         send_notices(stack, "drift", [Notice("drift", "the same, in other words", DRIFT.key)])
@@ -71,14 +71,14 @@ def test_the_same_event_is_told_once_and_another_one_at_once(capsys):
 
 
 def test_a_backend_without_tags_remembers_nothing():
-    with sink(200) as (url, bodies):
+    with running_webhook(200) as (url, bodies):
         for _ in range(2):
             send_notices(Stack(url, tags=False), "drift", [DRIFT])
         assert len(bodies) == 2
 
 
 def test_nobody_is_told_without_a_webhook_or_without_news():
-    with sink(200) as (url, bodies):
+    with running_webhook(200) as (url, bodies):
         send_notices(Stack(), "drift", [DRIFT])
         send_notices(Stack(url), "drift", [])
         assert bodies == []
@@ -96,7 +96,7 @@ def test_nobody_is_told_without_a_webhook_or_without_news():
     ],
 )
 def test_what_may_pass_is_sent_again_once(statuses, problem, calls):
-    with sink(*statuses) as (url, bodies):
+    with running_webhook(*statuses) as (url, bodies):
         assert send(url) == problem
         assert len(bodies) == calls
 
@@ -118,7 +118,7 @@ def test_a_webhook_that_hangs_is_given_up_after_two_tries():
 
 
 def test_trouble_fails_nothing_shows_no_address_and_is_told_again(capsys):
-    with sink(404, 404, 200) as (url, bodies):
+    with running_webhook(404, 404, 200) as (url, bodies):
         stack = Stack(url)
         send_notices(stack, "drift", [DRIFT])
         assert "no notice was sent to notify.webhook: HTTP 404" in (error := capsys.readouterr().err)

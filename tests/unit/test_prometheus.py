@@ -8,7 +8,7 @@ import yaml
 
 from ops.metrics import PRICE, Admin, render_files
 from ops.outputs import StackOutputs
-from tests.dashboard import expressions, labels_in, metrics_in, metrics_of
+from tests.dashboard import expressions, labels_in, metrics_in, metrics_in_scrape
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "dashboards" / "reranker.json").read_text())
 SERVER = {"instance_id": 1, "machine_id": 17, "gpu": "A", "url": "https://203.0.113.1:4000", "hourly_cost_usd": 1}
@@ -100,7 +100,7 @@ def test_the_labels_of_an_expression_are_found():
 
 def test_a_scrape_has_its_histograms_series():
     scrape = "# HELP h x\n# TYPE h histogram\n# TYPE g gauge\ng 1\n# TYPE c_total counter\n"
-    assert metrics_of(scrape) == {"h_bucket", "h_count", "h_sum", "g", "c_total"}
+    assert metrics_in_scrape(scrape) == {"h_bucket", "h_count", "h_sum", "g", "c_total"}
 
 
 def test_every_panel_of_the_dashboard_asks_for_something_and_overlaps_no_other():

@@ -9,7 +9,7 @@ from components.vast.label import parse_nonce
 from components.vast.models import Offer
 from components.vast.ranking import Candidate
 from reranker.http import Answer
-from tests.unit.renting import DEAD, DEADLINES, LABEL, READY, SILENT, SPEC, machine, only, rental
+from tests.unit.renting import DEAD, DEADLINES, LABEL, READY, SILENT, SPEC, machine, rental, single_contract
 from tests.unit.scripted_api import ScriptedApi, no_answer
 
 
@@ -21,7 +21,8 @@ def api():
 def test_renting_returns_a_serving_contract_whose_label_no_longer_says_pending(api):
     rented = rental(api).run()
     assert (rented.contract.machine_id, rented.ip, rented.port) == (machine(0), "127.0.1.9", 40123)
-    assert only(api)["label"] == rented.contract.label == str(replace(LABEL, nonce=parse_nonce(rented.contract.label)))
+    label = single_contract(api)["label"]
+    assert label == rented.contract.label == str(replace(LABEL, nonce=parse_nonce(label)))
     assert not rented.adopted
     assert not rented.rejected
 
@@ -42,7 +43,7 @@ def test_each_machine_gets_a_key_of_its_own_and_the_probe_asks_each_with_that_on
     (first, its_key), (second, other_key) = given
     assert its_key != other_key
     assert [its_key, other_key] == [own_key(SPEC.stack_secret, nonce) for nonce in (first, second)]
-    assert asked == [second] == [parse_nonce(only(api)["label"])]
+    assert asked == [second] == [parse_nonce(single_contract(api)["label"])]
     assert not any(SPEC.stack_secret in str(value) for row in api.contracts.values() for value in row.values())
 
 
@@ -87,14 +88,14 @@ def test_a_bad_host_is_destroyed_remembered_and_the_next_one_taken(api, life, sa
 
 
 def test_a_mapped_port_that_drops_packets_is_given_up_long_before_the_serving_deadline(api):
-    probe = lambda *_: SILENT if only(api)["machine_id"] == machine(0) else READY  # noqa: E731
+    probe = lambda *_: SILENT if single_contract(api)["machine_id"] == machine(0) else READY  # noqa: E731
     rented = rental(api, probe=probe).run()
     assert "cannot be reached" in rented.rejected[0].reason
     assert rented.rejected[0].after_s < DEADLINES.serving_s
 
 
 def test_a_server_that_never_answers_ends_at_its_deadline(api):
-    probe = lambda *_: DEAD if only(api)["machine_id"] == machine(0) else READY  # noqa: E731
+    probe = lambda *_: DEAD if single_contract(api)["machine_id"] == machine(0) else READY  # noqa: E731
     rented = rental(api, probe=probe).run()
     assert "does not answer as it should (refused)" in rented.rejected[0].reason
 

@@ -8,7 +8,7 @@ import pytest
 from components.errors import RentalFailed
 from components.vast.label import Label, new_nonce
 from reranker.http import Answer
-from tests.unit.renting import DEAD, LABEL, READY, machine, only, rental
+from tests.unit.renting import DEAD, LABEL, READY, machine, rental, single_contract
 from tests.unit.scripted_api import ScriptedApi, no_answer
 
 
@@ -102,7 +102,7 @@ def test_a_pending_instance_of_a_killed_run_is_adopted_and_nothing_rented(api):
     assert rented.adopted
     assert rented.contract.id == left
     assert api.calls["PUT asks"] == 0
-    assert only(api)["label"] == rented.contract.label == str(its)  # by which its own key stays known
+    assert single_contract(api)["label"] == rented.contract.label == str(its)  # by which its own key stays known
     assert {nonce for _, _, nonce in asked} == {its.nonce}
 
 
@@ -180,5 +180,5 @@ def test_a_boot_that_takes_longer_than_its_estimate_says_by_how_much_and_one_wit
     rental(api, said=said).run()
     assert [one for one in said if re.match(r"pulling 99 %, .* over the estimate, RTX", one)], said
     until = 550
-    rental(api, said=said, adopt_instance_id=only(api)["id"]).run()
+    rental(api, said=said, adopt_instance_id=single_contract(api)["id"]).run()
     assert re.fullmatch(r"pulling for \d+ s, RTX \d+, instance \d+ on machine \d+", said[-1]), said

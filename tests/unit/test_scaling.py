@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.scale import Curve, Fixed, World, best_fixed, compare, read_csv, simulate, verdict
+from bench.scale import Curve, FixedFleet, SimulationSettings, best_fixed, compare, read_csv, simulate, verdict
 from components.scaling import LoadTarget, Lull, Sample, ScaleLimits, decide
 
 TARGET = LoadTarget(in_flight=100, samples=2, growth=2, boot_usd=0.08)
@@ -97,7 +97,7 @@ def test_no_load_takes_a_fleet_beyond_its_limits_or_down_before_it_pays(in_fligh
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_by_default_a_day_costs_less_than_the_best_fixed_fleet_that_waits_as_little(seed):
-    results = compare(World(seed=seed), Curve(seed=seed).rates(), 9)
+    results = compare(SimulationSettings(seed=seed), Curve(seed=seed).rates(), 9)
     fixed = best_fixed(results)
     assert fixed is not None
     assert results[-1].usd < 0.85 * fixed.usd, verdict(results)
@@ -105,12 +105,12 @@ def test_by_default_a_day_costs_less_than_the_best_fixed_fleet_that_waits_as_lit
 
 
 def test_a_simulated_fleet_that_is_large_enough_waits_hardly_and_one_that_is_not_refuses():
-    world = World(pairs_per_s=100)
-    idle, short = (simulate(world, [rate] * 1000, Fixed(2)) for rate in (20, 400))
+    settings = SimulationSettings(pairs_per_s=100)
+    idle, short = (simulate(settings, [rate] * 1000, FixedFleet(2)) for rate in (20, 400))
     assert (idle.refused, idle.p95_wait_s < 0.1) == (0, True)
     assert short.refused == pytest.approx(0.5, abs=0.01)
-    assert short.p95_wait_s > world.max_wait_s
-    assert idle.usd == pytest.approx(2 * world.replica_usd_h * 1000 * 15 / 3600)
+    assert short.p95_wait_s > settings.max_wait_s
+    assert idle.usd == pytest.approx(2 * settings.replica_usd_h * 1000 * 15 / 3600)
 
 
 def test_a_load_of_the_users_own_is_read_and_a_wrong_line_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""A webhook on loopback that keeps what it is told. Used by the tests of notices."""
+"""A webhook on loopback that records the bodies of requests. Used by the tests of notices."""
 
 import contextlib
 import json
@@ -9,18 +9,18 @@ TOKEN = "T000/B000/webhook-token-that-must-not-leak"
 
 
 @contextlib.contextmanager
-def sink(*statuses):
-    """Yield the address of a webhook that answers with these statuses, the last one for ever, and its bodies."""
-    bodies, left = [], list(statuses)
+def running_webhook(*statuses):
+    """Yield the URL of a webhook and its recorded bodies. It answers with `statuses` in order, then with the last."""
+    bodies, remaining = [], list(statuses)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(left.pop(0) if len(left) > 1 else left[0])
+            self.send_response(remaining.pop(0) if len(remaining) > 1 else remaining[0])
             self.end_headers()
 
         def log_message(self, *_args):
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()

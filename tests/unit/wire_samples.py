@@ -1,4 +1,4 @@
-"""Offers and instances as the API would send them, for unit tests; every field can be overridden."""
+"""Offers and instances in the form of the API, for unit tests; every field can be overridden."""
 
 from typing import Any
 
