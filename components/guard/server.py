@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
@@ -15,12 +16,14 @@ from typing import Any, NoReturn, cast
 import h11
 
 from .gate import Gate, Reply, Request, error_reply
+from .keys import Bucket
 from .rules import Refusal
 
 # The size of one read, and the largest incomplete header: together less than 32 KiB.
 READ_BYTES = 15 << 10
 MAX_HEADER_BYTES = 16 << 10
 BACKLOG = 1024
+MAX_ADDRESSES = 4096  # above this number, full buckets are removed
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Bounds:
     """Deadlines of each step, and limits on connections.
 
     `drain_bytes`: the part of a refused body that the guard reads, so that the client reads the answer; `..._unknown`:
-    without a valid key. `unknown_per_address`: connections without a valid key so far.
+    without a valid key. `unproven_...`: the connections that an address may open at once, and per second, before one
+    of its requests has a valid key.
     """
 
     handshake_s: float = 10.0
@@ -42,7 +46,8 @@ class Bounds:
     drain_bytes: int = 64 << 20
     drain_bytes_unknown: int = 1 << 20
     connections: int = 512
-    unknown_per_address: int = 64
+    unproven_burst: int = 64
+    unproven_per_s: float = 20.0
 
 
 DEFAULT = Bounds()
@@ -54,6 +59,7 @@ class GuardServer:
     def __init__(self, gate: Gate, bounds: Bounds = DEFAULT) -> None:
         self.gate, self.bounds = gate, bounds
         self.connections: dict[Connection, asyncio.Task[None]] = {}
+        self.allowances: dict[str, Bucket] = {}
         gate.context_changed = self._close_idle
 
     @property
@@ -72,24 +78,34 @@ class GuardServer:
             await asyncio.sleep(0)  # start one handshake per iteration of the event loop, so that clients are served
 
     def connect(self, sock: socket.socket) -> None:
-        """Serve a connection. At a limit, first close an older connection without a valid key, or an idle one."""
+        """Serve a connection. At the limit of all connections, close the oldest without a valid key, or an idle one."""
         sock.setblocking(False)
         try:
-            connection = Connection(self, sock, str(sock.getpeername()[0]))
+            address = str(sock.getpeername()[0])
         except OSError:
             sock.close()
             return
-        unknown = [other for other in self.connections if not other.has_valid_key]
-        same_address = [other for other in unknown if other.address == connection.address]
-        if len(same_address) >= self.bounds.unknown_per_address:
-            self.connections.pop(same_address[0]).cancel()
-        elif len(self.connections) >= self.bounds.connections:
+        bounds, allowance = self.bounds, self._allowance(address)
+        if allowance.take(1, bounds.unproven_per_s, bounds.unproven_burst, time.monotonic()):
+            sock.close()  # before the expensive handshake
+            return
+        if len(self.connections) >= bounds.connections:
+            unknown = [other for other in self.connections if not other.has_valid_key]
             if not (candidates := unknown or self._idle_connections()):
                 sock.close()
                 return
             self.connections.pop(candidates[0]).cancel()
+        connection = Connection(self, sock, allowance)
         task = self.connections[connection] = asyncio.get_running_loop().create_task(connection.run())
         task.add_done_callback(lambda _: self.connections.pop(connection, None))
+
+    def _allowance(self, address: str) -> Bucket:
+        """Return the bucket of connections that an address may open before it sends a valid key."""
+        now, full = time.monotonic(), float(self.bounds.unproven_burst)
+        if len(self.allowances) >= MAX_ADDRESSES:
+            refill_s = full / self.bounds.unproven_per_s
+            self.allowances = {key: bucket for key, bucket in self.allowances.items() if now - bucket.at < refill_s}
+        return self.allowances.setdefault(address, Bucket(full, now))
 
     def _idle_connections(self) -> list[Connection]:
         return [connection for connection in self.connections if connection.is_idle]
@@ -127,9 +143,9 @@ class Protocol(asyncio.StreamReaderProtocol):
 class Connection:
     """A client connection. `has_valid_key`: its last request had a valid key. `is_idle`: it waits for a request."""
 
-    def __init__(self, server: GuardServer, sock: socket.socket, address: str) -> None:
+    def __init__(self, server: GuardServer, sock: socket.socket, allowance: Bucket) -> None:
         self.server, self.gate, self.bounds = server, server.gate, server.bounds
-        self.sock, self.address, self.transport = sock, address, cast("asyncio.Transport | None", None)
+        self.sock, self.allowance, self.transport = sock, allowance, cast("asyncio.Transport | None", None)
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
         self.has_valid_key = self.is_idle = self.is_at_vllm = self.expects_continue = False
         self.tls, self.certified_until = server.tls, 0.0
@@ -168,6 +184,8 @@ class Connection:
             # do not close the socket itself: asyncio still owns it, and a new connection could get the same descriptor
             if self.transport is not None:
                 self.transport.abort()
+            for name in ("reader", "writer"):  # they keep the connection's error, which keeps this frame in memory
+                vars(self).pop(name, None)
 
     async def _serve_request(self) -> bool:
         """Serve a request; return whether the connection can serve another one."""
@@ -216,6 +234,8 @@ class Connection:
         self.has_valid_key = False
         self.gate.admit(request)
         self.has_valid_key = request.key is not None
+        if self.has_valid_key:
+            self.allowance.available = self.bounds.unproven_burst
         declared = request.values(b"content-length")
         size = int(declared[0][:20]) if declared else 0
         max_bytes = self.gate.max_bytes(request)

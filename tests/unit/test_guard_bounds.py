@@ -7,13 +7,17 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from itertools import pairwise
 
 import pytest
 import requests
 
-from components.guard.gate import LARGE_BYTES
-from components.guard.server import Bounds, Connection
+from components.guard.gate import LARGE_BYTES, Gate
+from components.guard.keys import KeyStore
+from components.guard.rules import Rules
+from components.guard.server import MAX_ADDRESSES, Bounds, GuardServer
+from components.guard.upstream import VllmUpstream
 from components.vast.identity import Authority
 from emulator.scoring import Served
 from emulator.stub import Stub
@@ -24,11 +28,12 @@ from tests.unit.test_guard_sockets import AUTH, Listening, statuses
 
 HEAD = b"POST /rerank HTTP/1.1\r\nHost: h\r\n"
 KEYED = HEAD + AUTH + b"\r\n"
+ATTACKER = "127.0.0.2"
 SHORT = Bounds(handshake_s=0.3, header_s=0.3, body_s=0.3, idle_s=0.3, send_s=0.5, drain_s=0.3, quiet_s=0.1)
 
 
-def connect(listening):
-    return socket.create_connection(listening.address, timeout=5)
+def connect(listening, source="127.0.0.1"):
+    return socket.create_connection(listening.address, timeout=5, source_address=(source, 0))
 
 
 @pytest.fixture(scope="module")
@@ -111,23 +116,38 @@ def test_a_refusal_comes_before_the_body_and_is_not_followed_by_all_of_it(listen
             line.sendall(b"x" * (64 << 20))
 
 
-def test_connections_without_a_key_push_out_each_other_and_no_client():
-    bounds = Bounds(unknown_per_address=4, connections=100)
-    with Listening(bounds=bounds) as listening, connect(listening) as client:
-        ask = HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}"
-        client.sendall(ask)
-        assert statuses(client.recv(4096)) == [299]
-        without_key = [connect(listening) for _ in range(20)]
-        until(lambda: len(listening.guard.server.connections) == 5)
-        client.sendall(ask)
-        assert statuses(client.recv(4096)) == [299]
-        assert requests.get(f"http://127.0.0.1:{listening.address[1]}/health", timeout=5).status_code == 299
-        for one in without_key:
-            one.close()
+def test_an_address_without_a_valid_key_is_cut_off_and_a_client_is_not():
+    ask = HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}"
+    with Listening(bounds=Bounds(unproven_burst=4, unproven_per_s=0.01)) as listening, contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(connect(listening, ATTACKER)) for _ in range(20)]
+        for line in lines[4:]:
+            assert ended_within(line, 3)
+        assert len(listening.guard.server.connections) == 4
+        for _ in range(20):
+            assert statuses(listening.say(ask, 1)) == [299]
+
+
+def test_a_valid_key_makes_good_what_others_of_its_address_have_opened():
+    ask = HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}"
+    with Listening(bounds=Bounds(unproven_burst=4, unproven_per_s=0.01)) as listening:
+        for _ in range(5):
+            for _ in range(3):
+                assert statuses(listening.say(HEAD + b"\r\n", 1)) == [401]
+            assert statuses(listening.say(ask, 1)) == [299]
+        for _ in range(4):
+            assert statuses(listening.say(HEAD + b"\r\n", 1)) == [401]
+        assert listening.say(ask) == b""
+
+
+def test_addresses_that_were_quiet_for_long_are_counted_no_more():
+    server = GuardServer(Gate(Rules(), KeyStore("", now=time.time), VllmUpstream("")), Bounds(unproven_per_s=1e9))
+    for number in range(MAX_ADDRESSES + 10):
+        server._allowance(str(number))
+    assert len(server.allowances) <= MAX_ADDRESSES
 
 
 def test_connections_are_limited_in_all_and_a_new_one_takes_the_oldest_ones_place():
-    with Listening(bounds=Bounds(connections=3, unknown_per_address=10)) as listening:
+    with Listening(bounds=Bounds(connections=3)) as listening:
         lines = [connect(listening) for _ in range(5)]
         until(lambda: len(listening.guard.server.connections) == 3)
         lines[-1].sendall(HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}")
@@ -156,8 +176,8 @@ def test_who_does_not_read_an_answer_is_cut_off(listening):
 
 def test_half_sent_headers_of_hundreds_leave_nothing_and_stop_nobody():
     with Listening(bounds=Bounds(header_s=1)) as listening, contextlib.ExitStack() as stack:
-        for line in [stack.enter_context(connect(listening)) for _ in range(150)]:
-            with contextlib.suppress(OSError):  # one that was pushed out already
+        for line in [stack.enter_context(connect(listening, ATTACKER)) for _ in range(150)]:
+            with contextlib.suppress(OSError):  # one that was closed already
                 line.sendall(HEAD)
         start = time.monotonic()
         assert statuses(listening.say(HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}", 1)) == [299]
@@ -188,11 +208,13 @@ def test_a_connection_that_has_ended_leaves_nothing_to_the_garbage_collector():
     gc.disable()
     try:
         with guarded(App(), KEYS[0], identity=identity) as guard:
+            references = []
             for _ in range(20):
                 with context.wrap_socket(connect(guard)) as line:
                     line.sendall(HEAD)
-            until(lambda: not guard.server.connections)
-            until(lambda: not [one for one in gc.get_objects() if isinstance(one, Connection)])
+                    references += map(weakref.ref, list(guard.server.connections))
+            assert references
+            until(lambda: not any(reference() for reference in references))
     finally:
         gc.enable()
 

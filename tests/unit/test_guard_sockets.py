@@ -14,11 +14,13 @@ import requests
 
 from components.guard.keys import parse
 from components.guard.rules import ALLOW
+from components.guard.server import Bounds
 from harness.guard import guarded
 from reranker.http import HttpTransport, bearer
 from tests.unit.guard_requests import DIGESTS, KEY, KEYS, OPTIONS, App
 
 CASES = 500
+ANY_NUMBER = Bounds(unproven_burst=10**6)  # of connections without a key
 AUTH = b"Authorization: Bearer " + KEY
 TARGETS = rb"""/rerank //rerank /rerank/ /%2Frerank /%72erank /rerank%00 /rerank;x /RERANK /x/../rerank http://h/rerank
 http://h//rerank http:///rerank * /rerank?a=/health /health /health/../rerank /health?x=/rerank /health#/rerank /rerank#
@@ -78,9 +80,9 @@ FRAMES = [
 class Listening:
     """The guard on a loopback socket, in front of an application that remembers what reached it."""
 
-    def __init__(self, options=OPTIONS, **kwargs):
+    def __init__(self, options=OPTIONS, *, bounds=ANY_NUMBER, **kwargs):
         self.app = App()
-        self.guarded = guarded(self.app, KEYS[0], options, **kwargs)
+        self.guarded = guarded(self.app, KEYS[0], options, bounds=bounds, **kwargs)
 
     def __enter__(self):
         self.guard = self.guarded.__enter__()
