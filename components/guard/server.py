@@ -23,7 +23,7 @@ from .rules import Refusal
 READ_BYTES = 15 << 10
 MAX_HEADER_BYTES = 16 << 10
 BACKLOG = 1024
-MAX_ADDRESSES = 4096  # whose recent connections are counted
+MAX_ADDRESSES = 4096  # above this number, full buckets are removed
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Bounds:
     """Deadlines of each step, and limits on connections.
 
     `drain_bytes`: the part of a refused body that the guard reads, so that the client reads the answer; `..._unknown`:
-    without a valid key. `unproven_burst`: connections that an address may open until it sends a valid key on one;
-    `unproven_per_s` more are allowed per second.
+    without a valid key. `unproven_...`: the connections that an address may open at once, and per second, before one
+    of its requests has a valid key.
     """
 
     handshake_s: float = 10.0
@@ -78,7 +78,7 @@ class GuardServer:
             await asyncio.sleep(0)  # start one handshake per iteration of the event loop, so that clients are served
 
     def connect(self, sock: socket.socket) -> None:
-        """Serve a connection. At a limit, first close an older connection without a valid key, or an idle one."""
+        """Serve a connection. At the limit of all connections, close the oldest without a valid key, or an idle one."""
         sock.setblocking(False)
         try:
             address = str(sock.getpeername()[0])
@@ -87,7 +87,7 @@ class GuardServer:
             return
         bounds, allowance = self.bounds, self._allowance(address)
         if allowance.take(1, bounds.unproven_per_s, bounds.unproven_burst, time.monotonic()):
-            sock.close()  # before the TLS handshake, which needs most of the CPU time
+            sock.close()  # before the expensive handshake
             return
         if len(self.connections) >= bounds.connections:
             unknown = [other for other in self.connections if not other.has_valid_key]
@@ -99,16 +99,16 @@ class GuardServer:
         task = self.connections[connection] = asyncio.get_running_loop().create_task(connection.run())
         task.add_done_callback(lambda _: self.connections.pop(connection, None))
 
-    def _idle_connections(self) -> list[Connection]:
-        return [connection for connection in self.connections if connection.is_idle]
-
     def _allowance(self, address: str) -> Bucket:
-        """Return how many connections an address may open before it shows a valid key."""
+        """Return the bucket of connections that an address may open before it sends a valid key."""
         now, full = time.monotonic(), float(self.bounds.unproven_burst)
         if len(self.allowances) >= MAX_ADDRESSES:
             refill_s = full / self.bounds.unproven_per_s
             self.allowances = {key: bucket for key, bucket in self.allowances.items() if now - bucket.at < refill_s}
         return self.allowances.setdefault(address, Bucket(full, now))
+
+    def _idle_connections(self) -> list[Connection]:
+        return [connection for connection in self.connections if connection.is_idle]
 
     def _close_idle(self) -> None:
         """Close the idle connections: the next requests then use new ones, with the new TLS context."""
@@ -184,7 +184,7 @@ class Connection:
             # do not close the socket itself: asyncio still owns it, and a new connection could get the same descriptor
             if self.transport is not None:
                 self.transport.abort()
-            for name in ("reader", "writer"):  # they keep the error of a broken connection, and it keeps this frame
+            for name in ("reader", "writer"):  # they keep the connection's error, which keeps this frame in memory
                 vars(self).pop(name, None)
 
     async def _serve_request(self) -> bool:
