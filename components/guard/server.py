@@ -178,8 +178,8 @@ class Connection:
             transport.close()
             async with asyncio.timeout(self.bounds.shutdown_s):
                 await self.writer.wait_closed()
-        except (OSError, h11.ProtocolError):  # includes failed handshakes and deadlines
-            pass
+        except (OSError, h11.ProtocolError) as error:  # includes failed handshakes and deadlines
+            error.__traceback__ = None  # asyncio's frames in it refer to the error
         finally:
             # do not close the socket itself: asyncio still owns it, and a new connection could get the same descriptor
             if self.transport is not None:

@@ -72,7 +72,7 @@ def test_the_library_and_the_command_show_a_certificate(site, ca, tmp_path, monk
             assert key.read_text().splitlines()[1] not in repr(client) + repr(client.endpoint)
     with (
         Reranker.from_url(site.url, site.key, site.ca) as client,
-        pytest.raises(RerankerError, match="give one, as client_certificate"),
+        pytest.raises(RerankerError, match="pass client_certificate"),
     ):
         client.models()
 

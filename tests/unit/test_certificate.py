@@ -29,7 +29,7 @@ def test_a_pair_that_serves_its_host_is_taken(host):
     [
         ({"certificate": "PEM"}, "gateway.certificate: holds no certificate in PEM"),
         ({"certificate": OURS.certificate}, "gateway.certificate: names no host"),
-        ({"key": "PEM"}, "gateway.private_key: is no key in PEM"),
+        ({"key": "PEM"}, "gateway.private_key: is not a PEM key"),
         ({"key": OURS.private_key}, "gateway.private_key: is not that of gateway.certificate"),
         ({"now": NOW + datetime.timedelta(days=31)}, "gateway.certificate: is valid from"),
         ({"now": NOW - datetime.timedelta(days=1)}, "gateway.certificate: is valid from"),

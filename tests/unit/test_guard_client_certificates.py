@@ -209,7 +209,7 @@ def test_the_library_shows_one_and_without_one_says_what_is_needed(site):
         pytest.raises(RerankerError, match="a client certificate"),
     ):
         client.models()
-    with pytest.raises(RerankerError, match="give one, as client_certificate"):
+    with pytest.raises(RerankerError, match="pass client_certificate"):
         Reranker.from_url(
             site.url, KEY, site.authority.certificate, client_certificate=site.shown(ends_in_s=-60)
         ).models()

@@ -118,7 +118,7 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ({"model": "BAAI/bge-reranker-bse"}, "model: unknown model .*nearest: BAAI/bge-reranker-base"),
         ({"image": "vllm/vllm-openai:latest"}, "image: .*moves"),
         ({"image": "vllm/vllm-openai"}, "image: .*no tag"),
-        ({"disk_gb": "20"}, "disk_gb: is 20, but .* needs 3. GB at least"),
+        ({"disk_gb": "20"}, "disk_gb: is 20, but .* needs at least 3. GB"),
         ({"query": "gpu_ram>=16 oops"}, "query: cannot be read at position 13"),
         ({"max_dph_usd": "-0.1"}, "max_dph_usd: is '-0.1'; accepted: a number of at least 0.001"),
         ({"max_dph_usd": "nan"}, "max_dph_usd: "),
