@@ -172,7 +172,7 @@ def test_long_lines_are_listed_with_number_and_remedy_and_the_others_are_ranked(
     *listed, last = done.stderr.splitlines()
     assert [line.partition(": POST")[0] for line in listed] == ["rerank: line 8", "rerank: line 1203"]
     assert all("maximum context length is 512 tokens" in line for line in listed)
-    assert last.startswith("rerank: 2 of 1500 documents have no score. --truncate -1 cuts what is too long")
+    assert last.startswith("rerank: 2 of 1500 documents have no score. --truncate -1 cuts long texts")
 
 
 def test_resume_scores_only_what_the_earlier_output_lacks_and_prints_all(
