@@ -85,11 +85,11 @@ def twice(scene):
 
 HAPPENS = {
     "The host died": lambda scene: scene.instance("kill"),
-    "It runs, says the API, but nothing is heard": lambda scene: scene.host("unreachable"),
+    "Running, but unreachable": lambda scene: scene.host("unreachable"),
     "The credit is used up, or nearly": lambda scene: scene.api("PUT", state="stopped"),
     "A key has leaked": None,
     "The contract ends": lambda scene: scene.instance("end", seconds=3600),
-    "Another image, or other flags, for a whole fleet": None,
+    "Change the image or flags of a whole fleet": None,
     "The price rises": lambda scene: scene.instance("raise-price"),
     "Interrupted: outbid": lambda scene: scene.instance("outbid"),
     "The market is empty": lambda scene: scene.set("max_dph_usd", "0.01"),
