@@ -52,7 +52,7 @@ def logs(pulumi: Pulumi, *, names: Sequence[str], lines: int, since: str, key: s
         return client.logs(ids[name], lines=lines).splitlines()
 
     def select(log: Sequence[str]) -> list[str]:
-        return [printable(line) for line in filter_key(filter_recent(log, oldest), key)]
+        return [printable(line) for line in filter_key(filter_recent(log, oldest, datetime.now(UTC)), key)]
 
     if follow:
         _follow(read, names or list(ids), select)
@@ -101,13 +101,14 @@ def new_lines(before: Sequence[str], now: Sequence[str]) -> Sequence[str]:
     return now
 
 
-def filter_recent(lines: Sequence[str], oldest: datetime | None) -> Sequence[str]:
+def filter_recent(lines: Sequence[str], oldest: datetime | None, now: datetime) -> Sequence[str]:
     """Return the first line with a time of `oldest` or later, and all lines after it."""
     if oldest is None:
         return lines
     for number, line in enumerate(lines):
-        if (time_ := parse_time(line, oldest.year)) and time_ >= oldest:
-            return lines[number:]
+        for year in {oldest.year, now.year}:  # vLLM's times have no year
+            if (time_ := parse_time(line, year)) and time_ >= oldest and (year == oldest.year or time_ <= now):
+                return lines[number:]
     return ()
 
 

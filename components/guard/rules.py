@@ -65,15 +65,17 @@ class JudgedBody:
 def judge(path: str, body: bytes, rules: Rules) -> JudgedBody:
     """Validate a scoring request and return the body for vLLM. Raises Refusal."""
     try:
-        raw = json.loads(body)
-        # Python's parser accepts NaN and Infinity; JSON has none
-        clean = json.dumps(raw, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        request = json.loads(body)
+        if isinstance(request, dict):
+            # Cohere's clients send null for unset fields; vLLM 0.32 rejects it for top_n and max_tokens_per_doc
+            request = {name: value for name, value in request.items() if value is not None}
+            if rules.truncate is not None and not rules.template:
+                request.setdefault("truncate_prompt_tokens", rules.truncate)
+        clean = _to_json(request)
     except (ValueError, RecursionError):
         raise Refusal(400, "the body is not valid JSON in UTF-8") from None
-    if not isinstance(raw, dict):
+    if not isinstance(request, dict):
         return JudgedBody(clean)  # vLLM answers with the error
-    # Cohere's clients send null for unset fields; vLLM 0.32 rejects it for top_n and max_tokens_per_doc
-    request = {name: value for name, value in raw.items() if value is not None}
     accepted = RERANK_FIELDS if path.endswith("/rerank") else SCORE_FIELDS
     if unknown := sorted(request.keys() - accepted):
         raise Refusal(400, f"{unknown[0][:80]}: is not a field of {path}; accepted: {', '.join(sorted(accepted))}")
@@ -91,11 +93,13 @@ def judge(path: str, body: bytes, rules: Rules) -> JudgedBody:
             raise Refusal(400, f"{name}: this version of vLLM does not support it for /rerank and /score")
     if rules.template:
         _limit_documents(request, rules)
-    elif rules.truncate is not None:
-        request.setdefault("truncate_prompt_tokens", rules.truncate)
-    if request != raw:
-        clean = json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
+        clean = _to_json(request)
     return JudgedBody(clean, pairs, _count_tokens(queries, documents, pairs, rules))
+
+
+def _to_json(value: Any) -> bytes:
+    # Python's parser accepts NaN and Infinity; JSON has none
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _side(request: Mapping[str, Any], names: tuple[str, ...]) -> Any:

@@ -44,7 +44,7 @@ class Bounds:
     drain_s: float = 5.0
     quiet_s: float = 1.0
     drain_bytes: int = 64 << 20
-    drain_bytes_unknown: int = 1 << 20
+    drain_bytes_unknown: int = 256 << 10
     connections: int = 512
     unproven_burst: int = 64
     unproven_per_s: float = 20.0

@@ -180,6 +180,8 @@ class VastClient:
             yield from data[rows]
             if not data.get("next_token"):
                 return
+            if data["next_token"] == query.get("after_token"):
+                raise MalformedAnswer(f"{endpoint} at {self.api_url}: each page names itself as the next one")
             query["after_token"] = data["next_token"]
 
     def price_increases(self) -> dict[int, float]:
@@ -252,7 +254,8 @@ class VastClient:
         if not key:
             raise AuthError(f"no Vast.ai key; {KEY_HELP}", status=0, code="no_key")
         data = None if body is None else json.dumps(body).encode()
-        deadline = self._clock() + (self._patience_s if patience_s is None else patience_s)
+        patience_s = self._patience_s if patience_s is None else patience_s
+        deadline = self._clock() + patience_s
         pause, limited = 0.5, False
         while True:
             deadline += self._pacer.wait(endpoint, retry=limited)  # time in the queue does not count
@@ -276,7 +279,7 @@ class VastClient:
                     return answer
                 raise ApiUnreachable(
                     f"cannot reach the Vast.ai API at {self.api_url}: {answer} "
-                    f"({method} {path.partition('?')[0]}, tried for {self._patience_s:g} s); "
+                    f"({method} {path.partition('?')[0]}, tried for {patience_s:g} s); "
                     "is the address (config key emulator.url) right, and the network or the emulator up?"
                 )
             if limited:
@@ -289,7 +292,7 @@ class VastClient:
         fields, status = _fields(answer), answer.status
         code = str(fields.get("error") or "")
         message = str(fields.get("msg") or fields.get("message") or fields.get("detail") or answer.text)
-        message = excerpt(message, [self._key])
+        message = excerpt(message, [self._key.strip()])
         where = f"{call} at {self.api_url}"
         kind, text = refusal, f"{where}: HTTP {status} {code} {message}".rstrip()
         if status in (401, 403) or code == "auth_error" or any(sign in message for sign in _BAD_KEY):
@@ -310,7 +313,7 @@ class VastClient:
         if not isinstance(data, dict) or not isinstance(data.get(name), kind):
             raise MalformedAnswer(
                 f"{self.api_url} answered HTTP {answer.status} without {name} in a JSON object: "
-                f"{excerpt(answer.text, [self._key])}"
+                f"{excerpt(answer.text, [self._key.strip()])}"
             )
         return data
 

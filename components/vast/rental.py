@@ -79,6 +79,7 @@ class Rental:
         self._tried: set[int] = set()
         self._nonces: set[str] = set()
         self._searched_again = self._ambiguous = False
+        self._hedge = self.order.hedge
 
     def run(self) -> Rented:
         """Return a serving contract, whose label is no longer marked as pending.
@@ -102,7 +103,7 @@ class Rental:
     def _rent_until_ready(self) -> Attempt:
         while True:
             self._raise_if_stopped()
-            while len(self._active) < self.order.hedge and self._rent_next():
+            while len(self._active) < self._hedge and self._rent_next():
                 pass
             if not self._active:
                 raise RentalFailed(self._report())
@@ -210,7 +211,8 @@ class Rental:
             except VastError:
                 if not self._active:
                     raise
-                return False  # keep the booting instance if a second one cannot be rented
+                self._hedge = 1  # keep the booting instance if a second one cannot be rented
+                return False
             if instance_id is not None:
                 self._tried.add(machine)
                 self._active.append(self._attempt(instance_id, candidate))

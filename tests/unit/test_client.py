@@ -88,6 +88,26 @@ def test_every_page_of_the_list_is_read(api):
     assert [contract.id for contract in api.client().instances()] == [1, 2]
 
 
+def test_a_page_that_names_itself_as_the_next_one_is_an_error_and_no_endless_list(api):
+    answers(api, *(Answer(200, b'{"instances": [{"id": 1}], "next_token": "t"}') for _ in range(9)))
+    with pytest.raises(MalformedAnswer, match="names itself"):
+        api.client().instances()
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}"])
+def test_a_key_with_blanks_around_it_is_not_quoted_from_an_answer(api, around):
+    answers(api, Answer(400, json.dumps({"msg": f"no {KEY}"}).encode()))
+    with pytest.raises(ApiError) as caught:
+        api.client(key=around.format(KEY)).instances()
+    assert KEY not in str(caught.value)
+
+
+def test_a_destroy_that_is_not_answered_says_for_how_long_it_was_tried(api):
+    api.interrupt = lambda *_: (_ for _ in ()).throw(no_answer())
+    with pytest.raises(ApiUnreachable, match="tried for 40 s"):
+        api.client(patience_s=10).destroy(1)
+
+
 def test_reads_are_repeated_through_rate_limits_and_gateways(api):
     api.add("x")
     plain = Answer(429, b"slow down")

@@ -38,15 +38,22 @@ def test_following_shows_each_line_once_and_all_of_them_where_the_log_ran_away(b
 
 
 def test_since_begins_at_the_first_line_of_that_age_with_the_lines_that_belong_to_it():
-    assert filter_recent(LOG, NOON) == LOG[2:]
-    assert filter_recent(LOG, NOON + timedelta(seconds=90)) == LOG[4:]
-    assert filter_recent(LOG, NOON + timedelta(minutes=9)) == ()
-    assert filter_recent(LOG, None) == LOG
+    assert filter_recent(LOG, NOON, NOON) == LOG[2:]
+    assert filter_recent(LOG, NOON + timedelta(seconds=90), NOON) == LOG[4:]
+    assert filter_recent(LOG, NOON + timedelta(minutes=9), NOON) == ()
+    assert filter_recent(LOG, None, NOON) == LOG
+
+
+def test_since_finds_lines_of_the_new_year_and_leaves_out_those_of_the_old_one():
+    now = datetime(2027, 1, 1, 0, 30, tzinfo=UTC)
+    log = ["INFO 12-31 23:10:00 [a] old", "INFO 01-01 00:10:00 [a] new"]
+    assert filter_recent(log, now - timedelta(hours=1), now) == log[1:]
+    assert filter_recent(log, now - timedelta(hours=2), now) == log
 
 
 def test_a_time_that_is_none_is_no_time():
     odd = ["{", '{"time": 5}', '{"time": 1e99}', '{"time": {}}', "[1]", "INFO 13-45 99:00:00 x", '{"time": "noon"}', ""]
-    assert filter_recent(odd, NOON) == ()
+    assert filter_recent(odd, NOON, NOON) == ()
 
 
 def test_a_clients_requests_are_picked_by_the_name_of_its_key():

@@ -310,6 +310,7 @@ def test_a_second_machine_that_cannot_be_had_does_not_cost_the_first(api):
     api.life = lambda _machine, age: {"actual_status": "loading", "status_msg": f"{age}"} if age < 60 else {}
     assert rental(api, hedge=2).run().contract.machine_id == machine(0)
     assert len(api.contracts) == 1
+    assert api.calls["PUT asks"] == 2
 
 
 def test_when_the_list_cannot_be_read_right_after_a_rent_the_wait_has_an_end(api):
