@@ -14,6 +14,7 @@ from typing import TypeVar
 from reranker.errors import InvalidInput, RerankerError, ServerError
 
 Answer = TypeVar("Answer")
+UNPAIRED = "contains an unpaired surrogate, which UTF-8 cannot encode"
 TOO_MANY = re.compile(r"\d+ documents in one request")
 
 
@@ -26,8 +27,11 @@ class Limits:
 
 
 def encode(value: object) -> bytes:
-    """Return compact JSON in UTF-8: the server's limit counts bytes."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    """Return compact JSON in UTF-8: the server's limit counts bytes. Raises InvalidInput."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(f"a text {UNPAIRED}") from None
 
 
 def encoded_sizes(name: str, texts: Sequence[str]) -> list[int]:
@@ -38,8 +42,8 @@ def encoded_sizes(name: str, texts: Sequence[str]) -> list[int]:
             raise InvalidInput(f"{name}[{index}] is {type(text).__name__}, not a string")
         try:
             sizes.append(len(encode(text)) + 1)
-        except UnicodeEncodeError:
-            raise InvalidInput(f"{name}[{index}] contains an unpaired surrogate, which UTF-8 cannot encode") from None
+        except InvalidInput:
+            raise InvalidInput(f"{name}[{index}] {UNPAIRED}") from None
     return sizes
 
 

@@ -190,7 +190,7 @@ class Reranker:
 
     def _common_fields(self, model: str | None, truncate: int | None, **fields: object) -> dict[str, object]:
         """Return the fields that have a value: vLLM refuses null for some fields."""
-        if truncate is not None and (isinstance(truncate, bool) or truncate < -1 or truncate == 0):
+        if truncate is not None and (type(truncate) is not int or truncate < -1 or truncate == 0):
             raise InvalidInput("truncate_prompt_tokens must be a number of tokens, or -1 for the model's length")
         fields |= {"model": model or self.endpoint.model, "truncate_prompt_tokens": truncate}
         return {name: value for name, value in fields.items() if value is not None}

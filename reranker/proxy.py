@@ -114,6 +114,7 @@ class Proxy:
         finally:
             self.metrics.in_flight -= 1
         if status != 200:
+            text = text.encode(errors="replace").decode()  # it may quote a text that UTF-8 cannot encode
             body = dialects.error_body(route.dialect if route else "", status, text)
         self.metrics.count(route.operation if route else "other", status, time.monotonic() - started)
         headers = {"Retry-After": "1"} if status == 503 else {}
@@ -136,7 +137,7 @@ class Proxy:
         if self.options.key and not request.path.endswith("/health"):
             headers = request.headers.getall("Authorization", [])
             scheme, _, token = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
-            is_valid = hmac.compare_digest(token.strip().encode(), self.options.key.encode())
+            is_valid = hmac.compare_digest(token.strip().encode(errors="replace"), self.options.key.encode())
             if scheme.lower() != "bearer" or not is_valid:
                 raise HttpError(401, "a valid key is required: Authorization: Bearer <the proxy's key>")
         elif self.options.is_loopback and not is_loopback(request.url.host or ""):

@@ -244,6 +244,8 @@ class Upstream:
         if answer.status in RETRIED_STATUSES:
             kind = Retryable if answer.status == 429 else StaleEndpoint
             raise kind(Busy(text, answer.status, message), retry_after_s(retry_after, time.time()))
+        if answer.status == 504:  # the server may still work on it: an application must not repeat it as after a 502
+            raise Busy(text, 504, message)
         if answer.status == 401:
             raise StaleEndpoint(KeyRefused(f"{text}; the stack's outputs contain another key", 401, message))
         raise ServerError(text, answer.status, message)

@@ -137,6 +137,8 @@ def test_what_passes_is_repeated_and_what_does_not_is_an_error_without_the_key(p
     assert failed.status_code == 502
     assert "engine of [key] is dead" in failed.json()["message"]
     assert KEY not in failed.text
+    server.fail(refusal(504, "no reranker answered in time"))
+    assert post(proxy, "/rerank", {"query": "q", "documents": ["d"]}).status_code == 504
 
 
 @pytest.mark.parametrize(
@@ -144,6 +146,8 @@ def test_what_passes_is_repeated_and_what_does_not_is_an_error_without_the_key(p
     [
         ("POST", "/rerank", {"data": b"{", "headers": {"Content-Type": "application/json"}}, 400),
         ("POST", "/rerank", {"json": {"query": "q", "documents": [7]}}, 400),
+        ("POST", "/rerank", {"json": {"query": "\ud800", "documents": ["d"]}}, 400),
+        ("POST", "/rerank", {"json": {"query": "q", "documents": ["d"], "model": "\ud800"}}, 404),
         ("POST", "/rerank", {"data": b"{}", "headers": {"Content-Type": "text/plain"}}, 415),
         ("POST", "/rerank", {"json": {}, "headers": {"Host": "attacker.example"}}, 421),
         ("GET", "/rerank", {}, 405),
@@ -219,6 +223,7 @@ def test_beyond_loopback_a_key_is_needed_or_said_to_be_none(server, tmp_path):
         body = {"query": "q", "documents": ["d"]}
         assert post(proxy, "/rerank", body).status_code == 401
         assert post(proxy, "/rerank", body, headers={"Authorization": f"Bearer {KEY}"}).status_code == 401
+        assert post(proxy, "/rerank", body, headers={"Authorization": b"Bearer \xff\xfe"}).status_code == 401
         assert post(proxy, "/rerank", body, headers={"Authorization": "Bearer the-proxys-own-key"}).status_code == 200
         assert requests.get(f"{proxy.url}/metrics", timeout=10).status_code == 401
         assert requests.get(f"{proxy.url}/health", timeout=10).status_code == 200
