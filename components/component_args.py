@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.config import secret_keys
-from components.program_config import keys_in_clear, stack_config
+from components.program_config import keys_in_clear, read_group, stack_config
 from components.settings import Settings, emulator_hub_reachable, load
 from components.vllm.catalog import load_catalog
 
@@ -37,8 +37,8 @@ def merge_config(args: Mapping[str, Any], config: Mapping[str, str]) -> dict[str
         group, _, inner = key.rpartition(".")
         if not group and key in config:
             raw[key] = config[key]
-        elif group and (value := json.loads(config.get(group) or "{}").get(inner)):
-            raw[group] = json.dumps({**json.loads(raw.get(group, "{}")), inner: value})
+        elif group and (value := read_group(config, group).get(inner)):
+            raw[group] = json.dumps({**read_group(raw, group), inner: value})
     return raw
 
 

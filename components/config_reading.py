@@ -87,6 +87,8 @@ def _problem(detail: ErrorDetails) -> str:
     if field is None:
         near = difflib.get_close_matches(name, model.model_fields, 1)
         return f"{key}: is not a config key" + (f"; did you mean {near[0]}?" if near else "")
+    if detail["type"] == "missing" and len(path) > depth:  # of an object in a list
+        return f"{'.'.join(path)}: is not given; accepted: {describe_type(field)}"
     if detail["type"] == "missing":
         return f"{key}: is not given; accepted: {describe_type(field)}"
     value = "(it is not shown)" if has_secret(field) else repr(detail["input"])

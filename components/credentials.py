@@ -135,7 +135,7 @@ class ServerCertificateProvider(ResourceProvider):
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """A new certificate is due if the names or the authority change, or if this one ends soon."""
-        due = float(olds.get("expires_at") or 0.0) - float(news.get("renew_before_d") or 30.0) * DAY_S
+        due = float(olds.get("expires_at") or 0.0) - float(news["renew_before_d"]) * DAY_S
         keys = ("names", "authority")
         return DiffResult(changes=time.time() >= due or any(olds.get(key) != news.get(key) for key in keys))
 

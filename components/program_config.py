@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env, is_config_secret
@@ -36,6 +37,15 @@ def misplaced_keys(keys: Iterable[str], project: str) -> list[str]:
     ]
 
 
+def read_group(config: Mapping[str, str], key: str) -> Mapping[str, Any]:
+    """Return the keys of a group; none if its text is not a JSON object, which `config_reading` reports."""
+    try:
+        group = json.loads(config.get(key) or "{}")
+    except ValueError:
+        return {}
+    return group if isinstance(group, dict) else {}
+
+
 def keys_in_clear() -> list[str]:
     """Return the config keys that hold a secret but are stored unencrypted."""
     stored, namespace = stack_config(), pulumi.get_project()
@@ -44,6 +54,6 @@ def keys_in_clear() -> list[str]:
 
     def is_set(key: str) -> bool:
         group, _, inner = key.rpartition(".")
-        return bool(json.loads(stored.get(group) or "{}").get(inner)) if group else key in stored
+        return bool(read_group(stored, group).get(inner)) if group else key in stored
 
     return [key for key in secret_keys() if key.partition(".")[0] not in encrypted and is_set(key)]

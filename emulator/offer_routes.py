@@ -40,7 +40,7 @@ class OfferRoutes:
         """Rent several offers. The answer is a list of single rent answers (an assumption: it is not documented)."""
         body = await read_body(request)
         results: list[dict[str, Any]] = []
-        for ask_id in map(int, body.pop("ids")):
+        for ask_id in list(map(int, body.pop("ids"))):
             try:
                 results.append({**_rent_result(self._rent(ask_id, dict(body))), "ask_id": ask_id})
             except ServiceError as error:

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from components.caddy.certificate import certificate_problems
+from components.credentials import ServerCertificateProvider
 from components.vast.identity import Authority
 from tests.unit.test_settings import problems as config_problems
 
@@ -77,3 +78,15 @@ AT_X = {"kind": "caddy", "admin_url": "http://x", "url": "https://x"}
 def test_a_certificate_that_a_gateway_cannot_show_is_refused(changes, says):
     found = config_problems(**changes)
     assert any(re.match(says, one) for one in found), found
+
+
+@pytest.mark.parametrize(("before_d", "due"), [(0.0, False), (20.0, False), (31.0, True)])
+def test_a_gateways_certificate_is_renewed_as_many_days_before_its_end_as_the_config_says(before_d, due):
+    authority = Authority.make("test", ["gateway.example"])
+    inputs = {
+        "names": ["gateway.example"],
+        "authority": {"certificate": authority.certificate, "private_key": authority.private_key},
+        "renew_before_d": before_d,
+    }
+    provider = ServerCertificateProvider()
+    assert provider.diff("id", provider.create(inputs).outs, inputs).changes is due

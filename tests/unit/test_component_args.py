@@ -3,9 +3,12 @@
 import ast
 import json
 
+import pytest
+
 from components.component_args import FROM_CONFIG, merge_config
 from components.config import secret_keys
 from components.config_reading import read
+from components.program_config import read_group
 from scripts.configuration import ARGS
 
 
@@ -40,3 +43,9 @@ def test_no_argument_holds_a_secret_or_what_the_provider_reads_by_itself():
     }
     assert len(names) > 30
     assert not names & {*FROM_CONFIG, *secret_keys()}
+
+
+@pytest.mark.parametrize("text", ["foo", "[1]", "7", '"x"', "null", ""])
+def test_a_group_that_is_no_object_has_no_keys_and_is_named_where_the_config_is_read(text):
+    assert read_group({"notify": text}, "notify") == {}
+    assert merge_config({"model": "m"}, {"notify": text, "gateway": text})["notify"] == text

@@ -139,6 +139,7 @@ def test_a_key_of_a_group_leaves_the_others_at_their_defaults():
         ),
         ({"hedge": "9"}, "hedge: is '9'; accepted: a whole number from 1 to 4"),
         ({"bid": "cheap"}, "bid: is 'cheap'; accepted: auto or a number of at least 0.001"),
+        ({"schedule": {"windows": [{"days": ["mon"], "to": "06:00"}]}}, "schedule.windows.0.from: is not given"),
         ({"modle": "x"}, "modle: is not a config key; did you mean model?"),
         ({"timeouts": {"stal_s": 3}}, "timeouts.stal_s: is not a config key; did you mean stall_s?"),
         ({"gateway": {"kind": "caddy", "url": "https://x"}}, "gateway.admin_url: is empty"),
