@@ -202,8 +202,9 @@ class Connection:
         except h11.RemoteProtocolError as error:
             if self.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
                 raise
-            status = error.error_status_hint if error.error_status_hint == 431 else 400
-            await self._send(request, error_reply(Refusal(status, "the request is not valid HTTP/1.1")))
+            is_too_long = error.error_status_hint == 431
+            text = "the header is too long" if is_too_long else "the request is not valid HTTP/1.1"
+            await self._send(request, error_reply(Refusal(431 if is_too_long else 400, text)))
         return await self._drain()
 
     async def _read_header(self) -> h11.Request | None:

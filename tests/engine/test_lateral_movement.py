@@ -41,13 +41,14 @@ class Hosts(threading.Thread):
 
 def opened(url, ca, key):
     """Return the paths of a server that a key opens, by any method."""
-    answers = {
-        (method, path): requests.request(
-            method, url + path, json={"keys": []}, headers={"Authorization": f"Bearer {key}"}, verify=ca, timeout=10
-        )
-        for path in PATHS
-        for method in METHODS
-    }
+    with requests.Session() as session:  # the guard limits connections without a valid key
+        answers = {
+            (method, path): session.request(
+                method, url + path, json={"keys": []}, headers={"Authorization": f"Bearer {key}"}, verify=ca, timeout=10
+            )
+            for path in PATHS
+            for method in METHODS
+        }
     return {path for (_, path), answer in answers.items() if answer.status_code not in (401, 404)}
 
 

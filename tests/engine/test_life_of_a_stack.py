@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.run import LEDGER_S, LEDGER_USD, difference
+from chaos.run import LEDGER_S, LEDGER_USD, compare
 from components.ledger_file import ledger_file
 from components.vast.ledger import fold
 from emulator.server import EmulatorServer
@@ -182,7 +182,7 @@ def test_destroy_leaves_nothing_billed_and_no_process_and_the_rent_in_the_ledger
         ("intent", ""), ("rent", ""), ("serving", ""), ("end", "destroyed"),
     ]  # fmt: skip
     [row] = ledger.contracts()
-    off = difference(fold(written)[instance_id], row)
+    off = compare(fold(written)[instance_id], row)
     assert off.seconds <= LEDGER_S
     assert off.usd <= LEDGER_USD
 
