@@ -105,11 +105,14 @@ def read_csv(path: Path) -> list[float]:
                     continue
                 line = ",".join(row)
                 raise ValueError(f"{path}, line {number}: is {line!r}; accepted: time_s,pairs_per_s") from None
-            if not (math.isfinite(rate) and rate >= 0 and (not points or time_s > points[-1][0])):
+            is_valid = math.isfinite(time_s) and math.isfinite(rate) and rate >= 0
+            if not is_valid or (points and time_s <= points[-1][0]):
                 raise ValueError(f"{path}, line {number}: times must increase, rates must be at least 0")
             points.append((time_s, rate))
     if len(points) < 2:
         raise ValueError(f"{path}: has {len(points)} lines of numbers; at least 2 are needed")
+    if not any(rate for _, rate in points[:-1]):
+        raise ValueError(f"{path}: every rate is 0, so there is nothing to simulate")
     return [
         rate for (at, rate), (end, _) in itertools.pairwise(points) for _ in range(max(round((end - at) / STEP_S), 1))
     ]

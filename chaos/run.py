@@ -172,7 +172,11 @@ class Runner:
             before = self._rented_ids()
             if scenario.kill in ("sigkill-plugin", "power-loss"):
                 kill(children)
-        text, _ = process.communicate(timeout=180)
+        try:
+            text, _ = process.communicate(timeout=180)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # it holds the lock that the clean-up needs
+            raise
         self._wait_for_plugins(scenario)
         if result.killed and scenario.kill == "sigint":
             result.rented_after = self._rented_ids() - before

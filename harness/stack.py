@@ -183,7 +183,7 @@ class EngineStack:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             text, _ = process.communicate()
-            raise AssertionError(f"pulumi {args[0]} did not end within {timeout_s:g} s:\n{text[-3000:]}") from None
+            raise TimeoutError(f"pulumi {args[0]} did not end within {timeout_s:g} s:\n{text[-3000:]}") from None
         return CommandResult(process.returncode, text)
 
     def ok(self, *args: str, timeout_s: float = 300) -> CommandResult:

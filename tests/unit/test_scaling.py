@@ -117,7 +117,10 @@ def test_a_load_of_the_users_own_is_read_and_a_wrong_line_is_named(tmp_path):
     path = tmp_path / "load.csv"
     path.write_text("time_s,pairs_per_s\n0,10\n30,20\n60,0\n")
     assert read_csv(path) == [10, 10, 20, 20]
-    for text in ("0,1\nx,2\n", "5,1\n5,2\n", "0,1\n9,-2\n", "0,1\n9,nan\n"):
+    for text in ("0,1\nx,2\n", "5,1\n5,2\n", "0,1\n9,-2\n", "0,1\n9,nan\n", "0,1\ninf,2\n"):
         path.write_text(text)
         with pytest.raises(ValueError, match="line 2"):
             read_csv(path)
+    path.write_text("0,0\n9,0\n")
+    with pytest.raises(ValueError, match="every rate is 0"):
+        read_csv(path)
