@@ -41,7 +41,7 @@ class StackConfig:
 
 
 def config_file(pulumi: Pulumi) -> Path:
-    return pulumi.cwd / f"Pulumi.{pulumi.name.rpartition('/')[2]}.yaml"
+    return pulumi.cwd / f"Pulumi.{pulumi.short_name}.yaml"
 
 
 def config_texts(pulumi: Pulumi) -> dict[str, str]:

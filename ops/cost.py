@@ -189,4 +189,4 @@ def _compare(unread: str, entries: Sequence[Entry], charged: Mapping[int, float]
 
 
 def _base(pulumi: Pulumi) -> str:
-    return f"{pulumi.project}/{pulumi.name.rpartition('/')[2]}"
+    return f"{pulumi.project}/{pulumi.short_name}"

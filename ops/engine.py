@@ -171,6 +171,7 @@ class Pulumi:
             raise OpsError(USAGE, f"no Pulumi.yaml in {cwd}", "--cwd names the project's folder")
         self.cwd = cwd
         self.name = stack
+        self.short_name = stack.rpartition("/")[2]  # without organization and project
         self.log = None if verbose else cwd / ".local" / "log" / f"{stack.replace('/', '-')}.log"
         self._logged = False
         self.command = Command()
@@ -350,9 +351,11 @@ class Pulumi:
 
     def ensure(self) -> None:
         """Create the stack if it does not exist. Raises OpsError if it has no config file."""
-        if self.name.rpartition("/")[2] in self.stacks():
+        if self.short_name in self.stacks():
             return
-        if not (self.cwd / f"Pulumi.{self.name}.yaml").exists():
+        if not (self.cwd / f"Pulumi.{self.short_name}.yaml").exists():
             names = ", ".join(sorted(path.name for path in self.cwd.glob("Pulumi.*.yaml")))
-            raise OpsError(USAGE, f"no stack named {self.name!r} and no Pulumi.{self.name}.yaml", f"there are {names}")
+            raise OpsError(
+                USAGE, f"no stack named {self.name!r} and no Pulumi.{self.short_name}.yaml", f"there are {names}"
+            )
         self.call(self.workspace.create_stack, self.name)

@@ -56,7 +56,7 @@ def market(pulumi: Pulumi, *, query: str | None, top: int, png: Path | None) -> 
 def stack_search(pulumi: Pulumi, query: str | None) -> Search:
     """Return the search of a stack's deploy, with prefer: value, so that speeds are estimated. Raises ConfigError."""
     raw = config_texts(pulumi) | ({"query": query} if query else {})
-    limits = load_limits(pulumi.name.rpartition("/")[2], pulumi.cwd / "policy" / LIMITS.name)
+    limits = load_limits(pulumi.short_name, pulumi.cwd / "policy" / LIMITS.name)
     catalog = load_catalog(own=pulumi.cwd / OWN_MODELS)
     settings = load(raw, catalog, hub_reachable=lambda _: True, limits=limits)
     return replace(settings.search(), prefer="value", keep=KEEP)

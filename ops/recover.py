@@ -34,19 +34,19 @@ def recover(pulumi: Pulumi) -> Outcome:
         raise OpsError(
             USAGE,
             "the state of this stack is not in a folder",
-            f"restore an older .pulumi/stacks/{pulumi.project}/{pulumi.name}.json with the tools of its store",
+            f"restore an older .pulumi/stacks/{pulumi.project}/{pulumi.short_name}.json with the tools of its store",
         )
     if problem := room_problem(folder):
         raise OpsError(BUSY, problem)
     _unlock(folder / ".pulumi", pulumi)
-    source = restore(folder / ".pulumi", pulumi.project, pulumi.name)
+    source = restore(folder / ".pulumi", pulumi.project, pulumi.short_name)
     pulumi.ensure()
     resources = pulumi.resources()
     ids = {str(resource["id"]) for resource in resources if kind(resource) == INSTANCE}
     owners = {str(resource["id"]) for resource in resources if kind(resource) == OFFERS}
     contracts = open_session(pulumi.config).client.instances()
     labels = [(contract, Label.parse(contract.label)) for contract in contracts if str(contract.id) not in ids]
-    base = f"{pulumi.project}/{pulumi.name}/"
+    base = f"{pulumi.project}/{pulumi.short_name}/"
     missing = [(contract, label.owner in owners) for contract, label in labels if label and label.base.startswith(base)]
     foreign = {contract.id: report.usd(contract.dph_total_usd) for contract, is_owned in missing if not is_owned}
     outcome = Outcome(OK, "nothing to adopt")
@@ -125,7 +125,7 @@ def _write(path: Path, state: Json) -> None:
 
 def _unlock(folder: Path, pulumi: Pulumi) -> None:
     """Remove an empty lock file, left by a full disk. Raises OpsError for any other lock."""
-    for lock in (folder / "locks").glob(f"**/{pulumi.project}/{pulumi.name}/*.json"):
+    for lock in (folder / "locks").glob(f"**/{pulumi.project}/{pulumi.short_name}/*.json"):
         if lock.read_text().strip():
             raise OpsError(BUSY, f"stack {pulumi.name} is locked by {lock}", "wait; if nothing runs, `pulumi cancel`")
         lock.unlink()

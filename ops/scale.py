@@ -115,7 +115,7 @@ def scale_once(pulumi: Pulumi, sample_s: float, metrics_file: Path | None) -> Ou
 
 def limits(pulumi: Pulumi, config: Config) -> ScaleLimits:
     """Return a stack's current limits: schedule, budget and the project's policy."""
-    span, policy = allowed(config, datetime.now(UTC)), load_limits(pulumi.name.rpartition("/")[2], pulumi.cwd / LIMITS)
+    span, policy = allowed(config, datetime.now(UTC)), load_limits(pulumi.short_name, pulumi.cwd / LIMITS)
     bounds = [usd for usd in (config.max_hourly_usd, policy.max_hourly_usd) if usd is not None]
     growth = room_usd_h(pulumi) if config.budget_refuses else None
     return ScaleLimits(span.min, span.max, min(bounds, default=None), growth)

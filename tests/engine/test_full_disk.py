@@ -66,7 +66,7 @@ def test_a_state_that_a_full_disk_cut_off_is_recovered_and_all_of_it_destroyed(
     assert stack.preview().rc == 1
     rc, failed, _ = ops(stack, "preview", "--stack", stack.name)
     assert (rc, "ops recover" in failed["remedy"]) == (8, True)
-    rc, recovered, told = ops(stack, "recover", "--stack", stack.name)
+    rc, recovered, told = ops(stack, "recover", "--stack", f"organization/vast-reranker/{stack.name}")
     left = set(recovered["left"])
     assert rc == (3 if left else 0), told
     assert ledger.billed() == stack.instances() | left
