@@ -46,7 +46,7 @@ sbom: ## write .local/sbom.json: the deployed packages with versions and hashes 
 	@PYTHONWARNINGS=ignore .tools/audit/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o .local/sbom.json \
 	  requirements/production.lock && echo "sbom: .local/sbom.json"
 
-audit: ## check the deployed packages for known advisories with pip-audit; exit 3 if the index is unreachable
+audit: ## check the deployed packages for known advisories with pip-audit; fails if the index is unreachable
 	@scripts/install.sh .tools/audit audit
 	@.tools/audit/bin/python scripts/audit.py .tools/audit/bin/pip-audit requirements/production.lock
 

@@ -66,8 +66,8 @@ def run(target: BenchTarget, *, pairs: int, words: int, users: int, seconds: flo
     texts = [[" ".join(rng.choices(WORDS, k=words)) for _ in range(pairs)] for _ in range(PREPARED)]
 
     def body() -> Mapping[str, Any]:
-        """Return a request with a new query, so that no cache can answer it. The texts were made before: that would
-        take time of the machine while a server on it is measured."""
+        """Return a request with a new query, so that no pair repeats. The texts are made before the measurement, so
+        that this work does not slow down a local server."""
         number = next(SERIAL)
         return {"model": target.model, "query": f"what is {number}?", "documents": texts[number % PREPARED]}
 

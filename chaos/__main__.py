@@ -1,4 +1,4 @@
-"""`python -m chaos --runs 200` (or `make chaos`): seeded runs; counts contracts that are billed and in no state.
+"""`python -m chaos --runs 200` (or `make chaos`): seeded runs; counts billed contracts that are missing from the state.
 
 Prints failing seeds. Replay one: `python -m chaos --seeds SEED`.
 """
@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -38,7 +39,10 @@ def work(folder: Path, seeds: list[int]) -> Iterator[RunResult]:
                 result = RunResult(scenario, stuck=str(error))
             yield result
             if not result.is_ok:  # clean up, so that the next runs do not count this failure again
-                runner.stack.destroy()
+                market.control.faults_off()
+                with suppress(TimeoutError):
+                    runner.stack.run("cancel", "--yes")  # the lock of a killed run
+                    runner.stack.destroy()
                 for instance_id in runner.billed_contracts():
                     url = f"{market.url}/api/v0/instances/{instance_id}/"
                     requests.delete(url, headers={"Authorization": f"Bearer {EMULATOR_KEY}"}, json={}, timeout=10)
@@ -48,7 +52,7 @@ def work(folder: Path, seeds: list[int]) -> Iterator[RunResult]:
 @click.option("--runs", default=200, help="number of runs")
 @click.option("--first-seed", default=1, help="seed of the first run; each next run adds 1")
 @click.option("--workers", default=2, help="number of emulators and stacks in parallel")
-@click.option("--seeds", type=int, multiple=True, help="run only this seed")
+@click.option("--seeds", type=int, multiple=True, help="run only this seed (repeatable)")
 def main(runs: int, first_seed: int, workers: int, seeds: tuple[int, ...]) -> None:
     """Run, print a line for each run and the totals; exit code 1 if a run failed."""
     all_seeds, start = list(seeds or range(first_seed, first_seed + runs)), time.monotonic()

@@ -172,17 +172,23 @@ class Runner:
             before = self._rented_ids()
             if scenario.kill in ("sigkill-plugin", "power-loss"):
                 kill(children)
-        try:
-            text, _ = process.communicate(timeout=180)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # it holds the lock that the clean-up needs
-            raise
+        text = self._communicate(process)
         self._wait_for_plugins(scenario)
         if result.killed and scenario.kill == "sigint":
             result.rented_after = self._rented_ids() - before
             result.remaining = self.billed_contracts().keys() - rented
             result.unnamed = {instance_id for instance_id in result.remaining if str(instance_id) not in text}
         return result
+
+    def _communicate(self, process: subprocess.Popen[str]) -> str:
+        """Return the output of a process. Kill it, its engine and its plugins if it hangs. Raises TimeoutExpired."""
+        try:
+            return process.communicate(timeout=180)[0]
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            kill(find_pids(self.stack.project, ENGINE, PLUGIN))
+            raise
 
     def _wait_until(self, process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
         """Wait until a condition is true or the process has ended."""
@@ -204,8 +210,8 @@ class Runner:
         return "probing" if contract and is_listening(contract) else "loading"
 
     def _wait_for_plugins(self, scenario: Scenario) -> None:
-        """Wait until engine and plugins have ended. They end by themselves without `ops scale` or the engine. Only a
-        plugin that has made no call yet never ends; it is killed after 10 s."""
+        """Wait until engine and plugins have ended. The engine ends when `ops scale` is gone, a plugin
+        when its engine is gone. Only a plugin that has made no call yet never ends; it is killed after 10 s."""
         deadline = time.monotonic() + 60
         while pids := find_pids(self.stack.project, PLUGIN, ENGINE):
             if time.monotonic() > deadline - 50:
@@ -216,7 +222,7 @@ class Runner:
 
     def _run_ops(self, *args: str) -> CommandResult:
         process = self.stack.start_ops(*args)
-        text, _ = process.communicate(timeout=180)
+        text = self._communicate(process)
         return CommandResult(process.returncode, text)
 
     def _clean_up(self, result: RunResult) -> None:

@@ -63,7 +63,7 @@ class RerankerFleet(pulumi.ComponentResource):
         super().__init__("vast:index:RerankerFleet", name, {}, opts)
         child = pulumi.ResourceOptions(parent=self)
         config = settings.config
-        unknown = f"image {settings.image.ref} is {settings.image.note}; it may not exist or not contain vLLM"
+        unknown = f"image {settings.image.ref} is {settings.image.note}; it may not exist, or may not contain vLLM"
         for on, warning in ((config.guard, OPEN_ROUTES), (config.tls, IN_CLEAR), (settings.image.known, unknown)):
             if not on:
                 pulumi.log.warn(warning, resource=self)
@@ -119,11 +119,12 @@ class RerankerFleet(pulumi.ComponentResource):
                 ca_certificate=self.servers_ca,
                 max_latency_ms=config.max_latency_ms,
             ),
-            # A destroy starts with this resource and stops here. A protected Instance could not be replaced.
+            # Pulumi deletes this resource before the instances: its protection refuses a destroy before anything is
+            # lost. An Instance is not protected: it could not be replaced.
             pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(protect=config.protect)),
         )
         if config.guard and not direct and config.client_keys:
-            # the last step before the gateway: this removes client keys that the servers accepted directly
+            # just before the gateway; if the stack had none before, this removes the clients' keys from the servers
             last = pulumi.ResourceOptions(depends_on=[self.validation, *([rented] if rented else [])])
             accepted = ClientKeys(f"{name}-keys", access, pulumi.ResourceOptions.merge(child, last))
         if accepted is not None:
@@ -225,7 +226,7 @@ class RerankerFleet(pulumi.ComponentResource):
                 host, renew = urlsplit(gateway_config.url).hostname or "", config.renew.certificate_before_d
                 certificate = ServerCertificate(f"{name}-certificate", [host], authority, renew, child)
                 inputs |= {"certificate": certificate.certificate, "private_key": certificate.private_key}
-        # a destroy starts with this resource and stops here
+        # deleted first: its protection refuses a destroy before anything is lost
         options = pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(protect=config.protect))
         gateway = Gateway(name, GatewayArgs(**inputs), options)
         return _after(url, gateway).apply(str), gateway

@@ -42,10 +42,10 @@ class GatewayArgs:
     needs no Caddy. `site`: unique to the stack, names the server in Caddy's config.
     `upstreams`: `Upstream` records or maps with the same keys, checked by `readiness`; `upstream_ca` (PEM; empty for
     plain HTTP) signs their certificates. `certificate`, `private_key`: PEM; without them the gateway uses plain HTTP,
-    or gets certificates by `acme`. Then `url` must present one by `ca_certificate` (PEM; empty for public CAs) within
-    `acme_timeout_s`. `drain_timeout_s`: longest wait for requests in flight. `settle_s`: how long their count must be
-    0, since a new request is counted late. `clients`, `client_ca`, `sockets`: see GatewaySpec; the default of
-    `sockets` is a name for this gateway.
+    or gets certificates by `acme`: within `acme_timeout_s` `url` must then present one signed by `ca_certificate`
+    (PEM; empty for public CAs). `drain_timeout_s`: longest wait for requests in flight. `settle_s`: how long their
+    count must be 0, since a new request is counted late. `clients`, `client_ca`, `sockets`: see GatewaySpec; the
+    default of `sockets` is a name for this gateway.
     """
 
     site: pulumi.Input[str]

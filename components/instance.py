@@ -252,8 +252,8 @@ class InstanceProvider(VastProvider):
     def delete(self, id_: str, props: dict[str, Any]) -> None:
         """Destroy the instance and verify it. "Gone already" is success; any other result raises with the id.
 
-        After a failed replacement and a reverted config, the new entry of the state has adopted the instance of the old
-        entry. Then the pending deletion of the old entry keeps the instance.
+        If a replacement failed and the config was set back, two entries of the state have this instance: deleting the
+        old entry must not destroy it.
         """
         declared = Declared.of(props)
         self.session.add_instance_id(declared.resource_key, int(id_))
@@ -329,8 +329,8 @@ class InstanceProvider(VastProvider):
         )
 
     def _summaries(self, olds: Mapping[str, Any], news: Mapping[str, Any], declared: Declared) -> list[dict[str, Any]]:
-        """Return the offers of a running instance for a policy pack, which runs before it is known whether the instance
-        will be replaced: after a new search its offers, empty if there are none (then a replacement fails).
+        """Return the offers that a policy pack sees. It runs before a replacement is decided: with a new search these
+        are its offers, or none (then a replacement fails).
         """
         if not is_known(news.get("search")) or same(olds.get("search"), news["search"]):
             return list(olds.get("candidates") or [])

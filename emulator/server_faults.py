@@ -22,7 +22,7 @@ def check(kind: str, params: dict[str, Any], runtime: Runtime) -> None:
     if kind not in SERVER:
         return
     if runtime == "vllm" and kind not in PROCESS_FAULTS:
-        raise ValueError(f"{kind}: only --runtime stub supports it; vllm supports {', '.join(PROCESS_FAULTS)}")
+        raise ValueError(f"{kind}: --runtime vllm does not support it; vllm supports {', '.join(PROCESS_FAULTS)}")
     if runtime == "none" and kind == "disk_full":
         raise ValueError("disk_full: this runtime has no processes; use --runtime stub")
     if unknown := params.keys() - vars(ServerFault()).keys():

@@ -107,7 +107,11 @@ def filter_recent(lines: Sequence[str], oldest: datetime | None, now: datetime) 
         return lines
     for number, line in enumerate(lines):
         for year in {oldest.year, now.year}:  # vLLM's times have no year
-            if (time_ := parse_time(line, year)) and time_ >= oldest and (year == oldest.year or time_ <= now):
+            if (
+                (time_ := parse_time(line, year))
+                and time_ >= oldest
+                and (year == oldest.year or time_ <= now + timedelta(days=1))
+            ):
                 return lines[number:]
     return ()
 

@@ -58,7 +58,7 @@ def metrics(pulumi: Pulumi, *, folder: Path, every_s: int) -> Outcome:
     resources = pulumi.resources(show_secrets=True)
     keys, admin = server_keys(resources), Admin.parse(resources)
     folder = folder.absolute()
-    texts = render_files(pulumi.name, outputs, keys, folder, every_s, admin=admin)
+    texts = render_files(pulumi.short_name, outputs, keys, folder, every_s, admin=admin)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         replace_file(folder / name, text, 0o600 if name.endswith("_key") else 0o644)

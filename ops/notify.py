@@ -68,7 +68,9 @@ def send_notices(pulumi: Pulumi, command: str, notices: Sequence[Notice]) -> Non
         now = datetime.now(UTC)
         if not (new := [notice for notice in notices if not _was_sent(pulumi, notice, now)]):
             return
-        body = payload(str(settings.get("format") or "slack"), f"{pulumi.project}/{pulumi.name}", command, new, now)
+        body = payload(
+            str(settings.get("format") or "slack"), f"{pulumi.project}/{pulumi.short_name}", command, new, now
+        )
         if problem := post(url, body, HttpTransport(proxies=True)):
             print(f"warning: no notice was sent to notify.webhook: {problem}", file=sys.stderr)
             return

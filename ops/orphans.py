@@ -76,7 +76,7 @@ def orphans(contracts: Iterable[Contract], ids: set[int], now: float) -> list[Or
 
 @verb("orphans", on_stack=False)
 @click.argument("exports", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--min-age-min", type=float, default=60.0, show_default=True, help="Minimum age in minutes.")
+@click.option("--min-age-min", type=float, default=60.0, show_default=True, help="Younger ones are only listed.")
 @click.option("--destroy", is_flag=True, help="Destroy the orphans, after a confirmation.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--api-url", envvar="VAST_URL", default=DEFAULT_API_URL, show_envvar=True, help="Vast.ai's API.")

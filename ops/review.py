@@ -77,10 +77,10 @@ def expire(open_stack: Open) -> Outcome:
             failed[pulumi.name], worst = str(error), error.code
     parts = [
         report.bullets("Destroyed", removed),
-        report.bullets("Not expired", (f"{name}: expires {when}" for name, when in remaining.items())),
+        report.bullets("Not destroyed", (f"{name}: expires {when}" for name, when in remaining.items())),
         report.bullets("FAILED, and may still be billed", (f"{name}: {why}" for name, why in failed.items())),
     ]
-    headline = f"{len(removed)} expired and destroyed, {len(remaining)} not expired, {len(failed)} failed"
+    headline = f"{len(removed)} expired and destroyed, {len(remaining)} not destroyed, {len(failed)} failed"
     return Outcome(worst, headline, parts, {"removed": removed, "left": remaining, "failed": failed})
 
 

@@ -1,4 +1,4 @@
-"""`python -m ops rotate-key`: rotate the client key without downtime. Both keys are valid for a time, then the new one.
+"""`python -m ops rotate-key`: rotate the client key without downtime: for a time both keys are valid.
 
 Two steps: begin adds a new key, finish removes the old key. The config and the state store the progress, so another
 run, local or in a pipeline, can finish a rotation. Rents nothing, and prints no key.

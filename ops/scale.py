@@ -108,7 +108,11 @@ def scale_once(pulumi: Pulumi, sample_s: float, metrics_file: Path | None) -> Ou
         raise OpsError(BUSY, f"another run has just scaled stack {pulumi.name}: nothing was done", "run it again")
     outcome = deploy_summary(pulumi, pulumi.up(replicas=decision.replicas))
     record(pulumi, decision, current, samples, metrics_file)
-    change = f"{current} -> {decision.replicas}" if decision.replicas != current else f"{current}, had {rented} rented"
+    change = (
+        f"{current} -> {decision.replicas}"
+        if decision.replicas != current
+        else f"stays at {current}, {rented} were rented"
+    )
     headline, parts = f"{change}: {decision.reason}", [table(samples), *outcome.parts]
     return replace(outcome, headline=headline, parts=parts, facts={**outcome.facts, **facts, "acted": True})
 
@@ -128,7 +132,7 @@ def record(pulumi: Pulumi, decision: Decision, before: int, samples: Sequence[Sa
     else:
         stack_tags.delete(pulumi, stack_tags.LULL)
     if file:
-        replace_file(file, exposition(pulumi.name, decision, before, samples, time.time()))
+        replace_file(file, exposition(pulumi.short_name, decision, before, samples, time.time()))
 
 
 def exposition(stack: str, decision: Decision, before: int, samples: Sequence[Sample], at_s: float) -> str:

@@ -122,7 +122,7 @@ def sections(pulumi: Pulumi, all_stacks: bool, outcome: Outcome | None = None) -
     """Yield a page's sections: whether all is well, and Markdown. `outcome`: status of the first stack, if known."""
     yield from stack_sections(pulumi, outcome)
     for name in pulumi.stacks() if all_stacks else ():
-        if name != pulumi.name:
+        if name != pulumi.short_name:
             yield from stack_sections(pulumi.other(name))
 
 

@@ -81,8 +81,8 @@ def request_in_halves(
     """Send a part. If the server refuses it as too large, send its halves: the server's limits may be lower than ours.
 
     With `failed`, errors are stored there by index instead of raised, and a part refused with 400 is halved until only
-    the invalid entries fail. First `shortest` is sent: if it is refused too, the query is the cause, and its error is
-    raised.
+    the invalid entries fail. Before that only `shortest` is sent: if it is refused too, the query is the cause, and
+    its error is raised.
     """
     try:
         return send(part)

@@ -20,7 +20,6 @@ from aiohttp import web
 
 from reranker import dialects
 from reranker.answers import read_models
-from reranker.batches import encode
 from reranker.dialects import CUT_AT_MODEL_LENGTH, RerankResult, Route
 from reranker.errors import Busy, InvalidInput, RerankerError, ServerError, Unreachable
 from reranker.proxy_metrics import Metrics
@@ -114,12 +113,11 @@ class Proxy:
         finally:
             self.metrics.in_flight -= 1
         if status != 200:
-            text = text.encode(errors="replace").decode()  # it may quote a text that UTF-8 cannot encode
             body = dialects.error_body(route.dialect if route else "", status, text)
         self.metrics.count(route.operation if route else "other", status, time.monotonic() - started)
         headers = {"Retry-After": "1"} if status == 503 else {}
         kind = "application/json"
-        return web.Response(body=encode(body), status=status, headers=headers, content_type=kind, charset="utf-8")
+        return web.Response(body=json.dumps(body), status=status, headers=headers, content_type=kind, charset="utf-8")
 
     async def _dispatch(self, route: Route | None, request: web.Request, deadline: float) -> Any:
         if route is None:

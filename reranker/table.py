@@ -39,7 +39,8 @@ def ranking_json(ranking: Ranking, documents: list[Document]) -> Iterable[str]:
     """Yield a JSON object per document, best first: index, score, and the original document."""
     for row in ranking:
         result = {"index": row.index, "score": row.score, "document": documents[row.index].original}
-        yield json.dumps(result, ensure_ascii=False)
+        # an unpaired surrogate in another field than the text stays JSON's escape
+        yield json.dumps(result, ensure_ascii=False).encode(errors="backslashreplace").decode()
 
 
 def failed_lines(failed: Iterable[Failed], documents: list[Document]) -> Iterable[str]:

@@ -123,7 +123,11 @@ class Upstream:
                 return False
             self._link = Link.open(endpoint, self.patience.connect_s)
             self.events["moves"] += 1
-            self._log(f"the stack is at {endpoint.url} now" if endpoint.url != link.endpoint.url else "new key or CA")
+            self._log(
+                f"the stack is at {endpoint.url} now"
+                if endpoint.url != link.endpoint.url
+                else "same address; its key, CA, model or certificate changed"
+            )
             task = asyncio.create_task(self._close_later(link))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
@@ -247,7 +251,7 @@ class Upstream:
         if answer.status == 504:  # the server may still work on it: an application must not repeat it as after a 502
             raise Busy(text, 504, message)
         if answer.status == 401:
-            raise StaleEndpoint(KeyRefused(f"{text}; the stack's outputs contain another key", 401, message))
+            raise StaleEndpoint(KeyRefused(f"{text}; the server refuses the key in the stack's outputs", 401, message))
         raise ServerError(text, answer.status, message)
 
 

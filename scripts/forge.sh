@@ -60,7 +60,7 @@ issue)
       send "$change" "$base/issues/$id" --raw-field "title=$title" --field "$body=@$text"
       continue
     fi
-    reason=$([ "$rc" -eq 0 ] && echo "Closed: resolved." || echo "Closed: duplicate of #$first.")
+    reason=$([ "$rc" -eq 0 ] && echo "Closed: the check finds nothing any more." || echo "Closed: duplicate of #$first.")
     send POST "$base/issues/$id/$notes" --raw-field "body=$reason"
     send "$change" "$base/issues/$id" --raw-field "$close"
   done

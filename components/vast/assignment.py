@@ -54,7 +54,7 @@ class FleetState:
 
 def assign_offers(candidates: Sequence[Candidate], slot: ReplicaSlot, state: FleetState) -> list[Candidate]:
     """Return the candidates of one replica, best first. No two replicas of a fleet are assigned the same machine.
-    Hosts (countries) of running replicas come last. The free candidates are divided among the missing replicas."""
+    Hosts (countries) of running replicas come one turn later. The missing replicas divide the free candidates."""
     free = [item for item in distinct_machines(candidates) if item.offer.machine_id not in state.machines]
     if slot.of <= 1:
         return free

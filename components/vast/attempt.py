@@ -105,7 +105,7 @@ class Attempt:
             if verdict == "ready":
                 return StepResult("ready", f"serves after {minutes(now - self.rented_at)}: {self.description}")
             if verdict == "wrong_certificate":
-                why = f"{ip}:{port} presents a certificate of another instance: {self.probe_result.detail}"
+                why = f"{ip}:{port} presents a certificate that is not this instance's: {self.probe_result.detail}"
                 return _failed(Failure("certificate", why))
             if verdict != "no_answer":
                 self._unreachable_since = None

@@ -35,12 +35,12 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
     "trust": ("ca_certificate",),
     # the search: the instance stays if its machine still satisfies it
     "judge": ("search",),
-    # inputs that only a rent uses (a new order of the market is no change), and the key of `ca_certificate`
+    # used only when renting, so a moved market is no change; and the CA's key, which changes with `ca_certificate`
     "ignore": ("adopt_instance_id", "candidates", "slot", "ca_private_key"),
 }  # fmt: skip
 TABLE: Mapping[str, Effect] = {key: effect for effect, keys in EFFECTS.items() for key in keys}
 # Inputs that the outputs contain unchanged: for `read` and `delete`, and `policy` for a pack that checks the stack.
-# The outputs contain digests of all other inputs.
+# The outputs contain digests of all other inputs that are compared.
 COPIED_KEYS = ("label_base", "owner", "probe", "watch", "ca_certificate", "certificate_path", "bid", "policy")
 
 

@@ -173,16 +173,17 @@ class VastClient:
 
     def _pages(self, endpoint: str, path: str, args: Mapping[str, Json], rows: str) -> Iterator[Json]:
         """Yield the rows of all pages of a list."""
-        query = {name: json.dumps(value) for name, value in args.items()}
+        query, tokens = {name: json.dumps(value) for name, value in args.items()}, set[str]()
         while True:
             page = f"{path}?{urlencode(query, quote_via=quote)}"
             data = self._object(self._call(endpoint, "GET", page), rows, list)
             yield from data[rows]
-            if not data.get("next_token"):
+            if not (token := str(data.get("next_token") or "")):
                 return
-            if data["next_token"] == query.get("after_token"):
-                raise MalformedAnswer(f"{endpoint} at {self.api_url}: each page names itself as the next one")
-            query["after_token"] = data["next_token"]
+            if token in tokens:
+                raise MalformedAnswer(f"{endpoint} at {self.api_url}: a page names an earlier one as the next")
+            tokens.add(token)
+            query["after_token"] = token
 
     def price_increases(self) -> dict[int, float]:
         """Return the price increases announced by hosts: contract id -> new $/h for GPU and disk."""
@@ -246,7 +247,7 @@ class VastClient:
         patience_s: float | None = None,
     ) -> Answer:
         """Send one request at its allowed time; retry it for `patience_s` if that is safe. A call that is not
-        `repeatable` is retried only after a 429 or a failed connection; otherwise it raises Unanswered."""
+        `repeatable` is retried only after a 429 or a failed connection, and raises Unanswered if its answer is lost."""
         try:
             key = read_secret(self._key, "the Vast.ai key")
         except InvalidInput as error:

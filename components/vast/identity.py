@@ -166,7 +166,7 @@ def expiry(certificate_pem: str) -> int:
 
 
 @dataclass(frozen=True)
-class ServerCertificate:
+class PresentedCertificate:
     """The certificate of a server, DER. `ends_at`: seconds since the epoch."""
 
     certificate: bytes
@@ -175,7 +175,7 @@ class ServerCertificate:
 
 def fetch_certificate(
     ip: str, port: int, ca_certificate: str, name: str = "", *, timeout_s: float = 10.0
-) -> ServerCertificate | None:
+) -> PresentedCertificate | None:
     """Return a server's certificate; None if it has none of the CA for `name` (default: for its IP)."""
     context = tls_context(ca_certificate)
     try:
@@ -186,7 +186,7 @@ def fetch_certificate(
             der, parsed = tls.getpeercert(binary_form=True), tls.getpeercert()
     except OSError:
         return None
-    return ServerCertificate(der, int(ssl.cert_time_to_seconds(str(parsed["notAfter"])))) if der and parsed else None
+    return PresentedCertificate(der, int(ssl.cert_time_to_seconds(str(parsed["notAfter"])))) if der and parsed else None
 
 
 def _constraints(permitted: Sequence[str]) -> Any:

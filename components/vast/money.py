@@ -17,7 +17,7 @@ BILLING_URL = "https://cloud.vast.ai/billing/"
 @dataclass(frozen=True)
 class Budget:
     """Limits of a stack's cost. `max_hourly_usd`: a hard cap. `min_runway_h` (hours that the credit lasts) and
-    `budget_usd_month`: a warning if missed. None for no limit."""
+    `budget_usd_month`: a warning if missed. No limit: None, or 0 for `min_runway_h`."""
 
     max_hourly_usd: float | None = None
     min_runway_h: float = 0.0

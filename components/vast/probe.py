@@ -17,9 +17,9 @@ from components.redaction import excerpt
 from components.vast.json_values import Json
 from reranker.http import HttpTransport, Kind, Unanswered
 
-# ready: the server works. dead: the response proves that it does not. wrong_certificate: its certificate is not of the
-# stack's CA. busy: it accepted the connection but did not respond: it hangs, or has a long queue. no_answer: no
-# connection; its state is unknown.
+# ready: the server works. dead: the response proves that it does not. wrong_certificate: its certificate is not one of
+# the stack's CA for its IP, or has ended. busy: it accepted the connection but did not respond: it hangs, or has a long
+# queue. no_answer: no connection; its state is unknown.
 Verdict = Literal["ready", "dead", "wrong_certificate", "busy", "no_answer"]
 VERDICTS: Mapping[Kind, Verdict] = {"timeout": "busy", "unreachable": "no_answer", "untrusted": "wrong_certificate"}
 CONNECT_S = 5.0
@@ -42,8 +42,8 @@ class HttpProbe:
     """A request, and the response expected from a working server.
 
     `headers` may contain ${NAME}: a variable of the container, filled in when sent, to keep this record free of
-    secrets. `expect_body`: a regular expression that the response must match. `readiness` makes the body and checks the
-    response. With a `ca_certificate` (PEM) the probe uses TLS and requires a certificate of that CA for the IP.
+    secrets. `expect_body`: a regular expression that the response must contain. `readiness` makes the body and checks
+    the response. With a `ca_certificate` (PEM) the probe uses TLS and requires a certificate of that CA for the IP.
     """
 
     port: int

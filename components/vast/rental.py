@@ -196,6 +196,8 @@ class Rental:
                     self._queue = distinct_machines(self.search())
                 except NoOffer as error:  # not raised: the report of the tried candidates is more useful
                     self.notice(str(error))
+                except VastError as error:
+                    return self._end_hedge(error)
             if not self._queue:
                 return False
             candidate = self._queue.pop(0)
@@ -208,15 +210,20 @@ class Rental:
                 instance_id = self._rent(candidate)
             except (AuthError, Interrupted, DestroyFailed):
                 raise
-            except VastError:
-                if not self._active:
-                    raise
-                self._hedge = 1  # keep the booting instance if a second one cannot be rented
-                return False
+            except VastError as error:
+                return self._end_hedge(error)
             if instance_id is not None:
                 self._tried.add(machine)
                 self._active.append(self._attempt(instance_id, candidate))
                 return True
+        return False
+
+    def _end_hedge(self, error: VastError) -> bool:
+        """Keep the booting instance if a second one cannot be rented. Raises the error if none boots."""
+        if not self._active or isinstance(error, AuthError):
+            raise error
+        self._hedge = 1
+        self.notice(f"no second machine is rented: {scrub(str(error), self._secrets)}")
         return False
 
     def _rent(self, candidate: Candidate) -> int | None:
@@ -308,7 +315,7 @@ class Rental:
         adopted = min(same, key=lambda contract: (contract.actual_status != "running", contract.id), default=None)
         for contract in leftovers:
             if contract is not adopted and contract.label.endswith(PENDING):
-                self.notice(f"instance {contract.id} was left by a killed run and runs something else: destroyed")
+                self.notice(f"instance {contract.id} was left by a killed run and is not needed: destroyed")
                 self._destroy(self._record_contract(contract), "killed run")
         if adopted is not None:
             self.notice(f"instance {adopted.id} was left by an earlier run: adopted, no new one rented")
@@ -357,9 +364,11 @@ class Rental:
 
     def _raise_if_stopped(self) -> None:
         if why := self.stop():
-            ids = ", ".join(str(attempt.instance_id) for attempt in self._active)
-            outcome = f"booting instances destroyed: {ids}" if ids else "nothing is rented"
-            raise Interrupted(f"{why}: {outcome}")
+            adopt_id = self.order.adopt_instance_id
+            ids = [attempt.instance_id for attempt in self._active if attempt.instance_id != adopt_id]
+            outcome = f"booting instances destroyed: {', '.join(map(str, ids))}" if ids else "nothing is rented"
+            unchanged = f"; instance {adopt_id}, which was to be adopted, is unchanged" if adopt_id else ""
+            raise Interrupted(f"{why}: {outcome}{unchanged}")
 
     def _release(self, error: BaseException) -> None:
         """Destroy all rented instances. If that fails, DestroyFailed replaces `error`."""
@@ -370,7 +379,7 @@ class Rental:
             ids.extend(self._record_contract(item) for item in self._leftovers() if item.id not in (*ids, adopt_id))
         except VastError as list_error:
             if self._ambiguous:
-                failures.append(f"a rent call without an answer may have made an instance: no list ({list_error})")
+                failures.append(f"a rent call got no answer; whether it rented could not be checked: {list_error}")
         for instance_id in ids:
             try:
                 self._destroy(instance_id, "boot failed", scrub(str(error), self._secrets))

@@ -63,9 +63,8 @@ class Observation:
 
 def observe(contract: Contract, container_port: int) -> Observation:
     """Interpret the API's fields. A mapped port does not mean that the server responds."""
-    message = excerpt(
-        contract.status_msg, contract.env_values()
-    )  # the message may contain the command with its secrets
+    # a host's message may contain the command with its secrets
+    message = excerpt(contract.status_msg, contract.env_values())
     status = contract.actual_status
     failure = _failure(contract, status, message)
     if failure is not None:

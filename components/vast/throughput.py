@@ -50,8 +50,8 @@ def usd_per_million(dph_usd: float | None, pairs_per_s: float) -> float | None:
 def estimate_speeds(offers: Sequence[Offer], parameters_m: float, measured: Mapping[str, float]) -> list[Estimate]:
     """Return an estimate for each offer, for a model of `parameters_m` million parameters.
 
-    `measured`: pairs/s of that model by Vast.ai's GPU name. The median machine of a measured GPU among the offers gets
-    the measured rate; its other machines get more or less by their relative speed. All other GPUs are scaled by the
+    `measured`: pairs/s of that model by Vast.ai's GPU name. Among the offers with a measured GPU, the median machine
+    gets the measured rate; the others get more or less, by relative speed. All other GPUs are scaled by the
     median factor of the measured GPUs.
     """
     relative = [relative_speed(offer, parameters_m) for offer in offers]

@@ -71,6 +71,11 @@ def test_coheres_older_client_sends_objects_and_gets_them_back(proxy):
     assert results[0].document.text == DOCUMENTS[3]
 
 
+def test_a_document_comes_back_as_it_was_whatever_its_other_fields_have(proxy):
+    documents = [{"text": "a", "title": "\ud800"}]
+    assert reranked(proxy, documents=documents, return_documents=True)["results"][0]["document"] == documents[0]
+
+
 def test_tei_gets_a_bare_list_and_its_info(proxy):
     rows = post(proxy, "/rerank", {"query": QUERY, "texts": DOCUMENTS, "return_text": True}).json()
     assert rows[0] == {"index": 3, "score": expected(DOCUMENTS)[0][0], "text": DOCUMENTS[3]}
@@ -349,7 +354,7 @@ def test_a_heal_and_a_rotation_under_load_fail_no_request(tmp_path):
         assert load.failures == []
     said = "".join(proxy.stderr_lines)
     assert f"the stack is at {second.url} now" in said
-    assert "new key or CA" in said
+    assert "same address; its key" in said
     assert new_key not in said
     assert KEY not in said
 
@@ -369,7 +374,7 @@ def test_a_key_that_stays_refused_is_no_401_to_the_application_and_says_what_is_
     with running_proxy("--outputs", outputs, "--timeout", "1") as proxy:
         answer = post(proxy, "/rerank", {"query": "q", "documents": ["d"]})
     assert answer.status_code == 502
-    assert "the stack's outputs contain another key" in answer.json()["message"]
+    assert "the server refuses the key in the stack's outputs" in answer.json()["message"]
     assert "another-key" not in answer.text
 
 

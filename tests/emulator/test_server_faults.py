@@ -248,5 +248,5 @@ def test_of_real_vllm_only_what_acts_on_processes_is_taken(kind):
     if kind in ("frozen", "disk_full"):
         check(kind, {}, "vllm")
     else:
-        with pytest.raises(ValueError, match="only --runtime stub supports it"):
+        with pytest.raises(ValueError, match="--runtime vllm does not support it"):
             check(kind, {}, "vllm")

@@ -34,7 +34,7 @@ def test_a_heal_a_roll_and_a_rotation_behind_the_proxy_fail_no_request(stack, le
         assert load.failures == []
     said = "".join(proxy.stderr_lines)
     assert "the stack is at" in said
-    assert "new key or CA" in said
+    assert "same address; its key" in said
     for key in (begun, finished):
         assert stack.outputs()["api_key"] not in key.out + key.err + said
     print(f"a heal, a roll and a rotation through the proxy: {load}")

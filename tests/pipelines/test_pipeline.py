@@ -147,7 +147,7 @@ def what_drifted_is_healed_and_the_issue_closed(scene, times):
         assert scene.forge.open_issues() == []
         *_, last = scene.forge.issues.values()
         assert says in last["body"], last
-        assert "Closed: resolved." in last["comments"][0]
+        assert "Closed: the check finds nothing any more." in last["comments"][0]
         assert scene.ledger.billed() == {scene.outputs()["instance_id"]}
     assert len(scene.forge.issues) == times  # one each, however often it was looked at
 

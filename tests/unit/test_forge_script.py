@@ -70,7 +70,7 @@ def test_an_issue_is_opened_once_updated_and_closed(forge, file):
     issue(forge, file, exits.OK, "in sync")
     assert forge.open_issues() == []
     (one,) = forge.issues.values()
-    assert one["comments"] == ["Closed: resolved."]
+    assert one["comments"] == ["Closed: the check finds nothing any more."]
 
 
 def test_two_issues_of_one_key_become_one(forge, file):

@@ -127,7 +127,7 @@ def test_an_address_without_a_valid_key_is_cut_off_and_a_client_is_not():
             assert statuses(listening.say(ask, 1)) == [299]
 
 
-def test_a_valid_key_makes_good_what_others_of_its_address_have_opened():
+def test_a_request_with_a_valid_key_refills_the_allowance_of_its_address():
     ask = HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}"
     with Listening(bounds=Bounds(unproven_burst=4, unproven_per_s=0.01)) as listening:
         for _ in range(5):
@@ -147,11 +147,15 @@ def test_addresses_that_were_quiet_for_long_are_counted_no_more():
 
 
 def test_connections_are_limited_in_all_and_a_new_one_takes_the_oldest_ones_place():
-    with Listening(bounds=Bounds(connections=3)) as listening:
-        lines = [connect(listening) for _ in range(5)]
+    ask = HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}"
+    with Listening(bounds=Bounds(connections=3)) as listening, connect(listening) as client:
+        client.sendall(ask)
+        assert statuses(client.recv(4096)) == [299]
+        lines = [connect(listening, ATTACKER) for _ in range(5)]
         until(lambda: len(listening.guard.server.connections) == 3)
-        lines[-1].sendall(HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}")
-        assert statuses(lines[-1].recv(4096)) == [299]
+        for line in (lines[-1], client):
+            line.sendall(ask)
+            assert statuses(line.recv(4096)) == [299]
         assert ended_within(lines[0], 3)
         for line in lines:
             line.close()

@@ -20,7 +20,7 @@ from reranker.http import HttpTransport, bearer
 from tests.unit.guard_requests import DIGESTS, KEY, KEYS, OPTIONS, App
 
 CASES = 500
-ANY_NUMBER = Bounds(unproven_burst=10**6)  # of connections without a key
+UNLIMITED = Bounds(unproven_burst=10**6)  # no limit on connections without a key
 AUTH = b"Authorization: Bearer " + KEY
 TARGETS = rb"""/rerank //rerank /rerank/ /%2Frerank /%72erank /rerank%00 /rerank;x /RERANK /x/../rerank http://h/rerank
 http://h//rerank http:///rerank * /rerank?a=/health /health /health/../rerank /health?x=/rerank /health#/rerank /rerank#
@@ -80,7 +80,7 @@ FRAMES = [
 class Listening:
     """The guard on a loopback socket, in front of an application that remembers what reached it."""
 
-    def __init__(self, options=OPTIONS, *, bounds=ANY_NUMBER, **kwargs):
+    def __init__(self, options=OPTIONS, *, bounds=UNLIMITED, **kwargs):
         self.app = App()
         self.guarded = guarded(self.app, KEYS[0], options, bounds=bounds, **kwargs)
 

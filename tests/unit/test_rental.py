@@ -313,6 +313,18 @@ def test_a_second_machine_that_cannot_be_had_does_not_cost_the_first(api):
     assert api.calls["PUT asks"] == 2
 
 
+def test_a_second_search_that_fails_does_not_cost_the_first_machine(api):
+    def search():
+        raise ApiUnreachable("down")
+
+    api.life = lambda _machine, age: {"actual_status": "loading", "status_msg": f"{age}"} if age < 60 else {}
+    hedged = rental(api, hedge=2)
+    hedged._queue, hedged.search, notices = hedged._queue[:1], search, []
+    hedged.notice = notices.append
+    assert hedged.run().contract.machine_id == machine(0)
+    assert "no second machine is rented: down" in notices
+
+
 def test_when_the_list_cannot_be_read_right_after_a_rent_the_wait_has_an_end(api):
     rented = []
     api.on_rent = lambda _ask, _body: rented.append(1)
