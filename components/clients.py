@@ -27,7 +27,8 @@ class Client:
     routes: tuple[str, ...] | None = None
 
     def entry(self) -> Key:
-        """Return the guard's record of this client; without a digest only a gateway may name the client."""
+        """Return the guard's record of this client; if its digest is empty, no key matches, and only a
+        gateway can send this client's name."""
         digest = sha256(self.key.encode()).hexdigest() if self.key else ""
         return Key(self.name, digest, self.expires_at, self.requests_per_s, self.pairs_per_min, self.routes)
 

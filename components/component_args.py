@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.config import secret_keys
-from components.program_config import keys_in_clear, read_group, stack_config
+from components.errors import ConfigError
+from components.program_config import is_group, keys_in_clear, read_group, stack_config
 from components.settings import Settings, emulator_hub_reachable, load
 from components.vllm.catalog import load_catalog
 
@@ -31,8 +32,14 @@ def component_settings(args: Mapping[str, Any]) -> Settings:
 
 
 def merge_config(args: Mapping[str, Any], config: Mapping[str, str]) -> dict[str, str]:
-    """Return the arguments and the config keys that are no arguments, as texts like those of a program's config."""
+    """Return the arguments and the config keys that are no arguments, as texts like those of a program's config.
+
+    Raises ConfigError for a group with secrets that is not an object; its text is not shown.
+    """
     raw = {key: _as_text(value) for key, value in args.items()}
+    groups = {key.partition(".")[0] for key in secret_keys() if "." in key}
+    if broken := [key for key in sorted(groups) if not (is_group(config, key) and is_group(raw, key))]:
+        raise ConfigError([f"{key}: is not an object" for key in broken])
     for key in (*FROM_CONFIG, *secret_keys()):
         group, _, inner = key.rpartition(".")
         if not group and key in config:

@@ -297,7 +297,9 @@ class Config(Keys):
         FLEET, Replicas(), "Number of servers, each on its own machine; with {min, max} `ops scale` chooses"
     )
     schedule: Schedule = _of(FLEET, Schedule(), "Other numbers of replicas by time of day, for `ops scale`")
-    spread: Spread = _of(FLEET, "host", "host or country: replicas use different ones if possible; none: no rule")
+    spread: Spread = _of(
+        FLEET, "host", "Place replicas on different hosts or in different countries if possible; none: anywhere"
+    )
     gateway: GatewayConfig = _of(FLEET, GatewayConfig(), "One address for all servers")
     client_ca: Pem = _of(FLEET, "", "PEM of CAs for client certificates; then clients need a certificate and a key")
     query: str = _of(

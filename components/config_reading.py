@@ -88,10 +88,12 @@ def _problem(detail: ErrorDetails) -> str:
         near = difflib.get_close_matches(name, model.model_fields, 1)
         return f"{key}: is not a config key" + (f"; did you mean {near[0]}?" if near else "")
     if detail["type"] == "missing" and len(path) > depth:  # of an object in a list
-        return f"{'.'.join(path)}: is not given; accepted: {describe_type(field)}"
+        return f"{'.'.join(path)}: is not given; accepted in {key}: {describe_type(field)}"
     if detail["type"] == "missing":
         return f"{key}: is not given; accepted: {describe_type(field)}"
-    value = "(it is not shown)" if has_secret(field) else repr(detail["input"])
+    group = groups_of(model).get(name)
+    is_secret = has_secret(field) or (group is not None and any(map(has_secret, group.model_fields.values())))
+    value = "(it is not shown)" if is_secret else repr(detail["input"])
     hint = YAML_WORD if isinstance(detail["input"], bool) and detail["type"] == "string_type" else ""
     accepted = detail["msg"] if detail["type"] == "form" else f"accepted: {describe_type(field)}"
     return f"{key}: is {value}; {accepted}{hint}"

@@ -150,7 +150,7 @@ class ServerCertificateProvider(ResourceProvider):
 
 
 class ServerCertificate(VastResource, name="Certificate"):
-    """A certificate for a server outside this stack: `certificate`, `private_key` (PEM, secret), `expires_at`."""
+    """A certificate of a server that is not rented: `certificate`, `private_key` (PEM, secret), `expires_at`."""
 
     certificate: pulumi.Output[str]
     private_key: pulumi.Output[str]

@@ -65,11 +65,11 @@ class QueryError(VastError):
 
 
 class NoOffer(VastError):
-    """No offer satisfies the query; the text counts the offers that each constraint removed and names the nearest."""
+    """No offer satisfies the query; the text has a count for each constraint, and the nearest miss."""
 
 
 class RentalFailed(VastError):
-    """No instance was rented, and no rented instance is left; the text has the result of each candidate."""
+    """No instance serves, and none that was rented is left; the text has the result of each candidate."""
 
 
 class DestroyFailed(RentalFailed):
@@ -93,7 +93,7 @@ class ServerUnreachable(ServingError):
 
 
 class ServerError(ServingError):
-    """The server answers with an error; `message` is its own text."""
+    """The server answers with an error: its HTTP `status` and its own `message`."""
 
     def __init__(self, text: str, *, status: int, message: str = "") -> None:
         self.status = status

@@ -37,13 +37,17 @@ def misplaced_keys(keys: Iterable[str], project: str) -> list[str]:
     ]
 
 
-def read_group(config: Mapping[str, str], key: str) -> Mapping[str, Any]:
-    """Return the keys of a group; none if its text is not a JSON object, which `config_reading` reports."""
+def is_group(config: Mapping[str, str], key: str) -> bool:
+    """Whether the text of a key is a JSON object, or empty."""
     try:
-        group = json.loads(config.get(key) or "{}")
+        return isinstance(json.loads(config.get(key) or "{}") or {}, dict)
     except ValueError:
-        return {}
-    return group if isinstance(group, dict) else {}
+        return False
+
+
+def read_group(config: Mapping[str, str], key: str) -> Mapping[str, Any]:
+    """Return the keys of a group; none if its text is not a JSON object, which others report."""
+    return (json.loads(config.get(key) or "{}") or {}) if is_group(config, key) else {}
 
 
 def keys_in_clear() -> list[str]:

@@ -1,7 +1,7 @@
 """The target number of replicas of a fleet: a pure function of samples, limits and prices.
 
-Called by ops.scale and bench.scale. The fleet grows at once if two samples demand it. It shrinks only if that saves
-money: after `idle_s` an unneeded replica has cost as much as a boot; it shrinks to the highest need of that time.
+Called by ops.scale and bench.scale. The fleet grows at once if two samples demand it. A replica is
+removed after it was unneeded for `idle_s`, in which it costs as much as a boot; the new size is the highest need then.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class RerankerArgs(TypedDict, total=False):
     replicas: int
     """Number of servers, each on its own machine; with {min, max} `ops scale` chooses."""
     spread: str
-    """host or country: replicas use different ones if possible; none: no rule."""
+    """Place replicas on different hosts or in different countries if possible; none: anywhere."""
     gateway: GatewayArgs
     """One address for all servers."""
     client_ca: str

@@ -208,7 +208,7 @@ def flags(facts: Facts, limits: PolicyLimits) -> str | None:
     limit="pins",
 )
 def pins(facts: Facts, limits: PolicyLimits) -> str | None:
-    """The image by digest and the model by commit are pinned, if `pins` of policy/limits.yaml names them."""
+    """If `pins` of policy/limits.yaml names them, the image is pinned by digest and the model by commit."""
     image = facts.image is not None and not DIGEST.fullmatch(facts.image.partition("@")[2])
     model = facts.revision is not None and not COMMIT.fullmatch(facts.revision)
     broken = [name for name, unpinned in (("image", image), ("model", model)) if unpinned and name in limits.pins]

@@ -66,7 +66,9 @@ def config_env(client_ca: str = "") -> dict[str, str]:
 
 def boot_script(names: list[str]) -> str:
     """Return the script that writes the configs from these variables to files and then runs the front."""
-    front_json, back_json = ("".join(f"${name}" for name in names if part in name) for part in ("FRONT", "BACK"))
+    front_json, back_json = (
+        "".join(f"${name}" for name in names if name.startswith(part)) for part in ("FRONT", "BACK")
+    )
     return "\n".join(
         [
             "set -eu",

@@ -13,7 +13,8 @@ MAX_AGE_S = 60.0  # even a busy vLLM gets a real check this often
 
 @dataclass
 class LastCheck:
-    """The last check that passed. Times: vLLM answered it, the guard last answered it, another request was served."""
+    """The last check that passed. `checked_at`: vLLM answered it. `answered_at`: the guard last answered it.
+    `served_at`: another request was served."""
 
     body: bytes = field(default=b"", repr=False)
     answer: bytes = field(default=b"", repr=False)

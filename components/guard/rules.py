@@ -92,8 +92,9 @@ def judge(path: str, body: bytes, rules: Rules) -> JudgedBody:
         if name not in rules.fields:
             raise Refusal(400, f"{name}: this version of vLLM does not support it for /rerank and /score")
     if rules.template:
+        before = dict(request)
         _limit_documents(request, rules)
-        clean = _to_json(request)
+        clean = clean if request == before else _to_json(request)
     return JudgedBody(clean, pairs, _count_tokens(queries, documents, pairs, rules))
 
 

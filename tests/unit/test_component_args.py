@@ -8,6 +8,7 @@ import pytest
 from components.component_args import FROM_CONFIG, merge_config
 from components.config import secret_keys
 from components.config_reading import read
+from components.errors import ConfigError
 from components.program_config import read_group
 from scripts.configuration import ARGS
 
@@ -45,7 +46,22 @@ def test_no_argument_holds_a_secret_or_what_the_provider_reads_by_itself():
     assert not names & {*FROM_CONFIG, *secret_keys()}
 
 
-@pytest.mark.parametrize("text", ["foo", "[1]", "7", '"x"', "null", ""])
-def test_a_group_that_is_no_object_has_no_keys_and_is_named_where_the_config_is_read(text):
+@pytest.mark.parametrize("text", ["foo", "[1]", "7", '"x"', '["SECRET-1"]'])
+@pytest.mark.parametrize("group", ["notify", "gateway"])
+def test_a_group_that_is_no_object_is_named_and_not_quoted(group, text):
+    assert read_group({group: text}, group) == {}
+    with pytest.raises(ConfigError, match=f"{group}: is not an object") as caught:
+        merge_config({"model": "m"}, {group: text})
+    assert "SECRET" not in str(caught.value)
+    with pytest.raises(ConfigError, match=f"{group}: is not an object"):
+        merge_config({"model": "m", group: text}, {})
+    problems = read({group: text})[1]
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{group}: is ")
+    assert "SECRET" not in problems[0]
+
+
+@pytest.mark.parametrize("text", ["", "null", "{}"])
+def test_an_empty_group_has_no_keys(text):
     assert read_group({"notify": text}, "notify") == {}
-    assert merge_config({"model": "m"}, {"notify": text, "gateway": text})["notify"] == text
+    assert read(merge_config({"model": "m"}, {"notify": text}))[1] == []
