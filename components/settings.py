@@ -128,7 +128,9 @@ def load(
         ]
         options = json.dumps(_guard_options(config, model), separators=(",", ":"))
         if (over := len(options) - ENV_VALUE_LIMIT_CHARS) > 0:
-            problems_by_key["served_model_names"] = [f"are {over} characters too long in total for Vast.ai"]
+            problems_by_key["served_model_names"] = [
+                f"are too long in total for Vast.ai: remove at least {over} characters"
+            ]
         problems_by_key["limits.truncate_prompt_tokens"] = _truncation_problems(config, model)
         if config.disk_gb < (needed := catalog.disk_needed_gb(image, model)):
             problems_by_key["disk_gb"] = [
@@ -182,7 +184,7 @@ def _clamp_replicas(present: int | None, config: Config) -> int:
 def _gpu_problems(filters: Filters, config: Config) -> list[str]:
     count, needed = filters.get("num_gpus", {}).get("eq"), gpus_needed(config.extra_args)
     too_few = count is not None and needed > float(str(count))
-    return [f"split the model over {needed} GPUs, but the query asks for {count}"] if too_few else []
+    return [f"need {needed} GPUs for each server, but the query has num_gpus={count}"] if too_few else []
 
 
 def _truncation_problems(config: Config, model: Model) -> list[str]:
@@ -219,7 +221,10 @@ def _contradictions(config: Config) -> list[str]:
         if span.max < span.min
     ]
     if gateway.kind == "off" and config.span()[0] == 0:
-        problems.append("replicas: may be 0, but then nothing answers; accepted: gateway.kind caddy or rent")
+        problems.append(
+            "replicas: the minimum, or that of a window of schedule, is 0, and then nothing answers; accepted: at least "
+            "1, or gateway.kind caddy or rent"
+        )
     if config.form == "plain":
         problems += [
             f"{key}: is true, but form plain does not support it; accepted: {key} false, or form script"

@@ -107,7 +107,7 @@ class Upstream:
             await self._link.session.close()
 
     async def follow(self, link: Link) -> bool:
-        """Read the source, at most every REREAD_S. Return whether the current link is another one than `link`."""
+        """Read the source, at most every REREAD_S. Return whether the stack has moved away from `link`."""
         async with self._read_lock:
             if self.link is not link or time.monotonic() < self._read_at + REREAD_S:
                 return self.link is not link

@@ -30,9 +30,9 @@ MAX_ADDRESSES = 4096  # above this number, full buckets are removed
 class Bounds:
     """Deadlines of each step, and limits on connections.
 
-    `drain_bytes`: the part of a refused body that the guard reads, so that the client reads the answer; `..._unknown`:
-    without a valid key. `unproven_...`: the connections that an address may open at once, and per second, before one
-    of its requests has a valid key.
+    `drain_bytes`: the part of a refused body that the guard reads, so that the client reads the answer, within
+    `drain_s`, with pauses of at most `quiet_s`; `..._without_key`: of a request without a valid key. `without_key_...`:
+    the connections that an address may open at once, and per second, until one of its requests has a valid key.
     """
 
     handshake_s: float = 10.0
@@ -44,10 +44,10 @@ class Bounds:
     drain_s: float = 5.0
     quiet_s: float = 1.0
     drain_bytes: int = 64 << 20
-    drain_bytes_unknown: int = 256 << 10
+    drain_bytes_without_key: int = 256 << 10
     connections: int = 512
-    unproven_burst: int = 64
-    unproven_per_s: float = 20.0
+    without_key_burst: int = 64
+    without_key_per_s: float = 20.0
 
 
 DEFAULT = Bounds()
@@ -78,7 +78,8 @@ class GuardServer:
             await asyncio.sleep(0)  # start one handshake per iteration of the event loop, so that clients are served
 
     def connect(self, sock: socket.socket) -> None:
-        """Serve a connection. At the limit of all connections, close the oldest without a valid key, or an idle one."""
+        """Serve a connection, unless its address has opened too many without a valid key. At the limit of all of them,
+        close the oldest without a valid key, or an idle one."""
         sock.setblocking(False)
         try:
             address = str(sock.getpeername()[0])
@@ -86,7 +87,7 @@ class GuardServer:
             sock.close()
             return
         bounds, allowance = self.bounds, self._allowance(address)
-        if allowance.take(1, bounds.unproven_per_s, bounds.unproven_burst, time.monotonic()):
+        if allowance.take(1, bounds.without_key_per_s, bounds.without_key_burst, time.monotonic()):
             sock.close()  # before the expensive handshake
             return
         if len(self.connections) >= bounds.connections:
@@ -101,9 +102,9 @@ class GuardServer:
 
     def _allowance(self, address: str) -> Bucket:
         """Return the bucket of connections that an address may open before it sends a valid key."""
-        now, full = time.monotonic(), float(self.bounds.unproven_burst)
+        now, full = time.monotonic(), float(self.bounds.without_key_burst)
         if len(self.allowances) >= MAX_ADDRESSES:
-            refill_s = full / self.bounds.unproven_per_s
+            refill_s = full / self.bounds.without_key_per_s
             self.allowances = {key: bucket for key, bucket in self.allowances.items() if now - bucket.at < refill_s}
         return self.allowances.setdefault(address, Bucket(full, now))
 
@@ -236,7 +237,7 @@ class Connection:
         self.gate.admit(request)
         self.has_valid_key = request.key is not None
         if self.has_valid_key:
-            self.allowance.available = self.bounds.unproven_burst
+            self.allowance.available = self.bounds.without_key_burst
         declared = request.values(b"content-length")
         size = int(declared[0][:20]) if declared else 0
         max_bytes = self.gate.max_bytes(request)
@@ -295,7 +296,7 @@ class Connection:
 
         Return whether the request is complete, and the connection can serve another one.
         """
-        budget = self.bounds.drain_bytes if self.has_valid_key else self.bounds.drain_bytes_unknown
+        budget = self.bounds.drain_bytes if self.has_valid_key else self.bounds.drain_bytes_without_key
         states = (h11.SEND_BODY, h11.ERROR)
         with suppress(TimeoutError, h11.RemoteProtocolError):
             async with asyncio.timeout(self.bounds.drain_s):

@@ -62,7 +62,7 @@ class Rental:
     claim: Callable[[int], bool] = lambda _machine: True
     progress: Callable[[str], None] = lambda _text: None
     notice: Callable[[str], None] = lambda _text: None
-    stop: Callable[[], str] = str
+    stop: Callable[[], str] = str  # never: str() is ""
     no_host_reached: Callable[[], bool] = lambda: True
     avoid: Collection[int] = ()
     record: Callable[[Event], None] = lambda _event: None  # writes the ledger

@@ -22,7 +22,7 @@ KEY = "k" * 32
 def test_connections_that_a_server_ends_and_those_that_it_holds_are_told_apart(limit_s, left):
     authority = Authority.make("bench", ["127.0.0.0/8"])
     identity, ca = authority.issue("127.0.0.1").pem(), ca_file(authority.certificate)
-    bounds = Bounds(handshake_s=limit_s, header_s=limit_s, unproven_per_s=0.001)
+    bounds = Bounds(handshake_s=limit_s, header_s=limit_s, without_key_per_s=0.001)
     with guarded(Stub(Served(("m",))), KEY, identity=identity, bounds=bounds) as guard:
         target = BenchTarget("guard", f"https://127.0.0.1:{guard.port}", "m", KEY, ca, pid=os.getpid())
         with running_attack(target, "half-sent", 0.0):

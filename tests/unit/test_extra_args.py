@@ -122,7 +122,10 @@ def test_a_number_is_read_as_vllm_reads_it_and_the_last_one_counts(text, value):
 
 
 def test_a_model_that_is_split_over_more_gpus_than_the_query_asks_for_is_refused():
-    assert any("over 4 GPUs, but the query asks for 1" in one for one in problems(extra_args=["-tp", "2", "-pp=2"]))
+    assert any(
+        "need 4 GPUs for each server, but the query has num_gpus=1" in one
+        for one in problems(extra_args=["-tp", "2", "-pp=2"])
+    )
     raw = {"query": "num_gpus=2", "extra_args": '["--tensor-parallel-size", "2"]'}
     assert load(raw, CATALOG, hub_reachable=lambda _url: True).config.extra_args
 

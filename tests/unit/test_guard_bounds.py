@@ -118,7 +118,10 @@ def test_a_refusal_comes_before_the_body_and_is_not_followed_by_all_of_it(listen
 
 def test_an_address_without_a_valid_key_is_cut_off_and_a_client_is_not():
     ask = HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}"
-    with Listening(bounds=Bounds(unproven_burst=4, unproven_per_s=0.01)) as listening, contextlib.ExitStack() as stack:
+    with (
+        Listening(bounds=Bounds(without_key_burst=4, without_key_per_s=0.01)) as listening,
+        contextlib.ExitStack() as stack,
+    ):
         lines = [stack.enter_context(connect(listening, ATTACKER)) for _ in range(20)]
         for line in lines[4:]:
             assert ended_within(line, 3)
@@ -129,7 +132,7 @@ def test_an_address_without_a_valid_key_is_cut_off_and_a_client_is_not():
 
 def test_a_request_with_a_valid_key_refills_the_allowance_of_its_address():
     ask = HEAD + AUTH + b"\r\nContent-Length: 2\r\n\r\n{}"
-    with Listening(bounds=Bounds(unproven_burst=4, unproven_per_s=0.01)) as listening:
+    with Listening(bounds=Bounds(without_key_burst=4, without_key_per_s=0.01)) as listening:
         for _ in range(5):
             for _ in range(3):
                 assert statuses(listening.say(HEAD + b"\r\n", 1)) == [401]
@@ -140,7 +143,7 @@ def test_a_request_with_a_valid_key_refills_the_allowance_of_its_address():
 
 
 def test_addresses_that_were_quiet_for_long_are_counted_no_more():
-    server = GuardServer(Gate(Rules(), KeyStore("", now=time.time), VllmUpstream("")), Bounds(unproven_per_s=1e9))
+    server = GuardServer(Gate(Rules(), KeyStore("", now=time.time), VllmUpstream("")), Bounds(without_key_per_s=1e9))
     for number in range(MAX_ADDRESSES + 10):
         server._allowance(str(number))
     assert len(server.allowances) <= MAX_ADDRESSES

@@ -31,7 +31,7 @@ from tests.unit.test_guard_sockets import (
     statuses,
 )
 
-BOUNDS = Bounds(header_s=0.2, body_s=0.2, idle_s=0.2, drain_s=0.2, quiet_s=0.05, unproven_burst=10**6)
+BOUNDS = Bounds(header_s=0.2, body_s=0.2, idle_s=0.2, drain_s=0.2, quiet_s=0.05, without_key_burst=10**6)
 ENDS_WITHIN_S = 3.0
 GROWTH_KB = 2_000  # allowed growth after the first tenth of the connections
 

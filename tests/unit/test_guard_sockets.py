@@ -20,7 +20,7 @@ from reranker.http import HttpTransport, bearer
 from tests.unit.guard_requests import DIGESTS, KEY, KEYS, OPTIONS, App
 
 CASES = 500
-UNLIMITED = Bounds(unproven_burst=10**6)  # no limit on connections without a key
+UNLIMITED = Bounds(without_key_burst=10**6)  # no limit on connections without a key
 AUTH = b"Authorization: Bearer " + KEY
 TARGETS = rb"""/rerank //rerank /rerank/ /%2Frerank /%72erank /rerank%00 /rerank;x /RERANK /x/../rerank http://h/rerank
 http://h//rerank http:///rerank * /rerank?a=/health /health /health/../rerank /health?x=/rerank /health#/rerank /rerank#

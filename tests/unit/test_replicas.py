@@ -43,7 +43,10 @@ NONE = WINDOW | {"replicas": 0}
     [
         ({"replicas": "four"}, "replicas: is not a whole number from 0 to 256 or an object"),
         ({"replicas": {"min": 3, "max": 2}}, "replicas: min is 3 and max 2; accepted: a max of at least min"),
-        ({"replicas": {"min": 0, "max": 2}}, "replicas: may be 0, but then nothing answers; accepted: gateway.kind"),
+        (
+            {"replicas": {"min": 0, "max": 2}},
+            "replicas: the minimum, or that of a window of schedule, is 0, and then nothing answers",
+        ),
         ({"replicas": {"max": 300}}, "replicas.max: is 300; accepted: a whole number from 0 to 256"),
         (
             {"schedule": {"time_zone": "Mars"}},
@@ -57,7 +60,7 @@ NONE = WINDOW | {"replicas": 0}
             {"schedule": {"windows": [NONE | {"to": "24:00"}]}},
             "schedule.windows: is '24:00'; accepted: a time in quotes, such as \"08:00\"",
         ),
-        ({"schedule": {"windows": [NONE]}}, "replicas: may be 0"),
+        ({"schedule": {"windows": [NONE]}}, "replicas: the minimum, or that of a window of schedule, is 0"),
     ],
 )
 def test_a_bad_number_or_schedule_is_named_with_what_is_accepted(changes, says):
