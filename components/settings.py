@@ -222,8 +222,8 @@ def _contradictions(config: Config) -> list[str]:
     ]
     if gateway.kind == "off" and config.span()[0] == 0:
         problems.append(
-            "replicas: the minimum, or that of a window of schedule, is 0, and then nothing answers; accepted: at least "
-            "1, or gateway.kind caddy or rent"
+            "replicas: the minimum, or that of a window of schedule, is 0, and then nothing answers; accepted: at "
+            "least 1, or gateway.kind caddy or rent"
         )
     if config.form == "plain":
         problems += [
