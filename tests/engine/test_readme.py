@@ -102,7 +102,7 @@ def test_the_two_commands_work_as_they_stand(shell):
         shown = shell.ok(demo)
         assert "Deep learning" in shown.partition("=== scores")[2], shown[-2000:]
         assert "pytest" in shell.ok(f"make --dry-run {test.split()[1]}")  # this run is of what it runs
-        assert "and not at 1: unset EMULATOR_PORT" in shell.run("EMULATOR_PORT=1 make demo").text
+        assert "not on 1: unset EMULATOR_PORT" in shell.run("EMULATOR_PORT=1 make demo").text
     finally:
         shell.ok("unset EMULATOR_PORT")  # as in another shell, which asks the emulator that runs in this folder
         down = shell.run("make demo-down")

@@ -35,7 +35,7 @@ def test_two_environments_on_one_account_never_touch_each_others_instances(scene
     assert scene.job("deploy", "dev").rc == 0  # with replicas, other offers are within the policy's price
     done = scene.job("scale", "scale", "dev", contexts={"vars.SCALE": '["dev"]'})
     assert (done.rc, len(scene.ledger.billed())) == (0, 3), done.log
-    assert "1 -> 2: 2 to 2 are allowed now, 1 are there" in done.summary
+    assert "1 -> 2: 2 to 2 are allowed now, 1 are running" in done.summary
 
     assert scene.stack.destroy().rc == 0
     assert scene.ledger.billed() == {moved}
