@@ -131,9 +131,6 @@ def test_a_server_with_lower_limits_gets_halves(tmp_path):
             assert len(reranked(proxy, documents=DOCUMENTS * 3)["results"]) == 12
 
 
-# ---- failures --------------------------------------------------------------------------------------------------------
-
-
 def test_what_passes_is_repeated_and_what_does_not_is_an_error_without_the_key(proxy, server):
     server.fail(refusal(503), "drop", refusal(429))
     assert reranked(proxy)["results"]

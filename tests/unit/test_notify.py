@@ -22,7 +22,7 @@ class Stack:
     """A stack with a config and tags, as `ops.engine.Pulumi` gives them."""
 
     def __init__(self, url="", form="slack", *, tags=True):
-        self.project, self.name, self.kept = "vast-reranker", "prod", {}
+        self.project, self.name, self.short_name, self.kept = "vast-reranker", "prod", "prod", {}
         self.notify = json.dumps({"webhook": url, "format": form}) if url else ""
         self.keeps = tags
         self.stack = SimpleNamespace(list_tags=lambda: self.kept, set_tag=self.kept.__setitem__)

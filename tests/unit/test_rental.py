@@ -314,13 +314,10 @@ def test_a_second_machine_that_cannot_be_had_does_not_cost_the_first(api):
 
 
 def test_a_second_search_that_fails_does_not_cost_the_first_machine(api):
-    def search():
-        raise ApiUnreachable("down")
-
     api.life = lambda _machine, age: {"actual_status": "loading", "status_msg": f"{age}"} if age < 60 else {}
-    hedged = rental(api, hedge=2)
-    hedged._queue, hedged.search, notices = hedged._queue[:1], search, []
-    hedged.notice = notices.append
+    hedged, notices = rental(api, hedge=2), []
+    hedged._queue, hedged.notice = hedged._queue[:1], notices.append
+    hedged.search = lambda: (_ for _ in ()).throw(ApiUnreachable("down"))
     assert hedged.run().contract.machine_id == machine(0)
     assert "no second machine is rented: down" in notices
 
