@@ -208,8 +208,6 @@ class Rental:
             self.progress(f"renting {candidate}")
             try:
                 instance_id = self._rent(candidate)
-            except (AuthError, Interrupted, DestroyFailed):
-                raise
             except VastError as error:
                 return self._end_hedge(error)
             if instance_id is not None:
@@ -219,8 +217,8 @@ class Rental:
         return False
 
     def _end_hedge(self, error: VastError) -> bool:
-        """Keep the booting instance if a second one cannot be rented. Raises the error if none boots."""
-        if not self._active or isinstance(error, AuthError):
+        """Keep the booting instance if a second one cannot be rented. Raises it if none boots, or if all must stop."""
+        if not self._active or isinstance(error, AuthError | Interrupted | DestroyFailed):
             raise error
         self._hedge = 1
         self.notice(f"no second machine is rented: {scrub(str(error), self._secrets)}")
