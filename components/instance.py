@@ -200,7 +200,9 @@ class InstanceProvider(VastProvider):
             provenance = {"api_url": self.session.client.api_url, "account_id": account_id, "adopted": adopted}
             return CreateResult(str(rented.contract.id), outputs(props, declared, rented) | provenance)
         except Exception:
-            destroy_and_verify(self.session.client, rented.contract.id)
+            destroyed = destroy_and_verify(self.session.client, rented.contract.id)
+            end = Event("end", destroyed.at, instance_id=rented.contract.id, reason="boot failed")
+            recorder(declared.label_base)(end)
             raise
 
     @verb
@@ -260,8 +262,9 @@ class InstanceProvider(VastProvider):
         if self.session.is_adopted_from(int(id_), str(props.get("adopted") or "")):
             ENGINE.log(f"instance {id_} is kept: the resource's new entry in the state has adopted it")
             return
-        if destroy_and_verify(self.session.client, int(id_)):
-            recorder(declared.label_base)(Event("end", instance_id=int(id_), reason="destroyed"))
+        destroyed = destroy_and_verify(self.session.client, int(id_))
+        if destroyed.existed:
+            recorder(declared.label_base)(Event("end", destroyed.at, instance_id=int(id_), reason="destroyed"))
         else:
             self._ensure_same_account(id_, props)
             ENGINE.log(f"instance {id_} was gone already")

@@ -80,11 +80,11 @@ class OfferQueryProvider(VastProvider):
         return [item for item, label in rows if label and label.owner == id_ and label.name not in props["instances"]]
 
     def _destroy(self, contract: Contract) -> None:
-        destroy_and_verify(self.session.client, contract.id)
+        destroyed = destroy_and_verify(self.session.client, contract.id)
         self.session.instance_cache.invalidate()
         record_event = recorder(contract.label)
         record_event(rent_event(contract))
-        record_event(Event("end", instance_id=contract.id, reason="killed run"))
+        record_event(Event("end", destroyed.at, instance_id=contract.id, reason="killed run"))
         ENGINE.warn(f"instance {contract.id} was left by a killed run: destroyed")
 
     @verb

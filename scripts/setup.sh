@@ -53,7 +53,7 @@ build_from_source() {
   command -v go >/dev/null || die "$needs: no 'go' on PATH. Or install the Pulumi CLI $oldest_pulumi or newer yourself"
   go_version="$(go env GOVERSION)"
   at_least "${go_version#go}" 1.25 || die "$needs: this is $go_version"
-  log "building pulumi $pinned_pulumi from source with $go_version: about 4 minutes on 2 cores"
+  log "building pulumi $pinned_pulumi from source with $go_version: about 5 minutes on 2 cores"
   go_build() { # folder of go.mod, package; hides the lines of about 300 downloads
     (cd "$1" && CGO_ENABLED=0 go build -ldflags "$ldflags" -o "$new/" "$2") 2> >(grep -v "^go: downloading" >&2)
   }

@@ -63,6 +63,15 @@ class AmbiguousRent(Exception):
 
 
 @dataclass(frozen=True)
+class Destroyed:
+    """A destroyed instance. `existed`: it existed before the call. `at`: when it was destroyed, in seconds since the
+    epoch; if answers were lost, the time of the first request that may have destroyed it."""
+
+    existed: bool
+    at: float
+
+
+@dataclass(frozen=True)
 class Page:
     """One page of a search: the offers, and the number of rows without an id, a machine or a price."""
 
@@ -92,6 +101,7 @@ class VastClient:
         timeout_s: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._key = key
         self._transport: Transport = transport or HttpTransport(keep=KEPT_CONNECTIONS, proxies=True)
@@ -100,6 +110,7 @@ class VastClient:
         self._timeout_s = timeout_s
         self._clock = clock
         self._sleep = sleep
+        self._now = now
         self.api_url = api_url.rstrip("/")
 
     def __repr__(self) -> str:
@@ -197,16 +208,16 @@ class VastClient:
     def change_bid(self, instance_id: int, price_usd: float) -> None:
         self._call("bid", "PUT", f"/api/v0/instances/bid_price/{instance_id}/", {"client_id": "me", "price": price_usd})
 
-    def destroy(self, instance_id: int) -> bool:
-        """Destroy an instance; return False if it did not exist. Retried for longer, as an instance costs money."""
-        path = f"/api/v0/instances/{instance_id}/"
+    def destroy(self, instance_id: int) -> Destroyed:
+        """Destroy an instance, unless it does not exist. Retried for longer, as an instance costs money."""
+        path, lost_at = f"/api/v0/instances/{instance_id}/", list[float]()
         try:
-            self._call("destroy", "DELETE", path, {}, patience_s=4 * self._patience_s)
+            self._call("destroy", "DELETE", path, {}, patience_s=4 * self._patience_s, lost_at=lost_at)
         except ApiError as error:
             if error.status in (404, 410) and not isinstance(error, AuthError):
-                return False
+                return Destroyed(bool(lost_at), min([*lost_at, self._now()]))
             raise
-        return True
+        return Destroyed(True, self._now())
 
     def logs(self, instance_id: int, *, lines: int = 100, wait_s: float = 10.0) -> str:
         """Return the end of a container's log, not scrubbed; "" if the host does not upload it within `wait_s`."""
@@ -228,10 +239,17 @@ class VastClient:
     # ---- requests ----------------------------------------------------------------------------------------------------
 
     def _call(
-        self, endpoint: str, method: str, path: str, body: Json = None, *, patience_s: float | None = None
+        self,
+        endpoint: str,
+        method: str,
+        path: str,
+        body: Json = None,
+        *,
+        patience_s: float | None = None,
+        lost_at: list[float] | None = None,
     ) -> Answer:
         """Make a call that is safe to repeat. Raises ApiError for an error response, ApiUnreachable."""
-        answer = self._exchange(endpoint, method, path, body, patience_s=patience_s)
+        answer = self._exchange(endpoint, method, path, body, patience_s=patience_s, lost_at=lost_at)
         if answer.status < 300 and _fields(answer).get("success") is not False:
             return answer
         raise self._error(answer, f"{method} {path.partition('?')[0]}")
@@ -245,9 +263,11 @@ class VastClient:
         *,
         repeatable: bool = True,
         patience_s: float | None = None,
+        lost_at: list[float] | None = None,
     ) -> Answer:
         """Send one request at its allowed time; retry it for `patience_s` if that is safe. A call that is not
-        `repeatable` is retried only after a 429 or a failed connection, and raises Unanswered if its answer is lost."""
+        `repeatable` is retried only after a 429 or a failed connection, and raises Unanswered if its answer is lost.
+        The time of each sent request whose answer is lost is added to `lost_at`, in seconds since the epoch."""
         try:
             key = read_secret(self._key, "the Vast.ai key")
         except InvalidInput as error:
@@ -261,6 +281,7 @@ class VastClient:
         while True:
             deadline += self._pacer.wait(endpoint, retry=limited)  # time in the queue does not count
             answer: Answer | Unanswered
+            sent_at = self._now()
             try:
                 answer = self._transport(
                     method, self.api_url + path, body=data, headers=bearer(key), timeout_s=self._timeout_s
@@ -268,6 +289,8 @@ class VastClient:
             except Unanswered as error:
                 if error.sent and not repeatable:
                     raise
+                if error.sent and lost_at is not None:
+                    lost_at.append(sent_at)
                 answer, limited = error, False
             else:
                 limited = answer.status == 429
@@ -326,10 +349,10 @@ def destroy_and_verify(
     verify_s: float = 60.0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> bool:
-    """Destroy an instance and verify it; return False if it did not exist. Raises DestroyFailed, with the id."""
+) -> Destroyed:
+    """Destroy an instance and verify it. Raises DestroyFailed, with the id."""
     try:
-        existed = client.destroy(instance_id)
+        destroyed = client.destroy(instance_id)
         deadline = clock() + verify_s
         while client.instance(instance_id) is not None:
             if clock() >= deadline:
@@ -341,7 +364,7 @@ def destroy_and_verify(
             f"remove it with `vastai destroy instance {instance_id}`",
             instance_id=instance_id,
         ) from None
-    return existed
+    return destroyed
 
 
 def _fields(answer: Answer) -> dict[str, Json]:

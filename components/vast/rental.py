@@ -391,8 +391,8 @@ class Rental:
             ) from None
 
     def _destroy(self, instance_id: int, reason: Reason, text: str = "") -> None:
-        destroy_and_verify(self.client, instance_id, clock=self.clock, sleep=self.sleep)
-        self.record(Event("end", instance_id=instance_id, reason=reason, text=text))
+        destroyed = destroy_and_verify(self.client, instance_id, clock=self.clock, sleep=self.sleep)
+        self.record(Event("end", destroyed.at, instance_id=instance_id, reason=reason, text=text))
 
     def _report(self, next_step: str = "run again, or widen the query") -> str:
         return rejection_report(self._rejected, self.order.max_tries, next_step)
