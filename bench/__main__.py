@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -139,12 +139,13 @@ def proxy_command(rounds: int, seconds: float, target: Path) -> None:
 
 
 @main.command("attack")
-@click.argument("served", type=click.Choice(["vllm", "gateway"]))
+@click.argument("served", type=click.Choice(get_args(attack.Served)))
 @click.option("--attack", "attacks", type=click.Choice([*attack.ATTACKS]), multiple=True, default=[*attack.ATTACKS])
 @click.option("--seconds", type=float, default=30.0, help="time of each attack, and of the quiet period before it")
 @click.option("--json", "target", type=FILE, default=RESULTS / "attack.json", help="output file")
 def attack_command(served: attack.Served, attacks: tuple[str, ...], seconds: float, target: Path) -> None:
-    """Attack vLLM or a gateway without a key, with and without this project's limits; measure another client."""
+    """Attack vLLM, the guard alone, or a gateway without a key, also without this project's limits; measure another
+    client."""
     try:
         with attack.running(served) as targets:
             figures = attack.measure(targets, attacks, seconds)

@@ -1,8 +1,9 @@
 """`python -m bench attack`: latency of a client, and memory of the server, during an attack without a key.
 
 Called by `bench.__main__`. One run compares vLLM behind the guard with vLLM with its own key and TLS, or a gateway's
-front proxy with one that reads a body before it checks the key. The attacker is this file in a separate process, with
-another address and the lowest priority.
+front proxy with one that reads a body before it checks the key. Here vLLM, client and attacker compete for the CPU, so
+the target "guard" has a server that needs almost none in place of vLLM. The attacker is this file in a separate
+process, with another address and the lowest priority.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ COUNT_AFTER_S = 75.0
 SHORT_LOAD_S = 1.0
 MIB = 1 << 20
 HEAD = b"POST /rerank HTTP/1.1\r\nHost: bench\r\n"
-Served = Literal["vllm", "gateway"]
+Served = Literal["vllm", "guard", "gateway"]
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,11 @@ class AttackFigure:
 
 @contextlib.contextmanager
 def running(served: Served) -> Iterator[list[BenchTarget]]:
-    """Start a target with this project's limits, and one without."""
+    """Start a target with this project's limits, and except for "guard" one without."""
     with contextlib.ExitStack() as stack:
+        if served == "guard":
+            yield [stack.enter_context(guard.running_server("a server of 5 ms behind the guard", "--guard", "--tls"))]
+            return
         if served == "vllm":
             eager = ("--enforce-eager",)  # boots faster; the speed of the model does not matter here
             guarded = local_vllm.Variant("vLLM behind the guard", guard=True, tls=True, extra_args=eager)

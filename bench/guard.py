@@ -86,7 +86,7 @@ def running_server(name: str, *flags: str) -> Iterator[BenchTarget]:
         with subprocess.Popen(command, cwd=REPO, env=env, stdout=subprocess.DEVNULL) as process:
             try:
                 url, ca = f"{'https' if tls else 'http'}://{IP}:{port}", str(files / "ca.pem") if tls else ""
-                target = BenchTarget(name, url, MODEL, key, ca)
+                target = BenchTarget(name, url, MODEL, key, ca, pid=process.pid)
                 until(lambda: _is_serving(target), within_s=30)
                 yield target
             finally:
