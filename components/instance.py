@@ -319,10 +319,11 @@ class InstanceProvider(VastProvider):
         # if too few offers are left to assign, the first replica that rents gets the offer
         usable = self._assigned_offers(candidates, declared)
         free = self._without_taken(candidates, declared)
-        if not usable and for_all and free:
+        machine_count = len(self._fleet_state(declared).machines) + len(free)
+        if not usable and for_all and free and machine_count < declared.slot.of:
             raise NoOffer(
                 f"{declared.slot.of} servers are declared, but running and available machines are enough only for "
-                f"{len(self._fleet_state(declared).machines) + len(free)}; widen the query or reduce replicas"
+                f"{machine_count}; widen the query or reduce replicas"
             )
         if usable := usable or free:
             return usable

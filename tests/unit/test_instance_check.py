@@ -112,6 +112,15 @@ def test_more_servers_than_machines_are_refused_with_both_numbers_before_anythin
     ]
 
 
+def test_the_last_free_machine_is_offered_while_other_replicas_are_replaced_and_run_twice(provider, api):
+    api.offers = [offer(1001)]
+    for number, index in enumerate((0, 0, 2, 2)):
+        label = Label(f"p/s/n-{index}", owner="0a1b", digest=12 * "0", nonce=new_nonce())
+        api.add(str(label), machine_id=7000 + number)
+    news = inputs(label_base="p/s/n-1", slot={"index": 1, "of": 4, "spread": "none"})
+    assert asks(shown(provider, {}, news)) == [1001]
+
+
 @pytest.mark.parametrize(
     ("given", "broken"), [({}, True), ({"ca_certificate": ""}, True), ({"ca_certificate": "PEM"}, False)]
 )
