@@ -83,7 +83,10 @@ def test_what_the_config_refuses_is_said_by_a_preview_of_the_program(market, tmp
     program.set(replicas=0)
     refused = program.run("preview")
     assert refused.returncode != 0
-    assert "replicas: the minimum, or that of a window of schedule, is 0, and then nothing answers" in refused.stdout + refused.stderr
+    assert (
+        "replicas: the minimum, or that of a window of schedule, is 0, and then nothing answers"
+        in refused.stdout + refused.stderr
+    )
 
 
 def test_a_program_in_python_takes_the_component_without_a_generated_sdk(market, ledger, tmp_path):
