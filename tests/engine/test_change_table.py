@@ -174,6 +174,7 @@ def test_in_place_destroys_before_it_rents(scene):
     assert stack.up().rc == 0
 
 
+@pytest.mark.all  # slow
 def test_blue_green_never_leaves_a_moment_without_a_server(scene):
     stack, ledger, market = scene
     stop, failures, answered = threading.Event(), [], []

@@ -245,6 +245,7 @@ def test_a_server_that_takes_no_other_certificate_is_replaced_when_its_ip_moves(
     assert scene.ledger.billed() == {scene.instance_id}
 
 
+@pytest.mark.all  # slow
 def test_keys_that_a_server_forgot_are_drift_and_up_tells_it_again(scene):
     first, out = scene.instance_id, scene.stack.outputs()
     own_key = scene.stack.own_key()

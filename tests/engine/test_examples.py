@@ -12,6 +12,7 @@ from tests.engine.conftest import Ledger
 pytestmark = pytest.mark.engine
 
 
+@pytest.mark.all  # slow
 def test_the_automation_example_brings_a_stack_up_reads_its_outputs_and_destroys_it(market, tmp_path):
     stack = EngineStack(tmp_path / "stack", market.url, name="mine")
     command = [sys.executable, str(REPO / "examples" / "automation.py"), "mine", "disk_gb=41"]

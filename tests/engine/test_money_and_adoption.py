@@ -109,6 +109,7 @@ def test_the_stopped_instance_that_a_bid_too_low_leaves_behind_is_destroyed(stac
     assert ledger.billed() == set()
 
 
+@pytest.mark.all  # slow
 def test_a_hand_made_instance_is_adopted_and_nothing_is_rented_anew(stack, ledger, market, tmp_path):
     query = "compute_cap>=750 gpu_ram>=16 num_gpus=1 static_ip=true direct_port_count>=1 verified=true rentable=true"
     offer = json.loads(vastai(market, tmp_path, "search", "offers", query, "--raw"))[0]["id"]

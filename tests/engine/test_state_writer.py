@@ -30,6 +30,7 @@ def ops(stack, verb, *words):
     return done.returncode, json.loads(done.stdout)
 
 
+@pytest.mark.all  # slow
 def test_a_pickle_that_was_put_into_the_state_runs_in_no_command_of_ops(stack, ledger, tmp_path):
     assert stack.up().rc == 0
     assert ops(stack, "preview", "--expect-no-changes")[0] == 0
