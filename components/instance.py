@@ -263,10 +263,11 @@ class InstanceProvider(VastProvider):
             ENGINE.log(f"instance {id_} is kept: the resource's new entry in the state has adopted it")
             return
         destroyed = destroy_and_verify(self.session.client, int(id_))
-        if destroyed.existed:
+        if not destroyed.confirmed:
+            self._ensure_same_account(id_, props)
+        if destroyed.at:
             recorder(declared.label_base)(Event("end", destroyed.at, instance_id=int(id_), reason="destroyed"))
         else:
-            self._ensure_same_account(id_, props)
             ENGINE.log(f"instance {id_} was gone already")
         self.session.instance_cache.invalidate()
 

@@ -64,11 +64,12 @@ class AmbiguousRent(Exception):
 
 @dataclass(frozen=True)
 class Destroyed:
-    """A destroyed instance. `existed`: it existed before the call. `at`: when it was destroyed, in seconds since the
-    epoch; if answers were lost, the time of the first request that may have destroyed it."""
+    """An instance that is gone. `confirmed`: Vast.ai has confirmed that it destroyed it; otherwise this account has no
+    such instance. `at`: when it was destroyed, in seconds since the epoch; if answers were lost, the time of the first
+    request that may have destroyed it; 0 if none of these requests did."""
 
-    existed: bool
-    at: float
+    confirmed: bool
+    at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ class VastClient:
             self._call("destroy", "DELETE", path, {}, patience_s=4 * self._patience_s, lost_at=lost_at)
         except ApiError as error:
             if error.status in (404, 410) and not isinstance(error, AuthError):
-                return Destroyed(bool(lost_at), min([*lost_at, self._now()]))
+                return Destroyed(False, *lost_at[:1])
             raise
         return Destroyed(True, self._now())
 

@@ -17,7 +17,7 @@ from components.errors import (
     RateLimited,
     ServerUnreachable,
 )
-from components.vast.client import AmbiguousRent, VastClient
+from components.vast.client import AmbiguousRent, Destroyed, VastClient
 from components.vast.market import Search
 from components.vast.pacing import OFF, PUBLISHED, Pacer
 from components.vast.query import Query, parse
@@ -194,33 +194,33 @@ def test_success_false_with_status_200_is_an_error(api):
 def test_destroying_what_is_gone_is_told_apart_from_destroying(api):
     instance_id = api.add("x")
     client = api.client()
-    assert client.destroy(instance_id).existed
-    assert not client.destroy(instance_id).existed
+    assert client.destroy(instance_id).confirmed
+    assert client.destroy(instance_id) == Destroyed(confirmed=False)
 
 
 def test_an_instance_ended_when_the_first_destroy_request_was_sent_whose_answer_was_lost(api):
-    instance_id = api.add("x")
-    answers(api, Answer(429, b"slow"), no_answer(sent=False), no_answer(), no_answer())
-    client = api.client(now=api.clock)
-    sent_at = []
+    instance_id, sent_at = api.add("x"), []
+    left = [Answer(429, b"slow"), no_answer(sent=False), no_answer(), no_answer()]
 
-    def transport(method, url, **options):
+    def interrupt(_method, _path):
         sent_at.append(api.clock.now)
+        api.clock.sleep(2)
         if len(sent_at) == 3:
             del api.contracts[instance_id]
-        api.clock.sleep(2)
-        return api(method, url, **options)
+        if isinstance(answer := left.pop(0) if left else None, Exception):
+            raise answer
+        return answer
 
-    client._transport = transport
-    destroyed = client.destroy(instance_id)
-    assert (destroyed.existed, destroyed.at) == (True, sent_at[2])
+    api.interrupt = interrupt
+    destroyed = api.client(now=api.clock).destroy(instance_id)
+    assert destroyed == Destroyed(confirmed=False, at=sent_at[2])
     assert len(sent_at) == 5
 
 
 def test_destroy_repeats_through_rate_limits_longer_than_any_read(api):
     instance_id = api.add("x")
     answers(api, *[Answer(429, b"slow")] * 12)
-    assert api.client(patience_s=20).destroy(instance_id).existed
+    assert api.client(patience_s=20).destroy(instance_id).confirmed
 
 
 def test_a_redirect_names_the_host_to_set(api):

@@ -1,12 +1,16 @@
-"""What an Instance's check shows a policy pack, and what one process's session shares between replicas; no engine."""
+"""What an Instance's check shows a policy pack, what its deletion does when an answer is lost, and what one process's
+session shares between replicas; no engine."""
 
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from components.errors import NoOffer
 from components.instance import InstanceProvider
+from components.ledger_file import ledger_file
 from components.plugin.session import Session
 from components.records import structure
 from components.vast.instance_cache import InstanceCache
@@ -14,7 +18,7 @@ from components.vast.json_values import as_text
 from components.vast.label import Label, new_nonce
 from components.vast.market import Search
 from reranker.http import Answer
-from tests.unit.scripted_api import ScriptedApi
+from tests.unit.scripted_api import ScriptedApi, no_answer
 from tests.unit.wire_samples import offer
 
 SEARCH = {"query": "num_gpus=1", "constraints": [], "pull_gb": 12, "disk_gb": 40, "prefer": "cheapest"}
@@ -137,6 +141,37 @@ def test_a_label_that_vast_would_cut_is_refused_before_anything_is_rented(provid
     longest = Label(chars * "n", owner=8 * "0", digest=12 * "0", pending=True, nonce=new_nonce())
     assert (len(str(longest)) > 256) is refused
     assert bool(api.calls) is not refused
+
+
+# ---- a deletion of which an answer is lost
+
+
+def lose_first_destroy_answer(api):
+    """Let the first destroy request reach the API and its answer get lost."""
+    lost = []
+
+    def interrupt(method, path):
+        if method == "DELETE" and not lost:
+            api.contracts.pop(int(path.split("/")[4]), None)
+            lost.append(path)
+            raise no_answer()
+
+    api.interrupt = interrupt
+
+
+def test_an_instance_whose_destroy_answer_was_lost_has_its_end_in_the_ledger(provider, api, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    instance_id = api.add("x")
+    lose_first_destroy_answer(api)
+    provider.delete(str(instance_id), inputs(api_url="http://api.test", account_id=1))
+    [end] = ledger_file("p/s/n", os.environ, Path()).events()
+    assert (end.kind, end.instance_id, end.reason) == ("end", instance_id, "destroyed")
+
+
+def test_an_instance_of_another_account_is_not_given_up_when_an_answer_to_its_destroy_was_lost(provider, api):
+    lose_first_destroy_answer(api)
+    with pytest.raises(Exception, match=r"account 2 rented it, and the Vast\.ai key belongs to account 1"):
+        provider.delete("4711", inputs(api_url="http://api.test", account_id=2))
 
 
 # ---- what a process searches once
