@@ -67,10 +67,10 @@ class Measurement:
 
 
 class User:
-    """Sends one request at a time on a kept connection. `ms`: latency of the last one; `failure`: "" if none."""
+    """Sends one request at a time on a kept connection."""
 
     def __init__(self, target: BenchTarget, pairs: int) -> None:
-        self.pairs, self.ms, self.failure = pairs, math.nan, ""
+        self.pairs = pairs
         self.curl = curl = pycurl.Curl()
         curl.setopt(pycurl.URL, f"{target.url}/rerank")
         # libcurl would wait for an answer to "Expect" before it sends a large body
@@ -89,12 +89,13 @@ class User:
         self.curl.setopt(pycurl.POSTFIELDS, body)
         multi.add_handle(self.curl)
 
-    def finish(self, multi: pycurl.CurlMulti, error: str) -> None:
+    def finish(self, multi: pycurl.CurlMulti) -> tuple[float, str]:
+        """End the request; return its latency in ms, and why its answer is wrong ("": it is not)."""
         multi.remove_handle(self.curl)
-        self.ms = self.curl.getinfo(pycurl.TOTAL_TIME) * 1000
         status = self.curl.getinfo(pycurl.RESPONSE_CODE)
-        is_answer = status == 200 and self.answer.getvalue().count(b'"relevance_score"') == self.pairs
-        self.failure = error or ("" if is_answer else f"HTTP {status} without {self.pairs} scores")
+        is_ranking = status == 200 and self.answer.getvalue().count(b'"relevance_score"') == self.pairs
+        failure = "" if is_ranking else f"HTTP {status} without {self.pairs} scores"
+        return self.curl.getinfo(pycurl.TOTAL_TIME) * 1000, failure
 
 
 def run(target: BenchTarget, *, pairs: int, words: int, users: int, seconds: float, number: int) -> Measurement:
@@ -113,11 +114,11 @@ def run(target: BenchTarget, *, pairs: int, words: int, users: int, seconds: flo
         _, answered, failed = multi.info_read()
         for curl, error in [*((curl, "") for curl in answered), *((curl, text) for curl, _, text in failed)]:
             user = by_handle[curl]
-            user.finish(multi, error)
-            if took_s >= 0 and user.failure:
-                failures.append(user.failure)
+            latency_ms, wrong = user.finish(multi)
+            if took_s >= 0 and (failure := error or wrong):
+                failures.append(failure)
             elif took_s >= 0:
-                ms.append(user.ms)
+                ms.append(latency_ms)
             user.send(multi, make_body())
         if not answered and not failed:
             multi.select(1.0)

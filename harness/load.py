@@ -1,10 +1,10 @@
-"""Steady requests to an endpoint, and their results. Used by bench and tests."""
+"""Steady requests to an endpoint, and their results. Used by bench.attack and tests."""
 
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,21 +37,12 @@ class RequestResult:
 
 
 class LoadGenerator:
-    """Sends `per_s` requests per second in total, from some threads, during a block; see `results`.
-
-    If `per_s` is infinite, each thread sends its next request as soon as the previous one is answered.
-    """
+    """Sends `per_s` requests per second in total, from some threads, during a block; see `results`."""
 
     def __init__(
-        self,
-        endpoint: LoadEndpoint,
-        *,
-        per_s: float = 80.0,
-        threads: int = 8,
-        headers: Mapping[str, str] | None = None,
-        body: Callable[[], Mapping[str, Any]] = lambda: BODY,
+        self, endpoint: LoadEndpoint, *, per_s: float = 80.0, threads: int = 8, headers: Mapping[str, str] | None = None
     ) -> None:
-        self._endpoint, self._headers, self._body = endpoint, headers or {}, body
+        self._endpoint, self._headers = endpoint, headers or {}
         self._pause_s = threads / per_s
         ca = endpoint.ca or None
         self._pool = urllib3.PoolManager(maxsize=threads, ca_certs=ca, retries=False, timeout=TIMEOUT_S)
@@ -70,13 +61,13 @@ class LoadGenerator:
             self._end.wait(max(0.0, next_at - time.monotonic()))
 
     def _request(self) -> RequestResult:
-        body, headers = self._body(), {"Authorization": f"Bearer {self._endpoint.key}", **self._headers}
+        headers = {"Authorization": f"Bearer {self._endpoint.key}", **self._headers}
         start, upstream = time.perf_counter(), ""
         try:
             url = f"{self._endpoint.url}/rerank"
-            response = self._pool.request("POST", url, json=body, headers=headers, redirect=False)
+            response = self._pool.request("POST", url, json=BODY, headers=headers, redirect=False)
             upstream = response.headers.get("x-upstream", "")
-            ok = response.status == 200 and len(json.loads(response.data)["results"]) == len(body["documents"])
+            ok = response.status == 200 and len(json.loads(response.data)["results"]) == len(BODY["documents"])
             failure: Any = "" if ok else response.status
         except (urllib3.exceptions.HTTPError, ValueError, LookupError, TypeError) as error:
             failure = f"{type(error).__name__}: {error}"[:200]
