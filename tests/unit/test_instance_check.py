@@ -160,7 +160,7 @@ def lose_first_destroy_answer(api):
 
 
 def test_an_instance_whose_destroy_answer_was_lost_has_its_end_in_the_ledger(provider, api, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PULUMI_BACKEND_URL", f"file://{tmp_path}")
     instance_id = api.add("x")
     lose_first_destroy_answer(api)
     provider.delete(str(instance_id), inputs(api_url="http://api.test", account_id=1))
