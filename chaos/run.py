@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.scenario import SIGNALS, SLOW, Difference, RunResult, Scenario
-from components.ledger_file import ledger_file
+from components.stack_ledger import open_ledger
 from components.vast.bill import cost_usd
 from components.vast.client import VastClient
 from components.vast.label import PENDING, parse_nonce
@@ -81,7 +81,7 @@ class Runner:
     def _compare_ledgers(self) -> tuple[list[str], Difference]:
         """Compare the stack's ledger with the emulator's, before and after the entries that `ops cost` adds."""
         stack, now = f"vast-reranker/{self.stack.name}", time.time()
-        ledger, market = ledger_file(stack, self.stack.env, self.stack.project), self._ledger()["contracts"]
+        ledger, market = open_ledger(stack, self.stack.env, self.stack.project), self._ledger()["contracts"]
         events = ledger.events()
         intents = {event.nonce for event in events if event.kind == "intent"}
         problems = [f"no intent of {row['label']}" for row in market if parse_nonce(row["label"]) not in intents]

@@ -17,10 +17,10 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 
 from components.certificate_renewal import renew_certificate
 from components.errors import AuthError, NoOffer, RentalFailed
-from components.ledger_file import month_so_far, recorder
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, check_failure, drop_unknowns, is_known, verb
 from components.records import structure
+from components.stack_ledger import month_so_far, recorder
 from components.translation import (
     Declared,
     InstanceOutputs,

@@ -1,9 +1,4 @@
-"""The file of a stack's ledger, next to the state. Called by the resources and ops.
-
-With a file backend it is `.pulumi/ledger/<project>/<stack>.jsonl` in the backend's folder. There it survives a replaced
-server, a lost state and `stack rm`, and all users of the folder share it. Other backends cannot be appended to: then it
-is `.local/ledger/` of this checkout, and `ops cost` adds rentals from elsewhere, by the account's charges.
-"""
+"""A ledger in a file: one JSON event per line, append only. Used by `stack_ledger`; `ledger_bucket` uses its lines."""
 
 from __future__ import annotations
 
@@ -11,38 +6,32 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
-from components.plugin.engine import ENGINE
 from components.records import structure
-from components.state_folder import state_folder
-from components.vast.bill import Month, MonthToDate, month_to_date
-from components.vast.instance_cache import SharedRead
-from components.vast.ledger import Event, fold
+from components.vast.ledger import Event
 
-FRESH_S = 300.0
 MAX_TEXT_CHARS = 300  # a line stays below 4096 bytes, so its write is atomic
 
-_MONTHS: dict[Path, SharedRead[MonthToDate | None]] = {}
+
+class NotInBucket(OSError):
+    """A ledger's bucket could not be written; the event is in a file of this checkout. The text says why, and where."""
 
 
 @dataclass(frozen=True)
 class LedgerFile:
-    """A ledger: one JSON event per line, append only. `clock`: seconds since the epoch."""
+    """The file at `path`. `clock`: seconds since the epoch."""
 
     path: Path
     clock: Callable[[], float] = time.time
 
     def append(self, event: Event) -> None:
         """Write an event to the disk, with the current time if it has none. Raises OSError."""
-        event = replace(event, at=round(event.at or self.clock(), 3), text=event.text[:MAX_TEXT_CHARS])
-        values = {item.name: value for item in fields(event) if (value := getattr(event, item.name)) != item.default}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        data = f"\n{json.dumps(values)}\n".encode()  # starts a new line, in case the last one is incomplete
+        data = b"\n" + to_line(timed(event, self.clock))  # starts a new line, in case the last one is incomplete
         # the umask decides who else may append
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
@@ -53,51 +42,32 @@ class LedgerFile:
             os.close(descriptor)
 
     def events(self) -> list[Event]:
-        """Return the events in the order of the file, without incomplete or foreign lines."""
+        """Return the events in the order of the file, without incomplete or foreign lines. Raises OSError."""
         try:
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            return parse_lines(self.path.read_bytes())
         except FileNotFoundError:
             return []
-        events = []
-        for line in filter(None, lines):
-            with suppress(ValueError, TypeError, AttributeError):
-                events.append(structure(Event, json.loads(line)))
-        return events
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
-def ledger_file(label_base: str, env: Mapping[str, str], folder: Path) -> LedgerFile:
-    """Return the ledger of the stack in a label (project/stack/...). `folder`: that of its Pulumi.yaml."""
-    try:
-        state = state_folder(env, folder)
-    except FileNotFoundError:  # a program in another language, whose plugin runs in another folder
-        state = None
-    project, stack = label_base.split("/")[:2]
-    parent = state / ".pulumi" if state else folder / ".local"
-    return LedgerFile(parent / "ledger" / project / f"{stack}.jsonl")
+def timed(event: Event, clock: Callable[[], float]) -> Event:
+    """Return the event with the current time if it has none."""
+    return replace(event, at=round(event.at or clock(), 3))
 
 
-def month_so_far(label_base: str) -> MonthToDate | None:
-    """Return the stack's cost of this month from its ledger; None if unreadable. Replicas of a fleet share one read."""
-    ledger = ledger_file(label_base, os.environ, Path())
-
-    def read() -> MonthToDate | None:
-        now = datetime.now(UTC)
-        try:
-            return month_to_date(fold(ledger.events()).values(), Month.of(now), now.timestamp())
-        except OSError:
-            return None
-
-    return _MONTHS.setdefault(ledger.path, SharedRead(read)).get(max_age_s=FRESH_S)
+def to_line(event: Event) -> bytes:
+    """Return the event as a line of JSON, without its default values, and with a cut text."""
+    event = replace(event, text=event.text[:MAX_TEXT_CHARS])
+    values = {item.name: value for item in fields(event) if (value := getattr(event, item.name)) != item.default}
+    return f"{json.dumps(values)}\n".encode()
 
 
-def recorder(label_base: str) -> Callable[[Event], None]:
-    """Return a function that writes a resource's events to its stack's ledger; a failed write only logs a warning."""
-
-    def record(event: Event) -> None:
-        ledger = ledger_file(label_base, os.environ, Path())
-        try:
-            ledger.append(event)
-        except OSError as error:
-            ENGINE.warn(f"cannot write to {ledger.path} ({error.strerror}), so the ledger lacks {event}")
-
-    return record
+def parse_lines(data: bytes) -> list[Event]:
+    """Return the events of the lines, in their order, without incomplete or foreign lines."""
+    events = []
+    for line in filter(None, data.decode("utf-8", "replace").splitlines()):
+        with suppress(ValueError, TypeError, AttributeError):
+            events.append(structure(Event, json.loads(line)))
+    return events

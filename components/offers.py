@@ -14,10 +14,10 @@ import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, UpdateResult
 
 from components.errors import NoOffer, QueryError
-from components.ledger_file import recorder
 from components.plugin.engine import ENGINE
 from components.plugin.verbs import VastProvider, VastResource, check_failure, is_known, verb
 from components.records import record, structure
+from components.stack_ledger import recorder
 from components.vast.client import destroy_and_verify
 from components.vast.json_values import as_text, same
 from components.vast.label import Label

@@ -1,7 +1,7 @@
-"""The state's folder of a file backend, and the check of its free space.
+"""The URL of the state's backend, and the folder of a file backend with the check of its free space.
 
-Called by the program before anything is rented, and by `ops recover`. If Pulumi 3.259 cannot write a state file
-completely, it leaves the file truncated, and the state lacks the instances rented until then.
+Called by the program before anything is rented, by `stack_ledger` and by `ops recover`. If Pulumi 3.259 cannot write a
+state file completely, it leaves the file truncated, and the state lacks the instances rented until then.
 """
 
 from __future__ import annotations
@@ -19,16 +19,23 @@ ROOM_MB = 16  # for 128 servers: the state file, its copy, history and backups
 
 def state_folder(env: Mapping[str, str], project: Path) -> Path | None:
     """Return the folder of a file backend, or None for another backend. `project`: the folder of Pulumi.yaml."""
-    home = Path(env.get("HOME") or Path.home())
-    url = env.get("PULUMI_BACKEND_URL")
-    if not url:
-        declared = yaml.safe_load((project / "Pulumi.yaml").read_text(encoding="utf-8")).get("backend") or {}
-        url = str(declared.get("url") or "") or _login_url(Path(env.get("PULUMI_HOME") or home / ".pulumi"))
-    parts = urlsplit(url)
+    parts = urlsplit(backend_url(env, project))
     if parts.scheme != "file":
         return None
     path = parts.netloc + unquote(parts.path)
-    return home / path[2:] if path.startswith("~/") else project / path
+    return _home(env) / path[2:] if path.startswith("~/") else project / path
+
+
+def backend_url(env: Mapping[str, str], project: Path) -> str:
+    """Return the URL of the backend that Pulumi uses in `project`, or "" without a login. Raises FileNotFoundError."""
+    if url := env.get("PULUMI_BACKEND_URL"):
+        return url
+    declared = yaml.safe_load((project / "Pulumi.yaml").read_text(encoding="utf-8")).get("backend") or {}
+    return str(declared.get("url") or "") or _login_url(Path(env.get("PULUMI_HOME") or _home(env) / ".pulumi"))
+
+
+def _home(env: Mapping[str, str]) -> Path:
+    return Path(env.get("HOME") or Path.home())
 
 
 def _login_url(pulumi_home: Path) -> str:

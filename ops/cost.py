@@ -16,8 +16,8 @@ from pathlib import Path
 import click
 
 from components.errors import VastError
-from components.ledger_file import LedgerFile, ledger_file
 from components.plugin.session import open_session
+from components.stack_ledger import Ledger, open_ledger
 from components.vast.bill import (
     USES,
     Month,
@@ -79,11 +79,11 @@ def cost(pulumi: Pulumi, *, month: datetime | None, csv_file: Path | None, svg_f
 def month_cost(pulumi: Pulumi, month: Month) -> Outcome:
     """Settle the ledger of a stack with Vast.ai, and return the cost of a month."""
     ledger, now = stack_ledger(pulumi), datetime.now(UTC).timestamp()
-    return summarize(settle(pulumi, ledger, month, now), month, now, budget_usd(pulumi), ledger.path)
+    return summarize(settle(pulumi, ledger, month, now), month, now, budget_usd(pulumi), str(ledger))
 
 
-def stack_ledger(pulumi: Pulumi) -> LedgerFile:
-    return ledger_file(_base(pulumi), os.environ, pulumi.cwd)
+def stack_ledger(pulumi: Pulumi) -> Ledger:
+    return open_ledger(_base(pulumi), os.environ, pulumi.cwd)
 
 
 def budget_usd(pulumi: Pulumi) -> float | None:
@@ -110,7 +110,7 @@ def room_usd_h(pulumi: Pulumi) -> float | None:
     return growth_usd_h(budget, month_to_date(accounts.entries, month, at), hourly)
 
 
-def settle(pulumi: Pulumi, ledger: LedgerFile, month: Month, now: float) -> Accounts:
+def settle(pulumi: Pulumi, ledger: Ledger, month: Month, now: float) -> Accounts:
     """Add the events that the ledger lacks, and return the ledger's and Vast.ai's accounts."""
     entries = fold(ledger.events())
     since = min([month.since, *(entry.since for entry in entries.values() if entry.until is None)])
@@ -128,7 +128,7 @@ def settle(pulumi: Pulumi, ledger: LedgerFile, month: Month, now: float) -> Acco
     return Accounts(list(entries.values()), charged, prices, len(added))
 
 
-def summarize(accounts: Accounts, month: Month, now: float, budget: float | None, ledger: Path) -> Outcome:
+def summarize(accounts: Accounts, month: Month, now: float, budget: float | None, ledger: str) -> Outcome:
     entries = [entry for entry in accounts.entries if entry.since < month.until and (entry.until or now) >= month.since]
     ids = [entry.instance_id for entry in entries]
     charged = {id_: accounts.charges[id_].amount_usd for id_ in ids if id_ in accounts.charges}

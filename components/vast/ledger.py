@@ -1,7 +1,7 @@
 """Ledger of a stack: events of its rents, folded into contracts, and compared with the account. Pure.
 
 `rental` and the Instance resource write the events; `ops cost` adds those that a killed run did not write.
-`components.ledger_file` stores the events; `bill` computes their cost.
+`components.stack_ledger` stores the events; `bill` computes their cost.
 """
 
 from __future__ import annotations

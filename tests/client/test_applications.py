@@ -5,7 +5,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,6 +16,7 @@ import pytest
 
 from reranker.applications import read_applications
 from tests.client.proxying import REPO, running_proxy, write_outputs
+from tests.npm import copy_with_packages, npm
 
 pytestmark = pytest.mark.all
 
@@ -215,19 +215,8 @@ def test_litellms_providers_rank(places, python, provider, way):
 @pytest.fixture(scope="module")
 def node_modules(tmp_path_factory):
     """The packages of npm/package-lock.json, in a folder of the test's own, and LibreChat's without what it needs."""
-    if not shutil.which("npm"):
-        pytest.skip("no npm on PATH")
-    folder = tmp_path_factory.mktemp("npm")
-    for name in ("package.json", "package-lock.json", "clients.mjs"):
-        (folder / name).write_bytes((NPM / name).read_bytes())
-
-    def npm(*args):
-        done = subprocess.run(["npm", *args], cwd=folder, capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    npm("ci", "--ignore-scripts", "--no-audit", "--no-fund")
-    [packed] = json.loads(npm("pack", "--json", LIBRECHAT_AGENTS))
+    folder = copy_with_packages(NPM, tmp_path_factory.mktemp("npm"))
+    [packed] = json.loads(npm(folder, "pack", "--json", LIBRECHAT_AGENTS))
     assert packed["integrity"] == LIBRECHAT_HASH
     with tarfile.open(folder / packed["filename"]) as archive:
         archive.extractall(folder / "librechat", filter="data")

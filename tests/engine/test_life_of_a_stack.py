@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chaos.run import LEDGER_S, LEDGER_USD, compare
-from components.ledger_file import ledger_file
+from components.stack_ledger import open_ledger
 from components.vast.ledger import fold
 from emulator.server import EmulatorServer
 from harness.stack import MODEL, REPO, EngineStack
@@ -177,7 +177,7 @@ def test_destroy_leaves_nothing_billed_and_no_process_and_the_rent_in_the_ledger
     assert done.rc == 0, done.text
     assert ledger.billed() == set()
     assert container_processes(instance_id) == []
-    written = ledger_file("vast-reranker/test", up.env, up.project).events()
+    written = open_ledger("vast-reranker/test", up.env, up.project).events()
     assert [(one.kind, one.reason) for one in written] == [
         ("intent", ""), ("rent", ""), ("serving", ""), ("end", "destroyed"),
     ]  # fmt: skip

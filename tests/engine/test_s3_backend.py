@@ -1,48 +1,23 @@
 """State in an S3-compatible bucket, as a team keeps it: a server on loopback, the real engine, no account of anyone."""
 
-import logging
+import json
 import os
-import re
 import signal
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from harness.stack import EngineStack
 from harness.wait import until
+from tests import s3_server
+from tests.engine.fleet import Ops
 
 pytestmark = [pytest.mark.engine, pytest.mark.all]
-
-BUCKET = "pulumi-state"
-
-
-class Bucket:
-    """One bucket, and what is in it."""
-
-    def __init__(self, host, port):
-        self.s3 = boto3.client(
-            "s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1",
-            aws_access_key_id="not-a-key", aws_secret_access_key="not-a-secret",
-        )  # fmt: skip
-        self.s3.create_bucket(Bucket=BUCKET)
-        self.backend = f"s3://{BUCKET}?region=us-east-1&endpoint={host}:{port}&disableSSL=true&s3ForcePathStyle=true"
-
-    def keys(self, prefix):
-        found = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
-        return [one["Key"] for one in found]
-
-    def read(self, key):
-        return self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read().decode()
 
 
 @pytest.fixture(scope="module")
 def bucket():
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    yield Bucket(*server.get_host_and_port())
-    server.stop()
+    with s3_server.running() as running:
+        yield running
 
 
 @pytest.fixture
@@ -50,15 +25,8 @@ def team_stack(bucket, market, tmp_path):
     """Make stacks whose state is in the bucket; each is somebody's checkout, with a home of its own."""
 
     def make(who, name, **options):
-        env = {
-            "AWS_ACCESS_KEY_ID": "not-a-key",
-            "AWS_SECRET_ACCESS_KEY": "not-a-secret",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            # or the SDK warns at each read of a server that sends no checksum
-            "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-        } | options
-        stack = EngineStack(tmp_path / who, market.url, name=name, env=env)
-        stack.env["PULUMI_BACKEND_URL"] = options.get("PULUMI_BACKEND_URL", bucket.backend)
+        stack = EngineStack(tmp_path / who, market.url, name=name, env=s3_server.ENV | options)
+        stack.env["PULUMI_BACKEND_URL"] = options.get("PULUMI_BACKEND_URL", bucket.backend())
         return stack
 
     return make
@@ -81,6 +49,10 @@ def test_a_stack_lives_in_the_bucket_from_up_to_destroy_and_no_key_is_there_in_c
     assert done.rc == 0, done.text
     assert ledger.billed() == set()
     assert bucket.keys(".pulumi/locks") == []
+    (month,) = bucket.keys(".pulumi/ledger/vast-reranker/life/")
+    events = [json.loads(line) for line in bucket.read(month).splitlines()]
+    assert [event["kind"] for event in events] == ["intent", "rent", "serving", "end"]
+    assert {event["instance_id"] for event in events[1:]} == {out["instance_id"]}
 
 
 def test_a_colleague_sees_the_same_stack_and_rents_nothing_again(team_stack, ledger):
@@ -90,6 +62,10 @@ def test_a_colleague_sees_the_same_stack_and_rents_nothing_again(team_stack, led
         (colleague.folder.parent / "anna" / "project" / "Pulumi.shared.yaml").read_text()
     )
     assert colleague.drift().rc == 0
+    cost = Ops(colleague, "cost").end()
+    assert cost.rc == 0, cost.err
+    [contract] = cost.document["contracts"]
+    assert contract["serving_at"]
     assert colleague.destroy().rc == 0
     assert ledger.billed() == set()
 
@@ -120,7 +96,7 @@ def test_two_at_once_is_refused_with_who_holds_the_lock_and_a_lock_left_by_a_kil
 
 
 def test_a_backend_that_cannot_be_reached_is_named_and_nothing_is_rented(team_stack, bucket, ledger):
-    nowhere = re.sub(r"endpoint=[^&]+", "endpoint=127.0.0.1:9", bucket.backend)
+    nowhere = bucket.backend(address="127.0.0.1:9")
     stack = team_stack("anna", "lost", PULUMI_BACKEND_URL=nowhere, AWS_MAX_ATTEMPTS="1")
     done = stack.up()
     assert done.rc != 0

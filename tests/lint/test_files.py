@@ -11,7 +11,7 @@ REPO = Path(__file__).resolve().parents[2]
 MOST_LINES = 400
 GENERATED = (
     "requirements/*.lock",
-    "tests/client/npm/package-lock.json",
+    "tests/*/package-lock.json",
     "tools/pulumi/*/go.*",
     "dashboards/*.json",
     "docs/demo.svg",

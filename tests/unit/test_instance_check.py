@@ -10,9 +10,9 @@ import pytest
 
 from components.errors import NoOffer
 from components.instance import InstanceProvider
-from components.ledger_file import ledger_file
 from components.plugin.session import Session
 from components.records import structure
+from components.stack_ledger import open_ledger
 from components.vast.instance_cache import InstanceCache
 from components.vast.json_values import as_text
 from components.vast.label import Label, new_nonce
@@ -164,7 +164,7 @@ def test_an_instance_whose_destroy_answer_was_lost_has_its_end_in_the_ledger(pro
     instance_id = api.add("x")
     lose_first_destroy_answer(api)
     provider.delete(str(instance_id), inputs(api_url="http://api.test", account_id=1))
-    [end] = ledger_file("p/s/n", os.environ, Path()).events()
+    [end] = open_ledger("p/s/n", os.environ, Path()).events()
     assert (end.kind, end.instance_id, end.reason) == ("end", instance_id, "destroyed")
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from components.ledger_file import LedgerFile, ledger_file
+from components.ledger_file import LedgerFile
+from components.stack_ledger import open_ledger
 from components.vast.bill import (
     Month,
     MonthToDate,
@@ -168,12 +169,19 @@ def test_the_forecast_is_what_was_spent_and_what_runs_until_the_month_ends():
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 
-def test_the_ledger_lies_beside_the_state_of_a_file_backend_and_in_the_checkout_else(tmp_path):
-    state = {"PULUMI_BACKEND_URL": f"file://{tmp_path}/state", "HOME": str(tmp_path)}
-    here = tmp_path / "state/.pulumi/ledger/vast-reranker/prod.jsonl"
-    assert ledger_file(NAME, state, tmp_path / "project").path == here
-    bucket = {"PULUMI_BACKEND_URL": "s3://bucket", "HOME": str(tmp_path)}
-    assert ledger_file(NAME, bucket, tmp_path).path == tmp_path / ".local/ledger/vast-reranker/prod.jsonl"
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("file://FOLDER/state", "FOLDER/state/.pulumi/ledger/vast-reranker/prod.jsonl"),
+        ("https://api.pulumi.com", "FOLDER/.local/ledger/vast-reranker/prod.jsonl"),
+        ("s3://bucket/team?region=eu-west-1", "s3://bucket/team/.pulumi/ledger/vast-reranker/prod"),
+        ("gs://bucket", "gs://bucket/.pulumi/ledger/vast-reranker/prod"),
+        ("azblob://container?storage_account=a", "azblob://container/.pulumi/ledger/vast-reranker/prod"),
+    ],
+)
+def test_the_ledger_is_beside_the_state_and_in_the_checkout_where_that_cannot_be(tmp_path, url, place):
+    env = {"PULUMI_BACKEND_URL": url.replace("FOLDER", str(tmp_path)), "HOME": str(tmp_path)}
+    assert str(open_ledger(NAME, env, tmp_path)) == place.replace("FOLDER", str(tmp_path))
 
 
 def test_what_is_written_is_read_and_a_line_that_was_cut_off_spoils_no_other(tmp_path):

@@ -1,0 +1,190 @@
+"""The ledger in a bucket, with an S3 server on loopback."""
+
+import multiprocessing
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from components.ledger_bucket import MAX_BYTES
+from components.ledger_file import LedgerFile, NotInBucket
+from components.stack_ledger import open_ledger
+from components.vast.ledger import Event, fold
+from tests import s3_server
+
+NAME = "vast-reranker/prod/reranker"
+T = datetime(2026, 11, 30, 23, 59, tzinfo=UTC).timestamp()
+RENT = Event("rent", T, NAME, "aa", 1)
+END = Event("end", T + 120, instance_id=1, reason="destroyed")
+FOLDER = ".pulumi/ledger/vast-reranker/prod"
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with s3_server.running() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch):
+    for name, value in s3_server.ENV.items():
+        monkeypatch.setenv(name, value)
+
+
+def ledger_at(url, folder):
+    return open_ledger(NAME, {"PULUMI_BACKEND_URL": url, "HOME": str(folder)}, folder)
+
+
+def test_what_one_checkout_writes_another_reads_and_each_month_has_its_object(bucket, tmp_path):
+    url = bucket.backend("/months")
+    ledger = ledger_at(url, tmp_path / "anna")
+    assert ledger.events() == []
+    ledger.append(END)
+    ledger.append(RENT)
+    assert bucket.keys("months/") == [f"months/{FOLDER}/2026-11.jsonl", f"months/{FOLDER}/2026-12.jsonl"]
+    assert ledger_at(url, tmp_path / "bert").events() == [RENT, END]
+    ledger.append(Event("serving", instance_id=1))
+    assert abs(ledger_at(url, tmp_path / "bert").events()[0].at - time.time()) < 60
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_another_stacks_ledger_is_not_read(bucket, tmp_path):
+    env = {"PULUMI_BACKEND_URL": bucket.backend("/stacks"), "HOME": str(tmp_path)}
+    open_ledger("vast-reranker/production/reranker", env, tmp_path).append(RENT)
+    assert ledger_at(bucket.backend("/stacks"), tmp_path).events() == []
+
+
+def write_many(url, folder, worker):
+    ledger = ledger_at(url, folder)
+    numbers = range(1000 * worker + 1, 1000 * worker + 7)
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda number: ledger.append(Event("rent", T, instance_id=number)), numbers))
+
+
+def test_many_writers_lose_nothing(bucket, tmp_path):
+    url = bucket.backend("/many")
+    writers = [
+        multiprocessing.get_context("spawn").Process(target=write_many, args=(url, tmp_path, one)) for one in range(3)
+    ]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join(60)
+    assert len(fold(ledger_at(url, tmp_path).events())) == 18
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+class Between:
+    """A TCP proxy to an S3 server. `cuts`: how many answers to a PUT it does not pass on."""
+
+    def __init__(self, bucket, cuts=0):
+        host, port = bucket.address.split(":")
+        self.behind, self.cuts, self.puts = (host, int(port)), cuts, 0
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listening.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self.listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client):
+        with client, socket.create_connection(self.behind, timeout=30) as server:
+            threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
+            while data := server.recv(1 << 16):
+                if self.puts and self.cuts:
+                    self.cuts -= 1
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+                client.sendall(data)
+
+    def _pass_on(self, client, server):
+        try:
+            while data := client.recv(1 << 16):
+                self.puts += data.startswith(b"PUT ")
+                server.sendall(data)
+        except OSError:
+            return
+
+
+def test_an_event_whose_answer_was_lost_is_written_once(bucket, tmp_path):
+    between = Between(bucket, cuts=2)
+    try:
+        ledger_at(bucket.backend("/lost", between.address), tmp_path).append(RENT)
+    finally:
+        between.listening.close()
+    assert between.cuts == 0
+    assert bucket.read(f"lost/{FOLDER}/2026-11.jsonl").count("\n") == 1
+    assert ledger_at(bucket.backend("/lost"), tmp_path).events() == [RENT]
+
+
+def test_an_event_that_the_bucket_does_not_take_is_kept_in_the_checkout_and_read_there(bucket, tmp_path):
+    local = LedgerFile(tmp_path / ".local/ledger/vast-reranker/prod.jsonl")
+    url = bucket.backend("/later")
+    ledger_at(url, tmp_path).append(RENT)
+    unreachable = ledger_at(bucket.backend("/later", "127.0.0.1:9"), tmp_path)
+    with pytest.raises(NotInBucket, match=r"127\.0\.0\.1:9") as told:
+        unreachable.append(END)
+    assert str(local.path) in str(told.value)
+    assert "\n" not in str(told.value)
+    assert local.events() == [END]
+    assert ledger_at(url, tmp_path).events() == [RENT, END]
+    with pytest.raises(OSError, match="could not be read"):
+        unreachable.events()
+    with pytest.raises(NotInBucket, match="no-bucket"):
+        ledger_at(url.replace(s3_server.BUCKET, "no-bucket"), tmp_path).append(END)
+
+
+def test_an_object_that_is_too_large_is_not_read(bucket, tmp_path):
+    bucket.s3.put_object(Bucket=s3_server.BUCKET, Key=f"large/{FOLDER}/2026-11.jsonl", Body=bytes(MAX_BYTES + 1))
+    ledger = ledger_at(bucket.backend("/large"), tmp_path)
+    with pytest.raises(OSError, match=f"more than {MAX_BYTES} bytes"):
+        ledger.events()
+    with pytest.raises(NotInBucket, match="more than"):
+        ledger.append(RENT)
+
+
+def test_lines_of_others_spoil_no_event(bucket, tmp_path):
+    url = bucket.backend("/foreign")
+    ledger_at(url, tmp_path).append(RENT)
+    key = f"foreign/{FOLDER}/2026-11.jsonl"
+    body = bucket.read(key) + '[1]\n{"kind": "other"}\n{"kind": "end", "inst'
+    bucket.s3.put_object(Bucket=s3_server.BUCKET, Key=key, Body=body.encode())
+    ledger_at(url, tmp_path).append(replace(END, at=T + 1))
+    assert ledger_at(url, tmp_path).events() == [RENT, replace(END, at=T + 1)]
+
+
+def test_a_signature_in_a_url_is_in_no_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=2026&sig=private-signature")
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("AZURE_ALLOW_HTTP", "true")
+    ledger = ledger_at("azblob://container?storage_account=account", tmp_path)
+    with pytest.raises(NotInBucket, match="Azure") as told:
+        ledger.append(RENT)
+    assert "private-signature" not in str(told.value) + repr(ledger)
+
+
+@pytest.mark.parametrize("url", ["azblob://container", "gs://bucket?region=x"])
+def test_a_url_that_is_no_place_costs_no_event_and_stops_no_deployment(tmp_path, url):
+    ledger = ledger_at(url, tmp_path)
+    with pytest.raises(NotInBucket):
+        ledger.append(RENT)
+    assert ledger.local.events() == [RENT]
+
+
+@pytest.mark.all
+def test_a_bucket_that_hangs_holds_an_up_for_no_longer_than_its_deadline(bucket, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ledger = ledger_at(bucket.backend("", f"127.0.0.1:{silent.getsockname()[1]}"), tmp_path)
+        began = time.monotonic()
+        with pytest.raises(NotInBucket):
+            ledger.append(RENT)
+    assert time.monotonic() - began < 45
