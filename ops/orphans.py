@@ -17,9 +17,11 @@ from pathlib import Path
 import click
 import yaml
 
+from components.stack_ledger import open_ledger
 from components.vast.address import check_api_url
 from components.vast.client import DEFAULT_API_URL, VastClient, destroy_and_verify
 from components.vast.label import Label
+from components.vast.ledger import Event, fold, missing_events
 from components.vast.models import Contract
 from components.vast.pacing import PUBLISHED, Pacer
 from components.vast.ranking import minutes
@@ -31,7 +33,8 @@ from ops.fleet import kind
 from ops.plan import INSTANCE
 
 # the project's name in Pulumi.yaml is the first part of its labels
-NAMESPACE = yaml.safe_load(Path(__file__).parents[1].joinpath("Pulumi.yaml").read_text(encoding="utf-8"))["name"]
+PROJECT = Path(__file__).parents[1]
+NAMESPACE = yaml.safe_load((PROJECT / "Pulumi.yaml").read_text(encoding="utf-8"))["name"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def find_orphans(
         ids = known_ids(texts)
     except ValueError as error:
         raise OpsError(USAGE, f"not a stack export: {error}", "write one with `pulumi stack export --file`") from None
-    unknown = orphans(client.instances(), ids, time.time())
+    contracts = client.instances()
+    unknown = orphans(contracts, ids, time.time())
     old = [orphan for orphan in unknown if orphan.age_s >= min_age_min * 60]
     young = [orphan for orphan in unknown if orphan not in old]  # may belong to a running `up`
     if destroy and not ids:
@@ -121,7 +125,24 @@ def find_orphans(
         click.echo("\n".join(map(str, old)), err=True)
         confirm(f"destroys {report.count(len(old), 'instance')} permanently", "yes")
     for orphan in old:
-        destroy_and_verify(client, orphan.instance_id)
+        end = destroy_and_verify(client, orphan.instance_id)
         click.echo(f"destroyed instance {orphan.instance_id}", err=True)
+        _record_end(orphan, contracts, end.at)
     facts["destroyed"] = [orphan.instance_id for orphan in old]
     return Outcome(OK, f"{headline}: all destroyed", parts, facts)
+
+
+def _record_end(orphan: Orphan, contracts: Iterable[Contract], at: float) -> None:
+    """Write the end of an orphan, and its rent if that is missing, to the ledger of the stack in its label."""
+    label = Label.parse(orphan.label)
+    if label is None:
+        return
+    ledger, now = open_ledger(label.base, os.environ, PROJECT), time.time()
+    end = Event("end", at, instance_id=orphan.instance_id, reason="killed run" if label.pending else "destroyed")
+    stack = "/".join(label.base.split("/")[:2])
+    try:
+        missing = missing_events(fold(ledger.events()), contracts, (), stack, now, new_s=0.0)
+        for event in [event for event in missing if event.instance_id == orphan.instance_id] + [end]:
+            ledger.append(event)
+    except OSError as error:
+        click.echo(f"its end is not in the ledger {ledger}: {error}", err=True)

@@ -8,6 +8,7 @@ import sys
 import pytest
 import requests
 
+from components.stack_ledger import open_ledger
 from emulator.server import EmulatorServer
 from harness.stack import EMULATOR_KEY, MODEL, REPO, EngineStack
 
@@ -27,11 +28,15 @@ def vastai(market, home, *args):
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-def orphans(market, *args):
+def orphans(market, stack, *args):
     return subprocess.run(
         [sys.executable, "-m", "ops", "orphans", "--api-url", market.url, "--min-age-min", "0", *args],
         cwd=REPO,
-        env={"PATH": "/usr/bin:/bin", "VAST_API_KEY": EMULATOR_KEY},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "VAST_API_KEY": EMULATOR_KEY,
+            "PULUMI_BACKEND_URL": stack.env["PULUMI_BACKEND_URL"],
+        },
         capture_output=True,
         text=True,
         timeout=60,
@@ -146,7 +151,7 @@ def test_orphans_are_those_with_our_labels_that_no_given_state_knows(stack, ledg
     known = stack.outputs()["instance_id"]
     export = tmp_path / "state.json"
     export.write_text(stack.export())
-    assert orphans(market, str(export)).returncode == 0
+    assert orphans(market, stack, str(export)).returncode == 0
     command = [sys.executable, "-m", "ops", "orphans", "--min-age-min", "0", "--cwd", str(stack.project)]
     env = stack.env | {"VAST_URL": market.url}
     by_backend = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=60, check=False)
@@ -156,15 +161,19 @@ def test_orphans_are_those_with_our_labels_that_no_given_state_knows(stack, ledg
 
     stray = rent(market, "vast-reranker/old/reranker@0a1b2c3d:abcdef~pending")
     notebook = rent(market, "my notebook")
-    found = orphans(market, str(export))
+    found = orphans(market, stack, str(export))
     assert found.returncode == 3
     assert f"instance {stray}: " in found.stdout
     assert str(known) not in found.stdout
     assert str(notebook) not in found.stdout
     assert ledger.billed() == {known, stray, notebook}
 
-    assert orphans(market, str(export), "--destroy", "--yes").returncode == 0
+    assert orphans(market, stack, str(export), "--destroy", "--yes").returncode == 0
     assert ledger.billed() == {known, notebook}
+    written = open_ledger("vast-reranker/old", stack.env, stack.project).events()
+    assert [(event.kind, event.instance_id, event.reason) for event in written] == [
+        ("rent", stray, ""), ("end", stray, "killed run"),
+    ]  # fmt: skip
 
 
 def instance(market, instance_id):

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import requests
@@ -100,7 +101,8 @@ def export(tmp_path):
 
 def command(market, *args, key=KEY, stdin=subprocess.DEVNULL):
     words = [sys.executable, "-m", "ops", "orphans", "--api-url", market.url, *args]
-    env = {"PATH": os.environ["PATH"], "VAST_API_KEY": key}
+    # the ledger is beside the export, and not in this checkout
+    env = {"PATH": os.environ["PATH"], "VAST_API_KEY": key, "PULUMI_BACKEND_URL": Path(args[0]).parent.as_uri()}
     return subprocess.Popen(
         words, cwd=REPO, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
