@@ -8,8 +8,8 @@ Each month has an object, `<prefix>/2026-11.jsonl`, which keeps them small.
 from __future__ import annotations
 
 import functools
+import os
 import random
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -115,19 +115,27 @@ def _store(url: str) -> ObjectStore:
     """
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
-    endpoint = options.get("endpoint", "")
-    is_plain = options.get("disableSSL") == "true" or endpoint.startswith("http://")
-    if endpoint and "://" not in endpoint:
-        endpoint = f"http{'' if is_plain else 's'}://{endpoint}"
-    names = {"region": options.get("region"), "endpoint": endpoint, "account_name": options.get("storage_account")}
+    if parts.scheme == "s3":
+        store_type: Any = S3Store
+        endpoint = options.get("endpoint", "")
+        if endpoint and "://" not in endpoint:
+            endpoint = f"http{'' if options.get('disableSSL') == 'true' else 's'}://{endpoint}"
+        config = {"region": options.get("region"), "endpoint": endpoint}
+    elif parts.scheme == "gs":
+        store_type, endpoint, config = GCSStore, "", {}
+    else:  # obstore does not read these two variables, but Pulumi does
+        account = options.get("storage_account") or os.environ.get("AZURE_STORAGE_ACCOUNT", "")
+        domain, protocol = options.get("domain", ""), options.get("protocol", "https")
+        place = f"{domain}/{account}" if options.get("localemu") == "true" else f"{account}.{domain}"
+        store_type, endpoint = AzureStore, f"{protocol}://{place}" if domain else ""
+        config = {"account_name": account, "account_key": os.environ.get("AZURE_STORAGE_KEY"), "endpoint": endpoint}
     client: ClientConfig = {"timeout": f"{REQUEST_TIMEOUT_S}s", "connect_timeout": f"{REQUEST_TIMEOUT_S}s"}
-    client["allow_http"] = is_plain
-    store_type: Any = {"s3": S3Store, "gs": GCSStore}.get(parts.scheme, AzureStore)
+    client["allow_http"] = endpoint.startswith("http://")
     try:
         store: ObjectStore = store_type(
             parts.netloc,
             prefix=parts.path.strip("/") or None,
-            config={name: value for name, value in names.items() if value},
+            config={name: value for name, value in config.items() if value},
             client_options=client,
             retry_config=RETRIES,
         )
@@ -137,5 +145,5 @@ def _store(url: str) -> ObjectStore:
 
 
 def _reason(error: Exception) -> str:
-    """Return an error's first line, without the queries of URLs, which may contain a signature."""
-    return re.sub(r"\?\S*", "", str(error).strip().partition("\n")[0])
+    """Return an error's first line: the others are for debugging. obstore leaves out URLs with a signature."""
+    return str(error).strip().partition("\n")[0]

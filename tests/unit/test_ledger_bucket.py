@@ -7,11 +7,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
 from components.ledger_bucket import MAX_BYTES
-from components.ledger_file import LedgerFile, NotInBucket
+from components.ledger_file import LedgerFile, NotInBucket, parse_lines
 from components.stack_ledger import open_ledger
 from components.vast.ledger import Event, fold
 from tests import s3_server
@@ -162,18 +164,56 @@ def test_lines_of_others_spoil_no_event(bucket, tmp_path):
     assert ledger_at(url, tmp_path).events() == [RENT, replace(END, at=T + 1)]
 
 
+class Azure(BaseHTTPRequestHandler):
+    """A container without blobs. `puts`: path, Authorization and body of each blob that is put."""
+
+    protocol_version = "HTTP/1.1"
+    puts: ClassVar = []
+
+    def do_GET(self):
+        self.answer(404)
+
+    def do_PUT(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.puts.append((self.path, self.headers["Authorization"], body))
+        self.answer(201)
+
+    def answer(self, status):
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.send_header("ETag", '"1"')
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_container_of_azure_takes_the_account_and_key_that_pulumi_takes(tmp_path, monkeypatch):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Azure) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", "account")
+        monkeypatch.setenv("AZURE_STORAGE_KEY", "a2V5")
+        place = f"protocol=http&domain=127.0.0.1:{server.server_port}&localemu=true"
+        ledger_at(f"azblob://with-a-key?{place}", tmp_path).append(RENT)
+        server.shutdown()
+    [(path, authorization, body)] = Azure.puts
+    assert path == f"/account/with-a-key/{FOLDER}/2026-11.jsonl"
+    assert authorization.startswith("SharedKey account:")
+    assert parse_lines(body) == [RENT]
+
+
 def test_a_signature_in_a_url_is_in_no_error(tmp_path, monkeypatch):
     monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=2026&sig=private-signature")
-    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("AZURE_ALLOW_HTTP", "true")
-    ledger = ledger_at("azblob://container?storage_account=account", tmp_path)
-    with pytest.raises(NotInBucket, match="Azure") as told:
+    place = "protocol=http&domain=127.0.0.1:9&localemu=true"
+    ledger = ledger_at(f"azblob://container?storage_account=account&{place}", tmp_path)
+    with pytest.raises(NotInBucket, match="azblob://container") as told:
         ledger.append(RENT)
     assert "private-signature" not in str(told.value) + repr(ledger)
 
 
-@pytest.mark.parametrize("url", ["azblob://container", "gs://bucket?region=x"])
-def test_a_url_that_is_no_place_costs_no_event_and_stops_no_deployment(tmp_path, url):
+@pytest.mark.parametrize("url", ["azblob://container", "gs://bucket"])
+def test_a_bucket_without_credentials_costs_no_event_and_stops_no_deployment(tmp_path, monkeypatch, url):
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "no-file.json"))
     ledger = ledger_at(url, tmp_path)
     with pytest.raises(NotInBucket):
         ledger.append(RENT)
