@@ -7,14 +7,17 @@ Each month has an object, `<prefix>/2026-11.jsonl`, which keeps them small.
 
 from __future__ import annotations
 
+import configparser
 import functools
 import os
 import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -28,9 +31,11 @@ from components.vast.ledger import Event
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-REQUEST_TIMEOUT_S, APPEND_TIMEOUT_S = 10, 30.0
-RETRIES: RetryConfig = {"max_retries": 2, "retry_timeout": timedelta(seconds=15)}
+CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S, APPEND_TIMEOUT_S = 3, 10, 30.0
+RETRIES: RetryConfig = {"max_retries": 2, "retry_timeout": timedelta(seconds=REQUEST_TIMEOUT_S)}
+NOT_AGAIN_S = 60.0  # after a failure a process does not wait for the bucket again: each wait delays a deployment
 MAX_BYTES = 32 << 20  # of a month: about 100,000 events
+_FAILURES: dict[str, tuple[float, str]] = {}  # by the backend's URL: when, and why
 _APPENDING = threading.Lock()  # threads of a process would only replace each other's object
 
 
@@ -61,10 +66,11 @@ class LedgerBucket:
 
     def events(self) -> list[Event]:
         """Return the events of the bucket and of the local file, by time. Raises OSError."""
+        _raise_last_failure(self.url)
         try:
             keys = [found["path"] for page in obstore.list(_store(self.url), self.prefix) for found in page]
         except BaseError as error:
-            raise OSError(f"the ledger {self} could not be read: {_reason(error)}") from None
+            raise _failure(self.url, f"the ledger {self} could not be read: {_reason(error)}") from None
         data = b"\n".join(self._read(key)[0] for key in keys if key.endswith(".jsonl"))
         return sorted([*self.local.events(), *parse_lines(data)], key=lambda event: event.at)
 
@@ -73,6 +79,7 @@ class LedgerBucket:
 
     def _append(self, key: str, line: bytes) -> None:
         """Raises OSError."""
+        _raise_last_failure(self.url)
         deadline = time.monotonic() + APPEND_TIMEOUT_S
         while time.monotonic() < deadline:
             try:
@@ -88,7 +95,7 @@ class LedgerBucket:
             except (AlreadyExistsError, PreconditionError):  # another process has replaced it
                 time.sleep(random.uniform(0.0, 0.2))  # noqa: S311 - no secret
             except BaseError as error:
-                raise OSError(_reason(error)) from None
+                raise _failure(self.url, _reason(error)) from None
         raise TimeoutError(f"other runs replaced {key} for {APPEND_TIMEOUT_S:g} s")
 
     def _read(self, key: str) -> tuple[bytes, Any]:
@@ -102,7 +109,7 @@ class LedgerBucket:
                 if len(data) > MAX_BYTES:
                     raise OSError(f"{key} has more than {MAX_BYTES} bytes")
         except BaseError as error:
-            raise OSError(f"{key} could not be read: {_reason(error)}") from None
+            raise _failure(self.url, f"{key} could not be read: {_reason(error)}") from None
         version = {"e_tag": answer.meta["e_tag"], "version": answer.meta["version"]}
         return bytes(data), {name: value for name, value in version.items() if value}
 
@@ -111,7 +118,7 @@ class LedgerBucket:
 def _store(url: str) -> ObjectStore:
     """Return a backend's bucket; its connections are reused. Raises OSError.
 
-    Credentials are those of the environment, as obstore reads them: no profiles of AWS.
+    Credentials are those of the environment and of the machine, as obstore reads them, or those of a profile of AWS.
     """
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
@@ -120,7 +127,7 @@ def _store(url: str) -> ObjectStore:
         endpoint = options.get("endpoint", "")
         if endpoint and "://" not in endpoint:
             endpoint = f"http{'' if options.get('disableSSL') == 'true' else 's'}://{endpoint}"
-        config = {"region": options.get("region"), "endpoint": endpoint}
+        config = {"region": options.get("region"), "endpoint": endpoint} | _aws_profile(options.get("profile"))
     elif parts.scheme == "gs":
         store_type, endpoint, config = GCSStore, "", {}
     else:  # obstore does not read these two variables, but Pulumi does
@@ -129,7 +136,7 @@ def _store(url: str) -> ObjectStore:
         place = f"{domain}/{account}" if options.get("localemu") == "true" else f"{account}.{domain}"
         store_type, endpoint = AzureStore, f"{protocol}://{place}" if domain else ""
         config = {"account_name": account, "account_key": os.environ.get("AZURE_STORAGE_KEY"), "endpoint": endpoint}
-    client: ClientConfig = {"timeout": f"{REQUEST_TIMEOUT_S}s", "connect_timeout": f"{REQUEST_TIMEOUT_S}s"}
+    client: ClientConfig = {"timeout": f"{REQUEST_TIMEOUT_S}s", "connect_timeout": f"{CONNECT_TIMEOUT_S}s"}
     client["allow_http"] = endpoint.startswith("http://")
     try:
         store: ObjectStore = store_type(
@@ -142,6 +149,33 @@ def _store(url: str) -> ObjectStore:
     except (BaseError, ValueError) as error:
         raise OSError(f"{parts.scheme}://{parts.netloc}: {_reason(error)}") from None
     return store
+
+
+def _aws_profile(name: str | None) -> dict[str, str | None]:
+    """Return the keys of a profile in AWS's credentials file, which obstore does not read; {} if there are none, or if
+    the environment has a key. Profiles of single sign-on have none."""
+    if os.environ.get("AWS_ACCESS_KEY_ID") and not name:
+        return {}
+    path = os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or Path.home() / ".aws" / "credentials"
+    profiles = configparser.ConfigParser(interpolation=None)
+    with suppress(configparser.Error, OSError, ValueError):
+        profiles.read(path, encoding="utf-8")
+    name = name or os.environ.get("AWS_PROFILE") or "default"
+    keys = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    return {key: profiles.get(name, key, fallback=None) for key in keys}
+
+
+def _failure(url: str, reason: str) -> OSError:
+    """Remember that the backend has failed, and return the error."""
+    _FAILURES[url] = time.monotonic(), reason
+    return OSError(reason)
+
+
+def _raise_last_failure(url: str) -> None:
+    """Raises OSError if the backend has failed within NOT_AGAIN_S."""
+    at, reason = _FAILURES.get(url, (0.0, ""))
+    if reason and time.monotonic() - at < NOT_AGAIN_S:
+        raise OSError(reason)
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """The ledger in a bucket, with an S3 server on loopback."""
 
 import multiprocessing
+import re
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from components.ledger_file import LedgerFile, NotInBucket, parse_lines
 from components.stack_ledger import open_ledger
 from components.vast.ledger import Event, fold
 from tests import s3_server
+from tests.unit.hostile_server import server
 
 NAME = "vast-reranker/prod/reranker"
 T = datetime(2026, 11, 30, 23, 59, tzinfo=UTC).timestamp()
@@ -81,11 +83,12 @@ def test_many_writers_lose_nothing(bucket, tmp_path):
 
 
 class Between:
-    """A TCP proxy to an S3 server. `cuts`: how many answers to a PUT it does not pass on."""
+    """A TCP proxy to an S3 server. `cuts`: how many answers to a PUT it does not pass on. `signed_by`: the access key
+    of each request."""
 
     def __init__(self, bucket, cuts=0):
         host, port = bucket.address.split(":")
-        self.behind, self.cuts, self.puts = (host, int(port)), cuts, 0
+        self.behind, self.cuts, self.puts, self.signed_by = (host, int(port)), cuts, 0, []
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listening.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -112,6 +115,7 @@ class Between:
         try:
             while data := client.recv(1 << 16):
                 self.puts += data.startswith(b"PUT ")
+                self.signed_by += re.findall(rb"Credential=([^/]+)/", data)
                 server.sendall(data)
         except OSError:
             return
@@ -218,6 +222,40 @@ def test_a_bucket_without_credentials_costs_no_event_and_stops_no_deployment(tmp
     with pytest.raises(NotInBucket):
         ledger.append(RENT)
     assert ledger.local.events() == [RENT]
+
+
+def test_keys_of_a_profile_of_aws_are_read(bucket, tmp_path, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    (tmp_path / "credentials").write_text("[team]\naws_access_key_id = not-a-key\naws_secret_access_key = a%secret\n")
+    between = Between(bucket)
+    try:
+        ledger_at(bucket.backend("/profile", between.address) + "&profile=team", tmp_path).append(RENT)
+        monkeypatch.setenv("AWS_PROFILE", "team")
+        ledger_at(bucket.backend("/by-variable", between.address), tmp_path).append(RENT)
+    finally:
+        between.listening.close()
+    assert len(between.signed_by) == 4
+    assert set(between.signed_by) == {b"not-a-key"}
+
+
+def test_a_bucket_that_has_failed_is_not_waited_for_again_by_the_next_events(tmp_path):
+    asked = []
+
+    def refuse(connection, _stopped):
+        asked.append(connection.recv(1 << 16))
+        connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with server(refuse) as url:
+        ledger = ledger_at(f"s3://bucket?region=us-east-1&endpoint={url}", tmp_path)
+        for _ in range(3):
+            with pytest.raises(NotInBucket, match="403"):
+                ledger.append(RENT)
+        with pytest.raises(OSError, match="403"):
+            ledger.events()
+    assert len(asked) == 1
+    assert ledger.local.events() == [RENT] * 3
 
 
 @pytest.mark.all
