@@ -65,8 +65,8 @@ class AmbiguousRent(Exception):
 @dataclass(frozen=True)
 class Destroyed:
     """An instance that is gone. `confirmed`: Vast.ai has confirmed that it destroyed it; otherwise this account has no
-    such instance. `at`: when it was destroyed, in seconds since the epoch; if answers were lost, the time of the first
-    request that may have destroyed it; 0 if none of these requests did."""
+    such instance. `at`: when it was destroyed, in seconds since the epoch; if answers were lost, when the first request
+    that may have destroyed it broke, or was sent; 0 if none of these requests did."""
 
     confirmed: bool
     at: float = 0.0
@@ -268,7 +268,8 @@ class VastClient:
     ) -> Answer:
         """Send one request at its allowed time; retry it for `patience_s` if that is safe. A call that is not
         `repeatable` is retried only after a 429 or a failed connection, and raises Unanswered if its answer is lost.
-        The time of each sent request whose answer is lost is added to `lost_at`, in seconds since the epoch."""
+        For each sent request whose answer is lost, `lost_at` gets a time in seconds since the epoch: when its
+        connection broke, as the work was done by then, or when it was sent, if no answer came in time."""
         try:
             key = read_secret(self._key, "the Vast.ai key")
         except InvalidInput as error:
@@ -291,7 +292,7 @@ class VastClient:
                 if error.sent and not repeatable:
                     raise
                 if error.sent and lost_at is not None:
-                    lost_at.append(sent_at)
+                    lost_at.append(self._now() if error.broke else sent_at)
                 answer, limited = error, False
             else:
                 limited = answer.status == 429

@@ -22,7 +22,7 @@ from components.vast.market import Search
 from components.vast.pacing import OFF, PUBLISHED, Pacer
 from components.vast.query import Query, parse
 from components.vllm.client import RerankClient
-from reranker.http import Answer
+from reranker.http import Answer, Unanswered
 from tests.unit.scripted_api import KEY, ScriptedApi, no_answer
 
 
@@ -198,9 +198,10 @@ def test_destroying_what_is_gone_is_told_apart_from_destroying(api):
     assert client.destroy(instance_id) == Destroyed(confirmed=False)
 
 
-def test_an_instance_ended_when_the_first_destroy_request_was_sent_whose_answer_was_lost(api):
+@pytest.mark.parametrize(("kind", "after_s"), [("broke", 2), ("timeout", 0)])
+def test_an_instance_ended_when_the_first_destroy_request_broke_or_was_sent_that_had_no_answer(api, kind, after_s):
     instance_id, sent_at = api.add("x"), []
-    left = [Answer(429, b"slow"), no_answer(sent=False), no_answer(), no_answer()]
+    left = [Answer(429, b"slow"), no_answer(sent=False), Unanswered("", kind, sent=True), no_answer()]
 
     def interrupt(_method, _path):
         sent_at.append(api.clock.now)
@@ -213,7 +214,7 @@ def test_an_instance_ended_when_the_first_destroy_request_was_sent_whose_answer_
 
     api.interrupt = interrupt
     destroyed = api.client(now=api.clock).destroy(instance_id)
-    assert destroyed == Destroyed(confirmed=False, at=sent_at[2])
+    assert destroyed == Destroyed(confirmed=False, at=sent_at[2] + after_s)
     assert len(sent_at) == 5
 
 
