@@ -236,8 +236,12 @@ class Pulumi:
             if violations := run.policies():
                 raise OpsError(POLICY, "; and ".join(violations)) from None
             ops_error = self._ops_error(error, run.messages("error"))
-            ops_error.remedy = ops_error.remedy or f"its output is {f'in {self.log}' if self.log else 'above'}"
-            raise ops_error from None
+            remedy = ops_error.remedy or f"its output is {f'in {self.log}' if self.log else 'above'}"
+            text = ops_error.text
+            if rented := run.rented():
+                text += f"; this run rented instance {', '.join(rented)}, which the state contains and which is billed"
+                remedy += "; the next `up` or `ops deploy` uses it, or destroys it if the stack does not declare it"
+            raise OpsError(ops_error.code, text, remedy) from None
         finally:
             self.command.options = ()
         return Run(events)

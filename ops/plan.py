@@ -136,6 +136,19 @@ class Run:
         summary = {str(op): count for op, count in (summaries[-1] if summaries else {}).items()}
         return {op: summary[op] for op in STEPS if summary.get(op)}
 
+    def rented(self) -> list[str]:
+        """Return the ids of the instances that this operation has created and not deleted again."""
+        ids: dict[str, None] = {}
+        for event in self.events:
+            meta = event.res_outputs_event.metadata if event.res_outputs_event else None
+            if meta is None or meta.type.rpartition(":")[2] != INSTANCE:
+                continue
+            if meta.op.value in ("create", "create-replacement") and meta.new:
+                ids[meta.new.id] = None
+            elif meta.op.value in ("delete", "delete-replaced") and meta.old:
+                ids.pop(meta.old.id, None)
+        return list(ids)
+
     def plan(self) -> Plan:
         drift = dict(self._drift())
         recorded = {meta.urn: meta.old for meta in reversed(self.steps("refresh", "same", *STEPS)) if meta.old}

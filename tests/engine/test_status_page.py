@@ -35,16 +35,18 @@ def look(browser, url):
 def test_the_page_of_a_stack_is_served_until_ctrl_c_and_can_be_read_in_a_narrow_window(stack, browser):
     assert stack.up().rc == 0
     served = AtTerminal(stack, "status", "--serve", "0")
-    until(lambda: "Ctrl-C ends it" in served.output)
-    answer = requests.get(re.search(r"http://127\.0\.0\.1:\d+/", served.output)[0], timeout=100)
-    assert (answer.status_code, answer.text.count('<section class="ok">')) == (200, 3)
-    assert "every server answers" in answer.text
-    assert "pairs in flight" in answer.text
-    for seen in look(browser, answer.url):
-        assert seen["asked"] == [answer.url]
-        assert (seen["complaints"], seen["outside"], seen["overlaps"]) == ([], [], 0)
-        assert (seen["page_px"], seen["sections"]) == (seen["width"], 3)
-        assert max(seen["tables_px"]) <= seen["width"]
-        assert seen["smallest_font_px"] >= 14
-    served.interrupt()
+    try:
+        until(lambda: "Ctrl-C ends it" in served.output)
+        answer = requests.get(re.search(r"http://127\.0\.0\.1:\d+/", served.output)[0], timeout=100)
+        assert (answer.status_code, answer.text.count('<section class="ok">')) == (200, 3)
+        assert "every server answers" in answer.text
+        assert "pairs in flight" in answer.text
+        for seen in look(browser, answer.url):
+            assert seen["asked"] == [answer.url]
+            assert (seen["complaints"], seen["outside"], seen["overlaps"]) == ([], [], 0)
+            assert (seen["page_px"], seen["sections"]) == (seen["width"], 3)
+            assert max(seen["tables_px"]) <= seen["width"]
+            assert seen["smallest_font_px"] >= 14
+    finally:
+        served.interrupt()
     assert served.end() == 0, served.output

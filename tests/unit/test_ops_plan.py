@@ -177,3 +177,16 @@ def test_what_a_host_says_cannot_break_a_table_or_mention_anyone():
     assert "<" not in shown
     assert "@everyone" not in shown
     assert " | " not in shown.replace("\\|", "")
+
+
+def test_what_an_operation_rented_and_did_not_destroy_again_is_known_by_its_events():
+    def ended(op, old="", new="", type_=TYPE):
+        ids = {"old": old and {"id": old}, "new": new and {"id": new}}
+        return event(resOutputsEvent={"metadata": {"op": op, "urn": INSTANCE, "type": type_, **ids}})
+
+    events = [
+        ended("create", new="1"), ended("create-replacement", old="7", new="2"), ended("create", new="3", type_="a:b"),
+        ended("same", old="4", new="4"), ended("update", old="5", new="5"), ended("delete-replaced", old="7"),
+        ended("create", new="6"), ended("delete", old="6"), ended("create"), event(),
+    ]  # fmt: skip
+    assert Run(events).rented() == ["1", "2"]
