@@ -137,13 +137,13 @@ class Run:
         return {op: summary[op] for op in STEPS if summary.get(op)}
 
     def rented(self) -> list[str]:
-        """Return the ids of the instances that this operation has created and not deleted again."""
+        """Return the ids of the instances that this operation has created and not deleted again; a preview has none."""
         ids: dict[str, None] = {}
         for event in self.events:
             meta = event.res_outputs_event.metadata if event.res_outputs_event else None
             if meta is None or meta.type.rpartition(":")[2] != INSTANCE:
                 continue
-            if meta.op.value in ("create", "create-replacement") and meta.new:
+            if meta.op.value in ("create", "create-replacement") and meta.new and meta.new.id:
                 ids[meta.new.id] = None
             elif meta.op.value in ("delete", "delete-replaced") and meta.old:
                 ids.pop(meta.old.id, None)

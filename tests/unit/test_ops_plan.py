@@ -184,9 +184,11 @@ def test_what_an_operation_rented_and_did_not_destroy_again_is_known_by_its_even
         ids = {"old": old and {"id": old}, "new": new and {"id": new}}
         return event(resOutputsEvent={"metadata": {"op": op, "urn": INSTANCE, "type": type_, **ids}})
 
+    planned = {"op": "create", "urn": INSTANCE, "type": TYPE, "new": {"id": ""}}
+    planned_only = event(resOutputsEvent={"metadata": planned})
     events = [
         ended("create", new="1"), ended("create-replacement", old="7", new="2"), ended("create", new="3", type_="a:b"),
         ended("same", old="4", new="4"), ended("update", old="5", new="5"), ended("delete-replaced", old="7"),
-        ended("create", new="6"), ended("delete", old="6"), ended("create"), event(),
+        ended("create", new="6"), ended("delete", old="6"), ended("create"), planned_only, event(),
     ]  # fmt: skip
     assert Run(events).rented() == ["1", "2"]
