@@ -42,11 +42,11 @@ def open_ledger(label_base: str, env: Mapping[str, str], folder: Path) -> Ledger
     project, stack = label_base.split("/")[:2]
     local = LedgerFile(folder / ".local" / "ledger" / project / f"{stack}.jsonl")
     try:
-        url, state = backend_url(env, folder), state_folder(env, folder)
+        if state := state_folder(env, folder):
+            return LedgerFile(state / ".pulumi" / "ledger" / project / f"{stack}.jsonl")
+        url = backend_url(env, folder)
     except FileNotFoundError:  # a program in another language, whose plugin runs in another folder
         return local
-    if state:
-        return LedgerFile(state / ".pulumi" / "ledger" / project / f"{stack}.jsonl")
     if url.startswith(BUCKETS):
         from components.ledger_bucket import LedgerBucket  # noqa: PLC0415 - only a stack with a bucket needs it
 
