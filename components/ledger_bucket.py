@@ -35,7 +35,8 @@ CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S, APPEND_TIMEOUT_S = 3, 10, 30.0
 RETRIES: RetryConfig = {"max_retries": 2, "retry_timeout": timedelta(seconds=REQUEST_TIMEOUT_S)}
 NOT_AGAIN_S = 60.0  # after a failure a process does not wait for the bucket again: each wait delays a deployment
 MAX_BYTES = 32 << 20  # of a month: about 100,000 events
-_FAILURES: dict[str, tuple[float, str]] = {}  # by the backend's URL: when, and why
+# by the backend's URL, and whether only writing failed, as with credentials that may only read: when, and why
+_FAILURES: dict[tuple[str, bool], tuple[float, str]] = {}
 _APPENDING = threading.Lock()  # threads of a process would only replace each other's object
 
 
@@ -80,6 +81,7 @@ class LedgerBucket:
     def _append(self, key: str, line: bytes) -> None:
         """Raises OSError."""
         _raise_last_failure(self.url)
+        _raise_last_failure(self.url, writing=True)
         deadline = time.monotonic() + APPEND_TIMEOUT_S
         while time.monotonic() < deadline:
             try:
@@ -95,7 +97,7 @@ class LedgerBucket:
             except (AlreadyExistsError, PreconditionError):  # another process has replaced it
                 time.sleep(random.uniform(0.0, 0.2))  # noqa: S311 - no secret
             except BaseError as error:
-                raise _failure(self.url, _reason(error)) from None
+                raise _failure(self.url, _reason(error), writing=True) from None
         raise TimeoutError(f"other runs replaced {key} for {APPEND_TIMEOUT_S:g} s")
 
     def _read(self, key: str) -> tuple[bytes, Any]:
@@ -165,15 +167,15 @@ def _aws_profile(name: str | None) -> dict[str, str | None]:
     return {key: profiles.get(name, key, fallback=None) for key in keys}
 
 
-def _failure(url: str, reason: str) -> OSError:
+def _failure(url: str, reason: str, *, writing: bool = False) -> OSError:
     """Remember that the backend has failed, and return the error."""
-    _FAILURES[url] = time.monotonic(), reason
+    _FAILURES[url, writing] = time.monotonic(), reason
     return OSError(reason)
 
 
-def _raise_last_failure(url: str) -> None:
+def _raise_last_failure(url: str, *, writing: bool = False) -> None:
     """Raises OSError if the backend has failed within NOT_AGAIN_S."""
-    at, reason = _FAILURES.get(url, (0.0, ""))
+    at, reason = _FAILURES.get((url, writing), (0.0, ""))
     if reason and time.monotonic() - at < NOT_AGAIN_S:
         raise OSError(reason)
 

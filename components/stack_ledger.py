@@ -9,7 +9,7 @@ charges.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -52,6 +52,17 @@ def open_ledger(label_base: str, env: Mapping[str, str], folder: Path) -> Ledger
 
         return LedgerBucket(url, f".pulumi/ledger/{project}/{stack}", local)
     return local
+
+
+def append_all(ledger: Ledger, events: Iterable[Event]) -> str:
+    """Write events. Return why they are only in a file of this checkout, or "". Raises OSError."""
+    reason = ""
+    for event in events:
+        try:
+            ledger.append(event)
+        except NotInBucket as error:
+            reason = str(error)
+    return reason
 
 
 def month_so_far(label_base: str) -> MonthToDate | None:

@@ -17,7 +17,7 @@ import click
 
 from components.errors import VastError
 from components.plugin.session import open_session
-from components.stack_ledger import Ledger, open_ledger
+from components.stack_ledger import Ledger, append_all, open_ledger
 from components.vast.bill import (
     USES,
     Month,
@@ -46,13 +46,15 @@ MIN_DIFFERENCE_USD = 0.01  # a smaller difference between a contract's cost and 
 class Accounts:
     """The ledger's contracts of a stack; Vast.ai's charges for them by id; $/h of the running instances by id.
 
-    `added`: the number of events added to the ledger. `unread`: why the request to Vast.ai failed, or "".
+    `added`: the number of events added to the ledger. `unshared`: why these are only in a file of this checkout, or "".
+    `unread`: why the request to Vast.ai failed, or "".
     """
 
     entries: Sequence[Entry]
     charges: Mapping[int, Charge] = field(default_factory=dict)
     prices: Mapping[int, float] = field(default_factory=dict)
     added: int = 0
+    unshared: str = ""
     unread: str = ""
 
 
@@ -112,7 +114,8 @@ def room_usd_h(pulumi: Pulumi) -> float | None:
 
 def settle(pulumi: Pulumi, ledger: Ledger, month: Month, now: float) -> Accounts:
     """Add the events that the ledger lacks, and return the ledger's and Vast.ai's accounts."""
-    entries = fold(ledger.events())
+    events = ledger.events()
+    entries = fold(events)
     since = min([month.since, *(entry.since for entry in entries.values() if entry.until is None)])
     try:
         client = open_session(lambda key: pulumi.config(key) or None).client
@@ -120,12 +123,11 @@ def settle(pulumi: Pulumi, ledger: Ledger, month: Month, now: float) -> Accounts
     except VastError as error:
         return Accounts(list(entries.values()), unread=str(error))
     added = missing_events(entries, contracts, charges, _base(pulumi), now)
-    for event in added:
-        ledger.append(event)
-    entries = fold(ledger.events()) if added else entries
+    unshared = append_all(ledger, added)
+    entries = fold([*events, *added])
     charged = {charge.instance_id: charge for charge in charges if charge.instance_id in entries}
     prices = {contract.id: contract.dph_total_usd for contract in contracts}
-    return Accounts(list(entries.values()), charged, prices, len(added))
+    return Accounts(list(entries.values()), charged, prices, len(added), unshared)
 
 
 def summarize(accounts: Accounts, month: Month, now: float, budget: float | None, ledger: str) -> Outcome:
@@ -141,7 +143,7 @@ def summarize(accounts: Accounts, month: Month, now: float, budget: float | None
     parts = [
         report.table(("day", *USES, "total"), [*rows, _row(name, total)]) if rows else "Nothing was rented.",
         f"Now {report.usd(hourly)}/h; forecast for {name}: {report.usd(forecast, digits=2)}.",
-        report.bullets("Warnings", [warning] if warning else []),
+        report.bullets("Warnings", list(filter(None, [warning, accounts.unshared]))),
         _compare(accounts.unread, entries, charged, now),
         f"The ledger is {report.code(ledger)}"
         + (f"; {report.count(accounts.added, 'missing event')} added." if accounts.added else "."),

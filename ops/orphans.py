@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import yaml
 
-from components.stack_ledger import open_ledger
+from components.stack_ledger import append_all, open_ledger
 from components.vast.address import check_api_url
 from components.vast.client import DEFAULT_API_URL, VastClient, destroy_and_verify
 from components.vast.label import Label
@@ -142,7 +142,8 @@ def _record_end(orphan: Orphan, contracts: Iterable[Contract], at: float) -> Non
     stack = "/".join(label.base.split("/")[:2])
     try:
         missing = missing_events(fold(ledger.events()), contracts, (), stack, now, new_s=0.0)
-        for event in [event for event in missing if event.instance_id == orphan.instance_id] + [end]:
-            ledger.append(event)
+        rent = [event for event in missing if event.instance_id == orphan.instance_id]
+        if unshared := append_all(ledger, [*rent, end]):
+            click.echo(unshared, err=True)
     except OSError as error:
         click.echo(f"its end is not in the ledger {ledger}: {error}", err=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 
@@ -67,6 +68,32 @@ def test_a_colleague_sees_the_same_stack_and_rents_nothing_again(team_stack, led
     [contract] = cost.document["contracts"]
     assert contract["serving_at"]
     assert colleague.destroy().rc == 0
+    assert ledger.billed() == set()
+
+
+def test_a_colleague_who_may_only_read_the_bucket_sees_the_cost_and_what_the_ledger_lacks(team_stack, bucket, ledger):
+    anna = team_stack("anna", "reader").init()
+    assert anna.up().rc == 0
+    [key] = bucket.keys(".pulumi/ledger/vast-reranker/reader/")
+    gone = {"kind": "rent", "at": time.time() - 3600, "name": "vast-reranker/reader/reranker", "instance_id": 999}
+    text = f"{json.dumps(gone)}\n{bucket.read(key)}"
+    bucket.s3.put_object(Bucket=s3_server.BUCKET, Key=key, Body=text.encode())
+    between = s3_server.Between(bucket, may_put=False)
+    try:
+        backend = bucket.backend("", between.address)
+        reader = team_stack("bert", "reader", PULUMI_BACKEND_URL=backend)
+        source = anna.project / "Pulumi.reader.yaml"
+        reader.project.joinpath(source.name).write_text(source.read_text())
+        for _ in range(2):
+            cost = Ops(reader, "cost").end()
+            assert cost.rc == 0, cost.err
+            reasons = {contract["instance_id"]: contract["reason"] for contract in cost.document["contracts"]}
+            assert reasons == {999: "killed run", anna.outputs()["instance_id"]: ""}
+    finally:
+        between.listening.close()
+    assert between.puts == 1
+    assert bucket.read(key) == text
+    assert anna.destroy().rc == 0
     assert ledger.billed() == set()
 
 

@@ -1,7 +1,6 @@
 """The ledger in a bucket, with an S3 server on loopback."""
 
 import multiprocessing
-import re
 import socket
 import threading
 import time
@@ -15,9 +14,10 @@ import pytest
 
 from components.ledger_bucket import MAX_BYTES
 from components.ledger_file import LedgerFile, NotInBucket, parse_lines
-from components.stack_ledger import open_ledger
+from components.stack_ledger import append_all, open_ledger
 from components.vast.ledger import Event, fold
 from tests import s3_server
+from tests.s3_server import Between
 from tests.unit.hostile_server import server
 
 NAME = "vast-reranker/prod/reranker"
@@ -80,45 +80,6 @@ def test_many_writers_lose_nothing(bucket, tmp_path):
         one.join(60)
     assert len(fold(ledger_at(url, tmp_path).events())) == 18
     assert not list(tmp_path.rglob("*.jsonl"))
-
-
-class Between:
-    """A TCP proxy to an S3 server. `cuts`: how many answers to a PUT it does not pass on. `signed_by`: the access key
-    of each request."""
-
-    def __init__(self, bucket, cuts=0):
-        host, port = bucket.address.split(":")
-        self.behind, self.cuts, self.puts, self.signed_by = (host, int(port)), cuts, 0, []
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self.listening.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                client, _ = self.listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client):
-        with client, socket.create_connection(self.behind, timeout=30) as server:
-            threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
-            while data := server.recv(1 << 16):
-                if self.puts and self.cuts:
-                    self.cuts -= 1
-                    client.shutdown(socket.SHUT_RDWR)
-                    return
-                client.sendall(data)
-
-    def _pass_on(self, client, server):
-        try:
-            while data := client.recv(1 << 16):
-                self.puts += data.startswith(b"PUT ")
-                self.signed_by += re.findall(rb"Credential=([^/]+)/", data)
-                server.sendall(data)
-        except OSError:
-            return
 
 
 def test_an_event_whose_answer_was_lost_is_written_once(bucket, tmp_path):
@@ -256,6 +217,22 @@ def test_a_bucket_that_has_failed_is_not_waited_for_again_by_the_next_events(tmp
             ledger.events()
     assert len(asked) == 1
     assert ledger.local.events() == [RENT] * 3
+
+
+def test_with_credentials_that_may_only_read_the_ledger_is_read_and_new_events_are_kept_in_the_checkout(
+    bucket, tmp_path
+):
+    ledger_at(bucket.backend("/read-only"), tmp_path).append(RENT)
+    between = Between(bucket, may_put=False)
+    try:
+        ledger = ledger_at(bucket.backend("/read-only", between.address), tmp_path)
+        assert "403" in append_all(ledger, [END, replace(END, at=T + 121)])
+        assert ledger.events() == [RENT, END, replace(END, at=T + 121)]
+    finally:
+        between.listening.close()
+    assert between.puts == 1
+    assert ledger_at(bucket.backend("/read-only"), tmp_path / "elsewhere").events() == [RENT]
+    assert append_all(ledger_at(bucket.backend("/read-only"), tmp_path), [END]) == ""
 
 
 @pytest.mark.all
