@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from components.state_folder import state_folder
 from components.vast.identity import own_key
 
 REPO = Path(__file__).resolve().parents[1]
@@ -114,7 +115,7 @@ class EngineStack:
             "PATH": f"{python_with_cached_pip_list().name}:{path}" if self.cached_pip_list else path,
             "HOME": str(self.folder / "home"),
             "PULUMI_HOME": str(self.folder / "pulumi-home"),
-            "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}",
+            "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}?metadata=skip",
             "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "VAST_API_KEY": EMULATOR_KEY,
@@ -232,11 +233,11 @@ class EngineStack:
 
     def deployment(self) -> dict[str, Any]:
         """Return the state from the file of the backend; if that is no folder, from `pulumi stack export`."""
-        scheme, _, folder = self.env["PULUMI_BACKEND_URL"].partition("://")
-        if scheme != "file":
+        folder = state_folder(self.env, self.project)
+        if folder is None:
             return dict(json.loads(self.export())["deployment"])
         project = yaml.safe_load((self.project / "Pulumi.yaml").read_text())["name"]
-        state = json.loads((Path(folder) / ".pulumi" / "stacks" / project / f"{self.name}.json").read_text())
+        state = json.loads((folder / ".pulumi" / "stacks" / project / f"{self.name}.json").read_text())
         return dict(state["checkpoint"].get("latest") or {})
 
     def export(self) -> str:

@@ -68,8 +68,8 @@ PULUMI_ERRORS = (
     (
         r"failed to save snapshot|failed to load checkpoint|unexpected end of JSON input",
         BUSY,
-        "free disk space for the state; `python -m ops recover --stack NAME` then restores its last good copy, "
-        "NAME.json.bak or an older one, and adopts instances rented since then",
+        "free disk space for the state, if it is full; `python -m ops recover --stack NAME` then restores its last "
+        "good copy, NAME.json.bak or an older one, and adopts instances rented since then",
     ),
     (
         r"failed to discover package requirements",

@@ -1,7 +1,9 @@
 """`python -m ops recover`: restore the last good copy of a damaged state, and adopt instances that are not in it.
 
 In a folder backend, Pulumi keeps copies of a state: NAME.json.bak, the previous write, and one per earlier update. If
-no copy is complete, the resources of a truncated file are used; they are in the order of creation.
+no copy is complete, the resources of a truncated file are used; they are in the order of creation. Without
+`metadata=skip` in the backend's URL, Pulumi 3.259 writes FILE.attrs before each FILE, and can read no FILE beside an
+incomplete FILE.attrs.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ def recover(pulumi: Pulumi) -> Outcome:
     if problem := room_problem(folder):
         raise OpsError(BUSY, problem)
     _unlock(folder / ".pulumi", pulumi)
+    remove_broken_attributes(folder / ".pulumi")
     source = restore(folder / ".pulumi", pulumi.project, pulumi.short_name)
     pulumi.ensure()
     resources = pulumi.resources()
@@ -93,6 +96,15 @@ def restore(folder: Path, project: str, stack: str) -> str:
             _write(path, state)
             return f"the state has the first {len(state['checkpoint']['latest']['resources'])} resources of {copy.name}"
     return "no copy of the state was complete: it is empty now"
+
+
+def remove_broken_attributes(folder: Path) -> None:
+    """Remove the .attrs files that a killed Pulumi has not completed. Without one, Pulumi reads the file beside it."""
+    for path in folder.glob("**/*.attrs"):
+        try:
+            json.loads(path.read_text(errors="replace"))
+        except ValueError:
+            path.unlink()
 
 
 def salvage(text: str) -> Json | None:

@@ -45,7 +45,7 @@ _vr_main() {
     ;;
   esac
 
-  _vr_set PULUMI_BACKEND_URL "file://$_vr_repo/.local/state"
+  _vr_set PULUMI_BACKEND_URL "file://$_vr_repo/.local/state?metadata=skip"
   _vr_set PULUMI_HOME "$_vr_repo/.local/pulumi-home"
   _vr_set PULUMI_CONFIG_PASSPHRASE local # public: it protects only the state of an emulator's stack
   _vr_set VAST_URL "http://127.0.0.1:${EMULATOR_PORT:-$(cat "$_vr_repo/.local/emulator.port" 2>/dev/null || echo 8585)}"

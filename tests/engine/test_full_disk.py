@@ -74,3 +74,28 @@ def test_a_state_that_a_full_disk_cut_off_is_recovered_and_all_of_it_destroyed(
     for one in left:
         Cli(stack.api_url, stack.folder)("destroy", "instance", one, "-y")
     assert ledger.billed() == set()
+
+
+def test_a_state_beside_which_a_killed_pulumi_left_incomplete_attributes_is_recovered(stack, ledger):
+    stack.env["PULUMI_BACKEND_URL"] = stack.env["PULUMI_BACKEND_URL"].partition("?")[0]
+    assert stack.up().rc == 0
+    billed = ledger.billed()
+    [attributes] = stack.folder.glob(f"state/.pulumi/stacks/*/{stack.name}.json.attrs")
+    attributes.write_text("")
+    assert "failed to load checkpoint: EOF" in stack.up()
+    code, told, _ = ops(stack, "preview", "--stack", stack.name)
+    assert code == 8, told
+    assert "python -m ops recover" in json.dumps(told)
+    code, told, text = ops(stack, "recover", "--stack", stack.name)
+    assert code == 0, text
+    assert told["restored_from"] == "the state is complete"
+    assert stack.destroy().rc == 0
+    assert billed
+    assert ledger.billed() == set()
+
+
+def test_the_backend_of_the_docs_writes_no_attributes(stack):
+    assert stack.up().rc == 0
+    assert list(stack.folder.glob(f"state/.pulumi/stacks/*/{stack.name}.json"))
+    assert list(stack.folder.rglob("*.attrs")) == []
+    assert stack.destroy().rc == 0

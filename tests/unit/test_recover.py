@@ -8,7 +8,7 @@ import pytest
 
 from components.state_folder import room_problem, state_folder
 from ops.exits import OpsError
-from ops.recover import restore
+from ops.recover import remove_broken_attributes, restore
 
 
 def state(*urns):
@@ -73,6 +73,16 @@ def test_of_files_that_are_empty_no_state_is_made(folder):
     assert not (folder / "stacks/p/s.json").exists()
 
 
+@pytest.mark.parametrize("text", ["", '{"user.cache_control":"","us'])
+def test_attributes_that_a_killed_pulumi_has_not_completed_are_removed(folder, text):
+    (folder / "stacks/p/s.json").write_text(state("a"))
+    (folder / "stacks/p/s.json.attrs").write_text(text)
+    (folder / "history/p/s/s-18.checkpoint.json.attrs").write_text('{"md5": "x"}')
+    remove_broken_attributes(folder)
+    assert [path.name for path in folder.glob("**/*.attrs")] == ["s-18.checkpoint.json.attrs"]
+    assert restore(folder, "p", "s") == "the state is complete"
+
+
 def test_a_compressed_state_is_left_alone(folder):
     (folder / "stacks/p/s.json.gz").write_bytes(b"\x1f\x8b")
     (folder / "stacks/p/s.json.bak").write_text(state("a"))
@@ -93,7 +103,9 @@ def test_the_folder_is_that_of_the_environment_else_of_the_project_else_of_the_l
     assert state_folder(env, project) == home / "state"
     file.write_text("name: p\nbackend: {url: 'file://./here'}\n")
     assert state_folder(env, project) == project / "here"
-    assert state_folder({**env, "PULUMI_BACKEND_URL": "file:///srv/a%20b"}, project).as_posix() == "/srv/a b"
+    assert (
+        state_folder({**env, "PULUMI_BACKEND_URL": "file:///srv/a%20b?metadata=skip"}, project).as_posix() == "/srv/a b"
+    )
     assert state_folder({**env, "PULUMI_BACKEND_URL": "s3://bucket"}, project) is None
 
 
