@@ -40,8 +40,8 @@ def recover(pulumi: Pulumi) -> Outcome:
         )
     if problem := room_problem(folder):
         raise OpsError(BUSY, problem)
+    remove_broken_attributes(folder / ".pulumi")  # first, or Pulumi could not cancel a killed run's lock either
     _unlock(folder / ".pulumi", pulumi)
-    remove_broken_attributes(folder / ".pulumi")
     source = restore(folder / ".pulumi", pulumi.project, pulumi.short_name)
     pulumi.ensure()
     resources = pulumi.resources()

@@ -1,5 +1,7 @@
 """A disk that is full, or fills up in the middle of an `up`: what is rented then is neither lost nor billed for good.
 
+Also a state that cannot be read because Pulumi was killed while it wrote the file beside it.
+
 A limit on the size of files is what stands in for a full disk, as in the emulator's containers: a write ends short.
 """
 
@@ -81,6 +83,16 @@ def test_a_state_beside_which_a_killed_pulumi_left_incomplete_attributes_is_reco
     assert stack.up().rc == 0
     billed = ledger.billed()
     [attributes] = stack.folder.glob(f"state/.pulumi/stacks/*/{stack.name}.json.attrs")
+    attributes.write_text("")
+    lock = stack.folder / f"state/.pulumi/locks/organization/vast-reranker/{stack.name}/killed.json"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text('{"pid": 1, "username": "anna", "hostname": "here", "timestamp": "2026-11-27T12:00:00Z"}')
+    lock.with_name("killed.json.attrs").write_text("")
+    code, told, _ = ops(stack, "recover", "--stack", stack.name)
+    assert code == 8, told
+    assert "pulumi cancel" in told["remedy"]
+    assert stack.run("cancel", "--yes").rc == 0
+    assert not lock.exists()
     attributes.write_text("")
     assert "failed to load checkpoint: EOF" in stack.up()
     code, told, _ = ops(stack, "preview", "--stack", stack.name)
