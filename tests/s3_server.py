@@ -64,7 +64,7 @@ class Between:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client):
-        with client, socket.create_connection(self.behind, timeout=30) as server:
+        with client, socket.create_connection(self.behind) as server:
             threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
             while data := server.recv(1 << 16):
                 if self.puts and self.cuts:

@@ -1,9 +1,10 @@
 """Builds the whole Caddy config of a gateway from a frozen record. Pure. Called by the Gateway resource and bench.
 
-A request passes these steps in order: 404 for a path that is not allowed, 401 without a valid key, 204 if the front
-only checks authorization, 413 for a large body, then a reverse proxy over all upstreams. Each upstream has an internal
-server on a socket that adds its key and verifies its certificate name: Caddy's active checks support only one key and
-one name per proxy. docs/gateway.md lists the assumptions about Caddy 2.11.7. Errors have vLLM's JSON form.
+A request passes these steps in order: 404 for a path that is not allowed, 401 without a valid key, 503 if there is no
+upstream, 204 if the front only checks authorization, 413 for a large body, then a reverse proxy over all upstreams.
+Each upstream has an internal server on a socket that adds its key and verifies its certificate name: Caddy's active
+checks support only one key and one name per proxy. docs/gateway.md lists the assumptions about Caddy 2.11.7. Errors
+have vLLM's JSON form.
 """
 
 from __future__ import annotations
@@ -41,12 +42,17 @@ CADDY_ERRORS = (413, 502, 503, 504)  # statuses of Caddy itself with a text of t
 def gateway_config(gateway: GatewaySpec) -> dict[str, Json]:
     """Return the whole Caddy config of this gateway, except `admin`."""
     routes = [route({"handler": "subroute", "routes": _api_routes(gateway)}, _path(*ALLOW)), route(_error(404))]
+    if gateway.retired:
+        # No request gets here, but Caddy still counts those in flight to these addresses. They have no socket: Caddy
+        # 2.11.7 may hold the lock of all sockets that it takes over until a connection arrives at one of them.
+        retired = [{"dial": upstream.dial} for upstream in gateway.retired]
+        routes.append({"handle": [{"handler": "reverse_proxy", "upstreams": retired}]})
     certificate = gateway.acme or gateway.certificate
     config = server_config(
         gateway.site, gateway.listen, routes, certificate, gateway.policy, client_ca=gateway.client_ca
     )
     config["apps"]["http"]["metrics"] = {}
-    for upstream in (*gateway.upstreams, *gateway.retired):
+    for upstream in gateway.upstreams:
         config["apps"]["http"]["servers"][upstream.dial] = _hop_server(gateway, upstream)
     return config
 
@@ -125,6 +131,12 @@ def _api_routes(gateway: GatewaySpec) -> list[Json]:
     unauthorized["headers"]["WWW-Authenticate"] = ["Bearer"]
     no_upstreams = _error(503, message="no reranker is running")
     no_upstreams["headers"]["Retry-After"] = [str(RETRY_AFTER_S)]
+    scoring = [
+        route({"handler": "static_response", "status_code": 204}, {"header": {AUTH_ONLY: ["1"]}}),
+        *body_limits(gateway.policy.max_bytes),
+        {"handle": [{"handler": "vars", "body": "{http.request.body}"}]},
+        route(_proxies(gateway)),
+    ]
     return [
         route(unauthorized, {"not": [bearer(gateway.keys)]}),
         {"handle": [{"handler": "headers", "request": {"delete": [CLIENT, CHECK]}}]},
@@ -135,10 +147,7 @@ def _api_routes(gateway: GatewaySpec) -> list[Json]:
             }
             for named in gateway.clients
         ),
-        route({"handler": "static_response", "status_code": 204}, {"header": {AUTH_ONLY: ["1"]}}),
-        *body_limits(gateway.policy.max_bytes),
-        {"handle": [{"handler": "vars", "body": "{http.request.body}"}]},
-        route(_proxies(gateway) if gateway.upstreams else no_upstreams),
+        *(scoring if gateway.upstreams else [route(no_upstreams)]),
     ]
 
 
@@ -190,10 +199,7 @@ def _too_large(max_bytes: int) -> dict[str, Json]:
 
 
 def _hop_server(gateway: GatewaySpec, upstream: Upstream) -> dict[str, Json]:
-    """Return the internal server that forwards to one upstream, adds its key and verifies its certificate name.
-
-    The hop server of a retired upstream gets no new requests; with it Caddy still counts the requests in flight.
-    """
+    """Return the internal server that forwards to one upstream, adds its key and verifies its certificate name."""
     proxy = {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": upstream.dial}],

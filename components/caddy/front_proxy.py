@@ -87,7 +87,12 @@ def _stream(dial: str, max_requests: int) -> dict[str, Json]:
 
 
 def _proxy(socket: str, *, add: Mapping[str, list[str]] | None = None, delete: Sequence[str] = ()) -> dict[str, Json]:
+    """Return a proxy that repeats a request after a broken connection, and after 503 unless it has headers to `add`.
+
+    A gateway's old config answers 503 at once to requests that it cannot repeat itself after a config change.
+    """
     operations = {"set": add, "delete": delete} if add else {"delete": [*delete, AUTH_ONLY]}
+    interrupted = [] if add else [{"expression": "{http.reverse_proxy.status_code} in [503]"}]
     return {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": f"unix/{socket}"}],
@@ -96,7 +101,7 @@ def _proxy(socket: str, *, add: Mapping[str, list[str]] | None = None, delete: S
         "load_balancing": {
             "try_duration": duration(RETRY_FOR_S),
             "try_interval": "20ms",
-            "retry_match": [{"method": ["GET", "POST"]}],
+            "retry_match": [*interrupted, {"method": ["GET", "POST"]}],
         },
         "headers": {"request": operations},
     }

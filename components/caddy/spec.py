@@ -91,12 +91,12 @@ class GatewaySpec:
 
     `site`: the server's name in Caddy's config; a stack recognizes its own config by it. Without `certificate` and
     `acme` the gateway uses plain HTTP. Without `upstream_ca` (PEM) the upstreams use plain HTTP. `retired`: former
-    upstreams that get no new requests; Caddy still counts their requests in flight (see `drain`). `sockets`: the base
-    address of Caddy's internal sockets, one per upstream: a folder (`unix//run/x`) or an abstract name (`unix/@x`).
-    `hop_key`: the key of these sockets, because other users of the machine may reach them. It must not change during
-    the gateway's life: during a reload the old listener sends requests to the new sockets. `clients`: named keys,
-    valid in addition to `inbound_keys`; the guard gets the client's name. `client_ca` (PEM): the TLS handshake fails
-    for a client without a certificate signed by one of these CAs.
+    upstreams, without a socket; Caddy still counts their requests in flight (see `drain`). `sockets`: the base address
+    of Caddy's internal sockets, one per upstream: a folder (`unix//run/x`) or an abstract name (`unix/@x`). `hop_key`:
+    the key of these sockets, because other users of the machine may reach them. It must not change during the gateway's
+    life: during a reload the old listener sends requests to the new sockets. `clients`: named keys, valid in addition
+    to `inbound_keys`; the guard gets the client's name. `client_ca` (PEM): the TLS handshake fails for a client without
+    a certificate signed by one of these CAs.
     """
 
     site: str

@@ -98,6 +98,25 @@ def test_the_config_is_swapped_under_load_without_a_failed_request(caddy, rerank
     assert set(load.by_upstream) == {each.name for each in two}
 
 
+def test_the_front_repeats_a_request_that_the_old_config_gave_up_with_a_503(caddy, rerankers, front):
+    """A config does not wait for an upstream once it is replaced: its retries end at once, with 503."""
+    two = rerankers(2)
+    one = front(two)
+    config = gateway_config(one.gateway)
+    gives_up = json.loads(re.sub(r'"try_duration": "\d+ms"', '"try_duration": "1ms"', json.dumps(config)))
+    for each in two:
+        each.set_status(503)
+    caddy.admin.load(gives_up)
+    until(lambda: all(each.requests() for each in two))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(one.ask)
+        until(lambda: sum(each.requests().count('"/rerank"') for each in two) > 8)
+        for each in two:
+            each.clear_status()
+        caddy.admin.load(config)
+        assert asked.result().status_code == 200
+
+
 @pytest.mark.parametrize("scores", [(None, None), (0.5, 0.5), (7.5, 0.1)], ids=str)
 def test_an_upstream_whose_scores_are_none_or_do_not_rank_gets_no_request(caddy, rerankers, front, scores):
     two = rerankers(2)
