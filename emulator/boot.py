@@ -29,7 +29,7 @@ async def advance(contract: Contract, machine: Machine, world: World) -> None:
             contract.set_exited(code, now)
         return
     phase = contract.phase(now)
-    if phase == "created":
+    if phase == "created" or contract.boot_fault == "stuck_created":
         contract.actual_status = contract.first_status(now)
         return
     if apply_boot_fault(contract, machine):

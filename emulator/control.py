@@ -147,7 +147,7 @@ class Control:
         self.world.faults.clear()
         await server_faults.remove(self.world)
         for contract in self.world.live_contracts():
-            if contract.boot_fault == "stuck_loading":
+            if contract.boot_fault in ("stuck_created", "stuck_loading"):
                 contract.boot_fault, contract.booted_at = "", self.world.now()
         return self._reply_ok()
 

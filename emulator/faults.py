@@ -16,7 +16,7 @@ from typing import Any
 BEFORE = ("http_429", "http_502_html", "http_500", "http_error", "auth_expired", "hang", "lost_answer_before")
 AFTER = ("lost_answer_after", "malformed_json")
 BOOT = (
-    "oci_error", "pull_error", "stuck_loading", "exited_at_boot", "app_error", "port_never_mapped",
+    "oci_error", "pull_error", "stuck_created", "stuck_loading", "exited_at_boot", "app_error", "port_never_mapped",
     "port_unreachable", "never_serves", "download_stalls", "offline_at_boot",
 )  # fmt: skip
 MARKET = ("outbid", "end_contract", "price_increase")

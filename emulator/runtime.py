@@ -126,14 +126,16 @@ class Containers:
     ) -> dict[str, str]:
         """Return the container's environment: variables of Vast.ai and of the contract, none of the emulator."""
         contract_env = {str(k): str(v) for k, v in (body.get("env") or {}).items() if not str(k).startswith("-")}
-        cache = {}
-        if self.settings.runtime == "vllm":  # containers share one download cache
-            cache["HF_HOME"] = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
+        vllm_env = {}
+        if self.settings.runtime == "vllm":  # containers share one download cache, and all cores
+            vllm_env["HF_HOME"] = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
+            # by default vLLM would bind the workers of all containers to the same core
+            vllm_env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         return {
             "HOME": str(folder),
             "TMPDIR": str(self.tmp_folder(contract_id)),
             "LANG": "C.UTF-8",
-            **cache,
+            **vllm_env,
             **contract_env,
             "PATH": f"{folder / 'bin'}:{contract_env.get('PATH', PATH)}",
             "CONTAINER_ID": str(contract_id),

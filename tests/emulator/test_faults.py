@@ -135,6 +135,15 @@ def test_a_stuck_pull_says_the_same_forever_and_goes_on_when_the_fault_is_lifted
     assert vast.wait(row["id"])
 
 
+def test_a_contract_that_stays_created_goes_on_when_the_fault_is_lifted(vast):
+    vast.fault("stuck_created")
+    row = vast.wait(vast.rent(), "created")
+    vast.control("time/advance", seconds=3600)
+    assert vast.show(row["id"])["actual_status"] == "created"
+    vast.session.delete(f"{vast.url}/_emulator/faults", timeout=5)
+    assert vast.wait(row["id"])
+
+
 def test_a_port_that_is_never_mapped_is_missing_from_a_running_instance(vast):
     vast.fault("port_never_mapped", times=1)
     assert vast.running()["ports"] == {}
