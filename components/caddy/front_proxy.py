@@ -92,7 +92,7 @@ def _proxy(socket: str, *, add: Mapping[str, list[str]] | None = None, delete: S
     A gateway's old config answers 503 at once to requests that it cannot repeat itself after a config change.
     """
     operations = {"set": add, "delete": delete} if add else {"delete": [*delete, AUTH_ONLY]}
-    interrupted = [] if add else [{"expression": "{http.reverse_proxy.status_code} in [503]"}]
+    interrupted = [] if add else [{"expression": "{http.reverse_proxy.status_code} == 503"}]
     return {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": f"unix/{socket}"}],

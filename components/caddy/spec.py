@@ -127,7 +127,7 @@ class GatewaySpec:
 
     def secrets(self) -> list[str]:
         key = self.certificate.private_key if self.certificate else ""
-        upstream_keys = [upstream.key for upstream in (*self.upstreams, *self.retired)]
+        upstream_keys = [upstream.key for upstream in self.upstreams]
         return [secret for secret in (*self.keys, *upstream_keys, key, self.hop_key) if secret]
 
 
