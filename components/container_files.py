@@ -47,7 +47,7 @@ def packed_env(files: Mapping[str, str]) -> dict[str, str]:
     env: dict[str, str] = {}
     for number, name in enumerate(sorted(files)):
         packed = base64.b64encode(zlib.compress(_content(name), 9)).decode()
-        env |= {f"{ENV_PREFIX}{number}_{index:02}": chunk for index, chunk in enumerate(chunks(packed))}
+        env |= {f"{ENV_PREFIX}{number}_{index:03}": chunk for index, chunk in enumerate(chunks(packed))}
     return env
 
 

@@ -17,6 +17,7 @@ QWEN3 = "Qwen/Qwen3-Reranker-0.6B"
 def test_a_container_unpacks_the_very_files_of_the_repository(tmp_path):
     env = packed_env(digests([GUARD, QWEN3]))
     assert all(len(value) <= CHUNK_CHARS for value in env.values())
+    assert list(env) == sorted(env)  # the container joins them in this order
     command = [sys.executable, "-c", UNPACK]
     subprocess.run(command, env={**os.environ, **env, "files": str(tmp_path)}, check=True, timeout=30)
     modules = {path.name: path.read_text() for path in GUARD_FOLDER.glob("*.py")}
