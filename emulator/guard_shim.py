@@ -35,7 +35,7 @@ def main() -> None:
     read = partial(ServerFault.read, Path(shim["fault_file"]))
 
     async def accept(server: Any, listening: socket.socket) -> None:
-        await Port(listening, read, server.connect, server.tls).serve()
+        await Port(listening, read, server.connect, server.gate.tls).serve()
 
     sys.exit(importlib.import_module("guard.__main__").main(argv, accept))
 

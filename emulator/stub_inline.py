@@ -58,7 +58,7 @@ class InlineServer:
             # faults that prevent an accept act at the container's port, the others behind the guard
             socket_path = self.guard.gate.upstream.socket_path
             self.servers.append(StubServer(stub, unix_listener(socket_path), lambda: _without_accept_faults(read())))
-            self.servers += [Port(listening, read, self.guard.connect, self.guard.tls) for listening in sockets]
+            self.servers += [Port(listening, read, self.guard.connect, self.guard.gate.tls) for listening in sockets]
         else:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if tls else None
             if context is not None:

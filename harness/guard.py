@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from components.guard.__main__ import KEY_ENV, OPTIONS_ENV, listener, make_server
-from components.guard.server import DEFAULT, Bounds, GuardServer
+from components.guard.connection import DEFAULT, Bounds
+from components.guard.server import GuardServer
 from emulator.stub_faults import App, ServerFault
 from emulator.stub_server import StubServer, unix_listener
 

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from .certificate import CertificateStore
+from .connection import DEFAULT, Bounds
 from .gate import Gate
 from .keys import KeyStore
 from .rules import Rules
-from .server import BACKLOG, DEFAULT, Bounds, GuardServer
+from .server import BACKLOG, GuardServer
 from .upstream import VllmUpstream
 
 OPTIONS_ENV, KEY_ENV = "GUARD", "GUARD_KEY"

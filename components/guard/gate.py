@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -19,8 +20,9 @@ from .certificate import MAX_PEM_BYTES, CertificateStore
 from .judging import Worker
 from .keys import CLIENT, MANAGEMENT, Access, Key, KeyStore, parse
 from .last_check import CHECK, LastCheck
+from .messages import Headers
 from .rules import ALLOW, KEYS, MANAGED, METRICS, ROUTES, SCORED, JudgedBody, Refusal, Rules, judge
-from .upstream import STARTING, Headers, VllmAnswer, VllmUpstream
+from .upstream import STARTING, VllmAnswer, VllmUpstream
 
 # Bodies from this size on are validated in a second process: parsing them would block the event loop.
 LARGE_BYTES = 64 << 10
@@ -87,6 +89,10 @@ class Gate:
     last_check: LastCheck = field(default_factory=LastCheck)
     context_changed: Callable[[], None] = lambda: None
 
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        return self.certificate.context if self.certificate else None
+
     def admit(self, request: Request) -> None:
         """Check access by the header. Raises Refusal."""
         path = request.path
@@ -133,7 +139,9 @@ class Gate:
             self.keys.count(request.key, pairs=judged.pairs)
         headers = [(name, value) for name, value in request.headers if name in FORWARDED_HEADERS]
         with self._count_in_flight(request.key, judged.tokens):
-            async with self.upstream.ask(request.method, request.path, headers, judged.body) as answer:
+            # the parser of responses cannot know that one to HEAD has no body
+            method = "GET" if request.method == "HEAD" else request.method
+            async with self.upstream.ask(method, request.path, headers, judged.body) as answer:
                 metrics = self._metrics() if request.path == METRICS else b""
                 headers = [header for header in answer.headers if not (metrics and header[0] == b"content-length")]
                 yield Reply(answer.status, headers, self._stream(request, body, answer, metrics))
@@ -160,12 +168,13 @@ class Gate:
         self.keys.set(access)
 
     async def _judge(self, request: Request, body: bytes) -> JudgedBody:
-        rules = replace(self.rules, fields=self.upstream.fields)
+        if self.rules.fields is not self.upstream.fields:
+            self.rules = replace(self.rules, fields=self.upstream.fields)
         if len(body) < LARGE_BYTES:
-            return judge(request.path, body, rules)
+            return judge(request.path, body, self.rules)
         name = request.key.name if request.key else ""
         async with self.large_body_locks.setdefault(name, asyncio.Lock()):
-            return await self.worker.judge(request.path, body, rules)
+            return await self.worker.judge(request.path, body, self.rules)
 
     @contextmanager
     def _count_in_flight(self, key: Key | None, tokens: int) -> Iterator[None]:

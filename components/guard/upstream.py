@@ -9,44 +9,45 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import h11
+import httptools
 
+from .messages import Headers, Message, MessageStream, header_bytes
 from .rules import Refusal
 
-READ_BYTES = 1 << 16
-MAX_HEADER_BYTES = 1 << 16
 MAX_IDLE = 64
 ANSWER_S = 600.0
 POLL_S = 0.1
 STARTING = "vLLM is starting or has exited"
 METHODS = ("get", "post", "put", "delete", "patch", "head")
 HOP_BY_HOP = (b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"trailer")
-Headers = list[tuple[bytes, bytes]]
 
 
-class VllmConnection:
+class VllmConnection(MessageStream):
     """An HTTP connection to vLLM."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-        self.http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
+    parser: httptools.HttpResponseParser
 
-    async def next_event(self) -> Any:
-        while (event := self.http.next_event()) is h11.NEED_DATA:
-            self.http.receive_data(await self.reader.read(READ_BYTES))
-        return event
+    def __init__(self) -> None:
+        super().__init__()
+        self.parser = httptools.HttpResponseParser(self)
 
-    async def request(self, method: str, path: str, headers: Headers, body: bytes) -> h11.Response:
-        """Send a request and return the head of the response. Raises OSError or h11.RemoteProtocolError."""
+    async def request(self, method: str, path: str, headers: Headers, body: bytes) -> Message:
+        """Send a request and return the response with its header. Raises OSError."""
         framed = [(b"host", b"vllm"), *headers, *([(b"content-length", b"%d" % len(body))] if body else [])]
-        data = self.http.send(h11.Request(method=method, target=path, headers=framed)) or b""
-        data += (self.http.send(h11.Data(data=body)) or b"") if body else b""
-        self.writer.write(data + (self.http.send(h11.EndOfMessage()) or b""))
-        await self.writer.drain()
-        while not isinstance(event := await self.next_event(), h11.Response):
-            if not isinstance(event, h11.InformationalResponse):
-                raise ConnectionResetError("vLLM closed the connection")
-        return event
+        await self.write(header_bytes(f"{method} {path} HTTP/1.1".encode("latin-1"), framed) + body)
+        return await self.head()
+
+    def invalid(self) -> ConnectionResetError:
+        return ConnectionResetError("the response is not valid HTTP/1.1, or its header is too long")
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self.messages[-1].status = self.parser.get_status_code()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self.messages[-1].status < 200:  # informational; the response follows
+            self.messages.pop()
 
 
 @dataclass
@@ -55,14 +56,13 @@ class VllmAnswer:
 
     status: int
     headers: Headers
+    message: Message = field(repr=False)
     connection: VllmConnection = field(repr=False)
 
     async def parts(self) -> AsyncIterator[bytes]:
-        """Yield the body. Raises OSError or h11.RemoteProtocolError if the connection breaks."""
-        while not isinstance(event := await self.connection.next_event(), h11.EndOfMessage):
-            if not isinstance(event, h11.Data):
-                raise ConnectionResetError("vLLM closed the connection")
-            yield bytes(event.data)
+        """Yield the body. Raises OSError if the connection breaks."""
+        while part := await self.connection.part(self.message):
+            yield part
 
 
 class VllmUpstream:
@@ -78,37 +78,39 @@ class VllmUpstream:
     @asynccontextmanager
     async def ask(self, method: str, path: str, headers: Headers = [], body: bytes = b"") -> AsyncIterator[VllmAnswer]:  # noqa: B006
         """Send a request. The connection is reused after a completely read answer. Raises Refusal without an answer."""
-        connection, response = await self._send(method, path, headers, body)
+        connection, message = await self._send(method, path, headers, body)
         try:
-            end_to_end = [(name, value) for name, value in response.headers if name not in HOP_BY_HOP]
-            yield VllmAnswer(response.status_code, end_to_end, connection)
-            http = connection.http
-            if http.our_state is http.their_state is h11.DONE and len(self._idle) < MAX_IDLE:
-                http.start_next_cycle()
-                self._idle.append(connection)
+            end_to_end = [(name, value) for name, value in message.headers if name not in HOP_BY_HOP]
+            yield VllmAnswer(message.status, end_to_end, message, connection)
+            if message.is_complete and not message.parts:
+                connection.finish_message()
+                is_usable = message.keeps_alive and not connection.is_ended and not connection.messages
+                if is_usable and len(self._idle) < MAX_IDLE:
+                    self._idle.append(connection)
         finally:
             if connection not in self._idle:
-                connection.writer.close()
+                connection.close()
 
-    async def _send(self, method: str, path: str, headers: Headers, body: bytes) -> tuple[VllmConnection, h11.Response]:
+    async def _send(self, method: str, path: str, headers: Headers, body: bytes) -> tuple[VllmConnection, Message]:
+        loop = asyncio.get_running_loop()
         while True:
             pooled = self._idle.pop() if self._idle else None
             try:
-                connection = pooled or VllmConnection(*await asyncio.open_unix_connection(self.socket_path))
+                connection = pooled or (await loop.create_unix_connection(VllmConnection, self.socket_path))[1]
             except OSError:
                 raise Refusal(503, STARTING, 2) from None
             try:
                 async with asyncio.timeout(ANSWER_S):
                     return connection, await connection.request(method, path, headers, body)
             except TimeoutError:
-                connection.writer.close()
+                connection.close()
                 raise Refusal(504, f"vLLM did not answer within {ANSWER_S:g} s") from None
-            except (OSError, h11.RemoteProtocolError):
-                connection.writer.close()
+            except OSError:
+                connection.close()
                 if pooled is None:  # vLLM may have closed a pooled one; a retry is safe: scoring is idempotent
                     raise Refusal(502, "vLLM closed the connection without an answer") from None
             except BaseException:
-                connection.writer.close()
+                connection.close()
                 raise
 
     async def learn(self) -> None:
@@ -119,7 +121,7 @@ class VllmUpstream:
                     parts = [part async for part in answer.parts()] if answer.status == 200 else [b"{}"]
                     openapi = json.loads(b"".join(parts))
                 break
-            except (Refusal, OSError, ValueError, h11.RemoteProtocolError):
+            except (Refusal, OSError, ValueError):
                 await asyncio.sleep(POLL_S)
         schemas = openapi.get("components", {}).get("schemas", {})
         self.fields = frozenset(schemas.get("RerankRequest", {}).get("properties", ()))

@@ -6,7 +6,7 @@ import pytest
 
 from bench.attack import AttackFigure, count_connections, measure, running_attack, table
 from bench.load import BenchTarget
-from components.guard.server import Bounds
+from components.guard.connection import Bounds
 from components.vast.identity import Authority
 from emulator.scoring import Served
 from emulator.stub import Stub

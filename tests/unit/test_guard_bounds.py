@@ -13,10 +13,11 @@ from itertools import pairwise
 import pytest
 import requests
 
+from components.guard.connection import Bounds
 from components.guard.gate import LARGE_BYTES, Gate
 from components.guard.keys import KeyStore
 from components.guard.rules import Rules
-from components.guard.server import MAX_ADDRESSES, Bounds, GuardServer
+from components.guard.server import MAX_ADDRESSES, GuardServer
 from components.guard.upstream import VllmUpstream
 from components.vast.identity import Authority
 from emulator.scoring import Served

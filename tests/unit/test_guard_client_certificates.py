@@ -177,8 +177,8 @@ def test_a_restart_of_the_container_asks_as_before(tmp_path):
         (tmp_path / name).write_text(text)
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [], "client_ca": ClientCa().pem}))
     server = make_server({}, tmp_path, tls=True, log=print)
-    assert server.tls.verify_mode is ssl.CERT_OPTIONAL
-    assert len(server.tls.get_ca_certs()) == 1
+    assert server.gate.tls.verify_mode is ssl.CERT_OPTIONAL
+    assert len(server.gate.tls.get_ca_certs()) == 1
 
 
 def test_operations_that_ask_as_a_client_show_the_certificate_of_the_environment(site, monkeypatch):

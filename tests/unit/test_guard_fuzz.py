@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.guard.server import Bounds
+from components.guard.connection import Bounds
 from harness.wait import until
 from tests.unit.guard_requests import KEY
 from tests.unit.test_guard_sockets import (

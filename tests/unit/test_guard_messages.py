@@ -1,0 +1,218 @@
+"""HTTP messages of the guard's connections: as they arrive, what is held, and what a parser must not be led to."""
+
+import asyncio
+import socket
+import time
+
+import httptools
+import pytest
+
+from components.guard.messages import MAX_HELD_BYTES, MessageStream
+from components.guard.upstream import VllmConnection
+from harness.guard import guarded
+from harness.wait import until
+from tests.unit.guard_requests import KEYS, App
+from tests.unit.test_guard_sockets import AUTH, HIDDEN, Listening, statuses
+
+HEAD = b"POST /rerank HTTP/1.1\r\nHost: h\r\n" + AUTH + b"\r\n"
+H2C = b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAAA\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+class Transport:
+    """Records whether reading is paused."""
+
+    def __init__(self):
+        self.is_paused = False
+
+    def pause_reading(self):
+        assert not self.is_paused
+        self.is_paused = True
+
+    def resume_reading(self):
+        assert self.is_paused
+        self.is_paused = False
+
+
+class Requests(MessageStream):
+    def __init__(self):
+        super().__init__()
+        self.parser = httptools.HttpRequestParser(self)
+        self.transport = Transport()
+
+    def invalid(self):
+        return ValueError("too long" if self.is_too_long else "invalid")
+
+
+@pytest.fixture(scope="module")
+def listening():
+    with Listening() as server:
+        yield server
+
+
+def read(stream, *parts):
+    """Feed the parts; return name and body of each message."""
+
+    async def all_messages():
+        found = []
+        for part in parts:
+            stream.data_received(part)
+        while stream.messages:
+            message, body = await stream.head(), b""
+            while piece := await stream.part(message):
+                body += piece
+            found.append((dict(message.headers), body))
+            stream.finish_message()
+        return found
+
+    return asyncio.run(all_messages())
+
+
+def test_messages_are_the_same_in_one_part_and_byte_by_byte():
+    raw = (
+        HEAD
+        + b"Content-Length: 3\r\n\r\nabc"
+        + HEAD
+        + CHUNKED
+        + b"2;x=y\r\nde\r\n1\r\nf\r\n0\r\nAuthorization: no\r\n\r\n"
+    )
+    whole = read(Requests(), raw)
+    assert [body for _, body in whole] == [b"abc", b"def"]
+    assert [headers[b"authorization"] for headers, _ in whole] == [AUTH.partition(b": ")[2]] * 2
+    assert read(Requests(), *(raw[at : at + 1] for at in range(len(raw)))) == whole
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        HEAD + b"X: " + b"x" * (1 << 20),
+        b"\r\n" * (1 << 19),
+        HEAD + CHUNKED + b"1;" + b"x" * (1 << 20),
+        HEAD + CHUNKED + b"0\r\n" + b"X: y\r\n" * (1 << 16),
+    ],
+    ids=["a header", "empty lines", "a chunk's extension", "trailers"],
+)
+def test_what_makes_no_progress_ends(endless):
+    stream = Requests()
+    for at in range(0, len(endless), 1000):
+        stream.data_received(endless[at : at + 1000])
+        if stream.is_too_long:
+            break
+    assert stream.received_bytes < 32 << 10
+    with pytest.raises(ValueError, match="too long"):
+        asyncio.run(stream.arrival())
+
+
+def test_reading_pauses_until_the_body_is_taken():
+    stream = Requests()
+    stream.data_received(HEAD + b"Content-Length: 1000000\r\n\r\n" + b"x" * MAX_HELD_BYTES)
+    assert not stream.transport.is_paused
+    stream.data_received(b"x" * 200_000)
+    assert stream.transport.is_paused
+    taken = 0
+    while stream.transport.is_paused:
+        taken += len(stream.take(stream.messages[0]))
+    taken += len(stream.take(stream.messages[0]))
+    assert taken == MAX_HELD_BYTES + 200_000
+
+
+def test_reading_pauses_while_bytes_come_behind_a_request_at_vllm():
+    class Waiting(App):
+        async def __call__(self, scope, receive, send):
+            if scope["path"] != "/openapi.json":
+                await asyncio.sleep(30)
+            await super().__call__(scope, receive, send)
+
+    with guarded(Waiting(), KEYS[0]) as guard, socket.create_connection(guard.address, timeout=1) as line:
+        line.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
+        until(lambda: any(connection.task_at_vllm for connection in guard.server.connections))
+        with pytest.raises(TimeoutError):
+            line.sendall(b"x" * (64 << 20))
+        (connection,) = guard.server.connections
+        assert connection.received_bytes < 1 << 20
+
+
+@pytest.mark.parametrize("frame", [b"Content-Length: 2\r\n\r\n{}", CHUNKED + b"2\r\n{}\r\n0\r\n\r\n"])
+def test_an_upgrade_is_ignored_and_its_body_is_a_body(listening, frame):
+    assert statuses(listening.say(HEAD + H2C + frame)) == [299]
+    assert [body for _, body in listening.app.reached] == [b"{}"]
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_what_follows_an_upgrade_is_not_a_request(listening, hidden):
+    keyed = hidden.replace(b"Host: h", b"Host: h\r\n" + AUTH)
+    body = b"Content-Length: %d\r\n\r\n%s" % (len(keyed), keyed)
+    assert statuses(listening.say(HEAD + H2C + body + keyed)) == [400]
+    assert statuses(listening.say(HEAD + H2C + b"\r\n" + keyed)) == [400]
+    assert not listening.app.reached
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        HEAD + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        HEAD + b"Content-Length: 2, 2\r\n\r\n{}",
+        HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        HEAD.replace(b"1.1", b"1.0") + CHUNKED + b"2\r\n{}\r\n0\r\n\r\n",
+        HEAD.replace(b"1.1", b"2.0") + b"Content-Length: 2\r\n\r\n{}",
+        HEAD.replace(b"Host: h\r\n", b"") + b"Content-Length: 2\r\n\r\n{}",
+        HEAD + b"Host: i\r\nContent-Length: 2\r\n\r\n{}",
+        HEAD.replace(b"POST", b"CONNECT") + b"Content-Length: 2\r\n\r\n{}",
+        HEAD.replace(b"\r\n", b"\n") + b"Content-Length: 2\n\n{}",
+        HEAD + b"X: y\r\n z\r\nContent-Length: 2\r\n\r\n{}",
+        HEAD + b"X : y\r\nContent-Length: 2\r\n\r\n{}",
+    ],
+)
+def test_what_servers_read_differently_is_400_and_reaches_nobody(listening, raw):
+    assert statuses(listening.say(raw, 1)) == [400]
+    assert not listening.app.reached
+
+
+def test_a_client_of_http_1_0_gets_an_answer_and_the_connection_ends(listening):
+    start = time.monotonic()
+    answer = listening.say(HEAD.replace(b"1.1", b"1.0") + b"Content-Length: 2\r\n\r\n{}")
+    assert statuses(answer) == [299]
+    assert b"connection: close" in answer
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_an_answer_without_a_length_ends_as_its_client_can_read(version):
+    class Streaming(App):
+        async def __call__(self, scope, receive, send):
+            if scope["path"] == "/openapi.json":
+                await super().__call__(scope, receive, send)
+                return
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for part in (b"one", b"", b"two"):
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+    with guarded(Streaming(), KEYS[0]) as guard, socket.create_connection(guard.address, timeout=5) as line:
+        line.sendall(HEAD.replace(b"1.1", version) + b"Connection: close\r\nContent-Length: 2\r\n\r\n{}")
+        answer = b""
+        while chunk := line.recv(65536):
+            answer += chunk
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if version == b"1.1":
+        parser = VllmConnection()
+        assert read(parser, answer)[0][1] == b"onetwo"
+    else:
+        assert (b"chunked" in head, body) == (False, b"onetwo")
+
+
+def test_informational_responses_come_before_the_response():
+    raw = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    for parts in ([raw], [raw[at : at + 1] for at in range(len(raw))]):
+        assert read(VllmConnection(), *parts) == [({b"content-length": b"2"}, b"{}")]
+
+
+@pytest.mark.parametrize(
+    "raw", [b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nabc", b"nothing\r\n\r\n"]
+)
+def test_a_response_that_is_none_is_an_error(raw):
+    connection = VllmConnection()
+    connection.data_received(raw)
+    with pytest.raises(ConnectionResetError, match="not valid"):
+        asyncio.run(connection.head())
