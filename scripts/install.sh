@@ -36,7 +36,8 @@ pip_install() {
     --require-hashes -r "$locks/$1.lock" || die "requirements/$1.lock could not be installed into $venv: see above"
 }
 
-if is_installed "$1"; then exit 0; fi
+are_installed() { local set; for set in "$@"; do is_installed "$set" || return 1; done; }
+if are_installed "$@"; then exit 0; fi
 SECONDS=0
 if ! grep -qsF "$venv/bin/python" "$venv/bin/pip"; then
   python="$(find_python)"

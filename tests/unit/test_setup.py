@@ -129,7 +129,7 @@ def install(tmp_path):
         f"offered==1.0 --hash=sha256:{hashlib.sha256(wheel(wheels, 'GOOD = 1').read_bytes()).hexdigest()}\n"
     )
 
-    def run():
+    def run(*parts):
         env = {
             "PATH": os.environ["PATH"],
             "PYTHON": sys.executable,
@@ -137,7 +137,7 @@ def install(tmp_path):
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": str(wheels),
         }
-        command = [str(REPO / "scripts" / "install.sh"), str(venv), "offered"]
+        command = [str(REPO / "scripts" / "install.sh"), str(venv), "offered", *parts]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
         return done, list(venv.glob("lib/*/site-packages/offered.py"))
 
@@ -150,6 +150,15 @@ def test_a_wheel_with_the_locked_hash_is_installed_once(install):
     assert (done.returncode, len(installed)) == (0, 1), done.stderr
     next(iter(wheels.iterdir())).unlink()
     assert run()[0].returncode == 0
+
+
+def test_a_part_whose_lock_alone_has_changed_counts_as_installed_again(install):
+    run, _, venv = install
+    part = venv.parent / "locks" / "part.lock"
+    for lock in ("", "# another\n"):
+        part.write_text(lock)
+        assert run("part")[0].returncode == 0
+        assert (venv / ".installed-part").read_text() == f"{venv}\n{lock}"
 
 
 def test_a_tampered_wheel_is_refused_and_the_set_does_not_count_as_installed(install):
