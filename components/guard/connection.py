@@ -88,6 +88,8 @@ class Connection(MessageStream):
             # do not close the socket itself: asyncio still owns it, and a new connection could get the same descriptor
             if self.transport is not None:
                 self.transport.abort()
+            else:  # after a failed handshake asyncio does not call it
+                self.connection_lost(None)
             self.transport = None  # it refers to this object
 
     async def _serve_request(self) -> bool:
@@ -108,23 +110,25 @@ class Connection(MessageStream):
         """Wait for a request's header. Raises OSError (also at a deadline) or Refusal."""
         if not self.messages:
             self.is_idle = True
-            async with asyncio.timeout(self.bounds.idle_s if self.has_valid_key else self.bounds.header_s):
-                await self.arrival()
-            self.is_idle = False
+            try:
+                async with asyncio.timeout(self.bounds.idle_s if self.has_valid_key else self.bounds.header_s):
+                    await self.arrival()
+            finally:
+                self.is_idle = False
         if self.messages and self.messages[0].has_head:
             return self.messages[0]
         async with asyncio.timeout(self.bounds.header_s):
             return await self.head()
 
     async def _answer(self, message: Message, request: Request) -> None:
-        _check_framing(message)
         self.has_valid_key = False
+        _check_framing(message)
         self.gate.admit(request)
         self.has_valid_key = request.key is not None
         if self.has_valid_key:
             self.allowance.available = self.bounds.without_key_burst
         declared = message.values(b"content-length")
-        size = int(declared[0]) if declared else 0
+        size = int(declared[0].lstrip(b"0") or b"0") if declared else 0  # int() refuses thousands of digits
         max_bytes = self.gate.max_bytes(request)
         if size > max_bytes:
             raise _too_large(max_bytes)
@@ -162,7 +166,7 @@ class Connection(MessageStream):
             headers.append((b"transfer-encoding", b"chunked"))
         is_complete = message is not None and message.is_complete
         self.is_last = self.is_stale or message is None or not message.keeps_alive or message.waits_for_100
-        self.is_last |= (has_no_length and not is_chunked) or (self.is_invalid and not is_complete)
+        self.is_last |= self.is_invalid and not is_complete
         if self.is_last:
             headers.append(CLOSE)
         data = header_bytes(b"HTTP/1.1 %d " % reply.status, headers)
@@ -190,8 +194,8 @@ class Connection(MessageStream):
         with suppress(TimeoutError):
             async with asyncio.timeout(None if message and message.is_complete else self.bounds.drain_s):
                 while not (message and (message.is_complete or message.waits_for_100)):
-                    if message is not None:
-                        self.take(message)
+                    if message is not None and self.take(message):
+                        continue  # more of it may have been parsed
                     if self.is_ended or self.received_bytes >= end:
                         break
                     async with asyncio.timeout(self.bounds.quiet_s):
@@ -215,9 +219,10 @@ class Connection(MessageStream):
 
     def header_without_upgrade(self) -> bytes:
         """Upgrade is ignored, but the parser takes a body that follows it for another protocol."""
-        if self.messages[-1].method == "CONNECT":
-            return super().header_without_upgrade()
         message = self.messages.pop()
+        if message.method == "CONNECT":
+            return super().header_without_upgrade()
+        self.parser = httptools.HttpRequestParser(self)  # the other one reads no more after Connection: close
         headers = [header for header in message.headers if header[0] not in (b"upgrade", b"connection")]
         return header_bytes(message.first_line, [*headers, CLOSE])
 
@@ -228,7 +233,9 @@ class Connection(MessageStream):
         super().on_headers_complete()
         message = self.messages[-1]
         message.method, message.version = self.parser.get_method().decode("latin-1"), self.parser.get_http_version()
-        message.waits_for_100 = [value.lower() for value in message.values(b"expect")] == [b"100-continue"]
+        is_current = message.version == "1.1"
+        message.keeps_alive &= is_current
+        message.waits_for_100 = is_current and [v.lower() for v in message.values(b"expect")] == [b"100-continue"]
 
     def on_body(self, part: bytes) -> None:
         super().on_body(part)
@@ -240,12 +247,13 @@ class Connection(MessageStream):
 
 
 def _check_framing(message: Message) -> None:
-    """Refuse what the parser accepts and other servers read differently. Raises Refusal."""
+    """Refuse what the parser accepts and other servers read differently: what follows is not read. Raises Refusal."""
     encodings = [value.lower() for value in message.values(b"transfer-encoding")]
     is_chunked = encodings == [b"chunked"] and message.version == "1.1"
     hosts = len(message.values(b"host"))
     has_host = hosts == 1 or (hosts == 0 and message.version == "1.0")
     if (encodings and not is_chunked) or message.version not in ("1.0", "1.1") or not has_host:
+        message.keeps_alive = False
         raise _invalid()
 
 

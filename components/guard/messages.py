@@ -17,6 +17,8 @@ import httptools
 PARSED_BYTES = 15 << 10
 MAX_PENDING_BYTES = 16 << 10
 MAX_HELD_BYTES = 64 << 10  # above it, reading pauses until the body is taken
+MAX_HEADERS = 256
+MAX_MESSAGES = 16  # of one call of the parser: requests that a client sends without waiting for an answer
 LOST = "the other side closed the connection"
 Headers = list[tuple[bytes, bytes]]
 
@@ -67,8 +69,6 @@ class MessageStream(asyncio.Protocol):
 
     def header_without_upgrade(self) -> bytes:
         """Return the header that is parsed in place of the last one, which asks for another protocol."""
-        if self.messages:
-            self.messages.pop()
         self.is_invalid = True
         return b""
 
@@ -138,7 +138,7 @@ class MessageStream(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.is_ended = self.is_lost = True
-        del self.parser  # it refers to this object, which refers to it
+        vars(self).pop("parser", None)  # it refers to this object, which refers to it
         self.resume_writing()
         self._wake()
 
@@ -184,11 +184,18 @@ class MessageStream(asyncio.Protocol):
     # called by the parser
 
     def on_message_begin(self) -> None:
+        if len(self.messages) == MAX_MESSAGES:
+            raise OverflowError  # the parser ends with an error
         self.messages.append(Message())
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.messages[-1].has_head:  # trailers are dropped
-            self.messages[-1].headers.append((name.lower(), value.strip(b" \t")))
+        message = self.messages[-1]
+        if message.has_head:  # trailers are dropped
+            return
+        if len(message.headers) == MAX_HEADERS:
+            self.is_too_long = True
+            raise OverflowError  # the parser ends with an error
+        message.headers.append((name.lower(), value.strip(b" \t")))
 
     def on_headers_complete(self) -> None:
         message = self.messages[-1]

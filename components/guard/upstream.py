@@ -94,7 +94,7 @@ class VllmUpstream:
     async def _send(self, method: str, path: str, headers: Headers, body: bytes) -> tuple[VllmConnection, Message]:
         loop = asyncio.get_running_loop()
         while True:
-            pooled = self._idle.pop() if self._idle else None
+            pooled = self._take_idle()
             try:
                 connection = pooled or (await loop.create_unix_connection(VllmConnection, self.socket_path))[1]
             except OSError:
@@ -112,6 +112,14 @@ class VllmUpstream:
             except BaseException:
                 connection.close()
                 raise
+
+    def _take_idle(self) -> VllmConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not (connection.is_ended or connection.is_invalid or connection.messages):
+                return connection
+            connection.close()  # vLLM has closed it, or sent what nobody asked for
+        return None
 
     async def learn(self) -> None:
         """Wait until vLLM answers, and read its routes and fields from /openapi.json."""

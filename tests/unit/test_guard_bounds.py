@@ -221,6 +221,10 @@ def test_a_connection_that_has_ended_leaves_nothing_to_the_garbage_collector():
                 with context.wrap_socket(connect(guard)) as line:
                     line.sendall(HEAD)
                     references += map(weakref.ref, list(guard.server.connections))
+                with connect(guard) as line:
+                    until(lambda: len(guard.server.connections) > 0)
+                    references += map(weakref.ref, list(guard.server.connections))
+                    line.sendall(HEAD)  # no handshake
             assert references
             until(lambda: not any(reference() for reference in references))
     finally:

@@ -7,8 +7,9 @@ import time
 import httptools
 import pytest
 
-from components.guard.messages import MAX_HELD_BYTES, MessageStream
-from components.guard.upstream import VllmConnection
+from components.guard.connection import Bounds
+from components.guard.messages import MAX_HELD_BYTES, MAX_MESSAGES, MessageStream
+from components.guard.upstream import VllmConnection, VllmUpstream
 from harness.guard import guarded
 from harness.wait import until
 from tests.unit.guard_requests import KEYS, App
@@ -86,11 +87,12 @@ def test_messages_are_the_same_in_one_part_and_byte_by_byte():
     "endless",
     [
         HEAD + b"X: " + b"x" * (1 << 20),
+        HEAD + b"a:\r\n" * 4000,
         b"\r\n" * (1 << 19),
         HEAD + CHUNKED + b"1;" + b"x" * (1 << 20),
         HEAD + CHUNKED + b"0\r\n" + b"X: y\r\n" * (1 << 16),
     ],
-    ids=["a header", "empty lines", "a chunk's extension", "trailers"],
+    ids=["a header", "many headers", "empty lines", "a chunk's extension", "trailers"],
 )
 def test_what_makes_no_progress_ends(endless):
     stream = Requests()
@@ -101,6 +103,42 @@ def test_what_makes_no_progress_ends(endless):
     assert stream.received_bytes < 32 << 10
     with pytest.raises(ValueError, match="too long"):
         asyncio.run(stream.arrival())
+
+
+def test_requests_that_come_at_once_are_held_in_a_small_number():
+    stream = Requests()
+    stream.data_received(b"GET / HTTP/1.1\r\n\r\n" * 10_000)
+    assert len(stream.messages) == MAX_MESSAGES
+    assert stream.is_invalid
+
+
+def test_a_response_that_nobody_asked_for_is_not_the_next_requests(tmp_path):
+    """A server that sends two responses to a request, then one to each."""
+    answer, path = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", str(tmp_path / "socket")
+
+    async def ask_twice():
+        served = 0
+
+        async def serve(reader, writer):
+            nonlocal served
+            while await reader.readuntil(b"\r\n\r\n"):
+                served += 1
+                writer.write(answer + b"own %d" % served)
+                await writer.drain()
+                if served == 1:
+                    await asyncio.sleep(0.05)  # the first response has been read, and the connection is idle
+                    writer.write(answer + b"other")
+
+        async with await asyncio.start_unix_server(serve, path):
+            upstream = VllmUpstream(path)
+            found = []
+            for _ in range(2):
+                async with upstream.ask("GET", "/health") as response:
+                    found += [part async for part in response.parts()]
+                await asyncio.sleep(0.2)
+            return found
+
+    assert asyncio.run(ask_twice()) == [b"own 1", b"own 2"]
 
 
 def test_reading_pauses_until_the_body_is_taken():
@@ -133,8 +171,9 @@ def test_reading_pauses_while_bytes_come_behind_a_request_at_vllm():
 
 
 @pytest.mark.parametrize("frame", [b"Content-Length: 2\r\n\r\n{}", CHUNKED + b"2\r\n{}\r\n0\r\n\r\n"])
-def test_an_upgrade_is_ignored_and_its_body_is_a_body(listening, frame):
-    assert statuses(listening.say(HEAD + H2C + frame)) == [299]
+@pytest.mark.parametrize("upgrade", [H2C, H2C.replace(b"Upgrade, ", b"close, Upgrade, ")], ids=["", "and close"])
+def test_an_upgrade_is_ignored_and_its_body_is_a_body(listening, upgrade, frame):
+    assert statuses(listening.say(HEAD + upgrade + frame, 1)) == [299]
     assert [body for _, body in listening.app.reached] == [b"{}"]
 
 
@@ -142,8 +181,8 @@ def test_an_upgrade_is_ignored_and_its_body_is_a_body(listening, frame):
 def test_what_follows_an_upgrade_is_not_a_request(listening, hidden):
     keyed = hidden.replace(b"Host: h", b"Host: h\r\n" + AUTH)
     body = b"Content-Length: %d\r\n\r\n%s" % (len(keyed), keyed)
-    assert statuses(listening.say(HEAD + H2C + body + keyed)) == [400]
-    assert statuses(listening.say(HEAD + H2C + b"\r\n" + keyed)) == [400]
+    assert statuses(listening.say(HEAD + H2C + body + keyed, 1)) == [400]
+    assert statuses(listening.say(HEAD + H2C + b"\r\n" + keyed, 1)) == [400]
     assert not listening.app.reached
 
 
@@ -154,7 +193,7 @@ def test_what_follows_an_upgrade_is_not_a_request(listening, hidden):
         HEAD + b"Content-Length: 2, 2\r\n\r\n{}",
         HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
         HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-        HEAD.replace(b"1.1", b"1.0") + CHUNKED + b"2\r\n{}\r\n0\r\n\r\n",
+        HEAD.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\n" + CHUNKED + b"2\r\n{}\r\n0\r\n\r\n",
         HEAD.replace(b"1.1", b"2.0") + b"Content-Length: 2\r\n\r\n{}",
         HEAD.replace(b"Host: h\r\n", b"") + b"Content-Length: 2\r\n\r\n{}",
         HEAD + b"Host: i\r\nContent-Length: 2\r\n\r\n{}",
@@ -164,9 +203,46 @@ def test_what_follows_an_upgrade_is_not_a_request(listening, hidden):
         HEAD + b"X : y\r\nContent-Length: 2\r\n\r\n{}",
     ],
 )
-def test_what_servers_read_differently_is_400_and_reaches_nobody(listening, raw):
-    assert statuses(listening.say(raw, 1)) == [400]
-    assert not listening.app.reached
+def test_what_servers_read_differently_is_400_and_what_follows_is_not_read(listening, raw):
+    keyed = HEAD + b"Content-Length: 2\r\n\r\n{}"
+    for behind in (b"", keyed):
+        assert statuses(listening.say(raw + behind, 1)) == [400]
+        assert not listening.app.reached
+
+
+@pytest.mark.parametrize("size", [150_000, 250_000, 1_000_000])
+@pytest.mark.parametrize("key", [b"", AUTH + b"\r\n"], ids=["without a key", "with a key"])
+def test_a_refused_body_that_has_come_is_read_at_once_and_the_next_request_is_served(listening, size, key):
+    head = b"POST /rerank HTTP/1.1\r\nHost: h\r\n" + key
+    expected = [413 if key else 401, 299]
+    if size > Bounds.drain_bytes_without_key and not key:
+        expected = [401]
+    start = time.monotonic()
+    raw = head + b"Content-Length: %d\r\n\r\n" % size + b"x" * size + HEAD + b"Content-Length: 2\r\n\r\n{}"
+    assert statuses(listening.say(raw, len(expected))) == expected
+    assert time.monotonic() - start < Bounds.quiet_s
+
+
+@pytest.mark.parametrize(("digits", "status"), [(b"0" * 4400 + b"2", 299), (b"9" * 4400, 400)])
+def test_a_length_of_thousands_of_digits_is_answered(listening, digits, status):
+    assert statuses(listening.say(HEAD + b"Content-Length: " + digits + b"\r\n\r\n{}", 1)) == [status]
+
+
+@pytest.mark.parametrize("connection", [b"", b"Connection: keep-alive\r\n", b"Connection: keep-alive, close\r\n"])
+def test_a_connection_of_http_1_0_ends_after_its_answer_and_gets_no_100(listening, connection):
+    head = HEAD.replace(b"1.1", b"1.0") + connection + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    with socket.create_connection(listening.address, timeout=5) as line:
+        line.sendall(head)
+        line.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            line.recv(10)
+        line.sendall(b"{}")
+        line.settimeout(5)
+        answer = b""
+        while chunk := line.recv(65536):
+            answer += chunk
+    assert statuses(answer) == [299]
+    assert b"connection: close" in answer
 
 
 def test_a_client_of_http_1_0_gets_an_answer_and_the_connection_ends(listening):
