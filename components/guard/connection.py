@@ -189,10 +189,12 @@ class Connection(MessageStream):
 
         Return whether the request is complete, and the connection can serve another one.
         """
+        if message is not None and message.is_complete:
+            return not self.is_last
         budget = self.bounds.drain_bytes if self.has_valid_key else self.bounds.drain_bytes_without_key
         end = self.received_bytes + budget
         with suppress(TimeoutError):
-            async with asyncio.timeout(None if message and message.is_complete else self.bounds.drain_s):
+            async with asyncio.timeout(self.bounds.drain_s):
                 while not (message and (message.is_complete or message.waits_for_100)):
                     if message is not None and self.take(message):
                         continue  # more of it may have been parsed

@@ -25,3 +25,20 @@ class App:
         self.reached.append((scope, body))
         await send({"type": "http.response.start", "status": 299, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"{}"})
+
+
+class Streaming(App):
+    """Answers with a body of these parts, without a length."""
+
+    def __init__(self, *parts):
+        super().__init__()
+        self.parts = parts
+
+    async def __call__(self, scope, receive, send):
+        if scope["path"] == "/openapi.json":
+            await super().__call__(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in self.parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})

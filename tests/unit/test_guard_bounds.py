@@ -24,7 +24,7 @@ from emulator.scoring import Served
 from emulator.stub import Stub
 from harness.guard import guarded
 from harness.wait import ended_within, until
-from tests.unit.guard_requests import KEYS, App
+from tests.unit.guard_requests import KEYS, App, Streaming
 from tests.unit.test_guard_sockets import AUTH, Listening, statuses
 
 HEAD = b"POST /rerank HTTP/1.1\r\nHost: h\r\n"
@@ -166,17 +166,7 @@ def test_connections_are_limited_in_all_and_a_new_one_takes_the_oldest_ones_plac
 
 
 def test_who_does_not_read_an_answer_is_cut_off(listening):
-    class Large(App):
-        async def __call__(self, scope, receive, send):
-            if scope["path"] == "/openapi.json":
-                await super().__call__(scope, receive, send)
-                return
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            for _ in range(64):
-                await send({"type": "http.response.body", "body": b"x" * (1 << 20), "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-
-    with guarded(Large(), KEYS[0], bounds=SHORT) as guard, connect(guard) as line:
+    with guarded(Streaming(*[b"x" * (1 << 20)] * 64), KEYS[0], bounds=SHORT) as guard, connect(guard) as line:
         line.sendall(b"GET /v1/models HTTP/1.1\r\nHost: h\r\n" + AUTH + b"\r\n\r\n")
         assert line.recv(10)
         until(lambda: not guard.server.connections, within_s=5)
