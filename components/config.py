@@ -283,7 +283,7 @@ class Config(Keys):
     )
     extra_args: tuple[str, ...] = _of(SERVED, (), "More vLLM flags, as on its command line")
     env: Mapping[EnvName, EnvValue] = _of(
-        SERVED, {}, "Environment of the server, such as HF_ENDPOINT, HF_HUB_DISABLE_XET, VLLM_..."
+        SERVED, {}, "Environment of the server, such as HF_ENDPOINT, VLLM_...; 8,192 characters, with `secret_env`"
     )
     guard: bool = _of(SERVED, True, "Every route needs the key; false: only vLLM's own key, which leaves /rerank open")
     tls: bool = _of(SERVED, True, "TLS with certificates of the stack's own CA; false: no encryption")
@@ -356,6 +356,12 @@ class Config(Keys):
         """Return the minimum and maximum of replicas, with those of the schedule."""
         spans = [self.replicas, *(window.replicas for window in self.schedule.windows)]
         return min(span.min for span in spans), max(span.max for span in spans)
+
+    def server_env(self) -> dict[str, str]:
+        """Return the variables of a server's environment that are the user's, with the secret ones."""
+        token = {} if self.hub_token is None else {"HF_TOKEN": self.hub_token}
+        secrets = {name: value.get_secret_value() for name, value in {**self.secret_env, **token}.items()}
+        return {**self.env, **secrets}
 
 
 def groups() -> dict[str, type[Keys]]:

@@ -1,11 +1,13 @@
 """The files of a container besides its command: the guard and a model's chat template. Called by vllm.launch.
 
 States and labels contain digests of the sources. A file is packed into the environment when an instance is rented.
-So another Python or zlib, which packs the same text into other bytes, causes no replacement.
+So another Python or zlib, which packs the same text into other bytes, causes no replacement. Code is packed without
+comments and docstrings, so that most of the environment's limit is left for the user.
 """
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import json
@@ -34,7 +36,7 @@ for i in range({MAX_FILES}):
 
 def digests(names: Iterable[str]) -> dict[str, str]:
     """Return the digests for the state by file name: 12 hex digits that change with the text."""
-    return {name: hashlib.sha256(_content(name)).hexdigest()[:DIGEST_CHARS] for name in names}
+    return {name: hashlib.sha256(json.dumps(_content(name)).encode()).hexdigest()[:DIGEST_CHARS] for name in names}
 
 
 def packed_env(files: Mapping[str, str]) -> dict[str, str]:
@@ -46,20 +48,29 @@ def packed_env(files: Mapping[str, str]) -> dict[str, str]:
         raise ConfigError([f"{' or '.join(files)} was edited while this `up` ran: run it again"])
     env: dict[str, str] = {}
     for number, name in enumerate(sorted(files)):
-        packed = base64.b64encode(zlib.compress(_content(name), 9)).decode()
+        files_in_it = {path: _code(text) if path.endswith(".py") else text for path, text in _content(name).items()}
+        packed = base64.b64encode(zlib.compress(json.dumps(files_in_it).encode(), 9)).decode()
         env |= {f"{ENV_PREFIX}{number}_{index:03}": chunk for index, chunk in enumerate(chunks(packed))}
     return env
 
 
-def _content(name: str) -> bytes:
-    """Return JSON of texts by path in the container: the guard's modules, or a model's chat template."""
+def _content(name: str) -> dict[str, str]:
+    """Return texts by path in the container: the guard's modules, or a model's chat template."""
     if name == GUARD:
         paths = sorted(GUARD_FOLDER.glob("*.py"))
-        files = {f"{GUARD}/{path.name}": path.read_text(encoding="utf-8") for path in paths}
-    else:
-        from components.vllm.catalog import load_catalog  # noqa: PLC0415 - a plugin needs it only to rent
+        return {f"{GUARD}/{path.name}": path.read_text(encoding="utf-8") for path in paths}
+    from components.vllm.catalog import load_catalog  # noqa: PLC0415 - a plugin needs it only to rent
 
-        template = load_catalog().model(name).chat_template or ""
-        # Jinja drops the newline at the end
-        files = {TEMPLATE_FILE: template.removesuffix("\n") + "\n"}
-    return json.dumps(files).encode()
+    template = load_catalog().model(name).chat_template or ""
+    return {TEMPLATE_FILE: template.removesuffix("\n") + "\n"}  # Jinja drops the newline at the end
+
+
+def _code(source: str) -> str:
+    """Return Python source without comments and docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pulumi
 
-from components.config import Config
 from components.container_files import digests
 from components.guard.rules import CERTIFICATE
 from components.instance import Instance, InstanceArgs
@@ -59,7 +58,7 @@ def server_launch(settings: Settings) -> Launch:
 def declare_server(name: str, index: int, common: Common, opts: pulumi.ResourceOptions) -> Instance:
     settings, config, launch = common.settings, common.settings.config, common.launch
     key_name = key_env(guard=config.guard)
-    user_env = {name: pulumi.Output.secret(value) for name, value in configured_env(config).items()}
+    user_env = {name: pulumi.Output.secret(value) for name, value in config.server_env().items()}
     server_key = {} if common.server_key is None else {key_name: common.server_key}
     env: dict[str, pulumi.Input[str]] = {**user_env, **launch.env, **server_key}
     return declare_instance(
@@ -82,13 +81,6 @@ def declare_server(name: str, index: int, common: Common, opts: pulumi.ResourceO
         spec_fault_logs=list(SPEC_FAULT_LOGS),
         slot=ReplicaSlot(index, settings.replicas, config.spread),
     )
-
-
-def configured_env(config: Config) -> dict[str, str]:
-    """Return a server's environment from the config, with its secrets."""
-    token = {} if config.hub_token is None else {"HF_TOKEN": config.hub_token}
-    secrets = {name: value.get_secret_value() for name, value in {**config.secret_env, **token}.items()}
-    return {**config.env, **secrets}
 
 
 def declare_instance(

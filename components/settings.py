@@ -34,7 +34,7 @@ from components.vllm.extra_args import (
     problems_with_numbers,
 )  # fmt: skip
 from components.vllm.gpu_requirements import MB_PER_GB, compute_cap_floor, load_flags, vram_needed_gb
-from components.vllm.launch import ENV_VALUE_LIMIT_CHARS
+from components.vllm.launch import ENV_VALUE_LIMIT_CHARS, USER_ENV_LIMIT_CHARS
 from policy.rules import Facts, PolicyLimits, demands, violations
 from reranker.http import HttpTransport, Unanswered, bearer
 
@@ -244,6 +244,12 @@ def _contradictions(config: Config) -> list[str]:
             if getattr(gateway, key) != field.default
         ]
     problems += _gateway_certificate_problems(gateway)
+    size = sum(len(name) + len(value) for name, value in config.server_env().items())
+    if size > USER_ENV_LIMIT_CHARS:
+        problems.append(
+            f"env: has {size} characters of names and values, with secret_env and hub_token; accepted: "
+            f"{USER_ENV_LIMIT_CHARS} at most, since Vast.ai limits a container's environment"
+        )
     if config.budget_refuses and config.budget_usd_month is None:
         problems.append("budget_refuses: is true, but budget_usd_month is not set")
     if config.keep_previous_key and config.api_key_generation == 1 and config.api_key is None:

@@ -16,6 +16,7 @@ IMAGE_LIMIT = 1024
 COMMAND_LIMIT = 4096
 LABEL_LIMIT = 256
 ENV_LIMIT = 32768
+ENV_VALUE_LIMIT = 256
 PORTS_LIMIT = 64
 MIN_DISK_GB = 8
 DEFAULT_DISK_GB = 10
@@ -71,6 +72,8 @@ def _validate_env(body: dict[str, Any]) -> None:
     for key, value in (env or {}).items():
         if not key or "\0" in f"{key}{value}" or ("=" in key and not key.startswith("-")):
             raise invalid("env has a name or a value that no process can have")
+        if len(str(value)) > ENV_VALUE_LIMIT:
+            raise invalid(f"a value of env is longer than {ENV_VALUE_LIMIT}")
     size = sum(len(str(key)) + len(str(value)) for key, value in (env or {}).items())
     if size > ENV_LIMIT:
         raise invalid(f"env is longer than {ENV_LIMIT}")

@@ -100,6 +100,8 @@ def test_nothing_is_billed_once_destroyed():
         ({"args": ["x" * COMMAND_LIMIT], "onstart": "y"}, "combined length"),
         ({"args": "one string"}, "args must be a list"),
         ({"env": "-e A=1"}, "env must be an object"),
+        ({"env": {"A": "x" * 257}}, "a value of env is longer than 256"),
+        ({"env": {f"A_{number}": "x" * 256 for number in range(128)}}, "env is longer than 32768"),
         ({"label": "x" * 257}, "label"),
         ({"price": 0.0001}, "price"),
         ({"price": 200}, "price"),

@@ -10,7 +10,6 @@ from components.config_keys import describe_type, has_secret, is_list, is_map
 from components.config_reading import read
 from components.errors import ConfigError
 from components.program_config import misplaced_keys
-from components.reranker import configured_env
 from components.settings import load
 from components.vast.identity import Authority
 from components.vast.models import Offer
@@ -24,6 +23,7 @@ from tests.unit.wire_samples import offer
 REPO = Path(__file__).resolve().parents[2]
 PEM = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----"
 CA = Authority.make("clients").certificate
+LARGE_ENV = {f"VALUE_{number:02}": "x" * 256 for number in range(31)}
 
 
 def as_the_engine_passes_it(value):
@@ -201,6 +201,7 @@ def test_a_bad_value_is_named_by_its_key_with_what_is_accepted(changes, says):
         ({"env": {"A B": "x"}}, "env: .*names such as HF_ENDPOINT"),
         ({"env": {"A": "x" * 257}}, "env: .*1 to 256 characters"),
         ({"env": {"A": "x\ny"}}, "env: .*in one line"),
+        ({"env": LARGE_ENV, "hub_token": "s3cret-s3cret"}, "env: has 8205 characters .*accepted: 8192 at most"),
         ({"secret_env": {"A": "s3cret-s3cret\n1"}}, r"secret_env: is \(it is not shown\); .*in one line"),
         ({"secret_env": {"GUARD_KEY": "s3cret-s3cret"}}, r"secret_env: is \(it is not shown\); GUARD_KEY is set"),
         ({"served_model_names": ["a b"]}, "served_model_names: .*names without blanks"),
@@ -216,7 +217,7 @@ def test_an_environment_or_a_name_that_a_server_cannot_have_is_refused(changes, 
 def test_the_environment_of_a_server_is_text_whatever_yaml_made_of_it_and_secrets_are_in_it():
     env = {"HF_HUB_DISABLE_XET": 1, "VLLM_LOGGING_LEVEL": "DEBUG", "VLLM_DO_NOT_TRACK": True}
     config = settings(env=env, secret_env={"PROXY_KEY": "s3cret-s3cret"}, hub_token="hf-s3cret").config
-    assert configured_env(config) == {
+    assert config.server_env() == {
         "HF_HUB_DISABLE_XET": "1",
         "VLLM_LOGGING_LEVEL": "DEBUG",
         "VLLM_DO_NOT_TRACK": "true",
