@@ -14,7 +14,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,10 +37,14 @@ MODEL, IP = "bench", "127.0.0.1"
 
 
 class FixedTime:
-    """Answers one /rerank at a time after SERVICE_S, last document first; the stub answers other paths."""
+    """Answers one /rerank at a time after SERVICE_S, last document first; the stub answers other paths.
+
+    A thread waits: asyncio rounds a timer up to whole milliseconds again at each event, so its waits would depend on
+    when requests arrive (5.4 ms without and 5.8 ms with a guard, at 32 in flight).
+    """
 
     def __init__(self) -> None:
-        self.stub, self.gpu = Stub(Served((MODEL,))), asyncio.Lock()
+        self.stub, self.gpu = Stub(Served((MODEL,))), ThreadPoolExecutor(max_workers=1)
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope.get("path") != "/rerank":
@@ -48,8 +54,7 @@ class FixedTime:
         while (message := await receive()).get("more_body"):
             body += message["body"]
         count = len(json.loads(body + message["body"])["documents"])
-        async with self.gpu:
-            await asyncio.sleep(SERVICE_S)
+        await asyncio.get_running_loop().run_in_executor(self.gpu, time.sleep, SERVICE_S)
         results = [{"index": index, "relevance_score": (index + 1) / count} for index in reversed(range(count))]
         fields = {"id": "bench", "model": MODEL, "usage": {"total_tokens": count}, "results": results}
         answer = json.dumps(fields).encode()
