@@ -10,7 +10,9 @@ from __future__ import annotations
 import ast
 import base64
 import hashlib
+import io
 import json
+import tokenize
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -66,11 +68,17 @@ def _content(name: str) -> dict[str, str]:
 
 
 def _code(source: str) -> str:
-    """Return Python source without comments and docstrings."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
+    """Return Python source without docstrings and the comments that fill a line. All other lines keep their numbers,
+    for tracebacks."""
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
             node
         ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+            text = node.body[0]
+            end = text.end_lineno or text.lineno
+            lines[text.lineno - 1 : end] = [" " * text.col_offset + '""'] + [""] * (end - text.lineno)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT and token.line.lstrip().startswith("#"):
+            lines[token.start[0] - 1] = ""
+    return "\n".join([*lines, ""])
