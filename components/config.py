@@ -25,7 +25,13 @@ from components.vast.drift import HealOn
 from components.vast.identity import LEAF_DAYS
 from components.vast.ranking import Prefer
 from components.vast.rental_spec import Deadlines
-from components.vllm.launch import ENV_VALUE_LIMIT_CHARS, RESERVED_ENV, RESERVED_ENV_PREFIXES, Form
+from components.vllm.launch import (
+    ENV_VALUE_LIMIT_CHARS,
+    RESERVED_ENV,
+    RESERVED_ENV_PREFIXES,
+    USER_ENV_LIMIT_CHARS,
+    Form,
+)
 from reranker.errors import InvalidInput
 from reranker.secret import RULE, read_secret
 
@@ -283,7 +289,10 @@ class Config(Keys):
     )
     extra_args: tuple[str, ...] = _of(SERVED, (), "More vLLM flags, as on its command line")
     env: Mapping[EnvName, EnvValue] = _of(
-        SERVED, {}, "Environment of the server, such as HF_ENDPOINT, VLLM_...; 8,192 characters, with `secret_env`"
+        SERVED,
+        {},
+        "Environment of the server, such as HF_ENDPOINT, VLLM_...; "
+        f"{USER_ENV_LIMIT_CHARS:,} characters, with `secret_env`",
     )
     guard: bool = _of(SERVED, True, "Every route needs the key; false: only vLLM's own key, which leaves /rerank open")
     tls: bool = _of(SERVED, True, "TLS with certificates of the stack's own CA; false: no encryption")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import functools
 import hashlib
 import io
 import json
@@ -38,7 +39,7 @@ for i in range({MAX_FILES}):
 
 def digests(names: Iterable[str]) -> dict[str, str]:
     """Return the digests for the state by file name: 12 hex digits that change with the text."""
-    return {name: hashlib.sha256(json.dumps(_content(name)).encode()).hexdigest()[:DIGEST_CHARS] for name in names}
+    return {name: _digest(_content(name)) for name in names}
 
 
 def packed_env(files: Mapping[str, str]) -> dict[str, str]:
@@ -46,14 +47,19 @@ def packed_env(files: Mapping[str, str]) -> dict[str, str]:
 
     Raises ConfigError if a source has changed: the container would not match its label.
     """
-    if digests(files) != dict(files):
+    contents = {name: _content(name) for name in sorted(files)}
+    if any(_digest(content) != files[name] for name, content in contents.items()):
         raise ConfigError([f"{' or '.join(files)} was edited while this `up` ran: run it again"])
     env: dict[str, str] = {}
-    for number, name in enumerate(sorted(files)):
-        files_in_it = {path: _code(text) if path.endswith(".py") else text for path, text in _content(name).items()}
-        packed = base64.b64encode(zlib.compress(json.dumps(files_in_it).encode(), 9)).decode()
+    for number, content in enumerate(contents.values()):
+        texts = {path: _code(text) if path.endswith(".py") else text for path, text in content.items()}
+        packed = base64.b64encode(zlib.compress(json.dumps(texts).encode(), 9)).decode()
         env |= {f"{ENV_PREFIX}{number}_{index:03}": chunk for index, chunk in enumerate(chunks(packed))}
     return env
+
+
+def _digest(content: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:DIGEST_CHARS]
 
 
 def _content(name: str) -> dict[str, str]:
@@ -67,17 +73,15 @@ def _content(name: str) -> dict[str, str]:
     return {TEMPLATE_FILE: template.removesuffix("\n") + "\n"}  # Jinja drops the newline at the end
 
 
+@functools.cache  # one `up` rents many instances
 def _code(source: str) -> str:
     """Return Python source without docstrings and the comments that fill a line. All other lines keep their numbers,
     for tracebacks."""
     lines = source.splitlines()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node
-        ):
-            text = node.body[0]
-            end = text.end_lineno or text.lineno
-            lines[text.lineno - 1 : end] = [" " * text.col_offset + '""'] + [""] * (end - text.lineno)
+        match node:
+            case ast.Expr(value=ast.Constant(value=str()), end_lineno=int(end)):
+                lines[node.lineno - 1 : end] = [" " * node.col_offset + '""'] + [""] * (end - node.lineno)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT and token.line.lstrip().startswith("#"):
             lines[token.start[0] - 1] = ""

@@ -32,7 +32,6 @@ GUARD_OPTIONS_ENV = "GUARD"  # JSON, see components/guard/rules.py
 # and values of env share 32,768. Of these the user has 8,192, and the stack's own variables fit into the rest.
 COMMAND_LIMIT_CHARS = 4096
 ENV_VALUE_LIMIT_CHARS = 256
-ENV_LIMIT_CHARS = 32768
 USER_ENV_LIMIT_CHARS = 8192
 # Variables that the stack sets, or that would load other code than the image's.
 RESERVED_ENV = (KEY_ENV, "HF_TOKEN", "TMPDIR", "PATH", "HOME", KEY_ENV_TLS, *CERT_ENVS)

@@ -1,4 +1,4 @@
-"""What rides into a container is what stands in the repository."""
+"""A container runs the code of the repository, and has room for the user's variables."""
 
 import dis
 import os
@@ -13,7 +13,8 @@ from components.errors import ConfigError
 from components.vast.identity import CHUNK_CHARS, Authority, server_name
 from components.vast.label import new_nonce
 from components.vllm.catalog import load_catalog
-from components.vllm.launch import ENV_LIMIT_CHARS, USER_ENV_LIMIT_CHARS, plan_launch
+from components.vllm.launch import USER_ENV_LIMIT_CHARS, plan_launch
+from emulator.rental import ENV_LIMIT
 
 QWEN3 = "Qwen/Qwen3-Reranker-0.6B"
 CATALOG = load_catalog()
@@ -65,7 +66,7 @@ def test_beside_the_stacks_own_variables_there_is_room_for_the_users(name):
     )
     own = {**launch.container_env, **identity.env(), **{f"-p {mapping}": "1" for mapping in launch.ports}}
     size = sum(len(name) + len(value) for name, value in own.items())
-    assert size + USER_ENV_LIMIT_CHARS <= ENV_LIMIT_CHARS
+    assert size + USER_ENV_LIMIT_CHARS <= ENV_LIMIT
 
 
 def test_a_source_that_is_no_longer_what_the_state_says_is_not_packed():
