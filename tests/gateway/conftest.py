@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import requests
@@ -32,11 +33,12 @@ QUICK = GatewayPolicy(check_every_s=0.5, response_timeout_s=10, retry_for_s=10, 
 
 @dataclass
 class Reranker:
-    """One upstream process, and files that change its answers."""
+    """One upstream process, and files that change its answers. `temp`: the folder for its temporary files."""
 
     folder: Path
     port: int
     key: str
+    temp: str
     process: subprocess.Popen | None = None
 
     @property
@@ -57,7 +59,11 @@ class Reranker:
 
     def start(self):
         argv = [sys.executable, "-m", "tests.gateway.upstream", str(self.folder), str(self.port)]
-        self.process = subprocess.Popen(argv, cwd=REPO, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+        self.process = subprocess.Popen(argv, cwd=REPO, env=self.env())
+
+    def env(self):
+        # killed, it deletes none of its files: they are in the fixture's folder
+        return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": self.temp}
 
     def kill(self):
         if self.process is not None:
@@ -94,7 +100,7 @@ def rerankers(tmp_path, authority):
         for _ in range(count):
             folder = tmp_path / f"reranker-{len(started)}"
             folder.mkdir()
-            reranker = Reranker(folder, free_port("127.0.0.1"), key or secrets.token_hex(32))
+            reranker = Reranker(folder, free_port("127.0.0.1"), key or secrets.token_hex(32), temp)
             certificate, private_key = authority.issue(ip, reranker.server_name).pem()
             (folder / "cert.pem").write_text(certificate)
             (folder / "key.pem").write_text(private_key)
@@ -108,9 +114,10 @@ def rerankers(tmp_path, authority):
             until(lambda client=client: scores(client))
         return new
 
-    yield start
-    for reranker in started:
-        reranker.kill()
+    with TemporaryDirectory(prefix="rerankers-") as temp:  # not in tmp_path: a socket's path has at most 107 bytes
+        yield start
+        for reranker in started:
+            reranker.kill()
 
 
 @pytest.fixture
