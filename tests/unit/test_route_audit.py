@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import threading
 from dataclasses import replace
 from urllib.parse import urlencode
 
@@ -108,16 +107,15 @@ def test_the_main_routes_alone_show_that_a_server_has_no_guard(server):
     assert judge_closed("no key", {route.path: route.statuses["no key"] for route in closed}).passed
     listening = listener("127.0.0.1", 0)
     bare = StubServer(App(), listening, ServerFault)
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, daemon=True).start()
-    serving = asyncio.run_coroutine_threadsafe(bare.serve(), loop)
-    try:
-        found = audit_routes(
-            RerankClient("http://{}:{}".format(*listening.getsockname()), KEYS[0]), MAIN_ROUTES, callers
-        )
-    finally:
+    asked = RerankClient("http://{}:{}".format(*listening.getsockname()), KEYS[0])
+
+    async def audit_bare():
+        serving = asyncio.create_task(bare.serve())
+        found = await asyncio.to_thread(audit_routes, asked, MAIN_ROUTES, callers)
         serving.cancel()
-        loop.call_soon_threadsafe(loop.stop)
+        return found
+
+    found = asyncio.run(audit_bare())
     check = judge_closed("no key", {route.path: route.statuses["no key"] for route in found})
     assert "4 of 4 routes answer" in check.saw
 
