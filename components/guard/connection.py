@@ -25,12 +25,14 @@ CLOSE = (b"connection", b"close")
 class Bounds:
     """Deadlines of each step, and limits on connections.
 
-    `drain_bytes`: the part of a refused body that the guard reads, so that the client reads the answer, within
-    `drain_s`, with pauses of at most `quiet_s`; `..._without_key`: of a request without a valid key. `without_key_...`:
-    the connections that an address may open at once, and per second, until one of its requests has a valid key.
+    `between_handshakes_s`: the pause after the start of each. `drain_bytes`: the part of a refused body that the guard
+    reads, so that the client reads the answer, within `drain_s`, with pauses of at most `quiet_s`.
+    `..._without_key`: of a request without a valid key. `without_key_...`: the connections that an address may open at
+    once, and per second, until one of its requests has a valid key.
     """
 
     handshake_s: float = 10.0
+    between_handshakes_s: float = 0.005
     shutdown_s: float = 5.0
     header_s: float = 10.0
     body_s: float = 30.0

@@ -199,6 +199,19 @@ def test_connections_that_come_at_once_begin_one_in_each_turn_of_the_loop(listen
     assert max(later - earlier for earlier, later in pairwise(counts)) <= 2
 
 
+def test_a_handshake_starts_after_a_pause_and_a_closed_connection_is_followed_by_none():
+    identity = Authority.make("test").issue("127.0.0.1").pem()
+    bounds = Bounds(between_handshakes_s=0.2, without_key_burst=4, without_key_per_s=0.01)
+    with guarded(App(), KEYS[0], identity=identity, bounds=bounds) as guard, contextlib.ExitStack() as stack:
+        start = time.monotonic()
+        lines = [stack.enter_context(connect(guard, ATTACKER)) for _ in range(24)]
+        until(lambda: len(guard.server.connections) == 4)
+        assert time.monotonic() - start >= 3 * bounds.between_handshakes_s
+        for line in lines[4:]:
+            assert ended_within(line, 3)
+        assert time.monotonic() - start < 10 * bounds.between_handshakes_s
+
+
 def test_a_connection_that_has_ended_leaves_nothing_to_the_garbage_collector():
     context, identity = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), Authority.make("test").issue("127.0.0.1").pem()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
