@@ -75,10 +75,13 @@ def guarded(
             return tasks
 
         async def end(tasks: list[asyncio.Task[Any]]) -> None:
+            judging = server.gate.worker.process
             server.close()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            if judging is not None:
+                await judging.wait()  # its pipes need the loop
 
         tasks = guard.in_loop(start())
         try:
