@@ -141,17 +141,18 @@ def proxy_command(rounds: int, seconds: float, target: Path) -> None:
 @main.command("attack")
 @click.argument("served", type=click.Choice(get_args(attack.Served)))
 @click.option("--attack", "attacks", type=click.Choice([*attack.ATTACKS]), multiple=True, default=[*attack.ATTACKS])
+@click.option("--rounds", type=AT_LEAST_1, default=3, help="number of rounds; every target once in each")
 @click.option("--seconds", type=float, default=30.0, help="time of each attack, and of the quiet period before it")
 @click.option("--json", "target", type=FILE, default=RESULTS / "attack.json", help="output file")
-def attack_command(served: attack.Served, attacks: tuple[str, ...], seconds: float, target: Path) -> None:
+def attack_command(served: attack.Served, attacks: tuple[str, ...], rounds: int, seconds: float, target: Path) -> None:
     """Attack vLLM, the guard alone, or a gateway without a key, also without this project's limits; measure another
     client."""
     try:
         with attack.running(served) as targets:
-            figures = attack.measure(targets, attacks, seconds)
+            figures = attack.measure(targets, attacks, rounds, seconds)
     except RuntimeError as error:
         raise click.ClickException(str(error)) from None
-    write_json(target, figures, seconds=seconds)
+    write_json(target, figures, rounds=rounds, seconds=seconds)
     click.echo(attack.table(figures))
 
 

@@ -9,10 +9,12 @@ process, with another address and the lowest priority.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import socket
 import ssl
+import statistics
 import subprocess
 import sys
 import threading
@@ -26,7 +28,7 @@ from urllib.parse import urlsplit
 
 from bench import guard, local_vllm
 from bench.load import BenchTarget
-from bench.serving import quantile
+from bench.serving import interval, quantile
 from components.caddy.front_proxy import NAME, front_proxy_config
 from components.vast.json_values import Json
 from harness.caddy import running_front_proxy
@@ -63,8 +65,9 @@ ATTACKS = {
 
 @dataclass(frozen=True)
 class AttackFigure:
-    """One attack on one target: a client's latencies before (`quiet`) and during it, the resident memory of the process
-    that clients connect to, and the number of connections that are open COUNT_AFTER_S after the load ended."""
+    """One attack on one target: a client's latencies before (`quiet`) and during it in all rounds, the resident memory
+    of the process that clients connect to, and the number of connections that are open COUNT_AFTER_S after the load
+    ended. `ratio`: the median of the rounds' p99 to quiet p99. `low` and `high`: see `interval`."""
 
     attack: str
     target: str
@@ -75,6 +78,9 @@ class AttackFigure:
     failed: int
     p50_ms: float
     p99_ms: float
+    ratio: float
+    low: float
+    high: float
     rss_before_mb: float
     rss_peak_mb: float
     rss_after_mb: float
@@ -112,34 +118,41 @@ def _body_first_config(listen: str, *args: Json, **kwargs: Json) -> dict[str, Js
 
 
 def measure(
-    targets: Sequence[BenchTarget], attacks: Sequence[str], seconds: float, count_after_s: float = COUNT_AFTER_S
+    targets: Sequence[BenchTarget], attacks: Sequence[str], rounds: int, seconds: float, after_s: float = COUNT_AFTER_S
 ) -> list[AttackFigure]:
-    """Attack each target with each of `attacks`, after a quiet period of the same length. A target keeps connections
-    and memory during the attacks on the next targets, so targets that should keep none come first."""
+    """In each round, load each target during a quiet period and then during an attack, of `seconds` each. A target
+    keeps connections and memory during the attacks on the next targets, so targets that should keep none come first."""
     figures = []
     for attack in attacks:
-        with contextlib.ExitStack() as stack:
-            rounds = [_attack_target(stack, target, attack, seconds) for target in targets]
-            time.sleep(count_after_s)
-            counts = [count_connections(target.url) for target in targets]
-        for target, (quiet, attacked, rss_mb), count in zip(targets, rounds, counts, strict=True):
+        before_mb = [_forget_peak(target) for target in targets]
+        results = []
+        for number in range(rounds):
+            with contextlib.ExitStack() as stack:
+                results.append([_attack_target(stack, target, attack, seconds) for target in targets])
+                if number + 1 == rounds:
+                    time.sleep(after_s)
+                counts = [count_connections(target.url) for target in targets]
+        for target, loads, rss_mb, count in zip(targets, zip(*results, strict=True), before_mb, counts, strict=True):
             _run_load(target, SHORT_LOAD_S)
-            figures.append(_make_figure(target, attack, quiet, attacked, rss_mb=rss_mb, connections=count))
+            figures.append(_make_figure(target, attack, loads, rss_mb=rss_mb, connections=count))
             sys.stderr.write(f"{figures[-1]}\n")
     return figures
 
 
+def _forget_peak(target: BenchTarget) -> float:
+    """Load a target for a moment, reset its VmHWM, and return its resident memory in MB."""
+    _run_load(target, SHORT_LOAD_S)
+    Path(f"/proc/{target.pid}/clear_refs").write_text("5")
+    return memory_mb(target.pid, "VmRSS")
+
+
 def _attack_target(
     stack: contextlib.ExitStack, target: BenchTarget, attack: str, seconds: float
-) -> tuple[LoadGenerator, LoadGenerator, float]:
-    """Load a target; then load it again during an attack, which lasts until `stack` closes. Return both loads, and the
-    resident memory in MB between them."""
-    _run_load(target, SHORT_LOAD_S)
+) -> tuple[LoadGenerator, LoadGenerator]:
+    """Load a target, then load it again during an attack, which lasts until `stack` closes."""
     quiet = _run_load(target, seconds)
-    Path(f"/proc/{target.pid}/clear_refs").write_text("5")  # reset VmHWM
-    rss_mb = memory_mb(target.pid, "VmRSS")
     stack.enter_context(running_attack(target, attack, seconds))
-    return quiet, _run_load(target, seconds), rss_mb
+    return quiet, _run_load(target, seconds)
 
 
 def _run_load(target: BenchTarget, seconds: float) -> LoadGenerator:
@@ -149,9 +162,17 @@ def _run_load(target: BenchTarget, seconds: float) -> LoadGenerator:
 
 
 def _make_figure(
-    target: BenchTarget, attack: str, quiet: LoadGenerator, attacked: LoadGenerator, *, rss_mb: float, connections: int
+    target: BenchTarget,
+    attack: str,
+    loads: Sequence[tuple[LoadGenerator, LoadGenerator]],
+    *,
+    rss_mb: float,
+    connections: int,
 ) -> AttackFigure:
-    quiet_ms, ms = (sorted(result.took_s * 1000 for result in load.results) for load in (quiet, attacked))
+    rounds = [tuple(sorted(result.took_s * 1000 for result in load.results) for load in pair) for pair in loads]
+    quiet_ms, ms = (sorted(itertools.chain(*side)) for side in zip(*rounds, strict=True))
+    ratios = [quantile(attacked, 0.99) / quantile(quiet, 0.99) for quiet, attacked in rounds]
+    low, high = interval(ratios)
     return AttackFigure(
         attack=ATTACKS[attack].description,
         target=target.name,
@@ -159,9 +180,12 @@ def _make_figure(
         quiet_p50_ms=quantile(quiet_ms, 0.5),
         quiet_p99_ms=quantile(quiet_ms, 0.99),
         requests=len(ms),
-        failed=len(attacked.failures),
+        failed=sum(len(attacked.failures) for _, attacked in loads),
         p50_ms=quantile(ms, 0.5),
         p99_ms=quantile(ms, 0.99),
+        ratio=statistics.median(ratios),
+        low=low,
+        high=high,
         rss_before_mb=rss_mb,
         rss_peak_mb=memory_mb(target.pid, "VmHWM"),
         rss_after_mb=memory_mb(target.pid, "VmRSS"),
@@ -171,7 +195,7 @@ def _make_figure(
 
 def table(figures: Sequence[AttackFigure]) -> str:
     """Return the figures as Markdown."""
-    head = ["attack", "target", "p50", "p99 quiet", "p99 attacked", "ratio", "failed", "MB before, peak, after"]
+    head = ["attack", "target", "p50", "p99 quiet", "p99 attacked", "ratio (95 %)", "failed", "MB before, peak, after"]
     rows = [
         [
             figure.attack,
@@ -179,7 +203,7 @@ def table(figures: Sequence[AttackFigure]) -> str:
             f"{figure.quiet_p50_ms:.0f} to {figure.p50_ms:.0f} ms",
             f"{figure.quiet_p99_ms:.0f} ms",
             f"{figure.p99_ms:.0f} ms",
-            f"{figure.p99_ms / figure.quiet_p99_ms:.2f}",
+            f"{figure.ratio:.2f} ({figure.low:.2f} to {figure.high:.2f})",
             f"{figure.failed} of {figure.requests}",
             f"{figure.rss_before_mb:.0f}, {figure.rss_peak_mb:.0f}, {figure.rss_after_mb:.0f}",
             str(figure.connections_left),

@@ -29,13 +29,15 @@ def test_connections_that_a_server_ends_and_those_that_it_holds_are_told_apart(l
             until(lambda: count_connections(target.url) > 0)
             until(lambda: count_connections(target.url) == left)
         guard.server.allowances.clear()
-        [figure] = measure([target], ["headers"], 0.5, count_after_s=0.1)
+        [figure] = measure([target], ["headers"], 2, 0.5, after_s=0.1)
     assert figure.failed == 0
+    assert figure.requests > 15  # 20 a second in two rounds of half a second
+    assert 0 < figure.low <= figure.ratio <= figure.high
     assert 0 < figure.quiet_p50_ms <= figure.quiet_p99_ms
     assert figure.rss_before_mb <= figure.rss_peak_mb
 
 
 def test_an_attack_is_compared_with_the_quiet_before_it():
-    figure = AttackFigure("2 headers", "guard", 600, 9.0, 20.0, 590, 1, 12.0, 30.0, 40.0, 44.0, 41.0, 0)
+    figure = AttackFigure("2 headers", "guard", 600, 9.0, 20.0, 590, 1, 12.0, 30.0, 1.4, 1.2, 1.6, 40.0, 44.0, 41.0, 0)
     row = table([figure]).splitlines()[-1]
-    assert row == "| 2 headers | guard | 9 to 12 ms | 20 ms | 30 ms | 1.50 | 1 of 590 | 40, 44, 41 | 0 |"
+    assert row == "| 2 headers | guard | 9 to 12 ms | 20 ms | 30 ms | 1.40 (1.20 to 1.60) | 1 of 590 | 40, 44, 41 | 0 |"
