@@ -111,7 +111,7 @@ class RerankerArgs(TypedDict, total=False):
     extra_args: list[str]
     """More vLLM flags, as on its command line."""
     env: dict[str, str]
-    """Environment of the server, such as HF_ENDPOINT, VLLM_...; 8,192 characters, with `secret_env`."""
+    """Environment of the server, such as HF_ENDPOINT, VLLM_...; 8,000 characters, with `secret_env`."""
     guard: bool
     """Every route needs the key; false: only vLLM's own key, which leaves /rerank open."""
     tls: bool

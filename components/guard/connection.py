@@ -25,10 +25,10 @@ CLOSE = (b"connection", b"close")
 class Bounds:
     """Deadlines of each step, and limits on connections.
 
-    `between_handshakes_s`: the pause after the start of each. `drain_bytes`: the part of a refused body that the guard
-    reads, so that the client reads the answer, within `drain_s`, with pauses of at most `quiet_s`.
-    `..._without_key`: of a request without a valid key. `without_key_...`: the connections that an address may open at
-    once, and per second, until one of its requests has a valid key.
+    `drain_bytes`: the part of a refused body that the guard reads, so that the client reads the answer, within
+    `drain_s`, with pauses of at most `quiet_s`; `..._without_key`: of a request without a valid key. `without_key_...`:
+    the connections that an address may open at once, and per second, until one of its requests has a valid key; their
+    handshakes start `between_handshakes_s` apart.
     """
 
     handshake_s: float = 10.0
@@ -68,8 +68,13 @@ class Connection(MessageStream):
         """Whether the TLS context was replaced after this connection was opened."""
         return self.tls is not self.gate.tls
 
-    async def run(self) -> None:
-        """Do the TLS handshake and serve requests until one side closes the connection."""
+    async def run(self, delay_s: float) -> None:
+        """Wait, do the TLS handshake, and serve requests until one side closes the connection."""
+        try:
+            await asyncio.sleep(delay_s)
+        except asyncio.CancelledError:
+            self.sock.close()  # asyncio does not own it yet
+            raise
         loop, tls = asyncio.get_running_loop(), self.tls
         handshake_s, shutdown_s = (self.bounds.handshake_s, self.bounds.shutdown_s) if tls else (None, None)
         try:

@@ -35,32 +35,34 @@ class GuardServer:
             except OSError:  # the client disconnected, or no file descriptor is free
                 await asyncio.sleep(0.05)
                 continue
-            # many handshakes at once would take the CPU from vLLM and from the clients that are being served
-            await asyncio.sleep(self.bounds.between_handshakes_s if self.connect(sock) else 0)
+            self.connect(sock)
+            await asyncio.sleep(0)  # serve clients between many new connections
 
-    def connect(self, sock: socket.socket) -> bool:
+    def connect(self, sock: socket.socket) -> None:
         """Serve a connection, unless its address has opened too many without a valid key. At the limit of all of them,
-        close the oldest without a valid key, or an idle one. Return whether a TLS handshake starts."""
+        close the oldest without a valid key, or an idle one."""
         sock.setblocking(False)
         try:
             address = str(sock.getpeername()[0])
         except OSError:
             sock.close()
-            return False
+            return
         bounds, allowance = self.bounds, self._allowance(address)
         if allowance.take(1, bounds.without_key_per_s, bounds.without_key_burst, time.monotonic()):
             sock.close()  # before the expensive handshake
-            return False
+            return
         if len(self.connections) >= bounds.connections:
             unknown = [other for other in self.connections if not other.has_valid_key]
             if not (candidates := unknown or self._idle_connections()):
                 sock.close()
-                return False
+                return
             self.connections.pop(candidates[0]).cancel()
         connection = Connection(self.gate, bounds, sock, allowance)
-        task = self.connections[connection] = asyncio.get_running_loop().create_task(connection.run())
+        # handshakes of one address start one after another: at once, they would take the CPU from vLLM and from others
+        delay_s = bounds.between_handshakes_s * (bounds.without_key_burst - allowance.available - 1)
+        run = connection.run(delay_s if connection.tls else 0)
+        task = self.connections[connection] = asyncio.get_running_loop().create_task(run)
         task.add_done_callback(lambda _: self.connections.pop(connection, None))
-        return connection.tls is not None
 
     def _allowance(self, address: str) -> Bucket:
         """Return the bucket of connections that an address may open before it sends a valid key."""

@@ -29,10 +29,10 @@ KEY_ENV = "VLLM_API_KEY"
 GUARD_KEY_ENV = "GUARD_KEY"
 GUARD_OPTIONS_ENV = "GUARD"  # JSON, see components/guard/rules.py
 # Vast.ai API, create instance: args, args_str and onstart share 4,096 characters; an env value may be cut at 256; names
-# and values of env share 32,768. Of these the user has 8,192, and the stack's own variables fit into the rest.
+# and values of env share 32,768. Of these the user has 8,000, and the stack's own variables fit into the rest.
 COMMAND_LIMIT_CHARS = 4096
 ENV_VALUE_LIMIT_CHARS = 256
-USER_ENV_LIMIT_CHARS = 8192
+USER_ENV_LIMIT_CHARS = 8000
 # Variables that the stack sets, or that would load other code than the image's.
 RESERVED_ENV = (KEY_ENV, "HF_TOKEN", "TMPDIR", "PATH", "HOME", KEY_ENV_TLS, *CERT_ENVS)
 RESERVED_ENV_PREFIXES = (ENV_PREFIX, GUARD_OPTIONS_ENV, "PYTHON", "LD_", "BASH_", "VAST_", "CONTAINER_")

@@ -199,17 +199,31 @@ def test_connections_that_come_at_once_begin_one_in_each_turn_of_the_loop(listen
     assert max(later - earlier for earlier, later in pairwise(counts)) <= 2
 
 
-def test_a_handshake_starts_after_a_pause_and_a_closed_connection_is_followed_by_none():
-    identity = Authority.make("test").issue("127.0.0.1").pem()
-    bounds = Bounds(between_handshakes_s=0.2, without_key_burst=4, without_key_per_s=0.01)
+def test_handshakes_of_one_address_start_one_after_another_and_those_of_another_address_at_once():
+    identity, pause_s = Authority.make("test").issue("127.0.0.1").pem(), 0.3
+    bounds = Bounds(between_handshakes_s=pause_s, without_key_burst=4, without_key_per_s=0.01)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with guarded(App(), KEYS[0], identity=identity, bounds=bounds) as guard, contextlib.ExitStack() as stack:
         start = time.monotonic()
         lines = [stack.enter_context(connect(guard, ATTACKER)) for _ in range(24)]
-        until(lambda: len(guard.server.connections) == 4)
-        assert time.monotonic() - start >= 3 * bounds.between_handshakes_s
+        stack.enter_context(context.wrap_socket(connect(guard)))
         for line in lines[4:]:
             assert ended_within(line, 3)
-        assert time.monotonic() - start < 10 * bounds.between_handshakes_s
+        assert time.monotonic() - start < pause_s
+        for number, line in enumerate(lines[:4]):
+            stack.enter_context(context.wrap_socket(line))
+            assert pause_s * number <= time.monotonic() - start < pause_s * (number + 1)
+
+
+def test_a_connection_whose_handshake_has_not_started_is_closed_by_a_new_one_at_the_limit():
+    identity = Authority.make("test").issue("127.0.0.1").pem()
+    bounds = Bounds(between_handshakes_s=60, connections=2)
+    with guarded(App(), KEYS[0], identity=identity, bounds=bounds) as guard, contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(connect(guard, ATTACKER)) for _ in range(4)]
+        for line in lines[:2]:
+            assert ended_within(line, 3)
+        assert len(guard.server.connections) == 2
 
 
 def test_a_connection_that_has_ended_leaves_nothing_to_the_garbage_collector():
