@@ -27,8 +27,8 @@ class Bounds:
 
     `drain_bytes`: the part of a refused body that the guard reads, so that the client reads the answer, within
     `drain_s`, with pauses of at most `quiet_s`; `..._without_key`: of a request without a valid key. `without_key_...`:
-    the connections that an address may open at once, and per second, until one of its requests has a valid key; their
-    handshakes start `between_handshakes_s` apart.
+    the connections that an address may open at once, and per second, until one of its requests has a valid key. Its
+    handshakes start at least `between_handshakes_s` apart.
     """
 
     handshake_s: float = 10.0

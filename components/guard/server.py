@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from dataclasses import dataclass
 from typing import NoReturn
 
 from .connection import DEFAULT, Bounds, Connection
@@ -18,13 +19,20 @@ BACKLOG = 1024
 MAX_ADDRESSES = 4096  # above this number, full buckets are removed
 
 
+@dataclass
+class Allowance(Bucket):
+    """The connections that an address may open without a valid key. `next_at`: when its next handshake may start."""
+
+    next_at: float = 0.0
+
+
 class GuardServer:
     """Serves connections until it is cancelled."""
 
     def __init__(self, gate: Gate, bounds: Bounds = DEFAULT) -> None:
         self.gate, self.bounds = gate, bounds
         self.connections: dict[Connection, asyncio.Task[None]] = {}
-        self.allowances: dict[str, Bucket] = {}
+        self.allowances: dict[str, Allowance] = {}
         gate.context_changed = self._close_idle
 
     async def accept(self, listener: socket.socket) -> NoReturn:
@@ -47,8 +55,8 @@ class GuardServer:
         except OSError:
             sock.close()
             return
-        bounds, allowance = self.bounds, self._allowance(address)
-        if allowance.take(1, bounds.without_key_per_s, bounds.without_key_burst, time.monotonic()):
+        bounds, allowance, now = self.bounds, self._allowance(address), time.monotonic()
+        if allowance.take(1, bounds.without_key_per_s, bounds.without_key_burst, now):
             sock.close()  # before the expensive handshake
             return
         if len(self.connections) >= bounds.connections:
@@ -59,18 +67,18 @@ class GuardServer:
             self.connections.pop(candidates[0]).cancel()
         connection = Connection(self.gate, bounds, sock, allowance)
         # handshakes of one address start one after another: at once, they would take the CPU from vLLM and from others
-        delay_s = bounds.between_handshakes_s * (bounds.without_key_burst - allowance.available - 1)
-        run = connection.run(delay_s if connection.tls else 0)
+        start_at = max(now, allowance.next_at)
+        allowance.next_at = start_at + bounds.between_handshakes_s
+        run = connection.run(start_at - now if connection.tls else 0)
         task = self.connections[connection] = asyncio.get_running_loop().create_task(run)
         task.add_done_callback(lambda _: self.connections.pop(connection, None))
 
-    def _allowance(self, address: str) -> Bucket:
-        """Return the bucket of connections that an address may open before it sends a valid key."""
+    def _allowance(self, address: str) -> Allowance:
         now, full = time.monotonic(), float(self.bounds.without_key_burst)
         if len(self.allowances) >= MAX_ADDRESSES:
             refill_s = full / self.bounds.without_key_per_s
             self.allowances = {key: bucket for key, bucket in self.allowances.items() if now - bucket.at < refill_s}
-        return self.allowances.setdefault(address, Bucket(full, now))
+        return self.allowances.setdefault(address, Allowance(full, now))
 
     def _idle_connections(self) -> list[Connection]:
         return [connection for connection in self.connections if connection.is_idle]
