@@ -59,11 +59,9 @@ class Reranker:
 
     def start(self):
         argv = [sys.executable, "-m", "tests.gateway.upstream", str(self.folder), str(self.port)]
-        self.process = subprocess.Popen(argv, cwd=REPO, env=self.env())
-
-    def env(self):
         # killed, it deletes none of its files: they are in the fixture's folder
-        return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": self.temp}
+        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": self.temp}
+        self.process = subprocess.Popen(argv, cwd=REPO, env=env)
 
     def kill(self):
         if self.process is not None:

@@ -37,6 +37,13 @@ def connect(listening, source="127.0.0.1"):
     return socket.create_connection(listening.address, timeout=5, source_address=(source, 0))
 
 
+def unverified():
+    """Return a client's TLS context that accepts any certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 @pytest.fixture(scope="module")
 def listening():
     with Listening(bounds=SHORT) as server:
@@ -80,8 +87,7 @@ def test_a_handshake_that_is_not_finished_is_ended():
 
 def test_a_connection_that_is_dropped_as_its_handshake_ends_does_not_make_the_next_one_deaf():
     """Closed too early, its descriptor is the next connection's, of which the loop then hears nothing."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context = unverified()
     to_us, to_guard = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls, identity = context.wrap_bio(to_us, to_guard), Authority.make("test").issue("127.0.0.1").pem()
     with guarded(App(), KEYS[0], identity=identity) as guard, connect(guard) as line, socket.socket() as client:
@@ -202,8 +208,7 @@ def test_connections_that_come_at_once_begin_one_in_each_turn_of_the_loop(listen
 def test_handshakes_of_one_address_start_one_after_another_and_those_of_another_address_at_once():
     identity, pause_s = Authority.make("test").issue("127.0.0.1").pem(), 0.3
     bounds = Bounds(between_handshakes_s=pause_s, without_key_burst=4, without_key_per_s=0.01)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context = unverified()
     with guarded(App(), KEYS[0], identity=identity, bounds=bounds) as guard, contextlib.ExitStack() as stack:
         start = time.monotonic()
         lines = [stack.enter_context(connect(guard, ATTACKER)) for _ in range(24)]
@@ -227,8 +232,7 @@ def test_a_connection_whose_handshake_has_not_started_is_closed_by_a_new_one_at_
 
 
 def test_a_connection_that_has_ended_leaves_nothing_to_the_garbage_collector():
-    context, identity = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), Authority.make("test").issue("127.0.0.1").pem()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context, identity = unverified(), Authority.make("test").issue("127.0.0.1").pem()
     gc.collect()
     gc.disable()
     try:
