@@ -50,12 +50,19 @@ class Bounds:
 DEFAULT = Bounds()
 
 
+@dataclass
+class Allowance(Bucket):
+    """The connections that an address may open without a valid key. `next_at`: when its next handshake may start."""
+
+    next_at: float = 0.0
+
+
 class Connection(MessageStream):
-    """`has_valid_key`: its last request had a valid key. `is_idle`: it waits for a request."""
+    """`has_valid_key`: its last request had a valid key. `is_idle`: it waits for a request that is not its first."""
 
     parser: httptools.HttpRequestParser
 
-    def __init__(self, gate: Gate, bounds: Bounds, sock: socket.socket, allowance: Bucket) -> None:
+    def __init__(self, gate: Gate, bounds: Bounds, sock: socket.socket, allowance: Allowance) -> None:
         super().__init__()
         self.parser = httptools.HttpRequestParser(self)
         self.gate, self.bounds, self.sock, self.allowance = gate, bounds, sock, allowance
@@ -75,7 +82,8 @@ class Connection(MessageStream):
         except asyncio.CancelledError:
             self.sock.close()  # asyncio does not own it yet
             raise
-        loop, tls = asyncio.get_running_loop(), self.tls
+        loop, tls = asyncio.get_running_loop(), self.gate.tls
+        self.tls = tls
         handshake_s, shutdown_s = (self.bounds.handshake_s, self.bounds.shutdown_s) if tls else (None, None)
         try:
             transport, _ = await loop.connect_accepted_socket(
@@ -104,10 +112,9 @@ class Connection(MessageStream):
         message = request = None
         try:
             message = await self._next_message()
-            if self.is_stale:
-                return False
             path = message.target.decode("latin-1").partition("?")[0]
-            request = Request(message.method, path, message.headers, self.certified_until)
+            certified_until = 0 if self.is_stale else self.certified_until  # another client_ca may be valid now
+            request = Request(message.method, path, message.headers, certified_until)
             await self._answer(message, request)
         except Refusal as refusal:
             await self._send(message, request, error_reply(refusal))
@@ -116,7 +123,7 @@ class Connection(MessageStream):
     async def _next_message(self) -> Message:
         """Wait for a request's header. Raises OSError (also at a deadline) or Refusal."""
         if not self.messages:
-            self.is_idle = True
+            self.is_idle = self.received_bytes > 0
             try:
                 async with asyncio.timeout(self.bounds.idle_s if self.has_valid_key else self.bounds.header_s):
                     await self.arrival()
@@ -133,7 +140,7 @@ class Connection(MessageStream):
         self.gate.admit(request)
         self.has_valid_key = request.key is not None
         if self.has_valid_key:
-            self.allowance.available = self.bounds.without_key_burst
+            self.allowance.available, self.allowance.next_at = self.bounds.without_key_burst, 0
         declared = message.values(b"content-length")
         size = int(declared[0].lstrip(b"0") or b"0") if declared else 0  # int() refuses thousands of digits
         max_bytes = self.gate.max_bytes(request)

@@ -8,22 +8,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from dataclasses import dataclass
 from typing import NoReturn
 
-from .connection import DEFAULT, Bounds, Connection
+from .connection import DEFAULT, Allowance, Bounds, Connection
 from .gate import Gate
-from .keys import Bucket
 
 BACKLOG = 1024
 MAX_ADDRESSES = 4096  # above this number, full buckets are removed
-
-
-@dataclass
-class Allowance(Bucket):
-    """The connections that an address may open without a valid key. `next_at`: when its next handshake may start."""
-
-    next_at: float = 0.0
 
 
 class GuardServer:

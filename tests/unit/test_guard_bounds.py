@@ -221,6 +221,15 @@ def test_handshakes_of_one_address_start_one_after_another_and_those_of_another_
             assert pause_s * number <= time.monotonic() - start < pause_s * (number + 1)
 
 
+def test_a_request_with_a_valid_key_ends_the_pause_before_the_next_handshake_of_its_address():
+    identity, context = Authority.make("test").issue("127.0.0.1").pem(), unverified()
+    with guarded(App(), KEYS[0], identity=identity, bounds=Bounds(between_handshakes_s=20)) as guard:
+        for _ in range(3):
+            with context.wrap_socket(connect(guard)) as line:
+                line.sendall(KEYED + b"Content-Length: 2\r\n\r\n{}")
+                assert statuses(line.recv(4096)) == [299]
+
+
 def test_a_connection_whose_handshake_has_not_started_is_closed_by_a_new_one_at_the_limit():
     identity = Authority.make("test").issue("127.0.0.1").pem()
     bounds = Bounds(between_handshakes_s=60, connections=2)

@@ -58,8 +58,8 @@ class Site:
             context.wrap_socket(plain, server_hostname=IP, session=session) as secured,
         ):
 
-            def ask():
-                head = f"POST /rerank HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {KEY}\r\n".encode()
+            def ask(key=KEY):
+                head = f"POST /rerank HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\n".encode()
                 head += b"Content-Type: application/json\r\n"
                 secured.sendall(head + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
                 return int((secured.recv(65536) or b"HTTP/1.1 0")[9:12])
@@ -162,6 +162,22 @@ def test_another_ca_counts_at_once_for_connections_that_are_open_too(site):
     assert site.ask(certificate=both).status == 200
     assert site.told("") == 200
     assert [site.ask(certificate=one).status for one in ("", both, shown)] == [200] * 3
+
+
+def test_a_connection_that_was_opened_before_a_change_of_ca_gets_an_answer_to_its_first_request(site):
+    files, before = site.ca.issue(site.folder), site.ca
+    for ca in (ClientCa(), before, None):
+        with contextlib.ExitStack() as stack:
+            asks = [stack.enter_context(site.connected(site.context(files)))[1] for _ in range(3)]
+            assert site.told(ca.pem if ca else "") == 200
+            expected = [401, 403 if ca else 200, 200]
+            assert [ask(key) for ask, key in zip(asks, ("x" * 30, KEY, OWN), strict=True)] == expected
+            for ask in asks:
+                with contextlib.suppress(OSError):
+                    assert ask(OWN) == 0, "it was not closed after the answer"
+        if ca:
+            site.ca = ca
+            files = ca.issue(site.folder)
 
 
 def test_what_is_no_ca_is_refused_and_changes_nothing(site):
