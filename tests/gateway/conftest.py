@@ -136,9 +136,13 @@ class Front:
     session: requests.Session = field(default_factory=requests.Session)
 
     def ask(self, method="POST", path="/rerank", key=None, *, delay_s=0.0, **options):
-        """Send a request. `key`: None for the correct one, "" for none. `delay_s`: delay of the answer."""
+        """Send a request on a new connection: a reload of Caddy closes idle ones, also while a request is on its way.
+
+        `key`: None for the correct one, "" for none. `delay_s`: delay of the answer.
+        """
         key = self.key if key is None else key
         headers = ({"Authorization": f"Bearer {key}"} if key else {}) | options.pop("headers", {})
+        headers["Connection"] = "close"
         body = BODY | {"query": f"{BODY['query']} (answer after {delay_s} s)"} if delay_s else BODY
         options.setdefault("json", body if method == "POST" and "data" not in options else None)
         return self.session.request(method, self.url + path, headers=headers, verify=self.ca, timeout=30, **options)
