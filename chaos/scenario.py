@@ -26,7 +26,8 @@ SERVER_FAULTS = (
 )  # fmt: skip
 # the stage of a boot for a single SIGINT -> the fault of slow hosts that keeps the boot in this stage
 SLOW: dict[str, dict[str, Any]] = {
-    "searching": {}, "renting": {"kind": "stuck_created"}, "pulling": {"kind": "stuck_loading"},
+    "searching": {"kind": "hang", "match": {"endpoint": "search"}, "seconds": 1},
+    "renting": {"kind": "stuck_created"}, "pulling": {"kind": "stuck_loading"},
     "loading": {"kind": "never_serves"}, "probing": {"kind": "null_scores"},
     "validating": {"kind": "slow_answer", "seconds": 0.4},
 }  # fmt: skip
