@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import httptools
 
 from .gate import Gate, Reply, Request, error_reply
-from .keys import Bucket
+from .keys import Bucket, Key
 from .messages import Message, MessageStream, header_bytes
 from .rules import Refusal
 
@@ -58,7 +58,7 @@ class Allowance(Bucket):
 
 
 class Connection(MessageStream):
-    """`has_valid_key`: its last request had a valid key. `is_idle`: it waits for a request that is not its first."""
+    """`key`: the valid key of its last request, if any. `is_idle`: it waits for a request."""
 
     parser: httptools.HttpRequestParser
 
@@ -66,7 +66,8 @@ class Connection(MessageStream):
         super().__init__()
         self.parser = httptools.HttpRequestParser(self)
         self.gate, self.bounds, self.sock, self.allowance = gate, bounds, sock, allowance
-        self.has_valid_key = self.is_idle = self.is_last = False
+        self.is_idle = self.is_last = False
+        self.key: Key | None = None
         self.tls, self.certified_until = gate.tls, 0.0
         self.task_at_vllm: asyncio.Task[object] | None = None
 
@@ -123,9 +124,9 @@ class Connection(MessageStream):
     async def _next_message(self) -> Message:
         """Wait for a request's header. Raises OSError (also at a deadline) or Refusal."""
         if not self.messages:
-            self.is_idle = self.received_bytes > 0
+            self.is_idle = True
             try:
-                async with asyncio.timeout(self.bounds.idle_s if self.has_valid_key else self.bounds.header_s):
+                async with asyncio.timeout(self.bounds.idle_s if self.key else self.bounds.header_s):
                     await self.arrival()
             finally:
                 self.is_idle = False
@@ -135,11 +136,11 @@ class Connection(MessageStream):
             return await self.head()
 
     async def _answer(self, message: Message, request: Request) -> None:
-        self.has_valid_key = False
+        self.key = None
         _check_framing(message)
         self.gate.admit(request)
-        self.has_valid_key = request.key is not None
-        if self.has_valid_key:
+        self.key = request.key
+        if self.key:
             self.allowance.available, self.allowance.next_at = self.bounds.without_key_burst, 0
         declared = message.values(b"content-length")
         size = int(declared[0].lstrip(b"0") or b"0") if declared else 0  # int() refuses thousands of digits
@@ -205,7 +206,7 @@ class Connection(MessageStream):
         """
         if message is not None and message.is_complete:
             return not self.is_last
-        budget = self.bounds.drain_bytes if self.has_valid_key else self.bounds.drain_bytes_without_key
+        budget = self.bounds.drain_bytes if self.key else self.bounds.drain_bytes_without_key
         end = self.received_bytes + budget
         with suppress(TimeoutError):
             async with asyncio.timeout(self.bounds.drain_s):

@@ -51,7 +51,7 @@ class GuardServer:
             sock.close()  # before the expensive handshake
             return
         if len(self.connections) >= bounds.connections:
-            unknown = [other for other in self.connections if not other.has_valid_key]
+            unknown = [other for other in self.connections if not other.key]
             if not (candidates := unknown or self._idle_connections()):
                 sock.close()
                 return
@@ -75,9 +75,11 @@ class GuardServer:
         return [connection for connection in self.connections if connection.is_idle]
 
     def _close_idle(self) -> None:
-        """Close the idle connections: the next requests then use new ones, with the new TLS context."""
+        """Close the idle connections of clients: they need new ones, to send another certificate. The other ones get
+        an answer: a request may be on its way."""
         for connection in self._idle_connections():
-            self.connections.pop(connection).cancel()
+            if connection.key and not connection.key.manages:
+                self.connections.pop(connection).cancel()
 
     def close(self) -> None:
         for task in self.connections.values():

@@ -164,11 +164,14 @@ def test_another_ca_counts_at_once_for_connections_that_are_open_too(site):
     assert [site.ask(certificate=one).status for one in ("", both, shown)] == [200] * 3
 
 
-def test_a_connection_that_was_opened_before_a_change_of_ca_gets_an_answer_to_its_first_request(site):
+@pytest.mark.parametrize("used", [(), ("x" * 30,), (OWN,), (KEY, OWN)], ids=["new", "no key", "own key", "both"])
+def test_a_connection_that_was_opened_before_a_change_of_ca_gets_one_more_answer(site, used):
     files, before = site.ca.issue(site.folder), site.ca
     for ca in (ClientCa(), before, None):
         with contextlib.ExitStack() as stack:
             asks = [stack.enter_context(site.connected(site.context(files)))[1] for _ in range(3)]
+            for key in used:
+                assert [ask(key) for ask in asks] == [401 if key.startswith("x") else 200] * 3
             assert site.told(ca.pem if ca else "") == 200
             expected = [401, 403 if ca else 200, 200]
             assert [ask(key) for ask, key in zip(asks, ("x" * 30, KEY, OWN), strict=True)] == expected
