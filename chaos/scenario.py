@@ -24,7 +24,7 @@ SERVER_FAULTS = (
     *("none",) * 4, "hang_after_accept", "hang_after_tls", "hang_after_request", "frozen", "firewall", "drip",
     "endless_header", "cut_answer", "gzip_bomb", "redirect", "null_scores",
 )  # fmt: skip
-# the stage of a boot for a single SIGINT -> the fault of slow hosts that keeps the boot in this stage
+# the stage of a boot for a single SIGINT -> the fault that keeps the boot in this stage: a slow answer or slow hosts
 SLOW: dict[str, dict[str, Any]] = {
     "searching": {"kind": "hang", "match": {"endpoint": "search"}, "seconds": 1},
     "renting": {"kind": "stuck_created"}, "pulling": {"kind": "stuck_loading"},
@@ -36,7 +36,7 @@ SLOW: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True)
 class Scenario:
     """One run, decided by the seed. The kill happens `after_s` after `since`: the start, the first rental, or (for a
-    single SIGINT) a stage of a boot on slow hosts."""
+    single SIGINT) a slow stage of a boot."""
 
     seed: int
     operation: str
@@ -63,7 +63,7 @@ class Scenario:
         return scenario.with_sigint_at(rng.choice(tuple(SLOW))) if scenario.kill == "sigint" else scenario
 
     def with_sigint_at(self, stage: str) -> Scenario:
-        """Return it with a single SIGINT at a stage, on hosts that are slow there and have no other fault."""
+        """Return it with a single SIGINT at a stage that is slow, and no other fault."""
         return replace(self, kill="sigint", since=stage, fault="none", server_fault="none", times=8)
 
 
